@@ -1,0 +1,85 @@
+"""The container of an image-text sample or batch.
+
+It stands in ``mbatch[0]`` where Avalanche expects a tensor, so it answers to everything that Avalanche's strategies and
+stock plugins do to one: move, pin, index, measure, concatenate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+
+@dataclass(eq=False)
+class ImageText:
+    """Images with their tokenised texts.
+
+    :param image: ``[3, H, W]`` for a sample, ``[B, 3, H, W]`` for a batch.
+    :param tokens: ``[L]`` or ``[B, L]``, int64.
+
+    >>> batch = ImageText(torch.zeros(4, 3, 8, 8), torch.arange(8).view(4, 2))
+    >>> len(torch.cat([batch, batch[:1]])), batch[batch.tokens[:, 0] > 3].tokens.tolist()
+    (5, [[4, 5], [6, 7]])
+    """
+
+    image: torch.Tensor
+    tokens: torch.Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> ImageText:
+        """Move both tensors; a dtype changes the image only (tokens stay integers)."""
+        image = self.image.to(*args, **kwargs)
+        return ImageText(image, self.tokens.to(image.device, non_blocking=bool(kwargs.get("non_blocking", False))))
+
+    def pin_memory(self) -> ImageText:
+        return ImageText(self.image.pin_memory(), self.tokens.pin_memory())
+
+    def clone(self) -> ImageText:
+        return ImageText(self.image.clone(), self.tokens.clone())
+
+    def detach(self) -> ImageText:
+        return ImageText(self.image.detach(), self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: Any) -> ImageText:
+        return ImageText(self.image[index], self.tokens[index])
+
+    def size(self, dim: int | None = None) -> Any:
+        """The image's size: what plugins ask for is the batch size."""
+        return self.image.size() if dim is None else self.image.size(dim)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.image.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.image.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.image.dtype
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.cat, torch.stack):
+            items: Sequence[ImageText] = args[0]
+            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else 0)
+            if dim == 0 and all(isinstance(item, ImageText) for item in items):
+                return cls(func([i.image for i in items]), func([i.tokens for i in items]))
+        return NotImplemented
+
+
+def _collate(samples: Sequence[ImageText], *, collate_fn_map: dict | None = None) -> ImageText:
+    return ImageText(default_collate([s.image for s in samples]), default_collate([s.tokens for s in samples]))
+
+
+# Torch offers no public way to teach its default collate a type, and Avalanche's plugins build loaders over their
+# buffers with the default. tests/benchmarks/test_image_text.py holds this line.
+default_collate_fn_map[ImageText] = _collate

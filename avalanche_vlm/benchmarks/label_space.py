@@ -1,0 +1,133 @@
+"""Label spaces and prompt templates: which class names compete, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from avalanche_vlm.errors import InputError
+
+Visible = Literal["task", "seen", "union"]
+
+
+@dataclass(frozen=True)
+class PromptTemplates:
+    """Sentences with a ``{}`` for the class name. Several templates make an ensemble.
+
+    :param name: how results refer to this set.
+    :param templates: one or more sentences.
+    :raises InputError: if a template has no ``{}``.
+
+    >>> PromptTemplates("photo", ("a photo of a {}",)).fill("cat")
+    ('a photo of a cat',)
+    """
+
+    name: str
+    templates: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for template in self.templates:
+            if "{}" not in template:
+                raise InputError(f"prompt template {template!r} of {self.name!r} has no {{}} for the class name")
+
+    def fill(self, class_name: str) -> tuple[str, ...]:
+        """The prompts of one class."""
+        return tuple(template.replace("{}", class_name) for template in self.templates)
+
+
+PLAIN = PromptTemplates("plain", ("{}",))
+PHOTO = PromptTemplates("photo", ("a photo of a {}.",))
+"""CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a benchmark, the tasks they belong to, and which of them compete at prediction.
+
+    Class ids index :attr:`class_names` and are the ``y`` of the benchmark's data sets; logits have one column per
+    class, and the columns of classes that are not visible are masked.
+
+    ``visible`` is the protocol: ``"task"``, the classes of the sample's own task (the task label says which: MTIL);
+    ``"seen"``, the classes of all experiences trained so far (class-incremental); ``"union"``, all classes (X-TAIL).
+
+    :param class_names: the names, in id order.
+    :param tasks: for each task label, the ids of its classes.
+    :param visible: which classes compete.
+    :param templates: one set of prompts for all classes, or one per task; a class that belongs to several tasks takes
+        the first one's.
+    :param task_names: names of the tasks; ``task 0``, ``task 1``, ... by default.
+    :raises InputError: if a class belongs to no task, an id does not exist, or the number of templates is wrong.
+    """
+
+    class_names: tuple[str, ...]
+    tasks: tuple[tuple[int, ...], ...]
+    visible: Visible = "task"
+    templates: tuple[PromptTemplates, ...] = (PLAIN,)
+    task_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.visible not in ("task", "seen", "union"):
+            raise InputError(f"label space must be task, seen or union, not {self.visible!r}")
+        if not self.task_names:
+            object.__setattr__(self, "task_names", tuple(f"task {i}" for i in range(len(self.tasks))))
+        if len(self.task_names) != len(self.tasks):
+            raise InputError(f"{len(self.tasks)} tasks need as many names, got {len(self.task_names)}")
+        if len(self.templates) not in (1, len(self.tasks)):
+            raise InputError(f"give one template set, or one for each of {len(self.tasks)} tasks")
+        used = {c for task in self.tasks for c in task}
+        if used != set(range(len(self.class_names))):
+            raise InputError(f"tasks must cover the class ids 0 to {len(self.class_names) - 1}, each in one or more")
+
+    @classmethod
+    def from_names(
+        cls, class_names: Sequence[str], templates: PromptTemplates = PHOTO, visible: Visible = "union"
+    ) -> LabelSpace:
+        """One task with these classes: what a stock Avalanche benchmark needs to be used with a VLM."""
+        return cls(tuple(class_names), (tuple(range(len(class_names))),), visible, (templates,))
+
+    def __len__(self) -> int:
+        return len(self.class_names)
+
+    def prompts(self) -> list[tuple[str, ...]]:
+        """The prompts of every class, in id order."""
+        first_task = {c: t for t in reversed(range(len(self.tasks))) for c in self.tasks[t]}
+        sets = self.templates if len(self.templates) > 1 else self.templates * len(self.tasks)
+        return [sets[first_task[c]].fill(name) for c, name in enumerate(self.class_names)]
+
+    def with_visible(self, visible: Visible) -> LabelSpace:
+        """The same classes under another protocol."""
+        return replace(self, visible=visible)
+
+    def describe(self) -> dict:
+        """What a result must say of its label space: plain JSON types."""
+        return {
+            "label_space": self.visible,
+            "classes": len(self),
+            "templates": {t.name: list(t.templates) for t in self.templates},
+        }
+
+
+def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visible: Visible = "task") -> LabelSpace:
+    """A label space of several tasks in which every task brings classes of its own.
+
+    Equal names in two tasks are two classes under ``"task"``, and one class otherwise (X-TAIL's union, where they
+    could not be told apart).
+
+    :param tasks: name, class names and templates of each task.
+    """
+    tasks = list(tasks)
+    ids: dict = {}
+    members = []
+    for t, (_, names, _) in enumerate(tasks):
+        keys = [(t, name) if visible == "task" else name for name in names]
+        members.append(tuple(ids.setdefault(key, len(ids)) for key in keys))
+    class_names = tuple(key[1] if isinstance(key, tuple) else key for key in ids)
+    templates = tuple(t for _, _, t in tasks)
+    return LabelSpace(
+        class_names,
+        tuple(members),
+        visible,
+        templates[:1] if len(set(templates)) == 1 else templates,
+        tuple(name for name, _, _ in tasks),
+    )

@@ -1,0 +1,202 @@
+"""Benchmarks: Avalanche scenarios that also know their class names, prompts and held-out sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from avalanche.benchmarks.scenarios import CLScenario
+from avalanche.benchmarks.scenarios.dataset_scenario import benchmark_from_datasets
+from avalanche.benchmarks.scenarios.supervised import with_classes_timeline
+from avalanche.benchmarks.scenarios.task_aware import with_task_labels
+from avalanche.benchmarks.utils import (
+    AvalancheDataset,
+    ConstantSequence,
+    DataAttribute,
+    TaskAwareSupervisedClassificationDataset,
+    TransformGroups,
+)
+from avalanche.benchmarks.utils.data_attribute import TaskLabels
+from torch.utils.data import Dataset
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.label_space import LabelSpace
+
+Transform = Callable[[Any], torch.Tensor]
+
+
+class ImageDataset(Dataset):
+    """Raw images held in memory, with class ids.
+
+    :param images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes.
+    :param targets: N class ids.
+    """
+
+    def __init__(self, images: Sequence, targets: Sequence[int]) -> None:
+        if len(images) != len(targets):
+            raise ValueError(f"{len(images)} images with {len(targets)} targets")
+        self.images = images
+        self.targets = [int(t) for t in targets]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.images[index], self.targets[index]
+
+
+class PairDataset(Dataset):
+    """Raw images with captions. ``targets`` are caption identities: equal captions have equal ones.
+
+    :param images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes.
+    :param captions: N texts.
+    """
+
+    def __init__(self, images: Sequence, captions: Sequence[str]) -> None:
+        if len(images) != len(captions):
+            raise ValueError(f"{len(images)} images with {len(captions)} captions")
+        self.images = images
+        self.captions = list(captions)
+        first: dict[str, int] = {}
+        self.targets = [first.setdefault(c, len(first)) for c in self.captions]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Any, str], int]:
+        return (self.images[index], self.captions[index]), self.targets[index]
+
+
+class PairTransform:
+    """Turns a raw ``(image, caption)`` into an :class:`ImageText` sample.
+
+    :param image: the image transform.
+    :param tokenizer: a text to tokens ``[1, L]``; captions are tokenised once and kept.
+    """
+
+    def __init__(self, image: Transform, tokenizer: Callable[[list[str]], torch.Tensor]) -> None:
+        self.image = image
+        self.tokenizer = tokenizer
+        self._tokens: dict[str, torch.Tensor] = {}
+
+    def __call__(self, pair: tuple[Any, str]) -> ImageText:
+        image, caption = pair
+        tokens = self._tokens.get(caption)
+        if tokens is None:
+            tokens = self._tokens.setdefault(caption, self.tokenizer([caption])[0])
+        return ImageText(self.image(image), tokens)
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """Something that no task trains, measured after every experience.
+
+    :param name: column name in results.
+    :param dataset: pairs for retrieval (samples :class:`ImageText`), or class-labelled images.
+    :param label_space: the classes, for class-labelled images; None for retrieval.
+    """
+
+    name: str
+    dataset: Dataset
+    label_space: LabelSpace | None = None
+
+
+@dataclass(frozen=True)
+class ReferencePairs:
+    """Image-text pairs that stand for what the pretrained model knows: the data that distillation runs on.
+
+    :param images: transformed images ``[N, 3, H, W]``, or uint8 ones with ``transform`` to apply when they are read.
+    :param captions: N texts.
+    :param transform: maps one raw image to the model's input.
+    """
+
+    images: Sequence
+    captions: tuple[str, ...]
+    transform: Transform
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """Transformed images ``[len(indices), 3, H, W]``."""
+        return torch.stack([self.transform(self.images[i]) for i in indices])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw images (where they are tensors or arrays) and of the UTF-8 captions."""
+        return getattr(self.images, "nbytes", 0) + sum(len(c.encode()) for c in self.captions)
+
+
+@dataclass
+class DataReport:
+    """What loading the data came to: nothing that was left out goes unsaid.
+
+    :param skipped: one sentence per sample that was left out.
+    """
+
+    skipped: list[str] = field(default_factory=list)
+
+
+class VLMBenchmark(CLScenario):
+    """An Avalanche scenario with ``train_stream`` and ``test_stream``, and the text side of its tasks.
+
+    :param name: how results refer to it.
+    :param kind: ``"classes"`` (samples ``image, y``) or ``"pairs"`` (samples ``ImageText, caption id``).
+    :param train: one Avalanche data set per experience.
+    :param test: likewise; experience i of both streams is task i.
+    :param label_space: class names and prompts; for pairs, None.
+    :param task_names: one per experience.
+    :param held_out: zero-shot sets.
+    :param reference: pairs for distillation, if the benchmark brings them.
+    :param data: what was left out at loading.
+    :param protocol: further facts that identify the benchmark in a result (seed, sizes, path, ...).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Literal["classes", "pairs"],
+        train: Sequence[AvalancheDataset],
+        test: Sequence[AvalancheDataset],
+        *,
+        label_space: LabelSpace | None = None,
+        task_names: Sequence[str],
+        held_out: Sequence[HeldOutSet] = (),
+        reference: ReferencePairs | None = None,
+        data: DataReport | None = None,
+        protocol: dict | None = None,
+    ) -> None:
+        plain = with_classes_timeline(with_task_labels(benchmark_from_datasets(train=list(train), test=list(test))))
+        super().__init__(plain.streams.values())
+        for stream in self.streams.values():
+            stream.benchmark = self
+            for experience in stream:
+                experience.label_space = label_space
+                experience.task_name = task_names[experience.current_experience]
+        self.name = name
+        self.kind = kind
+        self.label_space = label_space
+        self.task_names = tuple(task_names)
+        self.held_out = tuple(held_out)
+        self.reference = reference
+        self.data = data or DataReport()
+        self.protocol = protocol or {}
+
+
+def as_experience_data(
+    dataset: ImageDataset | PairDataset,
+    train_transform: Callable,
+    eval_transform: Callable,
+    task_label: int = 0,
+) -> TaskAwareSupervisedClassificationDataset:
+    """An Avalanche data set with targets, a constant task label, and train and eval transforms."""
+    return TaskAwareSupervisedClassificationDataset(
+        [dataset],
+        data_attributes=[
+            DataAttribute(dataset.targets, "targets"),
+            TaskLabels(ConstantSequence(task_label, len(dataset))),
+        ],
+        transform_groups=TransformGroups({"train": (train_transform, None), "eval": (eval_transform, None)}),
+    )

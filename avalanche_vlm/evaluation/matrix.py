@@ -1,0 +1,151 @@
+"""The performance matrix and the held-out curve as Avalanche plugin metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.evaluation import PluginMetric
+from avalanche.evaluation.metric_results import MetricValue
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.scenario import HeldOutSet
+from avalanche_vlm.evaluation.retrieval import retrieval_metrics
+from avalanche_vlm.evaluation.survey import survey_metrics
+from avalanche_vlm.evaluation.zero_shot import encode_pairs, retrieval_scores, zero_shot_accuracy
+
+
+class _Steps(PluginMetric):
+    """Counts trained experiences: row 0 is before any, and evaluations within training belong to no row.
+
+    Avalanche's own counter advances only after its periodic evaluation at the end of an experience, which would file
+    that evaluation under the row before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self._training = False
+
+    def before_training_exp(self, strategy: Any) -> None:
+        self._training = True
+
+    def after_training_exp(self, strategy: Any) -> None:
+        self._training = False
+        self.step += 1
+
+    def reset(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to reset: the rows are the result."""
+
+
+class PerformanceMatrix(_Steps):
+    """Score on every task after every experience, row 0 (the pretrained model) included.
+
+    Cells are keyed by (stream, step, experience), so that several evaluation streams do not mix, and a row may be
+    evaluated in parts or again (the last value counts). A class-labelled task scores accuracy, an image-text task the
+    mean of both directions' hit@1 within the task. All in [0, 1].
+
+    Emits ``Score/<stream>/exp<i>`` when an experience was evaluated.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cells: dict[tuple[str, int, int], float] = {}
+        self._right = self._total = 0
+        self._features: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def before_eval_exp(self, strategy: Any) -> None:
+        self._right = self._total = 0
+        self._features = []
+
+    def after_eval_iteration(self, strategy: Any) -> None:
+        x, y = strategy.mb_x, strategy.mb_y
+        if isinstance(x, ImageText):
+            self._features.append((*encode_pairs(strategy.model, x), y))
+        else:
+            self._right += int((strategy.mb_output.argmax(1) == y).sum())
+            self._total += len(y)
+
+    def after_eval_exp(self, strategy: Any) -> MetricValue | None:
+        if self._training:
+            return None
+        if self._features:
+            images, texts, ids = (torch.cat(parts) for parts in zip(*self._features, strict=True))
+            scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
+            score = (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
+            self._features = []
+        else:
+            score = self._right / self._total
+        experience = strategy.experience
+        stream = experience.origin_stream.name
+        self._cells[stream, self.step, experience.current_experience] = score
+        return MetricValue(self, f"Score/{stream}/exp{experience.current_experience}", score, self.step)
+
+    def rows(self, stream: str = "test") -> np.ndarray:
+        """``[steps + 1, tasks]`` with NaN where nothing was evaluated; row 0 is the pretrained model."""
+        cells = {(j, i): v for (s, j, i), v in self._cells.items() if s == stream}
+        shape = (self.step + 1, 1 + max((i for _, i in cells), default=-1))
+        matrix = np.full(shape, np.nan)
+        for cell, value in cells.items():
+            matrix[cell] = value
+        return matrix
+
+    def survey(self, stream: str = "test") -> dict[str, float]:
+        """The survey's metrics of a stream that was trained to its end.
+
+        :raises InputError: if there are not as many trained experiences as tasks.
+        """
+        rows = self.rows(stream)
+        return survey_metrics(rows[1:], rows[0])
+
+    def result(self) -> dict[str, np.ndarray]:
+        """The rows of every stream."""
+        return {stream: self.rows(stream) for stream in dict.fromkeys(s for s, _, _ in self._cells)}
+
+    def __str__(self) -> str:
+        return "PerformanceMatrix"
+
+
+class HeldOutScores(_Steps):
+    """Scores on held-out sets, once per step, when the strategy evaluates.
+
+    Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets their zero-shot accuracy.
+    The sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion.
+
+    Emits ``HeldOut/<name>``.
+
+    :param sets: for example ``benchmark.held_out``.
+    """
+
+    def __init__(self, sets: Sequence[HeldOutSet]) -> None:
+        super().__init__()
+        self.sets = tuple(sets)
+        self._values: dict[int, dict[str, float]] = {}
+
+    def after_eval(self, strategy: Any) -> list[MetricValue] | None:
+        if self._training or self.step in self._values:
+            return None
+        values: dict[str, float] = {}
+        for held_out in self.sets:
+            if held_out.label_space is None:
+                scores = retrieval_scores(strategy.model, held_out.dataset)
+                both = {way: scores[f"{way}_hit@1"] for way in ("image_to_text", "text_to_image")}
+                values[f"{held_out.name} R@1"] = sum(both.values()) / 2
+                values.update({f"{held_out.name} R@1 {way.replace('_', ' ')}": v for way, v in both.items()})
+            else:
+                values[held_out.name] = zero_shot_accuracy(strategy.model, held_out.dataset, held_out.label_space)
+        self._values[self.step] = values
+        return [MetricValue(self, f"HeldOut/{name}", value, self.step) for name, value in values.items()]
+
+    def result(self) -> dict[str, list[float]]:
+        """Name to one value per step, in [0, 1]; NaN for a step without evaluation."""
+        names = dict.fromkeys(name for values in self._values.values() for name in values)
+        return {
+            name: [self._values.get(step, {}).get(name, float("nan")) for step in range(self.step + 1)]
+            for name in names
+        }
+
+    def __str__(self) -> str:
+        return "HeldOutScores"

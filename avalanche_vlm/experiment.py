@@ -1,0 +1,215 @@
+"""One experiment: a benchmark, a recipe and a seed give a result with its protocol."""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
+from avalanche_vlm.memory import stored_bytes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.training.plugins import WarmupCosinePlugin
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How every task is trained.
+
+    :param lr: peak learning rate of AdamW.
+    :param epochs: passes over each task.
+    :param batch_size: new samples per iteration.
+    :param weight_decay: AdamW's.
+    :param warmup: iterations of warm-up; then half a cosine.
+    :param max_grad_norm: clip to this norm; None does not.
+    :param amp: None or ``"bf16"``.
+    :param num_workers: processes that load data.
+    """
+
+    lr: float = 1e-5
+    epochs: int = 5
+    batch_size: int = 64
+    weight_decay: float = 0.0
+    warmup: int = 0
+    max_grad_norm: float | None = 1.0
+    amp: str | None = None
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "epochs", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+class ProgressPlugin(SupervisedPlugin):
+    """Reports every training iteration to a callback ``(experience, iteration, iterations)``."""
+
+    supports_distributed = True
+
+    def __init__(self, callback: Callable[[int, int, int], None]) -> None:
+        super().__init__()
+        self._callback = callback
+        self._iteration = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._iteration = 0
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self._iteration += 1
+        total = len(strategy.dataloader) * strategy.train_epochs
+        self._callback(strategy.experience.current_experience, self._iteration, total)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment came to.
+
+    :param result: plain JSON types; the same seed gives the same result on CPU.
+    :param timing: seconds of training and evaluation, which do not.
+    :param strategy: the strategy as it ended, model and plugins included.
+    """
+
+    result: dict[str, Any]
+    timing: dict[str, float]
+    strategy: VLMNaive
+
+
+def run_experiment(
+    benchmark: VLMBenchmark,
+    recipe: str,
+    *,
+    model: VLM,
+    settings: TrainSettings,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int, int], None] | None = None,
+    on_row: Callable[[int, Any], None] | None = None,
+) -> Outcome:
+    """Train a stream with a recipe; evaluate before it and after every experience.
+
+    :param benchmark: train and test stream, label space, held-out sets.
+    :param recipe: name of a recipe.
+    :param model: trained in place.
+    :param settings: of the optimizer.
+    :param options: of the recipe.
+    :param seed: of everything that is drawn.
+    :param device: where to run.
+    :param progress: called as ``(experience, iteration, iterations)``.
+    :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1].
+    :raises InputError: for unusable input; what was computed before is in the rows already reported.
+    """
+    torch.manual_seed(seed)
+    options = dict(options or {})
+    before = sum(p.numel() for p in model.parameters())
+    if benchmark.label_space is not None:
+        model.set_label_space(benchmark.label_space)
+    model.to(device)
+    plugins = recipes.build(recipe, model=model, reference=_reference(recipe, benchmark), **options)
+    matrix, held_out = PerformanceMatrix(), HeldOutScores(benchmark.held_out)
+    helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
+    if progress is not None:
+        helpers.append(ProgressPlugin(progress))
+    with warnings.catch_warnings():
+        # Avalanche warns that nothing is logged; the matrix is what we log.
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        evaluator = EvaluationPlugin(matrix, held_out, loggers=[])
+    strategy = VLMNaive(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        criterion=criterion_for(benchmark.kind, model),
+        train_mb_size=settings.batch_size,
+        train_epochs=settings.epochs,
+        eval_mb_size=256,
+        device=torch.device(device),
+        plugins=[*plugins, *helpers],
+        evaluator=evaluator,
+        amp=settings.amp,
+        max_grad_norm=settings.max_grad_norm,
+    )
+    workers = {"num_workers": settings.num_workers}
+    timing = {"train_seconds": 0.0, "eval_seconds": 0.0}
+    trainable = stored = 0
+
+    def evaluate(step: int) -> None:
+        started = time.perf_counter()
+        strategy.eval(benchmark.test_stream, **workers)
+        timing["eval_seconds"] += time.perf_counter() - started
+        if on_row is not None:
+            on_row(step, matrix.rows())
+
+    evaluate(0)
+    for step, experience in enumerate(benchmark.train_stream, start=1):
+        started = time.perf_counter()
+        strategy.train(experience, **workers)
+        timing["train_seconds"] += time.perf_counter() - started
+        trainable = max(trainable, sum(p.numel() for p in model.trainable_parameters().values()))
+        stored = max(stored, stored_bytes(plugins).total)
+        evaluate(step)
+
+    result = {
+        "protocol": {
+            "benchmark": benchmark.name,
+            **benchmark.protocol,
+            **(benchmark.label_space.describe() if benchmark.label_space else {"label_space": None}),
+            "task_id_at_test": False,
+            "model": model.name,
+            "recipe": recipe,
+            "recipe_options": {**recipes.get(recipe).settings, **options},
+            "train": asdict(settings),
+            "seed": seed,
+            "device": torch.device(device).type,
+            "versions": versions(),
+            "unit": "percent",
+        },
+        "tasks": list(benchmark.task_names),
+        "data": {"skipped": list(benchmark.data.skipped)},
+        "matrix": [[_percent(v) for v in row] for row in matrix.rows()],
+        "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
+        "metrics": {name: _percent(v) for name, v in matrix.survey().items()},
+        "costs": {
+            "stored_bytes": stored,
+            "trainable_parameters": trainable,
+            "added_parameters": sum(p.numel() for p in model.parameters()) - before,
+            "model_parameters": before,
+        },
+    }
+    return Outcome(result, {k: round(v, 2) for k, v in timing.items()}, strategy)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    names = ("avalanche-vlm", "avalanche-lib", "torch", "open_clip_torch", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except ImportError:
+            found[name] = "not installed"
+    return found
+
+
+def _reference(recipe: str, benchmark: VLMBenchmark) -> Any:
+    if not recipes.get(recipe).needs_reference:
+        return None
+    if benchmark.reference is None:
+        raise InputError(
+            f"recipe {recipe} distils on reference pairs and {benchmark.name} brings none: "
+            "give some with --reference FILE"
+        )
+    return benchmark.reference
+
+
+def _percent(value: float) -> float | None:
+    """Percent with four decimals; None (JSON's null) for a missing value."""
+    return None if value != value else round(100 * float(value), 4)

@@ -1,0 +1,6 @@
+"""What is kept between tasks, and what it costs."""
+
+from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes, tensor_bytes
+from avalanche_vlm.memory.exemplars import ExemplarMemory
+
+__all__ = ["ExemplarMemory", "StoredBytes", "stored_bytes", "tensor_bytes"]

@@ -1,0 +1,1 @@
+"""Parameter-efficient modules, injected by name pattern into any open_clip tower."""

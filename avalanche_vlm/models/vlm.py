@@ -1,0 +1,298 @@
+"""One wrapper for every open_clip model: encoders, a cached zero-shot head, towers that stay frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from avalanche.benchmarks.scenarios.generic_scenario import ExperienceMode
+from avalanche.models import MultiTaskModule
+from torch import nn
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.transforms import Transforms
+
+MASKED = -1e4
+"""Logit of a class that is not visible: finite, so that no loss of a stock plugin turns it into NaN."""
+
+TOWERS = ("image", "text", "scale")
+_ALL_CLASSES = object()
+
+
+class VLM(MultiTaskModule):
+    """A vision-language model as Avalanche sees one.
+
+    ``forward(images, task_labels)`` gives zero-shot logits ``[B, classes]`` over the current label space, and
+    ``forward(ImageText)`` the in-batch similarities ``[B, B]``. Under the label space ``"task"`` a sample's task label
+    selects the classes that compete; the weights never see it.
+
+    The logit scale (and SigLIP's bias) start frozen, as in ZSCL's code: fine-tuning on small tasks otherwise sharpens
+    the softmax instead of learning. ``unfreeze("scale")`` trains them.
+
+    :param clip: any model with open_clip's ``encode_image``, ``encode_text``, ``logit_scale`` and ``logit_bias``.
+    :param tokenizer: texts to token ids ``[N, L]``.
+    :param transforms: the image transforms that belong to the weights.
+    :param name: how results refer to the model.
+    """
+
+    def __init__(
+        self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.transforms = transforms
+        self.name = name
+        self.label_space: LabelSpace | None = None
+        self.image_path: nn.Module | None = None
+        """What a parameter-efficient method puts in the image's way: called as ``image_path(encode, images)`` it
+        returns features, where ``encode`` is the tower itself."""
+        self._frozen: set[str] = set()
+        self._head = _TextHead()
+        self.register_buffer("_in_task", torch.zeros(0, 0, dtype=torch.bool), persistent=False)
+        self.register_buffer("_seen", torch.zeros(0, dtype=torch.bool), persistent=False)
+        self.register_buffer("_evaluated", torch.zeros(0, dtype=torch.bool), persistent=False)
+        self.freeze("scale")
+
+    # Towers ----------------------------------------------------------------------------------------------------------
+
+    def tower_parameters(self, tower: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of ``"image"``, ``"text"`` or ``"scale"`` (logit scale and bias)."""
+        if tower not in TOWERS:
+            raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {tower!r}")
+        for name, parameter in self.clip.named_parameters():
+            owner = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
+            if owner == tower:
+                yield name, parameter
+
+    def freeze(self, *towers: str) -> VLM:
+        """Stop training these towers: no gradients, and eval mode that survives ``train()``."""
+        for tower in towers:
+            for _, parameter in self.tower_parameters(tower):
+                parameter.requires_grad_(False)
+            self._frozen.add(tower)
+        return self.train(self.training)
+
+    def unfreeze(self, *towers: str) -> VLM:
+        """Train these towers again."""
+        for tower in towers:
+            for _, parameter in self.tower_parameters(tower):
+                parameter.requires_grad_(True)
+            self._frozen.discard(tower)
+        return self.train(self.training)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The frozen towers."""
+        return tuple(t for t in TOWERS if t in self._frozen)
+
+    def train(self, mode: bool = True) -> VLM:
+        """Set the mode of everything but the frozen towers, which stay in eval mode."""
+        super().train(mode)
+        for name, module in self.clip.named_children():
+            if ("image" if name == "visual" else "text") in self._frozen:
+                module.eval()
+        return self
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Names and parameters that an optimizer should hold."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    # Encoders --------------------------------------------------------------------------------------------------------
+
+    def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Image features ``[B, D]``, float32, of unit length if ``normalize``."""
+        if self.image_path is None:
+            return self.encode_image_plain(images, normalize)
+        features = self.image_path(lambda x: self.encode_image_plain(x, normalize=False), images)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_image_plain(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Image features from the tower as it stands, whatever :attr:`image_path` holds."""
+        self._check_images(images)
+        features = self.clip.encode_image(images, normalize=False).float()
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``."""
+        features = self.clip.encode_text(tokens, normalize=False).float()
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids ``[N, L]`` on the model's device."""
+        return self.tokenizer(list(texts)).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What similarities are multiplied by: exp(logit_scale), at most 100 (arXiv 2103.00020, section 2.5)."""
+        return self.clip.logit_scale.exp().clamp(max=100)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """SigLIP's logit bias, None for CLIP."""
+        return getattr(self.clip, "logit_bias", None)
+
+    def similarity(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, N]`` of unit-length features ``[B, D]`` and ``[N, D]``."""
+        logits = self.scale * image_features @ text_features.T
+        return logits if self.bias is None else logits + self.bias
+
+    # Prediction ------------------------------------------------------------------------------------------------------
+
+    def forward(self, x: torch.Tensor | ImageText, task_labels: Any = _ALL_CLASSES) -> Any:
+        """Logits of images over the label space, or of image-text pairs over the batch.
+
+        :param x: images ``[B, 3, H, W]``, or pairs.
+        :param task_labels: int or ``[B]``, needed only under the label space ``"task"``; left out, all classes
+            compete. None is Avalanche's way to ask for every known task's logits, as a dict.
+        :return: ``[B, classes]`` with :data:`MASKED` for invisible classes; ``[B, B]`` for pairs.
+        :raises InputError: if images come before a label space is set.
+        """
+        if isinstance(x, ImageText):
+            logits = self._pair_logits(x)
+            return {t: logits for t in self.known_train_tasks_labels} if task_labels is None else logits
+        if self.label_space is None:
+            raise InputError(
+                "the model has no label space to classify images with: call model.set_label_space(...), "
+                "for example with benchmark.label_space or LabelSpace.from_names([...])"
+            )
+        features = self.encode_image(x)
+        if task_labels is None:
+            return {t: self.classify(features, t) for t in sorted(self.known_train_tasks_labels)}
+        return self.classify(features, task_labels)
+
+    def classify(self, features: torch.Tensor, task_labels: Any = _ALL_CLASSES) -> torch.Tensor:
+        """Logits ``[B, classes]`` of unit-length image features ``[B, D]``: the second half of :meth:`forward`."""
+        visible = self._visible(task_labels)
+        competing = visible if visible.ndim == 1 else visible.any(0)
+        (needed,) = competing.nonzero(as_tuple=True)
+        text = self._head.features(self, needed)
+        logits = self.similarity(features, text)
+        if len(needed) < visible.shape[-1]:
+            full = logits.new_full((len(features), len(self.label_space)), MASKED)
+            full[:, needed] = logits
+            logits = full
+        return logits if visible.ndim == 1 else logits.masked_fill(~visible, MASKED)
+
+    def _pair_logits(self, pairs: ImageText) -> torch.Tensor:
+        # Captions repeat in a batch (class prompts, several pictures of one text): encode each once.
+        distinct, inverse = torch.unique(pairs.tokens, dim=0, return_inverse=True)
+        return self.similarity(self.encode_image(pairs.image), self.encode_text(distinct)[inverse])
+
+    def _visible(self, task_labels: Any) -> torch.Tensor:
+        """Bool ``[classes]``, or ``[B, classes]`` where samples of several tasks differ."""
+        if self.label_space.visible == "seen":
+            return self._seen if self.training else self._seen | self._evaluated
+        if self.label_space.visible == "union" or task_labels is _ALL_CLASSES:
+            return torch.ones_like(self._seen)
+        if isinstance(task_labels, torch.Tensor) and task_labels.ndim:
+            first = task_labels[0]
+            task_labels = int(first) if bool((task_labels == first).all()) else task_labels
+        return self._in_task[task_labels]
+
+    # Label space -----------------------------------------------------------------------------------------------------
+
+    def set_label_space(self, label_space: LabelSpace) -> VLM:
+        """Classify over these classes from now on; forgets which were seen.
+
+        :raises InputError: if a prompt does not fit the text tower's vocabulary.
+        """
+        self.label_space = label_space
+        in_task = torch.zeros(len(label_space.tasks), len(label_space), dtype=torch.bool)
+        for task, classes in enumerate(label_space.tasks):
+            in_task[task, list(classes)] = True
+        nothing = torch.zeros(len(label_space), dtype=torch.bool)
+        self._in_task = in_task.to(self.device)
+        self._seen, self._evaluated = nothing.to(self.device), nothing.to(self.device)
+        self._head = _TextHead(label_space, self.tokenizer)
+        return self
+
+    @torch.no_grad()
+    def class_features(self, label_space: LabelSpace) -> torch.Tensor:
+        """Unit-length text features ``[classes, D]`` of another label space: for held-out sets."""
+        mode = self.training
+        try:
+            self.eval()
+            return _TextHead(label_space, self.tokenizer).encode(self, None)
+        finally:
+            self.train(mode)
+
+    def adaptation(self, experience: Any) -> None:
+        """Avalanche's hook before every experience: take the benchmark's label space, note which classes are seen.
+
+        Under ``"seen"`` the classes of the experience being evaluated compete as well, so that accuracy on a task
+        that is not trained yet is defined.
+        """
+        if self.label_space is None and getattr(experience, "label_space", None) is not None:
+            self.set_label_space(experience.label_space)
+        if self.training:
+            self.known_train_tasks_labels = self.known_train_tasks_labels.union(experience.task_labels)
+        if self.label_space is None or getattr(experience, "label_space", self.label_space) is None:
+            return
+        classes = torch.tensor(sorted(experience.classes_in_this_experience), device=self._seen.device)
+        if classes.max() >= len(self.label_space):
+            raise InputError(
+                f"experience {experience.current_experience} has class id {classes.max().item()}, but the label "
+                f"space names only {len(self.label_space)} classes"
+            )
+        if self.training and getattr(experience, "_exp_mode", ExperienceMode.TRAIN) != ExperienceMode.EVAL:
+            self._seen[classes] = True
+        self._evaluated = torch.zeros_like(self._seen).index_fill_(0, classes, True)
+
+    def _check_images(self, images: torch.Tensor) -> None:
+        size = self.transforms.eval.size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise InputError(
+                f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
+                "give the benchmark this model's transforms"
+            )
+
+
+class _TextHead:
+    """Class prompts encoded once per state of the text tower.
+
+    The features are kept for as long as no weight of the tower changes. A change is seen by the version counter that
+    torch raises on every in-place operation and by the storage's address; both are read, nothing is computed.
+    """
+
+    def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
+        prompts = label_space.prompts() if label_space else []
+        self._tokens = tokenizer([p for group in prompts for p in group]) if prompts else torch.zeros(0, 0)
+        self._counts = torch.tensor([len(group) for group in prompts], dtype=torch.long)
+        self._cached: torch.Tensor | None = None
+        self._state: tuple = ()
+
+    def features(self, model: VLM, classes: torch.Tensor) -> torch.Tensor:
+        """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains."""
+        parameters = [p for _, p in model.tower_parameters("text")]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+            return self.encode(model, classes)
+        state = (str(model.device), *((p.data_ptr(), p._version) for p in parameters))
+        if self._cached is None or state != self._state:
+            with torch.no_grad():
+                self._cached = self.encode(model, None)
+            self._state = state
+        return self._cached if len(classes) == len(self._counts) else self._cached[classes]
+
+    def encode(self, model: VLM, classes: torch.Tensor | None) -> torch.Tensor:
+        """Encode the prompts of these classes (all by default) and average each class's ensemble."""
+        counts, tokens = self._counts, self._tokens
+        if classes is not None and len(classes) < len(counts):
+            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            kept = torch.zeros(len(counts), dtype=torch.bool)
+            kept[classes.cpu()] = True
+            tokens, counts = tokens[kept[owner]], counts[classes.cpu()]
+        features = model.encode_text(tokens.to(model.device))
+        if bool((counts == 1).all()):
+            return features
+        owner = torch.repeat_interleave(torch.arange(len(counts)), counts).to(features.device)
+        summed = features.new_zeros(len(counts), features.shape[1]).index_add_(0, owner, features)
+        return F.normalize(summed, dim=-1)

@@ -1,0 +1,74 @@
+"""Plugins that hold or average weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche.training.plugins import SupervisedPlugin
+
+from avalanche_vlm.losses.penalty import l2_to_anchor
+from avalanche_vlm.memory import StoredBytes, tensor_bytes
+from avalanche_vlm.weights.average import load, snapshot, update_running_mean
+
+
+def _trainable(strategy: Any) -> dict:
+    return {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
+
+
+class AnchorPenaltyPlugin(SupervisedPlugin):
+    """Add the squared distance of the weights to where the task started (ZSCL, arXiv 2303.06628, eq. 7).
+
+    :param weight: of the penalty.
+    """
+
+    supports_distributed = True
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+        self._anchor: dict = {}
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._anchor = snapshot(_trainable(strategy))
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.loss += self.weight * l2_to_anchor(_trainable(strategy), self._anchor)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks
+
+
+class RunningMeanPlugin(SupervisedPlugin):
+    """End every task on the mean of the weights along its way (ZSCL's weight ensemble, arXiv 2303.06628, eq. 8).
+
+    The first snapshot is the task's start; a further one is taken every ``interval`` iterations.
+
+    :param interval: iterations between snapshots, at least 1.
+    """
+
+    supports_distributed = True
+
+    def __init__(self, interval: int = 100) -> None:
+        super().__init__()
+        self.interval = interval
+        self._mean: dict = {}
+        self._iterations = 0
+        self._count = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._mean, self._count, self._iterations = snapshot(_trainable(strategy)), 1, 0
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        self._iterations += 1
+        if self._iterations % self.interval == 0:
+            update_running_mean(self._mean, _trainable(strategy), self._count)
+            self._count += 1
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        # With fewer iterations than one interval there is nothing to average but the start: keep what was learned.
+        if self._count > 1:
+            load(_trainable(strategy), self._mean)
+        self._mean = {}
+
+    def stored(self) -> StoredBytes:
+        return StoredBytes(ram=tensor_bytes(self._mean.values()))

@@ -1,0 +1,97 @@
+"""What a VLM needs of an Avalanche strategy, as a mixin for any of them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from avalanche.models.dynamic_optimizers import update_optimizer
+from avalanche.training.supervised import Naive
+
+from avalanche_vlm.errors import InputError
+
+_AMP = {None: None, "bf16": torch.bfloat16}
+
+
+class VLMMixin:
+    """Put it before an Avalanche strategy: ``class VLMReplay(VLMMixin, Replay): ...``.
+
+    It keeps the optimizer to the trainable parameters, starts every experience with fresh optimizer state (as all
+    published continual fine-tuning of CLIP does), and stops on a loss that is not finite. Our recipes do not depend on
+    it: they run in Avalanche's own strategies as well.
+
+    :param amp: ``"bf16"`` runs forward and criterion under autocast; None does not.
+    :param max_grad_norm: clip the gradient's global norm to this; None does not.
+    :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does.
+    """
+
+    def __init__(
+        self,
+        *,
+        amp: str | None = None,
+        max_grad_norm: float | None = None,
+        keep_optimizer_state: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if amp not in _AMP:
+            raise InputError(f"amp is None or 'bf16', not {amp!r}")
+        if max_grad_norm is not None and max_grad_norm <= 0:
+            raise InputError(f"max_grad_norm must be positive, not {max_grad_norm}")
+        super().__init__(**kwargs)
+        self.amp = amp
+        self.max_grad_norm = max_grad_norm
+        self.keep_optimizer_state = keep_optimizer_state
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision context of this strategy; plugins that run the model on data of their own enter it too."""
+        if self.amp is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_AMP[self.amp])
+
+    def forward(self) -> Any:
+        with self.autocast():
+            return super().forward()
+
+    def criterion(self) -> torch.Tensor:
+        with self.autocast():
+            return super().criterion()
+
+    def backward(self) -> None:
+        if not torch.isfinite(self.loss).all():
+            raise InputError(
+                f"the loss became {self.loss.item()} at experience {self.experience.current_experience}, epoch "
+                f"{self.clock.train_exp_epochs}, iteration {self.clock.train_epoch_iterations}: lower the learning "
+                f"rate (now {self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
+            )
+        super().backward()
+
+    def optimizer_step(self) -> None:
+        if self.max_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        super().optimizer_step()
+
+    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
+        """Keep the optimizer to what trains now: new modules enter, frozen parameters leave."""
+        trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimized_param_id = update_optimizer(
+            self.optimizer,
+            trainable,
+            self.optimized_param_id,
+            reset_state=reset_optimizer_state or not self.keep_optimizer_state,
+            remove_params=True,
+        )
+
+    def _unpack_minibatch(self) -> None:
+        # Avalanche's master accepts only tensors and dicts here; a container that moves itself is all we need.
+        self.mbatch = [part.to(self.device, non_blocking=True) for part in self.mbatch]
+
+
+class VLMNaive(VLMMixin, Naive):
+    """Avalanche's ``Naive`` with :class:`VLMMixin`: plain fine-tuning, to which recipes add their plugins."""
+
+
+def autocast_of(strategy: Any) -> AbstractContextManager:
+    """The strategy's precision context; none for Avalanche's own strategies."""
+    return strategy.autocast() if isinstance(strategy, VLMMixin) else nullcontext()

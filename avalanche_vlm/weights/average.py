@@ -1,0 +1,55 @@
+"""Averages and interpolations of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def snapshot(state: Mapping[str, torch.Tensor]) -> State:
+    """A copy of the tensors, cut from the graph."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def update_running_mean(mean: State, state: Mapping[str, torch.Tensor], count: int) -> None:
+    """Take one more snapshot into the arithmetic mean of ``count`` snapshots, in place.
+
+    This is ZSCL's weight ensemble (arXiv 2303.06628, eq. 8): after k calls with counts 1..k the mean is that of
+    k + 1 snapshots, the starting point among them.
+
+    :param mean: the mean so far; changed.
+    :param state: the new snapshot, with at least the mean's names.
+    :param count: how many snapshots ``mean`` holds, at least 1.
+
+    >>> mean = {"w": torch.tensor([0.0])}
+    >>> for count, value in enumerate((3.0, 6.0), start=1):
+    ...     update_running_mean(mean, {"w": torch.tensor([value])}, count)
+    >>> mean["w"].item()
+    3.0
+    """
+    for name, average in mean.items():
+        average.lerp_(state[name].detach().to(average), 1 / (count + 1))
+
+
+@torch.no_grad()
+def interpolate(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor], weight: float) -> State:
+    """``(1 - weight) * start + weight * end`` (WiSE-FT, arXiv 2109.01903, eq. 1).
+
+    :param weight: 0 gives ``start``, 1 gives ``end``.
+
+    >>> interpolate({"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}, 0.25)["w"].item()
+    1.0
+    """
+    return {name: torch.lerp(tensor, end[name], weight) for name, tensor in start.items()}
+
+
+@torch.no_grad()
+def load(target: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Copy ``state`` into the tensors of ``target`` that it names, in place."""
+    for name, tensor in state.items():
+        target[name].copy_(tensor)
