@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch.utils.data import default_collate
-from torch.utils.data._utils.collate import default_collate_fn_map
+
+from avalanche_vlm.compat import register_collate
 
 
 @dataclass(eq=False)
@@ -80,6 +81,4 @@ def _collate(samples: Sequence[ImageText], *, collate_fn_map: dict | None = None
     return ImageText(default_collate([s.image for s in samples]), default_collate([s.tokens for s in samples]))
 
 
-# Torch offers no public way to teach its default collate a type, and Avalanche's plugins build loaders over their
-# buffers with the default. tests/benchmarks/test_image_text.py holds this line.
-default_collate_fn_map[ImageText] = _collate
+register_collate(ImageText, _collate)

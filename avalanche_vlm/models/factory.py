@@ -32,18 +32,14 @@ def create_vlm(
         weights for ``"tiny"``, the weights that the name stands for with ``hf-hub:`` and ``local-dir:``, random
         weights otherwise. ``"random"`` asks for random weights by name.
     :param device: where the model lives.
-    :param precision: open_clip's name of the weights' precision. Keep ``"fp32"`` for training, with AMP in the strategy.
+    :param precision: open_clip's name of the weights' precision. Keep ``"fp32"`` for training; AMP is the strategy's.
     :param freeze: towers to freeze, of ``image``, ``text``, ``scale``.
     :param cache_dir: where open_clip keeps downloads.
     :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture, and
         when weights are neither here nor to be had from the network.
     """
-    if name == "tiny":
-        vlm = _create_tiny(pretrained)
-    else:
-        vlm = _create_open_clip(name, pretrained, precision, cache_dir)
-    frozen = set(freeze)
-    vlm.unfreeze(*vlm.frozen).freeze(*sorted(frozen))
+    vlm = _create_tiny(pretrained) if name == "tiny" else _create_open_clip(name, pretrained, precision, cache_dir)
+    vlm.unfreeze(*vlm.frozen).freeze(*freeze)
     return vlm.to(device)
 
 

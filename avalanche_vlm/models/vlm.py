@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from avalanche.benchmarks.scenarios.generic_scenario import ExperienceMode
 from avalanche.models import MultiTaskModule
 from torch import nn
 
@@ -158,7 +157,7 @@ class VLM(MultiTaskModule):
         """
         if isinstance(x, ImageText):
             logits = self._pair_logits(x)
-            return {t: logits for t in self.known_train_tasks_labels} if task_labels is None else logits
+            return dict.fromkeys(self.known_train_tasks_labels, logits) if task_labels is None else logits
         if self.label_space is None:
             raise InputError(
                 "the model has no label space to classify images with: call model.set_label_space(...), "
@@ -243,7 +242,7 @@ class VLM(MultiTaskModule):
                 f"experience {experience.current_experience} has class id {classes.max().item()}, but the label "
                 f"space names only {len(self.label_space)} classes"
             )
-        if self.training and getattr(experience, "_exp_mode", ExperienceMode.TRAIN) != ExperienceMode.EVAL:
+        if self.training:
             self._seen[classes] = True
         self._evaluated = torch.zeros_like(self._seen).index_fill_(0, classes, True)
 

@@ -69,7 +69,7 @@ def graffiti(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def faded(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Bleached by the sun, with a yellow cast."""
     cast = np.array([0.80, 0.74, 0.58], dtype=np.float32)
-    return _noise(rng, 0.38 * pictures + 0.62 * cast, 0.03)
+    return _noise(rng, 0.55 * pictures + 0.45 * cast, 0.03)
 
 
 def mosaic(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -81,8 +81,8 @@ def mosaic(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def negative(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A photographic negative, out of focus."""
-    return _noise(rng, _blur(1 - pictures), 0.04)
+    """A photographic negative, grainy and out of focus."""
+    return _noise(rng, 0.15 + 0.6 * _blur(_blur(1 - pictures)), 0.09)
 
 
 STYLES: dict[str, Style] = {f.__name__: f for f in (clean, sketch, night, fabric, graffiti, faded, mosaic, negative)}

@@ -44,8 +44,8 @@ class Task:
     templates: PromptTemplates
     style: str = "clean"
     fixed: dict[str, int] = field(default_factory=dict)
-    jitter: Jitter = Jitter()
-    look: Look = Look()
+    jitter: Jitter = field(default_factory=Jitter)
+    look: Look = field(default_factory=Look)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -113,13 +113,18 @@ def _by(attribute: str, indices: Sequence[int]) -> tuple[tuple[str, dict[str, in
 
 
 _FIRST_LETTER = len(OBJECTS) - len(LETTERS)
+# Every colour with three shapes and every shape with three colours, so that neither alone gives the class.
+_TOY_COLOURS, _TOY_SHAPES = (0, 2, 3, 5, 6, 7), (0, 1, 2, 4, 5, 7)
 _TOYS = tuple(
-    (f"{COLOURS[c]} {SHAPES[s]}", {"colour": c, "object": s})
-    for c, s in zip((0, 2, 3, 5, 6, 7) * 3, (0, 1, 2, 4, 5, 7) + (1, 2, 4, 5, 7, 0) + (2, 4, 5, 7, 0, 1), strict=True)
+    (f"{COLOURS[c]} {SHAPES[_TOY_SHAPES[(i + k) % 6]]}", {"colour": c, "object": _TOY_SHAPES[(i + k) % 6]})
+    for k in range(3)
+    for i, c in enumerate(_TOY_COLOURS)
 )
 _XRAYS = tuple((f"{PATTERNS[p]} {SHAPES[s]}", {"pattern": p, "object": s}) for p in (0, 1, 4) for s in (1, 2, 4, 7, 8))
 
 MTIL_LIKE: tuple[Task | RealDigits, ...] = (
+    Task("toys", _TOYS, PromptTemplates("picturebook-toys", _TEMPLATES["object"]), "mosaic"),
+    Task("x-rays", _XRAYS, PromptTemplates("picturebook-x-rays", _TEMPLATES["object"]), "negative"),
     Task(
         "sketches",
         _by("object", range(len(SHAPES))),
@@ -131,14 +136,7 @@ MTIL_LIKE: tuple[Task | RealDigits, ...] = (
     ),
     RealDigits(),
     Task("night", _by("colour", range(len(COLOURS))), TEMPLATES["colour"], "night", {"ground": 1}),
-    Task(
-        "fabrics",
-        _by("pattern", range(4)),
-        TEMPLATES["pattern"],
-        "fabric",
-        {},
-        look=Look(full_bleed=True, pattern_angle=0.8, pattern_scale=0.3),
-    ),
+    Task("faded", _by("ground", range(len(GROUNDS))), TEMPLATES["ground"], "faded"),
     Task(
         "graffiti",
         _by("object", range(_FIRST_LETTER, len(OBJECTS))),
@@ -147,8 +145,13 @@ MTIL_LIKE: tuple[Task | RealDigits, ...] = (
         {"size": 2, "pattern": 0},
         Jitter(angle=0.35, shear=0.4),
     ),
-    Task("faded", _by("ground", range(len(GROUNDS))), TEMPLATES["ground"], "faded"),
-    Task("toys", _TOYS, PromptTemplates("picturebook-toys", _TEMPLATES["object"]), "mosaic"),
-    Task("x-rays", _XRAYS, PromptTemplates("picturebook-x-rays", _TEMPLATES["object"]), "negative"),
+    Task(
+        "fabrics",
+        _by("pattern", range(4)),
+        TEMPLATES["pattern"],
+        "fabric",
+        {},
+        look=Look(full_bleed=True, pattern_angle=0.8, pattern_scale=0.3),
+    ),
 )
 """Eight tasks in the manner of MTIL: different things to name, each in a style that pretraining never saw."""

@@ -1,0 +1,83 @@
+"""Image files, decoded when they are read: any size, any mode, with plain words for what cannot be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from avalanche_vlm.errors import InputError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+class ImageFiles(Sequence):
+    """A sequence of RGB PIL images that holds nothing but the paths.
+
+    :param paths: of image files.
+    """
+
+    def __init__(self, paths: Sequence[Path | str]) -> None:
+        self.paths = [Path(p) for p in paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return read_image(self.paths[index])
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode a file to RGB, upright (EXIF orientation applied), transparency laid on white.
+
+    :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no image file at {path}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not an image in a format that Pillow reads") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path} has more pixels than can be decoded safely") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be decoded: {error}") from error
+
+
+def check_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:
+    """Decode every file, so that a corrupt one is found before training and not in the middle of it.
+
+    :param paths: of image files.
+    :param progress: called as ``(done, total)``.
+    :return: index and sentence of each file that cannot be read.
+    """
+    problems = []
+    for index, path in enumerate(paths):
+        try:
+            read_image(path)
+        except InputError as error:
+            problems.append((index, str(error)))
+        if progress is not None:
+            progress(index + 1, len(paths))
+    return problems
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips wide integers to 255 where they should be scaled.
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535 if image.mode.startswith("I") and values.max() <= 65535 else max(values.max(), 1e-12)
+        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,202 @@
+"""Streams and reference pairs from a table: CSV, TSV or JSONL."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from avalanche_vlm.benchmarks._assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.images import ImageFiles
+from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
+from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
+from avalanche_vlm.errors import InputError
+
+Row = tuple[int, dict[str, Any]]
+"""Line number in the file (1 is the first line) and the row's fields."""
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def table_stream(
+    path: str | Path,
+    *,
+    train_transform: Callable,
+    eval_transform: Callable,
+    tokenizer: Callable | None = None,
+    image_root: str | Path | None = None,
+    templates: PromptTemplates = PHOTO,
+    label_space: Visible = "task",
+    kind: Literal["classes", "pairs"] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    on_error: OnError = "raise",
+    name: str | None = None,
+    order: Sequence[str] | None = None,
+) -> VLMBenchmark:
+    """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
+
+    With ``label`` it is class-labelled, with only ``caption`` an image-text stream. Without ``task`` all rows are one
+    task; without ``split`` (``train`` or ``test``) the rows are split at random, within each class where there are
+    classes. Every image is decoded once, up front.
+
+    :param path: ``.csv``, ``.tsv`` or ``.jsonl``, UTF-8.
+    :param train_transform: PIL image to tensor, the model's.
+    :param eval_transform: likewise.
+    :param tokenizer: the model's, for pairs.
+    :param image_root: what relative image paths are relative to; the table's folder by default.
+    :param templates: prompts around the class names.
+    :param label_space: which classes compete.
+    :param kind: ``"classes"`` or ``"pairs"`` where the table has both columns; classes by default.
+    :param test_fraction: share kept for testing where the table does not say, in (0, 1).
+    :param seed: of the split.
+    :param on_error: ``"raise"`` stops at the first row that cannot be used, ``"skip"`` leaves it out and says so in
+        ``benchmark.data.skipped``.
+    :param name: of the benchmark; the file's by default.
+    :param order: tasks in the order of the stream; of first appearance by default.
+    :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
+    """
+    path = Path(path)
+    problems = Problems(on_error)
+    rows = list(_read(path, problems))
+    columns = {column for _, fields in rows for column in fields}
+    kind = kind or ("classes" if "label" in columns else "pairs")
+    text_column = "label" if kind == "classes" else "caption"
+    items = _items(path, rows, text_column, image_root, problems)
+    if kind == "pairs" and tokenizer is None:
+        raise InputError(f"{path} is a table of captions: give the model's tokenizer")
+    items = readable(items, problems)
+    tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
+    items = [item for item in items if item.task in tasks]
+    items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
+    if not items:
+        raise InputError(f"{path} has no usable rows")
+    return assemble(
+        name or path.stem,
+        kind,
+        items,
+        tasks,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        tokenizer=tokenizer,
+        templates=templates,
+        label_space=label_space,
+        problems=problems,
+        protocol={
+            "path": str(path),
+            "seed": seed,
+            "split": "column" if "split" in columns else "random",
+            "test_fraction": None if "split" in columns else test_fraction,
+        },
+    )
+
+
+def pairs_stream(path: str | Path, **options: Any) -> VLMBenchmark:
+    """An image-text stream from the ``image`` and ``caption`` columns of a table; options of :func:`table_stream`."""
+    return table_stream(path, kind="pairs", **options)
+
+
+def reference_table(
+    path: str | Path,
+    *,
+    transform: Callable,
+    image_root: str | Path | None = None,
+    on_error: OnError = "raise",
+) -> ReferencePairs:
+    """Reference pairs from the ``image`` and ``caption`` columns of a table.
+
+    :param path: ``.csv``, ``.tsv`` or ``.jsonl``.
+    :param transform: PIL image to tensor, the model's for evaluation.
+    :param image_root: what relative image paths are relative to; the table's folder by default.
+    :param on_error: ``"raise"`` or ``"skip"``.
+    :raises InputError: in one sentence, for everything that cannot be used.
+    """
+    path = Path(path)
+    problems = Problems(on_error)
+    items = readable(_items(path, list(_read(path, problems)), "caption", image_root, problems), problems)
+    if not items:
+        raise InputError(f"{path} has no usable rows")
+    return ReferencePairs(ImageFiles([i.image for i in items]), tuple(i.text for i in items), transform)
+
+
+def _items(
+    path: Path, rows: Sequence[Row], text_column: str, image_root: str | Path | None, problems: Problems
+) -> list[Item]:
+    if not rows:
+        raise InputError(f"{path} has no usable rows")
+    columns = {column for _, fields in rows for column in fields}
+    for column in ("image", text_column):
+        if column not in columns:
+            raise InputError(f"{path} has no column {column!r}; it has {', '.join(sorted(map(str, columns)))}")
+    folder = Path(image_root) if image_root is not None else path.parent
+    items = []
+    for line, fields in rows:
+        where = f"{path}, row {line}"
+        values = {name: str(value).strip() for name, value in fields.items() if value is not None}
+        if not values.get("image"):
+            problems.add(f"{where}: the image is missing")
+        elif not values.get(text_column):
+            problems.add(f"{where}: the {text_column} is empty")
+        elif values.get("split", "") not in ("", "train", "test"):
+            problems.add(f"{where}: split is train or test, not {values['split']!r}")
+        else:
+            task = values.get("task") or "all"
+            items.append(Item(folder / values["image"], values[text_column], task, values.get("split", ""), where))
+    return items
+
+
+def _read(path: Path, problems: Problems) -> Iterator[Row]:
+    """The rows of a table; malformed ones are problems."""
+    suffix = path.suffix.lower()
+    if suffix not in (*_DELIMITERS, ".jsonl"):
+        raise InputError(f"{path} is no table that can be read: its name must end in .csv, .tsv or .jsonl")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no table at {path}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    yield from _read_jsonl(path, text, problems) if suffix == ".jsonl" else _read_csv(path, text, problems)
+
+
+def _read_csv(path: Path, text: str, problems: Problems) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    header: list[str] | None = None
+    line = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{path}, row {line}: {error}") from error
+        start, line = line, reader.line_num + 1
+        if not fields:
+            continue
+        if header is None:
+            header = [field.strip().lower() for field in fields]
+        elif len(fields) != len(header):
+            problems.add(f"{path}, row {start}: {len(fields)} fields where the header has {len(header)}")
+        else:
+            yield start, dict(zip(header, fields, strict=True))
+
+
+def _read_jsonl(path: Path, text: str, problems: Problems) -> Iterator[Row]:
+    # Not splitlines(): JSON strings may hold line separators of Unicode unescaped.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            fields = json.loads(content)
+        except json.JSONDecodeError as error:
+            problems.add(f"{path}, row {line}: not JSON ({error.msg})")
+            continue
+        if isinstance(fields, dict):
+            yield line, fields
+        else:
+            problems.add(f"{path}, row {line}: expected a JSON object")

@@ -1,0 +1,99 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from avalanche_vlm.commands.inputs import BENCHMARKS
+from avalanche_vlm.errors import InputError
+
+RECIPES = "fine-tune,replay,zscl,lora"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    :param argv: arguments, the process's by default.
+    :return: exit code: 0, 2 for unusable input, 130 when interrupted.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        if options.threads is not None:
+            import torch
+
+            torch.set_num_threads(options.threads)
+        from avalanche_vlm.commands import run
+
+        return {"run": run.run, "compare": run.compare}[options.command](options)
+    except InputError as error:
+        print(f"avalanche-vlm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"avalanche-vlm: interrupted; what is finished is kept in {options.out}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="avalanche-vlm", description="Continual learning of vision-language models, measured."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
+    run.add_argument("--recipe", default="fine-tune", help=f"{RECIPES.replace(',', ', ')} (default: fine-tune)")
+    run.add_argument("--seed", type=int, default=0)
+    compare = commands.add_parser(
+        "compare",
+        help="train several recipes on the same stream, side by side",
+        description="Train several recipes on the same stream; started again, it keeps what is finished.",
+    )
+    compare.add_argument("--recipes", default=RECIPES, help=f"separated by commas (default: {RECIPES})")
+    compare.add_argument("--seeds", type=_integers, default=[0], help="separated by commas (default: 0)")
+    for command in (run, compare):
+        _common(command)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="where results go")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars and remarks")
+
+    data = parser.add_argument_group("stream")
+    data.add_argument("--benchmark", choices=BENCHMARKS, default="picturebook", help="(default: picturebook)")
+    data.add_argument("--data", metavar="PATH", help="your own folder task/class/image, or CSV, TSV or JSONL table")
+    data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
+    data.add_argument("--label-space", choices=("task", "seen", "union"), help="which classes compete")
+    data.add_argument("--order", metavar="A,B,C", help="names of the tasks, in the order of the stream")
+    data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
+    data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
+    data.add_argument("--n-train", type=int, metavar="N", help="training pictures per task of the picturebook")
+    data.add_argument("--n-test", type=int, metavar="N", help="test pictures per task of the picturebook")
+    data.add_argument("--n-held-out", type=int, metavar="N", help="held-out captions of the picturebook")
+    data.add_argument("--n-reference", type=int, metavar="N", help="reference pairs of the picturebook")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")
+    model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
+    model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    model.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
+
+    train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
+    train.add_argument("--lr", type=float)
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--batch-size", type=int)
+    train.add_argument("--warmup", type=int, metavar="STEPS")
+    train.add_argument("--weight-decay", type=float)
+    train.add_argument("--amp", choices=("bf16",))
+    train.add_argument("--workers", type=int, default=0, help="processes that load data (default: 0)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
+    )
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""From options to a model, a benchmark and settings."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.presets import settings_for
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.models import VLM
+
+BENCHMARKS = {
+    "picturebook": "mtil_like",
+    "picturebook-classes": "class_incremental",
+    "picturebook-domains": "domain_incremental",
+    "picturebook-pairs": "pairs",
+}
+"""Names on the command line, and the functions of :mod:`avalanche_vlm.benchmarks.picturebook` that they stand for."""
+
+
+def make_model(options: Namespace, seed: int) -> VLM:
+    """The model, fresh. The seed decides random weights."""
+    import torch
+
+    from avalanche_vlm.models import create_vlm
+
+    torch.manual_seed(seed)
+    return create_vlm(options.model, options.pretrained, device=device_of(options))
+
+
+def device_of(options: Namespace) -> str:
+    """``auto`` is CUDA where there is one.
+
+    :raises InputError: if CUDA is asked for and missing.
+    """
+    import torch
+
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no CUDA device that torch can use")
+    return options.device
+
+
+def make_benchmark(options: Namespace, model: VLM, seed: int) -> VLMBenchmark:
+    """The picturebook's stream, or the user's own data, under the model's transforms."""
+    common: dict[str, Any] = {
+        "train_transform": model.transforms.train,
+        "eval_transform": model.transforms.eval,
+        "seed": seed,
+    }
+    if options.order:
+        common["order"] = options.order.split(",")
+    if options.label_space:
+        common["label_space"] = options.label_space
+    return _own_data(options, model, common) if options.data else _picturebook(options, model, common)
+
+
+def _picturebook(options: Namespace, model: VLM, common: dict[str, Any]) -> VLMBenchmark:
+    import inspect
+
+    from avalanche_vlm.benchmarks import picturebook
+
+    function = getattr(picturebook, BENCHMARKS[options.benchmark])
+    common = {**common, "tokenizer": model.tokenizer}
+    for name in ("n_train", "n_test", "n_held_out", "n_reference"):
+        if getattr(options, name) is not None:
+            common[name] = getattr(options, name)
+    known = inspect.signature(function).parameters
+    if "order" in common and "domains" in known:
+        common["domains"] = common.pop("order")
+    for name in common:
+        if name not in known:
+            raise InputError(f"--{name.replace('_', '-')} does not apply to {options.benchmark}")
+    try:
+        return function(**common)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _own_data(options: Namespace, model: VLM, common: dict[str, Any]) -> VLMBenchmark:
+    from avalanche_vlm.benchmarks import image_folder_stream, reference_table, table_stream
+    from avalanche_vlm.benchmarks.label_space import PromptTemplates
+
+    path = Path(options.data)
+    if not path.exists():
+        raise InputError(f"--data: there is no file or folder at {path}")
+    common["on_error"] = options.on_error
+    if options.template:
+        common["templates"] = PromptTemplates("given", tuple(options.template))
+    if path.is_dir():
+        benchmark = image_folder_stream(path, **common)
+    else:
+        benchmark = table_stream(path, tokenizer=model.tokenizer, **common)
+    if options.reference:
+        benchmark.reference = reference_table(
+            Path(options.reference), transform=model.transforms.eval, on_error=options.on_error
+        )
+    return benchmark
+
+
+def settings(options: Namespace, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Training settings and recipe options: the presets, overridden by what was given.
+
+    :raises InputError: for a ``--set`` that is malformed, or that no recipe knows.
+    """
+    train, chosen = settings_for("data" if options.data else options.benchmark, recipe)
+    for name in ("lr", "epochs", "batch_size", "warmup", "weight_decay", "amp"):
+        if getattr(options, name) is not None:
+            train[name] = getattr(options, name)
+    train["num_workers"] = options.workers
+    return train, {**chosen, **_given_options(options.set, recipe)}
+
+
+def _given_options(assignments: list[str], recipe: str) -> dict[str, Any]:
+    from avalanche_vlm.training import recipes
+
+    given = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: write OPTION=VALUE or RECIPE.OPTION=VALUE")
+        target, dot, option = name.rpartition(".")
+        if dot and target != recipe:
+            recipes.get(target)
+            continue
+        if option not in recipes.get(recipe).settings:
+            if dot or not any(option in known.settings for known in recipes.RECIPES.values()):
+                raise InputError(f"--set {assignment}: recipe {recipe} has no option {option!r}")
+            continue  # an option of another recipe of the comparison
+        try:
+            given[option] = json.loads(value)
+        except ValueError:
+            given[option] = value
+    return given

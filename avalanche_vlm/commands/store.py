@@ -1,0 +1,67 @@
+"""Results on disk: written whole or not at all, read back with suspicion."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm.errors import InputError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically: an interruption leaves the old one or the new one.
+
+    :raises InputError: if the file cannot be written (no space, no permission), naming it.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Likewise, for bytes."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted layout and no NaN."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The content of a JSON file; None if it is missing or not JSON (a truncated file counts as not written)."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def finished(folder: Path, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]] | None:
+    """A result and its timing, if this very request was run to its end.
+
+    :param folder: of one recipe and seed.
+    :param request: everything that decides the result.
+    :raises InputError: if the folder holds the result of another request.
+    """
+    result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")
+    if not isinstance(result, dict) or not isinstance(timing, dict) or "metrics" not in result:
+        return None
+    stored = read_json(folder / "request.json") or {}
+    for key in {**request, **stored}:
+        if stored.get(key) != request.get(key):
+            raise InputError(
+                f"{folder} holds a result with {key} = {stored.get(key)!r}, not {request.get(key)!r}: "
+                "choose another --out"
+            )
+    return result, timing

@@ -1,0 +1,61 @@
+"""Shared settings and fixtures."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    # More threads than cores, or than these small matrices deserve, makes everything slower.
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_benchmark():
+    """Two tasks with their own classes, 64 training pictures each."""
+    from avalanche_vlm.benchmarks import picturebook
+
+    return picturebook.mtil_like(n_train=64, n_test=20, order=["sketches", "night"], n_held_out=40, n_reference=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs():
+    """Two tasks of captioned pictures."""
+    from avalanche_vlm.benchmarks import picturebook
+
+    return picturebook.pairs(domains=("sketch", "night"), n_train=64, n_test=20, n_held_out=40, n_reference=64)
+
+
+@pytest.fixture
+def random_model():
+    """The tiny architecture with random weights."""
+    import torch
+
+    from avalanche_vlm.models import create_vlm
+
+    torch.manual_seed(0)
+    return create_vlm("tiny", "random")
