@@ -1,0 +1,60 @@
+"""Label spaces and prompts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avalanche_vlm.benchmarks.label_space import PLAIN, LabelSpace, PromptTemplates, join_tasks
+from avalanche_vlm.errors import InputError
+
+OTHER = PromptTemplates("other", ("a {}", "the {}"))
+names = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=6, unique=True)
+
+
+@given(st.lists(names, min_size=1, max_size=5), st.sampled_from(["task", "seen", "union"]))
+def test_joined_tasks_keep_their_names_in_order(tasks, visible):
+    space = join_tasks([(f"t{i}", task, PLAIN) for i, task in enumerate(tasks)], visible)
+    assert [[space.class_names[c] for c in classes] for classes in space.tasks] == tasks
+    if visible == "task":
+        assert len(space) == sum(map(len, tasks))
+    else:
+        assert len(set(space.class_names)) == len(space) == len({name for task in tasks for name in task})
+
+
+def test_prompts_follow_the_first_task_of_a_class():
+    space = join_tasks([("a", ["cat", "dog"], PLAIN), ("b", ["dog", "cow"], OTHER)], "union")
+    assert space.prompts() == [("cat",), ("dog",), ("a cow", "the cow")]
+    apart = join_tasks([("a", ["dog"], PLAIN), ("b", ["dog"], OTHER)], "task")
+    assert apart.prompts() == [("dog",), ("a dog", "the dog")]
+
+
+def test_braces_in_class_names_are_left_alone():
+    assert PromptTemplates("x", ("a {}.",)).fill("{0}") == ("a {0}.",)
+
+
+def test_a_result_can_say_what_its_label_space_was():
+    described = LabelSpace.from_names(["cat", "dog"]).describe()
+    assert described == {"label_space": "union", "classes": 2, "templates": {"photo": ["a photo of a {}."]}}
+    assert LabelSpace.from_names(["cat"]).with_visible("seen").visible == "seen"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"visible": "all"}, "task, seen or union, not 'all'"),
+        ({"tasks": ((0,),)}, "must cover the class ids 0 to 1"),
+        ({"tasks": ((0, 1, 2),)}, "must cover the class ids"),
+        ({"templates": (PLAIN, PLAIN, PLAIN)}, "one for each of 1 tasks"),
+        ({"task_names": ("a", "b")}, "1 tasks need as many names, got 2"),
+    ],
+)
+def test_bad_label_spaces(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        LabelSpace(**{"class_names": ("a", "b"), "tasks": ((0, 1),), **arguments})
+
+
+def test_a_template_needs_a_place_for_the_name():
+    with pytest.raises(InputError, match=r"'a photo' of 'bad' has no \{\}"):
+        PromptTemplates("bad", ("a photo",))

@@ -1,0 +1,126 @@
+"""The plugin metrics: the right cell for every score."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import Naive
+from torch.utils.data import DataLoader
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
+from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
+from avalanche_vlm.training import ContrastiveCriterion
+
+
+def naive(model, metrics, criterion=None, **options) -> Naive:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = EvaluationPlugin(*metrics, loggers=[])
+    return Naive(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+        criterion=criterion or torch.nn.CrossEntropyLoss(),
+        train_mb_size=32,
+        eval_mb_size=7,
+        evaluator=evaluator,
+        **options,
+    )
+
+
+@torch.no_grad()
+def by_hand(model, stream) -> list[float]:
+    model.eval()
+    scores = []
+    for experience in stream:
+        x, y, t = next(iter(DataLoader(experience.dataset.eval(), batch_size=1000)))
+        scores.append((model(x, t).argmax(1) == y).float().mean().item())
+    return scores
+
+
+def test_rows_are_accuracies_and_row_0_is_the_untrained_model(random_model, tiny_benchmark):
+    matrix = PerformanceMatrix()
+    strategy = naive(random_model, [matrix])
+    expected = []
+    test = tiny_benchmark.test_stream
+    random_model.set_label_space(tiny_benchmark.label_space)
+    expected.append(by_hand(random_model, test))
+    strategy.eval(test)
+    for experience in tiny_benchmark.train_stream:
+        strategy.train(experience)
+        expected.append(by_hand(random_model, test))
+        metrics = strategy.eval(test)
+    np.testing.assert_allclose(matrix.rows(), expected, atol=1e-6)
+    assert metrics["Score/test/exp1"] == pytest.approx(expected[2][1], abs=1e-6)
+    assert matrix.survey()["last"] == pytest.approx(np.mean(expected[2]), abs=1e-6)
+    assert matrix.survey()["bwt"] == pytest.approx(expected[2][0] - expected[1][0], abs=1e-6)
+
+
+def test_streams_and_partial_rows_do_not_mix(random_model, tiny_benchmark):
+    matrix = PerformanceMatrix()
+    strategy = naive(random_model, [matrix])
+    strategy.eval(tiny_benchmark.test_stream[:1])
+    first = matrix.rows("test").copy()
+    strategy.eval(tiny_benchmark.train_stream)
+    strategy.eval(tiny_benchmark.test_stream[1:])
+    rows = matrix.result()
+    assert set(rows) == {"test", "train"} and rows["test"].shape == rows["train"].shape == (1, 2)
+    assert first.shape == (1, 1) and rows["test"][0, 0] == first[0, 0]
+    strategy.train(tiny_benchmark.train_stream[0])
+    assert np.isnan(matrix.rows()).all(1).tolist() == [False, True]
+    assert np.isnan(PerformanceMatrix().rows()).all()
+
+
+@pytest.mark.parametrize("eval_every", [0, 1])
+def test_periodic_evaluation_within_training_is_filed_under_no_wrong_row(random_model, tiny_benchmark, eval_every):
+    matrix = PerformanceMatrix()
+    strategy = naive(random_model, [matrix], eval_every=eval_every, train_epochs=2)
+    test = tiny_benchmark.test_stream
+    strategy.eval(test)
+    row_0 = matrix.rows()[0].copy()
+    for experience in tiny_benchmark.train_stream:
+        strategy.train(experience, eval_streams=[test])
+    rows = matrix.rows()
+    assert rows.shape == (3, 2)
+    assert np.array_equal(rows[0], row_0)
+    last = by_hand(random_model, test)
+    # eval_every=0 evaluates once more when an experience has ended: that is its row.
+    np.testing.assert_allclose(rows[2], last, atol=1e-6)
+
+
+def test_held_out_sets_are_scored_once_per_step(random_model, tiny_benchmark, monkeypatch):
+    held_out = HeldOutScores(tiny_benchmark.held_out)
+    strategy = naive(random_model, [held_out])
+    captions, size, _ = tiny_benchmark.held_out
+    first = strategy.eval(tiny_benchmark.test_stream)
+    strategy.eval(tiny_benchmark.train_stream)
+    expected = retrieval_scores(random_model, captions.dataset)
+    both = (expected["image_to_text_hit@1"] + expected["text_to_image_hit@1"]) / 2
+    result = held_out.result()
+    assert result["captions R@1"] == [pytest.approx(both)]
+    assert result["size"] == [zero_shot_accuracy(random_model, size.dataset, size.label_space)]
+    assert first["HeldOut/size"] == result["size"][0]
+    strategy.train(tiny_benchmark.train_stream[0])
+    assert np.isnan(held_out.result()["size"][1])
+    strategy.eval(tiny_benchmark.test_stream)
+    assert len(held_out.result()["captions R@1"]) == 2 and not np.isnan(held_out.result()["size"]).any()
+
+
+def test_pairs_score_retrieval_within_each_task(random_model, tiny_pairs):
+    matrix = PerformanceMatrix()
+    naive(random_model, [matrix], ContrastiveCriterion()).eval(tiny_pairs.test_stream)
+    for i, experience in enumerate(tiny_pairs.test_stream):
+        scores = retrieval_scores(random_model, experience.dataset.eval())
+        both = (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
+        assert matrix.rows()[0, i] == pytest.approx(both)
+
+
+def test_a_benchmark_is_an_avalanche_scenario(tiny_benchmark):
+    from avalanche.benchmarks.scenarios import CLScenario
+
+    assert isinstance(tiny_benchmark, CLScenario) and isinstance(tiny_benchmark, VLMBenchmark)
+    assert len(tiny_benchmark.train_stream) == 2 and tiny_benchmark.train_stream.benchmark is tiny_benchmark

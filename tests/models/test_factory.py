@@ -1,0 +1,108 @@
+"""Models by name, from files and folders; and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.models.tiny import WEIGHTS
+
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def sentence_of(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """A small model in open_clip's own folder format."""
+    from open_clip.model import CLIP
+
+    torch.manual_seed(1)
+    clip = CLIP(**SMALL)
+    preprocess = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "size": 32}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL, "preprocess_cfg": preprocess}))
+    save_file(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
+    return tmp_path, clip.eval()
+
+
+def test_tiny_comes_with_its_weights_and_freezes_the_scale():
+    model = create_vlm("tiny")
+    assert model.name == "tiny" and model.frozen == ("scale",)
+    random = create_vlm("tiny", "random", freeze=("image", "text"))
+    assert random.frozen == ("image", "text")
+    assert not torch.equal(random.clip.visual.conv1.weight, model.clip.visual.conv1.weight)
+
+
+def test_a_checkpoint_file_of_ones_own(tmp_path):
+    weights = create_vlm("tiny", "random").clip.state_dict()
+    save_file(weights, tmp_path / "mine.safetensors")
+    model = create_vlm("tiny", tmp_path / "mine.safetensors")
+    assert torch.equal(model.clip.visual.conv1.weight, weights["visual.conv1.weight"])
+
+
+@torch.no_grad()
+def test_a_local_open_clip_folder_loads_with_its_transforms_and_tokenizer(model_folder):
+    folder, clip = model_folder
+    model = create_vlm(f"local-dir:{folder}").eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = torch.nn.functional.normalize(clip.encode_image(images), dim=-1)
+    torch.testing.assert_close(model.encode_image(images), expected)
+    assert model.transforms.eval.mean == (0.1, 0.2, 0.3) and model.transforms.eval.size == 32
+    pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    x = model.transforms.eval(pixels)
+    torch.testing.assert_close(x[2, 0, 0], (pixels[2, 0, 0] / 255 - 0.3) / 0.6)
+    assert torch.equal(model.transforms.eval.to_uint8(x), pixels)
+    model.set_label_space(LabelSpace.from_names(["cat", "dog"]))
+    assert model(images).shape == (2, 2)
+
+
+def test_an_architecture_with_random_weights():
+    model = create_vlm("RN50-quickgelu", "random")
+    assert model.transforms.eval.size == 224 and model.tokenize(["a cat"]).shape == (1, 77)
+
+
+def test_unknown_names_and_tags():
+    with pytest.raises(InputError, match="no model is called") as error:
+        create_vlm("ViT-B-61")
+    sentence_of(error)
+    with pytest.raises(InputError, match="has no pretrained weights 'openia'; it has openai"):
+        create_vlm("ViT-B-16", "openia")
+
+
+def test_files_that_are_missing_broken_or_of_another_model(tmp_path, model_folder):
+    with pytest.raises(InputError, match=r"there is no checkpoint file at .*none\.safetensors"):
+        create_vlm("tiny", tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match=r"there is no checkpoint file at /no/such/file\.pt"):
+        create_vlm("ViT-B-16", "/no/such/file.pt")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(WEIGHTS.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"cut\.safetensors is not a readable safetensors file") as error:
+        create_vlm("tiny", cut)
+    sentence_of(error)
+    with pytest.raises(InputError, match="holds weights of another architecture"):
+        create_vlm("tiny", model_folder[0] / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=r"has no open_clip_config\.json"):
+        create_vlm(f"local-dir:{tmp_path / 'nowhere'}")
+
+
+def test_without_a_network_one_sentence_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError) as error:
+        create_vlm("ViT-B-16", "openai", cache_dir=str(tmp_path))
+    sentence = sentence_of(error)
+    assert "ViT-B-16 (openai)" in sentence and "cannot be reached" in sentence and "pretrained=" in sentence

@@ -1,0 +1,161 @@
+"""Low-rank modules: exact, separate, and gone when switched off."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.lora import LoRAAttention, LoRALayer, LoRALinear, inject_lora
+from avalanche_vlm.models.tiny import build_tiny
+
+WIDTH, HEADS, LENGTH = 16, 4, 5
+
+
+def randomise(layer: nn.Module, name: str) -> None:
+    """Give the zero half of a module values, so that it does something."""
+    for owner in layer.modules():
+        if isinstance(owner, LoRALayer) and name in owner.lora:
+            for parameter in owner.lora[name].parameters():
+                nn.init.normal_(parameter, std=0.3)
+
+
+def activate(module: nn.Module, name: str | None) -> None:
+    for layer in module.modules():
+        if isinstance(layer, LoRALayer):
+            layer.active = name
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("parts", [("q", "v"), ("k",), ("q", "k", "v", "out")])
+def test_attention_equals_attention_with_the_change_in_its_weights(batch_first, masked, parts):
+    plain = nn.MultiheadAttention(WIDTH, HEADS, batch_first=batch_first).double()
+    nn.init.normal_(plain.in_proj_bias)
+    adapted = LoRAAttention(copy.deepcopy(plain), rank=3, alpha=6.0, parts=parts)
+    for layer in (m for m in adapted.modules() if isinstance(m, LoRALayer)):
+        layer.add("t")
+    randomise(adapted, "t")
+    x = torch.randn(2, LENGTH, WIDTH, dtype=torch.float64)
+    x = x if batch_first else x.transpose(0, 1)
+    mask = torch.full((LENGTH, LENGTH), float("-inf"), dtype=torch.float64).triu(1) if masked else None
+
+    def run(module):
+        return module(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+    torch.testing.assert_close(run(adapted), run(plain), atol=1e-10, rtol=0)
+    activate(adapted, "t")
+    with torch.no_grad():
+        for row, part in enumerate("qkv"):
+            if part in parts:
+                rows = slice(row * WIDTH, (row + 1) * WIDTH)
+                plain.in_proj_weight[rows] += 2.0 * adapted.lora["t"][part].B @ adapted.lora["t"][part].A
+        if "out" in parts:
+            low_rank = adapted.out_proj.lora["t"]["weight"]
+            plain.out_proj.weight += 2.0 * low_rank.B @ low_rank.A
+    unmerged = run(adapted)
+    torch.testing.assert_close(unmerged, run(plain), atol=1e-10, rtol=0)
+    for layer in [m for m in adapted.modules() if isinstance(m, LoRALayer)]:
+        layer.merge("t")
+    activate(adapted, None)
+    torch.testing.assert_close(run(adapted), unmerged, atol=1e-10, rtol=0)
+
+
+def test_linear_equals_linear_with_the_change_in_its_weight():
+    linear = nn.Linear(6, 4).double()
+    adapted = LoRALinear(copy.deepcopy(linear), rank=2, alpha=1.0)
+    adapted.add("t")
+    x = torch.randn(3, 6, dtype=torch.float64)
+    activate(adapted, "t")
+    assert torch.equal(adapted(x), linear(x))  # B starts at zero
+    randomise(adapted, "t")
+    expected = x @ (linear.weight + 0.5 * adapted.lora["t"]["weight"].delta()).T + linear.bias
+    torch.testing.assert_close(adapted(x), expected, atol=1e-12, rtol=0)
+    adapted.merge("t")
+    activate(adapted, None)
+    torch.testing.assert_close(adapted(x), expected, atol=1e-12, rtol=0)
+
+
+@pytest.fixture
+def towers():
+    torch.manual_seed(0)
+    clip, tokenizer = build_tiny()
+    return clip.eval(), torch.randn(3, 3, 32, 32), tokenizer(["a red star", "a blue circle", "a fox"])
+
+
+def test_both_towers_are_unchanged_until_a_module_works(towers):
+    clip, images, tokens = towers
+    keys = set(clip.state_dict())
+    with torch.no_grad():
+        before = clip.encode_image(images), clip.encode_text(tokens)
+        layers = inject_lora(clip.visual, rank=2) + inject_lora(clip.transformer, rank=2)
+        assert set(clip.state_dict()) == keys
+        off = clip.encode_image(images), clip.encode_text(tokens)
+        for layer in layers:
+            layer.add("t")
+            layer.active = "t"
+        new = clip.encode_image(images), clip.encode_text(tokens)
+        randomise(clip, "t")
+        working = clip.encode_image(images), clip.encode_text(tokens)
+    for a, b, c, d in zip(before, off, new, working, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(c, a, atol=1e-6, rtol=1e-5)
+        assert (d - a).abs().max() > 1e-3
+    # Attention, its output, and two layers of the MLP in each of 4 + 3 blocks.
+    assert len(layers) == 4 * 7
+
+
+def test_only_the_active_module_gets_gradients_and_copies_are_independent(towers):
+    clip, images, _ = towers
+    clip.requires_grad_(False)
+    layers = inject_lora(clip.visual, rank=2)
+    for name in ("old", "new"):
+        for layer in layers:
+            layer.add(name)
+    activate(clip, "new")
+    randomise(clip, "new")
+    clip.encode_image(images).sum().backward()
+    with_gradient = {name for name, p in clip.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in clip.named_parameters() if ".lora.new." in name}
+    twin = copy.deepcopy(clip)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if ".lora.new." in name:
+                parameter.zero_()
+        assert (clip.encode_image(images) - twin.encode_image(images)).abs().max() > 1e-3
+
+
+def test_injected_towers_pickle(towers):
+    clip, images, _ = towers
+    for layer in inject_lora(clip.visual, rank=2):
+        layer.add("t")
+        layer.active = "t"
+    randomise(clip, "t")
+    again = pickle.loads(pickle.dumps(clip.visual))
+    with torch.no_grad():
+        assert torch.equal(again(images), clip.visual(images))
+
+
+def test_what_lora_cannot_adapt_is_named(towers):
+    clip, _, _ = towers
+    with pytest.raises(InputError, match="no layer whose name matches 'qkv'"):
+        inject_lora(clip.visual, pattern="qkv")
+    with pytest.raises(InputError, match="cannot adapt conv1, a Conv2d"):
+        inject_lora(clip.visual, pattern="conv1")
+    attention = LoRAAttention(nn.MultiheadAttention(WIDTH, HEADS), 2, 2.0, ("q",))
+    with pytest.raises(InputError, match="cross-attention"):
+        attention(torch.zeros(1, 1, WIDTH), torch.zeros(1, 1, WIDTH), torch.zeros(1, 1, WIDTH))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_autocast(towers, bf16):
+    clip, images, _ = towers
+    for layer in inject_lora(clip.visual, rank=2):
+        layer.add("t")
+        layer.active = "t"
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16), torch.no_grad():
+        assert torch.isfinite(clip.encode_image(images)).all()

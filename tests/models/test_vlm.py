@@ -1,0 +1,224 @@
+"""The wrapper: label spaces, the cached head, frozen towers, pairs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import MASKED, create_vlm, from_open_clip
+from avalanche_vlm.models.tiny import build_tokenizer
+
+PLAIN = PromptTemplates("t", ("a {}",))
+SPACE = LabelSpace(("star", "heart", "red", "blue", "green"), ((0, 1), (2, 3, 4)), "task", (PLAIN,))
+
+
+class Experience:
+    """What the model reads of an Avalanche experience."""
+
+    def __init__(self, classes, tasks=(0,), label_space=None, index=0):
+        self.classes_in_this_experience = set(classes)
+        self.task_labels = list(tasks)
+        self.label_space = label_space
+        self.current_experience = index
+
+
+@pytest.fixture
+def model(random_model):
+    return random_model.eval().set_label_space(SPACE)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(6, 3, 32, 32)
+
+
+def counted(model, monkeypatch) -> list[int]:
+    """The number of texts in each call of the text tower."""
+    calls: list[int] = []
+    encode = model.clip.encode_text
+
+    def spy(tokens, normalize=False):
+        calls.append(len(tokens))
+        return encode(tokens, normalize=normalize)
+
+    monkeypatch.setattr(model.clip, "encode_text", spy)
+    return calls
+
+
+def visible(logits: torch.Tensor) -> list[list[int]]:
+    return [row.nonzero()[:, 0].tolist() for row in logits > MASKED]
+
+
+@torch.no_grad()
+def test_under_task_a_sample_competes_among_its_own_tasks_classes(model, images):
+    together = model(images[:3], torch.tensor([0, 1, 0]))
+    assert visible(together) == [[0, 1], [2, 3, 4], [0, 1]]
+    everything = model(images[:3])
+    assert visible(everything) == [[0, 1, 2, 3, 4]] * 3
+    open_ = together > MASKED
+    torch.testing.assert_close(together[open_], everything[open_], atol=1e-4, rtol=0)
+    torch.testing.assert_close(model(images[:3], 1), model(images[:3], torch.tensor([1, 1, 1])))
+
+
+@torch.no_grad()
+def test_none_asks_for_every_known_task_as_avalanche_means_it(model, images):
+    for label in (0, 1):
+        model.train().adaptation(Experience(SPACE.tasks[label], [label]))
+    outputs = model.eval()(images, None)
+    assert set(outputs) == {0, 1} and visible(outputs[1]) == [[2, 3, 4]] * 6
+
+
+@torch.no_grad()
+def test_seen_classes_grow_and_the_evaluated_experience_competes_too(model, images):
+    model.set_label_space(SPACE.with_visible("seen"))
+    model.train().adaptation(Experience([0, 1]))
+    assert visible(model(images))[0] == [0, 1]
+    model.eval().adaptation(Experience([2, 3]))
+    assert visible(model(images))[0] == [0, 1, 2, 3]
+    model.adaptation(Experience([0, 1]))
+    assert visible(model(images))[0] == [0, 1]
+
+
+@torch.no_grad()
+def test_the_union_is_everything_and_experiences_bring_their_label_space(random_model, images):
+    random_model.eval().adaptation(Experience([0], label_space=SPACE.with_visible("union")))
+    assert visible(random_model(images)) == [[0, 1, 2, 3, 4]] * 6
+    with pytest.raises(InputError, match="class id 9, but the label space names only 5"):
+        random_model.adaptation(Experience([9], label_space=SPACE))
+
+
+@torch.no_grad()
+def test_logits_are_scaled_cosines_with_the_prompts(model, images):
+    text = model.encode_text(build_tokenizer()(["a star", "a heart", "a red", "a blue", "a green"]))
+    expected = model.clip.logit_scale.exp() * model.encode_image(images) @ text.T
+    torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_an_ensemble_is_the_normalised_mean_of_its_prompts(model, images):
+    templates = PromptTemplates("e", ("a {}", "there is a {} shape", "{}"))
+    model.set_label_space(LabelSpace(SPACE.class_names, SPACE.tasks, "union", (templates,)))
+    features = [
+        F.normalize(model.encode_text(model.tokenize(templates.fill(name))).mean(0), dim=0)
+        for name in SPACE.class_names
+    ]
+    expected = model.scale * model.encode_image(images) @ torch.stack(features).T
+    torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model(images, 0), expected, atol=1e-4, rtol=0)
+    model.set_label_space(LabelSpace(SPACE.class_names, SPACE.tasks, "task", (templates,)))
+    torch.testing.assert_close(model(images, 1)[:, 2:], expected[:, 2:], atol=1e-4, rtol=0)
+    with torch.enable_grad():
+        torch.testing.assert_close(model(images, 1)[:, 2:], expected[:, 2:], atol=1e-4, rtol=0)
+
+
+def test_a_frozen_text_tower_is_encoded_once(model, images, monkeypatch):
+    calls = counted(model, monkeypatch)
+    model.freeze("text")
+    for _ in range(3):
+        model(images, 0).sum().backward()
+        with torch.no_grad():
+            model(images, torch.tensor([0, 1, 0, 1, 0, 1]))
+    assert calls == [5]
+
+
+STEPS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "SGD foreach": lambda p: torch.optim.SGD(p, lr=0.1, foreach=True),
+    "AdamW foreach": lambda p: torch.optim.AdamW(p, lr=0.1, foreach=True),
+    "AdamW fused": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", STEPS)
+def test_a_step_of_the_text_tower_invalidates_the_head(model, images, optimizer):
+    with torch.no_grad():
+        before = model(images)
+    step = STEPS[optimizer]([p for _, p in model.tower_parameters("text")])
+    F.cross_entropy(model(images), torch.zeros(6, dtype=torch.long)).backward()
+    step.step()
+    with torch.no_grad():
+        after = model(images)
+        model.set_label_space(SPACE)  # a new head, surely without a cache
+        assert torch.equal(after, model(images))
+    assert not torch.allclose(before, after)
+
+
+@torch.no_grad()
+def test_loaded_weights_invalidate_the_head_and_copies_have_their_own(model, images):
+    before = model(images)
+    twin = copy.deepcopy(model)
+    other = create_vlm("tiny", "random")
+    torch.nn.init.normal_(other.clip.token_embedding.weight)
+    model.load_state_dict(other.state_dict())
+    model_after = model(images)
+    assert not torch.allclose(before, model_after)
+    assert torch.equal(twin(images), before)
+
+
+def test_training_encodes_only_the_classes_that_compete(model, images, monkeypatch):
+    calls = counted(model, monkeypatch)
+    model.train()(images, 1).sum().backward()
+    assert calls == [3]
+
+
+def test_frozen_towers_stay_in_eval_mode_without_gradients(model, images):
+    model.freeze("image").train()
+    assert not model.clip.visual.training and model.clip.transformer.training
+    F.cross_entropy(model(images), torch.zeros(6, dtype=torch.long)).backward()
+    assert all(p.grad is None for _, p in model.tower_parameters("image"))
+    assert all(p.grad is not None for _, p in model.tower_parameters("text"))
+    assert model.frozen == ("image", "scale")
+    assert set(model.trainable_parameters()) == {f"clip.{name}" for name, _ in model.tower_parameters("text")}
+    model.unfreeze("image", "scale")
+    assert model.clip.visual.training and model.frozen == ()
+    assert len(model.trainable_parameters()) == len(list(model.parameters()))
+    with pytest.raises(InputError, match="has the towers image, text, scale, not 'audio'"):
+        model.freeze("audio")
+
+
+def test_pairs_give_in_batch_similarities_and_encode_each_caption_once(model, images, monkeypatch):
+    tokens = model.tokenize(["a red star", "a blue heart", "a red star", "a ring", "a ring", "a red star"])
+    expected = model.scale * model.encode_image(images) @ model.encode_text(tokens).T
+    calls = counted(model, monkeypatch)
+    logits = model(ImageText(images, tokens))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    assert calls == [3]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(model, images, size):
+    together = model(images, torch.tensor([0, 1, 0, 1, 0, 1])).softmax(1)
+    for start in range(0, 6, size):
+        part = slice(start, start + size)
+        alone = model(images[part], torch.tensor([0, 1, 0, 1, 0, 1])[part]).softmax(1)
+        torch.testing.assert_close(alone, together[part], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_siglips_bias_is_added(images):
+    from open_clip.model import CLIP
+
+    tokenizer = build_tokenizer()
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    text = {"context_length": 20, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 1}
+    clip = CLIP(16, vision, text, init_logit_scale=2.0, init_logit_bias=-7.0)
+    model = from_open_clip(clip, tokenizer, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    model.set_label_space(SPACE)
+    cosine = model.encode_image(images) @ model.encode_text(model.tokenize(["a star"])).T
+    torch.testing.assert_close(model(images)[:, :1], clip.logit_scale.exp() * cosine - 7.0, atol=1e-4, rtol=0)
+    assert "logit_bias" in dict(model.tower_parameters("scale"))
+
+
+def test_what_cannot_be_classified_is_said(random_model, images):
+    with pytest.raises(InputError, match="no label space"):
+        random_model(images)
+    random_model.set_label_space(SPACE)
+    with pytest.raises(InputError, match=r"takes images \[batch, 3, 32, 32\], got \[6, 3, 16, 16\]"):
+        random_model(images[..., :16, :16])

@@ -1,0 +1,45 @@
+"""The examples run."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_plug_into_avalanche():
+    module = runpy.run_path(str(EXAMPLES / "plug_into_avalanche.py"))
+    outcomes = module["main"](["--n-train", "64", "--n-test", "40", "--epochs", "1", "--verbose"])
+    assert set(outcomes) == {"fine-tune", "replay", "zscl", "lora"}
+    for outcome in outcomes.values():
+        # Avalanche's accuracy over the stream and our matrix are two counts of the same thing.
+        assert outcome["stream_accuracy"] == pytest.approx(np.mean(outcome["matrix"][-1]), abs=1e-6)
+        assert len(outcome["held_out"]) == 3
+
+
+def notebooks() -> list[Path]:
+    return sorted(EXAMPLES.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.stem)
+def test_notebooks_run_with_small_settings(path):
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    parameters.source += "\nN_TRAIN, N_TEST, N_HELD_OUT, EPOCHS = 64, 40, 60, 1\nTASKS = ['sketches', 'night']"
+    NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 5
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.stem)
+def test_notebooks_are_committed_with_their_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    ran = [c for c in notebook.cells if c.cell_type == "code"]
+    assert all(c.execution_count is not None for c in ran)
+    assert not any(o.output_type == "error" for c in ran for o in c.outputs)

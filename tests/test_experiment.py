@@ -1,0 +1,103 @@
+"""One experiment, start to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.experiment import TrainSettings, run_experiment
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.training import recipes
+
+SMALL = {"n_train": 64, "n_test": 20, "order": ["sketches", "night"], "n_held_out": 40, "n_reference": 64}
+OPTIONS = {"lora": {"rank": 2}, "zscl": {"interval": 1, "batch_size": 16}, "replay": {"max_bytes": 60_000}}
+
+
+def run(recipe: str, seed: int = 0, **settings):
+    benchmark = picturebook.mtil_like(seed, **SMALL)
+    rows = []
+    outcome = run_experiment(
+        benchmark,
+        recipe,
+        model=create_vlm("tiny"),
+        settings=TrainSettings(**{"lr": 1e-3, "epochs": 1, **settings}),
+        options=OPTIONS.get(recipe),
+        seed=seed,
+        on_row=lambda step, matrix: rows.append((step, matrix.shape)),
+    )
+    assert rows == [(0, (1, 2)), (1, (2, 2)), (2, (3, 2))]
+    return outcome
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_the_same_seed_gives_the_same_result(recipe):
+    first, second = run(recipe).result, run(recipe).result
+    assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
+    assert set(first) >= {"protocol", "tasks", "matrix", "held_out", "metrics", "costs"}
+    assert len(first["matrix"]) == 3 and len(first["held_out"]["captions R@1"]) == 3
+    assert set(first["metrics"]) == {"last", "avg", "transfer", "forget", "bwt", "zsd"}
+    protocol = first["protocol"]
+    assert protocol["recipe"] == recipe and protocol["label_space"] == "task" and protocol["order"] == SMALL["order"]
+    assert protocol["recipe_options"] == {**recipes.get(recipe).settings, **OPTIONS.get(recipe, {})}
+    check_costs(recipe, first["costs"])
+
+
+def check_costs(recipe: str, costs: dict) -> None:
+    width, blocks, rank = 128, 4, 2
+    if recipe == "lora":
+        # q, k, v, out: 2 * width per rank each; the MLP's two layers: 5 * width per rank each.
+        module = blocks * rank * (4 * 2 * width + 2 * 5 * width)
+        assert costs["trainable_parameters"] == module and costs["added_parameters"] == 2 * module
+        assert costs["stored_bytes"] > 4 * 2 * module
+    else:
+        assert costs["trainable_parameters"] == costs["model_parameters"] - 1  # all but the logit scale
+        assert costs["added_parameters"] == 0
+    if recipe == "replay":
+        assert 0 < costs["stored_bytes"] <= 60_000
+    if recipe == "fine-tune":
+        assert costs["stored_bytes"] == 0
+    if recipe == "zscl":
+        pictures, features = 64 * 3 * 32 * 32, 2 * 64 * 128 * 4
+        weights = 4 * costs["trainable_parameters"]
+        assert pictures + features < costs["stored_bytes"] < 1.1 * (pictures + features + weights)
+
+
+def test_another_seed_differs():
+    assert run("fine-tune", 0).result["matrix"] != run("fine-tune", 1).result["matrix"]
+
+
+def test_what_was_computed_is_reported_before_a_failure():
+    benchmark = picturebook.mtil_like(0, **SMALL)
+    rows = []
+    with pytest.raises(InputError, match="loss became"):
+        run_experiment(
+            benchmark,
+            "fine-tune",
+            model=create_vlm("tiny"),
+            settings=TrainSettings(lr=1e30, epochs=4, max_grad_norm=None),
+            on_row=lambda step, matrix: rows.append(step),
+        )
+    assert rows[0] == 0
+
+
+def test_bad_settings():
+    with pytest.raises(InputError, match="lr must be positive, not 0"):
+        TrainSettings(lr=0)
+    benchmark = picturebook.mtil_like(0, **SMALL)
+    benchmark.reference = None
+    with pytest.raises(InputError, match="zscl distils on reference pairs and picturebook-mtil brings none"):
+        run_experiment(benchmark, "zscl", model=create_vlm("tiny"), settings=TrainSettings())
+
+
+@pytest.mark.gpu
+def test_cuda():
+    benchmark = picturebook.mtil_like(0, **SMALL)
+    for recipe in recipes.RECIPES:
+        model = create_vlm("tiny", device="cuda")
+        result = run_experiment(
+            benchmark, recipe, model=model, settings=TrainSettings(lr=1e-3, epochs=1, amp="bf16"), device="cuda"
+        ).result
+        assert result["protocol"]["device"] == "cuda" and result["metrics"]["last"] > 20

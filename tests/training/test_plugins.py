@@ -1,0 +1,179 @@
+"""What the plugins do to a training run in Avalanche's own ``Naive``."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.supervised import Naive
+
+from avalanche_vlm.losses.distillation import logit_distillation
+from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.training.plugins import (
+    AnchorPenaltyPlugin,
+    ExemplarReplayPlugin,
+    LoRAPerTaskPlugin,
+    ReferenceDistillationPlugin,
+    RunningMeanPlugin,
+    WarmupCosinePlugin,
+)
+from avalanche_vlm.training.plugins.schedule import warmup_cosine
+from avalanche_vlm.weights.average import snapshot
+
+
+def naive(model, plugins, lr=1e-3, epochs=1, optimizer=torch.optim.AdamW, **options) -> Naive:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = EvaluationPlugin(loggers=[])
+    return Naive(
+        model=model,
+        optimizer=optimizer(model.parameters(), lr=lr, **options),
+        criterion=torch.nn.CrossEntropyLoss(),
+        train_mb_size=16,
+        train_epochs=epochs,
+        eval_mb_size=64,
+        plugins=plugins,
+        evaluator=evaluator,
+    )
+
+
+class Recorder(SupervisedPlugin):
+    """Keeps what a function of the strategy gives at a callback."""
+
+    def __init__(self, callback: str, function) -> None:
+        super().__init__()
+        self.values: list = []
+        setattr(self, callback, lambda strategy, **kwargs: self.values.append(function(strategy)))
+
+
+def trainable(strategy) -> dict:
+    return snapshot({n: p for n, p in strategy.model.named_parameters() if p.requires_grad})
+
+
+def test_replay_appends_exemplars_with_their_task_labels(random_model, tiny_benchmark):
+    memory = ExemplarMemory(10 * 3100)
+    replay = ExemplarReplayPlugin(random_model, memory, batch_size=64)
+    seen = Recorder("after_forward", lambda s: (len(s.mb_x), len(s.mb_output), s.mb_task_id.tolist(), s.mb_y.tolist()))
+    strategy = naive(random_model, [replay, seen])
+    first, second = tiny_benchmark.train_stream
+    strategy.train(first)
+    assert [n for n, *_ in seen.values] == [16] * 4 and len(memory) == 10
+    seen.values.clear()
+    strategy.train(second)
+    for n, outputs, tasks, labels in seen.values:
+        assert n == outputs == 26 and tasks == [1] * 16 + [0] * 10
+        assert set(labels[16:]) <= set(tiny_benchmark.label_space.tasks[0])
+    assert set(memory.labels.tolist()) & set(tiny_benchmark.label_space.tasks[1])
+    assert replay.stored().ram <= 10 * 3100
+
+
+def test_replayed_pictures_are_the_streams_own(random_model, tiny_benchmark):
+    memory = ExemplarMemory(1 << 20)
+    strategy = naive(random_model, [ExemplarReplayPlugin(random_model, memory)])
+    strategy.train(tiny_benchmark.train_stream[0])
+    originals = {x.numpy().tobytes() for x, *_ in tiny_benchmark.train_stream[0].dataset}
+    drawn = memory.sample(64)
+    again = random_model.transforms.eval.from_uint8(drawn["pixels"])
+    assert len(again) == 64 and all(x.numpy().tobytes() in originals for x in again)
+
+
+def test_the_teacher_is_the_initial_model_for_ever(random_model, tiny_benchmark):
+    reference = tiny_benchmark.reference
+    initial = copy.deepcopy(random_model).eval()
+    plugin = ReferenceDistillationPlugin(random_model, reference, batch_size=16)
+    taught = plugin.image_features.clone(), plugin.text_features.clone()
+    with torch.no_grad():
+        images = initial.encode_image(reference.batch(range(len(reference))))
+        texts = initial.encode_text(initial.tokenize(reference.captions))
+    torch.testing.assert_close(taught[0], images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(taught[1], texts, atol=1e-6, rtol=0)
+    naive(random_model, [plugin]).train(tiny_benchmark.train_stream[0])
+    assert torch.equal(plugin.image_features, taught[0]) and torch.equal(plugin.text_features, taught[1])
+    assert not taught[0].requires_grad and plugin.stored().ram > reference.nbytes
+    # A pass over the reference set sees every pair once.
+    plugin = ReferenceDistillationPlugin(random_model, reference, batch_size=16)
+    indices = torch.cat([plugin._next() for _ in range(4)])
+    assert sorted(indices.tolist()) == list(range(64))
+
+
+def test_distillation_adds_its_loss_and_starts_without_a_gradient(random_model, tiny_benchmark):
+    plugin = ReferenceDistillationPlugin(random_model, tiny_benchmark.reference, batch_size=64, weight=3.0)
+    strategy = naive(random_model, [plugin])
+    strategy.loss = torch.zeros(1)
+    plugin.before_backward(strategy)
+    with torch.no_grad():
+        logits = random_model.similarity(plugin.image_features, plugin.text_features)
+    # The order of the images does not matter to the mean over rows, nor to the columns' softmax.
+    torch.testing.assert_close(strategy.loss[0], 3 * logit_distillation(logits, logits), atol=1e-3, rtol=1e-5)
+    strategy.loss.backward()
+    gradients = [p.grad.abs().max() for _, p in random_model.tower_parameters("image") if p.grad is not None]
+    assert max(gradients) < 1e-4
+    assert all(p.grad is None for _, p in random_model.tower_parameters("text"))
+
+
+def test_a_task_ends_on_the_mean_of_its_snapshots(random_model, tiny_benchmark):
+    start = Recorder("before_training_exp", trainable)
+    steps = Recorder("after_update", trainable)
+    strategy = naive(random_model, [start, steps, RunningMeanPlugin(interval=2)], epochs=2)
+    strategy.train(tiny_benchmark.train_stream[0])
+    assert len(steps.values) == 8
+    chosen = [start.values[0], *steps.values[1::2]]
+    for name, value in trainable(strategy).items():
+        torch.testing.assert_close(value, torch.stack([s[name] for s in chosen]).mean(0), atol=1e-6, rtol=1e-5)
+
+
+def test_fewer_iterations_than_an_interval_keep_what_was_learned(random_model, tiny_benchmark):
+    steps = Recorder("after_update", trainable)
+    strategy = naive(random_model, [steps, RunningMeanPlugin(interval=100)])
+    strategy.train(tiny_benchmark.train_stream[0])
+    assert all(torch.equal(value, steps.values[-1][name]) for name, value in trainable(strategy).items())
+
+
+def test_the_anchor_is_where_each_task_starts_and_holds_the_weights(random_model, tiny_benchmark):
+    free, held = copy.deepcopy(random_model), random_model
+    moved = []
+    for model, plugins in ((free, []), (held, [AnchorPenaltyPlugin(10.0)])):
+        start = trainable(naive(model, []))
+        naive(model, plugins, lr=0.01, optimizer=torch.optim.SGD).train(tiny_benchmark.train_stream[0])
+        end = trainable(naive(model, []))
+        moved.append(sum((end[n] - start[n]).square().sum() for n in start).item())
+    assert moved[1] < 0.9 * moved[0]
+
+
+def test_lora_leaves_base_and_old_modules_bit_identical(random_model, tiny_benchmark):
+    plugin = LoRAPerTaskPlugin(random_model, rank=2)
+    base = snapshot(random_model.state_dict())
+    strategy = naive(random_model, [plugin], weight_decay=0.1)
+    first, second = tiny_benchmark.train_stream
+    strategy.train(first)
+    old = [p.detach().clone() for p in plugin.pool.parameters("task_0")]
+    assert any((p != 0).all() for p in old if p.shape[1] == 2)  # the halves that start at zero have moved
+    strategy.train(second)
+    state = random_model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in base.items())
+    assert all(torch.equal(a, b) for a, b in zip(old, plugin.pool.parameters("task_0"), strict=True))
+    new = list(plugin.pool.parameters("task_1"))
+    in_optimizer = {id(p) for group in strategy.optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in in_optimizer and p.requires_grad for p in new)
+    assert any((p != 0).all() for p in new if p.shape[1] == 2)
+    assert len(plugin.router) == 2 and plugin.stored().ram > plugin.pool.nbytes()
+
+
+def test_the_schedule_is_set_at_every_update_and_starts_anew(random_model, tiny_benchmark):
+    rates = Recorder("after_update", lambda s: s.optimizer.param_groups[0]["lr"])
+    strategy = naive(random_model, [WarmupCosinePlugin(warmup=2), rates], lr=0.1, epochs=2, optimizer=torch.optim.SGD)
+    for experience in tiny_benchmark.train_stream:
+        strategy.train(experience)
+        assert strategy.optimizer.param_groups[0]["lr"] == 0.1
+    expected = [0.1 * warmup_cosine(step, 8, 2) for step in range(8)]
+    assert rates.values == pytest.approx(expected * 2)
+    assert rates.values[:2] == pytest.approx([0.05, 0.1])
+
+
+def test_a_warm_up_that_outlasts_the_task_is_warned_about(random_model, tiny_benchmark):
+    strategy = naive(random_model, [WarmupCosinePlugin(warmup=100)])
+    with pytest.warns(UserWarning, match="warm-up of 100 iterations is not shorter than experience 0 with 4"):
+        strategy.train(tiny_benchmark.train_stream[0])
