@@ -12,8 +12,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {"zscl": {"interval": 10, "weight": 5.0}}
 def settings_for(benchmark: str, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Training settings and recipe options.
 
-    The picturebook's were chosen on its training split (a fifth of it kept aside), never on test scores. Everything
-    else gets the published settings of fine-tuning CLIP, and the recipes' own defaults.
+    The picturebook's learning rates were chosen on a world of another seed (100), which no reported result uses, by
+    the accuracy on each task right after it was trained: of 2.5e-4, 5e-4 and 1e-3 fine-tuning reached 85.8, 84.7 and
+    82.7 percent there, of 2.5e-3, 5e-3 and 1e-2 ``lora`` 80.5, 82.3 and 82.2. For fine-tuning (and with it replay and
+    zscl) we take 5e-4, within the noise of the best, because the damage of a learning rate that one would take in
+    good faith is what the comparison is about: held-out captions lost 15.5, 22.0 and 80.9 points. Everything else gets
+    the published settings of fine-tuning CLIP, and the recipes' own defaults.
 
     :param benchmark: name of a benchmark, ``data`` for a user's own.
     :param recipe: name of a recipe.

@@ -13,8 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
-    # More threads than cores, or than these small matrices deserve, makes everything slower.
-    torch.set_num_threads(2)
+    # More threads than these small matrices deserve make everything slower, on shared cores by far.
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

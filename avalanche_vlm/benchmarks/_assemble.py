@@ -145,10 +145,13 @@ def assemble(
     }
     if kind == "pairs":
         transforms = (PairTransform(train_transform, tokenizer), PairTransform(eval_transform, tokenizer))
+        identities: dict[str, int] = {}
         streams = {
             split: [
                 as_experience_data(
-                    PairDataset(ImageFiles([i.image for i in parts[t, split]]), [i.text for i in parts[t, split]]),
+                    PairDataset(
+                        ImageFiles([i.image for i in parts[t, split]]), [i.text for i in parts[t, split]], identities
+                    ),
                     *transforms,
                 )
                 for t in tasks

@@ -52,15 +52,17 @@ class PairDataset(Dataset):
 
     :param images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes.
     :param captions: N texts.
+    :param identities: caption to number, extended here. The data sets of one benchmark share it: replay mixes their
+        samples in a batch, and different captions with one number would count as each other's positives.
     """
 
-    def __init__(self, images: Sequence, captions: Sequence[str]) -> None:
+    def __init__(self, images: Sequence, captions: Sequence[str], identities: dict[str, int] | None = None) -> None:
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images with {len(captions)} captions")
         self.images = images
         self.captions = list(captions)
-        first: dict[str, int] = {}
-        self.targets = [first.setdefault(c, len(first)) for c in self.captions]
+        identities = {} if identities is None else identities
+        self.targets = [identities.setdefault(c, len(identities)) for c in self.captions]
 
     def __len__(self) -> int:
         return len(self.images)

@@ -18,7 +18,8 @@ from avalanche_vlm.evaluation.zero_shot import encode_pairs, retrieval_scores, z
 
 
 class _Steps(PluginMetric):
-    """Counts trained experiences: row 0 is before any, and evaluations within training belong to no row.
+    """Counts trained experiences: row 0 is before any, and an evaluation within training belongs to the row that the
+    experience will end with.
 
     Avalanche's own counter advances only after its periodic evaluation at the end of an experience, which would file
     that evaluation under the row before.
@@ -28,6 +29,11 @@ class _Steps(PluginMetric):
         super().__init__()
         self.step = 0
         self._training = False
+
+    @property
+    def row(self) -> int:
+        """The row that an evaluation now belongs to."""
+        return self.step + self._training
 
     def before_training_exp(self, strategy: Any) -> None:
         self._training = True
@@ -44,7 +50,8 @@ class PerformanceMatrix(_Steps):
     """Score on every task after every experience, row 0 (the pretrained model) included.
 
     Cells are keyed by (stream, step, experience), so that several evaluation streams do not mix, and a row may be
-    evaluated in parts or again (the last value counts). A class-labelled task scores accuracy, an image-text task the
+    evaluated in parts or again: the last value counts, so a plugin that changes weights when an experience ends (a mean
+    of weights, a merge) wants an evaluation after it. A class-labelled task scores accuracy, an image-text task the
     mean of both directions' hit@1 within the task. All in [0, 1].
 
     Emits ``Score/<stream>/exp<i>`` when an experience was evaluated.
@@ -68,9 +75,7 @@ class PerformanceMatrix(_Steps):
             self._right += int((strategy.mb_output.argmax(1) == y).sum())
             self._total += len(y)
 
-    def after_eval_exp(self, strategy: Any) -> MetricValue | None:
-        if self._training:
-            return None
+    def after_eval_exp(self, strategy: Any) -> MetricValue:
         if self._features:
             images, texts, ids = (torch.cat(parts) for parts in zip(*self._features, strict=True))
             scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
@@ -80,12 +85,12 @@ class PerformanceMatrix(_Steps):
             score = self._right / self._total
         experience = strategy.experience
         stream = experience.origin_stream.name
-        self._cells[stream, self.step, experience.current_experience] = score
-        return MetricValue(self, f"Score/{stream}/exp{experience.current_experience}", score, self.step)
+        self._cells[stream, self.row, experience.current_experience] = score
+        return MetricValue(self, f"Score/{stream}/exp{experience.current_experience}", score, self.row)
 
     def rows(self, stream: str = "test") -> np.ndarray:
         """``[steps + 1, tasks]`` with NaN where nothing was evaluated; row 0 is the pretrained model."""
-        cells = {(j, i): v for (s, j, i), v in self._cells.items() if s == stream}
+        cells = {(j, i): v for (s, j, i), v in self._cells.items() if s == stream and j <= self.step}
         shape = (self.step + 1, 1 + max((i for _, i in cells), default=-1))
         matrix = np.full(shape, np.nan)
         for cell, value in cells.items():
@@ -126,7 +131,7 @@ class HeldOutScores(_Steps):
 
     def after_eval(self, strategy: Any) -> list[MetricValue] | None:
         if self._training or self.step in self._values:
-            return None
+            return None  # within training an evaluation may come after every epoch: too often for held-out sets
         values: dict[str, float] = {}
         for held_out in self.sets:
             if held_out.label_space is None:

@@ -13,6 +13,7 @@ from torch import nn
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.text_head import TextHead
 from avalanche_vlm.models.transforms import Transforms
 
 MASKED = -1e4
@@ -51,7 +52,7 @@ class VLM(MultiTaskModule):
         """What a parameter-efficient method puts in the image's way: called as ``image_path(encode, images)`` it
         returns features, where ``encode`` is the tower itself."""
         self._frozen: set[str] = set()
-        self._head = _TextHead()
+        self._head = TextHead()
         self.register_buffer("_in_task", torch.zeros(0, 0, dtype=torch.bool), persistent=False)
         self.register_buffer("_seen", torch.zeros(0, dtype=torch.bool), persistent=False)
         self.register_buffer("_evaluated", torch.zeros(0, dtype=torch.bool), persistent=False)
@@ -92,6 +93,8 @@ class VLM(MultiTaskModule):
     def train(self, mode: bool = True) -> VLM:
         """Set the mode of everything but the frozen towers, which stay in eval mode."""
         super().train(mode)
+        if mode and "text" not in self._frozen:
+            self._head.invalidate()
         for name, module in self.clip.named_children():
             if ("image" if name == "visual" else "text") in self._frozen:
                 module.eval()
@@ -118,6 +121,8 @@ class VLM(MultiTaskModule):
 
     def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``."""
+        if torch.is_grad_enabled() and "text" not in self._frozen:
+            self._head.invalidate()  # a step that no version counter shows may follow
         features = self.clip.encode_text(tokens, normalize=False).float()
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -141,8 +146,10 @@ class VLM(MultiTaskModule):
 
     def similarity(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, N]`` of unit-length features ``[B, D]`` and ``[N, D]``."""
-        logits = self.scale * image_features @ text_features.T
-        return logits if self.bias is None else logits + self.bias
+        # Logits reach 100 and their differences decide: half precision would round them away.
+        with torch.autocast(image_features.device.type, enabled=False):
+            logits = self.scale * image_features.float() @ text_features.float().T
+            return logits if self.bias is None else logits + self.bias
 
     # Prediction ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +218,7 @@ class VLM(MultiTaskModule):
         nothing = torch.zeros(len(label_space), dtype=torch.bool)
         self._in_task = in_task.to(self.device)
         self._seen, self._evaluated = nothing.to(self.device), nothing.to(self.device)
-        self._head = _TextHead(label_space, self.tokenizer)
+        self._head = TextHead(label_space, self.tokenizer)
         return self
 
     @torch.no_grad()
@@ -220,7 +227,7 @@ class VLM(MultiTaskModule):
         mode = self.training
         try:
             self.eval()
-            return _TextHead(label_space, self.tokenizer).encode(self, None)
+            return TextHead(label_space, self.tokenizer).encode(self, None)
         finally:
             self.train(mode)
 
@@ -253,45 +260,3 @@ class VLM(MultiTaskModule):
                 f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
                 "give the benchmark this model's transforms"
             )
-
-
-class _TextHead:
-    """Class prompts encoded once per state of the text tower.
-
-    The features are kept for as long as no weight of the tower changes. A change is seen by the version counter that
-    torch raises on every in-place operation and by the storage's address; both are read, nothing is computed.
-    """
-
-    def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
-        prompts = label_space.prompts() if label_space else []
-        self._tokens = tokenizer([p for group in prompts for p in group]) if prompts else torch.zeros(0, 0)
-        self._counts = torch.tensor([len(group) for group in prompts], dtype=torch.long)
-        self._cached: torch.Tensor | None = None
-        self._state: tuple = ()
-
-    def features(self, model: VLM, classes: torch.Tensor) -> torch.Tensor:
-        """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains."""
-        parameters = [p for _, p in model.tower_parameters("text")]
-        if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-            return self.encode(model, classes)
-        state = (str(model.device), *((p.data_ptr(), p._version) for p in parameters))
-        if self._cached is None or state != self._state:
-            with torch.no_grad():
-                self._cached = self.encode(model, None)
-            self._state = state
-        return self._cached if len(classes) == len(self._counts) else self._cached[classes]
-
-    def encode(self, model: VLM, classes: torch.Tensor | None) -> torch.Tensor:
-        """Encode the prompts of these classes (all by default) and average each class's ensemble."""
-        counts, tokens = self._counts, self._tokens
-        if classes is not None and len(classes) < len(counts):
-            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            kept = torch.zeros(len(counts), dtype=torch.bool)
-            kept[classes.cpu()] = True
-            tokens, counts = tokens[kept[owner]], counts[classes.cpu()]
-        features = model.encode_text(tokens.to(model.device))
-        if bool((counts == 1).all()):
-            return features
-        owner = torch.repeat_interleave(torch.arange(len(counts)), counts).to(features.device)
-        summed = features.new_zeros(len(counts), features.shape[1]).index_add_(0, owner, features)
-        return F.normalize(summed, dim=-1)

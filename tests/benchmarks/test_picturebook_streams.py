@@ -77,6 +77,17 @@ def test_pairs_carry_tokens_and_test_captions_are_distinct():
     assert len(set(y.tolist())) == 12
 
 
+def test_a_caption_has_one_identity_in_the_whole_benchmark():
+    benchmark = picturebook.pairs(domains=("night", "mosaic"), **SMALL)
+    identity: dict[tuple, int] = {}
+    for stream in (benchmark.train_stream, benchmark.test_stream):
+        for experience in stream:
+            for x, y, _ in DataLoader(experience.dataset, batch_size=64):
+                for tokens, caption in zip(x.tokens.tolist(), y.tolist(), strict=True):
+                    assert identity.setdefault(tuple(tokens), caption) == caption
+    assert len(set(identity.values())) == len(identity)
+
+
 def test_the_real_digits_are_real_and_split_without_overlap():
     task = RealDigits()
     train, _ = task.draw(1397, 0, "train")

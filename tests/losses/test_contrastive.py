@@ -69,6 +69,29 @@ def test_matches_need_not_be_symmetric():
     assert matched_contrastive(logits, matches).item() == pytest.approx(by_hand(logits, matches), abs=1e-10)
 
 
+def test_given_matches_have_their_reduction_and_gradient():
+    matches = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]], dtype=torch.bool)
+    logits = logits_of(3).requires_grad_()
+    each = matched_contrastive(logits, matches, reduction="none")
+    assert each.shape == (3,) and each.mean().item() == pytest.approx(by_hand(logits, matches), abs=1e-10)
+    assert torch.autograd.gradcheck(lambda x: matched_contrastive(x, matches), (logits,))
+    # Matches of text and image change places with the logits, and only with them.
+    assert matched_contrastive(logits.T, matches.T).item() == pytest.approx(each.mean().item(), abs=1e-12)
+    assert abs(matched_contrastive(logits, matches.T).item() - each.mean().item()) > 1e-3
+
+
+@given(ids, st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_every_pair_keeps_its_own_loss_in_another_order(y, seed):
+    y = torch.tensor(y)
+    logits = logits_of(len(y), seed=seed)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    for loss in (multi_positive_contrastive, sigmoid_contrastive):
+        each = loss(logits, y, reduction="none")
+        shuffled = loss(logits[order][:, order], y[order], reduction="none")
+        torch.testing.assert_close(shuffled, each[order], atol=1e-10, rtol=0)
+
+
 def test_sigmoid_equals_the_loop():
     logits, y = logits_of(5), torch.tensor([0, 1, 1, 2, 0])
     total = 0.0

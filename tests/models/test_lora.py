@@ -109,6 +109,35 @@ def test_both_towers_are_unchanged_until_a_module_works(towers):
     assert len(layers) == 4 * 7
 
 
+@torch.no_grad()
+def test_working_towers_equal_towers_with_the_change_in_their_weights(towers):
+    clip, images, tokens = towers
+    by_hand = copy.deepcopy(clip).double()
+    rank, alpha = 2, 3.0
+    for tower, twin in ((clip.visual, by_hand.visual), (clip.transformer, by_hand.transformer)):
+        for layer in inject_lora(tower, rank=rank, alpha=alpha):
+            layer.add("t")
+            layer.active = "t"
+        for name, layer in tower.named_modules():
+            if not isinstance(layer, LoRALayer):
+                continue
+            for low_rank in layer.lora["t"].values():
+                torch.nn.init.normal_(low_rank.B, std=0.1)
+            target = twin.get_submodule(name)
+            change = {p: alpha / rank * m.B.double() @ m.A.double() for p, m in layer.lora["t"].items()}
+            if isinstance(layer, LoRAAttention):
+                target.in_proj_weight += torch.cat([change["q"], change["k"], change["v"]])
+            else:
+                target.weight += change["weight"]
+    expected = by_hand.visual(images.double()), by_hand.encode_text(tokens)
+    got = clip.visual(images), clip.encode_text(tokens)
+    plain_texts = copy.deepcopy(clip)
+    activate(plain_texts, None)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=2e-5 * b.abs().max().item(), rtol=1e-4)
+    assert (plain_texts.encode_text(tokens) - got[1]).abs().max() > 1e-3  # the change was worth checking
+
+
 def test_only_the_active_module_gets_gradients_and_copies_are_independent(towers):
     clip, images, _ = towers
     clip.requires_grad_(False)

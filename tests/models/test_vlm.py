@@ -21,7 +21,7 @@ SPACE = LabelSpace(("star", "heart", "red", "blue", "green"), ((0, 1), (2, 3, 4)
 class Experience:
     """What the model reads of an Avalanche experience."""
 
-    def __init__(self, classes, tasks=(0,), label_space=None, index=0):
+    def __init__(self, classes, tasks=(0,), label_space=SPACE, index=0):
         self.classes_in_this_experience = set(classes)
         self.task_labels = list(tasks)
         self.label_space = label_space
@@ -222,3 +222,69 @@ def test_what_cannot_be_classified_is_said(random_model, images):
     random_model.set_label_space(SPACE)
     with pytest.raises(InputError, match=r"takes images \[batch, 3, 32, 32\], got \[6, 3, 16, 16\]"):
         random_model(images[..., :16, :16])
+
+
+def fresh(model, images) -> torch.Tensor:
+    """The logits of a head that cannot have a cache."""
+    model.set_label_space(SPACE)
+    return model(images)
+
+
+@torch.no_grad()
+def test_an_unfrozen_text_tower_is_encoded_once_over_many_evaluations(model, images, monkeypatch):
+    calls = counted(model, monkeypatch)
+    for _ in range(3):
+        model(images)
+        model(images, torch.tensor([0, 1, 0, 1, 0, 1]))
+    assert calls == [5]
+
+
+@torch.no_grad()
+def test_a_change_of_the_text_tower_alone_invalidates_the_head(model, images):
+    before = model(images)
+    weights = {name: w.clone() for name, w in model.state_dict().items()}
+    weights["clip.token_embedding.weight"].normal_()
+    model.load_state_dict(weights)
+    after = model(images)
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, fresh(model, images))
+
+
+@pytest.mark.parametrize("optimizer", STEPS)
+def test_training_on_pairs_invalidates_the_head_which_it_never_passes(model, images, optimizer):
+    with torch.no_grad():
+        before = model(images)
+    step = STEPS[optimizer]([p for _, p in model.tower_parameters("text")])
+    pairs = ImageText(images, model.tokenize([f"a {name}" for name in (*SPACE.class_names, "ring")]))
+    F.cross_entropy(model.train()(pairs), torch.arange(6)).backward()
+    step.step()
+    model.eval()
+    with torch.no_grad():
+        after = model(images)
+        assert torch.equal(after, fresh(model, images))
+    assert not torch.allclose(before, after)
+
+
+@torch.no_grad()
+def test_pairs_answer_for_every_known_task_as_well(model, images):
+    for label in (0, 1):
+        model.train().adaptation(Experience(SPACE.tasks[label], [label]))
+    pairs = ImageText(images, model.tokenize(["a star", "a heart", "a star", "red", "blue", "green"]))
+    outputs = model.eval()(pairs, None)
+    assert set(outputs) == {0, 1}
+    for logits in outputs.values():
+        torch.testing.assert_close(logits, model(pairs))
+
+
+@torch.no_grad()
+def test_the_evaluated_classes_do_not_compete_in_training(model, images):
+    model.set_label_space(SPACE.with_visible("seen"))
+    model.train().adaptation(Experience([0, 1]))
+    model.eval().adaptation(Experience([2, 3]))
+    assert visible(model.train()(images))[0] == [0, 1]
+
+
+@torch.no_grad()
+def test_the_scale_is_at_most_100(model):
+    model.clip.logit_scale.fill_(9.0)
+    assert model.scale == 100

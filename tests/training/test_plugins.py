@@ -70,6 +70,15 @@ def test_replay_appends_exemplars_with_their_task_labels(random_model, tiny_benc
     assert replay.stored().ram <= 10 * 3100
 
 
+def test_replay_appends_no_more_than_its_batch(random_model, tiny_benchmark):
+    replay = ExemplarReplayPlugin(random_model, ExemplarMemory(1 << 20), batch_size=5)
+    sizes = Recorder("after_forward", lambda s: (len(s.mb_x), s.mb_task_id.tolist()))
+    strategy = naive(random_model, [replay, sizes])
+    strategy.train(tiny_benchmark.train_stream)
+    assert len(replay.memory) == 128
+    assert sizes.values == [(16, [0] * 16)] * 4 + [(21, [1] * 16 + [0] * 5)] * 4
+
+
 def test_replayed_pictures_are_the_streams_own(random_model, tiny_benchmark):
     memory = ExemplarMemory(1 << 20)
     strategy = naive(random_model, [ExemplarReplayPlugin(random_model, memory)])

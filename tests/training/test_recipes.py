@@ -30,7 +30,7 @@ def trained(tiny_benchmark, tiny_pairs):
         if (name, kind) not in cache:
             torch.manual_seed(0)
             benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
-            model = create_vlm("tiny")
+            model = create_vlm("tiny", "random")
             reference = benchmark.reference if recipes.get(name).needs_reference else None
             plugins = recipes.build(name, model=model, reference=reference)
             matrix = PerformanceMatrix()
@@ -58,12 +58,13 @@ def trained(tiny_benchmark, tiny_pairs):
 
 
 def pictures(benchmark) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of every task and held-out ones, with task labels."""
+    """Pictures that a task was trained on, others of every task, and held-out ones, with task labels."""
     images, tasks = [], []
-    for experience in benchmark.test_stream:
-        x, _, t = next(iter(DataLoader(experience.dataset.eval(), batch_size=8)))
-        images.append(x.image if isinstance(x, ImageText) else x)
-        tasks.append(t)
+    for stream in (benchmark.train_stream, benchmark.test_stream):
+        for experience in stream:
+            x, _, t = next(iter(DataLoader(experience.dataset.eval(), batch_size=4)))
+            images.append(x.image if isinstance(x, ImageText) else x)
+            tasks.append(t)
     images.append(torch.stack([benchmark.held_out[0].dataset[i][0].image for i in range(8)]))
     tasks.append(torch.zeros(8, dtype=torch.long))
     return torch.cat(images), torch.cat(tasks)
@@ -98,6 +99,17 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(trained, name
         alone = model(images[rows], tasks[rows]).softmax(1)
         torch.testing.assert_close(alone, together[rows], atol=1e-5, rtol=0)
         assert torch.equal(alone.argmax(1), together[rows].argmax(1))
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@torch.no_grad()
+def test_the_pictures_above_take_the_way_through_both_modules(trained, kind):
+    model, benchmark, _ = trained("lora", kind)
+    path = model.image_path
+    with path.pool.using(None):
+        route = path.router.score(model.encode_image_plain(pictures(benchmark)[0]))
+    # Otherwise the test above would compare the pretrained model with itself.
+    assert set(route.task[~route.is_out_of_distribution].tolist()) == {0, 1}
 
 
 def test_settings_are_listed_and_wrong_ones_named(random_model, tiny_benchmark):

@@ -143,12 +143,13 @@ def pairs(
     """
     model = _defaults(train_transform, eval_transform, tokenizer)
     train, test = [], []
+    identities: dict[str, int] = {}
     for domain in domains:
         for split, n, part in (("train", n_train, train), ("test", n_test, test)):
             rng = generator(seed, "pairs", domain, split)
             drawn = scenes.distinct_scenes(rng, n, held_out=split == "test")
             pictures = to_uint8(STYLES[domain](render(drawn, rng), rng))
-            data = PairDataset(torch.from_numpy(pictures), captions.caption(drawn))
+            data = PairDataset(torch.from_numpy(pictures), captions.caption(drawn), identities)
             part.append(as_experience_data(data, PairTransform(model[0], model[2]), PairTransform(model[1], model[2])))
     return VLMBenchmark(
         "picturebook-pairs",

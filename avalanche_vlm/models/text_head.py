@@ -1,0 +1,63 @@
+"""The zero-shot head: class prompts, encoded once for as long as the text tower does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from avalanche_vlm.benchmarks.label_space import LabelSpace
+
+if TYPE_CHECKING:
+    from avalanche_vlm.models.vlm import VLM
+
+
+class TextHead:
+    """Class prompts encoded once per state of the text tower.
+
+    The features are kept for as long as no weight of the tower changes. A change is seen by the version counter that
+    torch raises on in-place operations and by the storage's address; both are read, nothing is computed. Fused
+    optimizers raise no counter, so whatever trains the tower forgets the features as well: entering training mode, and
+    every pass with gradients.
+    """
+
+    def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
+        prompts = label_space.prompts() if label_space else []
+        self._tokens = tokenizer([p for group in prompts for p in group]) if prompts else torch.zeros(0, 0)
+        self._counts = torch.tensor([len(group) for group in prompts], dtype=torch.long)
+        self._cached: torch.Tensor | None = None
+        self._state: tuple = ()
+
+    def invalidate(self) -> None:
+        """Forget the features."""
+        self._cached = None
+
+    def features(self, model: VLM, classes: torch.Tensor) -> torch.Tensor:
+        """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains."""
+        parameters = [p for _, p in model.tower_parameters("text")]
+        if any(p.requires_grad for p in parameters) and (torch.is_grad_enabled() or model.training):
+            self.invalidate()
+            return self.encode(model, classes)
+        state = (str(model.device), *((p.data_ptr(), p._version) for p in parameters))
+        if self._cached is None or state != self._state:
+            with torch.no_grad():
+                self._cached = self.encode(model, None)
+            self._state = state
+        return self._cached if len(classes) == len(self._counts) else self._cached[classes]
+
+    def encode(self, model: VLM, classes: torch.Tensor | None) -> torch.Tensor:
+        """Encode the prompts of these classes (all by default) and average each class's ensemble."""
+        counts, tokens = self._counts, self._tokens
+        if classes is not None and len(classes) < len(counts):
+            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            kept = torch.zeros(len(counts), dtype=torch.bool)
+            kept[classes.cpu()] = True
+            tokens, counts = tokens[kept[owner]], counts[classes.cpu()]
+        features = model.encode_text(tokens.to(model.device))
+        if bool((counts == 1).all()):
+            return features
+        owner = torch.repeat_interleave(torch.arange(len(counts)), counts).to(features.device)
+        summed = features.new_zeros(len(counts), features.shape[1]).index_add_(0, owner, features)
+        return F.normalize(summed, dim=-1)
