@@ -23,6 +23,16 @@ def test_plug_into_avalanche():
         assert len(outcome["held_out"]) == 3
 
 
+def test_the_readmes_script_runs():
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    script = readme.split("```python")[1].split("```")[0]
+    small = "mtil_like(seed=0, n_train=32, n_test=16, n_held_out=8, n_reference=64, order=['sketches', 'night'])"
+    assert "mtil_like(seed=0)" in script
+    names: dict = {}
+    exec(script.replace("mtil_like(seed=0)", small).replace("train_epochs=5", "train_epochs=1"), names)
+    assert names["strategy"].clock.train_exp_counter == 2
+
+
 def notebooks() -> list[Path]:
     return sorted(EXAMPLES.glob("*.ipynb"))
 

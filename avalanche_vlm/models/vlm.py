@@ -114,7 +114,7 @@ class VLM(MultiTaskModule):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_image_plain(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Image features from the tower as it stands, whatever :attr:`image_path` holds."""
+        """Image features from the tower as it stands, its active module included, past :attr:`image_path`."""
         self._check_images(images)
         features = self.clip.encode_image(images, normalize=False).float()
         return F.normalize(features, dim=-1) if normalize else features

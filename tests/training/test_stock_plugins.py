@@ -166,7 +166,7 @@ def train(name: str, kind: str, streams) -> tuple:
             model=model,
             optimizer=optimizer,
             criterion=criterion_for(benchmark.kind, model),
-            train_mb_size=16,
+            train_mb_size=8,
             eval_mb_size=16,
             plugins=[losses] if made is None else [made, losses],
             evaluator=evaluator,
