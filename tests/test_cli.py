@@ -250,3 +250,5 @@ def test_a_users_own_captions_with_bad_rows(tmp_path, capsys):
     assert "brings none" in capsys.readouterr().err
     more = ["--on-error", "skip", "--reference", str(table), "--out", str(tmp_path / "d")]
     assert cli.main([*arguments, *more]) == 0
+    skipped = read(tmp_path / "d/result.json")["data"]["skipped"]
+    assert len(skipped) == 4 and sum(sentence.startswith("reference: ") for sentence in skipped) == 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,11 +64,17 @@ class Problems:
 
 def readable(items: Sequence[Item], problems: Problems) -> list[Item]:
     """The items whose images decode; the others are problems."""
-    bad = dict(check_images([item.image for item in items]))
-    for index, sentence in bad.items():
-        prefix = f"{items[index].where}: " if items[index].where else ""
-        problems.add(prefix + sentence)
-    return [item for index, item in enumerate(items) if index not in bad]
+    # One at a time, so that "raise" stops at the first; once per file, however many captions it has.
+    verdicts: dict[Path, list[tuple[int, str]]] = {}
+    good = []
+    for item in items:
+        if item.image not in verdicts:
+            verdicts[item.image] = check_images([item.image])
+        if not verdicts[item.image]:
+            good.append(item)
+        for _, sentence in verdicts[item.image]:
+            problems.add(f"{item.where}: {sentence}" if item.where else sentence)
+    return good
 
 
 def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
@@ -87,23 +94,29 @@ def split_items(
 ) -> list[Item]:
     """Give every item without a split one: stratified by task, and by class if asked.
 
-    :param problems: a class (or task) with a single item cannot be split.
+    Images are split and not rows: one with several captions is on one side. A group's split depends on its members
+    and the seed only, so that the same seed tests the same images in every task order.
+
+    :param problems: a class (or task) with a single image cannot be split.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction lies between 0 and 1, not {test_fraction}")
-    rng = np.random.default_rng(seed)
+    if seed < 0:
+        raise InputError(f"seed is a whole number from 0, not {seed}")
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in items:
         if not item.split:
             groups.setdefault((item.task, item.text if by_class else ""), []).append(item)
     done = [item for item in items if item.split]
     for (task, text), members in groups.items():
-        if len(members) < 2:
+        images = list(dict.fromkeys(m.image for m in members))
+        if len(images) < 2:
             what = f"class {text!r} of task {task!r}" if by_class else f"task {task!r}"
-            problems.add(f"{what} has one usable sample ({members[0].image}), which cannot be split in train and test")
+            problems.add(f"{what} has one usable image ({images[0]}), which cannot be split in train and test")
             continue
-        for split, indices in zip(("train", "test"), split_indices(len(members), test_fraction, rng), strict=True):
-            done += [Item(m.image, m.text, m.task, split, m.where) for m in (members[i] for i in indices)]
+        rng = np.random.default_rng([seed, zlib.crc32(f"{task}\0{text}".encode(errors="surrogatepass"))])
+        test = {images[i] for i in split_indices(len(images), test_fraction, rng)[1]}
+        done += [replace(m, split="test" if m.image in test else "train") for m in members]
     return done
 
 
@@ -112,6 +125,8 @@ def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
     for name in order or ():
         if name not in found:
             raise InputError(f"there is no task called {name!r}; there are {', '.join(found)}")
+        if list(order).count(name) > 1:
+            raise InputError(f"order names task {name!r} more than once")
     return list(order or found)
 
 

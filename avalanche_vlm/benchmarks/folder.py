@@ -102,10 +102,11 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _images(path: Path) -> list[Path]:
-    wanted = (p for p in path.iterdir() if p.is_file() and p.suffix.lower() in EXTENSIONS)
+    wanted = (p for p in path.iterdir() if not p.is_dir() and p.suffix.lower() in EXTENSIONS)
     return sorted((p for p in wanted if not p.name.startswith(".")), key=_natural)
 
 
 def _natural(path: Path) -> list:
-    """Sorts ``task2`` before ``task10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", path.name)]
+    """Sorts ``task2`` before ``task10``; the name itself breaks ties, so that no order depends on the disk."""
+    parts = re.split(r"(\d+)", path.name)
+    return [*((int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts), (-2, path.name)]

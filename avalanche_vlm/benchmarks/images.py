@@ -26,7 +26,9 @@ class ImageFiles(Sequence):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
+        if isinstance(index, slice):
+            return ImageFiles(self.paths[index])
         return read_image(self.paths[index])
 
 
@@ -41,15 +43,17 @@ def read_image(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(_upright(image))
     except FileNotFoundError as error:
         raise InputError(f"there is no image file at {path}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image in a format that Pillow reads") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} has more pixels than can be decoded safely") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be decoded: {error}") from error
+    except Exception as error:
+        # Pillow's decoders let struct.error, TypeError, zlib.error and others out of damaged files.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} cannot be decoded: {reason}") from error
 
 
 def check_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:
@@ -68,6 +72,13 @@ def check_images(paths: Sequence[Path], progress: Callable[[int, int], None] | N
         if progress is not None:
             progress(index + 1, len(paths))
     return problems
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged metadata say nothing about the pixels, which did decode
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -112,11 +112,13 @@ class ReferencePairs:
     :param images: transformed images ``[N, 3, H, W]``, or uint8 ones with ``transform`` to apply when they are read.
     :param captions: N texts.
     :param transform: maps one raw image to the model's input.
+    :param skipped: one sentence per pair that was left out at loading.
     """
 
     images: Sequence
     captions: tuple[str, ...]
     transform: Transform
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -63,17 +63,19 @@ def table_stream(
     problems = Problems(on_error)
     rows = list(_read(path, problems))
     columns = {column for _, fields in rows for column in fields}
+    if kind not in (None, "classes", "pairs"):
+        raise InputError(f"kind is classes or pairs, not {kind!r}")
     kind = kind or ("classes" if "label" in columns else "pairs")
     text_column = "label" if kind == "classes" else "caption"
     items = _items(path, rows, text_column, image_root, problems)
     if kind == "pairs" and tokenizer is None:
         raise InputError(f"{path} is a table of captions: give the model's tokenizer")
-    items = readable(items, problems)
-    tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
-    items = [item for item in items if item.task in tasks]
-    items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
     if not items:
         raise InputError(f"{path} has no usable rows")
+    tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
+    items = readable([item for item in items if item.task in tasks], problems)
+    given = {bool(item.split) for item in items}
+    items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
     return assemble(
         name or path.stem,
         kind,
@@ -88,8 +90,8 @@ def table_stream(
         protocol={
             "path": str(path),
             "seed": seed,
-            "split": "column" if "split" in columns else "random",
-            "test_fraction": None if "split" in columns else test_fraction,
+            "split": "column" if given == {True} else "random" if given == {False} else "column and random",
+            "test_fraction": None if given == {True} else test_fraction,
         },
     )
 
@@ -111,7 +113,7 @@ def reference_table(
     :param path: ``.csv``, ``.tsv`` or ``.jsonl``.
     :param transform: PIL image to tensor, the model's for evaluation.
     :param image_root: what relative image paths are relative to; the table's folder by default.
-    :param on_error: ``"raise"`` or ``"skip"``.
+    :param on_error: ``"raise"``, or ``"skip"``, which says what it left out in ``skipped`` of the pairs.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     path = Path(path)
@@ -119,7 +121,8 @@ def reference_table(
     items = readable(_items(path, list(_read(path, problems)), "caption", image_root, problems), problems)
     if not items:
         raise InputError(f"{path} has no usable rows")
-    return ReferencePairs(ImageFiles([i.image for i in items]), tuple(i.text for i in items), transform)
+    captions = tuple(i.text for i in items)
+    return ReferencePairs(ImageFiles([i.image for i in items]), captions, transform, tuple(problems.skipped))
 
 
 def _items(
@@ -132,6 +135,8 @@ def _items(
         if column not in columns:
             raise InputError(f"{path} has no column {column!r}; it has {', '.join(sorted(map(str, columns)))}")
     folder = Path(image_root) if image_root is not None else path.parent
+    if not folder.is_dir():
+        raise InputError(f"image_root: there is no folder at {folder}")
     items = []
     for line, fields in rows:
         where = f"{path}, row {line}"
@@ -140,12 +145,21 @@ def _items(
             problems.add(f"{where}: the image is missing")
         elif not values.get(text_column):
             problems.add(f"{where}: the {text_column} is empty")
+        elif not isinstance(fields[text_column], (str, int)) or not _encodable(values[text_column]):
+            problems.add(f"{where}: the {text_column} is not text")
+        elif "task" in columns and not values.get("task"):
+            problems.add(f"{where}: the task is empty")
         elif values.get("split", "") not in ("", "train", "test"):
             problems.add(f"{where}: split is train or test, not {values['split']!r}")
         else:
-            task = values.get("task") or "all"
+            task = values.get("task", "all")
             items.append(Item(folder / values["image"], values[text_column], task, values.get("split", ""), where))
     return items
+
+
+def _encodable(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read(path: Path, problems: Problems) -> Iterator[Row]:
@@ -165,7 +179,7 @@ def _read(path: Path, problems: Problems) -> Iterator[Row]:
 
 
 def _read_csv(path: Path, text: str, problems: Problems) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
     header: list[str] | None = None
     line = 1
     while True:
@@ -174,12 +188,20 @@ def _read_csv(path: Path, text: str, problems: Problems) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise InputError(f"{path}, row {line}: {error}") from error
+            # A quote that never closes swallows the rest of the file, which must not pass for one bad row.
+            if header is None or "unexpected end" in str(error):
+                raise InputError(f"{path}, row {line}: a quoted field is not closed properly ({error})") from error
+            problems.add(f"{path}, row {line}: {error}")
+            line = reader.line_num + 1
+            continue
         start, line = line, reader.line_num + 1
         if not fields:
             continue
         if header is None:
             header = [field.strip().lower() for field in fields]
+            for column in header:
+                if header.count(column) > 1:
+                    raise InputError(f"{path} has more than one column called {column!r}")
         elif len(fields) != len(header):
             problems.add(f"{path}, row {start}: {len(fields)} fields where the header has {len(header)}")
         else:
@@ -193,8 +215,9 @@ def _read_jsonl(path: Path, text: str, problems: Problems) -> Iterator[Row]:
             continue
         try:
             fields = json.loads(content)
-        except json.JSONDecodeError as error:
-            problems.add(f"{path}, row {line}: not JSON ({error.msg})")
+        except (ValueError, RecursionError) as error:
+            # Besides malformed text: integers of thousands of digits and bottomless nesting.
+            problems.add(f"{path}, row {line}: not JSON ({getattr(error, 'msg', error)})")
             continue
         if isinstance(fields, dict):
             yield line, fields

@@ -103,6 +103,7 @@ def _own_data(options: Namespace, model: VLM, common: dict[str, Any]) -> VLMBenc
         benchmark.reference = reference_table(
             Path(options.reference), transform=model.transforms.eval, on_error=options.on_error
         )
+        benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]
     return benchmark
 
 

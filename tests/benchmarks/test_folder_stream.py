@@ -78,7 +78,7 @@ def test_a_corrupt_picture_is_named_or_skipped_and_counted(folder):
 
 def test_a_class_with_one_picture(folder):
     save(folder / "task2" / "newt" / "only.png")
-    with pytest.raises(InputError, match="class 'newt' of task 'task2' has one usable sample"):
+    with pytest.raises(InputError, match="class 'newt' of task 'task2' has one usable image"):
         image_folder_stream(folder, **TRANSFORMS)
     benchmark = image_folder_stream(folder, on_error="skip", **TRANSFORMS)
     assert "newt" not in benchmark.label_space.class_names and len(benchmark.data.skipped) == 1
@@ -102,3 +102,26 @@ def test_folders_that_are_no_stream(folder, tmp_path):
     save(folder / "task10" / "stray.png")
     with pytest.raises(InputError, match=r"stray\.png lies directly in a task folder"):
         image_folder_stream(folder, order=["task10"], **TRANSFORMS)
+
+
+def test_the_order_of_tasks_does_not_move_pictures_between_train_and_test(folder):
+    natural = all_paths(image_folder_stream(folder, **TRANSFORMS))
+    turned = all_paths(image_folder_stream(folder, order=["task10", "task2"], **TRANSFORMS))
+    assert turned != natural and sorted(turned["test"]) == sorted(natural["test"])
+    alone = all_paths(image_folder_stream(folder, order=["task10"], **TRANSFORMS))
+    assert set(alone["test"]) < set(natural["test"])
+
+
+def test_options_that_make_no_sense(folder):
+    with pytest.raises(InputError, match="order names task 'task2' more than once"):
+        image_folder_stream(folder, order=["task2", "task2"], **TRANSFORMS)
+    with pytest.raises(InputError, match="seed is a whole number from 0, not -1"):
+        image_folder_stream(folder, seed=-1, **TRANSFORMS)
+
+
+def test_a_broken_link_is_named_and_odd_digits_sort(folder):
+    save(folder / "task2" / "dog" / "²1.png")  # a digit that is no decimal
+    link = folder / "task2" / "dog" / "gone.png"
+    link.symlink_to(folder / "elsewhere.png")
+    with pytest.raises(InputError, match=r"there is no image file at .*gone\.png"):
+        image_folder_stream(folder, **TRANSFORMS)

@@ -71,3 +71,29 @@ def test_image_files_hold_paths_only(tmp_path):
     files = ImageFiles([save(tmp_path / f"{i}.png", picture(i)) for i in range(3)])
     assert len(files) == 3 and files[2].tobytes() == picture(2).tobytes()
     assert list(vars(files)) == ["paths"]
+
+
+def test_damaged_files_are_decoded_or_named_and_nothing_else(tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("a.jpg", "a.png", "a.gif", "a.tif", "a.webp", "a.bmp"):
+        path = save(tmp_path / name, picture(1, 31, 24))
+        intact = path.read_bytes()
+        for _ in range(25):
+            content = bytearray(intact)
+            for position in draw.integers(0, min(len(content), 200), 3):
+                content[position] = draw.integers(256)
+            path.write_bytes(content)
+            try:
+                assert read_image(path).mode == "RGB"
+            except InputError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_damaged_orientation_does_not_cost_the_picture(tmp_path):
+    path = save(tmp_path / "a.jpg", picture(1), exif=b"Exif\0\0nonsense")
+    assert read_image(path).size == (40, 30)
+
+
+def test_image_files_can_be_sliced(tmp_path):
+    files = ImageFiles([save(tmp_path / f"{i}.png", picture(i)) for i in range(3)])
+    assert [p.name for p in files[1:].paths] == ["1.png", "2.png"]

@@ -148,6 +148,69 @@ def test_a_byte_order_mark_is_tolerated(folder):
     assert len(table_stream(path, **TRANSFORMS).task_names) == 2
 
 
+def test_all_captions_of_a_picture_are_on_one_side(folder):
+    rows = [{"image": f"img/{i % 5}.png", "caption": f"text {i}"} for i in range(20)]
+    benchmark = pairs_stream(table(folder, rows), **PAIRS)
+    train, test = (raw(s[0].dataset).images.paths for s in (benchmark.train_stream, benchmark.test_stream))
+    assert len(train) + len(test) == 20 and not set(train) & set(test)
+
+
+def test_a_quote_that_never_closes_does_not_swallow_rows(folder):
+    path = table(folder, labelled())
+    lines = path.read_text().splitlines()
+    lines[3] = 'img/2.png,"cat,t0'
+    path.write_text("\n".join(lines))
+    for on_error in ("raise", "skip"):
+        with pytest.raises(InputError, match="row 4: a quoted field is not closed properly"):
+            table_stream(path, on_error=on_error, **TRANSFORMS)
+    lines[3] = 'img/2.png,"cat"s,t0'
+    path.write_text("\n".join(lines))
+    skipped = table_stream(path, on_error="skip", **TRANSFORMS).data.skipped
+    assert len(skipped) == 1 and "row 4" in skipped[0]
+
+
+def test_a_quoted_newline_keeps_line_numbers_right(folder):
+    rows = [{"image": f"img/{i}.png", "caption": f"two\nlines {i}"} for i in range(6)]
+    rows[2]["image"] = "img/none.png"
+    with pytest.raises(InputError, match="row 6: there is no image file"):
+        pairs_stream(table(folder, rows), **PAIRS)
+
+
+def test_fields_of_the_wrong_kind(folder):
+    path = folder / "data.jsonl"
+    rows = [{"image": f"img/{i}.png", "caption": f"text {i}", "task": "t"} for i in range(6)]
+    for field, value, sentence in [
+        ("caption", ["a", "b"], "row 1: the caption is not text"),
+        ("caption", "\ud800", "row 1: the caption is not text"),
+        ("task", "", "row 1: the task is empty"),
+    ]:
+        path.write_text("\n".join(json.dumps(row) for row in [{**rows[0], field: value}, *rows[1:]]))
+        with pytest.raises(InputError, match=sentence):
+            pairs_stream(path, **PAIRS)
+    path.write_text('{"image": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match="row 1: not JSON"):
+        pairs_stream(path, **PAIRS)
+
+
+def test_options_that_make_no_sense(folder):
+    path = table(folder, labelled())
+    with pytest.raises(InputError, match="kind is classes or pairs, not 'class'"):
+        table_stream(path, kind="class", **TRANSFORMS)
+    with pytest.raises(InputError, match="image_root: there is no folder at"):
+        table_stream(path, image_root=folder / "nowhere", **TRANSFORMS)
+    path.write_text("image,label,label\nimg/0.png,a,b\n")
+    with pytest.raises(InputError, match="more than one column called 'label'"):
+        table_stream(path, **TRANSFORMS)
+
+
+def test_what_reference_pairs_leave_out_is_said(folder):
+    rows = [{"image": f"img/{i}.png", "caption": f"number {i}"} for i in range(3)] + [
+        {"image": "x.png", "caption": "x"}
+    ]
+    reference = reference_table(table(folder, rows), transform=transform, on_error="skip")
+    assert len(reference) == 3 and len(reference.skipped) == 1 and "row 5" in reference.skipped[0]
+
+
 captions = st.lists(
     st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\0"), min_size=1), max_size=5
 )
