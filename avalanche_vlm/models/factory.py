@@ -94,6 +94,8 @@ def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, 
 
     by_schema = name.startswith(("hf-hub:", "local-dir:"))
     tag = None if pretrained in (None, "random") else str(pretrained)
+    if by_schema and tag is not None:
+        raise InputError(f"{name} brings its own weights, so pretrained is None or 'random', not {tag!r}")
     if not by_schema:
         _check_name(open_clip, name, tag)
     elif name.startswith("local-dir:"):
@@ -108,6 +110,8 @@ def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, 
                 load_weights=pretrained != "random",
                 precision=precision,
                 cache_dir=cache_dir,
+                # A folder or hub model without weights would otherwise come with random ones, and a log message.
+                require_pretrained=by_schema and pretrained != "random",
             )
             tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except InputError:

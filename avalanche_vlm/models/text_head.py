@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 
@@ -14,13 +15,26 @@ if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
 
 
+class _OptimizerSteps:
+    """Counts the steps of all optimizers of this process."""
+
+    taken = 0
+
+    @classmethod
+    def count(cls, *_: Any) -> None:
+        cls.taken += 1
+
+
+register_optimizer_step_post_hook(_OptimizerSteps.count)
+
+
 class TextHead:
     """Class prompts encoded once per state of the text tower.
 
     The features are kept for as long as no weight of the tower changes. A change is seen by the version counter that
     torch raises on in-place operations and by the storage's address; both are read, nothing is computed. Fused
-    optimizers raise no counter, so whatever trains the tower forgets the features as well: entering training mode, and
-    every pass with gradients.
+    optimizers raise no counter, so while the tower trains every optimizer step counts as a change too. What torch
+    cannot see is a write through ``parameter.data``: after one, set the label space again.
     """
 
     def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
@@ -30,17 +44,19 @@ class TextHead:
         self._cached: torch.Tensor | None = None
         self._state: tuple = ()
 
-    def invalidate(self) -> None:
-        """Forget the features."""
-        self._cached = None
+    @property
+    def largest_token(self) -> int:
+        """The largest token id in the prompts, -1 without prompts."""
+        return int(self._tokens.max()) if self._tokens.numel() else -1
 
     def features(self, model: VLM, classes: torch.Tensor) -> torch.Tensor:
         """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains."""
         parameters = [p for _, p in model.tower_parameters("text")]
-        if any(p.requires_grad for p in parameters) and (torch.is_grad_enabled() or model.training):
-            self.invalidate()
+        trains = any(p.requires_grad for p in parameters)
+        if trains and torch.is_grad_enabled():
             return self.encode(model, classes)
-        state = (str(model.device), *((p.data_ptr(), p._version) for p in parameters))
+        steps = _OptimizerSteps.taken if trains else None
+        state = (str(model.device), steps, *((p.data_ptr(), p._version) for p in parameters))
         if self._cached is None or state != self._state:
             with torch.no_grad():
                 self._cached = self.encode(model, None)

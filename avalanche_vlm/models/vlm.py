@@ -93,8 +93,6 @@ class VLM(MultiTaskModule):
     def train(self, mode: bool = True) -> VLM:
         """Set the mode of everything but the frozen towers, which stay in eval mode."""
         super().train(mode)
-        if mode and "text" not in self._frozen:
-            self._head.invalidate()
         for name, module in self.clip.named_children():
             if ("image" if name == "visual" else "text") in self._frozen:
                 module.eval()
@@ -121,8 +119,6 @@ class VLM(MultiTaskModule):
 
     def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``."""
-        if torch.is_grad_enabled() and "text" not in self._frozen:
-            self._head.invalidate()  # a step that no version counter shows may follow
         features = self.clip.encode_text(tokens, normalize=False).float()
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -211,6 +207,7 @@ class VLM(MultiTaskModule):
 
         :raises InputError: if a prompt does not fit the text tower's vocabulary.
         """
+        head = self._text_head(label_space)
         self.label_space = label_space
         in_task = torch.zeros(len(label_space.tasks), len(label_space), dtype=torch.bool)
         for task, classes in enumerate(label_space.tasks):
@@ -218,8 +215,19 @@ class VLM(MultiTaskModule):
         nothing = torch.zeros(len(label_space), dtype=torch.bool)
         self._in_task = in_task.to(self.device)
         self._seen, self._evaluated = nothing.to(self.device), nothing.to(self.device)
-        self._head = TextHead(label_space, self.tokenizer)
+        self._head = head
         return self
+
+    def _text_head(self, label_space: LabelSpace) -> TextHead:
+        head = TextHead(label_space, self.tokenizer)
+        tower = getattr(self.clip, "text", self.clip)
+        known = getattr(getattr(tower, "token_embedding", None), "num_embeddings", None)
+        if known is not None and head.largest_token >= known:
+            raise InputError(
+                f"the tokenizer gives token {head.largest_token}, but {self.name}'s text tower knows only {known}: "
+                "give the model its own tokenizer"
+            )
+        return head
 
     @torch.no_grad()
     def class_features(self, label_space: LabelSpace) -> torch.Tensor:
@@ -227,7 +235,7 @@ class VLM(MultiTaskModule):
         mode = self.training
         try:
             self.eval()
-            return TextHead(label_space, self.tokenizer).encode(self, None)
+            return self._text_head(label_space).encode(self, None)
         finally:
             self.train(mode)
 

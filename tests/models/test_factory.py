@@ -98,6 +98,24 @@ def test_files_that_are_missing_broken_or_of_another_model(tmp_path, model_folde
         create_vlm(f"local-dir:{tmp_path / 'nowhere'}")
 
 
+def test_a_folder_without_weights_is_not_filled_with_random_ones(model_folder):
+    folder, _ = model_folder
+    with pytest.raises(InputError, match="brings its own weights"):
+        create_vlm(f"local-dir:{folder}", "openai")
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"could not load local-dir:.*[Rr]equired pretrained weights"):
+        create_vlm(f"local-dir:{folder}")
+    assert create_vlm(f"local-dir:{folder}", "random").transforms.eval.size == 32
+
+
+def test_truncated_weights_in_a_folder(model_folder):
+    weights = model_folder[0] / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(InputError, match="could not load local-dir:") as error:
+        create_vlm(f"local-dir:{model_folder[0]}")
+    sentence_of(error)
+
+
 def test_without_a_network_one_sentence_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
     import huggingface_hub.constants
 

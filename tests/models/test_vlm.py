@@ -149,6 +149,60 @@ def test_a_step_of_the_text_tower_invalidates_the_head(model, images, optimizer)
     assert not torch.allclose(before, after)
 
 
+def step_on_pairs(model, images, step):
+    """A contrastive step, which never touches the head."""
+    model(ImageText(images[:2], model.tokenize(["a star", "a heart"]))).diagonal().sum().backward()
+    step.step()
+
+
+def step_after_a_look(model, images, step):
+    """A prediction between the pass and the step that follows from it."""
+    model(images).diagonal().sum().backward()
+    with torch.no_grad():
+        model(images)
+    step.step()
+
+
+def step_and_freeze(model, images, step):
+    """The last step before the tower is frozen."""
+    step_after_a_look(model, images, step)
+    model.freeze("text")
+
+
+@pytest.mark.parametrize("take", [step_on_pairs, step_after_a_look, step_and_freeze])
+def test_a_fused_step_is_seen_wherever_it_falls(model, images, take):
+    step = STEPS["AdamW fused"]([p for _, p in model.tower_parameters("text")])
+    with torch.no_grad():
+        before = model(images)
+    take(model, images, step)
+    with torch.no_grad():
+        after = model(images)
+        assert torch.equal(after, model.set_label_space(SPACE)(images))
+    assert not torch.allclose(before, after)
+
+
+@torch.no_grad()
+def test_a_write_through_data_is_not_seen_until_the_label_space_is_set_again(model, images):
+    before = model(images)
+    weight = model.clip.token_embedding.weight
+    weight.data.copy_(torch.randn_like(weight))
+    assert torch.equal(model(images), before)  # torch raises no version counter there
+    assert not torch.allclose(model.set_label_space(SPACE)(images), before)
+
+
+def test_evaluation_between_steps_encodes_once(model, images, monkeypatch):
+    calls = counted(model, monkeypatch)
+    step = torch.optim.SGD([p for _, p in model.tower_parameters("text")], lr=0.1)
+    for _ in range(2):
+        model.train()(images, 0).sum().backward()
+        step.step()
+        model.eval()
+        with torch.no_grad():
+            for _ in range(3):
+                model(images)
+    assert calls == [2, 5, 2, 5]
+
+
 @torch.no_grad()
 def test_loaded_weights_invalidate_the_head_and_copies_have_their_own(model, images):
     before = model(images)
@@ -214,6 +268,16 @@ def test_siglips_bias_is_added(images):
     cosine = model.encode_image(images) @ model.encode_text(model.tokenize(["a star"])).T
     torch.testing.assert_close(model(images)[:, :1], clip.logit_scale.exp() * cosine - 7.0, atol=1e-4, rtol=0)
     assert "logit_bias" in dict(model.tower_parameters("scale"))
+
+
+def test_prompts_beyond_the_vocabulary_are_refused():
+    from open_clip.model import CLIP
+
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    clip = CLIP(16, vision, {"context_length": 20, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1})
+    model = from_open_clip(clip, build_tokenizer(), image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(InputError, match="knows only 50"):
+        model.set_label_space(SPACE)
 
 
 def test_what_cannot_be_classified_is_said(random_model, images):
