@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
@@ -42,14 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
     run.add_argument("--recipe", default="fine-tune", help=f"{RECIPES.replace(',', ', ')} (default: fine-tune)")
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=_count, default=0)
     compare = commands.add_parser(
         "compare",
         help="train several recipes on the same stream, side by side",
         description="Train several recipes on the same stream; started again, it keeps what is finished.",
     )
     compare.add_argument("--recipes", default=RECIPES, help=f"separated by commas (default: {RECIPES})")
-    compare.add_argument("--seeds", type=_integers, default=[0], help="separated by commas (default: 0)")
+    compare.add_argument("--seeds", type=_counts, default=[0], help="separated by commas (default: 0)")
     for command in (run, compare):
         _common(command)
     return parser
@@ -67,32 +68,55 @@ def _common(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--order", metavar="A,B,C", help="names of the tasks, in the order of the stream")
     data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
     data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
-    data.add_argument("--n-train", type=int, metavar="N", help="training pictures per task of the picturebook")
-    data.add_argument("--n-test", type=int, metavar="N", help="test pictures per task of the picturebook")
-    data.add_argument("--n-held-out", type=int, metavar="N", help="held-out captions of the picturebook")
-    data.add_argument("--n-reference", type=int, metavar="N", help="reference pairs of the picturebook")
+    data.add_argument("--n-train", type=_positive, metavar="N", help="training pictures per task of the picturebook")
+    data.add_argument("--n-test", type=_positive, metavar="N", help="test pictures per task of the picturebook")
+    data.add_argument("--n-held-out", type=_positive, metavar="N", help="held-out captions of the picturebook")
+    data.add_argument("--n-reference", type=_positive, metavar="N", help="reference pairs of the picturebook")
 
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")
     model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
     model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    model.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
+    model.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of torch")
 
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
-    train.add_argument("--lr", type=float)
-    train.add_argument("--epochs", type=int)
-    train.add_argument("--batch-size", type=int)
-    train.add_argument("--warmup", type=int, metavar="STEPS")
-    train.add_argument("--weight-decay", type=float)
+    train.add_argument("--lr", type=_rate)
+    train.add_argument("--epochs", type=_positive)
+    train.add_argument("--batch-size", type=_positive)
+    train.add_argument("--warmup", type=_count, metavar="STEPS")
+    train.add_argument("--weight-decay", type=_rate)
     train.add_argument("--amp", choices=("bf16",))
-    train.add_argument("--workers", type=int, default=0, help="processes that load data (default: 0)")
+    train.add_argument("--workers", type=_count, default=0, help="processes that load data (default: 0)")
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
     )
 
 
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def _count(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    # A seed that is named twice is one experiment: counted twice it would pass for a spread of zero.
+    return list(dict.fromkeys(_count(part) for part in text.split(",")))
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of 0 or more")
+    return value
 
 
 if __name__ == "__main__":

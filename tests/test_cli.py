@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,12 @@ def test_names_on_the_command_line_are_those_of_the_library():
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["run", "--out", "x", "--seed", "one"], ["run", "--out", "x", "--benchmark", "mnist"], ["fly"]],
+    [
+        *([], ["run"], ["run", "--out", "x", "--seed", "one"], ["run", "--out", "x", "--benchmark", "mnist"], ["fly"]),
+        *(["run", "--out", "x", *bad.split()] for bad in ("--threads 0", "--workers=-1", "--n-train 0", "--lr nan")),
+        *(["run", "--out", "x", *bad.split()] for bad in ("--warmup=-1", "--weight-decay=-1", "--n-reference 0")),
+        ["compare", "--out", "x", "--seeds", "0,,1"],
+    ],
 )
 def test_bad_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -68,6 +74,12 @@ def test_bad_usage_exits_with_2(arguments, capsys):
         (["--benchmark", "picturebook-pairs", "--label-space", "seen"], "--label-space does not apply to"),
         (["--n-test", "4000", "--order", "digits"], "400 pictures for test, 4000 were asked for"),
         (["--device", "cuda:7"], "has no CUDA device"),
+        (["--device", "gpu"], "--device is auto, cpu, cuda or cuda:N, not 'gpu'"),
+        (["--recipe", "lora", "--set", "rank=abc"], "--set rank=abc: the value must be a whole number"),
+        (["--recipe", "zscl", "--set", "weight=NaN"], "--set weight=NaN: the value must be a number"),
+        (["--lr", "0"], "lr must be positive"),
+        (["--reference", "/no/such.csv"], "--reference does not apply to picturebook, only to --data"),
+        (["--data", str(Path(__file__).parent)], "--n-train does not apply to --data"),
     ],
 )
 def test_unusable_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
@@ -115,7 +127,8 @@ def test_compare_keeps_what_is_finished_and_refuses_another_protocol(tmp_path, c
     cut = tmp_path / "fine-tune/seed-1/result.json"
     whole = cut.read_text()
     cut.write_text(whole[:100])
-    assert run(*compared) == 0
+    assert cli.main([*compared, *SMALL[:-1]]) == 0
+    assert f"{cut} is damaged" in capsys.readouterr().err
     assert kept.stat().st_mtime_ns == stamp
     assert cut.read_text() == whole and (tmp_path / "lora/seed-1/result.json").exists()
     summary = read(tmp_path / "summary.json")
@@ -123,10 +136,35 @@ def test_compare_keeps_what_is_finished_and_refuses_another_protocol(tmp_path, c
     assert len(list(csv.DictReader((tmp_path / "results.csv").open()))) == 4
     for name in ("metrics.png", "held_out.png", "matrices.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    capsys.readouterr()
+    # Refused before anything is trained, even if only what is asked for last is there.
+    shutil.rmtree(tmp_path / "fine-tune")
     assert run(*compared, "--lr", "1e-5") == 2
-    err = capsys.readouterr().err
-    assert "holds a result with train =" in err and "choose another --out" in err
+    err = capsys.readouterr().err.strip()
+    assert "holds a result with train.lr = 0.005, not 1e-05" in err and "choose another --out" in err
+    assert "\n" not in err and not (tmp_path / "fine-tune").exists()
+
+
+@pytest.mark.parametrize("changed", ["versions", "device", "recipe_options"])
+def test_what_decides_a_result_is_compared_although_nobody_typed_it(tmp_path, capsys, changed):
+    arguments = ["run", "--recipe", "replay", "--out", str(tmp_path)]
+    assert run(*arguments) == 0
+    request = read(tmp_path / "request.json")
+    request[changed] = {"device": "tpu", "versions": {}, "recipe_options": {"policy": "reservoir"}}[changed]
+    store.write_json(tmp_path / "request.json", request)
+    assert run(*arguments) == 2
+    assert f"holds a result with {changed}" in capsys.readouterr().err
+
+
+def test_what_is_named_twice_is_one_experiment(tmp_path):
+    assert run("compare", "--recipes", "fine-tune, fine-tune", "--seeds", "0,0", "--out", str(tmp_path)) == 0
+    last = read(tmp_path / "summary.json")["recipes"]["fine-tune"]["last"]
+    assert last["n"] == 1 and last["std"] is None
+
+
+def test_what_fails_every_recipe_is_said_once(tmp_path, capsys):
+    assert run("compare", "--recipes", "fine-tune,lora", "--data", "/no/such", "--out", str(tmp_path)) == 2
+    err = capsys.readouterr().err.strip()
+    assert err == "avalanche-vlm: fine-tune, seed 0; lora, seed 0: --data: there is no file or folder at /no/such"
 
 
 def test_a_recipe_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ BENCHMARKS = {
 }
 """Names on the command line, and the functions of :mod:`avalanche_vlm.benchmarks.picturebook` that they stand for."""
 
+_SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
+
 
 def make_model(options: Namespace, seed: int) -> VLM:
     """The model, fresh. The seed decides random weights."""
@@ -36,26 +40,40 @@ def make_model(options: Namespace, seed: int) -> VLM:
 def device_of(options: Namespace) -> str:
     """``auto`` is CUDA where there is one.
 
-    :raises InputError: if CUDA is asked for and missing.
+    :raises InputError: if it is neither CPU nor CUDA, or CUDA is asked for and missing.
     """
     import torch
 
     if options.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
+        raise InputError(f"--device is auto, cpu, cuda or cuda:N, not {options.device!r}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device that torch can use")
     return options.device
 
 
+def names(text: str) -> list[str]:
+    """Names separated by commas, without the blanks around them.
+
+    >>> names("zscl, lora")
+    ['zscl', 'lora']
+    """
+    return [name.strip() for name in text.split(",")]
+
+
 def make_benchmark(options: Namespace, model: VLM, seed: int) -> VLMBenchmark:
-    """The picturebook's stream, or the user's own data, under the model's transforms."""
+    """The picturebook's stream, or the user's own data, under the model's transforms.
+
+    :raises InputError: for unusable data, and for an option that would go unheeded with it.
+    """
     common: dict[str, Any] = {
         "train_transform": model.transforms.train,
         "eval_transform": model.transforms.eval,
         "seed": seed,
     }
     if options.order:
-        common["order"] = options.order.split(",")
+        common["order"] = names(options.order)
     if options.label_space:
         common["label_space"] = options.label_space
     return _own_data(options, model, common) if options.data else _picturebook(options, model, common)
@@ -66,9 +84,10 @@ def _picturebook(options: Namespace, model: VLM, common: dict[str, Any]) -> VLMB
 
     from avalanche_vlm.benchmarks import picturebook
 
+    _refuse(options, ("reference", "template"), f"{options.benchmark}, only to --data")
     function = getattr(picturebook, BENCHMARKS[options.benchmark])
     common = {**common, "tokenizer": model.tokenizer}
-    for name in ("n_train", "n_test", "n_held_out", "n_reference"):
+    for name in _SIZES:
         if getattr(options, name) is not None:
             common[name] = getattr(options, name)
     known = inspect.signature(function).parameters
@@ -92,6 +111,7 @@ def _own_data(options: Namespace, model: VLM, common: dict[str, Any]) -> VLMBenc
     path = Path(options.data)
     if not path.exists():
         raise InputError(f"--data: there is no file or folder at {path}")
+    _refuse(options, _SIZES, "--data")
     common["on_error"] = options.on_error
     if options.template:
         common["templates"] = PromptTemplates("given", tuple(options.template))
@@ -105,6 +125,12 @@ def _own_data(options: Namespace, model: VLM, common: dict[str, Any]) -> VLMBenc
         )
         benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]
     return benchmark
+
+
+def _refuse(options: Namespace, names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} does not apply to {where}")
 
 
 def settings(options: Namespace, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,8 +162,19 @@ def _given_options(assignments: list[str], recipe: str) -> dict[str, Any]:
             if dot or not any(option in known.settings for known in recipes.RECIPES.values()):
                 raise InputError(f"--set {assignment}: recipe {recipe} has no option {option!r}")
             continue  # an option of another recipe of the comparison
-        try:
-            given[option] = json.loads(value)
-        except ValueError:
-            given[option] = value
+        given[option] = _value(assignment, value, recipes.get(recipe).settings[option])
     return given
+
+
+def _value(assignment: str, text: str, default: Any) -> Any:
+    """An option's value: JSON, else the text as it stands; of the kind that its default is."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    kinds = {int: ("a whole number", int), float: ("a number", (int, float)), str: ("a word", str)}
+    # An option without a default of its own (None) is a number that is derived where it is not given.
+    words, kind = kinds.get(type(default), ("a number", (int, float, type(None))))
+    if isinstance(value, bool) or not isinstance(value, kind) or value in (math.inf, -math.inf) or value != value:
+        raise InputError(f"--set {assignment}: the value must be {words}")
+    return value

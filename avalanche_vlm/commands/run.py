@@ -8,11 +8,15 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.commands import inputs, store
 from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.experiment import TrainSettings
 
 
 def run(options: Namespace) -> int:
@@ -21,7 +25,7 @@ def run(options: Namespace) -> int:
 
     out = Path(options.out)
     with _progress(options.quiet) as progress:
-        entry = _execute(options, options.recipe, options.seed, out, progress)
+        entry = _execute(options, _job(options, options.recipe, options.seed, out), progress)
     table.print_matrix(entry["result"])
     _report(out, [entry])
     _save(out / "held_out.png", plots.held_out_curves([entry["result"]]))
@@ -31,24 +35,23 @@ def run(options: Namespace) -> int:
 def compare(options: Namespace) -> int:
     """Several recipes and seeds side by side; what is finished is kept.
 
-    A recipe that fails does not stop the others: its sentence is printed, and the exit code is 2.
+    What is asked for is checked against what is there before anything is trained. A recipe that fails does not stop
+    the others: its sentence is printed, and the exit code is 2.
     """
     from avalanche_vlm.report import plots
-    from avalanche_vlm.training import recipes
 
     out = Path(options.out)
-    names = options.recipes.split(",")
-    for name in names:
-        recipes.get(name)
-    entries, failures = [], []
+    # A recipe that is named twice is one experiment: counted twice it would pass for a spread of zero.
+    names = list(dict.fromkeys(inputs.names(options.recipes)))
+    jobs = [_job(options, name, seed, out / name / f"seed-{seed}") for seed in options.seeds for name in names]
+    entries: list[dict[str, Any]] = []
+    failures: dict[str, list[str]] = {}
     with _progress(options.quiet) as progress:
-        for seed in options.seeds:
-            for name in names:
-                folder = out / name / f"seed-{seed}"
-                try:
-                    entries.append(_execute(options, name, seed, folder, progress))
-                except InputError as error:
-                    failures.append(f"{name}, seed {seed}: {error}")
+        for job in jobs:
+            try:
+                entries.append(_execute(options, job, progress))
+            except InputError as error:
+                failures.setdefault(str(error), []).append(str(job))
     entries.sort(key=lambda entry: names.index(entry["result"]["protocol"]["recipe"]))
     if entries:
         _report(out, entries)
@@ -56,24 +59,61 @@ def compare(options: Namespace) -> int:
         _save(out / "metrics.png", plots.metric_bars(results))
         _save(out / "held_out.png", plots.held_out_curves(results))
         _save(out / "matrices.png", plots.matrices(results))
-    for failure in failures:
-        print(f"avalanche-vlm: {failure}", file=sys.stderr)
+    for sentence, failed in failures.items():
+        print(f"avalanche-vlm: {'; '.join(failed)}: {sentence}", file=sys.stderr)
     return 2 if failures else 0
 
 
-def _execute(options: Namespace, recipe: str, seed: int, folder: Path, progress: _Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Job:
+    """One experiment that was asked for: where its result goes, and everything that decides it.
+
+    :param train: the training settings.
+    :param recipe_options: what differs from the recipe's own defaults.
+    :param request: all that is known of the protocol before running.
+    :param kept: result and timing, if it was finished before.
+    """
+
+    recipe: str
+    seed: int
+    folder: Path
+    train: TrainSettings
+    recipe_options: dict[str, Any]
+    request: dict[str, Any]
+    kept: tuple[dict[str, Any], dict[str, float]] | None
+
+    def __str__(self) -> str:
+        return f"{self.recipe}, seed {self.seed}"
+
+
+def _job(options: Namespace, recipe: str, seed: int, folder: Path) -> _Job:
+    """What the options ask for.
+
+    :raises InputError: for an unusable option, and if the folder holds the result of another request.
+    """
+    from avalanche_vlm.experiment import TrainSettings
+    from avalanche_vlm.training import recipes
+
+    recipes.get(recipe)
+    fields, recipe_options = inputs.settings(options, recipe)
+    train = TrainSettings(**fields)
+    request = _request(options, recipe, seed, train, recipe_options)
+    return _Job(recipe, seed, folder, train, recipe_options, request, store.finished(folder, request))
+
+
+def _execute(options: Namespace, job: _Job, progress: _Progress) -> dict[str, Any]:
     """The stored result of this request, or a new one."""
-    from avalanche_vlm.experiment import TrainSettings, run_experiment
+    from avalanche_vlm.experiment import run_experiment
     from avalanche_vlm.report import plots
 
-    train, recipe_options = inputs.settings(options, recipe)
-    request = _request(options, recipe, seed, train, recipe_options)
-    kept = store.finished(folder, request)
-    if kept is not None:
-        progress.say(f"{recipe}, seed {seed}: finished before, kept")
-        return {"result": kept[0], "timing": kept[1]}
+    recipe, seed, folder = job.recipe, job.seed, job.folder
+    if job.kept is not None:
+        progress.say(f"{job}: finished before, kept")
+        return {"result": job.kept[0], "timing": job.kept[1]}
+    if (folder / "result.json").exists():
+        progress.say(f"{job}: {folder / 'result.json'} is damaged or lacks its timing, run again")
     started = time.perf_counter()
-    store.write_json(folder / "request.json", request)
+    store.write_json(folder / "request.json", job.request)
     model = inputs.make_model(options, seed)
     benchmark = inputs.make_benchmark(options, model, seed)
     for sentence in benchmark.data.skipped:
@@ -84,13 +124,13 @@ def _execute(options: Namespace, recipe: str, seed: int, folder: Path, progress:
         rows = [[None if v != v else round(100 * float(v), 4) for v in row] for row in matrix]
         store.write_json(partial, {"recipe": recipe, "seed": seed, "unit": "percent", "matrix": rows})
 
-    with progress.task(f"{recipe}, seed {seed}", len(benchmark.task_names)) as advance:
+    with progress.task(str(job), len(benchmark.task_names)) as advance:
         outcome = run_experiment(
             benchmark,
             recipe,
             model=model,
-            settings=TrainSettings(**train),
-            options=recipe_options,
+            settings=job.train,
+            options=job.recipe_options,
             seed=seed,
             device=inputs.device_of(options),
             progress=advance,
@@ -104,14 +144,30 @@ def _execute(options: Namespace, recipe: str, seed: int, folder: Path, progress:
     return {"result": outcome.result, "timing": timing}
 
 
-def _request(options: Namespace, recipe: str, seed: int, train: dict, recipe_options: dict) -> dict[str, Any]:
-    """Everything on the command line that decides a result."""
+def _request(
+    options: Namespace, recipe: str, seed: int, train: TrainSettings, recipe_options: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides a result and is known before it is there.
+
+    Defaults, versions and the device that ``auto`` stands for are part of it: they can change between two starts.
+    """
+    from avalanche_vlm.experiment import versions
+    from avalanche_vlm.training import recipes
+
     names = ("benchmark", "data", "order", "label_space", "model", "pretrained", "n_train", "n_test", "n_held_out")
-    more = ("n_reference", "on_error", "reference", "template", "device")
+    more = ("n_reference", "on_error", "reference", "template")
     chosen = {name: getattr(options, name) for name in names + more}
     if options.data:
         chosen["benchmark"] = None
-    return {**chosen, "recipe": recipe, "seed": seed, "train": train, "recipe_options": recipe_options}
+    return {
+        **chosen,
+        "device": inputs.device_of(options),
+        "recipe": recipe,
+        "recipe_options": {**recipes.get(recipe).settings, **recipe_options},
+        "train": asdict(train),
+        "seed": seed,
+        "versions": versions(),
+    }
 
 
 def _report(out: Path, entries: list[dict[str, Any]]) -> None:

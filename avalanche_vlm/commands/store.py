@@ -57,11 +57,19 @@ def finished(folder: Path, request: dict[str, Any]) -> tuple[dict[str, Any], dic
     result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")
     if not isinstance(result, dict) or not isinstance(timing, dict) or "metrics" not in result:
         return None
-    stored = read_json(folder / "request.json") or {}
-    for key in {**request, **stored}:
-        if stored.get(key) != request.get(key):
+    stored, wanted = _flat(read_json(folder / "request.json") or {}), _flat(request)
+    for key in {**wanted, **stored}:
+        if stored.get(key) != wanted.get(key):
             raise InputError(
-                f"{folder} holds a result with {key} = {stored.get(key)!r}, not {request.get(key)!r}: "
+                f"{folder} holds a result with {key} = {stored.get(key)!r}, not {wanted.get(key)!r}: "
                 "choose another --out"
             )
     return result, timing
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, so that a difference is named and not the group that it is in."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
