@@ -99,8 +99,8 @@ def run_one(kind: str, budget: int, seed: int, n_train: int, n_test: int) -> dic
         model.freeze("image", "text")
         model.image_path = AdapterPath(FeatureAdapter(128))
     if recipe == "gift":
-        # A pair is its picture, its caption and the teacher's features of both; captions repeat.
-        options["n"] = max(2, budget // (3 * 32 * 32 + 128 * 4 + 8))
+        # A picture, which prompt it shows, that prompt's 20 tokens, and the teacher's features of both.
+        options["n"] = max(2, budget // (3 * 32 * 32 + 4 + 2 * 20 + 2 * 128 * 4))
         options["batch_size"] = min(64, options["n"])
     elif recipe != "fine-tune":
         options["max_bytes"] = budget

@@ -18,6 +18,7 @@ from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.generators import Generator, generate_pairs
+from avalanche_vlm.memory.rows import token_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.training.teachers import Teacher
@@ -169,7 +170,7 @@ class SyntheticDistillationPlugin(SupervisedPlugin):
         # Prompts repeat in a batch: encode each once.
         distinct, inverse = text.unique(return_inverse=True)
         images = model.encode_image(model.transforms.eval.from_uint8(pixels.to(model.device)))
-        student = model.similarity(images, model.encode_text(self._lesson.tokens[distinct])[inverse])
+        student = model.similarity(images, model.encode_text(self._lesson.tokens_of(distinct))[inverse])
         distillation = logit_distillation(student, teacher, self.temperature)
         alignment = soft_alignment(student, text[:, None] == text[None, :], self.label_smoothing)
         return self.weight * distillation + self.alignment * alignment
@@ -180,36 +181,41 @@ def _label_space(strategy: Any) -> LabelSpace | None:
     return getattr(strategy.experience, "label_space", strategy.model.label_space)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Lesson:
     """A task's synthetic pairs and what the teacher says about them.
 
+    Arrays where the CPU holds them: around small tensors there is more than in them.
+
     :param pixels: uint8 ``[n, 3, H, W]`` at the model's size.
-    :param text: ``[n]``, which of the k distinct prompts belongs to a picture.
-    :param tokens: ``[k, L]``.
-    :param image_features: the teacher's, ``[n, D]``, times its scale.
-    :param text_features: the teacher's, ``[k, D]``.
+    :param text: int32 ``[n]``, which of the k distinct prompts belongs to a picture.
+    :param tokens: ``[k, L]``, as narrow as they can be.
+    :param features: the teacher's, ``[n + k, D]``: of the images, times its scale, then of the prompts.
     """
 
-    pixels: torch.Tensor
-    text: torch.Tensor
-    tokens: torch.Tensor
-    image_features: torch.Tensor
-    text_features: torch.Tensor
+    pixels: np.ndarray
+    text: np.ndarray
+    tokens: np.ndarray
+    features: torch.Tensor
 
     def at(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pixels, texts and the teacher's logits ``[b, b]`` of these b pairs.
 
         The logits leave out SigLIP's bias, to which no softmax answers.
         """
-        pixels, chosen = self.pixels[chosen], chosen.to(self.text.device)
-        text = self.text[chosen]
-        with torch.autocast(text.device.type, enabled=False):
-            return pixels, text, self.image_features[chosen] @ self.text_features[text].T
+        rows, device = chosen.numpy(), self.features.device
+        text = torch.from_numpy(self.text[rows]).long()
+        with torch.autocast(device.type, enabled=False):
+            logits = self.features[chosen.to(device)] @ self.features[(len(self.text) + text).to(device)].T
+        return torch.from_numpy(self.pixels[rows]), text.to(device), logits
+
+    def tokens_of(self, texts: torch.Tensor) -> torch.Tensor:
+        """Token ids ``[b, L]`` of these prompts."""
+        return torch.from_numpy(self.tokens[texts.cpu().numpy()]).long()
 
     def stored(self) -> StoredBytes:
-        tensors = (self.pixels, self.text, self.tokens, self.image_features, self.text_features)
-        return StoredBytes(ram=tensor_bytes(tensors))
+        arrays = self.pixels.nbytes + self.text.nbytes + self.tokens.nbytes
+        return StoredBytes(ram=arrays + tensor_bytes([self.features]))
 
 
 def _teach(teacher: VLM | Teacher, model: VLM, pixels: torch.Tensor, captions: list[str]) -> _Lesson:
@@ -222,9 +228,8 @@ def _teach(teacher: VLM | Teacher, model: VLM, pixels: torch.Tensor, captions: l
     images = [teacher.encode_image(transform.from_uint8(part.to(model.device))) for part in pixels.split(256)]
     texts = [teacher.encode_text(part) for part in tokens.split(256)]
     return _Lesson(
-        pixels,
-        torch.tensor([ids[caption] for caption in captions], device=model.device),
-        tokens,
-        teacher.scale * torch.cat(images),
-        torch.cat(texts),
+        pixels.numpy(),
+        np.array([ids[caption] for caption in captions], dtype=np.int32),
+        tokens.numpy().astype(f"<u{token_bytes(tokens, None)}"),
+        torch.cat([*(teacher.scale * part for part in images), *texts]),
     )
