@@ -119,7 +119,7 @@ class ExemplarMemory:
         self._take(new, payload, tuple(pixels.shape[1:]))
 
     def sample(self, n: int, mixture: Mixture = "uniform") -> Columns:
-        """``n`` samples without replacement, or all if there are fewer.
+        """``n`` samples without replacement, or all if there are fewer (with ``"single"``: in its step).
 
         :param mixture: how much comes from which step, see :func:`~avalanche_vlm.memory.mixtures.sample_weights`.
         :return: ``pixels`` uint8 ``[n, 3, H, W]``, ``y`` and ``task`` int64 ``[n]``, ``tokens`` int64 ``[n, L]`` for
@@ -132,8 +132,8 @@ class ExemplarMemory:
         if mixture == "uniform" or n == 0:
             chosen = torch.randperm(len(self), generator=generator)[:n]
         else:
-            weights = sample_weights(self.steps, mixture)
-            chosen = torch.multinomial(weights, min(n, len(self)), generator=generator)
+            weights = sample_weights(self.steps, mixture, generator)
+            chosen = torch.multinomial(weights, min(n, int(weights.count_nonzero())), generator=generator)
         return self._read(chosen.numpy())
 
     def chunks(self, size: int = 256) -> Iterator[Columns]:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.draws import Draws, Passes
 from avalanche_vlm.memory.mixtures import sample_weights
 from avalanche_vlm.memory.selection import herding_ranks, keep, random_keys, retrieval_margins
@@ -129,8 +131,25 @@ def test_the_shares_of_a_mixture(steps, mixture):
         assert weights.max().item() == pytest.approx(1 / len(steps))
 
 
+def test_a_single_step_is_drawn_and_every_step_alike():
+    steps, generator = torch.tensor([0] * 8 + [4] + [7] * 3), torch.Generator().manual_seed(0)
+    drawn = [sample_weights(steps, "single", generator) for _ in range(600)]
+    for weights in drawn:
+        (step,) = steps[weights > 0].unique()
+        torch.testing.assert_close(weights, (steps == step).double() / (steps == step).sum())
+    chosen = torch.stack([(weights > 0)[[0, 8, 9]] for weights in drawn]).sum(0)
+    assert chisquare(chosen.numpy()).pvalue > 1e-3
+
+
+def test_a_single_step_may_hold_less_than_is_asked_for():
+    memory = ExemplarMemory(max_samples=10)
+    for step, n in enumerate((2, 5)):
+        memory.add(torch.zeros(n, 3, 4, 4, dtype=torch.uint8), torch.full((n,), step), torch.zeros(n), step=step)
+    assert {len(memory.sample(4, "single")["y"]) for _ in range(50)} == {2, 4}
+
+
 def test_an_unknown_mixture():
-    with pytest.raises(InputError, match="uniform, equal, exponential, not 'newest'"):
+    with pytest.raises(InputError, match="uniform, equal, exponential, single, not 'newest'"):
         sample_weights(torch.tensor([0]), "newest")
 
 

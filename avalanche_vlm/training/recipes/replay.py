@@ -45,7 +45,7 @@ def replay(
     :param max_bytes: budget of the whole memory.
     :param policy: ``"class-balanced"``, ``"reservoir"``, ``"herding"`` or ``"hardest"``.
     :param batch_size: replayed samples per iteration.
-    :param mixture: ``"uniform"``, ``"equal"`` or ``"exponential"`` over past experiences.
+    :param mixture: ``"uniform"``, ``"equal"``, ``"exponential"`` or ``"single"`` over past experiences.
     :param codec: pictures as ``"uint8"``, ``"png"`` or ``"jpeg"``.
     :param quality: of JPEG, 1 to 100.
     :param folder: keep the pictures there; empty for RAM.
