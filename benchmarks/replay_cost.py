@@ -4,8 +4,8 @@
 
 The step is a whole iteration of Avalanche's ``Naive`` on the tiny model, with a memory of one budget that has seen 1,
 10 or 100 tasks. Past tasks have the classes of the present one, as in a domain-incremental stream; under "new classes"
-they are eight tasks with classes of their own, whose prompts the text tower encodes as well. Rounds are interleaved, so
-that what else the machine does falls on all alike.
+they have those of the seven other tasks of the stream in turn, whose prompts the text tower encodes as well. Rounds are
+interleaved, so that what else the machine does falls on all alike.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def filled(kind: str, tasks: int, model: VLM) -> SupervisedPlugin:
         plugin = FeatureReplayPlugin(model, memory, batch_size=BATCH)
     per_task = 2400 // tasks  # more than any of the budgets holds
     for task in range(tasks):
-        label = task % len(classes) if "new classes" in kind else 0
+        label = 1 + task % (len(classes) - 1) if "new classes" in kind else 0
         y = classes[label][torch.randint(len(classes[label]), (per_task,), generator=generator)]
         labels = torch.full_like(y, label)
         if kind.startswith("exemplars"):

@@ -228,7 +228,7 @@ def _teach(teacher: VLM | Teacher, model: VLM, pixels: torch.Tensor, captions: l
     images = [teacher.encode_image(transform.from_uint8(part.to(model.device))) for part in pixels.split(256)]
     texts = [teacher.encode_text(part) for part in tokens.split(256)]
     return _Lesson(
-        pixels.numpy(),
+        pixels.numpy().copy(),  # without the tensor around it
         np.array([ids[caption] for caption in captions], dtype=np.int32),
         tokens.numpy().astype(f"<u{token_bytes(tokens, None)}"),
         torch.cat([*(teacher.scale * part for part in images), *texts]),
