@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.models.prompts import Prompts
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
@@ -38,19 +38,20 @@ class TextHead:
     """
 
     def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
-        prompts = label_space.prompts() if label_space else []
-        self._tokens = tokenizer([p for group in prompts for p in group]) if prompts else torch.zeros(0, 0)
-        self._counts = torch.tensor([len(group) for group in prompts], dtype=torch.long)
+        self.prompts = Prompts.tokenized(label_space.prompts() if label_space else [], tokenizer)
         self._cached: torch.Tensor | None = None
         self._state: tuple = ()
 
     @property
     def largest_token(self) -> int:
         """The largest token id in the prompts, -1 without prompts."""
-        return int(self._tokens.max()) if self._tokens.numel() else -1
+        return int(self.prompts.tokens.max()) if len(self.prompts) else -1
 
     def features(self, model: VLM, classes: torch.Tensor) -> torch.Tensor:
-        """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains."""
+        """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains.
+
+        :param classes: ids in ascending order, each once.
+        """
         parameters = [p for _, p in model.tower_parameters("text")]
         trains = any(p.requires_grad for p in parameters)
         if trains and torch.is_grad_enabled():
@@ -61,19 +62,9 @@ class TextHead:
             with torch.no_grad():
                 self._cached = self.encode(model, None)
             self._state = state
-        return self._cached if len(classes) == len(self._counts) else self._cached[classes]
+        return self._cached if len(classes) == len(self.prompts) else self._cached[classes]
 
     def encode(self, model: VLM, classes: torch.Tensor | None) -> torch.Tensor:
         """Encode the prompts of these classes (all by default) and average each class's ensemble."""
-        counts, tokens = self._counts, self._tokens
-        if classes is not None and len(classes) < len(counts):
-            owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            kept = torch.zeros(len(counts), dtype=torch.bool)
-            kept[classes.cpu()] = True
-            tokens, counts = tokens[kept[owner]], counts[classes.cpu()]
-        features = model.encode_text(tokens.to(model.device))
-        if bool((counts == 1).all()):
-            return features
-        owner = torch.repeat_interleave(torch.arange(len(counts)), counts).to(features.device)
-        summed = features.new_zeros(len(counts), features.shape[1]).index_add_(0, owner, features)
-        return F.normalize(summed, dim=-1)
+        prompts = self.prompts if classes is None else self.prompts.of(classes)
+        return prompts.to(model.device).encode(model.encode_text)

@@ -14,6 +14,8 @@ from torch import nn
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.text_head import TextHead
 from avalanche_vlm.models.transforms import Transforms
 
@@ -56,9 +58,8 @@ class VLM(MultiTaskModule):
         """What a method puts in the place of the zero-shot head at prediction: called as ``class_head(features,
         logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``, :data:`MASKED` for
         classes that do not compete, it returns logits of the same kind."""
-        self.taps: list[Callable[[torch.Tensor], None]] = []
-        """Called with the unit-length image features ``[B, D]`` of every :meth:`forward`, so that losses on features
-        need no second pass."""
+        self.taps: list[Callable[[ForwardFeatures], None]] = []
+        """Called with the features of every :meth:`forward`, so that losses on features need no second pass."""
         self._frozen: set[str] = set()
         self._head = TextHead()
         self.register_buffer("_in_task", torch.zeros(0, 0, dtype=torch.bool), persistent=False)
@@ -193,24 +194,43 @@ class VLM(MultiTaskModule):
                 "the model has no label space to classify images with: call model.set_label_space(...), "
                 "for example with benchmark.label_space or LabelSpace.from_names([...])"
             )
-        features = self._tapped(x)
+        features = self.encode_image(x)
         if task_labels is None:
+            self._tap(ForwardFeatures(features))
             return {t: self.classify(features, t) for t in sorted(self.known_train_tasks_labels)}
-        return self.classify(features, task_labels)
+        visible = self._visible(task_labels)
+        classes = self._competing(visible)
+        texts = self.prompt_features(classes)
+        self._tap(ForwardFeatures(features, texts, classes))
+        return self._class_logits(features, texts, classes, visible)
 
     def classify(self, features: torch.Tensor, task_labels: Any = _ALL_CLASSES) -> torch.Tensor:
         """Logits ``[B, classes]`` of unit-length image features ``[B, D]``: the second half of :meth:`forward`."""
         visible = self._visible(task_labels)
-        competing = visible if visible.ndim == 1 else visible.any(0)
-        (needed,) = competing.nonzero(as_tuple=True)
-        logits = self.similarity(features, self.prompt_features(needed))
-        if len(needed) < visible.shape[-1]:
+        classes = self._competing(visible)
+        return self._class_logits(features, self.prompt_features(classes), classes, visible)
+
+    @staticmethod
+    def _competing(visible: torch.Tensor) -> torch.Tensor:
+        """Ids of the classes that are visible to any sample, in ascending order."""
+        (classes,) = (visible if visible.ndim == 1 else visible.any(0)).nonzero(as_tuple=True)
+        return classes
+
+    def _class_logits(
+        self, features: torch.Tensor, texts: torch.Tensor, classes: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        logits = self.similarity(features, texts)
+        if len(classes) < visible.shape[-1]:
             full = logits.new_full((len(features), len(self.label_space)), MASKED)
-            full[:, needed] = logits
+            full[:, classes] = logits
             logits = full
         if visible.ndim > 1:
             logits = logits.masked_fill(~visible, MASKED)
         return logits if self.class_head is None or self.training else self.class_head(features, logits)
+
+    def prompts(self, classes: torch.Tensor) -> Prompts:
+        """The tokenised prompts of these classes, in ascending order of the ids ``[n]``."""
+        return self._head.prompts.of(classes).to(self.device)
 
     def prompt_features(self, classes: torch.Tensor) -> torch.Tensor:
         """Unit-length text features ``[n, D]`` of these classes' prompts, in ascending order of the ids ``[n]``: with
@@ -219,14 +239,14 @@ class VLM(MultiTaskModule):
 
     def _pair_logits(self, pairs: ImageText) -> torch.Tensor:
         # Captions repeat in a batch (class prompts, several pictures of one text): encode each once.
-        distinct, inverse = torch.unique(pairs.tokens, dim=0, return_inverse=True)
-        return self.similarity(self._tapped(pairs.image), self.encode_text(distinct)[inverse])
+        distinct, text_of_image = torch.unique(pairs.tokens, dim=0, return_inverse=True)
+        images, texts = self.encode_image(pairs.image), self.encode_text(distinct)
+        self._tap(ForwardFeatures(images, texts, tokens=distinct, text_of_image=text_of_image))
+        return self.similarity(images, texts[text_of_image])
 
-    def _tapped(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.encode_image(images)
+    def _tap(self, features: ForwardFeatures) -> None:
         for tap in self.taps:
             tap(features)
-        return features
 
     def _visible(self, task_labels: Any) -> torch.Tensor:
         """Bool ``[classes]``, or ``[B, classes]`` where samples of several tasks differ."""

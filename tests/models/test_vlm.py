@@ -382,10 +382,17 @@ def test_taps_see_the_features_of_forward_and_of_nothing_else(model, images):
     seen = []
     model.taps.append(seen.append)
     model(images, 0)
-    model(ImageText(images[:2], model.tokenize(["a star", "a heart"])))
+    captions = ["a star", "a heart", "a star"]
+    model(ImageText(images[:3], model.tokenize(captions)))
     model.encode_image(images)
-    assert [len(features) for features in seen] == [6, 2]
-    assert torch.equal(seen[0], model.encode_image(images))
+    classes, pairs = seen
+    assert torch.equal(classes.images, model.encode_image(images)) and classes.text_of_image is None
+    assert torch.equal(classes.texts, model.prompt_features(classes.classes))
+    assert classes.classes.tolist() == sorted(model.label_space.tasks[0])
+    assert len(pairs.images) == 3 and len(pairs.texts) == 2 and pairs.classes is None
+    expected = model.encode_text(model.tokenize(captions))
+    torch.testing.assert_close(pairs.texts[pairs.text_of_image], expected, atol=1e-6, rtol=0)
+    assert torch.equal(pairs.tokens[pairs.text_of_image], model.tokenize(captions))
 
 
 @torch.no_grad()

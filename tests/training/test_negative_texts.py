@@ -23,8 +23,8 @@ from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.negatives import perturb_captions, vocabulary_from
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for
+from avalanche_vlm.training.data import images_of
 from avalanche_vlm.training.plugins import ExemplarReplayPlugin, negatives
-from avalanche_vlm.training.plugins.data import images_of
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin, captions_of, negative_text_loss
 
 WORDS = vocabulary_from(list(NAMES.values()))

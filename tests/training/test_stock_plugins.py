@@ -20,7 +20,7 @@ from avalanche.training.supervised import DER, ER_ACE, Cumulative, Naive
 
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import criterion_for
-from avalanche_vlm.training.plugins.data import images_of
+from avalanche_vlm.training.data import images_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "stock_plugins.md"
 STREAMS = ("task", "union", "pairs")

@@ -1,13 +1,12 @@
 """Avalanche plugins: thin state around losses, memories and weight operators."""
 
-from avalanche_vlm.training.plugins.class_distillation import ClassDistillationPlugin
+from avalanche_vlm.training.plugins.distillation import Comparison, DistillationPlugin
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.plugins.lora import LoRAPerTaskPlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
-from avalanche_vlm.training.plugins.reference_distillation import ReferenceDistillationPlugin
 from avalanche_vlm.training.plugins.reference_replay import ReferenceReplayPlugin
 from avalanche_vlm.training.plugins.replay import ExemplarReplayPlugin
 from avalanche_vlm.training.plugins.schedule import WarmupCosinePlugin
@@ -17,7 +16,8 @@ from avalanche_vlm.training.plugins.weights import AnchorPenaltyPlugin, RunningM
 
 __all__ = [
     "AnchorPenaltyPlugin",
-    "ClassDistillationPlugin",
+    "Comparison",
+    "DistillationPlugin",
     "ExemplarReplayPlugin",
     "FeatureReplayPlugin",
     "LatentReplayPlugin",
@@ -25,7 +25,6 @@ __all__ = [
     "NearestMeanPlugin",
     "NegativeTextPlugin",
     "NullSpaceProjectionPlugin",
-    "ReferenceDistillationPlugin",
     "ReferenceReplayPlugin",
     "RunningMeanPlugin",
     "SyntheticDistillationPlugin",

@@ -18,7 +18,7 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
 from avalanche_vlm.models.vlm import TOWERS, VLM
-from avalanche_vlm.training.plugins.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.strategies import autocast_of
 
 

@@ -13,7 +13,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import DEFAULT_PATTERN, inject_lora
 from avalanche_vlm.models.pool import ModulePool, RoutedPool
 from avalanche_vlm.models.routers import PrototypeRouter
-from avalanche_vlm.training.plugins.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_batches, images_of
 
 
 class LoRAPerTaskPlugin(SupervisedPlugin):

@@ -125,7 +125,7 @@ class NegativeTextPlugin(FeatureTapPlugin):
             features = model.encode_text(distinct)[inverse[row_of]]
         # Compared as tokens: a negative that the tokenizer cannot tell from the text (it cuts long ones) is none.
         mask = (inverse[:, 1:] != inverse[:, :1])[row_of]
-        images = self.features[has]
+        images = self.features.images[has]
         strategy.loss += self.weight * negative_text_loss(images, features[:, 0], features[:, 1:], mask, model.scale)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:

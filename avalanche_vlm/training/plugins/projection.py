@@ -14,7 +14,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.plugins.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.weights.subspaces import accumulate_covariance, null_space, project
 
 DEFAULT_PATTERN = r"resblocks\.\d+\.mlp\.(c_fc|c_proj)$"

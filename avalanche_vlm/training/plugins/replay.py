@@ -14,7 +14,7 @@ from avalanche_vlm.memory.mixtures import Mixture, check_mixture
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.plugins.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_batches, images_of
 
 
 class ExemplarReplayPlugin(SupervisedPlugin):

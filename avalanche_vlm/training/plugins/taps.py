@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from avalanche.training.plugins import SupervisedPlugin
+
+from avalanche_vlm.models.taps import ForwardFeatures
 
 
 class FeatureTapPlugin(SupervisedPlugin):
-    """Base of plugins that need the image features of the minibatch, without encoding it again.
+    """Base of plugins that need the features of the minibatch, without encoding it again.
 
-    After the forward pass :attr:`features` holds them, of unit length ``[B, D]``, with their graph.
+    After the forward pass :attr:`features` holds them, with their graph.
     """
 
-    features: torch.Tensor | None = None
+    features: ForwardFeatures | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._disarm(strategy)
@@ -38,5 +39,5 @@ class FeatureTapPlugin(SupervisedPlugin):
         if self._keep in strategy.model.taps:
             strategy.model.taps.remove(self._keep)
 
-    def _keep(self, features: torch.Tensor) -> None:
+    def _keep(self, features: ForwardFeatures) -> None:
         self.features = features

@@ -14,7 +14,7 @@ from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.plugins.data import experience_batches
+from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.strategies import autocast_of
 
 

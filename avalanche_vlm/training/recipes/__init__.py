@@ -3,7 +3,18 @@
 ``build("zscl", model=model, reference=pairs)`` gives a list of plugins for any Avalanche strategy.
 """
 
-from avalanche_vlm.training.recipes import baseline, replay, regularization, adaptation  # noqa: I001, in the survey's order
+from avalanche_vlm.training.recipes import baseline, replay, distillation, similarity, adaptation  # noqa: I001, the survey's order
 from avalanche_vlm.training.recipes.registry import RECIPES, Recipe, build, get, recipe
 
-__all__ = ["RECIPES", "Recipe", "adaptation", "baseline", "build", "get", "recipe", "regularization", "replay"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "adaptation",
+    "baseline",
+    "build",
+    "distillation",
+    "get",
+    "recipe",
+    "replay",
+    "similarity",
+]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.generators import Generator
 from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import (
-    ClassDistillationPlugin,
+    Comparison,
+    DistillationPlugin,
     ExemplarReplayPlugin,
     FeatureReplayPlugin,
     LatentReplayPlugin,
@@ -20,6 +24,8 @@ from avalanche_vlm.training.plugins import (
     TextReplayPlugin,
 )
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
+from avalanche_vlm.training.reference import CurrentBatch
+from avalanche_vlm.training.teachers import PreviousTeacher
 
 
 @recipe("replay", family="MMRE")
@@ -85,10 +91,14 @@ def icarl(
     :param temperature: of the distillation.
     :param seed: of the draws.
     """
+
+    def loss(c: Comparison) -> torch.Tensor:
+        return weight * logit_distillation(c.logits(), c.teacher.logits, temperature, "rows")
+
     memory = ExemplarMemory(max_bytes, "herding", seed)
     return [
         ExemplarReplayPlugin(model, memory, batch_size),
-        ClassDistillationPlugin(weight, temperature),
+        DistillationPlugin(model, loss, CurrentBatch("seen"), PreviousTeacher()),
         NearestMeanPlugin(model, memory),
     ]
 

@@ -68,7 +68,7 @@ class Teacher:
 
     def stored(self) -> StoredBytes:
         """Bytes of the weights and buffers that are the teacher's own; what it shares is the student's."""
-        return StoredBytes(ram=tensor_bytes(self._own()))
+        return StoredBytes(ram=tensor_bytes(self._held()))
 
     def _at(self, device: torch.device) -> VLM:
         for name, parameter in self._shared.items():
@@ -77,10 +77,19 @@ class Teacher:
                     f"the teacher shares {name} with its student, which trains it now: unfreeze it before the teacher "
                     "is made, or refresh the teacher"
                 )
-        if any(tensor.device != device for tensor in self._own()):
+        if any(tensor.device != device for tensor in self._held()):
             self._model.to(device)  # what is shared is there already, or the student could not take these inputs
         return self._model
 
-    def _own(self) -> list[torch.Tensor]:
-        own = [p for name, p in self._model.named_parameters() if name not in self._shared]
-        return own + list(self._model.buffers())
+    def own(self) -> dict[str, torch.Tensor]:
+        """The weights by name that are the teacher's own, and not shared with the student."""
+        return {name: p for name, p in self._model.named_parameters() if name not in self._shared}
+
+    @torch.no_grad()
+    def take_buffers(self, model: VLM) -> None:
+        """Statistics of normalisation layers as the student has them."""
+        for mine, other in zip(self._model.clip.buffers(), model.clip.buffers(), strict=True):
+            mine.copy_(other)
+
+    def _held(self) -> list[torch.Tensor]:
+        return [*self.own().values(), *self._model.buffers()]

@@ -1,0 +1,63 @@
+"""Tokenised texts that stand for something, one or several each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prompts:
+    """Groups of tokenised texts: a class's prompts, or a caption by itself.
+
+    :param tokens: int64 ``[P, L]``, group after group.
+    :param counts: int64 ``[N]``, the texts of each group, at least 1; on the CPU. None for one each.
+
+    >>> prompts = Prompts(torch.tensor([[1], [2], [3]]), torch.tensor([2, 1]))
+    >>> len(prompts), prompts.of(torch.tensor([1])).tokens.tolist()
+    (2, [[3]])
+    """
+
+    tokens: torch.Tensor
+    counts: torch.Tensor | None = None
+
+    @classmethod
+    def tokenized(cls, groups: Sequence[Sequence[str]], tokenizer: Callable[[list[str]], torch.Tensor]) -> Prompts:
+        """Of texts."""
+        texts = [text for group in groups for text in group]
+        tokens = tokenizer(texts) if texts else torch.zeros(0, 0, dtype=torch.long)
+        return cls(tokens, torch.tensor([len(group) for group in groups], dtype=torch.long))
+
+    def __len__(self) -> int:
+        return len(self.tokens if self.counts is None else self.counts)
+
+    def of(self, groups: torch.Tensor) -> Prompts:
+        """These groups, by their numbers ``[n]`` in ascending order, each once."""
+        if len(groups) == len(self):
+            return self
+        groups = groups.cpu()
+        if self.counts is None:
+            return Prompts(self.tokens[groups.to(self.tokens.device)])
+        kept = torch.zeros(len(self.counts), dtype=torch.bool)
+        kept[groups] = True
+        rows = torch.repeat_interleave(kept, self.counts)
+        return Prompts(self.tokens[rows.to(self.tokens.device)], self.counts[groups])
+
+    def to(self, device: torch.device) -> Prompts:
+        return Prompts(self.tokens.to(device), self.counts)
+
+    def encode(self, encoder: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Unit-length features ``[N, D]``: of a group, the normalised mean (CLIP's prompt ensemble, arXiv 2103.00020,
+        section 3.1.4).
+
+        :param encoder: token ids ``[P, L]`` to unit-length features ``[P, D]``.
+        """
+        features = encoder(self.tokens)
+        if self.counts is None or len(self.counts) == len(self.tokens):
+            return features
+        owner = torch.repeat_interleave(torch.arange(len(self)), self.counts).to(features.device)
+        summed = features.new_zeros(len(self), features.shape[1]).index_add_(0, owner, features)
+        return F.normalize(summed, dim=-1)

@@ -1,0 +1,26 @@
+"""What a forward pass has encoded, for whoever needs it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardFeatures:
+    """Unit-length features of one forward pass, with their graph.
+
+    :param images: ``[B, D]``.
+    :param texts: ``[N, D]``: of a batch of pairs, of its N distinct captions; of images, of the N classes that compete
+        (None where every known task's logits were asked for).
+    :param classes: int64 ``[N]``, these classes' ids in ascending order; None for pairs.
+    :param tokens: ``[N, L]``, the captions; None for classes.
+    :param text_of_image: int64 ``[B]``, which caption belongs to each image; None for classes.
+    """
+
+    images: torch.Tensor
+    texts: torch.Tensor | None = None
+    classes: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    text_of_image: torch.Tensor | None = None

@@ -1,0 +1,137 @@
+"""Losses that compare the student with teachers, on whatever reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training.plugins.taps import FeatureTapPlugin
+from avalanche_vlm.training.reference.base import Inputs, Reference
+from avalanche_vlm.training.strategies import autocast_of
+from avalanche_vlm.training.teachers.base import Side, TeacherPolicy, scaled_cosines
+
+StudentSide = Literal["image", "text", "both"]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What a loss gets to see: the same inputs through the student's eyes and through each teacher's.
+
+    :param student: with gradients.
+    :param teachers: without, in the order in which the plugin was given them.
+    :param past: how many experiences were trained before this one.
+    :param text_of_image: int64 ``[B]``, which text each image belongs to; None if they have nothing to do with each
+        other.
+    :param y: of the minibatch that trains, ``[M]``.
+    """
+
+    student: Side
+    teachers: tuple[Side, ...]
+    past: int
+    text_of_image: torch.Tensor | None
+    y: torch.Tensor
+
+    @property
+    def teacher(self) -> Side:
+        """The first teacher."""
+        return self.teachers[0]
+
+    @property
+    def matches(self) -> torch.Tensor:
+        """Bool ``[B, N]``: image b belongs to text n.
+
+        :raises InputError: if images and texts have nothing to do with each other.
+        """
+        if self.text_of_image is None:
+            raise InputError(
+                "this loss asks what belongs together, and the reference's texts are not those of its images"
+            )
+        texts = torch.arange(len(self.student.texts), device=self.text_of_image.device)
+        return self.text_of_image[:, None] == texts[None, :]
+
+    def logits(self, side: StudentSide = "both") -> torch.Tensor:
+        """``[B, N]``, with the student's scale and its features on one side or both; the first teacher's elsewhere."""
+        if side not in ("image", "text", "both"):
+            raise InputError(f"the student's side is image, text or both, not {side!r}")
+        images = (self.teacher if side == "text" else self.student).images
+        texts = (self.teacher if side == "image" else self.student).texts
+        return scaled_cosines(images, texts, self.student.scale)
+
+
+Loss = Callable[[Comparison], torch.Tensor]
+
+
+class DistillationPlugin(FeatureTapPlugin):
+    """Add to the training loss what a function makes of student and teachers on a reference.
+
+    A method of the CREG family is such a function: what it compares (features, logits, similarity matrices, topology)
+    is its own, and what is compared comes from the reference and the teachers. Nothing is encoded that it does not ask
+    for, and what a constant teacher says of the same input is computed once.
+
+    :param model: the student, as the initial teacher will know it.
+    :param loss: takes a :class:`Comparison`, gives a scalar. One with a state of its own may have ``stored()``.
+    :param reference: what they are compared on.
+    :param teachers: one or several.
+    """
+
+    supports_distributed = False
+
+    def __init__(
+        self, model: VLM, loss: Loss, reference: Reference, teachers: TeacherPolicy | Sequence[TeacherPolicy]
+    ) -> None:
+        super().__init__()
+        self.loss, self.reference = loss, reference
+        self.teachers = tuple(teachers) if isinstance(teachers, Sequence) else (teachers,)
+        self._past = 0
+        for teacher in self.teachers:
+            teacher.prepare(model, reference)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy, **kwargs)
+        self.reference.start(strategy)
+        for teacher in self.teachers:
+            teacher.start(strategy.model, self.reference, autocast_of(strategy))
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        inputs = self.reference.next(strategy, self.features)
+        if inputs is None:
+            return
+        with autocast_of(strategy):
+            teachers = tuple(teacher.side(inputs) for teacher in self.teachers)
+            comparison = Comparison(
+                _student(strategy.model, inputs), teachers, self._past, inputs.text_of_image, strategy.mb_y
+            )
+            strategy.loss += self.loss(comparison)
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        for teacher in self.teachers:
+            teacher.follow(strategy.model)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        for part in (*self.teachers, self.reference):
+            part.end()
+        self._past += 1
+
+    def stored(self) -> StoredBytes:
+        return stored_bytes([self.reference, self.loss, *self.teachers])
+
+
+def _student(model: VLM, inputs: Inputs) -> Side:
+    def images() -> torch.Tensor:
+        return model.encode_image(inputs.images) if inputs.student_images is None else inputs.student_images
+
+    def texts() -> torch.Tensor:
+        return inputs.texts.encode(model.encode_text) if inputs.student_texts is None else inputs.student_texts
+
+    return Side(
+        None if inputs.images is None else images,
+        None if inputs.texts is None else texts,
+        model.scale,
+        inputs.text_of_image,
+    )

@@ -1,0 +1,151 @@
+"""The minibatch that is being trained, with its own texts or with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.data import images_of
+from avalanche_vlm.training.reference.base import Inputs, Lifetime, Rows
+
+_OF_CLASSES = ("batch", "task", "seen")
+
+
+class CurrentBatch:
+    """The images of the minibatch, as they are when they reach the model (replayed ones included), with texts:
+
+    - ``"batch"``: their own, each once: captions, or the prompts of the classes in the batch;
+    - ``"task"``: the prompts of all classes of the experience (LwF);
+    - ``"seen"``: the prompts of the classes of earlier experiences (iCaRL), nothing in the first;
+    - a list of texts or their tokens ``[N, L]``: these, which belong to none of the images (LwF-VR).
+
+    On image-text streams the first two are the captions of the batch, and there is no ``"seen"``. What the student's
+    own forward pass encodes is not encoded again.
+
+    :param texts: as above.
+    :param tokenizer: for a list of texts.
+    :param texts_per_step: of a list, so many in every iteration, in shuffled passes; None for all of them.
+    :param seed: of the passes.
+    :raises InputError: for texts of another kind; as training starts, for ``"seen"`` on image-text pairs.
+    """
+
+    lifetime: Lifetime = "batch"
+
+    def __init__(
+        self,
+        texts: str | Sequence[str] | torch.Tensor = "batch",
+        tokenizer: Any = None,
+        *,
+        texts_per_step: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(texts, str) and texts not in _OF_CLASSES:
+            raise InputError(f"the texts of the current batch are {', '.join(_OF_CLASSES)} or a list, not {texts!r}")
+        if not isinstance(texts, (str, torch.Tensor)):
+            if tokenizer is None:
+                raise InputError("a list of texts needs the model's tokenizer: CurrentBatch(texts, model.tokenizer)")
+            texts = tokenizer(list(texts))
+        self.texts: str | torch.Tensor = texts
+        self._passes = None if texts_per_step is None else Passes(len(texts), texts_per_step, seed)
+        self._seen = torch.zeros(0, dtype=torch.long)
+        self._of_task = torch.zeros(0, dtype=torch.long)
+        self._numbers: dict[bytes, int] = {}
+
+    def start(self, strategy: Any) -> None:
+        if getattr(strategy.experience, "label_space", strategy.model.label_space) is not None:
+            self._of_task = torch.tensor(sorted(strategy.experience.classes_in_this_experience))
+
+    def chunks(self, size: int = 256) -> Iterator[Inputs]:
+        return iter(())
+
+    def next(self, strategy: Any, forward: ForwardFeatures) -> Inputs | None:
+        x, y = strategy.mb_x, strategy.mb_y
+        if isinstance(self.texts, torch.Tensor):
+            rows: Rows = slice(None) if self._passes is None else self._passes.next().sort().values
+            texts = Prompts(self.texts[rows].to(y.device))
+            return Inputs(images_of(x), texts, text_rows=rows, student_images=forward.images)
+        if isinstance(x, ImageText):
+            if self.texts == "seen":
+                raise InputError(
+                    "distillation of seen classes needs a class-labelled stream; this one has image-text pairs"
+                )
+            return Inputs(
+                x.image,
+                Prompts(forward.tokens),
+                forward.text_of_image,
+                text_rows=self._numbered(forward.tokens),
+                student_images=forward.images,
+                student_texts=forward.texts,
+            )
+        known = {"batch": y.unique(), "task": self._of_task, "seen": self._seen}
+        classes = known[self.texts].to(y.device)
+        if len(classes) == 0:
+            return None
+        model: VLM = strategy.model
+        places = torch.searchsorted(classes, y).clamp(max=len(classes) - 1)
+        return Inputs(
+            x,
+            model.prompts(classes),
+            torch.where(classes[places] == y, places, -1),
+            text_rows=classes,
+            student_images=forward.images,
+            student_texts=_among(forward, classes),
+        )
+
+    def end(self) -> None:
+        self._seen = torch.cat([self._seen, self._of_task]).unique()
+        self._of_task = self._of_task[:0]
+        self._numbers = {}
+
+    def stored(self) -> StoredBytes:
+        texts = [self.texts] if isinstance(self.texts, torch.Tensor) else []
+        passes = 0 if self._passes is None else self._passes.nbytes
+        return StoredBytes(ram=tensor_bytes([self._seen, *texts]) + passes)
+
+    def _numbered(self, tokens: torch.Tensor) -> torch.Tensor:
+        """A number for every text of the task: epochs bring the same captions again."""
+        texts = [row.tobytes() for row in tokens.cpu().numpy()]
+        return torch.tensor([self._numbers.setdefault(text, len(self._numbers)) for text in texts])
+
+
+def _among(forward: ForwardFeatures, classes: torch.Tensor) -> torch.Tensor | None:
+    """The features of these classes' prompts, if the forward pass has encoded all of them."""
+    if forward.texts is None or forward.classes is None:
+        return None
+    places = torch.searchsorted(forward.classes, classes).clamp(max=len(forward.classes) - 1)
+    return forward.texts[places] if bool((forward.classes[places] == classes).all()) else None
+
+
+def random_sentences(model: VLM, n: int = 1000, words: int = 10, seed: int = 0) -> torch.Tensor:
+    """Sentences of random tokens, between the tokens with which the model's tokenizer starts and ends a text: the
+    anchors of LwF-VR (Ding et al., arXiv 2207.09248; ZSCL's code takes 1000 of 10 tokens).
+
+    :param model: whose vocabulary they are drawn from.
+    :param n: how many.
+    :param words: random tokens in each.
+    :param seed: of the draw.
+    :return: token ids ``[n, L]``, int64.
+    :raises InputError: if they do not fit the model's context.
+    """
+    empty = model.tokenizer([""])[0]
+    frame = empty[: int(empty.argmax()) + 1]  # the end token is the largest, or the last that is no padding
+    if len(frame) + words > len(empty):
+        raise InputError(f"a text of {model.name} has room for {len(empty) - len(frame)} words, not {words}")
+    tower = getattr(model.clip, "text", model.clip)
+    vocabulary = torch.ones(tower.token_embedding.num_embeddings, dtype=torch.bool)
+    vocabulary[empty] = False
+    choices = vocabulary.nonzero().squeeze(1)
+    drawn = choices[torch.randint(len(choices), (n, words), generator=torch.Generator().manual_seed(seed))]
+    sentences = empty.repeat(n, 1)
+    sentences[:, len(frame) - 1 : len(frame) - 1 + words] = drawn
+    sentences[:, len(frame) - 1 + words] = frame[-1]
+    return sentences

@@ -1,0 +1,75 @@
+"""A fixed set of image-text pairs that the user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from avalanche_vlm.benchmarks.scenario import ReferencePairs
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.reference.base import Inputs, Lifetime
+
+
+class ReferenceSet:
+    """Batches of reference pairs, in shuffled passes, with the captions of the batch or of the whole set.
+
+    :param model: its tokenizer reads the captions.
+    :param pairs: they stand for the pretrained model's knowledge.
+    :param batch_size: images per iteration.
+    :param texts: ``"batch"``, the captions of these images; ``"all"``, every caption of the set, each once (ZSCL).
+    :param seed: of the order.
+    :raises InputError: for texts of another kind, or a set without pairs.
+    """
+
+    lifetime: Lifetime = "always"
+
+    def __init__(
+        self,
+        model: VLM,
+        pairs: ReferencePairs,
+        batch_size: int = 64,
+        texts: Literal["batch", "all"] = "batch",
+        seed: int = 0,
+    ) -> None:
+        if texts not in ("batch", "all"):
+            raise InputError(f"the texts of a reference set are those of the batch or all, not {texts!r}")
+        self.pairs = pairs
+        self.texts = texts
+        ids: dict[str, int] = {}
+        self.text_of_pair = torch.tensor([ids.setdefault(caption, len(ids)) for caption in pairs.captions])
+        self.tokens = model.tokenizer(list(ids))
+        self._passes = Passes(len(pairs), batch_size, seed)
+
+    def start(self, strategy: Any) -> None:
+        if self.tokens.device != strategy.device:
+            self.tokens = self.tokens.to(strategy.device)
+
+    def chunks(self, size: int = 256) -> Iterator[Inputs]:
+        for start in range(0, len(self.pairs), size):
+            yield Inputs(self.pairs.batch(range(start, min(start + size, len(self.pairs)))))
+        for part in self.tokens.split(size):
+            yield Inputs(texts=Prompts(part))
+
+    def next(self, strategy: Any, forward: ForwardFeatures) -> Inputs:
+        rows = self._passes.next()
+        images = self.pairs.batch(rows.tolist()).to(strategy.device)
+        text_of_image = self.text_of_pair[rows]
+        if self.texts == "all":
+            return Inputs(images, Prompts(self.tokens), text_of_image.to(images.device), rows, slice(None))
+        texts, text_of_image = text_of_image.unique(return_inverse=True)
+        tokens = self.tokens[texts.to(self.tokens.device)]
+        return Inputs(images, Prompts(tokens), text_of_image.to(images.device), rows, texts)
+
+    def end(self) -> None:
+        return
+
+    def stored(self) -> StoredBytes:
+        ids = tensor_bytes([self.text_of_pair, self.tokens])
+        return StoredBytes(ram=self.pairs.nbytes + ids + self._passes.nbytes)

@@ -1,0 +1,17 @@
+"""Who the student is compared with: the initial model, the previous one, averages of it."""
+
+from avalanche_vlm.training.teachers.base import TeacherPolicy
+from avalanche_vlm.training.teachers.constant import InitialTeacher, PreviousTeacher
+from avalanche_vlm.training.teachers.frozen import Teacher
+from avalanche_vlm.training.teachers.moving import MomentumTeacher, MovingAverageTeacher
+from avalanche_vlm.training.teachers.store import FeatureStore
+
+__all__ = [
+    "FeatureStore",
+    "InitialTeacher",
+    "MomentumTeacher",
+    "MovingAverageTeacher",
+    "PreviousTeacher",
+    "Teacher",
+    "TeacherPolicy",
+]

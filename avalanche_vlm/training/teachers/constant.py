@@ -1,0 +1,144 @@
+"""Teachers that do not change while a task trains: what they say of the same input is computed once."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training.reference.base import Inputs, Reference, Rows
+from avalanche_vlm.training.teachers.base import Side
+from avalanche_vlm.training.teachers.frozen import Teacher
+from avalanche_vlm.training.teachers.store import FeatureStore
+
+
+class _ConstantTeacher:
+    """The model as it was at some moment.
+
+    Of a reference *set* its features are computed at that moment, by the model itself, and no copy of the weights is
+    kept. Of inputs that are new in every batch a frozen copy computes them, texts that come again excepted.
+
+    :param max_bytes: of features in memory, for images and for texts each; more goes to a file.
+    :param folder: for that file.
+    """
+
+    def __init__(self, max_bytes: int = 1 << 30, folder: str | Path | None = None) -> None:
+        self._images, self._texts = FeatureStore(max_bytes, folder), FeatureStore(max_bytes, folder)
+        self._copy: Teacher | None = None
+        self._scale = torch.ones(())
+
+    def prepare(self, model: VLM, reference: Reference) -> None:
+        return
+
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+        return
+
+    def follow(self, model: VLM) -> None:
+        return
+
+    def end(self) -> None:
+        return
+
+    def side(self, inputs: Inputs) -> Side:
+        images = None if inputs.images is None else lambda: self._encode_images(inputs)
+        texts = None if inputs.texts is None else lambda: self._encode_texts(inputs)
+        return Side(images, texts, self._scale, inputs.text_of_image)
+
+    def stored(self) -> StoredBytes:
+        kept = self._images.stored() + self._texts.stored()
+        return kept if self._copy is None else kept + self._copy.stored()
+
+    def _become(self, model: VLM) -> None:
+        if self._copy is None:
+            self._copy = Teacher(model)
+        else:
+            self._copy.refresh(model)
+        self._scale = model.scale.detach().clone()
+        self._forget_features()
+
+    def _compute(self, teacher: VLM | Teacher, model: VLM, reference: Reference) -> None:
+        """Everything that the teacher has to say about a set."""
+        self._forget_features()
+        self._scale = teacher.scale.detach().clone()
+        device = model.device
+        with model.evaluating():
+            for part in reference.chunks():
+                if part.images is not None:
+                    self._images.append(teacher.encode_image(part.images.to(device)))
+                if part.texts is not None:
+                    self._texts.append(part.texts.to(device).encode(teacher.encode_text))
+
+    def _forget_features(self) -> None:
+        self._images.clear()
+        self._texts.clear()
+
+    def _forget(self) -> None:
+        self._copy = None
+        self._forget_features()
+
+    @torch.no_grad()
+    def _encode_images(self, inputs: Inputs) -> torch.Tensor:
+        if inputs.image_rows is None:
+            return self._copy.encode_image(inputs.images)
+        found = self._images.rows(inputs.image_rows, lambda m: self._copy.encode_image(inputs.images[m]))
+        return found.to(inputs.images.device)
+
+    @torch.no_grad()
+    def _encode_texts(self, inputs: Inputs) -> torch.Tensor:
+        texts = inputs.texts
+        if inputs.text_rows is None:
+            return texts.encode(self._copy.encode_text)
+
+        def compute(missing: Rows) -> torch.Tensor:
+            asked = texts if isinstance(missing, slice) else texts.of(missing)
+            return asked.encode(self._copy.encode_text)
+
+        return self._texts.rows(inputs.text_rows, compute).to(texts.tokens.device)
+
+
+class InitialTeacher(_ConstantTeacher):
+    """The model as it was when the plugin was made: ZSCL's teacher (arXiv 2303.06628), the pretrained one.
+
+    :param max_bytes: of features in memory, for images and for texts each; more goes to a file.
+    :param folder: for that file.
+    """
+
+    def prepare(self, model: VLM, reference: Reference) -> None:
+        if reference.lifetime == "always":
+            self._compute(model, model, reference)
+        else:
+            self._become(model)
+
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+        if reference.lifetime == "task":
+            with precision:
+                self._compute(self._copy, model, reference)
+        for store in (self._images, self._texts):
+            store.to(model.device)  # where the model was made is not where it trains
+
+    def end(self) -> None:
+        if self._copy is not None:
+            self._forget_features()  # of captions and sets of one task; class prompts are few
+
+
+class PreviousTeacher(_ConstantTeacher):
+    """The model as the task started: LwF's teacher (arXiv 1606.09282). In the first task it is the model as given.
+
+    Between tasks nothing is kept, for it is then the student itself.
+
+    :param max_bytes: of features in memory, for images and for texts each; more goes to a file.
+    :param folder: for that file.
+    """
+
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+        with precision:
+            if reference.lifetime == "batch":
+                self._become(model)
+            else:
+                self._compute(model, model, reference)
+
+    def end(self) -> None:
+        self._forget()

@@ -1,0 +1,138 @@
+"""Features that are computed once: in memory, and past a limit on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.training.reference.base import Rows
+
+
+class FeatureStore:
+    """Rows of features by number, each computed when it is first asked for.
+
+    The first rows that come are kept in memory, on the device that they came on; what is over the limit goes to a file.
+
+    :param max_bytes: limit of the features in memory.
+    :param folder: where the file is made, if one is needed; the system's temporary folder by default.
+
+    >>> store = FeatureStore()
+    >>> asked = []
+    >>> def compute(missing):
+    ...     asked.append(missing.tolist())
+    ...     return missing[:, None].float()
+    >>> store.rows(torch.tensor([0, 1]), compute).tolist(), store.rows(torch.tensor([0, 3, 1]), compute).tolist()
+    ([[0.0], [1.0]], [[0.0], [1.0], [1.0]])
+    >>> asked
+    [[0, 1], [1]]
+    """
+
+    def __init__(self, max_bytes: int = 1 << 30, folder: str | Path | None = None) -> None:
+        if max_bytes < 0:
+            raise InputError(f"the limit of stored features is 0 bytes or more, not {max_bytes}")
+        self.max_bytes, self.folder = max_bytes, folder
+        self.clear()
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._places = torch.zeros(0, dtype=torch.long)
+        self._ram: torch.Tensor | None = None
+        self._file: tempfile._TemporaryFileWrapper | None = None
+        self._filled = self._in_ram = 0
+
+    def append(self, features: torch.Tensor) -> None:
+        """The next rows ``[n, D]``, numbered on from those that are there."""
+        self._add(torch.arange(self._filled, self._filled + len(features)), features)
+
+    def to(self, device: torch.device) -> FeatureStore:
+        """Move what is in memory."""
+        self._ram = None if self._ram is None else self._ram.to(device)
+        return self
+
+    def rows(self, rows: Rows, compute: Callable[[Rows], torch.Tensor]) -> torch.Tensor:
+        """Features ``[n, D]`` of these rows.
+
+        :param rows: numbers, each once; or ``slice(None)`` for all that are there, or if none are, all that there are.
+        :param compute: takes the positions ``[m]`` in ``rows`` of what is not there, or ``slice(None)``; gives its
+            features ``[m, D]``.
+        """
+        if isinstance(rows, slice):
+            if self._filled == 0:
+                self.append(compute(rows))
+            return self._read(torch.arange(self._filled)) if self._file is not None else self._ram[: self._filled]
+        rows = rows.cpu()
+        missing = self._missing(rows)
+        if len(missing):
+            self._add(rows[missing], compute(missing))
+        return self._read(self._places[rows])
+
+    def stored(self) -> StoredBytes:
+        ram = 0 if self._ram is None else self._ram.nbytes
+        disk = 0 if self._file is None else (self._filled - self._in_ram) * self._width * 4
+        return StoredBytes(ram=ram + self._places.nbytes, disk=disk)
+
+    def _missing(self, rows: torch.Tensor) -> torch.Tensor:
+        if len(rows) and int(rows.max()) >= len(self._places):
+            more = torch.full((int(rows.max()) + 1 - len(self._places),), -1)
+            self._places = torch.cat([self._places, more])
+        return (self._places[rows] < 0).nonzero().squeeze(1)
+
+    def _add(self, rows: torch.Tensor, features: torch.Tensor) -> None:
+        features = features.detach().float()
+        self._missing(rows)
+        self._width = features.shape[1]
+        self._places[rows] = torch.arange(self._filled, self._filled + len(rows))
+        fits = max(0, self.max_bytes // (4 * self._width) - self._in_ram)
+        here, there = features[:fits], features[fits:]
+        if len(here):
+            self._grow(len(here), here)
+            self._ram[self._in_ram : self._in_ram + len(here)] = here
+            self._in_ram += len(here)
+        if len(there):
+            self._write(there)
+        self._filled += len(rows)
+
+    def _grow(self, n: int, like: torch.Tensor) -> None:
+        capacity = 0 if self._ram is None else len(self._ram)
+        if self._in_ram + n <= capacity:
+            return
+        larger = like.new_empty(
+            min(max(self._in_ram + n, 2 * capacity), self.max_bytes // (4 * self._width)), self._width
+        )
+        if self._ram is not None:
+            larger[: self._in_ram] = self._ram[: self._in_ram]
+        self._ram = larger
+
+    def _write(self, features: torch.Tensor) -> None:
+        try:
+            if self._file is None:
+                # Lives as long as the store.
+                self._file = tempfile.NamedTemporaryFile(prefix="features-", dir=self.folder)  # noqa: SIM115
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(features.cpu().numpy().tobytes())
+            self._file.flush()
+        except OSError as error:
+            where = self.folder or tempfile.gettempdir()
+            raise InputError(f"a teacher's features cannot be written to {where}: {error.strerror}") from error
+
+    def _read(self, places: torch.Tensor) -> torch.Tensor:
+        if self._file is None:
+            return self._ram[places.to(self._ram.device)]
+        on_disk = np.memmap(self._file.name, np.float32, "r").reshape(-1, self._width)
+        far = places >= self._in_ram
+        found = torch.empty(len(places), self._width)
+        found[far] = torch.from_numpy(on_disk[(places[far] - self._in_ram).numpy()])
+        if self._ram is None:
+            return found
+        found[~far] = self._ram[places[~far].to(self._ram.device)].cpu()
+        return found.to(self._ram.device)
