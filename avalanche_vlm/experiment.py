@@ -178,6 +178,7 @@ def run_experiment(
         "data": {"skipped": list(benchmark.data.skipped)},
         "matrix": [[_percent(v) for v in row] for row in matrix.rows()],
         "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
+        "alignment": {name: [_plain(v) for v in values] for name, values in held_out.alignment().items()},
         "metrics": {name: _percent(v) for name, v in matrix.survey().items()},
         "costs": {
             "stored_bytes": stored,
@@ -225,4 +226,8 @@ def _resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
 
 def _percent(value: float) -> float | None:
     """Percent with four decimals; None (JSON's null) for a missing value."""
-    return None if value != value else round(100 * float(value), 4)
+    return _plain(100 * value)
+
+
+def _plain(value: float) -> float | None:
+    return None if value != value else round(float(value), 4)

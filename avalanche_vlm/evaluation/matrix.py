@@ -12,9 +12,9 @@ from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
-from avalanche_vlm.evaluation.retrieval import retrieval_metrics
+from avalanche_vlm.evaluation.retrieval import modality_gap, paired_cosine, retrieval_metrics
 from avalanche_vlm.evaluation.survey import survey_metrics
-from avalanche_vlm.evaluation.zero_shot import encode_pairs, retrieval_scores, zero_shot_accuracy
+from avalanche_vlm.evaluation.zero_shot import encode_pairs, paired_features, zero_shot_accuracy
 
 
 class _Steps(PluginMetric):
@@ -117,7 +117,7 @@ class HeldOutScores(_Steps):
     """Scores on held-out sets, once per step, when the strategy evaluates.
 
     Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets their zero-shot accuracy.
-    The sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion.
+    How far apart the modalities are is told by :meth:`alignment`, which is no score. The sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion.
 
     Emits ``HeldOut/<name>``.
 
@@ -128,29 +128,40 @@ class HeldOutScores(_Steps):
         super().__init__()
         self.sets = tuple(sets)
         self._values: dict[int, dict[str, float]] = {}
+        self._alignment: dict[int, dict[str, float]] = {}
 
     def after_eval(self, strategy: Any) -> list[MetricValue] | None:
         if self._training or self.step in self._values:
             return None  # within training an evaluation may come after every epoch: too often for held-out sets
         values: dict[str, float] = {}
+        alignment: dict[str, float] = {}
         for held_out in self.sets:
             if held_out.label_space is None:
-                scores = retrieval_scores(strategy.model, held_out.dataset)
+                images, texts, ids = paired_features(strategy.model, held_out.dataset)
+                alignment[f"{held_out.name} modality gap"] = modality_gap(images, texts)
+                alignment[f"{held_out.name} paired cosine"] = paired_cosine(images, texts)
+                scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
                 both = {way: scores[f"{way}_hit@1"] for way in ("image_to_text", "text_to_image")}
                 values[f"{held_out.name} R@1"] = sum(both.values()) / 2
                 values.update({f"{held_out.name} R@1 {way.replace('_', ' ')}": v for way, v in both.items()})
             else:
                 values[held_out.name] = zero_shot_accuracy(strategy.model, held_out.dataset, held_out.label_space)
-        self._values[self.step] = values
-        return [MetricValue(self, f"HeldOut/{name}", value, self.step) for name, value in values.items()]
+        self._values[self.step], self._alignment[self.step] = values, alignment
+        emitted = {**values, **alignment}
+        return [MetricValue(self, f"HeldOut/{name}", value, self.step) for name, value in emitted.items()]
 
     def result(self) -> dict[str, list[float]]:
         """Name to one value per step, in [0, 1]; NaN for a step without evaluation."""
-        names = dict.fromkeys(name for values in self._values.values() for name in values)
-        return {
-            name: [self._values.get(step, {}).get(name, float("nan")) for step in range(self.step + 1)]
-            for name in names
-        }
+        return self._curves(self._values)
+
+    def alignment(self) -> dict[str, list[float]]:
+        """Modality gap (in [0, 2]) and paired cosine (in [-1, 1]) of every set of captions, likewise."""
+        return self._curves(self._alignment)
+
+    def _curves(self, by_step: dict[int, dict[str, float]]) -> dict[str, list[float]]:
+        names = dict.fromkeys(name for values in by_step.values() for name in values)
+        steps = range(self.step + 1)
+        return {name: [by_step.get(step, {}).get(name, float("nan")) for step in steps] for name in names}
 
     def __str__(self) -> str:
         return "HeldOutScores"

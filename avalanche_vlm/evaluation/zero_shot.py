@@ -34,6 +34,18 @@ def retrieval_scores(model: VLM, dataset: Dataset, batch_size: int = 256) -> dic
     :param model: evaluated in eval mode.
     :param dataset: samples ``(ImageText, caption id)``.
     """
+    images, texts, ids = paired_features(model, dataset, batch_size)
+    return retrieval_metrics(images, texts, ids, ids)
+
+
+def paired_features(
+    model: VLM, dataset: Dataset, batch_size: int = 256
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Unit-length features of the images and of their texts ``[N, D]``, and the caption ids ``[N]``.
+
+    :param model: in eval mode meanwhile.
+    :param dataset: samples ``(ImageText, caption id)``.
+    """
     with model.evaluating():
         images, texts, ids = [], [], []
         for pairs, y, *_ in DataLoader(dataset, batch_size):
@@ -41,8 +53,7 @@ def retrieval_scores(model: VLM, dataset: Dataset, batch_size: int = 256) -> dic
             images.append(image)
             texts.append(text)
             ids.append(y)
-        y = torch.cat(ids).to(model.device)
-        return retrieval_metrics(torch.cat(images), torch.cat(texts), y, y)
+        return torch.cat(images), torch.cat(texts), torch.cat(ids).to(model.device)
 
 
 def encode_pairs(model: VLM, pairs: ImageText) -> tuple[torch.Tensor, torch.Tensor]:

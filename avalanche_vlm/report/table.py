@@ -14,6 +14,7 @@ Entry = dict[str, Any]
 """``result`` (what ``result.json`` holds) and ``timing`` of one experiment."""
 
 HELD_OUT = "captions R@1"
+MODALITY_GAP = "captions modality gap"
 
 
 def row(entry: Entry) -> dict[str, Any]:
@@ -21,12 +22,14 @@ def row(entry: Entry) -> dict[str, Any]:
     result, timing = entry["result"], entry["timing"]
     metrics = {name: math.nan if v is None else v for name, v in result["metrics"].items()}
     held_out = result["held_out"].get(HELD_OUT, [math.nan, math.nan])
+    gap = result.get("alignment", {}).get(MODALITY_GAP, [math.nan])  # results of an earlier version have none
     return {
         "recipe": result["protocol"]["recipe"],
         "seed": result["protocol"]["seed"],
         **{name: metrics[name] for name in ("last", "avg", "transfer", "forget", "bwt", "zsd")},
         "held_out_r1": held_out[-1],
         "held_out_loss": held_out[0] - held_out[-1],
+        "modality_gap": gap[-1],
         "stored_bytes": result["costs"]["stored_bytes"],
         "trainable_parameters": result["costs"]["trainable_parameters"],
         "seconds": timing["total_seconds"],

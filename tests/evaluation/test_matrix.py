@@ -103,6 +103,14 @@ def test_held_out_sets_are_scored_once_per_step(random_model, tiny_benchmark, mo
     assert result["captions R@1"] == [pytest.approx(both)]
     assert result["size"] == [zero_shot_accuracy(random_model, size.dataset, size.label_space)]
     assert first["HeldOut/size"] == result["size"][0]
+    with torch.no_grad():
+        pairs = next(iter(DataLoader(captions.dataset, len(captions.dataset))))[0]
+        images, texts = random_model.eval().encode_image(pairs.image), random_model.encode_text(pairs.tokens)
+    apart = (images.mean(0) - texts.mean(0)).norm().item()
+    assert held_out.alignment()["captions modality gap"] == [pytest.approx(apart, abs=1e-5)]
+    assert held_out.alignment()["captions paired cosine"] == [
+        pytest.approx((images * texts).sum(1).mean().item(), abs=1e-5)
+    ]
     strategy.train(tiny_benchmark.train_stream[0])
     assert np.isnan(held_out.result()["size"][1])
     strategy.eval(tiny_benchmark.test_stream)
