@@ -8,7 +8,12 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
+from avalanche.training.supervised import Naive
 from nbclient import NotebookClient
+
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.training.recipes import registry
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -40,6 +45,38 @@ def test_the_snippets_of_the_replay_page_run(tmp_path, monkeypatch, capsys):
     for snippet in page.split("```python")[1:]:
         exec(snippet.split("```")[0], names)
     assert capsys.readouterr().out.splitlines() == ["diagonal 5400", "torch.Size([6, 3, 32, 32]) 3"]
+
+
+def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, monkeypatch):
+    monkeypatch.setattr(registry, "RECIPES", dict(registry.RECIPES))
+    page = (EXAMPLES.parent / "docs" / "adding_a_method.md").read_text()
+    method, use = (snippet.split("```")[0] for snippet in page.split("```python")[1:])
+    assert len([line for line in method.splitlines() if line.strip()]) <= 22  # its imports included
+    names: dict = {}
+    exec(method, names)
+    exec(use, names)
+    assert names["strategy"].clock.train_exp_counter == 2
+
+    def moved(weight: float) -> float:
+        """How far training takes the features of the pictures from the pretrained model's."""
+        torch.manual_seed(0)
+        model = create_vlm("tiny")
+        experience = tiny_benchmark.train_stream[0]
+        images = torch.stack([experience.dataset.eval()[i][0] for i in range(64)])
+        with model.evaluating():
+            before = model.encode_image(images)
+        Naive(
+            model=model,
+            optimizer=torch.optim.AdamW(model.parameters(), lr=5e-4),
+            criterion=torch.nn.CrossEntropyLoss(),
+            train_mb_size=32,
+            train_epochs=2,
+            plugins=registry.build("ldifs", model=model, weight=weight),
+        ).train(experience)
+        with model.evaluating():
+            return (model.encode_image(images) - before).square().sum(1).mean().item()
+
+    assert moved(weight=10.0) < 0.7 * moved(weight=0.0)
 
 
 def notebooks() -> list[Path]:

@@ -117,7 +117,8 @@ class HeldOutScores(_Steps):
     """Scores on held-out sets, once per step, when the strategy evaluates.
 
     Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets their zero-shot accuracy.
-    How far apart the modalities are is told by :meth:`alignment`, which is no score. The sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion.
+    How far apart the modalities are is told by :meth:`alignment`, which is no score. The sets are read outside the
+    strategy's loop, so they work in Avalanche's own strategies whatever the criterion.
 
     Emits ``HeldOut/<name>``.
 
