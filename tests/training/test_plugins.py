@@ -17,7 +17,6 @@ from avalanche_vlm.training.plugins import (
     AnchorPenaltyPlugin,
     ExemplarReplayPlugin,
     LoRAPerTaskPlugin,
-    ReferenceDistillationPlugin,
     RunningMeanPlugin,
     WarmupCosinePlugin,
 )
@@ -88,40 +87,6 @@ def test_replayed_pictures_are_the_streams_own(random_model, tiny_benchmark):
     drawn = memory.sample(64)
     again = random_model.transforms.eval.from_uint8(drawn["pixels"])
     assert len(again) == 64 and all(x.numpy().tobytes() in originals for x in again)
-
-
-def test_the_teacher_is_the_initial_model_for_ever(random_model, tiny_benchmark):
-    reference = tiny_benchmark.reference
-    initial = copy.deepcopy(random_model).eval()
-    plugin = ReferenceDistillationPlugin(random_model, reference, batch_size=16)
-    taught = plugin.image_features.clone(), plugin.text_features.clone()
-    with torch.no_grad():
-        images = initial.encode_image(reference.batch(range(len(reference))))
-        texts = initial.encode_text(initial.tokenize(reference.captions))
-    torch.testing.assert_close(taught[0], images, atol=1e-6, rtol=0)
-    torch.testing.assert_close(taught[1], texts, atol=1e-6, rtol=0)
-    naive(random_model, [plugin]).train(tiny_benchmark.train_stream[0])
-    assert torch.equal(plugin.image_features, taught[0]) and torch.equal(plugin.text_features, taught[1])
-    assert not taught[0].requires_grad and plugin.stored().ram > reference.nbytes
-    # A pass over the reference set sees every pair once.
-    plugin = ReferenceDistillationPlugin(random_model, reference, batch_size=16)
-    indices = torch.cat([plugin._passes.next() for _ in range(4)])
-    assert sorted(indices.tolist()) == list(range(64))
-
-
-def test_distillation_adds_its_loss_and_starts_without_a_gradient(random_model, tiny_benchmark):
-    plugin = ReferenceDistillationPlugin(random_model, tiny_benchmark.reference, batch_size=64, weight=3.0)
-    strategy = naive(random_model, [plugin])
-    strategy.loss = torch.zeros(1)
-    plugin.before_backward(strategy)
-    with torch.no_grad():
-        logits = random_model.similarity(plugin.image_features, plugin.text_features)
-    # The order of the images does not matter to the mean over rows, nor to the columns' softmax.
-    torch.testing.assert_close(strategy.loss[0], 3 * logit_distillation(logits, logits), atol=1e-3, rtol=1e-5)
-    strategy.loss.backward()
-    gradients = [p.grad.abs().max() for _, p in random_model.tower_parameters("image") if p.grad is not None]
-    assert max(gradients) < 1e-4
-    assert all(p.grad is None for _, p in random_model.tower_parameters("text"))
 
 
 def test_a_task_ends_on_the_mean_of_its_snapshots(random_model, tiny_benchmark):

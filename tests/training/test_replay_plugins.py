@@ -17,7 +17,7 @@ from avalanche_vlm.memory import ExemplarMemory, LatentMemory
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import ContrastiveCriterion, recipes
 from avalanche_vlm.training.plugins import (
-    ClassDistillationPlugin,
+    DistillationPlugin,
     ExemplarReplayPlugin,
     LatentReplayPlugin,
     NearestMeanPlugin,
@@ -176,9 +176,15 @@ def test_a_frozen_text_tower_has_nothing_to_replay(random_model):
         TextReplayPlugin(random_model.freeze("text"), LatentMemory(1 << 16))
 
 
+def of_old_classes(model, weight: float = 1.0) -> DistillationPlugin:
+    """iCaRL's distillation."""
+    plugins = recipes.build("icarl", model=model, weight=weight)
+    return next(plugin for plugin in plugins if isinstance(plugin, DistillationPlugin))
+
+
 def test_old_classes_are_distilled_from_the_previous_model(tiny_benchmark):
     model = create_vlm("tiny")
-    plugin = ClassDistillationPlugin(weight=3.0)
+    plugin = of_old_classes(model, weight=3.0)
     losses = Recorder("before_backward", lambda s: s.loss.item())
     joined = Recorder("after_backward", lambda s: s.loss.item())
     students = Recorder("after_backward", lambda s: (copy.deepcopy(s.model), s.mb_x.clone()))
@@ -214,7 +220,7 @@ def test_a_forward_pass_that_fails_leaves_nothing_behind(random_model, tiny_benc
             encode(images)
             raise RuntimeError("interrupted")
 
-    fails, plugin = Fails(), ClassDistillationPlugin()
+    fails, plugin = Fails(), of_old_classes(random_model)
     strategy = naive(random_model, [fails, plugin])
     first, second = tiny_benchmark.train_stream
     strategy.train(first)
@@ -238,7 +244,8 @@ def test_distillation_of_classes_is_not_for_pairs(random_model, tiny_pairs):
     with pytest.raises(InputError, match="need a class-labelled stream"):
         on_pairs(random_model, recipes.build("icarl", model=random_model)).train(tiny_pairs.train_stream[0])
     with pytest.raises(InputError, match="needs a class-labelled stream"):
-        on_pairs(create_vlm("tiny", "random"), [ClassDistillationPlugin()]).train(tiny_pairs.train_stream[0])
+        model = create_vlm("tiny", "random")
+        on_pairs(model, [of_old_classes(model)]).train(tiny_pairs.train_stream[0])
 
 
 def test_means_are_those_of_the_exemplars_under_the_current_encoder(random_model, tiny_benchmark):

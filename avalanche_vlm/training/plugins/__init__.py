@@ -4,6 +4,7 @@ from avalanche_vlm.training.plugins.distillation import Comparison, Distillation
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.plugins.lora import LoRAPerTaskPlugin
+from avalanche_vlm.training.plugins.merging import InterpolationPlugin, TaskVectorMergePlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
@@ -20,6 +21,7 @@ __all__ = [
     "DistillationPlugin",
     "ExemplarReplayPlugin",
     "FeatureReplayPlugin",
+    "InterpolationPlugin",
     "LatentReplayPlugin",
     "LoRAPerTaskPlugin",
     "NearestMeanPlugin",
@@ -28,6 +30,7 @@ __all__ = [
     "ReferenceReplayPlugin",
     "RunningMeanPlugin",
     "SyntheticDistillationPlugin",
+    "TaskVectorMergePlugin",
     "TextReplayPlugin",
     "WarmupCosinePlugin",
 ]

@@ -3,7 +3,7 @@
 ``build("zscl", model=model, reference=pairs)`` gives a list of plugins for any Avalanche strategy.
 """
 
-from avalanche_vlm.training.recipes import baseline, replay, distillation, similarity, adaptation  # noqa: I001, the survey's order
+from avalanche_vlm.training.recipes import baseline, replay, distillation, similarity, adaptation, fusion  # noqa: I001, the survey's order
 from avalanche_vlm.training.recipes.registry import RECIPES, Recipe, build, get, recipe
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "baseline",
     "build",
     "distillation",
+    "fusion",
     "get",
     "recipe",
     "replay",
