@@ -161,7 +161,7 @@ def test_the_account_of_what_is_kept_between_tasks_is_complete(trained, name, ki
     own |= {t.untyped_storage().data_ptr() for n, t in model.clip.state_dict().items() if ".lora." not in n}
     found = sum(part.nbytes for plugin in plugins for part in arrays(plugin, own))
     account = stored_bytes(plugins).total
-    if any(isinstance(plugin, (ReferenceDistillationPlugin, ReferenceReplayPlugin)) for plugin in plugins):
+    if any(isinstance(plugin, (DistillationPlugin, ReferenceReplayPlugin)) for plugin in plugins):
         account -= benchmark.reference.nbytes
     if name == "gift":
         account -= sum(len(caption) + 1 for caption in benchmark.reference.captions)  # kept as bytes, not as a tensor

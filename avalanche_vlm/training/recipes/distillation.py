@@ -5,10 +5,17 @@ from __future__ import annotations
 import torch
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
+from avalanche_vlm.losses.alignment import soft_alignment
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.losses.features import feature_l2
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.plugins import AnchorPenaltyPlugin, Comparison, DistillationPlugin, RunningMeanPlugin
+from avalanche_vlm.training.plugins import (
+    AnchorPenaltyPlugin,
+    Comparison,
+    DistillationPlugin,
+    NullSpaceProjectionPlugin,
+    RunningMeanPlugin,
+)
 from avalanche_vlm.training.plugins.distillation import StudentSide
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
 from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
@@ -151,3 +158,45 @@ def snd(
 
     pairs = ReferenceSet(model, reference, batch_size, seed=seed)
     return [DistillationPlugin(model, loss, pairs, [PreviousTeacher(), InitialTeacher()])]
+
+
+@recipe("gnsp", family="CREG")
+def gnsp(
+    model: VLM,
+    *,
+    reference: ReferencePairs,
+    batch_size: int = 64,
+    weight: float = 1.0,
+    alignment: float = 0.75,
+    temperature: float = 2.0,
+    label_smoothing: float = 0.2,
+    tail_energy: float = 0.15,
+    seed: int = 0,
+) -> Plugins:
+    """GNSP: updates of the image tower's MLPs in the null space of what they read in past tasks, distillation from the
+    initial model and alignment on reference pairs (Peng et al., arXiv 2507.19839, sections 3.2 and 3.3).
+
+    Weights are those of the authors' code: distillation 1, rows and columns added, both towers of the student, against
+    the captions of the batch; alignment 0.75. :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says
+    where the projection differs; nothing but these MLPs trains, so the text tower stays as it is.
+
+    :param reference: pairs; the published number is 1000.
+    :param batch_size: of them per iteration.
+    :param weight: of the distillation.
+    :param alignment: of the two-way cross-entropy, equal captions matching each other.
+    :param temperature: of the distillation.
+    :param label_smoothing: of the alignment, in [0, 1).
+    :param tail_energy: share of the inputs' energy that updates may touch, in [0, 1].
+    :param seed: of the reference batches.
+    """
+
+    def loss(c: Comparison) -> torch.Tensor:
+        logits = c.logits()
+        distilled = logit_distillation(logits, c.teacher.logits, temperature)
+        return weight * distilled + alignment * soft_alignment(logits, c.matches, label_smoothing)
+
+    pairs = ReferenceSet(model, reference, batch_size, seed=seed)
+    return [
+        DistillationPlugin(model, loss, pairs, InitialTeacher()),
+        NullSpaceProjectionPlugin(model, tail_energy=tail_energy, freeze_rest=True, dtype=torch.float64),
+    ]

@@ -65,6 +65,11 @@ class Side:
         return self.texts[self._text_of_image]
 
     @cached_property
+    def cosines(self) -> torch.Tensor:
+        """``[B, N]``, of images and texts."""
+        return scaled_cosines(self.images, self.texts)
+
+    @cached_property
     def logits(self) -> torch.Tensor:
         """``[B, N]``, scaled cosines of images and texts; without SigLIP's bias, to which no softmax answers."""
         return scaled_cosines(self.images, self.texts, self.scale)
