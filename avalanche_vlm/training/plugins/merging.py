@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
-from avalanche_vlm.weights.average import State, interpolate, load, snapshot, update_running_mean
+from avalanche_vlm.weights.average import State, interpolate, snapshot, update_running_mean
 from avalanche_vlm.weights.task_vectors import (
     TiesSums,
+    Vector,
     apply,
     elect_ties,
     no_ties,
@@ -24,14 +26,20 @@ from avalanche_vlm.weights.task_vectors import (
 
 Merge = Literal["magmax", "average", "random", "ties"]
 
+SCALES: dict[str, float] = {"magmax": 0.5, "average": 1.0, "random": 1.0, "ties": 0.55}
+"""What the authors of MagMax multiply each merge of a sequence by (their code; the average there is a sum, times one
+over the number of tasks)."""
+
 
 class InterpolationPlugin(SupervisedPlugin):
     """End every task between where it started and where it came to: ``(1 - weight) start + weight end``, WiSE-FT
     (Wortsman et al., arXiv 2109.01903, eq. 1) applied task by task, as ZSCL's code does (arXiv 2303.06628).
 
-    A plugin that reads weights at a task's end has to stand after this one.
+    While a task trains one copy of what trains is held, between tasks nothing. Statistics of normalisation layers stay
+    those of the fine-tuned model. A plugin that reads weights at a task's end has to stand after this one, one that
+    changes them there before it.
 
-    :param weight: of what was learned, in [0, 1]; 0.8 is the published one.
+    :param weight: of what was learned, in [0, 1]; 0.8 is the default of ZSCL's code.
     :raises InputError: for a weight outside.
     """
 
@@ -47,99 +55,134 @@ class InterpolationPlugin(SupervisedPlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._start = snapshot(strategy.model.trainable_parameters())
 
+    @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        trained = strategy.model.trainable_parameters()
-        load(trained, interpolate(self._start, trained, self.weight))
+        weights = dict(strategy.model.named_parameters())
+        for name, start in self._start.items():
+            weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
         self._start = {}
+
+    def stored(self) -> StoredBytes:
+        return StoredBytes(ram=tensor_bytes(self._start.values()))
 
 
 class TaskVectorMergePlugin(SupervisedPlugin):
     """Fine-tune from task to task, and after each give out the initial weights plus a merge of all task vectors.
 
-    The vector of a task is what the weights have moved from the *initial* ones when it ends. The next task goes on from
-    where this one ended, not from the merged weights: sequential fine-tuning with merging, MagMax (Marczak et al.,
-    arXiv 2407.06322, section 4). Between tasks the model has the merged weights, so whoever evaluates or saves it then
-    gets the merged model.
+    The vector of a task is what the weights have moved from the *initial* ones, those before the first task, when it
+    ends. The next task goes on from where this one ended and not from the merged weights: MagMax's sequential setting
+    (Marczak et al., arXiv 2407.06322). Between tasks the model has the merged weights: whoever evaluates or saves it
+    then gets the merged model.
 
-    - ``"magmax"``: of every weight the largest change, the published scale is 0.5;
+    - ``"magmax"``: of every weight the largest change;
     - ``"average"``: the mean of the vectors;
     - ``"random"``: of every weight the change of one task, drawn at random;
     - ``"ties"``: trim, elect signs, mean of those that agree (Yadav et al., arXiv 2306.01708).
 
-    Kept between tasks are the initial weights and those to go on from; the merge itself is read back from the weights
-    that were given out, where these are what the plugin left. Only TIES keeps more: two sums, and two counts of half
-    their bytes. Statistics of normalisation layers stay those of the last task.
+    Only what trains is merged and kept. Between tasks that is two copies: the initial weights, and those to go on
+    from. While a task trains, the merged weights take the place of the latter, and the merge so far is read back from
+    them: ``(merged - initial) / scale``, to the rounding of a weight. Hence weights are not to be edited between tasks.
+    ``"ties"`` cannot be read back and keeps two sums and two 16-bit counts beside them: five copies of float32 weights
+    between tasks, four while it trains, and up to three more for the moment of merging, since its threshold is that of
+    the whole vector.
 
-    Another plugin that reads weights as a task starts or when it ends has to stand after this one. Parameters that
-    start to train later are taken in with the value that they then have.
+    Differs from the authors' code: it merges once, at the end of the stream, and the whole image tower; here a merged
+    model is there after every task. Buffers are not merged (there, those of floating point are): the statistics of
+    normalisation layers are those of the fine-tuned model, before and after.
+
+    Fine-tuned weights come back before any plugin sees the start of a task, so that only the order at its end matters:
+    a plugin that changes weights there (a running mean) has to stand before this one, one that reads them after it.
 
     :param method: as above.
-    :param scale: of the merged vector.
+    :param scale: of the merged vector, more than 0; None for the published one of the method, :data:`SCALES`.
     :param keep: share of every vector's elements that ``"ties"`` keeps, in (0, 1].
     :param seed: of ``"random"``.
-    :raises InputError: for an unknown method, or a number out of its range.
+    :raises InputError: for an unknown method, or a number out of its range. As a task starts: if other weights train
+        than in the first task.
     """
 
-    supports_distributed = False
+    supports_distributed = True
 
-    def __init__(self, method: Merge = "magmax", scale: float = 0.5, keep: float = 0.2, seed: int = 0) -> None:
+    def __init__(self, method: Merge = "magmax", scale: float | None = None, keep: float = 0.2, seed: int = 0) -> None:
         super().__init__()
-        if method not in get_args(Merge):
-            raise InputError(f"task vectors are merged by {', '.join(get_args(Merge))}, not {method!r}")
-        if not math.isfinite(scale) or scale == 0:
-            raise InputError(f"the scale of a merged task vector is a number other than 0, not {scale}")
+        if method not in SCALES:
+            raise InputError(f"task vectors are merged by {', '.join(SCALES)}, not {method!r}")
+        scale = SCALES[method] if scale is None else scale
+        if not (math.isfinite(scale) and scale > 0):
+            raise InputError(f"the scale of a merged task vector is a finite number above 0, not {scale}")
         if not 0 < keep <= 1:
             raise InputError(f"TIES keeps a share of the elements in (0, 1], not {keep}")
-        self.method, self.scale, self.keep, self.seed = method, scale, keep, seed
+        self.method, self.scale, self.keep = method, scale, keep
+        self._generator = torch.Generator().manual_seed(seed)
         self._initial: State = {}
-        self._fine_tuned: State = {}
+        # The fine-tuned weights between tasks; while a task trains, the merged ones.
+        self._other: State = {}
         self._sums: TiesSums | None = None
         self._tasks = 0
+        self._given_out = False
 
     @torch.no_grad()
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # The first callback of a task: all that snapshot the weights in before_training_exp see those that train on.
+        if not self._given_out:
+            return  # a task that was interrupted and starts again
+        for name, weight in self._of_first_task(strategy).items():
+            merged = weight.detach().clone()
+            weight.copy_(self._other[name])
+            self._other[name] = merged
+        if self.method == "ties":
+            self._other = {}
+        self._given_out = False
+
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        trained = strategy.model.trainable_parameters()
-        for name in self._fine_tuned:
-            if name not in trained:
-                raise InputError(f"{name} trained in an earlier task and does not now: task vectors cannot be merged")
-        for name, parameter in trained.items():
-            if name not in self._initial:
-                self._initial[name] = parameter.detach().clone()
-                self._fine_tuned[name] = parameter.detach().clone()
-            # What was given out holds the merge: it changes places with what training goes on from.
-            given_out = parameter.detach().clone()
-            parameter.copy_(self._fine_tuned[name])
-            self._fine_tuned[name] = given_out
+        weights = strategy.model.trainable_parameters()
+        if not self._initial:
+            self._initial = snapshot(weights)
+        other = {n for n, w in weights.items() if n not in self._initial or w.shape != self._initial[n].shape}
+        other |= self._initial.keys() - weights.keys()
+        if other:
+            raise InputError(
+                f"task vectors are merged over the weights that trained in the first task, and {min(other)} is new, "
+                f"frozen or of another shape at experience {strategy.experience.current_experience}"
+            )
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        trained = strategy.model.trainable_parameters()
-        given_out, self._fine_tuned = self._fine_tuned, snapshot(trained)
-        if self.method == "ties":
-            self._sums = no_ties(trained) if self._sums is None else self._sums
-            update_ties(self._sums, task_vector(self._fine_tuned, self._initial), self.keep)
-            load(trained, apply(self._initial, elect_ties(self._sums), self.scale))
-        else:
-            generator = torch.Generator().manual_seed(self.seed + self._tasks)
-            for name, parameter in trained.items():  # one at a time: no third copy of the weights
-                vector = {name: self._fine_tuned[name] - self._initial[name]}
-                merged = {name: (given_out[name] - self._initial[name]) / self.scale} if self._tasks else vector
-                if self._tasks:
-                    self._take_in(merged, vector, generator)
-                parameter.copy_(self._initial[name] + self.scale * merged[name])
+        weights = self._of_first_task(strategy)
+        for name, vector in self._merged(weights):
+            self._other[name] = weights[name].detach().clone()
+            weights[name].copy_(apply({name: self._initial[name]}, {name: vector}, self.scale)[name])
         self._tasks += 1
-
-    def _take_in(self, merged: State, vector: State, generator: torch.Generator) -> None:
-        if self.method == "magmax":
-            update_magmax(merged, vector)
-        elif self.method == "average":
-            update_running_mean(merged, vector, self._tasks)
-        else:
-            update_random_mix(merged, vector, self._tasks, generator)
+        self._given_out = True
 
     def stored(self) -> StoredBytes:
-        kept = [*self._initial.values(), *self._fine_tuned.values()]
-        if self._sums is not None:
-            for part in vars(self._sums).values():
-                kept += part.values()
-        return StoredBytes(ram=tensor_bytes(kept))
+        sums = [] if self._sums is None else vars(self._sums).values()
+        return StoredBytes(ram=sum(tensor_bytes(part.values()) for part in (self._initial, self._other, *sums)))
+
+    def _of_first_task(self, strategy: Any) -> State:
+        # By name and not by requires_grad: a plugin may freeze what it trained as the task ends.
+        return {name: p for name, p in strategy.model.named_parameters() if name in self._initial}
+
+    def _merged(self, weights: Vector) -> Iterator[tuple[str, torch.Tensor]]:
+        """The merge of all vectors so far, this task's among them, as tensors by name."""
+        if self.method == "ties":
+            vector = task_vector(weights, self._initial)
+            self._sums = no_ties(vector) if self._sums is None else self._sums
+            update_ties(self._sums, vector, self.keep)
+            del vector
+            yield from elect_ties(self._sums).items()
+            return
+        for name, initial in self._initial.items():
+            new = task_vector({name: weights[name]}, {name: initial})
+            if not self._tasks:
+                yield name, new[name]
+                continue
+            merged = task_vector({name: self._other[name]}, {name: initial})
+            merged[name] /= self.scale
+            if self.method == "magmax":
+                update_magmax(merged, new)
+            elif self.method == "average":
+                update_running_mean(merged, new, self._tasks)
+            else:
+                update_random_mix(merged, new, self._tasks, self._generator)
+            yield name, merged[name]

@@ -12,10 +12,6 @@ from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.weights.average import load, snapshot, update_running_mean
 
 
-def _trainable(strategy: Any) -> dict:
-    return {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
-
-
 class AnchorPenaltyPlugin(SupervisedPlugin):
     """Add the squared distance of the weights to where the task started (ZSCL, arXiv 2303.06628, eq. 7).
 
@@ -30,10 +26,10 @@ class AnchorPenaltyPlugin(SupervisedPlugin):
         self._anchor: dict = {}
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self._anchor = snapshot(_trainable(strategy))
+        self._anchor = snapshot(strategy.model.trainable_parameters())
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        strategy.loss += self.weight * l2_to_anchor(_trainable(strategy), self._anchor)
+        strategy.loss += self.weight * l2_to_anchor(strategy.model.trainable_parameters(), self._anchor)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks
@@ -60,18 +56,18 @@ class RunningMeanPlugin(SupervisedPlugin):
         self._count = 0
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self._mean, self._count, self._iterations = snapshot(_trainable(strategy)), 1, 0
+        self._mean, self._count, self._iterations = snapshot(strategy.model.trainable_parameters()), 1, 0
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         self._iterations += 1
         if self._iterations % self.interval == 0:
-            update_running_mean(self._mean, _trainable(strategy), self._count)
+            update_running_mean(self._mean, strategy.model.trainable_parameters(), self._count)
             self._count += 1
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         # With fewer iterations than one interval there is nothing to average but the start: keep what was learned.
         if self._count > 1:
-            load(_trainable(strategy), self._mean)
+            load(strategy.model.trainable_parameters(), self._mean)
         self._mean = {}
 
     def stored(self) -> StoredBytes:
