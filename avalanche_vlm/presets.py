@@ -7,7 +7,10 @@ from typing import Any
 _PICTUREBOOK = {"epochs": 5, "batch_size": 64, "warmup": 5}
 _LEARNING_RATE = 5e-4
 _LEARNING_RATES = {"lora": 5e-3, "prototype-replay": 3e-3}
-_OPTIONS: dict[str, dict[str, Any]] = {"zscl": {"interval": 10, "weight": 5.0}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "zscl": {"interval": 10, "weight": 5.0},
+    "lwf-vr": {"texts_per_step": 128},
+}
 
 
 def settings_for(benchmark: str, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
