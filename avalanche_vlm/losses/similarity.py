@@ -95,7 +95,7 @@ def rectify(
     A row is right if no entry exceeds its largest match, so that a tie is right whatever the order of the columns. A
     row without a match, or with matches only where the teacher is -inf (the masked diagonal of :func:`intra_modal`),
     cannot be judged and stays the teacher's. Mod-X's authors' code compares plain cosines (temperature 1), sums over
-    the rows and weighs the mean of the two directions by 20 with batches of 70: times the batch size in our mean.
+    the rows and weighs the mean of the two directions by 20, on matrices of 280 rows: times that number in our mean.
     DKR's code is not public.
 
     :param student: ``[B, N]`` similarities, already divided by the temperature.

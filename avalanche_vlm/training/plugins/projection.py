@@ -39,7 +39,7 @@ class NullSpaceProjectionPlugin(SupervisedPlugin):
     - It normalises the covariance of every batch, which makes the result depend on the batches. Here only that of every
       experience is, to a Frobenius norm of one as there, so that a long experience counts no more than a short one.
     - It projects the image tower's output matrix too, which is no layer in open_clip: here it is not, so hold it with
-      ``freeze_rest``, which trains nothing but the layers, as the authors do.
+      ``freeze_rest``, with which nothing but the layers trains from the second experience on, as the authors do.
 
     What else trains (attention, norms, embeddings) changes the features of old pictures, and thereby the inputs of
     these layers, with nothing to hold it. A plugin that reads weights in ``after_update`` has to stand after this one;
@@ -51,7 +51,8 @@ class NullSpaceProjectionPlugin(SupervisedPlugin):
     :param tail_energy: share of the inputs' energy that updates may touch, in [0, 1].
     :param hold_biases: keep the biases of these layers from moving once there is something to protect: their input is
         the constant 1, which every past sample had.
-    :param freeze_rest: stop training every other parameter of the model.
+    :param freeze_rest: stop training every other parameter of the model once there is something to protect, that is
+        from the second experience on.
     :param dtype: of the covariances, ``[in, in]`` per layer. float64 makes small tail energies exact, for twice the
         bytes.
     :raises InputError: if nothing matches, a match is no linear layer, or the tail energy is out of its range.
@@ -74,14 +75,17 @@ class NullSpaceProjectionPlugin(SupervisedPlugin):
             raise InputError(f"the tail energy is a share in [0, 1], not {tail_energy}")
         self.layers = _linear_layers(model.clip.visual, pattern)
         self.tail_energy = tail_energy
-        self.hold_biases = hold_biases
+        self.hold_biases, self.freeze_rest = hold_biases, freeze_rest
         self.dtype = dtype
         self.covariances: dict[str, torch.Tensor] = {}
         self._bases: dict[str, torch.Tensor] = {}
         self._before: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
-        if freeze_rest:
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # Before the optimizer is fitted to what trains.
+        if self.freeze_rest and self.covariances:
             kept = {id(p) for layer in self.layers.values() for p in layer.parameters()}
-            for parameter in model.parameters():
+            for parameter in strategy.model.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in kept)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:

@@ -173,12 +173,17 @@ def gnsp(
     tail_energy: float = 0.15,
     seed: int = 0,
 ) -> Plugins:
-    """GNSP: updates of the image tower's MLPs in the null space of what they read in past tasks, distillation from the
-    initial model and alignment on reference pairs (Peng et al., arXiv 2507.19839, sections 3.2 and 3.3).
+    """GNSP: updates of the image tower's MLPs in the null space of what they read in past tasks, with distillation from
+    the initial model and alignment on reference pairs (Peng et al., arXiv 2507.19839).
 
-    Weights are those of the authors' code: distillation 1, rows and columns added, both towers of the student, against
-    the captions of the batch; alignment 0.75. :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says
-    where the projection differs; nothing but these MLPs trains, so the text tower stays as it is.
+    ``weight * KD + alignment * soft_alignment`` on a batch of reference pairs and its own captions: KD adds rows and
+    columns, the alignment adds its two directions, with the task loss's label smoothing. Weights, temperature,
+    smoothing and tail energy are the authors' code on MTIL.
+
+    The first task trains both towers, the others nothing but the projected layers, which are the image tower's MLPs.
+    Differs from the code: it draws 1000 other reference pairs for every task, and a caption that is twice in a batch is
+    two columns there and one here.
+    :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says where the projection differs.
 
     :param reference: pairs; the published number is 1000.
     :param batch_size: of them per iteration.
@@ -198,5 +203,6 @@ def gnsp(
     pairs = ReferenceSet(model, reference, batch_size, seed=seed)
     return [
         DistillationPlugin(model, loss, pairs, InitialTeacher()),
+        # Last, so that it sees the optimizer's whole step.
         NullSpaceProjectionPlugin(model, tail_energy=tail_energy, freeze_rest=True, dtype=torch.float64),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.similarity import two_way
 from avalanche_vlm.losses.topology import FeatureQueue, momentum_contrast, topology_preservation
 from avalanche_vlm.memory.accounting import StoredBytes
@@ -12,19 +13,23 @@ from avalanche_vlm.training.plugins import Comparison, DistillationPlugin
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import MomentumTeacher, PreviousTeacher
+from avalanche_vlm.training.teachers.base import Side
 
 
 @recipe("mod-x", family="CREG")
 def mod_x(model: VLM, *, weight: float = 20.0, temperature: float = 1.0) -> Plugins:
-    """Mod-X: the similarities of the batch, off the diagonal above all, stay as the previous model had them, where that
-    model is right (Ni et al., arXiv 2305.07437, section 3.3).
+    """Mod-X: the similarities of the batch, off the diagonal above all, stay as the previous model had them, rows and
+    columns in which that model errs excepted (Ni et al., arXiv 2305.07437).
 
-    ``weight * sum over rows KL(old || new)``, the mean of images to texts and texts to images, on plain cosines: that
-    is the authors' code, with 20 at batches of 70. On class-labelled streams the texts are the prompts of the classes
-    in the batch, each once. Differs from the paper, whose old model is none in the first task: here it is the
-    pretrained one.
+    ``weight * B * two_way(cosines)`` for a batch of B: the authors' code takes plain cosines, sums over the rows where
+    :func:`~avalanche_vlm.losses.similarity.two_way` takes their mean, halves the sum of the two directions, and weighs
+    it by 20, on matrices of 280 pairs. The factor B makes their weight ours. As there, the sum grows with the batch and
+    the task loss does not. In the first task the previous model is the pretrained one, which is where the authors
+    start, too. The texts are the captions of the batch, or the prompts of its classes.
 
-    :param weight: of the sum over rows.
+    Differs from the code: a caption that is there twice is one column, and right for both its images; a tie is right.
+
+    :param weight: of the sum over rows, halved over the directions.
     :param temperature: divides the cosines.
     """
 
@@ -36,20 +41,24 @@ def mod_x(model: VLM, *, weight: float = 20.0, temperature: float = 1.0) -> Plug
 
 
 @recipe("dkr", family="CREG")
-def dkr(model: VLM, *, weight: float = 1.0) -> Plugins:
-    """DKR: the previous model's similarities, rectified: its own where it is right, the current model's where only that
-    one is, the truth where neither is (Cui et al., "Continual Vision-Language Retrieval via Dynamic Knowledge
-    Rectification", AAAI 2024).
+def dkr(model: VLM, *, weight: float = 1.0, temperature: float = 1.0) -> Plugins:
+    """DKR: the batch follows the previous model's similarities, rectified: that model's row where it is right, the
+    current model's where only that one is, the truth where neither is (Cui et al., "Continual Vision-Language Retrieval
+    via Dynamic Knowledge Rectification", AAAI 2024).
 
-    Rows and columns are judged apart and their mean is taken. The authors' code is not public; the scale of the
-    similarities is the model's own, which the paper leaves open. In the first task the previous model is the pretrained
-    one.
+    The authors' code is not public. Ours is the weight 1 of the paper, the mean over the rows and over the two
+    directions, each judged by itself, and the model's own scale, at which the truth of a row counts as in the
+    contrastive task loss. In the first task the previous model is the pretrained one. The texts are the captions of the
+    batch, or the prompts of its classes.
 
-    :param weight: of the distillation; the paper's lambda.
+    :param weight: of the mean over rows and directions; the paper's lambda.
+    :param temperature: divides the scaled similarities.
     """
 
     def loss(c: Comparison) -> torch.Tensor:
-        return weight * two_way(c.student.logits, c.teacher.logits, rows="dkr", right=c.matches)
+        return weight * two_way(
+            c.student.logits, c.teacher.logits, temperature=temperature, rows="dkr", right=c.matches
+        )
 
     return [DistillationPlugin(model, loss, CurrentBatch("batch"), PreviousTeacher())]
 
@@ -65,51 +74,62 @@ def ctp(
     decay: float = 0.9,
     first_decay: float = 0.995,
 ) -> Plugins:
-    """CTP: topology preservation against the previous model, and contrast against a momentum model between the student
-    and the previous one (Zhu et al., arXiv 2308.07146, eq. 3-9; settings of the authors' code).
+    """CTP: contrast against a momentum model between the student and the previous one, and from the second task on the
+    topology that the previous model sees in the batch (Zhu et al., arXiv 2308.07146).
 
-    The topology counts from the second task on, the momentum contrast from the first. The momentum model starts afresh
-    with every task, its queue goes on. Differs from the authors' code: the queue holds only what was pushed, where
-    theirs starts with random vectors; equal captions (equal classes) are positives of each other; the parts on masked
-    language modelling are left out, for which CLIP has no head. The task loss is the strategy's own.
+    ``contrast * momentum_contrast + topology * topology_preservation`` on the batch's pairs, see
+    :mod:`~avalanche_vlm.losses.topology`. All weights are 1 and all temperatures 0.07 in the authors' code. As there,
+    the momentum model starts afresh from the student with every task, while the queue goes on with the features that
+    earlier momentum models gave.
+
+    Differs from the code: the contrastive task loss is the strategy's, at the model's scale and not at 0.07; the queue
+    holds what was pushed and no random vectors; equal captions, or classes, are positives of each other, in the batch
+    and in the queue; the parts on masked language modelling are left out, for which CLIP has no head.
 
     :param topology: weight of the topology preservation.
     :param contrast: weight of the momentum contrast.
-    :param temperature: of both.
-    :param queue: pairs of momentum features that are kept.
-    :param decay: of the compatible momentum, from the second task on.
-    :param first_decay: of the moving average in the first task.
+    :param temperature: of both; divides the cosines.
+    :param queue: pairs of momentum features that are kept, at least 1.
+    :param decay: of the momentum model from the second task on, in [0, 1]: the rest comes from the student and the
+        previous model in equal parts.
+    :param first_decay: of the momentum model in the first task, in [0, 1]: the rest comes from the student.
+    :raises InputError: for a queue of nothing or a decay outside its range.
     """
+    if queue < 1:
+        raise InputError(f"the queue of momentum features holds 1 pair or more, not {queue}")
+    teachers = [PreviousTeacher(), MomentumTeacher(decay, first_decay)]
     loss = _CTP(topology, contrast, temperature, queue)
-    return [
-        DistillationPlugin(model, loss, CurrentBatch("batch"), [PreviousTeacher(), MomentumTeacher(decay, first_decay)])
-    ]
+    return [DistillationPlugin(model, loss, CurrentBatch("batch"), teachers)]
 
 
 class _CTP:
-    """CTP's two losses and its queue of momentum features ``[2 D]``, image beside text."""
+    """CTP's two losses, with the queue of one of them: ``[size, 2 D]``, image features beside their texts'."""
 
     def __init__(self, topology: float, contrast: float, temperature: float, size: int) -> None:
         self.topology, self.contrast, self.temperature, self.size = topology, contrast, temperature, size
         self.queue: FeatureQueue | None = None
 
     def __call__(self, c: Comparison) -> torch.Tensor:
-        student, (previous, momentum) = c.student, c.teachers
-        images, texts = momentum.images, momentum.paired_texts
+        student, momentum = _pairs(c.student), _pairs(c.teachers[1])
+        previous = _pairs(c.teachers[0]) if c.past else None
+        keys = torch.cat(momentum, dim=1)
         if self.queue is None:
-            self.queue = FeatureQueue(self.size, 2 * images.shape[1], images.device)
-        features, ids = self.queue.entries()
-        old_images, old_texts = features.chunk(2, dim=1)
-        loss = self.contrast * momentum_contrast(
-            student.images, student.paired_texts, images, texts, old_images, old_texts, self.temperature, c.y, ids
-        )
-        self.queue.push(torch.cat([images, texts], dim=1), c.y)
-        if c.past:
-            before = previous.images, previous.paired_texts
-            loss = loss + self.topology * topology_preservation(
-                student.images, student.paired_texts, *before, self.temperature
+            self.queue = FeatureQueue(self.size, keys.shape[1], keys.device)
+        queued, ids = self.queue.entries()
+        # Neighbours differ by less than what half precision rounds cosines to.
+        with torch.autocast(keys.device.type, enabled=False):
+            loss = self.contrast * momentum_contrast(
+                *student, *momentum, *queued.chunk(2, dim=1), self.temperature, c.y, ids
             )
+            if previous is not None:
+                loss = loss + self.topology * topology_preservation(*student, *previous, self.temperature)
+        self.queue.push(keys, c.y)
         return loss
 
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=0 if self.queue is None else self.queue.nbytes)
+
+
+def _pairs(side: Side) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image features ``[B, D]`` and those of their texts ``[B, D]``."""
+    return side.images, side.paired_texts
