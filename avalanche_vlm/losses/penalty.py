@@ -1,4 +1,4 @@
-"""Quadratic penalties on weights."""
+"""Quadratic penalties on weights, and importances that follow the training."""
 
 from __future__ import annotations
 
@@ -7,16 +7,55 @@ from collections.abc import Mapping
 import torch
 
 
-def l2_to_anchor(parameters: Mapping[str, torch.Tensor], anchor: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Squared Euclidean distance of the parameters to an anchor: the weight constraint of ZSCL (arXiv 2303.06628,
-    eq. 7).
+def quadratic_penalty(
+    parameters: Mapping[str, torch.Tensor],
+    anchor: Mapping[str, torch.Tensor],
+    importance: Mapping[str, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """The squared distance to an anchor, ``sum F (theta - anchor)^2``.
+
+    With ``F = 1`` it is the weight constraint of ZSCL (arXiv 2303.06628, eq. 7); with the diagonal Fisher information
+    the quadratic form of EWC (Kirkpatrick et al., arXiv 1612.00796, eq. 3, without its factor of one half); with
+    :func:`adaptive_fisher` the consolidation of GIFT (Wu et al., arXiv 2503.04229).
 
     :param parameters: at least the anchor's names.
     :param anchor: name to tensor.
+    :param importance: F, at least the anchor's names; no gradient flows into it. None for 1.
     :return: scalar.
 
-    >>> l2_to_anchor({"w": torch.tensor([1.0, 2.0])}, {"w": torch.zeros(2)}).item()
+    >>> weights, anchor = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.zeros(2)}
+    >>> quadratic_penalty(weights, anchor).item()
+    5.0
+    >>> quadratic_penalty(weights, anchor, {"w": torch.tensor([3.0, 0.5])}).item()
     5.0
     """
-    distances = [(parameters[name] - tensor).square().sum() for name, tensor in anchor.items()]
+    distances = []
+    for name, tensor in anchor.items():
+        squares = (parameters[name] - tensor).square()
+        distances.append((squares if importance is None else importance[name].detach() * squares).sum())
     return torch.stack(distances).sum()
+
+
+@torch.no_grad()
+def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The squared gradient of every tensor over the mean of its squares: GIFT's importances (Wu et al., arXiv
+    2503.04229; the division by the mean is the authors' code).
+
+    They say which weights of a tensor matter more than its others, not which tensors matter, and do not depend on the
+    loss's scale. An entry can be as large as its tensor has elements: so it is where few rows of an embedding are in
+    use.
+
+    :param gradients: name to a non-empty tensor: the gradient of one batch's mean loss.
+    :return: importances of the same names and shapes, at least 0 and 1 on average; all 0 where the gradient is 0.
+
+    >>> adaptive_fisher({"w": torch.tensor([1.0, 0.0, -1.0, 2.0]), "unused": torch.zeros(2)})
+    {'w': tensor([0.6667, 0.0000, 0.6667, 2.6667]), 'unused': tensor([0., 0.])}
+    """
+    return {name: _over_mean(gradient) for name, gradient in gradients.items()}
+
+
+def _over_mean(gradient: torch.Tensor) -> torch.Tensor:
+    # Squares of gradients below 1e-19 are 0 in float32: make the largest 1 first.
+    tiny = torch.finfo(gradient.dtype).tiny
+    squares = (gradient / gradient.abs().amax().clamp_min(tiny)).square()
+    return squares / squares.mean().clamp_min(tiny)

@@ -1,16 +1,83 @@
-"""Quadratic penalties."""
+"""Quadratic penalties and adaptive importances against loops."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from avalanche_vlm.losses.penalty import l2_to_anchor
+from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty
+
+
+def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {str(i): torch.randn(shape, dtype=torch.float64, generator=generator) for i, shape in enumerate(shapes)}
+
+
+def test_importances_equal_the_loop():
+    gradients = tensors(1, (3, 4), (5,), ())
+    for name, importance in adaptive_fisher(gradients).items():
+        flat = gradients[name].flatten().tolist()
+        mean = sum(g**2 for g in flat) / len(flat)
+        assert importance.flatten().tolist() == pytest.approx([g**2 / mean for g in flat], abs=1e-12)
+        assert importance.shape == gradients[name].shape
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.floats(-1e3, 1e3).filter(lambda g: g == 0 or abs(g) > 1e-3), min_size=1, max_size=20),
+    st.sampled_from([1e-25, 1e-10, 1.0, 1e20]),
+)
+def test_importances_are_one_on_average_whatever_the_losss_scale(gradient, scale):
+    gradient = torch.tensor(gradient)
+    importance = adaptive_fisher({"w": gradient * scale})["w"]
+    mean = 1.0 if (gradient != 0).any() else 0.0
+    assert importance.mean().item() == pytest.approx(mean, abs=1e-5)
+    torch.testing.assert_close(importance, adaptive_fisher({"w": gradient})["w"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_tensor_without_a_gradient_weighs_nothing():
+    importance = adaptive_fisher({"w": torch.zeros(3, 2), "b": torch.ones(2, requires_grad=True)})
+    assert (importance["w"] == 0).all() and (importance["b"] == 1).all()
+    assert not importance["b"].requires_grad
+
+
+def test_the_penalty_equals_the_loop_and_its_gradient_is_right():
+    weights, anchor = tensors(2, (3, 4), (5,)), tensors(3, (3, 4), (5,))
+    importance = adaptive_fisher(tensors(4, (3, 4), (5,)))
+    expected = 0.0
+    for name, weight in weights.items():
+        for w, a, f in zip(*(x[name].flatten().tolist() for x in (weights, anchor, importance)), strict=True):
+            expected += f * (w - a) ** 2
+        weight.requires_grad_()
+    loss = quadratic_penalty(weights, anchor, importance)
+    assert loss.item() == pytest.approx(expected, abs=1e-9)
+    loss.backward()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight.grad, 2 * importance[name] * (weight - anchor[name]).detach())
+    assert torch.autograd.gradcheck(
+        lambda a, b: quadratic_penalty({"0": a, "1": b}, anchor, importance), (weights["0"], weights["1"])
+    )
+
+
+def test_equal_importances_give_the_plain_penalty():
+    weights, anchor = tensors(5, (3, 4)), tensors(6, (3, 4))
+    ones = {"0": torch.ones(3, 4, dtype=torch.float64)}
+    torch.testing.assert_close(quadratic_penalty(weights, anchor, ones), quadratic_penalty(weights, anchor))
+
+
+def test_no_gradient_flows_into_the_importances():
+    importance = torch.ones(2, requires_grad=True)
+    weight = torch.ones(2, requires_grad=True)
+    quadratic_penalty({"w": weight}, {"w": torch.zeros(2)}, {"w": importance}).backward()
+    assert importance.grad is None and weight.grad is not None
 
 
 def test_l2_is_the_sum_of_squares_and_pulls_back():
     weights = {"a": torch.randn(3, 2, dtype=torch.float64, requires_grad=True), "b": torch.ones(2, dtype=torch.float64)}
     anchor = {"a": torch.randn(3, 2, dtype=torch.float64)}
-    loss = l2_to_anchor(weights, anchor)
+    loss = quadratic_penalty(weights, anchor)
     expected = sum((w - a) ** 2 for w, a in zip(weights["a"].flatten(), anchor["a"].flatten(), strict=True))
     torch.testing.assert_close(loss, expected)
     loss.backward()

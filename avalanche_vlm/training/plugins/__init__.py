@@ -2,9 +2,10 @@
 
 from avalanche_vlm.training.plugins.distillation import Comparison, DistillationPlugin
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
+from avalanche_vlm.training.plugins.importance import FisherPenaltyPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.plugins.lora import LoRAPerTaskPlugin
-from avalanche_vlm.training.plugins.merging import InterpolationPlugin, TaskVectorMergePlugin
+from avalanche_vlm.training.plugins.merging import AdapterFusionPlugin, InterpolationPlugin, TaskVectorMergePlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
@@ -16,11 +17,13 @@ from avalanche_vlm.training.plugins.text_replay import TextReplayPlugin
 from avalanche_vlm.training.plugins.weights import AnchorPenaltyPlugin, RunningMeanPlugin
 
 __all__ = [
+    "AdapterFusionPlugin",
     "AnchorPenaltyPlugin",
     "Comparison",
     "DistillationPlugin",
     "ExemplarReplayPlugin",
     "FeatureReplayPlugin",
+    "FisherPenaltyPlugin",
     "InterpolationPlugin",
     "LatentReplayPlugin",
     "LoRAPerTaskPlugin",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAda
 from avalanche_vlm.models.vlm import TOWERS, VLM
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.strategies import autocast_of
+
+
+Extra = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class FeatureReplayPlugin(SupervisedPlugin):
@@ -44,6 +47,9 @@ class FeatureReplayPlugin(SupervisedPlugin):
     :param batch_size: pseudo-features per iteration, at least 1.
     :param weight: of the pseudo-features' mean loss, which is added to the task loss; None takes the mean over current
         samples and pseudo-features as if they were one batch.
+    :param extra: adds a loss of its own: called as ``extra(strategy, features, y)`` with the adapted pseudo-features, of
+        unit length ``[B, D]`` with their graph, and their classes ``[B]``; it gives a scalar. Class-labelled streams
+        only.
     :param train_towers: towers that train along (of ``"image"``, ``"text"``, ``"scale"``); the statistics of the past
         then go out of date.
     :param compensate: move stored statistics along with the towers by semantic drift compensation (arXiv 2004.00440):
@@ -61,6 +67,7 @@ class FeatureReplayPlugin(SupervisedPlugin):
         bottleneck: int | None = None,
         batch_size: int = 64,
         weight: float | None = None,
+        extra: Extra | None = None,
         train_towers: Sequence[str] = (),
         compensate: bool = False,
     ) -> None:
@@ -80,7 +87,7 @@ class FeatureReplayPlugin(SupervisedPlugin):
         model.image_path = self.path
         self.memory = memory
         self.batch_size = batch_size
-        self.weight = weight
+        self.weight, self.extra = weight, extra
         self.compensate = compensate
         self._before: torch.Tensor | None = None
 
@@ -95,7 +102,10 @@ class FeatureReplayPlugin(SupervisedPlugin):
             return
         old = {name: column.to(strategy.device) for name, column in self.memory.sample(self.batch_size).items()}
         with autocast_of(strategy):
-            loss = strategy._criterion(*self._predict(strategy.model, old))
+            adapted, logits, y = self._predict(strategy.model, old)
+            loss = strategy._criterion(logits, y)
+            if self.extra is not None:
+                strategy.loss = strategy.loss + self.extra(strategy, adapted, y)
         if self.weight is not None:
             strategy.loss = strategy.loss + self.weight * loss
             return
@@ -116,15 +126,18 @@ class FeatureReplayPlugin(SupervisedPlugin):
     def stored(self) -> StoredBytes:
         return self.memory.stored() + StoredBytes(ram=tensor_bytes(self.path.parameters()))
 
-    def _predict(self, model: VLM, old: Columns) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of pseudo-features under the adapter as it is now, and their targets."""
+    def _predict(self, model: VLM, old: Columns) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pseudo-features under the adapter as it is now, their logits and targets."""
         features, width = old["features"], self.path.adapter.width
         if features.shape[1] == width:
-            return model.classify(F.normalize(self.path.adapt(features), dim=-1), old["task"]), old["y"]
+            adapted = F.normalize(self.path.adapt(features), dim=-1)
+            return adapted, model.classify(adapted, old["task"]), old["y"]
+        if self.extra is not None:
+            raise InputError("a loss on classes needs a class-labelled stream; this one has image-text pairs")
         image, text = (F.normalize(half, dim=-1) for half in features.split(width, dim=1))
-        logits = model.similarity(F.normalize(self.path.adapt(image), dim=-1), text)
+        adapted = F.normalize(self.path.adapt(image), dim=-1)
         # Every drawn pair is a caption of its own.
-        return logits, torch.arange(len(features), device=features.device)
+        return adapted, model.similarity(adapted, text), torch.arange(len(features), device=features.device)
 
 
 def _plain_features(strategy: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,7 +11,9 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
 from avalanche_vlm.weights.average import State, interpolate, snapshot, update_running_mean
+from avalanche_vlm.weights.svd_fusion import svd_fusion
 from avalanche_vlm.weights.task_vectors import (
     TiesSums,
     Vector,
@@ -186,3 +188,43 @@ class TaskVectorMergePlugin(SupervisedPlugin):
             else:
                 update_random_mix(merged, new, self._tasks, self._generator)
             yield name, merged[name]
+
+
+class AdapterFusionPlugin(SupervisedPlugin):
+    """Fuse a linear adapter with what it was before the task: RAPF's fusion (Huang et al., arXiv 2407.14143).
+
+    What is fused is the whole map, identity plus W, by :func:`~avalanche_vlm.weights.svd_fusion.svd_fusion`. The first
+    task is left as it is, for before it there is nothing but the identity. Statistics that a memory fits at a task's
+    end are of the plain tower's features, so the order of the two plugins does not matter.
+
+    :param adapter: without a bottleneck.
+    :param bias: the least share of the new value, in [0, 1].
+    :raises InputError: for another adapter or bias.
+    """
+
+    supports_distributed = True
+
+    def __init__(self, adapter: FeatureAdapter, bias: float = 0.6) -> None:
+        super().__init__()
+        if adapter.down is not None:
+            raise InputError("an adapter with a bottleneck is not linear and cannot be fused")
+        if not 0 <= bias <= 1:
+            raise InputError(f"the bias of the fusion lies in [0, 1], not {bias}")
+        self.adapter, self.bias = adapter, bias
+        self._before: torch.Tensor | None = None
+        self._tasks = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._before = self.adapter.up.weight.detach().clone() if self._tasks else None
+
+    @torch.no_grad()
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if self._before is not None:
+            weight = self.adapter.up.weight
+            identity = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
+            weight.copy_(svd_fusion(identity + self._before, identity + weight, self.bias) - identity)
+        self._before = None
+        self._tasks += 1
+
+    def stored(self) -> StoredBytes:
+        return StoredBytes()  # the adapter counts where it is trained

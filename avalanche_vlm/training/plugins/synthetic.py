@@ -13,7 +13,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.alignment import soft_alignment
-from avalanche_vlm.losses.consolidation import adaptive_fisher, weighted_l2
+from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
@@ -35,7 +35,7 @@ class SyntheticDistillationPlugin(SupervisedPlugin):
     - ``weight`` times distillation from the teacher's similarities, rows and columns;
     - ``alignment`` times :func:`~avalanche_vlm.losses.alignment.soft_alignment`, equal prompts matching each other;
     - ``consolidation`` times ``sum F (theta - theta_start of task)^2``, where F is
-      :func:`~avalanche_vlm.losses.consolidation.adaptive_fisher` of the gradient of the two terms above in this step.
+      :func:`~avalanche_vlm.losses.penalty.adaptive_fisher` of the gradient of the two terms above in this step.
 
     Defaults are the authors' code on MTIL. It differs from the plugin in that it draws prompts with replacement,
     finishes a pass over the pairs with a smaller batch, and gives weights without a gradient the importance 1e-6
@@ -136,7 +136,7 @@ class SyntheticDistillationPlugin(SupervisedPlugin):
         # The importances need this gradient now, and the strategy's backward needs it again. Instead of going through
         # the synthetic batch twice, add what has the loss's value and, exactly, this gradient.
         strategy.loss += loss.detach() + sum((gradients[n] * (p - p.detach())).sum() for n, p in trainable.items())
-        strategy.loss += self.consolidation * weighted_l2(trainable, self._anchor, adaptive_fisher(gradients))
+        strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, adaptive_fisher(gradients))
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._lesson, self._batches, self._anchor = None, None, {}

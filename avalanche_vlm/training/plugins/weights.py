@@ -7,7 +7,7 @@ from typing import Any
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.penalty import l2_to_anchor
+from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.weights.average import load, snapshot, update_running_mean
 
@@ -29,7 +29,7 @@ class AnchorPenaltyPlugin(SupervisedPlugin):
         self._anchor = snapshot(strategy.model.trainable_parameters())
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        strategy.loss += self.weight * l2_to_anchor(strategy.model.trainable_parameters(), self._anchor)
+        strategy.loss += self.weight * quadratic_penalty(strategy.model.trainable_parameters(), self._anchor)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks

@@ -3,7 +3,16 @@
 ``build("zscl", model=model, reference=pairs)`` gives a list of plugins for any Avalanche strategy.
 """
 
-from avalanche_vlm.training.recipes import baseline, replay, distillation, similarity, adaptation, fusion  # noqa: I001, the survey's order
+from avalanche_vlm.training.recipes import (  # noqa: I001, in the survey's order
+    baseline,
+    replay,
+    distillation,
+    similarity,
+    penalties,
+    adaptation,
+    fusion,
+    rapf,
+)
 from avalanche_vlm.training.recipes.registry import RECIPES, Recipe, build, get, recipe
 
 __all__ = [
@@ -15,6 +24,8 @@ __all__ = [
     "distillation",
     "fusion",
     "get",
+    "penalties",
+    "rapf",
     "recipe",
     "replay",
     "similarity",

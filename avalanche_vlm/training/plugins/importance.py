@@ -1,0 +1,125 @@
+"""Weights that past tasks need move less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from avalanche.training.plugins import SupervisedPlugin
+from torch.utils.data import DataLoader, Subset
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.fisher import accumulate, squared_gradients, true_fisher_losses
+from avalanche_vlm.losses.penalty import quadratic_penalty
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.draws import Draws
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training.strategies import autocast_of
+from avalanche_vlm.weights.average import State, snapshot
+
+Kind = Literal["true", "empirical"]
+
+
+class FisherPenaltyPlugin(SupervisedPlugin):
+    """EWC (Kirkpatrick et al., arXiv 1612.00796): add ``weight / 2 * sum F (theta - anchor)^2``, where the anchor is where
+    the last task ended and F the diagonal Fisher information of all tasks so far.
+
+    One Fisher is kept and not one per task, and it fades by ``decay`` (online EWC, Schwarz et al., arXiv 1805.06370).
+    After every task F is estimated from ``samples`` of its data, in eval mode: with labels that the model draws
+    (``"true"``) or those of the data (``"empirical"``), see :mod:`avalanche_vlm.losses.fisher`.
+
+    On image-text streams the likelihood is that of an image's text among the texts of ``batch_size`` pairs, equal texts
+    counted once, and so depends on how many these are.
+
+    Costs two copies of what trains, and after every task one backward pass per sample.
+
+    :param weight: of the penalty, at least 0.
+    :param kind: ``"true"`` or ``"empirical"``.
+    :param samples: of every experience, at least 1.
+    :param decay: of the earlier Fisher, in [0, 1].
+    :param batch_size: samples per forward pass; on image-text streams also what a text is told apart from.
+    :param seed: of the samples and labels.
+    :raises InputError: for a setting out of its range.
+    """
+
+    supports_distributed = False
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        kind: Kind = "true",
+        samples: int = 128,
+        decay: float = 1.0,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise InputError(f"the Fisher information is true or empirical, not {kind!r}")
+        if not weight >= 0:
+            raise InputError(f"the weight of the penalty is 0 or more, not {weight}")
+        if not 0 <= decay <= 1:
+            raise InputError(f"the decay of the earlier Fisher information lies in [0, 1], not {decay}")
+        self.weight, self.kind, self.decay = weight, kind, decay
+        self.samples, self.batch_size = whole(samples, 1, "samples"), whole(batch_size, 1, "batch_size")
+        self.fisher: State = {}
+        self.anchor: State = {}
+        self._draws = Draws(seed)
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        trainable = strategy.model.trainable_parameters()
+        anchor = {name: weight for name, weight in self.anchor.items() if name in trainable}
+        if anchor:
+            strategy.loss += self.weight / 2 * quadratic_penalty(trainable, anchor, self.fisher)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        model: VLM = strategy.model
+        trainable = model.trainable_parameters()
+        new: State = {}
+        mode, taken = model.training, 0
+        model.eval()
+        try:
+            for losses in self._losses(strategy):
+                found = squared_gradients(losses, trainable)
+                n = len(losses)
+                # The mean over all samples so far.
+                new = {
+                    name: new.get(name, 0) * (taken / (taken + n)) + f * (n / (taken + n)) for name, f in found.items()
+                }
+                taken += n
+        finally:
+            model.train(mode)
+        self.fisher = accumulate(self.fisher, new, self.decay)
+        self.anchor = self.anchor | snapshot(trainable)
+
+    def stored(self) -> StoredBytes:
+        return StoredBytes(ram=tensor_bytes([*self.fisher.values(), *self.anchor.values()]))
+
+    def _losses(self, strategy: Any) -> Iterator[torch.Tensor]:
+        """The negative log-likelihood of every sample ``[B]``, batch by batch, with their graph."""
+        data = strategy.experience.dataset.eval()
+        generator = self._draws.next()
+        chosen = torch.randperm(len(data), generator=generator)[: self.samples].tolist()
+        for batch in DataLoader(Subset(data, chosen), self.batch_size):
+            x, y, task_labels = (part.to(strategy.device) for part in batch)
+            with autocast_of(strategy):
+                logits, y = _likelihood(strategy.model, x, y, task_labels)
+            if self.kind == "empirical":
+                yield F.cross_entropy(logits, y, reduction="none")
+            else:
+                drawn = torch.Generator(logits.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+                yield true_fisher_losses(logits, drawn)
+
+
+def _likelihood(
+    model: VLM, x: torch.Tensor | ImageText, y: torch.Tensor, task_labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``[B, N]`` and which of them is right ``[B]``."""
+    if not isinstance(x, ImageText):
+        return model(x, task_labels), y
+    distinct, own = torch.unique(x.tokens, dim=0, return_inverse=True)
+    return model.similarity(model.encode_image(x.image), model.encode_text(distinct)), own
