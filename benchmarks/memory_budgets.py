@@ -87,6 +87,7 @@ def run_one(kind: str, budget: int, seed: int, n_train: int, n_test: int) -> dic
     from avalanche_vlm.models.cut import TowerCut, default_cut
     from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
     from avalanche_vlm.presets import settings_for
+    from avalanche_vlm.training.plugins import ConsolidatedDistillationPlugin
 
     torch.set_num_threads(1)
     recipe, options = KINDS.get(kind, ("fine-tune", {}))
@@ -114,9 +115,15 @@ def run_one(kind: str, budget: int, seed: int, n_train: int, n_test: int) -> dic
                 strategy.experience.current_experience == 7 and strategy.clock.train_exp_epochs == train["epochs"] - 1
             )
             for plugin in strategy.plugins:
-                if last and getattr(plugin, "_lesson", None) is not None:
-                    measured["account"] = plugin._lesson.stored().total
-                    measured["held"] = held(lambda plugin=plugin: setattr(plugin, "_lesson", None))
+                if last and isinstance(plugin, ConsolidatedDistillationPlugin):
+                    (teacher,), reference = plugin.teachers, plugin.reference
+                    measured["account"] = (teacher.stored() + reference.pairs.stored()).total
+
+                    def drop(teacher: Any = teacher, reference: Any = reference) -> None:
+                        teacher.end()
+                        reference.pairs = None
+
+                    measured["held"] = held(drop)
 
     outcome = run_experiment(
         picturebook.mtil_like(seed, n_train=n_train, n_test=n_test, n_held_out=500),

@@ -43,7 +43,7 @@ class Prompts:
             return Prompts(self.tokens[groups.to(self.tokens.device)])
         kept = torch.zeros(len(self.counts), dtype=torch.bool)
         kept[groups] = True
-        rows = torch.repeat_interleave(kept, self.counts)
+        rows = torch.repeat_interleave(kept, self.counts).nonzero().squeeze(1)
         return Prompts(self.tokens[rows.to(self.tokens.device)], self.counts[groups])
 
     def to(self, device: torch.device) -> Prompts:

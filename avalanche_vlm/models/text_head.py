@@ -31,10 +31,11 @@ register_optimizer_step_post_hook(_OptimizerSteps.count)
 class TextHead:
     """Class prompts encoded once per state of the text tower.
 
-    The features are kept for as long as no weight of the tower changes. A change is seen by the version counter that
-    torch raises on in-place operations and by the storage's address; both are read, nothing is computed. Fused
-    optimizers raise no counter, so while the tower trains every optimizer step counts as a change too. What torch
-    cannot see is a write through ``parameter.data``: after one, set the label space again.
+    The features are kept for as long as neither a weight of the tower nor the precision (autocast) changes. A change of
+    a weight is seen by the version counter that torch raises on in-place operations and by the storage's address; both
+    are read, nothing is computed. Fused optimizers raise no counter, so while the tower trains every optimizer step
+    counts as a change too. What torch cannot see is a write through ``parameter.data``: after one, set the label space
+    again.
     """
 
     def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
@@ -57,7 +58,10 @@ class TextHead:
         if trains and torch.is_grad_enabled():
             return self.encode(model, classes)
         steps = _OptimizerSteps.taken if trains else None
-        state = (str(model.device), steps, *((p.data_ptr(), p._version) for p in parameters))
+        kind = model.device.type
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        precision = torch.get_autocast_dtype(kind) if cast else None
+        state = (str(model.device), precision, steps, *((p.data_ptr(), p._version) for p in parameters))
         if self._cached is None or state != self._state:
             with torch.no_grad():
                 self._cached = self.encode(model, None)

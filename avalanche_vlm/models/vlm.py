@@ -58,6 +58,9 @@ class VLM(MultiTaskModule):
         """What a method puts in the place of the zero-shot head at prediction: called as ``class_head(features,
         logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``, :data:`MASKED` for
         classes that do not compete, it returns logits of the same kind."""
+        self.auxiliary = nn.ModuleDict()
+        """Modules that losses train along with the model and that prediction does not use, by name. Whoever puts one
+        here before Avalanche adapts the optimizer gets its parameters into it; teachers have none of them."""
         self.taps: list[Callable[[ForwardFeatures], None]] = []
         """Called with the features of every :meth:`forward`, so that losses on features need no second pass."""
         self._frozen: set[str] = set()

@@ -11,6 +11,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.lora import LoRAAttention, LoRALayer, LoRALinear, inject_lora
+from avalanche_vlm.models.modules.tail import TailLowRank
 from avalanche_vlm.models.tiny import build_tiny
 
 WIDTH, HEADS, LENGTH = 16, 4, 5
@@ -78,6 +79,67 @@ def test_linear_equals_linear_with_the_change_in_its_weight():
     adapted.merge("t")
     activate(adapted, None)
     torch.testing.assert_close(adapted(x), expected, atol=1e-12, rtol=0)
+
+
+def test_a_merged_part_of_a_change_is_that_part_and_the_old_weight_stays():
+    attention = LoRAAttention(nn.MultiheadAttention(WIDTH, HEADS).double(), rank=3, alpha=6.0, parts=("q", "v", "out"))
+    linear = LoRALinear(nn.Linear(6, 4).double(), rank=2, alpha=1.0)
+    for layer in (attention, attention.out_proj, linear):
+        layer.add("t")
+        layer.active = "t"
+        randomise(layer, "t")
+        change = {part: layer.lora_scale * m.delta() for part, m in layer.lora["t"].items()}
+        fused = "in_proj_weight" if layer is attention else "weight"
+        old = getattr(layer, fused)
+        before, keys = old.detach().clone(), [key for key in layer.state_dict() if "lora." not in key]
+        layer.merge("t", 0.5)
+        full = change.get("weight")
+        if layer is attention:
+            full = torch.cat([change["q"], torch.zeros_like(change["q"]), change["v"]])
+        torch.testing.assert_close(getattr(layer, fused), before + 0.5 * full, atol=1e-12, rtol=0)
+        assert torch.equal(old, before) and isinstance(getattr(layer, fused), nn.Parameter)
+        assert layer.active is None and list(layer.state_dict()) == keys
+
+
+def test_frozen_weights_are_frozen_after_a_merge():
+    linear = nn.Linear(6, 4)
+    linear.weight.requires_grad_(False)
+    layer = LoRALinear(linear, rank=2, alpha=1.0)
+    layer.add("t")
+    layer.merge("t")
+    assert not layer.weight.requires_grad and layer.bias.requires_grad
+
+
+@pytest.mark.parametrize(("out", "fan_in"), [(7, 12), (12, 7)])
+@pytest.mark.parametrize("hold_outputs", [True, False])
+def test_a_tail_module_is_a_change_outside_the_head(out, fan_in, hold_outputs):
+    weight = torch.randn(out, fan_in, dtype=torch.float64).float()
+    tail = TailLowRank(weight, rank=3, hold_outputs=hold_outputs)
+    assert [name for name, _ in tail.named_parameters()] == ["M"] and not tail.M.any()
+    nn.init.normal_(tail.M)
+    x = torch.randn(5, 2, fan_in)
+    torch.testing.assert_close(tail(x), x @ tail.delta().T, atol=1e-5, rtol=1e-5)
+    u, s, v = torch.linalg.svd(weight)
+    kept = min(out, fan_in) - 3
+    assert (tail.delta() @ v[:kept].T).abs().max() < 1e-5
+    written = (u[:, :kept].T @ tail.delta()).abs().max()
+    assert written < 1e-5 if hold_outputs else written > 0.1
+    # The head's singular values are among those of the sum.
+    if hold_outputs:
+        after = torch.linalg.svdvals(weight + tail.delta())
+        assert all((after - value).abs().min() < 1e-5 for value in s[:kept])
+
+
+def test_a_tail_takes_what_rank_and_energy_leave_it():
+    def directions(rank, energy):
+        weight = torch.diag(torch.tensor([9.0, 3.0, 1.0, 1.0, 0.5])) @ torch.linalg.qr(torch.randn(5, 5)).Q
+        return TailLowRank(weight, rank, energy).V.shape[1]
+
+    total = 81 + 9 + 1 + 1 + 0.25
+    assert [directions(5, e / total) for e in (0.1, 0.25, 1.25, 2.24, 2.25, 11.25, total)] == [1, 1, 2, 2, 3, 4, 5]
+    assert directions(2, 1.0) == 2 and directions(64, 1.0) == 5
+    # As the head of a layer that is no wider than the rank is held only by its energy.
+    assert TailLowRank(torch.randn(4, 9).half(), 128).M.shape == (4, 4)
 
 
 @pytest.fixture
@@ -178,6 +240,8 @@ def test_what_lora_cannot_adapt_is_named(towers):
     attention = LoRAAttention(nn.MultiheadAttention(WIDTH, HEADS), 2, 2.0, ("q",))
     with pytest.raises(InputError, match="rank of LoRA is a whole number of 1 or more, not 0"):
         inject_lora(nn.Sequential(nn.Linear(2, 2)), rank=0, pattern="0")
+    with pytest.raises(InputError, match="parts of attention are q, k, v, out, not 'o'"):
+        inject_lora(clip.visual, parts=("q", "o"))
     with pytest.raises(InputError, match="cross-attention"):
         attention(torch.zeros(1, 1, WIDTH), torch.zeros(1, 1, WIDTH), torch.zeros(1, 1, WIDTH))
 

@@ -409,3 +409,28 @@ def test_evaluating_leaves_the_mode_as_it_was(model):
 def test_prompt_features_are_those_of_the_classes(model):
     everything = model.prompt_features(torch.arange(5))
     torch.testing.assert_close(model.prompt_features(torch.tensor([1, 3])), everything[[1, 3]])
+
+
+@torch.no_grad()
+def test_prompts_of_classes_are_those_that_the_head_encodes(model):
+    templates = PromptTemplates("e", ("a {}", "there is a {} shape"))
+    model.set_label_space(LabelSpace(SPACE.class_names, SPACE.tasks, "union", (templates,)))
+    classes = torch.tensor([0, 3, 4])
+    prompts = model.prompts(classes)
+    texts = [text for c in classes for text in templates.fill(SPACE.class_names[c])]
+    assert len(prompts) == 3 and torch.equal(prompts.tokens, model.tokenize(texts))
+    torch.testing.assert_close(prompts.encode(model.encode_text), model.prompt_features(classes), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@torch.no_grad()
+def test_features_of_one_precision_are_not_kept_for_another(model, images, monkeypatch, frozen):
+    if frozen:
+        model.freeze("text")
+    exact = model(images)
+    calls = counted(model, monkeypatch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = [model.prompt_features(torch.arange(5)) for _ in range(2)]
+    assert calls == [5] and torch.equal(*coarse)
+    assert torch.equal(model(images), exact) and calls == [5, 5]
+    assert not torch.equal(coarse[0], model.prompt_features(torch.arange(5)))

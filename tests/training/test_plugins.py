@@ -11,7 +11,6 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.training.plugins import (
     AnchorPenaltyPlugin,

@@ -23,7 +23,6 @@ from avalanche_vlm.memory import ExemplarMemory, stored_bytes
 from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.training import criterion_for, recipes
 from avalanche_vlm.training.plugins import DistillationPlugin, ReferenceReplayPlugin
-from avalanche_vlm.training.reference import ReferenceSet
 
 STREAMS = ("classes", "pairs")
 RUNS = [(name, kind) for name, known in recipes.RECIPES.items() for kind in known.kinds]

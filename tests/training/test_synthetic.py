@@ -18,8 +18,10 @@ from avalanche_vlm.losses.alignment import soft_alignment
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory import tensor_bytes
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.training import VLMNaive, criterion_for
-from avalanche_vlm.training.plugins.synthetic import SyntheticDistillationPlugin
+from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.training.plugins import ConsolidatedDistillationPlugin
+from avalanche_vlm.training.reference import Inputs, SyntheticPairs
+from avalanche_vlm.training.teachers import InitialTeacher
 from avalanche_vlm.weights.average import snapshot
 
 BASE = ("a red circle", "a blue square", "a small green star", "a large ring on a white ground")
@@ -56,17 +58,30 @@ def naive(model, plugins, kind="classes", strategy=Naive, lr=1e-3, optimizer=tor
     )
 
 
-def gift(model, **options) -> SyntheticDistillationPlugin:
-    return SyntheticDistillationPlugin(model, Painter(), **{"prompts": BASE, "n": 32, "batch_size": 16, **options})
+def gift(model, teacher="previous", prompts=BASE, **options) -> ConsolidatedDistillationPlugin:
+    """The recipe's plugin, or the same with the initial teacher."""
+    reference = SimpleNamespace(captions=prompts) if prompts else None
+    options = {"n": 32, "batch_size": 16, **options}
+    (plugin,) = recipes.build("gift", model=model, generator=Painter(), reference=reference, **options)
+    if teacher == "previous":
+        return plugin
+    parts = plugin.loss, plugin.reference, InitialTeacher(), plugin.consolidation
+    return ConsolidatedDistillationPlugin(model, *parts)
 
 
 def started(model, experience, **options):
     """A plugin at the start of an experience, and the strategy that it sees."""
     model.set_label_space(experience.label_space)
     plugin = gift(model, **options)
-    strategy = SimpleNamespace(model=model, experience=experience, device=model.device)
+    strategy = SimpleNamespace(model=model, experience=experience, device=model.device, mb_y=None)
     plugin.before_training_exp(strategy)
     return plugin, strategy
+
+
+def everything(plugin) -> Inputs:
+    """All pairs of a task as one batch of inputs, each picture and each prompt once."""
+    parts = list(plugin.reference.chunks(1000))
+    return Inputs(parts[0].images, parts[1].texts, None, torch.arange(32), slice(None))
 
 
 def disturb(model) -> None:
@@ -89,12 +104,12 @@ def test_pairs_are_made_of_base_prompts_and_of_the_classes_of_earlier_tasks(rand
     strategy = naive(random_model, [plugin])
     first, second = tiny_benchmark.train_stream
     strategy.train(first)
-    assert set(plugin.generator.prompts) == set(BASE) and len(plugin.generator.prompts) == 32
-    plugin.generator.prompts.clear()
+    assert set(plugin.reference.generator.prompts) == set(BASE) and len(plugin.reference.generator.prompts) == 32
+    plugin.reference.generator.prompts.clear()
     strategy.train(second)
     prompts = tiny_benchmark.label_space.prompts()
     old = {prompts[c][0] for c in tiny_benchmark.label_space.tasks[0]}
-    assert set(plugin.generator.prompts) == set(BASE) | old
+    assert set(plugin.reference.generator.prompts) == set(BASE) | old
 
 
 def test_without_base_prompts_the_first_task_is_plain_fine_tuning(random_model, tiny_benchmark):
@@ -107,15 +122,15 @@ def test_without_base_prompts_the_first_task_is_plain_fine_tuning(random_model, 
         strategy.train(tiny_benchmark.train_stream[0])
         ends.append(snapshot(model.state_dict()))
     assert all(torch.equal(value, ends[0][name]) for name, value in ends[1].items())
-    assert plugin.generator.prompts == []
+    assert plugin.reference.generator.prompts == []
     strategy.train(tiny_benchmark.train_stream[1])
-    assert len(plugin.generator.prompts) == 32
+    assert len(plugin.reference.generator.prompts) == 32
 
 
 def test_a_pair_streams_captions_are_not_kept(random_model, tiny_pairs):
     plugin = gift(random_model)
     naive(random_model, [plugin], "pairs").train(tiny_pairs.train_stream)
-    assert set(plugin.generator.prompts) == set(BASE) and len(plugin.generator.prompts) == 64
+    assert set(plugin.reference.generator.prompts) == set(BASE) and len(plugin.reference.generator.prompts) == 64
     assert plugin.stored().ram == sum(map(len, BASE)) + len(BASE) - 1
     with pytest.raises(InputError, match="made of base prompts, and there are none"):
         naive(random_model, [gift(random_model, prompts=())], "pairs").train(tiny_pairs.train_stream[0])
@@ -137,14 +152,12 @@ def test_value_and_gradient_equal_those_of_the_definition(random_model, tiny_ben
     plugin, strategy = started(random_model, tiny_benchmark.train_stream[0], **weights)
     teacher, start = copy.deepcopy(random_model).eval(), snapshot(random_model.trainable_parameters())
     disturb(random_model)
-    lesson = plugin._lesson
-    chosen = copy.deepcopy(plugin._batches).next()
+    inputs = copy.deepcopy(plugin.reference).next(strategy, None)
     value, got = gradients_of(plugin, strategy)
 
     # The definition, with every prompt encoded for itself and the synthetic batch differentiated twice.
     random_model.zero_grad()
-    pixels, texts, _ = lesson.at(chosen)
-    images, tokens = random_model.transforms.eval.from_uint8(pixels), lesson.tokens_of(texts)
+    images, tokens = inputs.images, inputs.texts.tokens[inputs.text_of_image]
     with torch.no_grad():
         taught = teacher.similarity(teacher.encode_image(images), teacher.encode_text(tokens))
     said = random_model.similarity(random_model.encode_image(images), random_model.encode_text(tokens))
@@ -168,8 +181,8 @@ def test_value_and_gradient_equal_those_of_the_definition(random_model, tiny_ben
 
 def test_a_pass_sees_every_pair_once(random_model, tiny_benchmark):
     plugin, strategy = started(random_model, tiny_benchmark.train_stream[0], batch_size=8)
-    seen, following = [], plugin._batches.next
-    plugin._batches.next = lambda: seen.append(following()) or seen[-1]
+    seen, following = [], plugin.reference._batches.next
+    plugin.reference._batches.next = lambda: seen.append(following()) or seen[-1]
     for _ in range(8):
         gradients_of(plugin, strategy)
     assert sorted(torch.cat(seen[:4]).tolist()) == sorted(torch.cat(seen[4:]).tolist()) == list(range(32))
@@ -178,26 +191,27 @@ def test_a_pass_sees_every_pair_once(random_model, tiny_benchmark):
 def test_the_teacher_is_the_previous_or_the_initial_model(random_model, tiny_benchmark):
     class Keep(SupervisedPlugin):
         def before_training_iteration(self, strategy, **kwargs) -> None:
-            if not lessons or lessons[-1] is not plugin._lesson:
-                lessons.append(plugin._lesson)
+            task = strategy.experience.current_experience
+            if len(states) == task:
+                inputs = everything(plugin)
+                side = plugin.teachers[0].side(inputs)
+                said.append((inputs, side.images.clone(), side.texts.clone(), side.scale))
                 states.append(copy.deepcopy(strategy.model).eval())
 
     for teacher in ("previous", "initial"):
-        lessons, states = [], []
+        said, states = [], []
         model = copy.deepcopy(random_model)
         plugin = gift(model, teacher=teacher)
         naive(model, [plugin, Keep()]).train(tiny_benchmark.train_stream)
-        assert len(lessons) == 2
+        assert len(said) == 2
         expected = states if teacher == "previous" else [states[0], states[0]]
-        for lesson, state in zip(lessons, expected, strict=True):
+        for (inputs, images, texts, scale), state in zip(said, expected, strict=True):
             with torch.no_grad():
-                pixels, texts = torch.from_numpy(lesson.pixels), torch.arange(len(lesson.tokens))
-                images = state.scale * state.encode_image(model.transforms.eval.from_uint8(pixels))
-                prompts = state.encode_text(lesson.tokens_of(texts))
-                torch.testing.assert_close(lesson.features[:32], images, atol=1e-3, rtol=1e-4)
-                torch.testing.assert_close(lesson.features[32:], prompts, atol=1e-5, rtol=1e-4)
-        first = torch.tensor([0])
-        assert (lessons[0].features[32:33] - states[1].encode_text(lessons[0].tokens_of(first))).abs().max() > 1e-3
+                torch.testing.assert_close(images, state.encode_image(inputs.images), atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(texts, state.encode_text(inputs.texts.tokens), atol=1e-5, rtol=1e-4)
+                assert scale == state.scale
+        first, _, texts, _ = said[0]
+        assert (texts - states[1].encode_text(first.texts.tokens)).abs().max() > 1e-3
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_benchmark):
@@ -212,7 +226,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_benchmark):
 
 def test_every_seed_and_task_has_pairs_of_its_own(random_model, tiny_benchmark):
     pixels = [
-        started(random_model, tiny_benchmark.train_stream[task], seed=seed)[0]._lesson.pixels
+        started(random_model, tiny_benchmark.train_stream[task], seed=seed)[0].reference.pairs.pixels
         for task, seed in ((0, 0), (0, 0), (0, 1), (1, 0))
     ]
     assert [np.array_equal(pixels[0], other) for other in pixels[1:]] == [True, False, False]
@@ -252,18 +266,17 @@ def test_it_stores_its_pairs_while_a_task_trains_and_a_few_words_between_tasks(r
     assert plugin.stored().ram == words
     naive(random_model, [plugin, Account()]).train(tiny_benchmark.train_stream[0])
     assert plugin.stored().ram == words + 8 * len(tiny_benchmark.label_space.tasks[0])
-    assert plugin._lesson is None and plugin._anchor == {}
+    assert plugin.reference.pairs is None and plugin._anchor == {}
     weights = tensor_bytes(random_model.trainable_parameters().values())
     assert words + weights + 32 * 3 * 32 * 32 < during[0] < words + weights + 32 * 3 * 32 * 32 + 100_000
     assert gift(random_model, teacher="initial").stored().ram > weights
 
 
 def test_pictures_of_another_size_are_resized(random_model, tiny_benchmark):
-    plugin = SyntheticDistillationPlugin(random_model, Painter(size=40), prompts=BASE, n=8, batch_size=8)
-    strategy = SimpleNamespace(model=random_model, experience=tiny_benchmark.train_stream[0])
+    reference = SyntheticPairs(random_model, Painter(size=40), BASE, n=8, batch_size=8)
     random_model.set_label_space(tiny_benchmark.label_space)
-    plugin.before_training_exp(strategy)
-    assert plugin._lesson.pixels.shape == (8, 3, 32, 32) and plugin._lesson.pixels.dtype == np.uint8
+    reference.start(SimpleNamespace(model=random_model, experience=tiny_benchmark.train_stream[0]))
+    assert reference.pairs.pixels.shape == (8, 3, 32, 32) and reference.pairs.pixels.dtype == np.uint8
 
 
 def test_a_frozen_tower_gets_no_gradient_and_no_anchor(random_model, tiny_benchmark):
@@ -292,7 +305,6 @@ def test_it_runs_in_bfloat16_with_a_trained_scale_and_workers(random_model, tiny
         ({"batch_size": 1}, "batch_size of the synthetic pairs is 2 or more, not 1"),
         ({"seed": -1}, "seed of the synthetic pairs is 0 or more, not -1"),
         ({"temperature": 0.0}, "temperature of the distillation is positive, not 0.0"),
-        ({"teacher": "next"}, "the teacher is previous or initial, not 'next'"),
         ({"prompts": "a star"}, "a list of texts, not 'a star'"),
     ],
 )

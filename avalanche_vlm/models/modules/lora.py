@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +20,20 @@ DEFAULT_PATTERN = r"resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)$"
 """Attention and MLP of every residual block. CoCa's pooler and cross-attention, whose queries differ from their keys,
 are outside."""
 
+PARTS = ("q", "k", "v", "out")
+"""The projections of attention."""
+
 
 class LowRank(nn.Module):
     """One ``B A`` with ``A`` Kaiming-uniform and ``B`` zero, so that a new module changes nothing.
 
-    :param fan_in: width of the input.
-    :param fan_out: width of the output.
+    :param weight: ``[fan_out, fan_in]``, the weight that it changes; only its shape counts.
     :param rank: inner width, at least 1.
     """
 
-    def __init__(self, fan_in: int, fan_out: int, rank: int) -> None:
+    def __init__(self, weight: torch.Tensor, rank: int) -> None:
         super().__init__()
+        fan_out, fan_in = weight.shape
         self.A = nn.Parameter(torch.empty(rank, fan_in))
         self.B = nn.Parameter(torch.zeros(fan_out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
@@ -43,6 +46,10 @@ class LowRank(nn.Module):
         return self.B @ self.A
 
 
+Make = Callable[[torch.Tensor, int], nn.Module]
+"""Makes a module of a weight ``[fan_out, fan_in]`` and a rank: :class:`LowRank` or another with a ``delta()``."""
+
+
 class LoRALayer(nn.Module):
     """State that every adapted layer has: the modules by name, which one is active, and their common scale."""
 
@@ -53,14 +60,35 @@ class LoRALayer(nn.Module):
         self.active: str | None = None
         self.lora = nn.ModuleDict()
 
-    def _shapes(self) -> dict[str, tuple[int, int]]:
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The adapted weights by part, ``[fan_out, fan_in]`` each, as they are now."""
         raise NotImplementedError
 
-    def add(self, name: str) -> None:
-        """A new module of the layer's shape, on its device."""
+    def add(self, name: str, make: Make = LowRank) -> None:
+        """A new module of the layer's shape, on its device.
+
+        :param name: one that is known already is replaced.
+        :param make: what kind of module.
+        """
         reference = next(self.parameters())
-        parts = {part: LowRank(*shape, self.rank) for part, shape in self._shapes().items()}
+        parts = {part: make(weight.detach(), self.rank) for part, weight in self._weights().items()}
         self.lora[name] = nn.ModuleDict(parts).to(reference.device, reference.dtype)
+
+    def merge(self, name: str, coefficient: float = 1.0) -> None:
+        """Add a module's change to the weight for good and drop the module.
+
+        The weight becomes a new parameter, and the old one stays as it was: a teacher may share it.
+
+        :param coefficient: of the change.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _take(self, name: str, coefficient: float) -> dict[str, torch.Tensor]:
+        """Drop a module and give its changes by part."""
+        if self.active == name:
+            self.active = None
+        return {part: coefficient * self.lora_scale * m.delta() for part, m in self.lora.pop(name).items()}
 
 
 class LoRALinear(LoRALayer):
@@ -74,18 +102,15 @@ class LoRALinear(LoRALayer):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
 
-    def _shapes(self) -> dict[str, tuple[int, int]]:
-        return {"weight": (self.in_features, self.out_features)}
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.weight}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.linear(x, self.weight, self.bias)
         return y if self.active is None else y + self.lora_scale * self.lora[self.active]["weight"](x)
 
-    @torch.no_grad()
-    def merge(self, name: str) -> None:
-        """Add a module to the weight for good and drop it."""
-        self.weight += self.lora_scale * self.lora[name]["weight"].delta()
-        del self.lora[name]
+    def merge(self, name: str, coefficient: float = 1.0) -> None:
+        self.weight = _changed(self.weight, self._take(name, coefficient)["weight"])
 
 
 class LoRAAttention(LoRALayer):
@@ -108,8 +133,9 @@ class LoRAAttention(LoRALayer):
         if "out" in parts:
             self.out_proj = LoRALinear(attention.out_proj, rank, alpha)
 
-    def _shapes(self) -> dict[str, tuple[int, int]]:
-        return dict.fromkeys(self.parts, (self.embed_dim, self.embed_dim))
+    def _weights(self) -> dict[str, torch.Tensor]:
+        q_k_v = dict(zip(PARTS, self.in_proj_weight.chunk(3), strict=False))
+        return {part: q_k_v[part] for part in self.parts}
 
     def forward(
         self,
@@ -136,14 +162,17 @@ class LoRAAttention(LoRALayer):
         y = self.out_proj(y.transpose(1, 2).reshape(batch, length, self.embed_dim))
         return (y if self.batch_first else y.transpose(0, 1)), None
 
-    @torch.no_grad()
-    def merge(self, name: str) -> None:
-        """Add a module to the fused weight for good and drop it."""
-        for row, part in enumerate(("q", "k", "v")):
-            if part in self.parts:
-                rows = slice(row * self.embed_dim, (row + 1) * self.embed_dim)
-                self.in_proj_weight[rows] += self.lora_scale * self.lora[name][part].delta()
-        del self.lora[name]
+    def merge(self, name: str, coefficient: float = 1.0) -> None:
+        changes = self._take(name, coefficient)
+        if not changes:
+            return
+        unchanged = self.in_proj_weight.new_zeros(self.embed_dim, self.embed_dim)
+        change = torch.cat([changes.get(part, unchanged) for part in ("q", "k", "v")])
+        self.in_proj_weight = _changed(self.in_proj_weight, change)
+
+
+def _changed(weight: nn.Parameter, change: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.detach() + change, requires_grad=weight.requires_grad)
 
 
 def inject_lora(
@@ -152,7 +181,7 @@ def inject_lora(
     rank: int = 8,
     alpha: float | None = None,
     pattern: str = DEFAULT_PATTERN,
-    parts: Sequence[str] = ("q", "k", "v", "out"),
+    parts: Sequence[str] = PARTS,
 ) -> list[LoRALayer]:
     """Replace the matching layers of a tower in place.
 
@@ -162,10 +191,13 @@ def inject_lora(
     :param pattern: regular expression searched in module names; must match linear layers or attention.
     :param parts: which projections of attention to adapt, of q, k, v, out.
     :return: the new layers, in the tower's order.
-    :raises InputError: if the rank is not positive, nothing matches, or a match is of another kind.
+    :raises InputError: if the rank is not positive, a part is unknown, nothing matches, or a match is of another kind.
     """
     if rank < 1:
         raise InputError(f"the rank of LoRA is a whole number of 1 or more, not {rank}")
+    for part in parts:
+        if part not in PARTS:
+            raise InputError(f"the parts of attention are {', '.join(PARTS)}, not {part!r}")
     alpha = float(rank if alpha is None else alpha)
     layers: list[LoRALayer] = []
     matches = [name for name, _ in tower.named_modules() if re.search(pattern, name)]

@@ -1,10 +1,12 @@
 """Avalanche plugins: thin state around losses, memories and weight operators."""
 
+from avalanche_vlm.training.plugins.consolidation import ConsolidatedDistillationPlugin
 from avalanche_vlm.training.plugins.distillation import Comparison, DistillationPlugin
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.training.plugins.importance import FisherPenaltyPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.plugins.lora import LoRAPerTaskPlugin
+from avalanche_vlm.training.plugins.merged_lora import MergedLowRankPlugin
 from avalanche_vlm.training.plugins.merging import AdapterFusionPlugin, InterpolationPlugin, TaskVectorMergePlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
@@ -12,7 +14,6 @@ from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
 from avalanche_vlm.training.plugins.reference_replay import ReferenceReplayPlugin
 from avalanche_vlm.training.plugins.replay import ExemplarReplayPlugin
 from avalanche_vlm.training.plugins.schedule import WarmupCosinePlugin
-from avalanche_vlm.training.plugins.synthetic import SyntheticDistillationPlugin
 from avalanche_vlm.training.plugins.text_replay import TextReplayPlugin
 from avalanche_vlm.training.plugins.weights import AnchorPenaltyPlugin, RunningMeanPlugin
 
@@ -20,6 +21,7 @@ __all__ = [
     "AdapterFusionPlugin",
     "AnchorPenaltyPlugin",
     "Comparison",
+    "ConsolidatedDistillationPlugin",
     "DistillationPlugin",
     "ExemplarReplayPlugin",
     "FeatureReplayPlugin",
@@ -27,12 +29,12 @@ __all__ = [
     "InterpolationPlugin",
     "LatentReplayPlugin",
     "LoRAPerTaskPlugin",
+    "MergedLowRankPlugin",
     "NearestMeanPlugin",
     "NegativeTextPlugin",
     "NullSpaceProjectionPlugin",
     "ReferenceReplayPlugin",
     "RunningMeanPlugin",
-    "SyntheticDistillationPlugin",
     "TaskVectorMergePlugin",
     "TextReplayPlugin",
     "WarmupCosinePlugin",

@@ -21,7 +21,6 @@ from avalanche_vlm.models.vlm import TOWERS, VLM
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.strategies import autocast_of
 
-
 Extra = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -47,8 +46,8 @@ class FeatureReplayPlugin(SupervisedPlugin):
     :param batch_size: pseudo-features per iteration, at least 1.
     :param weight: of the pseudo-features' mean loss, which is added to the task loss; None takes the mean over current
         samples and pseudo-features as if they were one batch.
-    :param extra: adds a loss of its own: called as ``extra(strategy, features, y)`` with the adapted pseudo-features, of
-        unit length ``[B, D]`` with their graph, and their classes ``[B]``; it gives a scalar. Class-labelled streams
+    :param extra: adds a loss of its own: called as ``extra(strategy, features, y)`` with the adapted pseudo-features,
+        of unit length ``[B, D]`` with their graph, and their classes ``[B]``; it gives a scalar. Class-labelled streams
         only.
     :param train_towers: towers that train along (of ``"image"``, ``"text"``, ``"scale"``); the statistics of the past
         then go out of date.

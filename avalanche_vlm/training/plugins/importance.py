@@ -25,8 +25,8 @@ Kind = Literal["true", "empirical"]
 
 
 class FisherPenaltyPlugin(SupervisedPlugin):
-    """EWC (Kirkpatrick et al., arXiv 1612.00796): add ``weight / 2 * sum F (theta - anchor)^2``, where the anchor is where
-    the last task ended and F the diagonal Fisher information of all tasks so far.
+    """EWC (Kirkpatrick et al., arXiv 1612.00796): add ``weight / 2 * sum F (theta - anchor)^2``, where the anchor is
+    where the last task ended and F the diagonal Fisher information of all tasks so far.
 
     One Fisher is kept and not one per task, and it fades by ``decay`` (online EWC, Schwarz et al., arXiv 1805.06370).
     After every task F is estimated from ``samples`` of its data, in eval mode: with labels that the model draws

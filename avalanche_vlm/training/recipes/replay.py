@@ -6,6 +6,7 @@ import torch
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.alignment import soft_alignment
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.generators import Generator
@@ -14,17 +15,17 @@ from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import (
     Comparison,
+    ConsolidatedDistillationPlugin,
     DistillationPlugin,
     ExemplarReplayPlugin,
     FeatureReplayPlugin,
     LatentReplayPlugin,
     NearestMeanPlugin,
     ReferenceReplayPlugin,
-    SyntheticDistillationPlugin,
     TextReplayPlugin,
 )
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
-from avalanche_vlm.training.reference import CurrentBatch
+from avalanche_vlm.training.reference import CurrentBatch, SyntheticPairs
 from avalanche_vlm.training.teachers import PreviousTeacher
 
 
@@ -208,37 +209,36 @@ def gift(
     alignment: float = 0.25,
     consolidation: float = 1.0,
     temperature: float = 2.0,
+    label_smoothing: float = 0.2,
     seed: int = 0,
 ) -> Plugins:
     """GIFT: generated pairs in place of kept ones, distillation from the previous model on them, alignment, and
     adaptive weight consolidation (Wu et al., arXiv 2503.04229, sections 4 to 6).
 
-    Defaults are the authors' code on MTIL; :class:`~avalanche_vlm.training.plugins.SyntheticDistillationPlugin` says
-    where it differs. The base prompts, ImageNet's class names there, are the reference set's captions here: its images
-    are not used.
+    Defaults are the authors' code on MTIL; :class:`~avalanche_vlm.training.reference.SyntheticPairs` and
+    :class:`~avalanche_vlm.training.plugins.ConsolidatedDistillationPlugin` say where they differ from it. The base
+    prompts, ImageNet's class names there, are the reference set's captions here: its images are not used.
 
     :param generator: draws pictures of prompts.
     :param reference: its captions are the base prompts; without, the first task has none.
     :param n: pairs generated per task.
     :param batch_size: of them per iteration.
-    :param weight: of the distillation.
-    :param alignment: weight of the two-way cross-entropy on them.
+    :param weight: of the distillation, rows and columns added.
+    :param alignment: weight of the two-way cross-entropy on them, equal prompts matching each other.
     :param consolidation: weight of the penalty.
-    :param temperature: of the distillation.
-    :param seed: of the pairs.
+    :param temperature: of the distillation, positive.
+    :param label_smoothing: of the alignment, in [0, 1).
+    :param seed: of the pairs and their batches.
     """
+    if temperature <= 0:
+        raise InputError(f"the temperature of the distillation is positive, not {temperature}")
+
+    def loss(c: Comparison) -> torch.Tensor:
+        # A column for every pair: a prompt counts as often as it was drawn.
+        student, teacher, matches = (x[:, c.text_of_image] for x in (c.logits(), c.teacher.logits, c.matches))
+        distilled = logit_distillation(student, teacher, temperature)
+        return weight * distilled + alignment * soft_alignment(student, matches, label_smoothing)
+
     prompts = () if reference is None else reference.captions
-    return [
-        SyntheticDistillationPlugin(
-            model,
-            generator,
-            prompts=prompts,
-            n=n,
-            batch_size=batch_size,
-            weight=weight,
-            alignment=alignment,
-            consolidation=consolidation,
-            temperature=temperature,
-            seed=seed,
-        )
-    ]
+    pairs = SyntheticPairs(model, generator, prompts, n, batch_size, seed)
+    return [ConsolidatedDistillationPlugin(model, loss, pairs, PreviousTeacher(), consolidation)]

@@ -1,8 +1,10 @@
-"""What student and teachers are compared on: the current batch, a user's pairs, texts alone, replayed pictures."""
+"""What student and teachers are compared on: the current batch, a user's pairs, texts alone, replayed pictures,
+generated pairs."""
 
 from avalanche_vlm.training.reference.base import Inputs, Reference
 from avalanche_vlm.training.reference.current import CurrentBatch, random_sentences
 from avalanche_vlm.training.reference.pairs import ReferenceSet
 from avalanche_vlm.training.reference.replayed import ReplayedBatch
+from avalanche_vlm.training.reference.synthetic import SyntheticPairs
 
-__all__ = ["CurrentBatch", "Inputs", "Reference", "ReferenceSet", "ReplayedBatch", "random_sentences"]
+__all__ = ["CurrentBatch", "Inputs", "Reference", "ReferenceSet", "ReplayedBatch", "SyntheticPairs", "random_sentences"]

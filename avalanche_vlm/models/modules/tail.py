@@ -1,0 +1,54 @@
+"""Low-rank changes in the singular directions that a weight uses least."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.weights.subspaces import weight_tail
+
+
+class TailLowRank(nn.Module):
+    """NuSA-CL's ``U_n M V_n^T`` (Jo and Kim, arXiv 2510.21175): ``U_n`` and ``V_n`` are tail singular directions of the
+    weight as it is now, and only ``M`` trains, from zero. The change reads nothing from the head's inputs and writes
+    nothing into its outputs, whatever the optimizer does to ``M``.
+
+    ``hold_outputs=False`` gives ``B V_n^T`` with a free ``B [fan_out, r]``: KeepLoRA's frozen ``A`` in the residual
+    subspace (arXiv 2601.19659), which holds the inputs alone. KeepLoRA picks its directions out of that subspace by the
+    first gradient and keeps the features of past tasks out of them too; here they are those of the smallest singular
+    values of the weight, which needs no data.
+
+    :param weight: ``[fan_out, fan_in]``.
+    :param rank: directions at most.
+    :param tail_energy: share of the weight's squared singular values that the directions may hold together, in (0, 1].
+        The smallest singular value is always in. With 1 the rank alone decides, and a layer that is no wider than the
+        rank has no head left that is held.
+    :param hold_outputs: as above.
+
+    >>> tail = TailLowRank(torch.diag(torch.tensor([3.0, 2.0, 0.5])), rank=2, tail_energy=0.1)
+    >>> tail.V.abs().T, tail.M.shape
+    (tensor([[0., 0., 1.]]), torch.Size([1, 1]))
+    """
+
+    def __init__(self, weight: torch.Tensor, rank: int, tail_energy: float = 1.0, hold_outputs: bool = True) -> None:
+        super().__init__()
+        weight = weight.float()  # half precision has no singular value decomposition
+        u, v = weight_tail(weight, min(rank, *weight.shape))
+        # The energy of a direction is its singular value squared, and both come in descending order.
+        energy = (weight @ v).square().sum(0)
+        held = energy.flip(0).cumsum(0) <= tail_energy * weight.square().sum() * (1 + 1e-6)
+        count = max(int(held.sum()), 1)
+        u, v = u[:, -count:].clone(), v[:, -count:].clone()
+        self.register_buffer("U", u if hold_outputs else None)
+        self.register_buffer("V", v)
+        self.M = nn.Parameter(weight.new_zeros(count if hold_outputs else len(weight), count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(F.linear(x, self.V.T), self.M)
+        return y if self.U is None else F.linear(y, self.U)
+
+    def delta(self) -> torch.Tensor:
+        """The change of the weight ``[fan_out, fan_in]`` that this module stands for, without the scale."""
+        change = self.M @ self.V.T
+        return change if self.U is None else self.U @ change

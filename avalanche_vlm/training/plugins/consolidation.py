@@ -1,0 +1,77 @@
+"""Distillation that also holds the weights which it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
+from avalanche_vlm.training.reference.base import Reference
+from avalanche_vlm.training.teachers.base import TeacherPolicy
+from avalanche_vlm.weights.average import snapshot
+
+
+class ConsolidatedDistillationPlugin(DistillationPlugin):
+    """Distillation with GIFT's adaptive weight consolidation (Wu et al., arXiv 2503.04229).
+
+    Adds to the training loss the given one, and ``consolidation`` times ``sum F (theta - theta_start of task)^2``,
+    where F is :func:`~avalanche_vlm.losses.penalty.adaptive_fisher` of the given loss's gradient in this very step.
+    Differs from the authors' code, which gives weights without a gradient the importance 1e-6, where ours is 0.
+
+    :param model: as for :class:`~avalanche_vlm.training.plugins.DistillationPlugin`, like the next three.
+    :param loss: takes a :class:`~avalanche_vlm.training.plugins.Comparison`, gives a scalar.
+    :param reference: what student and teachers are compared on.
+    :param teachers: one or several.
+    :param consolidation: weight of the penalty. Importances are large where a tensor's gradient is sparse, so with
+        plain SGD a step along the penalty's gradient can overshoot and diverge: it is meant for AdamW.
+    """
+
+    def __init__(
+        self,
+        model: VLM,
+        loss: Loss,
+        reference: Reference,
+        teachers: TeacherPolicy | Sequence[TeacherPolicy],
+        consolidation: float = 1.0,
+    ) -> None:
+        super().__init__(model, loss, reference, teachers)
+        self.consolidation = consolidation
+        self._anchor: dict[str, torch.Tensor] = {}
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy, **kwargs)
+        self._anchor = snapshot(strategy.model.trainable_parameters())
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        others = strategy.loss
+        strategy.loss = torch.zeros_like(others)
+        super().before_backward(strategy, **kwargs)
+        loss, strategy.loss = strategy.loss, others
+        if not loss.requires_grad:  # there was nothing to compare
+            return
+        trainable = strategy.model.trainable_parameters()
+        found = torch.autograd.grad(
+            loss,
+            list(trainable.values()),
+            retain_graph=True,  # of the strategy's own forward pass, where the loss is on its features
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        gradients = dict(zip(trainable, found, strict=True))
+        # The importances need this gradient now, and the strategy's backward needs it again. Instead of going through
+        # the reference's batch twice, add what has the loss's value and, exactly, this gradient.
+        strategy.loss += loss.detach() + sum((gradients[n] * (p - p.detach())).sum() for n, p in trainable.items())
+        strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, adaptive_fisher(gradients))
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().after_training_exp(strategy, **kwargs)
+        self._anchor = {}  # the next task starts from the weights themselves
+
+    def stored(self) -> StoredBytes:
+        """Bytes of what is kept now: while a task trains its first weights as well."""
+        return super().stored() + StoredBytes(ram=tensor_bytes(self._anchor.values()))

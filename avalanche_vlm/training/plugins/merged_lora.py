@@ -1,0 +1,103 @@
+"""One low-rank change per task that ends in the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+from avalanche.training.plugins import SupervisedPlugin
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.lora import DEFAULT_PATTERN, PARTS, LoRALayer, LowRank, Make, inject_lora
+from avalanche_vlm.models.modules.tail import TailLowRank
+
+Init = Literal["lora", "tail", "residual"]
+
+_NAME = "task"
+"""Of every task's module: Avalanche then puts the new one in the old one's place in the optimizer."""
+
+
+class MergedLowRankPlugin(SupervisedPlugin):
+    """Freeze the VLM, learn a low-rank module of some layers per experience, and add it to their weights at its end.
+
+    Nothing is kept between tasks, and the deployed model has the parameters that it had before. The module of the next
+    task starts from the merged weights:
+
+    - ``"lora"``: ``B A``, both trained (C-CLIP, Liu et al., ICLR 2025, eq. 2);
+    - ``"tail"``: ``U_n M V_n^T`` in the tail of the current weight, ``M`` trained (NuSA-CL, arXiv 2510.21175);
+    - ``"residual"``: ``B V_n^T`` with the same ``V_n``, ``B`` trained (KeepLoRA's subspace, arXiv 2601.19659).
+
+    With a coefficient below 1 a task ends with a part of its change: what is evaluated while it trains is all of it.
+    Norms, biases, embeddings, output matrices and the logit scale stay as they are. A plugin that reads weights at a
+    task's end has to stand after this one.
+
+    :param model: adapted in place at construction: towers frozen, layers injected.
+    :param towers: of ``"image"`` and ``"text"``.
+    :param rank: inner width; the tail's at most.
+    :param alpha: scale times rank; the rank by default.
+    :param parts: which projections of attention, of q, k, v, out.
+    :param pattern: which layers of the towers, by name.
+    :param merge: coefficient of the change that stays, in (0, 1].
+    :param init: as above.
+    :param tail_energy: share of a weight's squared singular values that the directions of ``"tail"`` and
+        ``"residual"`` may hold, in (0, 1], see :class:`~avalanche_vlm.models.modules.tail.TailLowRank`.
+    :raises InputError: for a tower, part or kind that there is not, a number out of its range, or layers that cannot
+        be adapted.
+    """
+
+    supports_distributed = False
+
+    def __init__(
+        self,
+        model: VLM,
+        *,
+        towers: Sequence[str] = ("image", "text"),
+        rank: int = 8,
+        alpha: float | None = None,
+        parts: Sequence[str] = PARTS,
+        pattern: str = DEFAULT_PATTERN,
+        merge: float = 1.0,
+        init: Init = "lora",
+        tail_energy: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if not towers or not set(towers) <= {"image", "text"}:
+            raise InputError(f"low-rank modules go into the towers image and text, not {', '.join(towers) or 'none'}")
+        if not 0 < merge <= 1:
+            raise InputError(f"the coefficient of a merged change lies in (0, 1], not {merge}")
+        if init not in get_args(Init):
+            raise InputError(f"a low-rank module starts as {', '.join(get_args(Init))}, not {init!r}")
+        if not 0 < tail_energy <= 1:
+            raise InputError(f"the tail's share of a weight's energy lies in (0, 1], not {tail_energy}")
+        self.merge = merge
+        tail = partial(TailLowRank, tail_energy=tail_energy, hold_outputs=init == "tail")
+        self._make: Make = LowRank if init == "lora" else tail
+        model.freeze("image", "text", "scale")
+        self.layers: list[LoRALayer] = []
+        for tower in towers:
+            self.layers += inject_lora(_tower(model, tower), rank=rank, alpha=alpha, pattern=pattern, parts=parts)
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
+        for layer in self.layers:
+            layer.add(_NAME, self._make)
+            layer.active = _NAME
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        for layer in self.layers:
+            layer.merge(_NAME, self.merge)
+
+    def stored(self) -> StoredBytes:
+        modules = [layer.lora for layer in self.layers]
+        return StoredBytes(ram=tensor_bytes(t for m in modules for t in (*m.parameters(), *m.buffers())))
+
+
+def _tower(model: VLM, name: str) -> nn.Module:
+    """The tower's own module: open_clip's CLIP keeps the blocks of its text tower beside the image tower."""
+    if name == "image":
+        return model.clip.visual
+    return model.clip.text if hasattr(model.clip, "text") else model.clip.transformer
