@@ -11,6 +11,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
@@ -35,7 +36,8 @@ class CurrentBatch:
     :param tokenizer: for a list of texts.
     :param texts_per_step: of a list, so many in every iteration, in shuffled passes; None for all of them.
     :param seed: of the passes.
-    :raises InputError: for texts of another kind; as training starts, for ``"seen"`` on image-text pairs.
+    :raises InputError: for texts of another kind, or none; in training, for ``"seen"`` on image-text pairs, and beside
+        latent replay, whose samples have no images.
     """
 
     lifetime: Lifetime = "batch"
@@ -50,6 +52,10 @@ class CurrentBatch:
     ) -> None:
         if isinstance(texts, str) and texts not in _OF_CLASSES:
             raise InputError(f"the texts of the current batch are {', '.join(_OF_CLASSES)} or a list, not {texts!r}")
+        if isinstance(texts, str) and texts_per_step is not None:
+            raise InputError(f"texts_per_step is for a list of texts: of the texts of the {texts} all are compared")
+        if len(texts) == 0:
+            raise InputError("the list of texts is empty: there is nothing to compare the images with")
         if not isinstance(texts, (str, torch.Tensor)):
             if tokenizer is None:
                 raise InputError("a list of texts needs the model's tokenizer: CurrentBatch(texts, model.tokenizer)")
@@ -69,6 +75,10 @@ class CurrentBatch:
 
     def next(self, strategy: Any, forward: ForwardFeatures) -> Inputs | None:
         x, y = strategy.mb_x, strategy.mb_y
+        if len(images_of(x)) != len(forward.images):
+            raise InputError(
+                "distillation on the current batch needs its images, and latent replay has appended samples without any"
+            )
         if isinstance(self.texts, torch.Tensor):
             rows: Rows = slice(None) if self._passes is None else self._passes.next().sort().values
             texts = Prompts(self.texts[rows].to(y.device))
@@ -102,7 +112,8 @@ class CurrentBatch:
         )
 
     def end(self) -> None:
-        self._seen = torch.cat([self._seen, self._of_task]).unique()
+        if isinstance(self.texts, str) and self.texts == "seen":
+            self._seen = torch.cat([self._seen, self._of_task]).unique()
         self._of_task = self._of_task[:0]
         self._numbers = {}
 
@@ -134,14 +145,20 @@ def random_sentences(model: VLM, n: int = 1000, words: int = 10, seed: int = 0) 
     :param words: random tokens in each.
     :param seed: of the draw.
     :return: token ids ``[n, L]``, int64.
-    :raises InputError: if they do not fit the model's context.
+    :raises InputError: if they do not fit the model's context, for less than one sentence or word, and for a text tower
+        that does not tell the size of its vocabulary.
     """
+    whole(n, 1, "the number of sentences"), whole(words, 1, "the number of words")
     empty = model.tokenizer([""])[0]
     frame = empty[: int(empty.argmax()) + 1]  # the end token is the largest, or the last that is no padding
     if len(frame) + words > len(empty):
         raise InputError(f"a text of {model.name} has room for {len(empty) - len(frame)} words, not {words}")
-    tower = getattr(model.clip, "text", model.clip)
-    vocabulary = torch.ones(tower.token_embedding.num_embeddings, dtype=torch.bool)
+    embedding = getattr(getattr(model.clip, "text", model.clip), "token_embedding", None)
+    if embedding is None:
+        raise InputError(
+            f"the text tower of {model.name} does not tell its vocabulary: give CurrentBatch a list of texts"
+        )
+    vocabulary = torch.ones(embedding.num_embeddings, dtype=torch.bool)
     vocabulary[empty] = False
     choices = vocabulary.nonzero().squeeze(1)
     drawn = choices[torch.randint(len(choices), (n, words), generator=torch.Generator().manual_seed(seed))]

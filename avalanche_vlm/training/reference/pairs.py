@@ -44,8 +44,8 @@ class ReferenceSet:
         self.texts = texts
         ids: dict[str, int] = {}
         self.text_of_pair = torch.tensor([ids.setdefault(caption, len(ids)) for caption in pairs.captions])
-        self.tokens = model.tokenizer(list(ids))
         self._passes = Passes(len(pairs), batch_size, seed)
+        self.tokens = model.tokenizer(list(ids))
 
     def start(self, strategy: Any) -> None:
         if self.tokens.device != strategy.device:

@@ -83,7 +83,7 @@ def scaled_cosines(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tenso
 
 
 class TeacherPolicy(Protocol):
-    """A teacher, and when it learns."""
+    """A teacher, and when it learns. One serves one plugin: what it keeps belongs to that plugin's reference."""
 
     def prepare(self, model: VLM, reference: Reference) -> None:
         """The plugin that asks it is made."""

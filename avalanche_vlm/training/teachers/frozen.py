@@ -32,19 +32,21 @@ class Teacher:
         memo = {id(part): part for part in (model.tokenizer, model.transforms, model.label_space)}
         # Heads serve prediction, with caches and matrices that may be large.
         memo |= {id(model._head): TextHead(), id(model.class_head): None, id(model.taps): []}
+        memo[id(model.auxiliary)] = nn.ModuleDict()  # serves losses
         for parameter in model.parameters():
             own = parameter.requires_grad
             memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False) if own else parameter
         frozen = {id(p) for p in model.parameters() if not p.requires_grad}
         teacher = copy.deepcopy(model, memo).eval()
         self._shared = {name: p for name, p in teacher.named_parameters() if id(p) in frozen}
+        self._versions = {name: p._version for name, p in self._shared.items()}
         self._model = teacher
 
     @torch.no_grad()
     def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Image features ``[B, D]``, float32, of unit length if ``normalize``.
 
-        :raises InputError: if the student trains by now what it shares.
+        :raises InputError: if what it shares with the student trains by now, or was written to.
         """
         return self._at(images.device).encode_image(images, normalize)
 
@@ -52,7 +54,7 @@ class Teacher:
     def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
-        :raises InputError: if the student trains by now what it shares.
+        :raises InputError: if what it shares with the student trains by now, or was written to.
         """
         return self._at(tokens.device).encode_text(tokens, normalize)
 
@@ -76,6 +78,11 @@ class Teacher:
                 raise InputError(
                     f"the teacher shares {name} with its student, which trains it now: unfreeze it before the teacher "
                     "is made, or refresh the teacher"
+                )
+            if parameter._version != self._versions[name]:
+                raise InputError(
+                    f"the teacher shares {name}, which is frozen in its student, but was written to since: the teacher "
+                    "is no longer what it was"
                 )
         if any(tensor.device != device for tensor in self._held()):
             self._model.to(device)  # what is shared is there already, or the student could not take these inputs

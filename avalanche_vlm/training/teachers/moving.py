@@ -34,7 +34,7 @@ class MovingAverageTeacher:
         return
 
     def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
-        if self._copy is None:
+        if self._copy is None or self.restart:  # a task that was interrupted has left one
             self._copy = Teacher(model)
 
     def follow(self, model: VLM) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +47,7 @@ class FeatureStore:
         self._places = torch.zeros(0, dtype=torch.long)
         self._ram: torch.Tensor | None = None
         self._file: tempfile._TemporaryFileWrapper | None = None
-        self._filled = self._in_ram = 0
+        self._filled = self._in_ram = self._width = 0
 
     def append(self, features: torch.Tensor) -> None:
         """The next rows ``[n, D]``, numbered on from those that are there."""
@@ -62,14 +61,15 @@ class FeatureStore:
     def rows(self, rows: Rows, compute: Callable[[Rows], torch.Tensor]) -> torch.Tensor:
         """Features ``[n, D]`` of these rows.
 
-        :param rows: numbers, each once; or ``slice(None)`` for all that are there, or if none are, all that there are.
+        :param rows: numbers, each once; or ``slice(None)`` for all that are there, in the order in which they came, or
+            if none are, all that there are.
         :param compute: takes the positions ``[m]`` in ``rows`` of what is not there, or ``slice(None)``; gives its
             features ``[m, D]``.
         """
         if isinstance(rows, slice):
             if self._filled == 0:
                 self.append(compute(rows))
-            return self._read(torch.arange(self._filled)) if self._file is not None else self._ram[: self._filled]
+            return self._read(torch.arange(self._filled)) if self._on_disk else self._ram[: self._filled]
         rows = rows.cpu()
         missing = self._missing(rows)
         if len(missing):
@@ -78,8 +78,11 @@ class FeatureStore:
 
     def stored(self) -> StoredBytes:
         ram = 0 if self._ram is None else self._ram.nbytes
-        disk = 0 if self._file is None else (self._filled - self._in_ram) * self._width * 4
-        return StoredBytes(ram=ram + self._places.nbytes, disk=disk)
+        return StoredBytes(ram=ram + self._places.nbytes, disk=self._on_disk * self._width * 4)
+
+    @property
+    def _on_disk(self) -> int:
+        return self._filled - self._in_ram
 
     def _missing(self, rows: torch.Tensor) -> torch.Tensor:
         if len(rows) and int(rows.max()) >= len(self._places):
@@ -91,15 +94,15 @@ class FeatureStore:
         features = features.detach().float()
         self._missing(rows)
         self._width = features.shape[1]
-        self._places[rows] = torch.arange(self._filled, self._filled + len(rows))
         fits = max(0, self.max_bytes // (4 * self._width) - self._in_ram)
         here, there = features[:fits], features[fits:]
+        if len(there):
+            self._write(there)  # what may fail comes first: a store whose disk was full is what it was before
         if len(here):
             self._grow(len(here), here)
             self._ram[self._in_ram : self._in_ram + len(here)] = here
             self._in_ram += len(here)
-        if len(there):
-            self._write(there)
+        self._places[rows] = torch.arange(self._filled, self._filled + len(rows))
         self._filled += len(rows)
 
     def _grow(self, n: int, like: torch.Tensor) -> None:
@@ -118,7 +121,7 @@ class FeatureStore:
             if self._file is None:
                 # Lives as long as the store.
                 self._file = tempfile.NamedTemporaryFile(prefix="features-", dir=self.folder)  # noqa: SIM115
-            self._file.seek(0, os.SEEK_END)
+            self._file.seek(self._on_disk * self._width * 4)
             self._file.write(features.cpu().numpy().tobytes())
             self._file.flush()
         except OSError as error:
@@ -126,9 +129,9 @@ class FeatureStore:
             raise InputError(f"a teacher's features cannot be written to {where}: {error.strerror}") from error
 
     def _read(self, places: torch.Tensor) -> torch.Tensor:
-        if self._file is None:
+        if not self._on_disk:
             return self._ram[places.to(self._ram.device)]
-        on_disk = np.memmap(self._file.name, np.float32, "r").reshape(-1, self._width)
+        on_disk = np.memmap(self._file.name, np.float32, "r", shape=(self._on_disk, self._width))
         far = places >= self._in_ram
         found = torch.empty(len(places), self._width)
         found[far] = torch.from_numpy(on_disk[(places[far] - self._in_ram).numpy()])
