@@ -19,8 +19,22 @@ RECIPES = (
     "latent-replay",
     "prototype-replay",
     "gift",
+    "lwf",
+    "lwf-vr",
     "zscl",
+    "snd",
+    "gnsp",
+    "mod-x",
+    "dkr",
+    "ctp",
+    "ewc-clip",
+    "nusa",
+    "c-clip",
     "lora",
+    "wise-ft",
+    "magmax",
+    "ties",
+    "rapf",
 )
 """Names for the help text, which must not wait for the recipes themselves to be imported."""
 COMPARED = "fine-tune,replay,zscl,lora"

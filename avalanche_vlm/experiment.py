@@ -155,7 +155,9 @@ def run_experiment(
         started = time.perf_counter()
         strategy.train(experience, **workers)
         timing["train_seconds"] += time.perf_counter() - started
-        trainable = max(trainable, sum(p.numel() for p in model.trainable_parameters().values()))
+        # What the optimizer holds: a module that was merged at the task's end is no longer in the model.
+        trained = (p for group in strategy.optimizer.param_groups for p in group["params"])
+        trainable = max(trainable, sum(p.numel() for p in trained))
         stored = max(stored, stored_bytes(plugins).total)
         evaluate(step)
 

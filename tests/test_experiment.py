@@ -66,8 +66,16 @@ def check_costs(recipe: str, costs: dict) -> None:
         module = blocks * rank * (4 * 2 * width + 2 * 5 * width)
         assert costs["trainable_parameters"] == module and costs["added_parameters"] == 2 * module
         assert costs["stored_bytes"] > 4 * 2 * module
-    elif recipe == "prototype-replay":
+    elif recipe in ("prototype-replay", "rapf"):
         assert costs["trainable_parameters"] == costs["added_parameters"] == width * width
+    elif recipe == "c-clip":
+        # In every block of both towers, the output of attention and the MLP: 12 widths per rank; the loss's projector.
+        assert costs["trainable_parameters"] == (blocks + 3) * 16 * 12 * width + width * (width + 1)
+        assert costs["added_parameters"] == 0
+    elif recipe == "nusa":
+        # Square matrices of at least one direction, for q, k, v and the output of attention.
+        assert (blocks + 3) * 4 <= costs["trainable_parameters"] < (blocks + 3) * 4 * width**2
+        assert costs["added_parameters"] == 0
     else:
         frozen = 0 if recipe != "latent-replay" else 2 * 12 * width**2  # half of the blocks and what is before them
         assert frozen < costs["model_parameters"] - costs["trainable_parameters"] < 1.2 * frozen + 2
