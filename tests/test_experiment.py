@@ -19,6 +19,8 @@ OPTIONS = {
     "zscl": {"interval": 1, "batch_size": 16},
     "replay": {"max_bytes": 60_000},
     "gift": {"n": 64},
+    "lwf-vr": {"sentences": 32},
+    "ewc-clip": {"samples": 16},
 }
 
 

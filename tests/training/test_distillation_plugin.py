@@ -363,6 +363,7 @@ def test_distillation_runs_in_half_precision(streams, kind, name):
         amp="bf16",
     )
     start = copy.deepcopy(model.state_dict())
+    torch.manual_seed(0)
     strategy.train(benchmark.train_stream)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     # A tower that autocast's cache had cut off from the graph would not have moved.
@@ -371,6 +372,7 @@ def test_distillation_runs_in_half_precision(streams, kind, name):
     exact = create_vlm("tiny")
     plugin = recipes.build(name, model=exact, reference=reference)[0]
     full = Measured(plugin)
+    torch.manual_seed(0)  # the same batches
     on(kind, exact, full.plugins, lr=1e-4).train(benchmark.train_stream[0])
     assert len(largest) == 4 and largest[0].requires_grad
     first, expected = next(measured.steps(2))[0], next(full.steps(2))[0]

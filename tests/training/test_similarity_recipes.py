@@ -198,7 +198,8 @@ def naive_dkr(oracle: Expected, strategy) -> float:
 @pytest.mark.parametrize(("recipe", "naive"), [(mod_x, naive_mod_x), (dkr, naive_dkr)], ids=["mod-x", "dkr"])
 def test_what_rectified_distillation_adds(random_model, stream, recipe, naive, request):
     added, expected, _ = watched(random_model, request.getfixturevalue(stream), recipe(random_model), naive)
-    assert added == pytest.approx(expected, rel=2e-3, abs=1e-5)
+    # The weight times the batch makes of float32's rounding of a mean near zero some 1e-5.
+    assert added == pytest.approx(expected, rel=2e-3, abs=3e-5)
     # In a task's first step the student is the teacher: Mod-X has nothing to say, DKR what neither of them knows.
     assert all((abs(value) < 2e-5) == (recipe is mod_x and step % 4 == 0) for step, value in enumerate(added))
 
