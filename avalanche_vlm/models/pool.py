@@ -1,100 +1,175 @@
-"""A pool of modules, one per task, and the routed way of an image through it."""
+"""A pool of modules M_0..M_t: one per task, spread over the sites of one or both towers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import tensor_bytes
-from avalanche_vlm.models.modules.lora import LoRALayer
-from avalanche_vlm.models.routers import PrototypeRouter
+from avalanche_vlm.models.modules.files import read_module, write_module
+from avalanche_vlm.models.modules.site import Site
 
 
 class ModulePool:
-    """Modules M_0..M_t spread over the layers of a tower; at most one is active.
+    """Modules by name, of which at most one is active.
 
-    :param layers: the injected layers.
+    :param sites: where they act, by a name that says where that is: ``image.`` or ``text.``, and a layer.
+    :raises InputError: if there are none.
     """
 
-    def __init__(self, layers: Sequence[LoRALayer]) -> None:
-        self._layers = list(layers)
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        if not sites:
+            raise InputError("a pool of modules needs layers to put them into, and got none")
+        self.sites = dict(sites)
         self.names: list[str] = []
+        self.current: str | None = None
+        """The one that trains, or trained last."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def add(self, name: str) -> None:
-        """Create a module, freeze all others, and make it the active one."""
+        """Create a module, freeze all others, and make it the active one.
+
+        :raises InputError: if the name is taken.
+        """
+        if name in self.names:
+            raise InputError(f"the pool already has a module called {name!r}")
         for old in self.names:
             self.freeze(old)
-        for layer in self._layers:
-            layer.add(name)
+        for site in self.sites.values():
+            site.add(name)
         self.names.append(name)
+        self.current = name
         self.activate(name)
 
-    def freeze(self, name: str) -> None:
-        """Stop training a module."""
+    def share(self, name: str, of: str) -> None:
+        """Give a module a second name: what one learns the other knows."""
+        self._check(of)
+        for site in self.sites.values():
+            site.add(name, site.bank[of])
+        self.names.append(name)
+
+    def drop(self, name: str) -> None:
+        """Forget a module."""
+        self._check(name)
+        for site in self.sites.values():
+            site.drop(name)
+        self._forget(name)
+
+    def merge(self, name: str, coefficient: float = 1.0) -> None:
+        """Make a module part of the base weights, under which all others work from then on, and forget it.
+
+        :param coefficient: of its change.
+        :raises InputError: if it is more than a change of weights; nothing has changed then.
+        """
+        self._check(name)
+        for where, site in self.sites.items():
+            if not site.mergeable:
+                raise InputError(f"the module at {where} is no change of weights: {name} cannot be merged")
+        for site in self.sites.values():
+            site.merge(name, coefficient)
+        self._forget(name)
+
+    def freeze(self, name: str, frozen: bool = True) -> None:
+        """Stop training a module, or train it again."""
         for parameter in self.parameters(name):
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(not frozen)
 
     def activate(self, name: str | None) -> None:
-        """Run the tower with this module, or without any."""
-        for layer in self._layers:
-            layer.active = name
+        """Run the towers with this module, or without any."""
+        if name is not None:
+            self._check(name)
+        for site in self.sites.values():
+            site.active = name
+
+    @property
+    def active(self) -> str | None:
+        return next(iter(self.sites.values())).active
+
+    @property
+    def text_module(self) -> str | None:
+        """The active module if it changes texts: their features are then its own."""
+        return self.active if any(where.startswith("text.") for where in self.sites) else None
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
         """Activate within a block."""
-        before = self._layers[0].active
+        before = self.active
         self.activate(name)
         try:
             yield
         finally:
             self.activate(before)
 
+    def module(self, name: str) -> dict[str, nn.Module]:
+        """The parts of one module by site."""
+        self._check(name)
+        return {where: site.bank[name] for where, site in self.sites.items()}
+
     def parameters(self, name: str) -> Iterator[nn.Parameter]:
         """The parameters of one module."""
-        for layer in self._layers:
-            yield from layer.lora[name].parameters()
+        for part in self.module(name).values():
+            yield from part.parameters()
+
+    def state(self, name: str) -> dict[str, torch.Tensor]:
+        """All tensors of one module, under the names of their sites."""
+        parts = self.module(name).items()
+        return {f"{where}.{key}": tensor for where, part in parts for key, tensor in part.state_dict().items()}
+
+    def save(self, name: str, path: str | Path) -> None:
+        """Write one module alone, as safetensors.
+
+        :raises InputError: if that is impossible.
+        """
+        write_module(self.state(name), path)
+
+    def load(self, name: str, path: str | Path) -> None:
+        """Read a module that was saved from the same sites, as a frozen one of this pool.
+
+        :raises InputError: if the file is none of these, or belongs to other sites; the pool is then what it was.
+        """
+        state, active, current = read_module(path), self.active, self.current
+        self.add(name)
+        try:
+            _fill(self.state(name), state, path)
+        except InputError:
+            self.drop(name)
+            raise
+        finally:
+            self.current = current
+            self.activate(active)
+        self.freeze(name)
+        if current is not None:
+            self.freeze(current, frozen=False)
 
     def nbytes(self) -> int:
         """Bytes of all modules."""
-        return sum(tensor_bytes(self.parameters(name)) for name in self.names)
+        every = {id(t): t for name in self.names for t in self.state(name).values()}
+        return tensor_bytes({t.data_ptr(): t for t in every.values()}.values())
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise InputError(f"the pool has no module called {name!r}; it has {', '.join(self.names) or 'none'}")
+
+    def _forget(self, name: str) -> None:
+        self.names.remove(name)
+        if self.current == name:
+            self.current = None
 
 
-class RoutedPool(nn.Module):
-    """What stands in a :class:`~avalanche_vlm.models.VLM`'s image path: a router chooses each sample's module.
-
-    In training the active module works on everything. At prediction the plain tower's features go to the router; a
-    sample that belongs to no known task keeps them, the others run once more, grouped by task.
-
-    :param pool: the modules, in task order.
-    :param router: was fitted on the plain tower's features, one task at a time.
-    """
-
-    def __init__(self, pool: ModulePool, router: PrototypeRouter) -> None:
-        super().__init__()
-        self.pool = pool
-        self.router = router
-
-    def forward(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-        """Features ``[B, D]``, not normalised."""
-        if self.training:
-            return encode(images)
-        with self.pool.using(None):
-            features = encode(images)
-        if len(self.router) == 0:
-            return features
-        route = self.router.score(F.normalize(features, dim=-1))
-        chosen = torch.where(route.is_out_of_distribution, -1, route.task)
-        features = features.clone()
-        for task in chosen.unique().tolist():
-            if task >= 0:
-                rows = chosen == task
-                with self.pool.using(self.pool.names[task]):
-                    features[rows] = encode(images[rows]).to(features.dtype)
-        return features
+@torch.no_grad()
+def _fill(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    if set(own) != set(saved):
+        odd = sorted(set(own) ^ set(saved))[0]
+        raise InputError(f"{path} holds a module of other layers: {odd} is only in one of file and model")
+    for key, tensor in own.items():
+        if tensor.shape != saved[key].shape:
+            raise InputError(f"{path} holds {key} of shape {list(saved[key].shape)}, not {list(tensor.shape)}")
+    for key, tensor in own.items():
+        tensor.copy_(saved[key])

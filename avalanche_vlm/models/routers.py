@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -22,6 +22,25 @@ class Route(NamedTuple):
     task: torch.Tensor
     confidence: torch.Tensor
     is_out_of_distribution: torch.Tensor
+
+
+class Router(Protocol):
+    """What places samples: fitted task by task, asked for each sample alone."""
+
+    def __len__(self) -> int:
+        """How many tasks it knows."""
+
+    def fit(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add the next task.
+
+        :param features: unit-length features of the plain tower ``[N, D]``.
+        :param labels: class or caption ids ``[N]``.
+        """
+
+    def score(self, features: torch.Tensor) -> Route:
+        """Route unit-length features ``[B, D]`` of the plain tower."""
+
+    def stored(self) -> StoredBytes: ...
 
 
 class PrototypeRouter(nn.Module):

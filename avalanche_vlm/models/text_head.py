@@ -29,7 +29,7 @@ register_optimizer_step_post_hook(_OptimizerSteps.count)
 
 
 class TextHead:
-    """Class prompts encoded once per state of the text tower.
+    """Class prompts encoded once per state of the text tower, and per module of a pool.
 
     The features are kept for as long as neither a weight of the tower nor the precision (autocast) changes. A change of
     a weight is seen by the version counter that torch raises on in-place operations and by the storage's address; both
@@ -40,8 +40,7 @@ class TextHead:
 
     def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
         self.prompts = Prompts.tokenized(label_space.prompts() if label_space else [], tokenizer)
-        self._cached: torch.Tensor | None = None
-        self._state: tuple = ()
+        self._cached: dict[str | None, tuple[tuple, torch.Tensor]] = {}
 
     @property
     def largest_token(self) -> int:
@@ -53,7 +52,7 @@ class TextHead:
 
         :param classes: ids in ascending order, each once.
         """
-        parameters = [p for _, p in model.tower_parameters("text")]
+        parameters = list(model.working_parameters("text"))
         trains = any(p.requires_grad for p in parameters)
         if trains and torch.is_grad_enabled():
             return self.encode(model, classes)
@@ -62,11 +61,13 @@ class TextHead:
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         precision = torch.get_autocast_dtype(kind) if cast else None
         state = (str(model.device), precision, steps, *((p.data_ptr(), p._version) for p in parameters))
-        if self._cached is None or state != self._state:
+        module = None if model.routed is None else model.routed.pool.text_module
+        before, features = self._cached.get(module, (None, None))
+        if state != before:
             with torch.no_grad():
-                self._cached = self.encode(model, None)
-            self._state = state
-        return self._cached if len(classes) == len(self.prompts) else self._cached[classes]
+                features = self.encode(model, None)
+            self._cached[module] = state, features
+        return features if len(classes) == len(self.prompts) else features[classes]
 
     def encode(self, model: VLM, classes: torch.Tensor | None) -> torch.Tensor:
         """Encode the prompts of these classes (all by default) and average each class's ensemble."""

@@ -14,7 +14,9 @@ from torch import nn
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.models.routed import RoutedPool
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.text_head import TextHead
 from avalanche_vlm.models.transforms import Transforms
@@ -51,6 +53,8 @@ class VLM(MultiTaskModule):
         self.transforms = transforms
         self.name = name
         self.label_space: LabelSpace | None = None
+        self.routed: RoutedPool | None = None
+        """Modules of which one works on each sample at prediction."""
         self.image_path: nn.Module | None = None
         """What a parameter-efficient method puts in the image's way: called as ``image_path(encode, images)`` it
         returns features, where ``encode`` is the tower itself."""
@@ -72,6 +76,16 @@ class VLM(MultiTaskModule):
 
     # Towers ----------------------------------------------------------------------------------------------------------
 
+    def tower(self, name: str) -> nn.Module:
+        """The module of ``"image"`` or ``"text"``. Of a CLIP whose text tower has no module of its own, it is the
+        transformer.
+
+        :raises InputError: for another name.
+        """
+        if name not in ("image", "text"):
+            raise InputError(f"a VLM has the towers image and text, not {name!r}")
+        return self.clip.visual if name == "image" else getattr(self.clip, "text", None) or self.clip.transformer
+
     def tower_parameters(self, tower: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters of ``"image"``, ``"text"`` or ``"scale"`` (logit scale and bias)."""
         if tower not in TOWERS:
@@ -80,6 +94,17 @@ class VLM(MultiTaskModule):
             owner = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
             if owner == tower:
                 yield name, parameter
+
+    def working_parameters(self, tower: str) -> Iterator[nn.Parameter]:
+        """Those of ``"image"`` or ``"text"`` that take part in a forward pass now: no inactive modules."""
+        self.tower(tower)
+        if tower == "image":
+            yield from working_parameters(self.clip.visual)
+            return
+        yield from (p for name, p in self.clip.named_parameters(recurse=False) if not name.startswith("logit_"))
+        for name, child in self.clip.named_children():
+            if name != "visual":
+                yield from working_parameters(child)
 
     def freeze(self, *towers: str) -> VLM:
         """Stop training these towers: no gradients, and eval mode that survives ``train()``."""
@@ -108,6 +133,7 @@ class VLM(MultiTaskModule):
         for name, module in self.clip.named_children():
             if ("image" if name == "visual" else "text") in self._frozen:
                 module.eval()
+        train_modules(self.clip, mode)
         return self
 
     @contextmanager
@@ -124,17 +150,34 @@ class VLM(MultiTaskModule):
         """Names and parameters that an optimizer should hold."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    @property
+    def detour(self) -> nn.Module | None:
+        """What a method has put in the images' way, if one has: :attr:`routed` or :attr:`image_path`."""
+        return self.image_path if self.routed is None else self.routed
+
     # Encoders --------------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Image features ``[B, D]``, float32, of unit length if ``normalize``."""
-        if self.image_path is None:
+        if self.routed is not None:
+            groups = list(self.routed.groups(self._encode, images))
+            features = groups[0][1]
+            if len(groups) > 1:
+                features = features.new_empty(len(images), features.shape[1])
+                for rows, of_group in groups:
+                    features[rows] = of_group
+        elif self.image_path is None:
             return self.encode_image_plain(images, normalize)
-        features = self.image_path(lambda x: self.encode_image_plain(x, normalize=False), images)
+        else:
+            features = self.image_path(self._encode, images)
         return F.normalize(features, dim=-1) if normalize else features
 
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        return self.encode_image_plain(images, normalize=False)
+
     def encode_image_plain(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Image features from the tower as it stands, its active module included, past :attr:`image_path`."""
+        """Image features from the tower as it stands, its active module included, past :attr:`routed` and
+        :attr:`image_path`."""
         self._check_images(images)
         features = self.clip.encode_image(images, normalize=False).float()
         return F.normalize(features, dim=-1) if normalize else features
@@ -197,6 +240,8 @@ class VLM(MultiTaskModule):
                 "the model has no label space to classify images with: call model.set_label_space(...), "
                 "for example with benchmark.label_space or LabelSpace.from_names([...])"
             )
+        if self.routed is not None and not self.training:
+            return self._routed_logits(x, task_labels)
         features = self.encode_image(x)
         if task_labels is None:
             self._tap(ForwardFeatures(features))
@@ -206,6 +251,19 @@ class VLM(MultiTaskModule):
         texts = self.prompt_features(classes)
         self._tap(ForwardFeatures(features, texts, classes))
         return self._class_logits(features, texts, classes, visible)
+
+    def _routed_logits(self, images: torch.Tensor, task_labels: Any) -> Any:
+        """Every group of samples with the text features of its own module."""
+        if task_labels is None:
+            return {t: self._routed_logits(images, t) for t in sorted(self.known_train_tasks_labels)}
+        visible = self._visible(task_labels)
+        classes = self._competing(visible)
+        logits = images.new_empty(len(images), len(self.label_space), dtype=torch.float32)
+        for rows, features in self.routed.groups(self._encode, images, task_labels):
+            seen = visible if visible.ndim == 1 else visible[rows]
+            features, texts = F.normalize(features, dim=-1), self.prompt_features(classes)
+            logits[rows] = self._class_logits(features, texts, classes, seen)
+        return logits
 
     def classify(self, features: torch.Tensor, task_labels: Any = _ALL_CLASSES) -> torch.Tensor:
         """Logits ``[B, classes]`` of unit-length image features ``[B, D]``: the second half of :meth:`forward`."""

@@ -17,8 +17,8 @@ from avalanche_vlm.benchmarks import ImageText, picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.training import VLMNaive, criterion_for
-from avalanche_vlm.training.plugins import LoRAPerTaskPlugin, feature_replay
+from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.training.plugins import feature_replay
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.weights.average import snapshot
 
@@ -351,7 +351,7 @@ def test_without_training_towers_there_is_nothing_to_compensate(random_model):
 
 
 def test_an_image_path_that_is_taken(random_model):
-    LoRAPerTaskPlugin(random_model, rank=2)
+    recipes.build("lora", model=random_model, rank=2)
     with pytest.raises(InputError, match="image path is taken by RoutedPool"):
         FeatureReplayPlugin(random_model, memory_for("classes"))
 

@@ -51,12 +51,12 @@ def features(model: VLM, experience) -> torch.Tensor:
 
 def weights(layers: list[LoRALayer]) -> list[torch.Tensor]:
     """The adapted weights, q, k and v apart."""
-    return [w.detach().clone() for layer in layers for w in layer._weights().values()]
+    return [w.detach().clone() for layer in layers for w in layer.weights().values()]
 
 
 def deltas(layers: list[LoRALayer]) -> list[torch.Tensor]:
     """The scaled changes that their active modules stand for, in the order of the weights."""
-    return [layer.lora_scale * m.delta() for layer in layers for m in layer.lora[layer.active].values()]
+    return [m.delta(layer.weights()[part]) for layer in layers for part, m in layer.bank[layer.active].items()]
 
 
 def at_the_end(function) -> Recorder:
@@ -110,7 +110,7 @@ def test_nothing_else_trains_and_nothing_is_left(stream, base, init, towers):
     for optimized, own in zip(in_optimizer.values, held.values, strict=True):
         assert set(own.values()) <= set(optimized) and len(optimized) == len(set(optimized))
     assert len({len(optimized) for optimized in in_optimizer.values}) == 1
-    assert all(".lora.task." in name for names in trained.values for name in names)
+    assert all(".bank.task." in name for names in trained.values for name in names)
     assert set().union(*trained.values) == set(held.values[0])
     adapted = re.compile(r"resblocks\.\d+\.(attn\.in_proj_weight|attn\.out_proj\.weight|mlp\.c_(fc|proj)\.weight)$")
     for name, value in model.state_dict().items():
@@ -139,11 +139,11 @@ def test_nusa_keeps_every_head_through_adamw_and_decay(stream, share):
             # Singular values of the head are among those of the merged weight.
             after = torch.linalg.svdvals(new)
             assert (after[None, :] - s[:head, None]).abs().amin(1).max() < 1e-4
-    assert all(p.rank == 128 for p in plugin.layers)
+    assert all(layer.make.keywords["rank"] == 128 for layer in plugin.layers)
 
 
 def tails(plugin: MergedLowRankPlugin) -> list[nn.Module]:
-    return [m for layer in plugin.layers for m in layer.lora["task"].values()]
+    return [m for layer in plugin.layers for m in layer.bank["task"].values()]
 
 
 def test_every_task_has_the_tail_of_the_merged_weight(stream):
@@ -213,11 +213,11 @@ def test_c_clip_trains_lora_and_its_projector_and_leaves_neither(stream, kind, b
         strategy.train(stream[kind][task])
         assert list(model.state_dict()) == keys and stored_bytes(plugins).total == 0
     names = set().union(*trained.values)
-    assert names == held.values[0] and {n for n in names if ".lora.task." not in n} == {
+    assert names == held.values[0] and {n for n in names if ".bank.task." not in n} == {
         "auxiliary.projector.weight",
         "auxiliary.projector.bias",
     }
-    assert all(re.search(r"(attn\.out_proj|mlp\.c_fc|mlp\.c_proj)\.lora\.", n) for n in names if "projector" not in n)
+    assert all(re.search(r"(attn\.out_proj|mlp\.c_fc|mlp\.c_proj)\.bank\.", n) for n in names if "projector" not in n)
     assert all(torch.equal(p, torch.eye(len(p))) for p in fresh.values)  # in every task anew
     assert all(not torch.equal(p, torch.eye(len(p))) for p in projectors.values)
     assert not any(copies.values)  # no teacher has one

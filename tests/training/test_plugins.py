@@ -12,10 +12,10 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins import (
     AnchorPenaltyPlugin,
     ExemplarReplayPlugin,
-    LoRAPerTaskPlugin,
     RunningMeanPlugin,
     WarmupCosinePlugin,
 )
@@ -123,7 +123,7 @@ def test_the_anchor_is_where_each_task_starts_and_holds_the_weights(random_model
 
 
 def test_lora_leaves_base_and_old_modules_bit_identical(random_model, tiny_benchmark):
-    plugin = LoRAPerTaskPlugin(random_model, rank=2)
+    (plugin,) = recipes.build("lora", model=random_model, rank=2)
     base = snapshot(random_model.state_dict())
     strategy = naive(random_model, [plugin], weight_decay=0.1)
     first, second = tiny_benchmark.train_stream

@@ -125,7 +125,7 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(trained, name
 @torch.no_grad()
 def test_the_pictures_above_take_the_way_through_both_modules(trained, kind):
     model, benchmark, *_ = trained("lora", kind)
-    path = model.image_path
+    path = model.routed
     with path.pool.using(None):
         route = path.router.score(model.encode_image_plain(pictures(benchmark)[0]))
     # Otherwise the test above would compare the pretrained model with itself.
@@ -168,7 +168,7 @@ def test_the_account_of_what_is_kept_between_tasks_is_complete(trained, name, ki
     # The deployed model and the transforms that come with it are no memory, but modules that were added to it are.
     own = {id(model), id(model.transforms), id(model.tokenizer), id(model.label_space), id(benchmark.generator)}
     own |= {t.untyped_storage().data_ptr() for t in model.clip.state_dict().values() if name != "lora"}
-    own |= {t.untyped_storage().data_ptr() for n, t in model.clip.state_dict().items() if ".lora." not in n}
+    own |= {t.untyped_storage().data_ptr() for n, t in model.clip.state_dict().items() if ".bank." not in n}
     found = sum(part.nbytes for plugin in plugins for part in arrays(plugin, own))
     account = stored_bytes(plugins).total
     if any(isinstance(p, ReferenceReplayPlugin) or isinstance(_reference_of(p), ReferenceSet) for p in plugins):

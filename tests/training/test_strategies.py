@@ -8,9 +8,8 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Cumulative
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.training import VLMMixin, VLMNaive, criterion_for
+from avalanche_vlm.training import VLMMixin, VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.criteria import ContrastiveCriterion, SigmoidCriterion
-from avalanche_vlm.training.plugins import LoRAPerTaskPlugin
 from avalanche_vlm.weights.average import snapshot
 
 
@@ -43,7 +42,7 @@ def test_the_optimizer_holds_what_trains_and_nothing_else(random_model, tiny_ben
 
 
 def test_new_modules_enter_the_optimizer_and_old_ones_leave(random_model, tiny_benchmark):
-    plugin = LoRAPerTaskPlugin(random_model, rank=2)
+    (plugin,) = recipes.build("lora", model=random_model, rank=2)
     strategy = strategy_of(random_model, plugins=[plugin])
     for t, experience in enumerate(tiny_benchmark.train_stream):
         strategy.train(experience)

@@ -44,11 +44,12 @@ class TailLowRank(nn.Module):
         self.register_buffer("V", v)
         self.M = nn.Parameter(weight.new_zeros(count if hold_outputs else len(weight), count))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """What it adds to the layer's output ``[..., fan_out]`` for inputs ``[..., fan_in]``."""
         y = F.linear(F.linear(x, self.V.T), self.M)
         return y if self.U is None else F.linear(y, self.U)
 
-    def delta(self) -> torch.Tensor:
-        """The change of the weight ``[fan_out, fan_in]`` that this module stands for, without the scale."""
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        """The change of the weight ``[fan_out, fan_in]`` that this module stands for."""
         change = self.M @ self.V.T
         return change if self.U is None else self.U @ change

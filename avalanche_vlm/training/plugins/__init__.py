@@ -5,9 +5,9 @@ from avalanche_vlm.training.plugins.distillation import Comparison, Distillation
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.training.plugins.importance import FisherPenaltyPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
-from avalanche_vlm.training.plugins.lora import LoRAPerTaskPlugin
 from avalanche_vlm.training.plugins.merged_lora import MergedLowRankPlugin
 from avalanche_vlm.training.plugins.merging import AdapterFusionPlugin, InterpolationPlugin, TaskVectorMergePlugin
+from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
@@ -28,8 +28,8 @@ __all__ = [
     "FisherPenaltyPlugin",
     "InterpolationPlugin",
     "LatentReplayPlugin",
-    "LoRAPerTaskPlugin",
     "MergedLowRankPlugin",
+    "ModulePerTaskPlugin",
     "NearestMeanPlugin",
     "NegativeTextPlugin",
     "NullSpaceProjectionPlugin",

@@ -76,9 +76,9 @@ class FeatureReplayPlugin(SupervisedPlugin):
             raise InputError(f"the weight of pseudo-features is a number of 0 or more, or None, not {weight}")
         if compensate and not {"image", "text"} & set(train_towers):
             raise InputError("compensate=True follows towers that train: name them in train_towers")
-        if model.image_path is not None:
+        if model.detour is not None:
             raise InputError(
-                f"the model's image path is taken by {type(model.image_path).__name__}: feature replay needs it"
+                f"the model's image path is taken by {type(model.detour).__name__}: feature replay needs it"
             )
         adapter = FeatureAdapter(_width(model), bottleneck=bottleneck).to(model.device)
         model.freeze(*(tower for tower in TOWERS if tower not in train_towers)).unfreeze(*train_towers)

@@ -42,7 +42,7 @@ class LatentReplayPlugin(SupervisedPlugin):
 
     def __init__(self, model: VLM, memory: LatentMemory, *, layer: str | None = None, batch_size: int = 64) -> None:
         super().__init__()
-        if model.image_path is not None:
+        if model.detour is not None:
             raise InputError(
                 "latent replay needs the plain image tower, but the model has an image path: a method that routes "
                 "images cannot be combined with it"

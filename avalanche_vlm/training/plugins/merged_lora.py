@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from avalanche.training.plugins import SupervisedPlugin
-from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.modules.lora import DEFAULT_PATTERN, PARTS, LoRALayer, LowRank, Make, inject_lora
+from avalanche_vlm.models.modules.lora import DEFAULT_PATTERN, PARTS, LoRALayer, inject_lora
 from avalanche_vlm.models.modules.tail import TailLowRank
 
 Init = Literal["lora", "tail", "residual"]
@@ -74,17 +73,18 @@ class MergedLowRankPlugin(SupervisedPlugin):
         if not 0 < tail_energy <= 1:
             raise InputError(f"the tail's share of a weight's energy lies in (0, 1], not {tail_energy}")
         self.merge = merge
-        tail = partial(TailLowRank, tail_energy=tail_energy, hold_outputs=init == "tail")
-        self._make: Make = LowRank if init == "lora" else tail
+        tail = partial(TailLowRank, rank=rank, tail_energy=tail_energy, hold_outputs=init == "tail")
+        make = None if init == "lora" else tail
         model.freeze("image", "text", "scale")
         self.layers: list[LoRALayer] = []
         for tower in towers:
-            self.layers += inject_lora(_tower(model, tower), rank=rank, alpha=alpha, pattern=pattern, parts=parts)
+            found = inject_lora(model.tower(tower), rank=rank, alpha=alpha, pattern=pattern, parts=parts, make=make)
+            self.layers += found.values()
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
         for layer in self.layers:
-            layer.add(_NAME, self._make)
+            layer.add(_NAME)
             layer.active = _NAME
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -92,12 +92,5 @@ class MergedLowRankPlugin(SupervisedPlugin):
             layer.merge(_NAME, self.merge)
 
     def stored(self) -> StoredBytes:
-        modules = [layer.lora for layer in self.layers]
+        modules = [layer.bank for layer in self.layers]
         return StoredBytes(ram=tensor_bytes(t for m in modules for t in (*m.parameters(), *m.buffers())))
-
-
-def _tower(model: VLM, name: str) -> nn.Module:
-    """The tower's own module: open_clip's CLIP keeps the blocks of its text tower beside the image tower."""
-    if name == "image":
-        return model.clip.visual
-    return model.clip.text if hasattr(model.clip, "text") else model.clip.transformer

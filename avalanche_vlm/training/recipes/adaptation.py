@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.lora import inject_lora
+from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.routers import PrototypeRouter
-from avalanche_vlm.training.plugins import LoRAPerTaskPlugin
+from avalanche_vlm.training.plugins import ModulePerTaskPlugin
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
 
 
@@ -20,4 +22,5 @@ def lora(
     :param quantile: share of a task's own samples that its border lets in.
     :param shrinkage: of the router's covariance.
     """
-    return [LoRAPerTaskPlugin(model, rank=rank, alpha=alpha, router=PrototypeRouter(quantile, shrinkage))]
+    layers = inject_lora(model.tower("image"), rank=rank, alpha=alpha)
+    return [ModulePerTaskPlugin(model, named("image", layers), PrototypeRouter(quantile, shrinkage))]

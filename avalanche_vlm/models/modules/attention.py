@@ -1,0 +1,65 @@
+"""Self-attention that owns ``nn.MultiheadAttention``'s fused weight and lets subclasses into its steps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+
+
+class FusedAttention(nn.Module):
+    """A drop-in for ``nn.MultiheadAttention`` as open_clip's residual blocks call it, under the same state-dict keys.
+
+    :meth:`project`, :meth:`attend` and the output's projection are steps of their own. No weights of attention are ever
+    returned.
+    """
+
+    def take_over(self, attention: nn.MultiheadAttention) -> None:
+        """Own its parameters from now on.
+
+        :raises InputError: if its projections are not one, or keys have a bias of their own.
+        """
+        if attention.in_proj_weight is None or attention.bias_k is not None:
+            raise InputError("an attention can be adapted if it has one fused projection and no extra key bias")
+        self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
+        self.batch_first = attention.batch_first
+        self.dropout = attention.dropout
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj: nn.Module = attention.out_proj
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values side by side ``[B, L, 3 D]`` of inputs ``[B, L, D]``."""
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
+    ) -> torch.Tensor:
+        """What the queries ``[B, heads, L, d]`` gather of the values.
+
+        :param mask: ``[L, L]`` or ``[B * heads, L, L]``, added to the scores.
+        :param x: the inputs ``[B, L, D]``.
+        """
+        if mask is not None and mask.ndim == 3:
+            mask = mask.view(-1, self.num_heads, *mask.shape[1:])
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        need_weights: bool = False,
+        attn_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, None]:
+        """Self-attention ``[B, L, D]`` (or ``[L, B, D]`` without ``batch_first``)."""
+        if not (query is key and key is value):
+            raise InputError("an adapted attention is self-attention: leave out blocks whose queries differ from keys")
+        x = query if self.batch_first else query.transpose(0, 1)
+        batch, length, _ = x.shape
+        q, k, v = self.project(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        y = self.attend(q, k, v, attn_mask, x)
+        y = self.out_proj(y.transpose(1, 2).reshape(batch, length, self.embed_dim))
+        return (y if self.batch_first else y.transpose(0, 1)), None

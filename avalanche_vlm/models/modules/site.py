@@ -1,0 +1,140 @@
+"""Places in a tower where the modules of a pool act, one module at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+
+
+class Site(nn.Module):
+    """One place: the modules that were made for it, by name, and which of them is active.
+
+    A subclass is a layer in the place of another (LoRA), or hangs on a layer of the tower by a hook
+    (:class:`HookedSite`). With no module active the tower computes, bit for bit, what it computes without the site.
+    """
+
+    mergeable = False
+    """Whether a module can become part of the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: str | None = None
+        self.bank = nn.ModuleDict()
+
+    def build(self) -> nn.Module:
+        """A new module for this place. Whether it changes anything yet is its own affair."""
+        raise NotImplementedError
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The active one."""
+        return None if self.active is None else self.bank[self.active]
+
+    def add(self, name: str, module: nn.Module | None = None) -> None:
+        """Put a module there, on the place's device and in its precision.
+
+        :param name: one that is known already is replaced.
+        :param module: a new one by default; the same module may have several names.
+        """
+        like = self.reference
+        self.bank[name] = (self.build() if module is None else module).to(like.device, like.dtype)
+
+    def drop(self, name: str) -> nn.Module:
+        """Take a module away."""
+        if self.active == name:
+            self.active = None
+        return self.bank.pop(name)
+
+    def merge(self, name: str, coefficient: float = 1.0) -> None:
+        """Add a module's change to the weights for good and drop the module.
+
+        The weight becomes a new parameter, and the old one stays as it was: a teacher may share it.
+
+        :param coefficient: of the change.
+        :raises InputError: if modules of this kind are no change of weights.
+        """
+        raise InputError(f"{type(self).__name__} does not change weights, so nothing can be merged into them")
+
+    @property
+    def reference(self) -> nn.Parameter:
+        """A parameter of the tower, which tells device and precision."""
+        return next(self.parameters())
+
+
+class HookedSite(Site):
+    """A place on a layer that stays what it is.
+
+    :param host: the layer; it remains the tower's child and not this one's.
+    """
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["host"] = host
+
+    @property
+    def reference(self) -> nn.Parameter:
+        return next(self.host.parameters())
+
+
+def matching(tower: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
+    """Submodules whose name matches, outermost first, in the tower's order.
+
+    :param pattern: regular expression, searched in names such as ``transformer.resblocks.0.mlp``.
+    :raises InputError: if there is none.
+    """
+    found = [(name, module) for name, module in tower.named_modules() if name and re.search(pattern, name)]
+    found = [(name, module) for name, module in found if ".bank." not in name]
+    if not found:
+        raise InputError(f"no layer of the tower, a {type(tower).__name__}, has a name that matches {pattern!r}")
+    yield from found
+
+
+def attach(tower: nn.Module, name: str, kind: str, site: HookedSite) -> None:
+    """Make a site the tower's child, beside the layer that it hangs on.
+
+    :param name: of the layer.
+    :param kind: what it is called there.
+    """
+    path = name.split(".")
+    for depth in range(len(path) - 1, -1, -1):
+        parent = tower.get_submodule(".".join(path[:depth]))
+        # Containers run whatever they hold.
+        if not isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            parent.add_module("_".join([*path[depth:], kind]), site)
+            return
+
+
+def named(tower: str, sites: Mapping[str, Site]) -> dict[str, Site]:
+    """The same under the tower's name, as a pool wants them."""
+    return {f"{tower}.{name}": site for name, site in sites.items()}
+
+
+def sites_of(model: nn.Module) -> Iterator[Site]:
+    """All places in a model."""
+    return (module for module in model.modules() if isinstance(module, Site))
+
+
+def working_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters that take part in a forward pass: those of modules that are not active are left out."""
+    yield from module.parameters(recurse=False)
+    for child in module.children():
+        if not isinstance(module, Site) or child is not module.bank:
+            yield from working_parameters(child)
+        elif module.module is not None:
+            yield from working_parameters(module.module)
+
+
+def train_modules(model: nn.Module, mode: bool) -> None:
+    """Set the mode of all modules, whatever the mode of the towers around them."""
+    for site in sites_of(model):
+        site.bank.train(mode)
+
+
+def changed(weight: nn.Parameter, change: torch.Tensor) -> nn.Parameter:
+    """A new parameter, which trains if the old one did."""
+    return nn.Parameter(weight.detach() + change, requires_grad=weight.requires_grad)
