@@ -13,14 +13,12 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from apart import run_all
 
 KIB = 1024
 BUDGETS = (16 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB)
@@ -156,20 +154,8 @@ def run_one(kind: str, budget: int, seed: int, n_train: int, n_test: int) -> dic
     }
 
 
-def run_apart(path: Path, kind: str, budget: int, seed: int, sizes: tuple[int, int]) -> None:
-    """The same in a fresh process, whose allocator hides nothing."""
-    if path.exists():
-        return
-    arguments = ["--one", json.dumps([kind, budget, seed, *sizes])]
-    # Python's own allocator and glibc's thread caches keep what is given back.
-    environment = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{kind}, {budget} bytes, seed {seed} failed:\n{done.stderr[-2000:]}")
-    path.write_text(done.stdout.splitlines()[-1])
-    print(f"{kind}, {budget // KIB} KiB, seed {seed}: done", file=sys.stderr)
+ALLOCATOR = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+"""For a process whose allocator hides nothing: Python's own and glibc's thread caches keep what is given back."""
 
 
 def cells_of_table() -> list[tuple[str, int]]:
@@ -204,6 +190,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/budgets"))
+    parser.add_argument("--kinds", default="", help="of all, these, with semicolons between (default: all)")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--n-train", type=int, default=256, help="pictures per task (default: 256)")
     parser.add_argument("--n-test", type=int, default=125, help="likewise (default: 125)")
@@ -213,17 +200,16 @@ def main() -> None:
     if options.one:
         print(json.dumps(run_one(*json.loads(options.one))))
         return
-    options.out.mkdir(parents=True, exist_ok=True)
     sizes = options.n_train, options.n_test
     jobs = {}
     for seed in map(int, options.seeds.split(",")):
         for kind, budget in cells_of_table():
             name = "-".join("".join(c if c.isalnum() else " " for c in kind).split())
             path = options.out / f"{name}-{budget}-{seed}-{sizes[0]}-{sizes[1]}.json"
-            jobs[path] = (kind, budget, seed)
-    with ThreadPoolExecutor(options.processes) as pool:
-        list(pool.map(lambda job: run_apart(job[0], *job[1], sizes), jobs.items()))
-    text = table([json.loads(path.read_text()) for path in jobs])
+            jobs[path] = (kind, budget, seed, *sizes)
+    wanted = options.kinds.split(";") if options.kinds else [*NOTHING, *KINDS]
+    jobs = {path: job for path, job in jobs.items() if job[0] in wanted}
+    text = table(run_all(__file__, jobs, options.processes, ALLOCATOR))
     (options.out / "table.md").write_text(text + "\n")
     print(text)
 

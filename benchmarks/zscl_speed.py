@@ -373,15 +373,16 @@ def what_is_left(captions: int, step: float) -> None:
     counts = {str(op): flops / (steps + 1) for op, flops in counter.get_flop_counts()["Global"].items()}
     flops, rate = sum(counts.values()), matrix_rate()
     print(
-        f"\na step with {captions:,} captions: {flops / 1e9:.1f} GFLOP (matrix products, convolutions and attention, "
-        f"forward and backward, as torch counts them) in {step * 1000:.0f} ms: {flops / step / 1e9:.1f} GFLOP/s, "
-        f"{100 * flops / step / rate:.0f} % of {rate / 1e9:.1f} GFLOP/s, the best float32 matrix product here"
+        f"\na step with {captions:,} captions: {flops / 1e9:.1f} GFLOP (forward and backward; torch counts matrix "
+        f"products and convolutions, and no attention on the CPU) in {step * 1000:.0f} ms: "
+        f"{flops / step / 1e9:.1f} GFLOP/s, {100 * flops / step / rate:.0f} % of {rate / 1e9:.1f} GFLOP/s, the best float32 matrix product here"
     )
     total = sum(profiled.groups.values())
     print("\n| group of operators | ms under the profiler | % of the step | GFLOP | % of the rate |")
     print("|---|---|---|---|---|")
     of_attention = sum(n for op, n in counts.items() if "attention" in op)
-    work = {"matrix products": flops - of_attention, "attention": of_attention}
+    counted = {"matrix products": flops - of_attention, "attention": of_attention}
+    work = {group: n for group, n in counted.items() if n}
     for group, ms in sorted(profiled.groups.items(), key=lambda item: -item[1]):
         done = f"{work[group] / 1e9:.1f} | {100 * work[group] / ms * 1000 / rate:.0f}" if group in work else "|"
         print(f"| {group} | {ms:.1f} | {100 * ms / total:.1f} | {done} |")
