@@ -374,8 +374,8 @@ def what_is_left(captions: int, step: float) -> None:
     flops, rate = sum(counts.values()), matrix_rate()
     print(
         f"\na step with {captions:,} captions: {flops / 1e9:.1f} GFLOP (forward and backward; torch counts matrix "
-        f"products and convolutions, and no attention on the CPU) in {step * 1000:.0f} ms: "
-        f"{flops / step / 1e9:.1f} GFLOP/s, {100 * flops / step / rate:.0f} % of {rate / 1e9:.1f} GFLOP/s, the best float32 matrix product here"
+        f"products and convolutions, and no attention on the CPU) in {step * 1000:.0f} ms: {flops / step / 1e9:.1f} "
+        f"GFLOP/s, {100 * flops / step / rate:.0f} % of {rate / 1e9:.1f}, the best float32 matrix product here"
     )
     total = sum(profiled.groups.values())
     print("\n| group of operators | ms under the profiler | % of the step | GFLOP | % of the rate |")
