@@ -93,6 +93,7 @@ def run_experiment(
     options: Mapping[str, Any] | None = None,
     plugins: Sequence[SupervisedPlugin] = (),
     seed: int = 0,
+    task_id: bool = False,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int, int], None] | None = None,
     on_row: Callable[[int, Any], None] | None = None,
@@ -106,6 +107,7 @@ def run_experiment(
     :param options: of the recipe.
     :param plugins: more of them, after the recipe's: what they store counts, and no result names them.
     :param seed: of everything that is drawn.
+    :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
     :param progress: called as ``(experience, iteration, iterations)``.
     :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1].
@@ -118,6 +120,10 @@ def run_experiment(
         model.set_label_space(benchmark.label_space)
     model.to(device)
     plugins = [*recipes.build(recipe, model=model, **_resources(recipe, benchmark), **options), *plugins]
+    if task_id:
+        if model.routed is None:
+            raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
+        model.routed.use_task_labels = True
     matrix, held_out = PerformanceMatrix(), HeldOutScores(benchmark.held_out)
     helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
     if progress is not None:
@@ -166,7 +172,7 @@ def run_experiment(
             "benchmark": benchmark.name,
             **benchmark.protocol,
             **(benchmark.label_space.describe() if benchmark.label_space else {"label_space": None}),
-            "task_id_at_test": False,
+            "task_id_at_test": task_id,
             "model": model.name,
             "recipe": recipe,
             "recipe_options": {**recipes.get(recipe).settings, **options},

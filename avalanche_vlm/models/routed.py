@@ -57,7 +57,7 @@ class RoutedPool(nn.Module):
             names = self._of_labels(task_labels, len(images))
         else:
             plain = encode(images)
-            names = self._routed(plain)
+            names = self.route(F.normalize(plain, dim=-1))
         for name in dict.fromkeys(names):
             rows = torch.tensor([i for i, other in enumerate(names) if other == name], device=images.device)
             if name is None and plain is not None:
@@ -66,10 +66,14 @@ class RoutedPool(nn.Module):
             with self.pool.using(name):
                 yield rows, encode(images[rows])
 
-    def _routed(self, plain: torch.Tensor) -> list[str | None]:
+    def route(self, features: torch.Tensor) -> list[str | None]:
+        """The module of each sample, None for the pretrained model.
+
+        :param features: of the plain tower, of unit length ``[B, D]``.
+        """
         if len(self.router) == 0:
-            return [None] * len(plain)
-        route = self.router.score(F.normalize(plain, dim=-1))
+            return [None] * len(features)
+        route = self.router.score(features)
         chosen = torch.where(route.is_out_of_distribution, -1, route.task).tolist()
         return [None if task < 0 else self.pool.names[task] for task in chosen]
 

@@ -1,0 +1,58 @@
+"""How well the samples of a stream find their module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training.data import images_of
+
+
+class RoutingScores(NamedTuple):
+    """Shares of samples, in [0, 1]; NaN where there were none.
+
+    :param accuracy: of tasks that have a module, sent to that module.
+    :param turned_away: of the same, sent to the pretrained model.
+    :param strangers_let_in: of tasks that have none, sent to some module.
+    """
+
+    accuracy: float
+    turned_away: float
+    strangers_let_in: float
+
+
+@torch.no_grad()
+def routing_scores(model: VLM, stream: Iterable[Any], batch_size: int = 256) -> RoutingScores:
+    """Route every sample of a stream by its picture alone.
+
+    :param model: with a pool of modules.
+    :param stream: experiences, whose task labels tell which module is theirs.
+    :param batch_size: pictures at a time; the scores do not depend on it.
+    :raises InputError: if the model does not choose among modules.
+    """
+    if model.routed is None:
+        raise InputError(f"{model.name} does not choose among modules, so there is no routing to score")
+    names = model.routed.pool.names
+    known = right = away = strangers = let_in = 0
+    with model.evaluating():
+        for experience in stream:
+            for x, _, labels in DataLoader(experience.dataset.eval(), batch_size):
+                features = F.normalize(model.encode_image_plain(images_of(x).to(model.device)), dim=-1)
+                for label, task in zip(labels.tolist(), model.routed.route(features), strict=True):
+                    own = model.routed.of_label.get(label)
+                    known += own in names
+                    right += own in names and task == own
+                    away += own in names and task is None
+                    strangers += own not in names
+                    let_in += own not in names and task is not None
+    return RoutingScores(_share(right, known), _share(away, known), _share(let_in, strangers))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

@@ -1,0 +1,64 @@
+"""Scores of routing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.routing import routing_scores
+from avalanche_vlm.models.modules.lora import inject_lora
+from avalanche_vlm.models.modules.site import named
+from avalanche_vlm.models.pool import ModulePool
+from avalanche_vlm.models.routed import RoutedPool
+from avalanche_vlm.models.routers import Route
+
+
+class BySign:
+    """A task for each side of a centre on one coordinate, and nobody's near it."""
+
+    centre = border = 0.0
+
+    def __len__(self) -> int:
+        return 2
+
+    def score(self, features: torch.Tensor) -> Route:
+        x = features[:, 0] - self.centre
+        return Route((x < 0).long(), torch.ones_like(x), x.abs() < self.border)
+
+
+@torch.no_grad()
+def coordinates(model, experience) -> torch.Tensor:
+    """What the router looks at, picture by picture."""
+    pictures = experience.dataset.eval()
+    return torch.stack([model.encode_image_plain(pictures[i][0][None])[0, 0] for i in range(20)])
+
+
+@pytest.mark.parametrize("turns_away", [True, False])
+def test_scores_equal_the_loop_over_samples(random_model, tiny_benchmark, turns_away):
+    x = [coordinates(random_model.eval(), experience) for experience in tiny_benchmark.test_stream]
+    pool, router = ModulePool(named("image", inject_lora(random_model.tower("image"), rank=1))), BySign()
+    router.centre = x[0].median().item()
+    router.border = (x[0] - router.centre).abs().median().item() if turns_away else 0.0
+    pool.add("a")
+    pool.add("b")
+    random_model.routed = RoutedPool(pool, router)
+    random_model.routed.of_label = {0: "b"}  # task 1 has no module
+    scores = routing_scores(random_model, tiny_benchmark.test_stream, batch_size=7)
+    own, other = ([value - router.centre for value in of.tolist()] for of in x)
+    counts = [
+        sum(abs(v) >= router.border and v < 0 for v in own),
+        sum(abs(v) < router.border for v in own),
+        sum(abs(v) >= router.border for v in other),
+    ]
+    assert scores == pytest.approx([count / 20 for count in counts])
+    assert scores.accuracy > 0 and scores.strangers_let_in > 0 and (scores.turned_away > 0) == turns_away
+    first = routing_scores(random_model, tiny_benchmark.test_stream[:1])
+    assert math.isnan(first.strangers_let_in) and first.accuracy == scores.accuracy
+
+
+def test_a_model_without_modules(random_model, tiny_benchmark):
+    with pytest.raises(InputError, match="does not choose among modules"):
+        routing_scores(random_model, tiny_benchmark.test_stream)
