@@ -36,12 +36,17 @@ def coordinates(model, experience) -> torch.Tensor:
     return torch.stack([model.encode_image_plain(pictures[i][0][None])[0, 0] for i in range(20)])
 
 
+def between(values: torch.Tensor) -> float:
+    """What half of them are below, and none is near: features differ by rounding from batch to batch."""
+    return values.sort().values[9:11].mean().item()
+
+
 @pytest.mark.parametrize("turns_away", [True, False])
 def test_scores_equal_the_loop_over_samples(random_model, tiny_benchmark, turns_away):
     x = [coordinates(random_model.eval(), experience) for experience in tiny_benchmark.test_stream]
     pool, router = ModulePool(named("image", inject_lora(random_model.tower("image"), rank=1))), BySign()
-    router.centre = x[0].median().item()
-    router.border = (x[0] - router.centre).abs().median().item() if turns_away else 0.0
+    router.centre = between(x[0])
+    router.border = between((x[0] - router.centre).abs()) if turns_away else 0.0
     pool.add("a")
     pool.add("b")
     random_model.routed = RoutedPool(pool, router)
