@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.competing import ALL_CLASSES, CompetingClasses
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.routed import RoutedPool
@@ -25,7 +27,6 @@ MASKED = -1e4
 """Logit of a class that is not visible: finite, so that no loss of a stock plugin turns it into NaN."""
 
 TOWERS = ("image", "text", "scale")
-_ALL_CLASSES = object()
 
 
 class VLM(MultiTaskModule):
@@ -58,6 +59,9 @@ class VLM(MultiTaskModule):
         self.image_path: nn.Module | None = None
         """What a parameter-efficient method puts in the image's way: called as ``image_path(encode, images)`` it
         returns features, where ``encode`` is the tower itself."""
+        self.text_path: Callable[..., torch.Tensor] | None = None
+        """The same for texts: called as ``text_path(encode, tokens)``. Its parameters, if it has any, are the text
+        tower's, whose state tells the zero-shot head when to encode anew."""
         self.class_head: nn.Module | None = None
         """What a method puts in the place of the zero-shot head at prediction: called as ``class_head(features,
         logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``, :data:`MASKED` for
@@ -69,9 +73,7 @@ class VLM(MultiTaskModule):
         """Called with the features of every :meth:`forward`, so that losses on features need no second pass."""
         self._frozen: set[str] = set()
         self._head = TextHead()
-        self.register_buffer("_in_task", torch.zeros(0, 0, dtype=torch.bool), persistent=False)
-        self.register_buffer("_seen", torch.zeros(0, dtype=torch.bool), persistent=False)
-        self.register_buffer("_evaluated", torch.zeros(0, dtype=torch.bool), persistent=False)
+        self.competing = CompetingClasses()
         self.freeze("scale")
 
     # Towers ----------------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ class VLM(MultiTaskModule):
     def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
-        :raises InputError: if the texts are longer than the tower's context.
+        :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
         """
         positions = getattr(getattr(self.clip, "text", self.clip), "positional_embedding", None)
         if positions is not None and tokens.shape[1] > len(positions):
@@ -193,7 +195,8 @@ class VLM(MultiTaskModule):
                 f"the tokenizer gives {tokens.shape[1]} tokens per text, but {self.name}'s text tower takes at most "
                 f"{len(positions)}: give the model its own tokenizer"
             )
-        features = self.clip.encode_text(tokens, normalize=False).float()
+        encode = partial(self.clip.encode_text, normalize=False)
+        features = (encode(tokens) if self.text_path is None else self.text_path(encode, tokens)).float()
         return F.normalize(features, dim=-1) if normalize else features
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
@@ -223,7 +226,7 @@ class VLM(MultiTaskModule):
 
     # Prediction ------------------------------------------------------------------------------------------------------
 
-    def forward(self, x: torch.Tensor | ImageText, task_labels: Any = _ALL_CLASSES) -> Any:
+    def forward(self, x: torch.Tensor | ImageText, task_labels: Any = ALL_CLASSES) -> Any:
         """Logits of images over the label space, or of image-text pairs over the batch.
 
         :param x: images ``[B, 3, H, W]``, or pairs.
@@ -246,7 +249,7 @@ class VLM(MultiTaskModule):
         if task_labels is None:
             self._tap(ForwardFeatures(features))
             return {t: self.classify(features, t) for t in sorted(self.known_train_tasks_labels)}
-        visible = self._visible(task_labels)
+        visible = self.competing.of(task_labels)
         classes = self._competing(visible)
         texts = self.prompt_features(classes)
         self._tap(ForwardFeatures(features, texts, classes))
@@ -256,7 +259,7 @@ class VLM(MultiTaskModule):
         """Every group of samples with the text features of its own module."""
         if task_labels is None:
             return {t: self._routed_logits(images, t) for t in sorted(self.known_train_tasks_labels)}
-        visible = self._visible(task_labels)
+        visible = self.competing.of(task_labels)
         classes = self._competing(visible)
         logits = images.new_empty(len(images), len(self.label_space), dtype=torch.float32)
         for rows, features in self.routed.groups(self._encode, images, task_labels):
@@ -265,9 +268,9 @@ class VLM(MultiTaskModule):
             logits[rows] = self._class_logits(features, texts, classes, seen)
         return logits
 
-    def classify(self, features: torch.Tensor, task_labels: Any = _ALL_CLASSES) -> torch.Tensor:
+    def classify(self, features: torch.Tensor, task_labels: Any = ALL_CLASSES) -> torch.Tensor:
         """Logits ``[B, classes]`` of unit-length image features ``[B, D]``: the second half of :meth:`forward`."""
-        visible = self._visible(task_labels)
+        visible = self.competing.of(task_labels)
         classes = self._competing(visible)
         return self._class_logits(features, self.prompt_features(classes), classes, visible)
 
@@ -309,20 +312,6 @@ class VLM(MultiTaskModule):
         for tap in self.taps:
             tap(features)
 
-    def _visible(self, task_labels: Any) -> torch.Tensor:
-        """Bool ``[classes]``, or ``[B, classes]`` where samples of several tasks differ."""
-        if self.label_space.visible == "seen":
-            return self._seen if self.training else self._seen | self._evaluated
-        if self.label_space.visible == "union" or task_labels is _ALL_CLASSES:
-            return torch.ones_like(self._seen)
-        if isinstance(task_labels, torch.Tensor) and task_labels.ndim:
-            first = task_labels[0]
-            task_labels = int(first) if bool((task_labels == first).all()) else task_labels
-        largest = int(torch.as_tensor(task_labels).max())
-        if largest >= len(self._in_task):
-            raise InputError(f"there is no task label {largest}: the label space has {len(self._in_task)} tasks")
-        return self._in_task[task_labels]
-
     # Label space -----------------------------------------------------------------------------------------------------
 
     def set_label_space(self, label_space: LabelSpace) -> VLM:
@@ -332,12 +321,7 @@ class VLM(MultiTaskModule):
         """
         head = self._text_head(label_space)
         self.label_space = label_space
-        in_task = torch.zeros(len(label_space.tasks), len(label_space), dtype=torch.bool)
-        for task, classes in enumerate(label_space.tasks):
-            in_task[task, list(classes)] = True
-        nothing = torch.zeros(len(label_space), dtype=torch.bool)
-        self._in_task = in_task.to(self.device)
-        self._seen, self._evaluated = nothing.to(self.device), nothing.to(self.device)
+        self.competing = CompetingClasses(label_space).to(self.device).train(self.training)
         self._head = head
         return self
 
@@ -358,26 +342,16 @@ class VLM(MultiTaskModule):
             return self._text_head(label_space).encode(self, None)
 
     def adaptation(self, experience: Any) -> None:
-        """Avalanche's hook before every experience: take the benchmark's label space, note which classes are seen.
+        """Avalanche's hook before every experience: take the benchmark's label space, note which classes are met.
 
-        Under ``"seen"`` the classes of the experience being evaluated compete as well, so that accuracy on a task
-        that is not trained yet is defined.
+        :raises InputError: if the experience has classes that the label space does not name.
         """
         if self.label_space is None and getattr(experience, "label_space", None) is not None:
             self.set_label_space(experience.label_space)
         if self.training:
             self.known_train_tasks_labels = self.known_train_tasks_labels.union(experience.task_labels)
-        if self.label_space is None or getattr(experience, "label_space", self.label_space) is None:
-            return
-        classes = torch.tensor(sorted(experience.classes_in_this_experience), device=self._seen.device)
-        if classes.max() >= len(self.label_space):
-            raise InputError(
-                f"experience {experience.current_experience} has class id {classes.max().item()}, but the label "
-                f"space names only {len(self.label_space)} classes"
-            )
-        if self.training:
-            self._seen[classes] = True
-        self._evaluated = torch.zeros_like(self._seen).index_fill_(0, classes, True)
+        if self.label_space is not None and getattr(experience, "label_space", self.label_space) is not None:
+            self.competing.meet(experience)
 
     def _check_images(self, images: torch.Tensor) -> None:
         size = self.transforms.eval.size
