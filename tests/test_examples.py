@@ -47,6 +47,15 @@ def test_the_snippets_of_the_replay_page_run(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == ["diagonal 5400", "torch.Size([6, 3, 32, 32]) 3"]
 
 
+def test_the_snippet_of_the_adaptation_page_runs(tmp_path, monkeypatch, capsys):
+    page = (EXAMPLES.parent / "docs" / "adaptation.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = (part.split("```")[0] for part in page.split("```python")[1:])
+    exec(snippet, {})
+    assert capsys.readouterr().out == "['sketches', 'night'] 36864\n"
+    assert (tmp_path / "sketches.safetensors").stat().st_size < 200_000
+
+
 def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, monkeypatch):
     monkeypatch.setattr(registry, "RECIPES", dict(registry.RECIPES))
     page = (EXAMPLES.parent / "docs" / "adding_a_method.md").read_text()

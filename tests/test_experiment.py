@@ -21,6 +21,10 @@ OPTIONS = {
     "gift": {"n": 64},
     "lwf-vr": {"sentences": 32},
     "ewc-clip": {"samples": 16},
+    "adapter-per-task": {"bottleneck": 8},
+    "moe-adapters": {"experts": 4, "bottleneck": 8},
+    "rail-primal": {"hidden": 64},
+    "ranpac": {"hidden": 64},
 }
 
 
@@ -78,6 +82,13 @@ def check_costs(recipe: str, costs: dict) -> None:
         # Square matrices of at least one direction, for q, k, v and the output of attention.
         assert (blocks + 3) * 4 <= costs["trainable_parameters"] < (blocks + 3) * 4 * width**2
         assert costs["added_parameters"] == 0
+    elif recipe in ("zero-shot", "rail-primal", "rail-dual", "ranpac", "simplecil"):
+        assert costs["trainable_parameters"] == costs["added_parameters"] == 0
+        assert (costs["stored_bytes"] > 0) == (recipe != "zero-shot")
+    elif recipes.get(recipe).family == "PEA":
+        assert 0 < costs["trainable_parameters"] < 0.2 * costs["model_parameters"]
+        # Modules stay beside the model, unless they are merged into its weights.
+        assert (costs["added_parameters"] >= costs["trainable_parameters"]) == (recipe != "keeplora")
     else:
         frozen = 0 if recipe != "latent-replay" else 2 * 12 * width**2  # half of the blocks and what is before them
         assert frozen < costs["model_parameters"] - costs["trainable_parameters"] < 1.2 * frozen + 2

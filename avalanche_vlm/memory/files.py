@@ -39,8 +39,8 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / TENSORS, content)
-        _replace(folder / SETTINGS, (json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
+        replace_file(folder / TENSORS, content)
+        replace_file(folder / SETTINGS, (json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise InputError(f"cannot write the memory to {folder}: {error.strerror or error}") from error
 
@@ -87,7 +87,8 @@ def _digest(content: bytes, kind: str, settings: dict[str, Any]) -> str:
     return hashlib.sha256(description + b"\0" + content).hexdigest()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -80,6 +80,7 @@ class ModulePool:
         """Stop training a module, or train it again."""
         for parameter in self.parameters(name):
             parameter.requires_grad_(not frozen)
+            parameter.grad = None  # an optimizer that has let it go would never clear it
 
     def activate(self, name: str | None) -> None:
         """Run the towers with this module, or without any."""
@@ -134,10 +135,18 @@ class ModulePool:
 
         :raises InputError: if the file is none of these, or belongs to other sites; the pool is then what it was.
         """
-        state, active, current = read_module(path), self.active, self.current
+        self.restore(name, read_module(path), path)
+
+    def restore(self, name: str, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+        """Make a frozen module of tensors by the names of :meth:`state`; which module works and trains stays as it is.
+
+        :param source: where they come from, for the error.
+        :raises InputError: if they belong to other sites; the pool is then what it was.
+        """
+        active, current = self.active, self.current
         self.add(name)
         try:
-            _fill(self.state(name), state, path)
+            _fill(self.state(name), state, source)
         except InputError:
             self.drop(name)
             raise

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.weights.versions import optimizer_steps, versions
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
-
-
-class _OptimizerSteps:
-    """Counts the steps of all optimizers of this process."""
-
-    taken = 0
-
-    @classmethod
-    def count(cls, *_: Any) -> None:
-        cls.taken += 1
-
-
-register_optimizer_step_post_hook(_OptimizerSteps.count)
 
 
 class TextHead:
@@ -56,11 +43,11 @@ class TextHead:
         trains = any(p.requires_grad for p in parameters)
         if trains and torch.is_grad_enabled():
             return self.encode(model, classes)
-        steps = _OptimizerSteps.taken if trains else None
+        steps = optimizer_steps() if trains else None
         kind = model.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         precision = torch.get_autocast_dtype(kind) if cast else None
-        state = (str(model.device), precision, steps, *((p.data_ptr(), p._version) for p in parameters))
+        state = (str(model.device), precision, steps, versions(parameters))
         module = None if model.routed is None else model.routed.pool.text_module
         before, features = self._cached.get(module, (None, None))
         if state != before:

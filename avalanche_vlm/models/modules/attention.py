@@ -59,7 +59,10 @@ class FusedAttention(nn.Module):
             raise InputError("an adapted attention is self-attention: leave out blocks whose queries differ from keys")
         x = query if self.batch_first else query.transpose(0, 1)
         batch, length, _ = x.shape
-        q, k, v = self.project(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # Split before the heads move forward: the gradients of the three are then put together in one copy.
+        q, k, v = (
+            part.transpose(1, 2) for part in self.project(x).view(batch, length, 3, self.num_heads, -1).unbind(2)
+        )
         y = self.attend(q, k, v, attn_mask, x)
         y = self.out_proj(y.transpose(1, 2).reshape(batch, length, self.embed_dim))
         return (y if self.batch_first else y.transpose(0, 1)), None

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al., arXiv 2106.09685) that lives beside the weights of open_clip's layers.
+"""Low-rank adaptation (Hu et al., arXiv 2106.09685) that lives beside the weights of open_clip's and timm's layers.
 
 No weight is merged at a forward pass, and the state-dict keys of the layers stay what they were. Of the modules in one
 layer at most one is active; with none active a layer computes what it computed before.
@@ -6,8 +6,7 @@ layer at most one is active; with none active a layer computes what it computed 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -16,44 +15,22 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.attention import FusedAttention
+from avalanche_vlm.models.modules.low_rank import LowRank, Make, changed_linear
 from avalanche_vlm.models.modules.site import Site, changed, matching
 
-DEFAULT_PATTERN = r"resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)$"
-"""Attention and MLP of every residual block. CoCa's pooler and cross-attention, whose queries differ from their keys,
-are outside."""
+ATTENTION_PATTERN = r"\bresblocks\.\d+\.attn$|\bblocks\.\d+\.attn\.(qkv|[qkv]_proj|proj)$"
+"""Attention of every block of open_clip's own towers (``resblocks``) and of timm's (``blocks``), whose projections are
+linear layers."""
+
+DEFAULT_PATTERN = ATTENTION_PATTERN + r"|\bresblocks\.\d+\.mlp\.(c_fc|c_proj)$|\bblocks\.\d+\.mlp\.fc[12](_[gx])?$"
+"""Attention and MLP of every block. CoCa's pooler and cross-attention, whose queries differ from their keys, are
+outside."""
 
 PARTS = ("q", "k", "v", "out")
 """The projections of attention."""
 
-
-class LowRank(nn.Module):
-    """``alpha / rank * B A`` with ``A`` Kaiming-uniform and ``B`` zero, so that a new module changes nothing.
-
-    :param weight: ``[fan_out, fan_in]``, the weight that it changes; only its shape counts.
-    :param rank: inner width, at least 1.
-    :param alpha: scale times rank; the rank by default (scale 1).
-    """
-
-    def __init__(self, weight: torch.Tensor, rank: int, alpha: float | None = None) -> None:
-        super().__init__()
-        fan_out, fan_in = weight.shape
-        self.scale = (rank if alpha is None else alpha) / rank
-        self.A = nn.Parameter(torch.empty(rank, fan_in))
-        self.B = nn.Parameter(torch.zeros(fan_out, rank))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-
-    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """What it adds to the layer's output ``[..., fan_out]`` for inputs ``[..., fan_in]``."""
-        return self.scale * F.linear(F.linear(x, self.A), self.B)
-
-    def delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """The change of the weight ``[fan_out, fan_in]`` that this module stands for."""
-        return self.scale * (self.B @ self.A)
-
-
-Make = Callable[[torch.Tensor], nn.Module]
-"""Makes a module for a weight ``[fan_out, fan_in]``: :class:`LowRank` or another with its ``forward(x, weight)`` and
-``delta(weight)``."""
+_LINEAR_PARTS = {"qkv": ("q", "k", "v"), "q_proj": ("q",), "k_proj": ("k",), "v_proj": ("v",), "proj": ("out",)}
+"""The projections that timm's linear layers in ``attn`` stand for."""
 
 
 class LoRALayer(Site):
@@ -97,8 +74,9 @@ class LoRALinear(LoRALayer):
         return {"weight": self.weight}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        return y if self.active is None else y + self.bank[self.active]["weight"](x, self.weight)
+        if self.active is None:
+            return F.linear(x, self.weight, self.bias)
+        return changed_linear(x, self.weight, self.bias, [self.bank[self.active]["weight"]])
 
     def merge(self, name: str, coefficient: float = 1.0) -> None:
         self.weight = changed(self.weight, self._take(name, coefficient)["weight"])
@@ -123,13 +101,11 @@ class LoRAAttention(FusedAttention, LoRALayer):
         return {part: q_k_v[part] for part in self.parts}
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        qkv = super().project(x)
         if self.active is None or not self.parts:
-            return qkv
-        modules, weights = self.bank[self.active], self.weights()
-        zero = qkv.new_zeros(()).expand(x.shape)
-        change = [modules[part](x, weights[part]) if part in modules else zero for part in ("q", "k", "v")]
-        return qkv + torch.cat(change, dim=-1)
+            return super().project(x)
+        modules = self.bank[self.active]
+        of_parts = [modules[part] if part in self.parts else None for part in ("q", "k", "v")]
+        return changed_linear(x, self.in_proj_weight, self.in_proj_bias, of_parts)
 
     def merge(self, name: str, coefficient: float = 1.0) -> None:
         changes = self._take(name, coefficient)
@@ -151,14 +127,16 @@ def inject_lora(
 ) -> dict[str, LoRALayer]:
     """Replace the matching layers of a tower in place.
 
-    :param tower: for example ``clip.visual``.
+    :param tower: for example ``clip.visual``, open_clip's own or timm's.
     :param rank: inner width of every module.
     :param alpha: scale times rank; the rank by default (scale 1).
     :param pattern: regular expression searched in module names; must match linear layers or attention.
-    :param parts: which projections of attention to adapt, of q, k, v, out.
+    :param parts: which projections of attention to adapt, of q, k, v, out. Where timm has q, k and v in one linear
+        layer it is adapted as one, so that they come together or not at all.
     :param make: another kind of module than :class:`LowRank`; rank and alpha are then its own affair.
     :return: the new layers by name, in the tower's order.
-    :raises InputError: if the rank is not positive, a part is unknown, nothing matches, or a match is of another kind.
+    :raises InputError: if the rank is not positive, a part is unknown or cannot be had alone, nothing matches, a match
+        is of another kind, or its weight is read by something else than the layer itself.
     """
     if rank < 1:
         raise InputError(f"the rank of LoRA is a whole number of 1 or more, not {rank}")
@@ -166,16 +144,40 @@ def inject_lora(
         if part not in PARTS:
             raise InputError(f"the parts of attention are {', '.join(PARTS)}, not {part!r}")
     make = make or partial(LowRank, rank=rank, alpha=alpha)
+    found = {name: child for name, child in matching(tower, pattern) if _wanted(name, parts)}
+    for name, child in found.items():
+        _check_adaptable(name, child, tower.get_submodule(name.rpartition(".")[0]))
     layers: dict[str, LoRALayer] = {}
-    for name, child in matching(tower, pattern):
+    for name, child in found.items():
         parent, _, last = name.rpartition(".")
-        if isinstance(child, nn.MultiheadAttention):
-            layer: LoRALayer = LoRAAttention(child, make, parts)
-        elif type(child) is nn.Linear:
-            layer = LoRALinear(child, make)
-        else:
-            raise InputError(f"LoRA cannot adapt {name}, a {type(child).__name__}: give a pattern of linear layers")
+        attention = isinstance(child, nn.MultiheadAttention)
+        layer: LoRALayer = LoRAAttention(child, make, parts) if attention else LoRALinear(child, make)
         layer.train(child.training)
         setattr(tower.get_submodule(parent), last, layer)
         layers |= {f"{name}.{inner}".rstrip("."): m for inner, m in layer.named_modules() if isinstance(m, LoRALayer)}
     return layers
+
+
+def _wanted(name: str, parts: Sequence[str]) -> bool:
+    """Whether a match is among the chosen projections, or no projection of attention."""
+    *_, parent, last = ("", *name.split("."))
+    own = _LINEAR_PARTS.get(last, ()) if parent == "attn" else ()
+    chosen = set(own) & set(parts)
+    if chosen and chosen != set(own):
+        raise InputError(
+            f"{', '.join(own)} are one layer, {name}: LoRA adapts all of them, not {', '.join(parts)} alone"
+        )
+    return bool(chosen) or not own
+
+
+def _check_adaptable(name: str, child: nn.Module, parent: nn.Module) -> None:
+    if isinstance(parent, nn.MultiheadAttention):
+        raise InputError(f"LoRA cannot adapt {name} by itself: match its attention, and choose its parts")
+    if not isinstance(child, nn.MultiheadAttention) and type(child) is not nn.Linear:
+        raise InputError(f"LoRA cannot adapt {name}, a {type(child).__name__}: give a pattern of linear layers")
+    # The attention pool of CLIP's ResNets computes from its layers' weights, and so do timm's BEiT and EVA where q and
+    # v have biases of their own: a layer in their place would never be called.
+    pool = type(parent).__name__ == "AttentionPool2d" and hasattr(parent, "c_proj")
+    own_bias = name.endswith(".qkv") and getattr(parent, "q_bias", None) is not None
+    if pool or (own_bias and not getattr(parent, "qkv_bias_separate", False)):
+        raise InputError(f"LoRA cannot adapt {name}: its {type(parent).__name__} reads the weight and calls no layer")

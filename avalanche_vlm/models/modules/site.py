@@ -35,14 +35,21 @@ class Site(nn.Module):
         """The active one."""
         return None if self.active is None else self.bank[self.active]
 
+    @property
+    def shared(self) -> nn.Module | None:
+        """What all modules of this place work with, if anything: experts, of which each module is a gate. It is at work
+        while any of them is active."""
+        return None
+
     def add(self, name: str, module: nn.Module | None = None) -> None:
-        """Put a module there, on the place's device and in its precision.
+        """Put a module there, on the place's device, in its precision and mode.
 
         :param name: one that is known already is replaced.
         :param module: a new one by default; the same module may have several names.
         """
         like = self.reference
-        self.bank[name] = (self.build() if module is None else module).to(like.device, like.dtype)
+        module = self.build() if module is None else module
+        self.bank[name] = module.to(like.device, like.dtype).train(self.bank.training)
 
     def drop(self, name: str) -> nn.Module:
         """Take a module away."""
@@ -122,17 +129,20 @@ def sites_of(model: nn.Module) -> Iterator[Site]:
 def working_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """Parameters that take part in a forward pass: those of modules that are not active are left out."""
     yield from module.parameters(recurse=False)
+    site = module if isinstance(module, Site) else None
     for child in module.children():
-        if not isinstance(module, Site) or child is not module.bank:
+        if site is None or child not in (site.bank, site.shared):
             yield from working_parameters(child)
-        elif module.module is not None:
-            yield from working_parameters(module.module)
+        elif site.active is not None:
+            yield from working_parameters(site.module if child is site.bank else child)
 
 
 def train_modules(model: nn.Module, mode: bool) -> None:
     """Set the mode of all modules, whatever the mode of the towers around them."""
     for site in sites_of(model):
         site.bank.train(mode)
+        if site.shared is not None:
+            site.shared.train(mode)
 
 
 def changed(weight: nn.Parameter, change: torch.Tensor) -> nn.Parameter:

@@ -1,7 +1,9 @@
 """Avalanche plugins: thin state around losses, memories and weight operators."""
 
+from avalanche_vlm.training.plugins.analytic import AnalyticHeadPlugin, NoTrainingPlugin
 from avalanche_vlm.training.plugins.consolidation import ConsolidatedDistillationPlugin
 from avalanche_vlm.training.plugins.distillation import Comparison, DistillationPlugin
+from avalanche_vlm.training.plugins.experts import SharedExpertsPlugin
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
 from avalanche_vlm.training.plugins.importance import FisherPenaltyPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
@@ -11,14 +13,17 @@ from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
+from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
 from avalanche_vlm.training.plugins.reference_replay import ReferenceReplayPlugin
 from avalanche_vlm.training.plugins.replay import ExemplarReplayPlugin
 from avalanche_vlm.training.plugins.schedule import WarmupCosinePlugin
+from avalanche_vlm.training.plugins.shared_module import SharedModulePlugin
 from avalanche_vlm.training.plugins.text_replay import TextReplayPlugin
 from avalanche_vlm.training.plugins.weights import AnchorPenaltyPlugin, RunningMeanPlugin
 
 __all__ = [
     "AdapterFusionPlugin",
+    "AnalyticHeadPlugin",
     "AnchorPenaltyPlugin",
     "Comparison",
     "ConsolidatedDistillationPlugin",
@@ -32,9 +37,13 @@ __all__ = [
     "ModulePerTaskPlugin",
     "NearestMeanPlugin",
     "NegativeTextPlugin",
+    "NoTrainingPlugin",
     "NullSpaceProjectionPlugin",
+    "QueryPromptPlugin",
     "ReferenceReplayPlugin",
     "RunningMeanPlugin",
+    "SharedExpertsPlugin",
+    "SharedModulePlugin",
     "TaskVectorMergePlugin",
     "TextReplayPlugin",
     "WarmupCosinePlugin",

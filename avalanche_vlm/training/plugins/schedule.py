@@ -48,7 +48,7 @@ class WarmupCosinePlugin(SupervisedPlugin):
         groups = strategy.optimizer.param_groups
         self._base = self._base or [group["lr"] for group in groups]
         self._step, self._total = 0, len(strategy.dataloader) * strategy.train_epochs
-        if self.warmup >= self._total:
+        if 0 < self._total <= self.warmup:
             warnings.warn(
                 f"the warm-up of {self.warmup} iterations is not shorter than experience "
                 f"{strategy.experience.current_experience} with {self._total}",

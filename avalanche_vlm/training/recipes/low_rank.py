@@ -1,4 +1,4 @@
-"""Cross-modal regularization (CREG) by low-rank changes that end in the weights."""
+"""Low-rank changes that end in the weights: cross-modal regularization (CREG), and KeepLoRA's adaptation (PEA)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.lora import ATTENTION_PATTERN
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, MergedLowRankPlugin
+from avalanche_vlm.training.plugins.subspace_lora import SubspaceLoRAPlugin
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import PreviousTeacher
-
-_ATTENTION = r"resblocks\.\d+\.attn$"
 
 
 @recipe("nusa", family="CREG")
@@ -35,7 +35,52 @@ def nusa(model: VLM, *, rank: int = 128, tail_energy: float = 0.05) -> Plugins:
     :param rank: directions per weight at most.
     :param tail_energy: share of a weight's squared singular values that these directions may hold, in (0, 1].
     """
-    return [MergedLowRankPlugin(model, rank=rank, pattern=_ATTENTION, init="tail", tail_energy=tail_energy)]
+    return [MergedLowRankPlugin(model, rank=rank, pattern=ATTENTION_PATTERN, init="tail", tail_energy=tail_energy)]
+
+
+@recipe("keeplora", family="PEA")
+def keeplora(
+    model: VLM,
+    *,
+    rank: int = 16,
+    alpha: float = 1.0,
+    image_energy: float = 0.85,
+    text_energy: float = 0.2,
+    feature_energy: float = 0.99,
+) -> Plugins:
+    """KeepLoRA: LoRA on all four projections of attention in every block of both towers, whose inputs keep out of the
+    principal subspace of the pretrained weights and of the main directions of past tasks' features; merged at a task's
+    end (Luo et al., "KeepLoRA: Continual Learning with Residual Gradient Adaptation", ICLR 2026, arXiv 2601.19659).
+
+    In the paper's equations, with weights transposed to ours: ``W_p`` holds a share ``eps_w`` of ``||W||^2``; ``M_t``
+    grows by the first singular vectors of ``X_t`` without its part in ``[W_p, M_(t-1)]``, up to a share ``eps_f``; the
+    projected gradient ``G - W_p W_p^T G - M M^T G`` has the singular value decomposition whose first left vectors are
+    the frozen ``A``. Proposition 3.1: training ``B`` alone is gradient descent projected onto the span of ``A``.
+
+    Differs from the paper, without consequence: its ``B`` starts at ``S V^T`` and the weight gives up the same product,
+    so that the model starts as it was. With ``A`` fixed the gradient of ``B`` does not depend on where ``B`` starts;
+    only weight decay does. Here ``B`` starts at zero, and weight decay pulls towards the weights before the task.
+
+    Differs from the authors' code, where that differs from the paper: there ``W_p`` is of the left singular vectors of
+    torch's ``[out, in]`` weight, which are directions of its outputs, while all that is projected are inputs; here as
+    in the paper. There features are averaged over batches, position by position, before their directions are taken;
+    here all are counted, in one covariance. There one direction less than the share takes is kept of a weight. The
+    decomposition here is exact, and the features are read under the evaluation transforms. The gradient is the mean
+    over the batches of one pass through the training data, as there.
+
+    KeepLoRA+ (a cosine classifier beside it) is not here. On class-labelled streams the texts of a task are the prompts
+    of its classes, on pairs its captions.
+
+    Published settings (MTIL): AdamW, learning rate 1e-3, weight decay 0.01, one cycle, batch 64, 5 to 10 epochs a task.
+
+    :param rank: of LoRA; fewer where the projected gradient has fewer directions.
+    :param alpha: scale times rank.
+    :param image_energy: share of the image tower's pretrained weights that is protected, in [0, 1].
+    :param text_energy: the same of the text tower.
+    :param feature_energy: share of the energy of every past task's features that is protected, in [0, 1].
+    """
+    shares = {"image": image_energy, "text": text_energy}
+    return [SubspaceLoRAPlugin(model, rank=rank, alpha=alpha, weight_energy=shares, feature_energy=feature_energy)]
 
 
 @recipe("c-clip", family="CREG")

@@ -1,0 +1,244 @@
+"""Features of a frozen tower, computed once per image and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.base import Columns
+from avalanche_vlm.memory.files import replace_file
+from avalanche_vlm.weights.versions import optimizer_steps, versions
+
+if TYPE_CHECKING:
+    from avalanche_vlm.models.vlm import VLM
+
+Batches = Callable[[], Iterable[Sequence[torch.Tensor]]]
+_FORMAT = "avalanche_vlm features 1"
+_DIGEST = 16
+
+
+class FeatureCache:
+    """A folder of image features: what an image tower has said once, it need not compute again.
+
+    Features are found by what they depend on. A tower with its settings and weights, the transform's settings and the
+    precision (autocast) have a subfolder; in it an image has the hash of the tensor that the tower would get. So
+    nothing has to be declared, one folder serves many models, and a changed weight finds an empty subfolder. What is
+    not looked at is the device: features that a GPU computed are found by a CPU, and differ from its own in the last
+    digits.
+
+    Each file is written whole or not at all, and several processes may share a folder. A file that is truncated, was
+    changed or is none of ours is left out with a warning, and its features are computed again. Where nothing can be
+    written, what was computed stays in memory, with a warning.
+
+    Hashing costs time as well: about a second per GB of images, and of weights whenever they may have changed. In a
+    loop over epochs ask for :meth:`experience`, which hashes its images once.
+
+    :param folder: made when the first features are written.
+    :param buffer: bytes of features that are collected before a file is written, at least 1.
+    :raises InputError: if the folder is a file, or for a smaller buffer.
+    """
+
+    def __init__(self, folder: str | Path, *, buffer: int = 1 << 24) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{folder} is a file: a feature cache needs a folder")
+        if buffer < 1:
+            raise InputError(f"a feature cache collects 1 byte or more before it writes, not {buffer}")
+        self.buffer = buffer
+        self._shelves: dict[str, _Shelf] = {}
+        self._weights: tuple[Callable[[], Any], tuple, str] | None = None
+        self._last: tuple[Callable[[], Any], str, Columns] | None = None
+
+    def features(self, model: VLM, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """What ``model.encode_image_plain(images, normalize)`` gives in eval mode ``[B, D]``, computed for images that
+        are new. Call :meth:`flush` after the last one.
+
+        :param images: under the model's evaluation transforms, ``[B, 3, H, W]``.
+        """
+        shelf = self._shelf(model)
+        digests = _image_digests(images)
+        missing = {digest: row for row, digest in enumerate(digests) if digest not in shelf}
+        if missing:
+            with model.evaluating():
+                computed = model.encode_image_plain(images[list(missing.values())], normalize=False)
+            shelf.pending.update(zip(missing, computed.cpu(), strict=True))
+        found = torch.stack([shelf[digest] for digest in digests]).to(images.device)
+        shelf.write(self.buffer)
+        return F.normalize(found, dim=-1) if normalize else found
+
+    def experience(self, model: VLM, owner: Any, batches: Batches) -> Columns:
+        """All of an experience, at once for as long as it is the last one that was asked for.
+
+        :param owner: what stands for the data; asked for again, it is answered without loading an image.
+        :param batches: gives minibatches of images ``[B, 3, H, W]``, class ids and task labels ``[B]``, in order.
+        :return: ``features`` of unit length ``[N, D]``, ``y`` and ``task``.
+        """
+        key = self._key(model)
+        if self._last is not None and self._last[0]() is owner and self._last[1] == key:
+            return dict(self._last[2])
+        self._last = None
+        parts = [(self.features(model, images), y, task) for images, y, task in batches()]
+        columns = dict(zip(("features", "y", "task"), map(torch.cat, zip(*parts, strict=True)), strict=True))
+        self.flush()
+        self._last = weakref.ref(owner), key, columns
+        return dict(columns)
+
+    def flush(self) -> None:
+        """Write what was computed and is not written yet."""
+        for shelf in self._shelves.values():
+            shelf.write()
+
+    def stored(self) -> StoredBytes:
+        """Bytes of the files that were read or written, and in memory of what is not written, of the last experience
+        and of one hash per image."""
+        shelves = self._shelves.values()
+        last = () if self._last is None else self._last[2].values()
+        ram = tensor_bytes(last) + sum(shelf.ram for shelf in shelves)
+        return StoredBytes(ram=ram, disk=sum(shelf.disk for shelf in shelves))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Files are read again where they are needed; a copy may live in another process.
+        self.flush()
+        return {**self.__dict__, "_shelves": {}, "_weights": None, "_last": None}
+
+    def _shelf(self, model: VLM) -> _Shelf:
+        key = self._key(model)
+        if key not in self._shelves:
+            self._shelves[key] = _Shelf(self.folder / key, key, model.name)
+        return self._shelves[key]
+
+    def _key(self, model: VLM) -> str:
+        tower, transform = model.tower("image"), model.transforms.eval
+        tensors = [*tower.parameters(), *tower.buffers()]
+        # Fused optimizers raise no counter of a tensor, so a step of any optimizer makes us look again.
+        state = (optimizer_steps(), versions(tensors))
+        if self._weights is None or self._weights[0]() is not tower or self._weights[1] != state:
+            self._weights = weakref.ref(tower), state, _weights_digest(tower)
+        kind = model.device.type
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        precision = torch.get_autocast_dtype(kind) if cast else None
+        settings = (transform.size, transform.mean, transform.std, precision, _settings(tower))
+        return hashlib.sha256(repr((_FORMAT, self._weights[2], settings)).encode()).hexdigest()[: 2 * _DIGEST]
+
+
+class _Shelf:
+    """The features of one tower, by the hash of the image: some in files, some not written yet."""
+
+    def __init__(self, folder: Path, key: str, name: str) -> None:
+        self.folder, self.key, self.name = folder, key, name
+        self.pending: dict[bytes, torch.Tensor] = {}
+        self.disk = 0
+        self._files: list[torch.Tensor] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._patience = 0
+        for path in sorted(folder.glob("*.safetensors")):
+            self._open(path)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._places or digest in self.pending
+
+    def __getitem__(self, digest: bytes) -> torch.Tensor:
+        if digest in self.pending:
+            return self.pending[digest]
+        file, row = self._places[digest]
+        return self._files[file][row]
+
+    @property
+    def ram(self) -> int:
+        return tensor_bytes(self.pending.values()) + _DIGEST * (len(self._places) + len(self.pending))
+
+    def write(self, buffer: int = 0) -> None:
+        """Write what is pending; with a buffer, only what has outgrown it."""
+        if not self.pending:
+            return
+        if buffer and tensor_bytes(self.pending.values()) < max(buffer, self._patience):
+            return
+        digests = torch.frombuffer(bytearray(b"".join(self.pending)), dtype=torch.uint8).view(-1, _DIGEST)
+        features = torch.stack(list(self.pending.values()))
+        check = _check(digests, features)
+        facts = {"format": _FORMAT, "key": self.key, "sha256": check, "model": self.name}
+        path = self.folder / f"{check[:_DIGEST]}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(path, save({"digests": digests, "features": features}, facts))
+        except OSError as error:
+            self._patience = 2 * tensor_bytes(self.pending.values())  # a full disk is not asked after every batch
+            warnings.warn(
+                f"the feature cache cannot write to {self.folder} ({error.strerror or error}): "
+                f"{len(self.pending)} features stay in memory",
+                stacklevel=3,
+            )
+            return
+        self._patience = 0
+        if self._open(path):
+            self.pending.clear()
+
+    def _open(self, path: Path) -> bool:
+        """Take in a file, whose features stay on disk until they are asked for."""
+        try:
+            with safe_open(path, "pt") as file:
+                facts = file.metadata() or {}
+                if facts.get("format") != _FORMAT or facts.get("key") != self.key:
+                    raise ValueError
+                digests, features = file.get_tensor("digests"), file.get_tensor("features")
+            if facts["sha256"] != _check(digests, features):
+                raise ValueError
+        except (OSError, SafetensorError, ValueError, KeyError):
+            warnings.warn(
+                f"{path} is damaged or no file of this feature cache: its features are computed again; delete it",
+                stacklevel=2,
+            )
+            return False
+        self._places.update({bytes(d): (len(self._files), row) for row, d in enumerate(digests.numpy())})
+        self._files.append(features)
+        self.disk += path.stat().st_size
+        return True
+
+
+def _raw(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _image_digests(images: torch.Tensor) -> list[bytes]:
+    kind = f"{images.dtype} {tuple(images.shape[1:])}".encode()
+    return [hashlib.blake2b(_raw(image), digest_size=_DIGEST, key=kind[:64]).digest() for image in images.cpu()]
+
+
+def _weights_digest(tower: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in [*tower.named_parameters(), *tower.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_raw(tensor))
+    return digest.hexdigest()
+
+
+def _settings(tower: nn.Module) -> list[tuple]:
+    """What a tower's output depends on besides weights: kinds of layers and their plain attributes, such as the number
+    of heads or which module is active."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return [
+        (name, type(module).__qualname__, sorted((k, v) for k, v in vars(module).items() if _is_setting(k, v, plain)))
+        for name, module in tower.named_modules()
+    ]
+
+
+def _is_setting(name: str, value: Any, plain: tuple) -> bool:
+    return isinstance(value, plain) and not name.startswith("_") and name != "training"
+
+
+def _check(digests: torch.Tensor, features: torch.Tensor) -> str:
+    found = hashlib.sha256(_raw(digests))
+    found.update(_raw(features))
+    return found.hexdigest()

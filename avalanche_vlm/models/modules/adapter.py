@@ -1,0 +1,205 @@
+"""Bottleneck adapters on the output of a tower's layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.site import HookedSite, attach, matching, sites_of
+
+DEFAULT_PATTERN = r"(resblocks|blocks)\.\d+\.mlp$"
+"""The MLP of every block, of open_clip's towers and of timm's."""
+
+KINDS = ("parallel", "sequential")
+
+
+class Adapter(nn.Module):
+    """``scale * U relu(D x)`` with ``D`` Kaiming-uniform and ``U`` zero, so that a new one adds nothing.
+
+    AdaptFormer's (Chen et al., arXiv 2205.13535, eq. 2) and, with a scale of 1, Houlsby's (arXiv 1902.00751, section
+    2.1), whose small random weights are zeros here.
+
+    :param width: of what it reads and adds, at least 1.
+    :param bottleneck: inner width, at least 1.
+    :param scale: of what it adds.
+    :param dropout: share of inner values that are left out in training, in [0, 1).
+    :raises InputError: for a setting out of its range.
+
+    >>> bool((Adapter(3, bottleneck=2)(torch.eye(3)) == 0).all())
+    True
+    """
+
+    def __init__(self, width: int, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.0) -> None:
+        super().__init__()
+        whole(width, 1, "the width of an adapter")
+        whole(bottleneck, 1, "the bottleneck of an adapter")
+        if not 0 <= dropout < 1:
+            raise InputError(f"the dropout of an adapter is in [0, 1), not {dropout}")
+        self.scale, self.dropout = scale, dropout
+        self.down = nn.Linear(width, bottleneck)
+        self.up = nn.Linear(bottleneck, width)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What it adds ``[..., D]`` for ``[..., D]``."""
+        return self.scale * self.up(F.dropout(F.relu(self.down(x)), self.dropout, self.training))
+
+
+class OutputSite(HookedSite):
+    """A place on a layer's output, to which the active module adds.
+
+    :param host: a layer that gives a tensor, or a tuple that starts with one, as attention does.
+    """
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__(host)
+        host.register_forward_hook(self._after)
+
+    def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What is added to the host's output ``y`` for its input ``x``."""
+        raise NotImplementedError
+
+    def _after(self, _host: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> torch.Tensor | tuple | None:
+        if self.active is None:
+            return None  # the output as it is
+        y, *others = output if isinstance(output, tuple) else (output,)
+        y = y + self.change(inputs[0], y).to(y.dtype)
+        return (y, *others) if isinstance(output, tuple) else y
+
+
+class AdapterSite(OutputSite):
+    """An adapter per module beside a layer or after it.
+
+    :param host: the layer.
+    :param width: of its output.
+    :param kind: ``"parallel"`` reads what the layer reads, ``"sequential"`` what it gives; both add to what it gives.
+    :param settings: of :class:`Adapter`.
+    """
+
+    def __init__(self, host: nn.Module, width: int, kind: str = "parallel", **settings: float) -> None:
+        super().__init__(host)
+        self.width, self.kind, self.settings = width, kind, settings
+
+    def build(self) -> Adapter:
+        return Adapter(self.width, **self.settings)
+
+    def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.module(x if self.kind == "parallel" else y)
+
+
+def inject_adapters(
+    tower: nn.Module,
+    *,
+    pattern: str = DEFAULT_PATTERN,
+    bottleneck: int = 64,
+    scale: float = 0.1,
+    dropout: float = 0.0,
+    kind: str = "parallel",
+) -> dict[str, AdapterSite]:
+    """Hang places for adapters on the matching layers of a tower; the layers and their state-dict keys stay.
+
+    The defaults are AdaptFormer's; Houlsby's places are ``pattern=r"resblocks\\.\\d+\\.(attn|mlp)$"`` with
+    ``kind="sequential"`` and ``scale=1``.
+
+    :param tower: for example ``clip.visual``.
+    :param pattern: regular expression searched in module names; must match layers that work on the last axis.
+    :param bottleneck: inner width of every adapter, at least 1.
+    :param scale: of what an adapter adds.
+    :param dropout: in training, in [0, 1).
+    :param kind: ``"parallel"`` or ``"sequential"``, as in :class:`AdapterSite`.
+    :return: the places by name, in the tower's order.
+    :raises InputError: for a setting out of its range, if nothing matches, if a match has no linear layer (a
+        convolution of a ModifiedResNet), has adapters already, or differs in what it reads and what it gives, which a
+        parallel adapter cannot.
+    """
+    if kind not in KINDS:
+        raise InputError(f"adapters are {' or '.join(KINDS)}, not {kind!r}")
+    settings = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
+    Adapter(1, **settings)  # refuses wrong settings before anything hangs
+
+    def make(_name: str, host: nn.Module, _reads: int, gives: int) -> AdapterSite:
+        return AdapterSite(host, gives, kind, **settings)
+
+    return hang(tower, pattern, "adapters", AdapterSite, make, same=kind == "parallel")
+
+
+HookedKind = TypeVar("HookedKind", bound=HookedSite)
+
+
+def hang(
+    tower: nn.Module,
+    pattern: str,
+    called: str,
+    kind: type[HookedKind],
+    make: Callable[[str, nn.Module, int, int], HookedKind],
+    same: bool,
+) -> dict[str, HookedKind]:
+    """Hang a place on every matching layer, or on none.
+
+    :param pattern: regular expression searched in module names.
+    :param called: how the places are called in the tower, after the layer's name.
+    :param kind: of place; a layer has at most one of each.
+    :param make: a place from a layer's name, the layer, and how many numbers it reads and gives.
+    :param same: whether those two must be equal.
+    :return: the places by the layers' names, in the tower's order.
+    :raises InputError: if nothing matches, or a match has such a place already, no linear layer, the wrong widths, or
+        weights that something else reads without calling it.
+    """
+    taken = {id(site.host) for site in sites_of(tower) if isinstance(site, kind)}
+    found = []
+    for name, host in matching(tower, pattern):
+        reads, gives = widths(name, host)
+        _check_called(tower, name)
+        if id(host) in taken:
+            raise InputError(f"{name} has a place for {called} already")
+        if same and reads != gives:
+            raise InputError(f"{name} reads {reads} numbers and gives {gives}: no adapter fits beside it")
+        found.append((name, host, reads, gives))
+    sites = {name: make(name, host, reads, gives) for name, host, reads, gives in found}
+    for name, site in sites.items():
+        attach(tower, name, called, site.train(site.host.training))
+    return sites
+
+
+def widths(name: str, layer: nn.Module) -> tuple[int, int]:
+    """How many numbers a layer reads and gives per token: those of its first and last linear layers.
+
+    :param name: of the layer, for the error.
+    :raises InputError: if it has none.
+
+    >>> widths("mlp", nn.Sequential(nn.Linear(3, 12), nn.GELU(), nn.Linear(12, 4)))
+    (3, 4)
+    """
+    linears = list(_linears(layer))
+    if not linears:
+        raise InputError(
+            f"{name}, a {type(layer).__name__}, has no linear layer that tells its width: give a pattern of layers "
+            "that work on the last axis, such as the MLPs of transformer blocks"
+        )
+    return linears[0].in_features, linears[-1].out_features
+
+
+def _check_called(tower: nn.Module, name: str) -> None:
+    owner = tower.get_submodule(name.rpartition(".")[0])
+    pool = type(owner).__name__ == "AttentionPool2d" and hasattr(owner, "c_proj")
+    if pool or isinstance(owner, nn.MultiheadAttention):
+        raise InputError(f"{name} is never called, its {type(owner).__name__} reads its weight: match that instead")
+
+
+def _linears(layer: nn.Module) -> Iterator[nn.Module]:
+    """Linear layers, adapted ones too, but none of what was hung on."""
+    if isinstance(getattr(layer, "out_features", None), int):
+        yield layer
+        return
+    for child in layer.children():
+        if not isinstance(child, HookedSite):
+            yield from _linears(child)

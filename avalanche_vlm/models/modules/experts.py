@@ -1,0 +1,249 @@
+"""Mixtures of experts beside a tower's layers: the experts are everyone's, and every task has a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.adapter import DEFAULT_PATTERN, Adapter, OutputSite, hang
+
+
+class Choice(NamedTuple):
+    """Which experts work on a sample.
+
+    :param experts: int64 ``[B, k]``, the chosen ones.
+    :param weights: ``[B, k]``, of their outputs; they sum to 1.
+    :param load: ``[B, E]``, how probable it was that each would be chosen; None where nothing was drawn.
+    """
+
+    experts: torch.Tensor
+    weights: torch.Tensor
+    load: torch.Tensor | None
+
+
+def noisy_top_k(logits: torch.Tensor, deviation: torch.Tensor | None, k: int) -> Choice:
+    """Noisy top-k gating (Shazeer et al., arXiv 1701.06538, eq. 3 to 5, and 9 for the load).
+
+    An expert's probability of being chosen is over a new draw of its own noise, while that of the others stays.
+
+    :param logits: ``[B, E]``.
+    :param deviation: of the normal noise, ``[B, E]``; None adds none.
+    :param k: experts per sample, at most E.
+
+    >>> noisy_top_k(torch.tensor([[1.0, 3.0, 3.0]]), None, 2)[1:]
+    (tensor([[0.5000, 0.5000]]), None)
+    """
+    noisy = logits if deviation is None else logits + deviation * torch.randn_like(logits)
+    top, experts = noisy.topk(min(k + 1, logits.shape[1]), dim=1)
+    chosen, weights = experts[:, :k], top[:, :k].softmax(1)
+    if deviation is None or top.shape[1] == k:
+        return Choice(chosen, weights, None)
+    # The k-th largest of the others: for those that were chosen the next one in line, for the rest the last chosen.
+    border = top[:, k - 1 : k].expand_as(logits).scatter(1, chosen, top[:, k:].expand_as(chosen))
+    return Choice(chosen, weights, torch.special.ndtr((logits - border) / deviation))
+
+
+def load_balance(choice: Choice, experts: int) -> torch.Tensor:
+    """How unequally a batch uses the experts: the squared coefficients of variation of their importance, which is the
+    sum of their weights, and of their load (arXiv 1701.06538, eq. 6, 7, 10 and 11, both weights 1).
+
+    :param choice: of a batch.
+    :param experts: how many there are.
+
+    >>> load_balance(Choice(torch.tensor([[0], [0]]), torch.ones(2, 1), None), 2)
+    tensor(1.)
+    """
+    weights = choice.weights
+    importance = weights.new_zeros(experts).index_add(0, choice.experts.flatten(), weights.flatten())
+    unequal = _variation(importance)
+    return unequal if choice.load is None else unequal + _variation(choice.load.sum(0))
+
+
+def _variation(x: torch.Tensor) -> torch.Tensor:
+    """The squared coefficient of variation of ``[n]``, which are all there are and no sample of more."""
+    return x.var(correction=0) / (x.mean().square() + 1e-10)
+
+
+def mixture(x: torch.Tensor, choice: Choice, experts: Sequence[nn.Module], like: torch.Tensor) -> torch.Tensor:
+    """The weighted sum of what each sample's experts make of it. Every expert that was chosen runs once, on its own
+    samples; the others do not run.
+
+    :param x: ``[B, L, D]``.
+    :param like: what the sum looks like, ``[B, L, D']``.
+    """
+    total = torch.zeros_like(like)
+    for expert in choice.experts.unique().tolist():
+        rows, place = (choice.experts == expert).nonzero(as_tuple=True)
+        part = experts[expert](x[rows])
+        part = choice.weights[rows, place][:, None, None].to(part.dtype) * part
+        total.index_add_(0, rows, part.to(total.dtype))
+    return total
+
+
+class Gate(nn.Module):
+    """Chooses experts by a sample's first token, with noise in training alone.
+
+    Its weights start at zero, and the deviation of the noise is at least 0.01, as in the code of MoE-Adapters.
+
+    :param width: of tokens.
+    :param experts: to choose from.
+    :param k: how many a sample gets.
+    """
+
+    def __init__(self, width: int, experts: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.weight = nn.Parameter(torch.zeros(width, experts))
+        self.noise = nn.Parameter(torch.zeros(width, experts))
+
+    def forward(self, x: torch.Tensor) -> Choice:
+        """The choice for tokens ``[B, D]``."""
+        # Half precision would decide between near experts by its rounding.
+        with torch.autocast(x.device.type, enabled=False):
+            exact = torch.promote_types(self.weight.dtype, torch.float32)
+            x = x.to(exact)
+            deviation = F.softplus(x @ self.noise.to(exact)) + 0.01 if self.training else None
+            return noisy_top_k(x @ self.weight.to(exact), deviation, self.k)
+
+
+class ExpertSite(OutputSite):
+    """Experts beside a layer. A module of the pool is a gate; the experts belong to the place.
+
+    :param host: works on tokens, ``[B, L, D]``.
+    :param width: of the tokens that it reads.
+    :param experts: what the gates choose from; each is called with tokens ``[n, L, D]`` and gives what it adds to the
+        layer's output.
+    :param k: experts per sample.
+    :param batch_first: False for a host that works on ``[L, B, D]``.
+    """
+
+    def __init__(
+        self, host: nn.Module, width: int, experts: Sequence[nn.Module], k: int, batch_first: bool = True
+    ) -> None:
+        super().__init__(host)
+        self.width, self.k, self.batch_first = width, k, batch_first
+        like = self.reference
+        self.experts = nn.ModuleList(experts).to(like.device, like.dtype)
+        self.register_buffer("usage", torch.zeros(len(experts), dtype=torch.long, device=like.device))
+        self.register_buffer("frozen", torch.zeros(len(experts), dtype=torch.bool, device=like.device))
+        self.balances: list[torch.Tensor] | None = None
+        """A list here gets :func:`load_balance` of every forward pass in training."""
+
+    @property
+    def shared(self) -> nn.Module:
+        return self.experts
+
+    def build(self) -> Gate:
+        return Gate(self.width, len(self.experts), self.k)
+
+    def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 3:
+            raise InputError(f"experts are chosen by a sample's first token, and there are none in {list(x.shape)}")
+        if not self.batch_first:
+            x, y = x.transpose(0, 1), y.transpose(0, 1)
+        choice = self.module(x[:, 0])
+        if self.module.training:
+            self.usage += torch.bincount(choice.experts.flatten(), minlength=len(self.experts))
+            if self.balances is not None:
+                self.balances.append(load_balance(choice, len(self.experts)))
+        added = mixture(x, choice, self.experts, y)
+        return added if self.batch_first else added.transpose(0, 1)
+
+    def start(self) -> None:
+        """Before a task: count anew, and train what is not frozen."""
+        self.usage.zero_()
+        for expert, frozen in zip(self.experts, self.frozen.tolist(), strict=True):
+            expert.requires_grad_(not frozen)
+
+    def freeze_most_used(self, n: int) -> list[int]:
+        """Freeze the experts that the task's samples chose most often in training, for good.
+
+        Those that are frozen already count among them, as in the code of MoE-Adapters: a task that goes on using them
+        freezes fewer new ones.
+
+        :return: their numbers, at most ``n``.
+        """
+        most = self.usage.topk(min(n, len(self.experts))).indices
+        most = most[self.usage[most] > 0]
+        self.frozen[most] = True
+        for expert in most.tolist():
+            self.experts[expert].requires_grad_(False)
+            for parameter in self.experts[expert].parameters():
+                parameter.grad = None
+        return most.tolist()
+
+
+class WeightExpert(nn.Module):
+    """A change of a linear layer's weight, such as :class:`~avalanche_vlm.models.modules.lora.LowRank`, as an expert.
+
+    :param layer: it belongs to; remains the tower's child and not this one's.
+    :param make: the change, for a weight ``[fan_out, fan_in]``.
+    """
+
+    def __init__(self, layer: nn.Linear, make: Callable[[torch.Tensor], nn.Module]) -> None:
+        super().__init__()
+        self.__dict__["layer"] = layer
+        self.change = make(layer.weight.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What it adds to the layer's output ``[..., fan_out]`` for inputs ``[..., fan_in]``."""
+        return self.change(x, self.layer.weight)
+
+
+def inject_experts(
+    tower: nn.Module,
+    *,
+    experts: int = 22,
+    k: int = 2,
+    bottleneck: int = 64,
+    scale: float = 0.1,
+    dropout: float = 0.1,
+    pattern: str = DEFAULT_PATTERN,
+    make: Callable[[nn.Module], nn.Module] | None = None,
+) -> dict[str, ExpertSite]:
+    """Hang experts on the matching layers of a tower; the layers and their state-dict keys stay.
+
+    The defaults are those of MoE-Adapters (Yu et al., arXiv 2403.11549).
+
+    :param tower: for example ``clip.visual``.
+    :param experts: in every place, at least 1.
+    :param k: how many of them work on a sample, at least 1.
+    :param bottleneck: inner width of adapters, at least 1.
+    :param scale: of what an adapter adds.
+    :param dropout: of adapters, in training, in [0, 1).
+    :param pattern: regular expression searched in module names; must match layers that work on tokens.
+    :param make: another kind of expert than :class:`~avalanche_vlm.models.modules.adapter.Adapter`, for the layer that
+        it is given: ``partial(WeightExpert, make=partial(LowRank, rank=4))`` on linear layers. The three settings of
+        adapters are then not used.
+    :return: the places by name, in the tower's order.
+    :raises InputError: for a setting out of its range, and as
+        :func:`~avalanche_vlm.models.modules.adapter.inject_adapters`.
+    """
+    whole(experts, 1, "the number of experts")
+    if whole(k, 1, "the number of experts per sample") > experts:
+        raise InputError(f"a sample cannot have {k} of {experts} experts")
+    settings = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
+    Adapter(1, **settings)  # refuses wrong settings before anything hangs
+
+    def place(name: str, host: nn.Module, reads: int, _gives: int) -> ExpertSite:
+        new = partial(make, host) if make else partial(Adapter, reads, **settings)
+        return ExpertSite(host, reads, [new() for _ in range(experts)], k, _batch_first(tower, name))
+
+    return hang(tower, pattern, "experts", ExpertSite, place, same=make is None)
+
+
+def _batch_first(tower: nn.Module, name: str) -> bool:
+    """Whether a layer of a block has the batch on its first axis: as the block's attention has."""
+    path = name.split(".")
+    for depth in range(len(path) - 1, -1, -1):
+        attention = getattr(tower.get_submodule(".".join(path[:depth])), "attn", None)
+        if attention is not None:
+            return getattr(attention, "batch_first", True)
+    return True

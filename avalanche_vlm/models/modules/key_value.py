@@ -1,0 +1,157 @@
+"""Residual key/value prompts: attention gathers from a few learned pairs as well, and what it finds there is added
+(DIKI: Tang et al., arXiv 2407.05342)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.attention import FusedAttention
+from avalanche_vlm.models.modules.site import Site, matching
+from avalanche_vlm.models.pool import ModulePool
+from avalanche_vlm.models.routed import RoutedPool
+from avalanche_vlm.models.routers import GaussianRouter
+
+
+class KeyValuePrompts(nn.Module):
+    """Keys, uniform in [-1, 1], and values, zero, so that a new module changes nothing; both as in the authors' code.
+
+    :param length: pairs, at least 1.
+    :param width: of the tower's activations, over all heads.
+    """
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.empty(length, width).uniform_(-1, 1))
+        self.values = nn.Parameter(torch.zeros(length, width))
+
+
+class KeyValueAttention(FusedAttention, Site):
+    """Self-attention to which ``w softmax(q K_p^T / sqrt(d)) V_p`` is added, head by head and before the output's
+    projection, as in the authors' code: a softmax of its own, so that the prompts take nothing from the tokens. No mask
+    hides them.
+
+    :param attention: the layer whose parameters are taken over.
+    :param length: pairs of every module.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, length: int) -> None:
+        super().__init__()
+        self.take_over(attention)
+        self.length = length
+        self.strength: float | torch.Tensor = 1.0
+        """``w``, for all samples or ``[B]``."""
+
+    def build(self) -> nn.Module:
+        return KeyValuePrompts(self.length, self.embed_dim)
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
+    ) -> torch.Tensor:
+        y = super().attend(q, k, v, mask, x)
+        if self.active is None:
+            return y
+        shape = (len(q), self.num_heads, self.length, q.shape[-1])
+        keys, values = (
+            part.to(q.dtype).view(self.length, self.num_heads, -1).transpose(0, 1).expand(shape)
+            for part in (self.module.keys, self.module.values)
+        )
+        strength = self.strength
+        if isinstance(strength, torch.Tensor):
+            strength = strength.to(y.dtype).view(-1, 1, 1, 1)
+        return y + strength * F.scaled_dot_product_attention(q, keys, values)
+
+
+def inject_key_values(
+    tower: nn.Module, *, length: int = 8, depth: int = 8, pattern: str = r"resblocks\.\d+\.attn$"
+) -> dict[str, KeyValueAttention]:
+    """Replace the attention of a tower's first blocks in place.
+
+    :param tower: for example ``clip.visual``.
+    :param length: pairs of every module in each layer, at least 1.
+    :param depth: how many of the matching layers, at least 1, from the first; at most all.
+    :param pattern: regular expression, searched in module names; must match open_clip's attention.
+    :return: the new layers by name, in the tower's order.
+    :raises InputError: for other numbers, or if nothing matches, or what matches is of another kind.
+    """
+    whole(length, 1, "the length of key/value prompts")
+    whole(depth, 1, "the depth of prompts")
+    found = list(matching(tower, pattern))[:depth]
+    for name, child in found:
+        if not isinstance(child, nn.MultiheadAttention):
+            raise InputError(f"key/value prompts need open_clip's attention, and {name} is a {type(child).__name__}")
+    layers = {name: KeyValueAttention(child, length).train(child.training) for name, child in found}
+    for name, layer in layers.items():
+        parent, _, last = name.rpartition(".")
+        setattr(tower.get_submodule(parent), last, layer)
+    return layers
+
+
+@contextmanager
+def strength(layers: Iterable[KeyValueAttention], weight: float | torch.Tensor) -> Iterator[None]:
+    """Weigh the prompts within a block, and in full afterwards.
+
+    :param layers: of one tower.
+    :param weight: for all samples, or ``[B]``.
+    """
+    layers = list(layers)
+    try:
+        for layer in layers:
+            layer.strength = weight
+        yield
+    finally:
+        for layer in layers:
+            layer.strength = 1.0
+
+
+class CalibratedPool(RoutedPool):
+    """A routed way through a pool, on which the prompts of an image's task count by how likely it belongs there.
+
+    Their weight is ``w = sigmoid(l / D - 1)`` with the log-likelihood ``l`` and the features' width ``D`` (arXiv
+    2407.05342, whose code has 512 for ``D``, its own width). Under task labels, which say where a sample belongs, the
+    prompts count in full, as they do in training.
+
+    Differs from the authors' code, which weighs the text tower's prompts by the mean over the batch: they count in full
+    here, so that nothing depends on the batch and a task's class prompts are encoded once.
+
+    :param pool: the modules, in the order of their tasks.
+    :param router: was fitted on the plain tower's features, one task at a time.
+    :param layers: the image tower's places.
+    """
+
+    def __init__(self, pool: ModulePool, router: GaussianRouter, layers: Iterable[KeyValueAttention]) -> None:
+        super().__init__(pool, router)
+        # The tower's children, not this one's.
+        self.__dict__["layers"] = list(layers)
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def groups(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, task_labels: Any = None
+    ) -> Iterator[tuple[Any, torch.Tensor]]:
+        """As those of a :class:`RoutedPool`."""
+        self._weights = {}
+        yield from super().groups(partial(self._encode, encode), images, task_labels)
+
+    def route(self, features: torch.Tensor) -> list[str | None]:
+        """As that of a :class:`RoutedPool`, and the weights of what comes next."""
+        names = super().route(features)
+        self._weights = {}
+        if any(names):
+            weights = torch.sigmoid(self.router.log_likelihood(features) / features.shape[1] - 1)
+            for name in {name for name in names if name is not None}:
+                rows = [i for i, other in enumerate(names) if other == name]
+                self._weights[name] = weights[rows, self.pool.names.index(name)]
+        return names
+
+    def _encode(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        weights = self._weights.get(self.pool.active)
+        with strength(self.layers, 1.0 if weights is None else weights):
+            return encode(images)

@@ -1,0 +1,128 @@
+"""Where the prompts of single samples enter an image tower: as tokens, or as keys and values of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.attention import FusedAttention
+from avalanche_vlm.models.modules.tokens import Blocks
+
+
+class TokenPlace:
+    """In front of all tokens at the first block's input, without a position, and gone again behind the last block.
+
+    :param blocks: of the tower; two get a hook.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.prompts: torch.Tensor | None = None
+        """``[B, n, width]``, or None for a tower that is left alone."""
+        self._dim = blocks.dim
+        # Bound methods: a copy of the tower then asks the copy of this place.
+        blocks.layers[0].register_forward_pre_hook(self._prepend)
+        blocks.layers[-1].register_forward_hook(self._drop)
+
+    def _prepend(self, block: nn.Module, args: tuple) -> tuple | None:
+        if self.prompts is None:
+            return None
+        x, *others = args
+        prompts = self.prompts.to(x.dtype)
+        return torch.cat([prompts if self._dim else prompts.transpose(0, 1), x], self._dim), *others
+
+    def _drop(self, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        if self.prompts is None:
+            return None
+        count = self.prompts.shape[1]
+        return output.narrow(self._dim, count, output.shape[self._dim] - count)
+
+
+class PrefixAttention(FusedAttention):
+    """open_clip's attention, in which every sample may have keys and values that stand in front of its tokens'.
+
+    :param attention: the layer whose parameters are taken over.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.take_over(attention)
+        self.prompts: torch.Tensor | None = None
+        """Keys and values ``[B, 2, n, D]``, or None for attention among tokens alone."""
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
+    ) -> torch.Tensor:
+        if self.prompts is not None:
+            if mask is not None:
+                raise InputError("prompts of single samples enter attention without a mask, and this tower has one")
+            k, v = _with_prefix(self.prompts, k, v)
+        return super().attend(q, k, v, mask, x)
+
+
+class TimmPrefixAttention(nn.Module):
+    """The same for timm's attention, under its state-dict keys. Without dropout: it is for frozen towers.
+
+    :param attention: the layer whose parts are taken over.
+    :raises InputError: if it is more than attention.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        parts = dict(attention.named_children())
+        known = {"qkv", "q_norm", "k_norm", "norm", "proj", "attn_drop", "proj_drop"}
+        if set(parts) - known or "qkv" not in parts or next(attention.parameters(recurse=False), None) is not None:
+            raise InputError(f"prompts cannot enter attention that is a {type(attention).__name__} with extra parts")
+        self.num_heads = attention.num_heads
+        for name in ("qkv", "q_norm", "k_norm", "norm", "proj"):
+            self.add_module(name, parts.get(name, nn.Identity()))
+        self.prompts: torch.Tensor | None = None
+        """As in :class:`PrefixAttention`."""
+
+    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor:
+        """Self-attention ``[B, L, D]``."""
+        if attn_mask is not None or any(others.values()):
+            raise InputError("prompts of single samples enter attention without a mask, and this tower has one")
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.prompts is not None:
+            k, v = _with_prefix(self.prompts, k, v)
+        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(self.norm(y.transpose(1, 2).reshape(batch, length, -1)))
+
+
+Place = TokenPlace | PrefixAttention | TimmPrefixAttention
+"""Its ``prompts`` are what enters there."""
+
+
+def put_prefixes(layers: Sequence[nn.Module]) -> list[Place]:
+    """Let prefixes into the attention of these blocks.
+
+    :return: one place per block.
+    :raises InputError: if a block's attention is no attention that we know, or is adapted already; nothing has
+        changed then.
+    """
+    places: list[Place] = []
+    for block in layers:
+        attention = getattr(block, "attn", None)
+        if type(attention) is nn.MultiheadAttention:
+            places.append(PrefixAttention(attention))
+        elif isinstance(getattr(attention, "qkv", None), nn.Linear) and not isinstance(attention, TimmPrefixAttention):
+            places.append(TimmPrefixAttention(attention))
+        else:
+            raise InputError(f"prompts cannot enter attention that is a {type(attention).__name__}")
+    for block, place in zip(layers, places, strict=True):
+        block.attn = place.train(block.training)
+    return places
+
+
+def _with_prefix(prompts: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values ``[B, heads, L, d]`` behind those of the prompts ``[B, 2, n, heads * d]``."""
+    batch, heads, _, width = v.shape
+    own = prompts.view(batch, 2, -1, heads, width).transpose(2, 3)
+    return torch.cat([own[:, 0].to(k.dtype), k], 2), torch.cat([own[:, 1].to(v.dtype), v], 2)

@@ -1,0 +1,307 @@
+"""Prompts among the tokens: learned vectors that a frozen tower attends to beside its own.
+
+The image tower has them at the end of its sequence, where the class token keeps its place, and loses them again before
+it pools (VPT: Jia et al., arXiv 2203.12119). The text tower has them between its start token and the words, as if they
+were words (CoOp: Zhou et al., arXiv 2109.01134). In both, a prompt of depth 1 enters before the first block and travels
+through all of them; with more, each of the first blocks gets fresh vectors in the place of what the block before made
+of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.site import HookedSite, Site, attach
+
+if TYPE_CHECKING:
+    from avalanche_vlm.models.vlm import VLM
+
+
+class PromptTokens(nn.Module):
+    """Vectors for the first blocks of a tower, from a normal distribution.
+
+    The published codes of CoOp, MaPLe and S-Prompts start them with a standard deviation of 0.02, or about that.
+
+    :param depth: how many blocks have their own, at least 1.
+    :param length: vectors per block, at least 1.
+    :param width: of the tower's activations.
+    :param std: standard deviation.
+    """
+
+    def __init__(self, depth: int, length: int, width: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.empty(depth, length, width))
+        nn.init.normal_(self.vectors, std=std)
+
+    def forward(self, depth: int) -> torch.Tensor:
+        """Those of one block ``[length, width]``, counted from 0."""
+        return self.vectors[depth]
+
+
+class Blocks(NamedTuple):
+    """The residual blocks of a tower.
+
+    :param name: of the submodule that holds them, within the tower.
+    :param host: that submodule.
+    :param layers: the blocks in their order.
+    :param width: of the activations.
+    :param dim: the sequence's dimension in the activations: 1 for ``[B, L, D]``, 0 for ``[L, B, D]``.
+    """
+
+    name: str
+    host: nn.Module
+    layers: list[nn.Module]
+    width: int
+    dim: int
+
+
+def open_clip_blocks(tower: nn.Module) -> Blocks | None:
+    """Those of a tower of open_clip's own, None for others."""
+    host = getattr(tower, "transformer", None)
+    if not hasattr(host, "resblocks"):
+        return None
+    return Blocks("transformer", host, list(host.resblocks), host.width, int(getattr(host, "batch_first", True)))
+
+
+def image_blocks(tower: nn.Module) -> Blocks:
+    """Those of an image tower, open_clip's or a timm vision transformer.
+
+    :raises InputError: for others, such as ResNets.
+    """
+    blocks = open_clip_blocks(tower)
+    trunk = getattr(tower, "trunk", None)
+    if trunk is not None:
+        from timm.models.vision_transformer import VisionTransformer
+
+        if isinstance(trunk, VisionTransformer):
+            blocks = Blocks("trunk", trunk, list(trunk.blocks), trunk.embed_dim, 1)
+    if blocks is None:
+        kind = type(tower if trunk is None else trunk).__name__
+        raise InputError(f"prompts need an image tower of residual blocks that pass tokens on, and a {kind} is none")
+    return blocks
+
+
+def text_tower(model: VLM) -> tuple[nn.Module, Blocks]:
+    """The module that embeds a model's tokens, and its blocks.
+
+    :raises InputError: if the text tower is not open_clip's own.
+    """
+    root = getattr(model.clip, "text", None) or model.clip
+    blocks = open_clip_blocks(root)
+    if blocks is None or not isinstance(getattr(root, "token_embedding", None), nn.Embedding):
+        raise InputError(
+            f"prompts cannot enter {model.name}'s text tower: a {type(root).__name__} has no token_embedding in front "
+            "of residual blocks"
+        )
+    return root, blocks
+
+
+def splice(x: torch.Tensor, vectors: torch.Tensor, start: int, replaced: int, dim: int) -> torch.Tensor:
+    """Put vectors into every sequence of a batch.
+
+    :param x: ``[B, L, D]`` with ``dim`` 1, ``[L, B, D]`` with 0.
+    :param vectors: ``[n, D]``, the same for every sequence.
+    :param start: where the first one comes.
+    :param replaced: how many of the old ones they replace.
+
+    >>> splice(torch.zeros(1, 3, 1), torch.ones(2, 1), 1, 1, dim=1).flatten().tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+    shape = list(x.shape)
+    shape[dim] = len(vectors)
+    vectors = vectors.to(x.dtype).unsqueeze(1 - dim).expand(shape)
+    before, after = x.narrow(dim, 0, start), x.narrow(dim, start + replaced, x.shape[dim] - start - replaced)
+    return torch.cat([before, vectors, after], dim)
+
+
+class AppendedTokens:
+    """Hooks on an image tower's blocks, by which a site's vectors come in at the sequence's end and go out again.
+
+    :param site: they work while it has an active module.
+    :param vectors: gives the ones of a block ``[length, D]``, by its number.
+    :param blocks: of the tower.
+    :param depth: the first blocks, which get vectors of their own.
+    :param length: how many.
+    """
+
+    def __init__(
+        self, site: Site, vectors: Callable[[int], torch.Tensor], blocks: Blocks, depth: int, length: int
+    ) -> None:
+        self.site, self.vectors, self.length, self.dim = site, vectors, length, blocks.dim
+        # Bound methods and partials of them, so that deepcopy and pickle work.
+        for number, layer in enumerate(blocks.layers[:depth]):
+            layer.register_forward_pre_hook(partial(self.enter, number))
+        blocks.layers[-1].register_forward_hook(self.leave)
+
+    def enter(self, number: int, _layer: nn.Module, inputs: tuple) -> tuple | None:
+        if self.site.active is None:
+            return None
+        x, *others = inputs
+        replaced = self.length if number else 0
+        return splice(x, self.vectors(number), x.shape[self.dim] - replaced, replaced, self.dim), *others
+
+    def leave(self, _layer: nn.Module, _inputs: tuple, x: torch.Tensor) -> torch.Tensor | None:
+        # Pooling over the whole sequence is to see what it sees without prompts.
+        return None if self.site.active is None else x.narrow(self.dim, 0, x.shape[self.dim] - self.length)
+
+
+class ImagePrompts(HookedSite):
+    """The place of visual prompts in an image tower.
+
+    :param blocks: of the tower.
+    :param length: vectors per block, at least 1.
+    :param depth: the first blocks, which get vectors of their own; at most all.
+    """
+
+    def __init__(self, blocks: Blocks, length: int, depth: int) -> None:
+        super().__init__(blocks.host)
+        self.length, self.depth, self.width = length, min(depth, len(blocks.layers)), blocks.width
+        AppendedTokens(self, self.vectors, blocks, self.depth, length)
+
+    def build(self) -> nn.Module:
+        return PromptTokens(self.depth, self.length, self.width)
+
+    def vectors(self, number: int) -> torch.Tensor:
+        """The active module's for one block ``[length, D]``."""
+        return self.module(number)
+
+
+class TextPrompts(HookedSite):
+    """The place of learned context in a text tower: behind the start token, or first of all where the model's tokenizer
+    writes none.
+
+    The tokens move on to make room, so that pooling, masks and positions count as they would with as many words more.
+    Whoever encodes texts has to call :meth:`through`, and a :class:`~avalanche_vlm.models.VLM` does by its
+    ``text_path``; for all others the tower is the plain one.
+
+    :param model: whose text tower it is.
+    :param length: vectors per block, at least 1.
+    :param depth: the first blocks, which get vectors of their own; at most all.
+    :param words: the first block's vectors start as the embeddings of these words' first tokens; empty for random ones.
+    :raises InputError: if the tower has no token embedding, its texts have a context already, or the words are fewer.
+    """
+
+    def __init__(self, model: VLM, length: int, depth: int, words: str = "") -> None:
+        whole(length, 1, "the length of a text prompt")
+        whole(depth, 1, "the depth of prompts")
+        if model.text_path is not None:
+            raise InputError("the model's texts have a learned context already, and there is room for one")
+        root, blocks = text_tower(model)
+        super().__init__(root.token_embedding)
+        empty, first, other = model.tokenizer(["", "a", "of"])
+        self.length, self.depth = length, min(depth, len(blocks.layers))
+        self.width, self.dim = blocks.width, blocks.dim
+        self.__dict__["transformer"] = blocks.host  # the tower's child, not this one's
+        self.pad = int(empty[-1])
+        self.start = int(first[0] == other[0])
+        self.words: list[int] = []
+        if words:
+            ids = model.tokenizer([words])[0]
+            known = int((ids != self.pad).sum() - (empty != self.pad).sum())
+            if known < length:
+                raise InputError(f"a context of {length} vectors cannot start as {words!r}, which has {known} tokens")
+            self.words = ids[self.start : self.start + length].tolist()
+        self._inserted = False
+        root.token_embedding.register_forward_hook(self.embedded)
+        for number, layer in enumerate(blocks.layers[1 : self.depth], start=1):
+            layer.register_forward_pre_hook(partial(self.enter, number))
+
+    def build(self) -> nn.Module:
+        return self.start_with_words(PromptTokens(self.depth, self.length, self.width))
+
+    @torch.no_grad()
+    def start_with_words(self, module: PromptTokens) -> PromptTokens:
+        """Give the first block's vectors the values that they start with."""
+        if self.words:
+            module.vectors[0] = self.host.weight[self.words]
+        return module
+
+    def through(self, encode: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        """Features ``[B, D]`` of token ids ``[B, L]``, with the active module's context if there is one.
+
+        :param encode: the tower, token ids to features.
+        :raises InputError: if a text leaves no room for it, or vectors below the first block train in a tower that
+            checkpoints its activations.
+        """
+        if self.active is None:
+            return encode(tokens)
+        if self.depth > 1 and torch.is_grad_enabled() and getattr(self.transformer, "grad_checkpointing", False):
+            # The backward pass runs the blocks again, when nobody knows any more where the text came from.
+            raise InputError("the text tower checkpoints its activations: switch that off to train deep prompts")
+        inserted = self.insert(tokens)
+        self._inserted = True
+        try:
+            return encode(inserted)
+        finally:
+            self._inserted = False
+
+    def insert(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids ``[B, L]`` with room for the context, which takes it from the padding.
+
+        :raises InputError: if there is not enough.
+        """
+        length = tokens.shape[1]
+        left = length - self.length
+        if left <= self.start or bool((tokens[:, left:] != self.pad).any()):
+            longest = int((tokens != self.pad).any(0).nonzero().max()) + 1
+            raise InputError(
+                f"a context of {self.length} vectors leaves {max(left, 0)} of the text tower's {length} positions, and "
+                f"a text takes {longest} with its marks: learn a shorter context, or use shorter prompts"
+            )
+        # Any token will do that is no padding and not the end; the first one is neither.
+        room = tokens[:, :1].expand(-1, self.length)
+        return torch.cat([tokens[:, : self.start], room, tokens[:, self.start : left]], dim=1)
+
+    def embedded(self, _layer: nn.Module, _inputs: tuple, x: torch.Tensor) -> torch.Tensor | None:
+        return splice(x, self.module(0), self.start, self.length, dim=1) if self._inserted else None
+
+    def enter(self, number: int, _layer: nn.Module, inputs: tuple) -> tuple[Any, ...] | None:
+        if not self._inserted:
+            return None
+        x, *others = inputs
+        return splice(x, self.module(number), self.start, self.length, self.dim), *others
+
+
+def inject_image_prompts(tower: nn.Module, *, length: int = 10, depth: int = 1) -> dict[str, ImagePrompts]:
+    """Give an image tower visual prompts (arXiv 2203.12119): shallow with depth 1, deep with more.
+
+    :param tower: ``model.tower("image")``; changed in place, and the same until a module works.
+    :param length: vectors per block, at least 1.
+    :param depth: the first blocks, which get vectors of their own; at most all.
+    :return: the place, by the name of what holds the blocks.
+    :raises InputError: for other numbers, and if the tower is not a stack of blocks that pass tokens on.
+    """
+    whole(length, 1, "the length of a visual prompt")
+    whole(depth, 1, "the depth of prompts")
+    blocks = image_blocks(tower)
+    site = ImagePrompts(blocks, length, depth)
+    attach(tower, blocks.name, "prompts", site)
+    return {blocks.name: site}
+
+
+def inject_text_prompts(model: VLM, *, length: int = 4, depth: int = 1, words: str = "") -> dict[str, TextPrompts]:
+    """Give a model's texts a learned context (arXiv 2109.01134), with deep vectors if the depth is above 1 (arXiv
+    2210.03117, section 3.2).
+
+    :param model: its text tower changes in place, and is the same until a module works.
+    :param length: vectors per block, at least 1; as many tokens less are left to the texts.
+    :param depth: the first blocks, which get vectors of their own; at most all.
+    :param words: what the context starts as, at least as many tokens as its length; empty for random vectors.
+    :return: the place, by the name of the token embedding.
+    :raises InputError: for other numbers, too few words, and if the tower has no token embedding in front of blocks.
+    """
+    return hang(model, TextPrompts(model, length, depth, words))
+
+
+def hang(model: VLM, site: TextPrompts) -> dict[str, TextPrompts]:
+    """Make a context the text tower's own, and put it into the texts' way."""
+    attach(text_tower(model)[0], "token_embedding", "prompts", site)
+    model.text_path = site.through
+    return {"token_embedding": site}

@@ -1,0 +1,27 @@
+"""Routers: which task's module a sample needs, and whether it needs none."""
+
+from avalanche_vlm.models.routers.autoencoder import AutoencoderRouter
+from avalanche_vlm.models.routers.base import Route, Router
+from avalanche_vlm.models.routers.calibrated import CalibratedRouter
+from avalanche_vlm.models.routers.calibration import Rates, achieved_rates
+from avalanche_vlm.models.routers.factory import ROUTERS, create_router
+from avalanche_vlm.models.routers.kmeans import KMeansRouter
+from avalanche_vlm.models.routers.likelihood import GaussianRouter, MixtureRouter
+from avalanche_vlm.models.routers.prototype import PrototypeRouter
+from avalanche_vlm.models.routers.top_prototypes import TopPrototypesRouter
+
+__all__ = [
+    "ROUTERS",
+    "AutoencoderRouter",
+    "CalibratedRouter",
+    "GaussianRouter",
+    "KMeansRouter",
+    "MixtureRouter",
+    "PrototypeRouter",
+    "Rates",
+    "Route",
+    "Router",
+    "TopPrototypesRouter",
+    "achieved_rates",
+    "create_router",
+]

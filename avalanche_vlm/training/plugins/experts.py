@@ -1,0 +1,69 @@
+"""Experts that tasks share: balanced while they train, and frozen by use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from avalanche.training.plugins import SupervisedPlugin
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.experts import ExpertSite
+
+
+class SharedExpertsPlugin(SupervisedPlugin):
+    """The life of the experts whose gates a pool holds: put it after the
+    :class:`~avalanche_vlm.training.plugins.ModulePerTaskPlugin` of the same places.
+
+    In every task all experts train that are not frozen, the loss gets ``balance`` times the sum of
+    :func:`~avalanche_vlm.models.modules.experts.load_balance` over the places, and at the task's end the experts that
+    it used most freeze (Yu et al., arXiv 2403.11549). An expert that no sample of a batch chose has no gradient, so
+    optimizers leave it alone, momentum and weight decay included.
+
+    :param sites: where the experts are.
+    :param balance: weight of the load balance, 0 or more.
+    :param freeze: experts that freeze per place and task, 0 or more.
+    :raises InputError: for a setting out of its range.
+    """
+
+    supports_distributed = False
+
+    def __init__(self, sites: Mapping[str, ExpertSite], *, balance: float = 0.01, freeze: int = 2) -> None:
+        super().__init__()
+        if balance < 0:
+            raise InputError(f"the weight of the load balance is 0 or more, not {balance}")
+        self.freeze = whole(freeze, 0, "the number of experts that freeze")
+        self.balance = balance
+        self.sites = dict(sites)
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # Before Avalanche rebuilds the optimizer.
+        for site in self.sites.values():
+            site.start()
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        self._listen(bool(self.balance))
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if self.balance:
+            strategy.loss += self.balance * sum(b for site in self.sites.values() for b in site.balances or ())
+        self._listen(False)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._listen(False)  # clears what a forward pass that raised has left
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        for site in self.sites.values():
+            site.freeze_most_used(self.freeze)
+
+    def _listen(self, now: bool) -> None:
+        for site in self.sites.values():
+            site.balances = [] if now else None
+
+    def stored(self) -> StoredBytes:
+        """Bytes of the experts and of what is known of their use; the gates are the pool's."""
+        sites = self.sites.values()
+        parts = (part for site in sites for part in (site.experts.state_dict().values(), site.buffers(recurse=False)))
+        return StoredBytes(ram=sum(map(tensor_bytes, parts)))

@@ -1,0 +1,37 @@
+"""One module for the whole stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from avalanche.training.plugins import SupervisedPlugin
+
+from avalanche_vlm.memory import StoredBytes
+from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.site import Site
+from avalanche_vlm.models.pool import ModulePool
+
+
+class SharedModulePlugin(SupervisedPlugin):
+    """Freeze the VLM and train one module on every experience in turn: how prompt learning is run on a stream where it
+    serves as a baseline.
+
+    There is nothing to choose, so the module works on every sample, in training and at prediction, held-out data
+    included: what it forgets, and what it costs in zero-shot, shows.
+
+    :param model: adapted in place at construction: towers frozen, the module added and active.
+    :param sites: where the module acts, in the model's towers, by ``image.`` or ``text.`` and a name.
+    """
+
+    supports_distributed = False
+
+    def __init__(self, model: VLM, sites: Mapping[str, Site]) -> None:
+        super().__init__()
+        model.freeze("image", "text", "scale")
+        self.pool = ModulePool(sites)
+        # At once, so that an optimizer over the model's parameters has it.
+        self.pool.add("shared")
+        model.train(model.training)
+
+    def stored(self) -> StoredBytes:
+        return StoredBytes(ram=self.pool.nbytes())
