@@ -232,18 +232,6 @@ def test_a_differentiated_trace_has_the_outputs_and_gradients_of_the_tower(name,
         torch.testing.assert_close(b, a, atol=1e-4 * a.abs().max().item(), rtol=1e-4)
 
 
-@pytest.mark.slow
-@torch.no_grad()
-def test_a_tower_in_generated_code_gives_the_same():
-    model, pool = build("clip")
-    pool.add("a")
-    randomise(pool, "a")
-    torch._dynamo.reset()
-    images, _ = inputs("clip")
-    tower = model.clip.visual
-    torch.testing.assert_close(torch.compile(tower)(images), tower(images), atol=1e-4, rtol=1e-4)
-
-
 def test_the_default_patterns_find_the_blocks_and_nothing_else():
     for name, build_model in MODELS.items():
         model = build_model()

@@ -18,6 +18,7 @@ from avalanche_vlm.training.plugins.reference_replay import ReferenceReplayPlugi
 from avalanche_vlm.training.plugins.replay import ExemplarReplayPlugin
 from avalanche_vlm.training.plugins.schedule import WarmupCosinePlugin
 from avalanche_vlm.training.plugins.shared_module import SharedModulePlugin
+from avalanche_vlm.training.plugins.subspace_lora import SubspaceLoRAPlugin
 from avalanche_vlm.training.plugins.text_replay import TextReplayPlugin
 from avalanche_vlm.training.plugins.weights import AnchorPenaltyPlugin, RunningMeanPlugin
 
@@ -44,6 +45,7 @@ __all__ = [
     "RunningMeanPlugin",
     "SharedExpertsPlugin",
     "SharedModulePlugin",
+    "SubspaceLoRAPlugin",
     "TaskVectorMergePlugin",
     "TextReplayPlugin",
     "WarmupCosinePlugin",
