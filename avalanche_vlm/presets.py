@@ -42,8 +42,8 @@ def settings_for(benchmark: str, recipe: str) -> tuple[dict[str, Any], dict[str,
     learning rate that one would take in good faith is what the comparison is about: held-out captions lost 15.5, 22.0
     and 80.9 points. For ``prototype-replay`` we take 3e-3, since 1e-2 buys its point dearly: held-out R@1 ended at
     98.8, 95.1 and 73.7. Of 2e-3, 5e-3 and 1e-2 ``nusa`` reached 75.0, 77.3 and 77.4 there (256 pictures per task), and
-    of the first two ``c-clip`` 73.2 and 75.2; ``keeplora`` has their rate, not tuned. Prompts have what did best on three
-    tasks of that world (one seed, few rates); the rate of the two adapters is not tuned. Everything else gets the
+    of the first two ``c-clip`` 73.2 and 75.2; ``keeplora`` has their rate, not tuned. Prompts have what did best on
+    three tasks of that world (one seed, few rates); the rate of the two adapters is not tuned. Everything else gets the
     published settings of fine-tuning CLIP, and the recipes' own defaults.
 
     :param benchmark: name of a benchmark, ``data`` for a user's own.
