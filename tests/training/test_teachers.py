@@ -126,9 +126,9 @@ def test_heads_are_not_carried_along(random_model):
     with random_model.evaluating():
         random_model._head.features(random_model, torch.arange(50))
     teacher = Teacher(random_model)
-    assert teacher._model._head._cached is None and len(teacher._model._head.prompts) == 0
+    assert not teacher._model._head._cached and len(teacher._model._head.prompts) == 0
     assert teacher._model.class_head is None and random_model.class_head is not None
-    assert random_model._head._cached is not None
+    assert random_model._head._cached
     assert not hasattr(teacher, "classify")
 
 
