@@ -159,8 +159,8 @@ class ModulePool:
 
     def nbytes(self) -> int:
         """Bytes of all modules."""
-        every = {id(t): t for name in self.names for t in self.state(name).values()}
-        return tensor_bytes({t.data_ptr(): t for t in every.values()}.values())
+        # A shared module counts once.
+        return tensor_bytes({t.data_ptr(): t for name in self.names for t in self.state(name).values()}.values())
 
     def _check(self, name: str) -> None:
         if name not in self.names:

@@ -58,8 +58,11 @@ class RoutedPool(nn.Module):
         else:
             plain = encode(images)
             names = self.route(F.normalize(plain, dim=-1))
-        for name in dict.fromkeys(names):
-            rows = torch.tensor([i for i, other in enumerate(names) if other == name], device=images.device)
+        members: dict[str | None, list[int]] = {}
+        for row, name in enumerate(names):
+            members.setdefault(name, []).append(row)
+        for name, of_name in members.items():
+            rows = torch.tensor(of_name, device=images.device)
             if name is None and plain is not None:
                 yield rows, plain[rows]
                 continue

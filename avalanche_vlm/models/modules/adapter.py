@@ -12,7 +12,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.site import HookedSite, attach, matching, sites_of
+from avalanche_vlm.models.modules.site import HookedSite, attach, is_attention_pool, matching, sites_of
 
 DEFAULT_PATTERN = r"(resblocks|blocks)\.\d+\.mlp$"
 """The MLP of every block, of open_clip's towers and of timm's."""
@@ -190,8 +190,7 @@ def widths(name: str, layer: nn.Module) -> tuple[int, int]:
 
 def _check_called(tower: nn.Module, name: str) -> None:
     owner = tower.get_submodule(name.rpartition(".")[0])
-    pool = type(owner).__name__ == "AttentionPool2d" and hasattr(owner, "c_proj")
-    if pool or isinstance(owner, nn.MultiheadAttention):
+    if is_attention_pool(owner) or isinstance(owner, nn.MultiheadAttention):
         raise InputError(f"{name} is never called, its {type(owner).__name__} reads its weight: match that instead")
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.attention import FusedAttention
 from avalanche_vlm.models.modules.low_rank import LowRank, Make, changed_linear
-from avalanche_vlm.models.modules.site import Site, changed, matching
+from avalanche_vlm.models.modules.site import Site, changed, is_attention_pool, matching
 
 ATTENTION_PATTERN = r"\bresblocks\.\d+\.attn$|\bblocks\.\d+\.attn\.(qkv|[qkv]_proj|proj)$"
 """Attention of every block of open_clip's own towers (``resblocks``) and of timm's (``blocks``), whose projections are
@@ -177,7 +177,6 @@ def _check_adaptable(name: str, child: nn.Module, parent: nn.Module) -> None:
         raise InputError(f"LoRA cannot adapt {name}, a {type(child).__name__}: give a pattern of linear layers")
     # The attention pool of CLIP's ResNets computes from its layers' weights, and so do timm's BEiT and EVA where q and
     # v have biases of their own: a layer in their place would never be called.
-    pool = type(parent).__name__ == "AttentionPool2d" and hasattr(parent, "c_proj")
     own_bias = name.endswith(".qkv") and getattr(parent, "q_bias", None) is not None
-    if pool or (own_bias and not getattr(parent, "qkv_bias_separate", False)):
+    if is_attention_pool(parent) or (own_bias and not getattr(parent, "qkv_bias_separate", False)):
         raise InputError(f"LoRA cannot adapt {name}: its {type(parent).__name__} reads the weight and calls no layer")

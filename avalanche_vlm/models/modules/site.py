@@ -101,6 +101,11 @@ def matching(tower: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
     yield from found
 
 
+def is_attention_pool(module: nn.Module) -> bool:
+    """Whether this is the attention pool of CLIP's ResNets, which reads its layers' weights and never calls them."""
+    return type(module).__name__ == "AttentionPool2d" and hasattr(module, "c_proj")
+
+
 def attach(tower: nn.Module, name: str, kind: str, site: HookedSite) -> None:
     """Make a site the tower's child, beside the layer that it hangs on.
 
