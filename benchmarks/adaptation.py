@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apart import run_all
+from apart import run_all, table
 
 STREAMS = ("mtil_like", "mtil_like, task id", "class_incremental, union")
 FIGURES = {
@@ -33,6 +33,7 @@ FIGURES = {
     "kb_per_task": "stored kB per task",
     "seconds": "train s",
 }
+DIGITS = {"trained": 0, "added": 0, "seconds": 0, "kb_per_task": 0}
 TASKS = (1, 10, 50, 200)
 BATCH = 256
 
@@ -118,24 +119,6 @@ def seconds_per_image(recipe: str, tasks: int, rounds: int) -> float | None:
     return statistics.median(seconds[1:]) / len(images)
 
 
-def table(results: list[dict[str, Any]], stream: str) -> str:
-    """Means and standard deviations over seeds, as Markdown."""
-    rows = [result for result in results if result["stream"] == stream]
-    lines = [f"| {stream} | " + " | ".join(FIGURES.values()) + " |", "|---" * (len(FIGURES) + 1) + "|"]
-    for recipe in dict.fromkeys(result["recipe"] for result in rows):
-        cells = []
-        for figure in FIGURES:
-            values = [result[figure] for result in rows if result["recipe"] == recipe]
-            if values[0] is None:
-                cells.append("")
-                continue
-            digits = 0 if figure in ("trained", "added", "seconds", "kb_per_task") else 1
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
-            cells.append(f"{statistics.mean(values):,.{digits}f}{spread}")
-        lines.append(f"| `{recipe}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def erosion(results: list[dict[str, Any]], stream: str) -> str:
     """How far held-out scores ended from the pretrained model's, the worst of the seeds."""
     rows = [result for result in results if result["stream"] == stream]
@@ -190,7 +173,7 @@ def main() -> None:
         if stream != STREAMS[1] or name in routed
     }
     results = run_all(__file__, jobs, options.processes)
-    parts = [table(results, stream) for stream in STREAMS] + [erosion(results, STREAMS[0])]
+    parts = [table(results, stream, FIGURES, DIGITS) for stream in STREAMS] + [erosion(results, STREAMS[0])]
     lines = [f"| ms per picture, batches of {BATCH} | " + " | ".join(f"{t} tasks" for t in TASKS) + " |"]
     lines.append("|---" * (len(TASKS) + 1) + "|")
     for name in routed:

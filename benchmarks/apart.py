@@ -1,9 +1,10 @@
-"""Runs that each have a process of their own, a few at a time, and are kept when they are finished."""
+"""Runs that each have a process of their own, a few at a time, are kept when they are finished, and make a table."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,3 +43,29 @@ def run_all(
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(run, jobs))
     return [json.loads(path.read_text()) for path in jobs]
+
+
+def table(
+    results: Sequence[Mapping[str, Any]], stream: str, figures: Mapping[str, str], digits: Mapping[str, int]
+) -> str:
+    """Means and standard deviations over seeds, a row per recipe, as Markdown.
+
+    :param results: with ``recipe``, ``stream`` and the figures, of which one may be None where a recipe has none.
+    :param stream: whose rows.
+    :param figures: names in the results, and in the table's head.
+    :param digits: behind the point, 1 where nothing is said; whole numbers come without a deviation.
+    """
+    rows = [result for result in results if result["stream"] == stream]
+    lines = [f"| {stream} | " + " | ".join(figures.values()) + " |", "|---" * (len(figures) + 1) + "|"]
+    for recipe in dict.fromkeys(result["recipe"] for result in rows):
+        cells = []
+        for figure in figures:
+            values = [result[figure] for result in rows if result["recipe"] == recipe]
+            if values[0] is None:
+                cells.append("")
+                continue
+            n = digits.get(figure, 1)
+            spread = f" ± {statistics.stdev(values):.{n}f}" if len(values) > 1 and n else ""
+            cells.append(f"{statistics.mean(values):,.{n}f}{spread}")
+        lines.append(f"| `{recipe}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

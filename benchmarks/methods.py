@@ -13,11 +13,10 @@ import gc
 import json
 import os
 import resource
-import statistics
 from pathlib import Path
 from typing import Any
 
-from apart import run_all
+from apart import run_all, table
 
 STREAMS = ("mtil_like", "pairs")
 FIGURES = {
@@ -33,6 +32,7 @@ FIGURES = {
     "peak_mb": "peak MB",
     "stored_kb": "stored kB",
 }
+DIGITS = {"modality_gap": 3, "seconds": 0, "peak_mb": 0, "stored_kb": 0}
 
 
 def run_one(recipe: str, stream: str, seed: int, n_train: int, n_test: int, device: str) -> dict[str, Any]:
@@ -71,21 +71,6 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def table(results: list[dict[str, Any]], stream: str) -> str:
-    """Means and standard deviations over seeds, as Markdown."""
-    rows = [result for result in results if result["stream"] == stream]
-    lines = [f"| {stream} | " + " | ".join(FIGURES.values()) + " |", "|---" * (len(FIGURES) + 1) + "|"]
-    for recipe in dict.fromkeys(result["recipe"] for result in rows):
-        cells = []
-        for figure in FIGURES:
-            values = [result[figure] for result in rows if result["recipe"] == recipe]
-            digits = {"modality_gap": 3, "seconds": 0, "peak_mb": 0, "stored_kb": 0}.get(figure, 1)
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
-            cells.append(f"{statistics.mean(values):,.{digits}f}{spread}")
-        lines.append(f"| `{recipe}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
@@ -115,7 +100,7 @@ def main() -> None:
     }
     results = run_all(__file__, jobs, options.processes)
     for stream in options.streams.split(","):
-        text = table(results, stream)
+        text = table(results, stream, FIGURES, DIGITS)
         (options.out / f"{stream}.md").write_text(text + "\n")
         print(text, end="\n\n")
 
