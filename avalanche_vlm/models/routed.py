@@ -20,8 +20,9 @@ class RoutedPool(nn.Module):
     are at work: the plain tower's features go to the router; a sample that belongs to no known task keeps them, the
     others run once more, grouped by task.
 
-    :param pool: the modules, in the order of their tasks.
-    :param router: was fitted on the plain tower's features, one task at a time.
+    :param pool: the modules.
+    :param router: places samples by their features of the plain tower. If it knows tasks already, the pool's first
+        modules are theirs.
     """
 
     def __init__(self, pool: ModulePool, router: Router) -> None:
@@ -33,6 +34,18 @@ class RoutedPool(nn.Module):
         label, gets no module."""
         self.of_label: dict[int, str] = {}
         """The module of each task label."""
+        self.of_task = list(pool.names[: len(router)])
+        """The module of each task of the router, by name: other modules may be added, shared and dropped."""
+
+    def learn(self, name: str, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Let the router know the samples of a module's task.
+
+        :param name: of the module.
+        :param features: of the plain tower, of unit length ``[N, D]``.
+        :param labels: class or caption ids ``[N]``.
+        """
+        self.router.fit(features, labels)
+        self.of_task.append(name)
 
     def train(self, mode: bool = True) -> RoutedPool:
         """In training the current module is active, otherwise none."""
@@ -70,7 +83,7 @@ class RoutedPool(nn.Module):
                 yield rows, encode(images[rows])
 
     def route(self, features: torch.Tensor) -> list[str | None]:
-        """The module of each sample, None for the pretrained model.
+        """The module of each sample, None for the pretrained model: also where the module was dropped.
 
         :param features: of the plain tower, of unit length ``[B, D]``.
         """
@@ -78,7 +91,8 @@ class RoutedPool(nn.Module):
             return [None] * len(features)
         route = self.router.score(features)
         chosen = torch.where(route.is_out_of_distribution, -1, route.task).tolist()
-        return [None if task < 0 else self.pool.names[task] for task in chosen]
+        names = [name if name in self.pool.names else None for name in self.of_task]
+        return [None if task < 0 else names[task] for task in chosen]
 
     def _of_labels(self, task_labels: Any, n: int) -> list[str | None]:
         if not isinstance(task_labels, (int, torch.Tensor)):

@@ -101,6 +101,20 @@ def test_an_empty_router_leaves_everything_to_the_plain_tower(routed):
     assert torch.equal(through(path, tower, x), tower(x))
 
 
+@torch.no_grad()
+def test_a_task_keeps_its_module_whatever_becomes_of_others(routed):
+    tower, pool, path = routed
+    x, _ = task(1, 20)
+    plain = F.normalize(tower(x), dim=1)
+    before = path.route(plain)
+    assert "task_1" in before
+    pool.share("another name", of="task_0")
+    pool.drop("task_0")
+    assert path.route(plain) == [None if name == "task_0" else name for name in before]
+    pool.drop("task_1")
+    assert not any(name == "task_1" for name in path.route(plain))
+
+
 class ByBrightness:
     """Light pictures belong to task 0, dark ones to task 1, and those between to none."""
 

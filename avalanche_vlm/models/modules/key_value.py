@@ -122,8 +122,8 @@ class CalibratedPool(RoutedPool):
     Differs from the authors' code, which weighs the text tower's prompts by the mean over the batch: they count in full
     here, so that nothing depends on the batch and a task's class prompts are encoded once.
 
-    :param pool: the modules, in the order of their tasks.
-    :param router: was fitted on the plain tower's features, one task at a time.
+    :param pool: the modules.
+    :param router: places samples by their features of the plain tower.
     :param layers: the image tower's places.
     """
 
@@ -148,7 +148,7 @@ class CalibratedPool(RoutedPool):
             weights = torch.sigmoid(self.router.log_likelihood(features) / features.shape[1] - 1)
             for name in {name for name in names if name is not None}:
                 rows = [i for i, other in enumerate(names) if other == name]
-                self._weights[name] = weights[rows, self.pool.names.index(name)]
+                self._weights[name] = weights[rows, self.of_task.index(name)]
         return names
 
     def _encode(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ class ModulePerTaskPlugin(SupervisedPlugin):
             for x, y, _ in experience_batches(strategy):
                 features.append(model.encode_image_plain(images_of(x)))
                 labels.append(y)
-        self.router.fit(torch.cat(features), torch.cat(labels))
+        model.routed.learn(self.pool.current, torch.cat(features), torch.cat(labels))
 
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=self.pool.nbytes()) + self.router.stored()
