@@ -55,13 +55,16 @@ def test_any_rows_in_any_order_under_any_limit_are_those_of_a_dict(tmp_path, ask
     assert torch.equal(store.rows(torch.tensor([5]), lambda m: feature([7])), feature([7]))
 
 
-@pytest.mark.parametrize("limit", [0, 2 * ROW, 1 << 20])
-def test_all_rows_at_once_are_computed_once(limit):
+@pytest.mark.parametrize("start", [None, 3])
+@pytest.mark.parametrize("limit", [0, 2 * ROW, 4 * ROW, 1 << 20])
+def test_all_rows_at_once_are_computed_once(limit, start):
     store, calls = FeatureStore(limit), []
+    if start:
+        store.append(feature(range(10, 10 + start)))
     for _ in range(2):
-        found = store.rows(slice(None), lambda m: calls.append(m) or feature(range(5)))
+        found = store.rows(slice(start, None), lambda m: calls.append(m) or feature(range(5)))
         assert torch.equal(found, feature(range(5)))
-    assert calls == [slice(None)]
+    assert calls == [slice(start, None)] and len(store) == 5 + (start or 0)
 
 
 def test_what_is_stored_has_no_gradient_and_is_float32():

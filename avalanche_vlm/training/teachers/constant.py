@@ -21,12 +21,14 @@ class _ConstantTeacher:
     Of a reference *set* its features are computed at that moment, by the model itself, and no copy of the weights is
     kept. Of inputs that are new in every batch a frozen copy computes them, texts that come again excepted.
 
-    :param max_bytes: of features in memory, for images and for texts each; more goes to a file.
+    :param max_bytes: of features in memory; more goes to a file.
     :param folder: for that file.
     """
 
-    def __init__(self, max_bytes: int = 1 << 30, folder: str | Path | None = None) -> None:
-        self._images, self._texts = FeatureStore(max_bytes, folder), FeatureStore(max_bytes, folder)
+    def __init__(self, max_bytes: int = 1 << 31, folder: str | Path | None = None) -> None:
+        # A set's images, then texts: in one store, for a tensor takes half a kilobyte beside its elements.
+        self._features = FeatureStore(max_bytes, folder)
+        self._first_text = 0
         self._copy: Teacher | None = None
         self._scale = torch.ones(())
 
@@ -48,7 +50,7 @@ class _ConstantTeacher:
         return Side(images, texts, self._scale, inputs.text_of_image)
 
     def stored(self) -> StoredBytes:
-        kept = self._images.stored() + self._texts.stored()
+        kept = self._features.stored()
         return kept if self._copy is None else kept + self._copy.stored()
 
     def _become(self, model: VLM) -> None:
@@ -64,16 +66,20 @@ class _ConstantTeacher:
         self._forget_features()
         self._scale = teacher.scale.detach().clone()
         device = model.device
+        texts = []
         with model.evaluating():
             for part in reference.chunks():
                 if part.images is not None:
-                    self._images.append(teacher.encode_image(part.images.to(device)))
+                    self._features.append(teacher.encode_image(part.images.to(device)))
                 if part.texts is not None:
-                    self._texts.append(part.texts.to(device).encode(teacher.encode_text))
+                    texts.append(part.texts)
+            self._first_text = len(self._features)
+            for part in texts:
+                self._features.append(part.to(device).encode(teacher.encode_text))
 
     def _forget_features(self) -> None:
-        self._images.clear()
-        self._texts.clear()
+        self._features.clear()
+        self._first_text = 0
 
     def _forget(self) -> None:
         self._copy = None
@@ -81,10 +87,11 @@ class _ConstantTeacher:
 
     @torch.no_grad()
     def _encode_images(self, inputs: Inputs) -> torch.Tensor:
-        if inputs.image_rows is None:
+        rows = inputs.image_rows
+        if rows is None or self._first_text == 0:
             return self._copy.encode_image(inputs.images)
-        found = self._images.rows(inputs.image_rows, lambda m: self._copy.encode_image(inputs.images[m]))
-        return found.to(inputs.images.device)
+        rows = torch.arange(self._first_text)[rows if isinstance(rows, slice) else rows.cpu()]
+        return self._features.rows(rows).to(inputs.images.device)
 
     @torch.no_grad()
     def _encode_texts(self, inputs: Inputs) -> torch.Tensor:
@@ -96,13 +103,15 @@ class _ConstantTeacher:
             asked = texts if isinstance(missing, slice) else texts.of(missing)
             return asked.encode(self._copy.encode_text)
 
-        return self._texts.rows(inputs.text_rows, compute).to(texts.tokens.device)
+        rows = inputs.text_rows
+        rows = slice(self._first_text, None) if isinstance(rows, slice) else rows + self._first_text
+        return self._features.rows(rows, compute).to(texts.tokens.device)
 
 
 class InitialTeacher(_ConstantTeacher):
     """The model as it was when the plugin was made: ZSCL's teacher (arXiv 2303.06628), the pretrained one.
 
-    :param max_bytes: of features in memory, for images and for texts each; more goes to a file.
+    :param max_bytes: of features in memory; more goes to a file.
     :param folder: for that file.
     """
 
@@ -116,8 +125,7 @@ class InitialTeacher(_ConstantTeacher):
         if reference.lifetime == "task":
             with precision:
                 self._compute(self._copy, model, reference)
-        for store in (self._images, self._texts):
-            store.to(model.device)  # where the model was made is not where it trains
+        self._features.to(model.device)  # where the model was made is not where it trains
 
     def end(self) -> None:
         if self._copy is not None:
@@ -129,7 +137,7 @@ class PreviousTeacher(_ConstantTeacher):
 
     Between tasks nothing is kept, for it is then the student itself.
 
-    :param max_bytes: of features in memory, for images and for texts each; more goes to a file.
+    :param max_bytes: of features in memory; more goes to a file.
     :param folder: for that file.
     """
 

@@ -58,18 +58,18 @@ class FeatureStore:
         self._ram = None if self._ram is None else self._ram.to(device)
         return self
 
-    def rows(self, rows: Rows, compute: Callable[[Rows], torch.Tensor]) -> torch.Tensor:
+    def rows(self, rows: Rows, compute: Callable[[Rows], torch.Tensor] | None = None) -> torch.Tensor:
         """Features ``[n, D]`` of these rows.
 
-        :param rows: numbers, each once; or ``slice(None)`` for all that are there, in the order in which they came, or
-            if none are, all that there are.
-        :param compute: takes the positions ``[m]`` in ``rows`` of what is not there, or ``slice(None)``; gives its
-            features ``[m, D]``.
+        :param rows: numbers, each once; or ``slice(start, None)`` for all from there on, in the order in which they
+            came, or if there are none, all that there are.
+        :param compute: takes the positions ``[m]`` in ``rows`` of what is not there, or the slice; gives its features
+            ``[m, D]``. Not needed where everything is there.
         """
         if isinstance(rows, slice):
-            if self._filled == 0:
+            if self._filled <= (rows.start or 0):
                 self.append(compute(rows))
-            return self._read(torch.arange(self._filled)) if self._on_disk else self._ram[: self._filled]
+            return self._read(torch.arange(self._filled)[rows]) if self._on_disk else self._ram[: self._filled][rows]
         rows = rows.cpu()
         missing = self._missing(rows)
         if len(missing):
