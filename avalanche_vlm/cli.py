@@ -46,6 +46,8 @@ RECIPES = (
     "rail-dual",
     "ranpac",
     "simplecil",
+    "lada",
+    "proof",
     "wise-ft",
     "magmax",
     "ties",

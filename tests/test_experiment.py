@@ -25,6 +25,8 @@ OPTIONS = {
     "moe-adapters": {"experts": 4, "bottleneck": 8},
     "rail-primal": {"hidden": 64},
     "ranpac": {"hidden": 64},
+    "lada": {"units": 2, "bottleneck": 2},
+    "proof": {"exemplars": 3},
 }
 
 

@@ -208,3 +208,17 @@ def as_experience_data(
         ],
         transform_groups=TransformGroups({"train": (train_transform, None), "eval": (eval_transform, None)}),
     )
+
+
+def as_feature_data(
+    features: torch.Tensor, y: torch.Tensor, task_labels: torch.Tensor
+) -> TaskAwareSupervisedClassificationDataset:
+    """The same of features in the place of images, as they are.
+
+    :param features: ``[N, D]``.
+    :param y: class ids ``[N]``.
+    :param task_labels: ``[N]``.
+    """
+    dataset = ImageDataset(features, y.tolist())
+    labels = [DataAttribute(dataset.targets, "targets"), TaskLabels(task_labels.tolist())]
+    return TaskAwareSupervisedClassificationDataset([dataset], data_attributes=labels)

@@ -65,7 +65,8 @@ class VLM(MultiTaskModule):
         self.class_head: nn.Module | None = None
         """What a method puts in the place of the zero-shot head at prediction: called as ``class_head(features,
         logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``, :data:`MASKED` for
-        classes that do not compete, it returns logits of the same kind."""
+        classes that do not compete, it returns logits of the same kind. One whose attribute ``trains`` is true answers
+        in training as well, and the task loss is on what it says."""
         self.auxiliary = nn.ModuleDict()
         """Modules that losses train along with the model and that prediction does not use, by name. Whoever puts one
         here before Avalanche adapts the optimizer gets its parameters into it; teachers have none of them."""
@@ -290,7 +291,10 @@ class VLM(MultiTaskModule):
             logits = full
         if visible.ndim > 1:
             logits = logits.masked_fill(~visible, MASKED)
-        return logits if self.class_head is None or self.training else self.class_head(features, logits)
+        head = self.class_head
+        if head is None or (self.training and not getattr(head, "trains", False)):
+            return logits
+        return head(features, logits)
 
     def prompts(self, classes: torch.Tensor) -> Prompts:
         """The tokenised prompts of these classes, in ascending order of the ids ``[n]``."""

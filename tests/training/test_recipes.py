@@ -35,6 +35,8 @@ LESS: dict[str, dict[str, Any]] = {
     "moe-adapters": {"experts": 4, "bottleneck": 8},
     "rail-primal": {"hidden": 64},
     "ranpac": {"hidden": 64},
+    "lada": {"units": 2, "bottleneck": 4},
+    "proof": {"exemplars": 3},
 }
 """Options that make a recipe quick."""
 RUNS = [(name, kind) for name, known in recipes.RECIPES.items() for kind in known.kinds]

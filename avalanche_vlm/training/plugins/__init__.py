@@ -5,7 +5,9 @@ from avalanche_vlm.training.plugins.consolidation import ConsolidatedDistillatio
 from avalanche_vlm.training.plugins.distillation import Comparison, DistillationPlugin
 from avalanche_vlm.training.plugins.experts import SharedExpertsPlugin
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
+from avalanche_vlm.training.plugins.frozen_features import FrozenFeaturesPlugin
 from avalanche_vlm.training.plugins.importance import FisherPenaltyPlugin
+from avalanche_vlm.training.plugins.label_specific import LabelSpecificPlugin
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.plugins.merged_lora import MergedLowRankPlugin
 from avalanche_vlm.training.plugins.merging import AdapterFusionPlugin, InterpolationPlugin, TaskVectorMergePlugin
@@ -13,6 +15,7 @@ from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
+from avalanche_vlm.training.plugins.projection_fusion import ProjectionFusionPlugin
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
 from avalanche_vlm.training.plugins.reference_replay import ReferenceReplayPlugin
 from avalanche_vlm.training.plugins.replay import ExemplarReplayPlugin
@@ -32,7 +35,9 @@ __all__ = [
     "ExemplarReplayPlugin",
     "FeatureReplayPlugin",
     "FisherPenaltyPlugin",
+    "FrozenFeaturesPlugin",
     "InterpolationPlugin",
+    "LabelSpecificPlugin",
     "LatentReplayPlugin",
     "MergedLowRankPlugin",
     "ModulePerTaskPlugin",
@@ -40,6 +45,7 @@ __all__ = [
     "NegativeTextPlugin",
     "NoTrainingPlugin",
     "NullSpaceProjectionPlugin",
+    "ProjectionFusionPlugin",
     "QueryPromptPlugin",
     "ReferenceReplayPlugin",
     "RunningMeanPlugin",

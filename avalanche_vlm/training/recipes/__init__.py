@@ -15,6 +15,7 @@ from avalanche_vlm.training.recipes import (  # noqa: I001, in the survey's orde
     prompts,
     query_prompts,
     analytic,
+    feature_heads,
     fusion,
     rapf,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "baseline",
     "build",
     "distillation",
+    "feature_heads",
     "fusion",
     "get",
     "low_rank",

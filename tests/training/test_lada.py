@@ -1,0 +1,118 @@
+"""LADA's training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_plugins import Recorder, naive
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory import FeatureMemory
+from avalanche_vlm.models import MASKED, create_vlm
+from avalanche_vlm.models.class_heads import LabelSpecificHead
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.plugins import LabelSpecificPlugin
+
+
+def run(benchmark, visible: str, **options):
+    """Two tasks; what was recorded of the first one's units and texts when it ended."""
+    torch.manual_seed(0)
+    model = create_vlm("tiny").set_label_space(replace(benchmark.label_space, visible=visible))
+    (plugin,) = recipes.build("lada", model=model, **{"units": 3, "bottleneck": 4, **options})
+    end = Recorder("after_training_exp", lambda s: (plugin.head.units[0].clone(), plugin.head.texts.clone()))
+    strategy = naive(model, [plugin, end], epochs=2, lr=1e-2)
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    return plugin, model, end.values
+
+
+def test_old_units_and_texts_stay_bit_for_bit(tiny_benchmark):
+    plugin, model, ((units, texts), _) = run(tiny_benchmark, "union")
+    head = plugin.head
+    assert torch.equal(head.units[0], units) and head.units[0].grad is None
+    old = list(tiny_benchmark.label_space.tasks[0])
+    assert torch.equal(head.texts[old], texts[old])
+    assert not model.trainable_parameters() and plugin.pool.names == []
+    # The adapters made the kept texts what they are, and are gone.
+    with torch.no_grad():
+        plain = model.eval().prompt_features(torch.arange(len(model.label_space)))
+    assert not torch.allclose(head.texts[old], plain[old], atol=1e-3)
+
+
+def test_units_start_as_centres_of_their_class(tiny_benchmark):
+    model = create_vlm("tiny", "random")
+    (plugin,) = recipes.build("lada", model=model, units=1, bottleneck=0)
+    start = Recorder("before_training_epoch", lambda s: (plugin.head.units[0].detach().clone(), plugin.rows))
+    naive(model, [plugin, start]).train(tiny_benchmark.train_stream[0])
+    units, rows = start.values[0]
+    for unit, owner in zip(units, plugin.head.owners, strict=True):
+        torch.testing.assert_close(unit, rows.features[rows.y == owner].mean(0))
+
+
+@pytest.mark.parametrize("visible", ["union", "task"])
+def test_old_classes_come_back_where_they_compete(tiny_benchmark, visible, monkeypatch):
+    drawn = []
+    sample = FeatureMemory.sample
+    monkeypatch.setattr(FeatureMemory, "sample", lambda memory, n: drawn.append(sample(memory, n)) or drawn[-1])
+    run(tiny_benchmark, visible, batch_size=7)
+    steps = 2 * -(-len(tiny_benchmark.train_stream[1].dataset) // 16)
+    assert len(drawn) == (steps if visible == "union" else 0)
+    assert all(
+        len(part["y"]) == 7 and set(part["y"].tolist()) <= set(tiny_benchmark.label_space.tasks[0]) for part in drawn
+    )
+
+
+def test_the_loss_is_the_mean_over_classes_of_new_and_drawn(tiny_benchmark):
+    model = create_vlm("tiny").set_label_space(replace(tiny_benchmark.label_space, visible="union"))
+    (plugin,) = recipes.build("lada", model=model, units=2, bottleneck=0, batch_size=9, components=1)
+    old, new = (list(classes) for classes in tiny_benchmark.label_space.tasks)
+    kept = []
+
+    def expected(strategy) -> float:
+        if not len(plugin.memory):
+            return 0.0
+        plugin.memory._draws.count -= 1  # the same draw again
+        columns, head = plugin.memory.sample(9), plugin.head
+        losses = []
+        with torch.no_grad():
+            for features, y in ((columns["features"], columns["y"]), (strategy.mb_x, strategy.mb_y)):
+                logits = head.scale * features @ model.prompt_features(torch.arange(len(model.label_space))).T
+                logits = head(features, logits)
+                assert (logits > MASKED).all()
+                losses.append(torch.nn.functional.cross_entropy(logits, y).item())
+        kept.append((strategy.loss.item(), (len(old) * losses[0] + len(new) * losses[1]) / len(old + new)))
+        return 0.0
+
+    strategy = naive(model, [plugin, Recorder("before_backward", expected)])
+    for experience in tiny_benchmark.train_stream:
+        strategy.train(experience)
+    assert kept
+    for found, wanted in kept:
+        assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_an_experience_that_broke_off_can_be_trained_again(tiny_benchmark):
+    model = create_vlm("tiny", "random")
+    (plugin,) = recipes.build("lada", model=model, units=2, bottleneck=2)
+
+    def fail(_strategy) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        naive(model, [plugin, Recorder("after_training_iteration", fail)]).train(tiny_benchmark.train_stream[0])
+    naive(model, [plugin]).train(tiny_benchmark.train_stream[0])
+    assert len(plugin.head.units) == 1 and plugin.pool.names == [] and not model.trainable_parameters()
+
+
+def test_wrong_settings_are_named():
+    for options, message in (
+        ({"bottleneck": -1}, "bottleneck of text adapters is a whole number of 0 or more, not -1"),
+        ({"batch_size": 0}, "batch of drawn features is a whole number of 1 or more, not 0"),
+        ({"units": 0}, "memory units per class is a whole number of 1 or more, not 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recipes.build("lada", model=create_vlm("tiny", "random"), **options)
+    with pytest.raises(InputError, match="this one has by='task'"):
+        LabelSpecificPlugin(create_vlm("tiny", "random"), LabelSpecificHead(), FeatureMemory(by="task"))
