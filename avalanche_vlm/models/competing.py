@@ -10,6 +10,9 @@ from torch import nn
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 
+MASKED = -1e4
+"""Logit of a class that does not compete: finite, so that no loss of a stock plugin turns it into NaN."""
+
 ALL_CLASSES = object()
 """In the place of task labels: every class competes."""
 

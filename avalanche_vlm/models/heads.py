@@ -10,7 +10,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
-from avalanche_vlm.models.vlm import MASKED
+from avalanche_vlm.models.competing import MASKED
 
 
 class NearestMeanHead(nn.Module):

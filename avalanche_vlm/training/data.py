@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from avalanche_vlm.benchmarks.scenario import ReferencePairs
+from avalanche_vlm.models import VLM
+
 
 def experience_batches(strategy: Any, batch_size: int = 256) -> Iterator[list]:
     """The current experience under its *evaluation* transforms, in order, on the strategy's device.
@@ -22,3 +25,13 @@ def experience_batches(strategy: Any, batch_size: int = 256) -> Iterator[list]:
 def images_of(x: Any) -> torch.Tensor:
     """The images of a class-labelled or of an image-text batch."""
     return x if isinstance(x, torch.Tensor) else x.image
+
+
+def reference_features(model: VLM, reference: ReferencePairs, batch_size: int = 256) -> torch.Tensor:
+    """Unit-length features of the reference pictures by the plain image tower ``[N, D]``."""
+    with model.evaluating():
+        parts = [
+            model.encode_image_plain(reference.batch(rows).to(model.device))
+            for rows in torch.arange(len(reference)).split(batch_size)
+        ]
+    return torch.cat(parts)

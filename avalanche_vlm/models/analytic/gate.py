@@ -10,7 +10,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.models.analytic.base import Estimator, grown
-from avalanche_vlm.models.vlm import MASKED
+from avalanche_vlm.models.competing import MASKED
 
 SMALLEST = 1e-4
 """Scores above this are taken for probabilities."""

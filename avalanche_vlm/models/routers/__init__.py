@@ -8,6 +8,7 @@ from avalanche_vlm.models.routers.factory import ROUTERS, create_router
 from avalanche_vlm.models.routers.kmeans import KMeansRouter
 from avalanche_vlm.models.routers.likelihood import GaussianRouter, MixtureRouter
 from avalanche_vlm.models.routers.prototype import PrototypeRouter
+from avalanche_vlm.models.routers.reference_gate import ReferenceGate
 from avalanche_vlm.models.routers.top_prototypes import TopPrototypesRouter
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MixtureRouter",
     "PrototypeRouter",
     "Rates",
+    "ReferenceGate",
     "Route",
     "Router",
     "TopPrototypesRouter",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.coupled import inject_coupled_prompts
 from avalanche_vlm.models.modules.key_value import CalibratedPool, inject_key_values
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_image_prompts, inject_text_prompts
-from avalanche_vlm.models.routers import create_router
+from avalanche_vlm.models.routers import ReferenceGate, create_router
+from avalanche_vlm.training.data import reference_features
 from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.shared_module import SharedModulePlugin
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
@@ -60,29 +62,37 @@ def s_prompts(
     text_length: int = 4,
     words: str = "",
     centres: int = 5,
+    reference: ReferencePairs | None = None,
     quantile: float = 0.95,
+    strangers: float = 0.001,
 ) -> Plugins:
     """S-liPrompts: per task shallow visual prompts and a learned context, of which the nearest k-means centre of the
     plain image features chooses (Wang et al., arXiv 2207.12819).
 
-    Differs from the paper, where every sample goes to some task: what lies beyond the border of all tasks is left to
-    the pretrained model. Visual prompts come last in the sequence and behind the first normalisation, in the authors'
+    Differs from the paper, where every sample goes to some task: what looks like the reference pictures rather than
+    like that task is left to the pretrained model (:class:`~avalanche_vlm.models.routers.ReferenceGate`), and what lies
+    beyond the border of all tasks; without a reference the latter alone, which keeps far fewer strangers out. Visual prompts come last in the sequence and behind the first normalisation, in the authors'
     code behind the class token and before it; the context comes before the benchmark's whole prompt, as in ``coop``.
     The distance is the sum of absolute differences, as in the code.
 
     Published settings: 10 visual vectors, 16 of context; SGD at 0.01 with momentum 0.9, weight decay 2e-4 and cosine,
-    10 epochs on DomainNet at batches of 128 (up to 50 elsewhere). With AdamW, 1e-2 is a start: random vectors among few
-    tokens are in the way at first, and have to be unlearned.
+    10 epochs on DomainNet at batches of 128 (up to 50 elsewhere). With AdamW, 1e-2 to 1e-1 is a start: random vectors
+    among few tokens are in the way at first, and have to be unlearned.
 
     :param image_length: vectors in the image tower.
     :param text_length: vectors of the context; longer ones leave less room to the prompts.
     :param words: what the context starts as, at least as many tokens; empty for random vectors, as published.
     :param centres: of k-means per task.
+    :param reference: pictures that no task should answer.
     :param quantile: share of a task's own samples that its border lets in.
+    :param strangers: share of samples like the reference that may go to some task.
     """
+    router = create_router("kmeans", centres=centres, quantile=quantile)
+    if reference is not None:
+        router = ReferenceGate(router, reference_features(model, reference), strangers)
     sites = named("image", inject_image_prompts(model.tower("image"), length=image_length))
     sites |= named("text", inject_text_prompts(model, length=text_length, words=words))
-    return [ModulePerTaskPlugin(model, sites, create_router("kmeans", centres=centres, quantile=quantile))]
+    return [ModulePerTaskPlugin(model, sites, router)]
 
 
 @recipe("diki", family="PEA", kinds=("classes",))
