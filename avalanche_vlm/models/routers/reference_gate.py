@@ -19,9 +19,10 @@ class ReferenceGate(nn.Module):
     A border around a task says nothing about who else is within it, and lets in more strangers with every task. Where
     there are reference data, which stand for what the pretrained model is to be left with, one can do better: per task
     a ridge regression on random features tells its samples (1) from the reference's (-1), both with half of the weight.
-    What is beyond the router's borders stays out as well. The bar, one for all tasks, is set anew with each of them, so that of a held-out fifth of the reference at most the
-    share ``strangers`` comes over the bar of the task that the router sends it to. MoE-Adapters' authors also fit a
-    model of their router to outside images (arXiv 2403.11549, in the code), as one more place to go to.
+    What is beyond the router's borders stays out as well. The bar, one for all tasks, is set anew with each of them, so
+    that of a held-out fifth of the reference at most the share ``strangers`` comes over the bar of the task that the
+    router sends it to. MoE-Adapters' authors also fit a model of their router to outside images (arXiv 2403.11549, in
+    the code), as one more place to go to.
 
     The promise is about strangers like the reference, and all tasks together. What other strangers do, and how many of
     a task's own samples are turned away, has to be measured: :func:`~avalanche_vlm.models.routers.achieved_rates`.

@@ -71,9 +71,10 @@ def s_prompts(
 
     Differs from the paper, where every sample goes to some task: what looks like the reference pictures rather than
     like that task is left to the pretrained model (:class:`~avalanche_vlm.models.routers.ReferenceGate`), and what lies
-    beyond the border of all tasks; without a reference the latter alone, which keeps far fewer strangers out. Visual prompts come last in the sequence and behind the first normalisation, in the authors'
-    code behind the class token and before it; the context comes before the benchmark's whole prompt, as in ``coop``.
-    The distance is the sum of absolute differences, as in the code.
+    beyond the border of all tasks; without a reference the latter alone, which keeps far fewer strangers out. Visual
+    prompts come last in the sequence and behind the first normalisation, in the authors' code behind the class token
+    and before it; the context comes before the benchmark's whole prompt, as in ``coop``. The distance is the sum of
+    absolute differences, as in the code.
 
     Published settings: 10 visual vectors, 16 of context; SGD at 0.01 with momentum 0.9, weight decay 2e-4 and cosine,
     10 epochs on DomainNet at batches of 128 (up to 50 elsewhere). With AdamW, 1e-2 to 1e-1 is a start: random vectors
