@@ -7,46 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
 from avalanche_vlm.evaluation.retrieval import modality_gap, paired_cosine, retrieval_metrics
+from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.evaluation.survey import survey_metrics
 from avalanche_vlm.evaluation.zero_shot import encode_pairs, paired_features, zero_shot_accuracy
 
 
-class _Steps(PluginMetric):
-    """Counts trained experiences: row 0 is before any, and an evaluation within training belongs to the row that the
-    experience will end with.
-
-    Avalanche's own counter advances only after its periodic evaluation at the end of an experience, which would file
-    that evaluation under the row before.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.step = 0
-        self._training = False
-
-    @property
-    def row(self) -> int:
-        """The row that an evaluation now belongs to."""
-        return self.step + self._training
-
-    def before_training_exp(self, strategy: Any) -> None:
-        self._training = True
-
-    def after_training_exp(self, strategy: Any) -> None:
-        self._training = False
-        self.step += 1
-
-    def reset(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to reset: the rows are the result."""
-
-
-class PerformanceMatrix(_Steps):
+class PerformanceMatrix(CountsSteps):
     """Score on every task after every experience, row 0 (the pretrained model) included.
 
     Cells are keyed by (stream, step, experience), so that several evaluation streams do not mix, and a row may be
@@ -113,7 +84,7 @@ class PerformanceMatrix(_Steps):
         return "PerformanceMatrix"
 
 
-class HeldOutScores(_Steps):
+class HeldOutScores(CountsSteps):
     """Scores on held-out sets, once per step, when the strategy evaluates.
 
     Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets their zero-shot accuracy.
@@ -132,7 +103,7 @@ class HeldOutScores(_Steps):
         self._alignment: dict[int, dict[str, float]] = {}
 
     def after_eval(self, strategy: Any) -> list[MetricValue] | None:
-        if self._training or self.step in self._values:
+        if self.training or self.step in self._values:
             return None  # within training an evaluation may come after every epoch: too often for held-out sets
         values: dict[str, float] = {}
         alignment: dict[str, float] = {}

@@ -113,6 +113,27 @@ def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> 
     return (images * texts).sum(1).mean().item()
 
 
+@torch.no_grad()
+def first_hits(
+    image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor | Sequence[int], chunk: int = 1024
+) -> torch.Tensor:
+    """Which pair finds a match first: hit@1 of :func:`retrieval_metrics` query by query, for intervals and paired tests.
+
+    :param image_features: ``[N, D]``; normalised here.
+    :param text_features: ``[N, D]``, row n the text of image n.
+    :param ids: ``[N]``; equal ones match.
+    :return: bool ``[2, N]``: images to texts, texts to images. On the CPU.
+    :raises InputError: as :func:`retrieval_metrics`.
+
+    >>> first_hits(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), [0, 1]).tolist()
+    [[True, True], [True, False]]
+    """
+    images, texts = _unit_features(image_features, text_features)
+    image_ids, text_ids = _ids(ids, images, "image"), _ids(ids, texts, "text")
+    ways = ((images, texts, image_ids, text_ids), (texts, images, text_ids, image_ids))
+    return torch.stack([_found(*way, (1,), chunk)[0][:, 0] > 0 for way in ways]).cpu()
+
+
 def _one_direction(
     name: str,
     queries: torch.Tensor,
@@ -122,7 +143,27 @@ def _one_direction(
     ks: tuple[int, ...],
     chunk: int,
 ) -> dict[str, float]:
-    """hit@K and recall@K of one direction, by counting the ranks of the best relevant items.
+    """hit@K and recall@K of one direction."""
+    found, total = _found(queries, items, query_ids, item_ids, ks, chunk)
+    # One mean over all queries rather than sums per chunk, so that rounding does not depend on the chunk either.
+    found, total = found[total > 0].double(), total[total > 0].double()
+    metrics = {}
+    for column, k in enumerate(ks):
+        metrics[f"{name}_hit@{k}"] = (found[:, column] > 0).double().mean().item()
+        metrics[f"{name}_recall@{k}"] = (found[:, column] / total).mean().item()
+    return metrics
+
+
+def _found(
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    query_ids: torch.Tensor,
+    item_ids: torch.Tensor,
+    ks: tuple[int, ...],
+    chunk: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Relevant items of each query among its K best ``[queries, ks]``, and all that it has ``[queries]``, by counting
+    the ranks of the best relevant items.
 
     The n-th best relevant item (from 0) has rank n + (irrelevant items that score no less). Only the best max(ks) can
     be among the K best, so no more are counted, and nothing but the relevant scores is sorted.
@@ -145,14 +186,7 @@ def _one_direction(
                 hits[:, column] += (rank < k) & (n < count)
         found.append(hits)
         total.append(count)
-    found, total = torch.cat(found), torch.cat(total)
-    # One mean over all queries rather than sums per chunk, so that rounding does not depend on the chunk either.
-    found, total = found[total > 0].double(), total[total > 0].double()
-    metrics = {}
-    for column, k in enumerate(ks):
-        metrics[f"{name}_hit@{k}"] = (found[:, column] > 0).double().mean().item()
-        metrics[f"{name}_recall@{k}"] = (found[:, column] / total).mean().item()
-    return metrics
+    return torch.cat(found), torch.cat(total)
 
 
 def _unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

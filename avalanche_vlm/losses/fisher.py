@@ -44,6 +44,43 @@ def squared_gradients(losses: torch.Tensor, parameters: Mapping[str, torch.Tenso
     return {name: total / len(losses) for name, total in sums.items()}
 
 
+def sketched_squares(
+    losses: torch.Tensor,
+    parameters: Mapping[str, torch.Tensor],
+    draws: int = 4,
+    generator: torch.Generator | None = None,
+) -> Importance:
+    """An unbiased estimate of :func:`squared_gradients` by ``draws`` backward passes, however many the losses.
+
+    Every pass takes ``(sum_b s_b g_b)^2 / B`` with a random sign ``s_b`` for each sample: the products of different
+    samples cancel in expectation, as in Hutchinson's estimator of a diagonal. A single element is off by about its own
+    size over the root of ``draws``, so use it for sums over many elements.
+
+    :param losses: ``[B]``, B at least 1, with their graph; it is freed.
+    :param parameters: as for :func:`squared_gradients`.
+    :param draws: at least 1.
+    :param generator: draws the signs; on the CPU.
+    :return: the same names and shapes, at least 0.
+    :raises ValueError: if ``losses`` is not a non-empty vector, or ``draws`` not positive.
+
+    >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> sketched_squares((3 * w[0])[None], {"w": w}, draws=2)
+    {'w': tensor([9., 0.])}
+    """
+    if losses.dim() != 1 or len(losses) == 0 or draws < 1:
+        raise ValueError(f"sketched squares need the losses of some samples [B] and draws, got {list(losses.shape)}")
+    signs = torch.randint(0, 2, (draws, len(losses)), generator=generator).mul_(2).sub_(1).to(losses)
+    sums = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    for draw, sign in enumerate(signs, start=1):
+        gradients = torch.autograd.grad(
+            sign @ losses, list(parameters.values()), retain_graph=draw < draws, allow_unused=True
+        )
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            if gradient is not None:
+                total.addcmul_(gradient, gradient)
+    return {name: total / (draws * len(losses)) for name, total in sums.items()}
+
+
 def empirical_fisher(logits: torch.Tensor, y: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> Importance:
     """The diagonal of the empirical Fisher: squared gradients at the labels of the data.
 

@@ -1,0 +1,58 @@
+"""The Fisher information of kept samples."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.evaluation.probes.kept import KeptTask, precision_of
+from avalanche_vlm.evaluation.probes.quiet import undisturbed
+from avalanche_vlm.losses.fisher import Importance, sketched_squares, true_fisher_losses
+from avalanche_vlm.models import VLM
+
+
+def fisher_of(
+    strategy: Any,
+    model: VLM,
+    task: KeptTask,
+    weights: dict[str, torch.nn.Parameter],
+    kind: Literal["true", "empirical"],
+    draws: int,
+    generator: torch.Generator,
+) -> Importance:
+    """The diagonal of the Fisher information on a task's samples at the present weights, estimated by
+    :func:`~avalanche_vlm.losses.fisher.sketched_squares`.
+
+    Pairs are classified among the distinct texts kept with them.
+
+    :param weights: by name; whether they train makes no difference.
+    :param kind: labels drawn from the model, or those of the data.
+    :param draws: backward passes.
+    :param generator: draws labels and signs, on the CPU.
+    :return: the same names and shapes.
+    """
+    x, y, task_labels = task.batch(model, model.device)
+    frozen = [p for p in weights.values() if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.enable_grad(), undisturbed(model), precision_of(strategy):
+            if isinstance(x, ImageText):
+                distinct, y = torch.unique(x.tokens, dim=0, return_inverse=True)
+                logits = model.similarity(model.encode_image(x.image), model.encode_text(distinct))
+            else:
+                logits = model(x, task_labels)
+            if kind == "empirical":
+                losses = F.cross_entropy(logits, y, reduction="none")
+            else:
+                drawn = torch.Generator(logits.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+                losses = true_fisher_losses(logits, drawn)
+            if not losses.requires_grad:
+                return {name: torch.zeros_like(p) for name, p in weights.items()}
+            return sketched_squares(losses, weights, draws, generator)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -1,0 +1,44 @@
+"""Looking at a model in the middle of training without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.vlm import VLM
+
+
+@contextmanager
+def undisturbed(model: VLM) -> Iterator[VLM]:
+    """Eval mode within a block; afterwards the mode of every module, the random state and the taps are what they were.
+
+    Dropout and batch norm neither draw nor count meanwhile. Unlike :meth:`VLM.evaluating` it leaves gradients on, and
+    finds a module again that somebody had put in a mode of its own.
+    """
+    mode = model.training
+    modes = [(module, module.training) for module in model.modules()]
+    taps, model.taps = model.taps, []
+    devices = [model.device] if model.device.type == "cuda" else []
+    # Even a data loader that does not shuffle draws a number.
+    with torch.random.fork_rng(devices):
+        try:
+            yield model.eval()
+        finally:
+            model.train(mode)
+            for module, before in modes:
+                module.training = before
+            model.taps = taps
+
+
+def model_of(strategy: object) -> VLM:
+    """The strategy's model.
+
+    :raises InputError: if it is no VLM.
+    """
+    model = getattr(strategy, "model", None)
+    if not isinstance(model, VLM):
+        raise InputError(f"probes look at a VLM from create_vlm or from_open_clip, not at a {type(model).__name__}")
+    return model
