@@ -1,0 +1,69 @@
+"""``report``: one page of what a folder holds."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm.commands import store
+from avalanche_vlm.errors import InputError
+
+
+def report(options: Namespace) -> int:
+    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it."""
+    from avalanche_vlm.report.page import as_html, as_markdown, content
+
+    folder = Path(options.out)
+    found = content(*read(folder))
+    for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
+        store.write_text(folder / name, text)
+    store.write_json(folder / "report.json", found)
+    for sentence in found["answer"]["sentences"]:
+        print(sentence)
+    print(f"written to {folder / 'report.html'}, report.md and report.json")
+    return 0
+
+
+def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
+    """The results of a ``run`` or a ``compare`` with their timing, the diagnosis and the advice, where there are some.
+
+    A diagnosis lies beside its run: below the folder of a comparison it counts if it is the only one.
+
+    :raises InputError: if there is nothing to report, or a file is damaged.
+    """
+    from avalanche_vlm.report.page.reading import fault
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder at {folder}")
+    entries = []
+    for path in [folder / "result.json", *sorted(folder.glob("*/seed-*/result.json"))]:
+        result = _object(path)
+        if result is not None:
+            wrong = fault(result)
+            if wrong:
+                raise InputError(f"{path} is not a result of avalanche-vlm run: {wrong}")
+            entries.append({"result": result, "timing": _object(path.with_name("timing.json")) or {}})
+    below = sorted(folder.glob("*/seed-*/diagnosis.json"))
+    diagnosis = _object(folder / "diagnosis.json")
+    if diagnosis is None and len(below) == 1:
+        diagnosis = _object(below[0])
+    advice = _object(folder / "advice.json")
+    if not entries and diagnosis is None and advice is None:
+        raise InputError(
+            f"{folder} holds no result.json, diagnosis.json or advice.json: avalanche-vlm run makes a first"
+        )
+    return entries, diagnosis, advice
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None if there is none.
+
+    :raises InputError: if it is there and holds something else.
+    """
+    if not path.exists():
+        return None
+    content = store.read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged or cannot be read: it is not a JSON object")
+    return content

@@ -1,0 +1,165 @@
+"""The report's content as plain JSON types. Pure: the same files give the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from avalanche_vlm import __version__
+from avalanche_vlm.report.page import evidence, exposure, proposal
+from avalanche_vlm.report.page.figures import ROUNDING, show
+from avalanche_vlm.report.page.glossary import GLOSSARY
+from avalanche_vlm.report.page.reading import record, text
+
+_DIAGNOSE = ("avalanche-vlm diagnose DIR", "repeats a run with probes and fills this part.")
+_DIAGNOSE_ONE = (
+    "avalanche-vlm diagnose DIR/RECIPE/seed-N",
+    "repeats one of these runs with probes and fills this part.",
+)
+_RUN = ("avalanche-vlm compare --out DIR", "trains recipes side by side and fills this part.")
+_ADVISE = ("avalanche-vlm advise --out DIR", "tries recipes on your stream and fills this part.")
+
+
+def content(
+    results: Sequence[evidence.Entry], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that the report says.
+
+    User data are addressed by position and never by name, so that a path such as ``groups.0.recipes.1.matrix.2.3``
+    leads to every number whatever tasks and recipes are called.
+
+    :param results: ``result`` (what ``result.json`` holds) and ``timing`` of each run.
+    :param diagnosis: what ``diagnosis.json`` holds.
+    :param advice: what ``advice.json`` holds.
+    :return: sections by name, None or empty where the input for one is absent; ``missing`` then says what fills it.
+        Scores in percent, differences in points, shares as fractions, sizes in bytes.
+    """
+    diagnosis, advice = record(diagnosis), record(advice)
+    groups = evidence.groups(results)
+    advised = proposal.pareto(advice)
+    found = {
+        "title": _title(groups, diagnosis, advice),
+        "answer": _answer(groups, diagnosis, advice),
+        "exposures": exposure.exposures(diagnosis),
+        "attribution": exposure.attribution(diagnosis),
+        "modules": exposure.modules(diagnosis),
+        "drift": exposure.drift(diagnosis),
+        "erosion": exposure.erosion(diagnosis),
+        "subject": _subject(groups, diagnosis, advice),
+        "groups": groups,
+        "paretos": [advised] if advised else [p for group in groups if (p := evidence.pareto(group))],
+        "rounds": proposal.rounds(advice),
+        "plan": proposal.plan(advice),
+        "ledger": proposal.ledger(record(advice.get("ledger"))),
+        "circumstances": proposal.circumstances(advice) if advice else None,
+        "protocols": _protocols(groups, diagnosis, advice),
+        "versions": _versions(results, diagnosis, advice),
+        "rounding": ROUNDING,
+        "glossary": [{"term": term, "words": words} for term, words in GLOSSARY],
+    }
+    return {**found, "missing": _missing(found)}
+
+
+def _title(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> str:
+    names = [group["name"] for group in groups]
+    for source in (diagnosis, advice):
+        protocol = record(source.get("protocol"))
+        names.append(", ".join(filter(None, (text(protocol.get(k)) for k in ("benchmark", "model")))))
+    return " · ".join(dict.fromkeys(filter(None, names))) or "a stream of tasks"
+
+
+def _answer(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
+    """What hits the stream, what to do about it; without either, what the results say."""
+    verdict = record(record(diagnosis.get("attribution")).get("verdict"))
+    given = record(advice.get("answer"))
+    sentences = [text(source.get("sentence")) for source in (verdict, given)]
+    sentences = [s for s in sentences if s] or [_standing(group) for group in groups]
+    confidence = text(given.get("confidence")) or None
+    return {"sentences": sentences, "confidence": confidence, "why": text(given.get("why")) or None}
+
+
+def _standing(group: dict[str, Any]) -> str:
+    """Who ends highest, and whether the seeds tell it from the next."""
+    ranked = [r for r in group["recipes"] if r["figures"]["last"]["mean"] is not None]
+    if not ranked:
+        return f"{group['name']}: no recipe was scored on every task."
+    ranked.sort(key=lambda r: -r["figures"]["last"]["mean"])
+    best, tasks = ranked[0], len(group["tasks"])
+    last = best["figures"]["last"]
+    sentence = f"{best['name']} ends at {show(last['mean'], 'percent')} % over {tasks} task{'s' if tasks > 1 else ''}"
+    if len(ranked) > 1:
+        second = ranked[1]["figures"]["last"]
+        gap = last["mean"] - second["mean"]
+        sentence += f", {show(gap, 'points')} points above {ranked[1]['name']}"
+        if last["std"] is None or second["std"] is None:
+            sentence += " with one seed, so the order may be chance"
+        elif gap <= last["std"] + second["std"]:
+            sentence += ", which is within the spread over seeds"
+    held = best["figures"]["held_out_loss"]["mean"]
+    if held is not None:
+        change = "lost" if held >= 0 else "gained"
+        sentence += f"; it {change} {show(abs(held), 'points')} points of held-out R@1"
+    return f"{sentence}."
+
+
+def _subject(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> str:
+    """What the report is of."""
+    parts = []
+    runs = sum(len(recipe["seeds"]) for group in groups for recipe in group["recipes"])
+    if runs:
+        names = dict.fromkeys(recipe["name"] for group in groups for recipe in group["recipes"])
+        parts.append(f"results of {runs} run{'s' if runs > 1 else ''} ({', '.join(names)})")
+    protocol = record(diagnosis.get("protocol"))
+    if diagnosis:
+        seed = text(protocol.get("seed"))
+        of = text(protocol.get("recipe")) or "a run"
+        parts.append(f"a diagnosis of {of}" + (f", seed {seed}" if seed else ""))
+    if advice:
+        parts.append("an advice")
+    words = "; ".join(parts)
+    return f"{words[:1].upper()}{words[1:]}." if words else "Nothing was measured yet."
+
+
+def _protocols(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> list[dict[str, Any]]:
+    shown = [{"of": f"Results: {g['name']}", "rows": g.pop("protocol"), "settings": g.pop("settings")} for g in groups]
+    for name, source in (("Diagnosis", diagnosis), ("Advice", advice)):
+        protocol = record(source.get("protocol"))
+        if protocol:
+            rows = evidence.protocol_rows(protocol)
+            same = next((p["of"] for p in shown if p["rows"] == rows), None)
+            if same:
+                name, rows = f"{name}: the protocol of {same[:1].lower()}{same[1:]}", []
+            own = [{"name": k, "value": text(protocol[k])} for k in ("recipe", "seed") if k in protocol]
+            shown.append({"of": name, "rows": own + rows, "settings": []})
+    return shown
+
+
+def _versions(
+    results: Sequence[evidence.Entry], diagnosis: dict[str, Any], advice: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Versions behind the figures; one package with two versions is listed twice."""
+    found: dict[tuple[str, str], None] = {("avalanche-vlm, this report", __version__): None}
+    sources = [record(entry["result"]["protocol"]) for entry in results]
+    for given in (diagnosis, advice):
+        sources += [given, record(given.get("protocol"))]
+    for source in sources:
+        found |= {(name, text(v)): None for name, v in record(source.get("versions")).items()}
+    return [{"name": name, "version": version} for name, version in found]
+
+
+def _missing(found: dict[str, Any]) -> dict[str, dict[str, str]]:
+    several = sum(len(recipe["seeds"]) for group in found["groups"] for recipe in group["recipes"]) > 1
+    needed = {
+        **dict.fromkeys(("exposures", "attribution", "modules", "curves"), _DIAGNOSE_ONE if several else _DIAGNOSE),
+        "matrices": _RUN,
+        **dict.fromkeys(("pareto", "plan", "ledger"), _ADVISE),
+    }
+    groups = found["groups"]
+    held_out = any(group["held_out"] for group in groups)
+    there = {
+        "curves": held_out or found["drift"] or found["erosion"],
+        "matrices": groups,
+        "pareto": found["paretos"],
+    }
+    absent = {name: pair for name, pair in needed.items() if not (there[name] if name in there else found[name])}
+    return {name: {"command": command, "sentence": sentence} for name, (command, sentence) in absent.items()}

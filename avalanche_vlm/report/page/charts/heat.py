@@ -1,0 +1,78 @@
+"""A matrix of figures in tinted cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from avalanche_vlm.report.page.charts.svg import figure, label, picture, tag
+from avalanche_vlm.report.page.figures import MISSING, show
+
+STRONGEST = 0.55
+"""The strongest tint: darker, the ink on it could not be read (a test holds the contrast)."""
+
+_LETTER = 6.6  # width of a letter at the charts' size of text
+
+
+def heat(
+    cells: Sequence[Sequence[float | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    path: str,
+    kind: str,
+    title: str,
+    spread: Sequence[Sequence[float | None]] | None = None,
+    spread_path: str = "",
+    scale: float | None = None,
+    corner: str = "",
+    cell_width: int = 46,
+) -> str:
+    """Cells with their numbers; tints are from the surface to the hue for 0 to ``scale``, to another below 0.
+
+    :param cells: ``[row][column]``, None where there is none.
+    :param path: of the cells in the content; row and column are appended.
+    :param spread: a second, smaller number per cell, shown after a ±.
+    :param scale: the value of the strongest tint; the largest magnitude by default.
+    :param corner: what rows and columns are.
+    """
+    rows, columns = rows[: len(cells)], columns[: max(map(len, cells), default=0)]
+    known = [abs(v) for row in cells for v in row if v is not None]
+    top = scale or max(known, default=0) or 1
+    spread = spread if spread and any(v is not None for row in spread for v in row) else None
+    height = 38 if spread else 28
+    shown = 16
+    left = 14 + _LETTER * min(shown, max(map(len, [*rows, corner]), default=1))
+    letters = min(12, max(map(len, columns), default=1))
+    upper = 16 + letters * _LETTER * math.sin(math.radians(40))
+    parts = [label(corner, 0, upper - 8, class_="axis", limit=shown)] if corner else []
+    for i, name in enumerate(columns):
+        x, y = left + (i + 0.5) * cell_width - 4, upper - 6
+        parts.append(label(name, x, y, 12, transform=f"rotate(-40 {x:.1f} {y:.1f})", class_="name"))
+    for j, name in enumerate(rows):
+        parts.append(label(name, 0, upper + (j + 0.5) * height + 4, shown, class_="name"))
+    for j, row in enumerate(cells):
+        for i, value in enumerate(row):
+            x, y = left + i * cell_width, upper + j * height
+            tip = f"{rows[j]}, {columns[i]}: {show(value, kind)}"
+            parts.append(_box(value, top, x, y, cell_width, height))
+            middle = x + cell_width / 2
+            base = y + height / 2 + (4 if spread is None else -1)
+            parts.append(
+                figure(value, kind, f"{path}.{j}.{i}", middle, base, tip, text_anchor="middle", class_="cell")
+                if value is not None
+                else label(MISSING, middle, base, text_anchor="middle", class_="cell none")
+            )
+            if spread is not None and spread[j][i] is not None:
+                inner = tag("tspan", show(spread[j][i], kind), data_path=f"{spread_path}.{j}.{i}", data_kind=kind)
+                parts.append(tag("text", "±" + inner, x=middle, y=base + 13, text_anchor="middle", class_="small"))
+    width = left + len(columns) * cell_width + max(0.0, letters * _LETTER * math.cos(math.radians(40)) - cell_width / 2)
+    return picture("".join(parts), width, upper + len(rows) * height + 2, title, "heat", natural=True)
+
+
+def _box(value: float | None, top: float, x: float, y: float, width: float, height: float) -> str:
+    place = {"x": x + 1, "y": float(y + 1), "width": width - 2, "height": height - 2, "rx": 3}
+    if value is None:
+        return tag("rect", **place, class_="none")
+    strength = STRONGEST * min(1.0, abs(value) / top)
+    return tag("rect", **place, class_="below" if value < 0 else "above", fill_opacity=f"{strength:.3f}")

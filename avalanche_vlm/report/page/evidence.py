@@ -1,0 +1,201 @@
+"""Results of one protocol side by side: summary, matrices, curves, and what stands on the Pareto front."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from avalanche_vlm.report.page.charts.scatter import unbeaten
+from avalanche_vlm.report.page.reading import flat, grid, number, numbers, record, text, texts
+from avalanche_vlm.report.table import HELD_OUT
+
+VARYING = ("recipe", "recipe_options", "train", "seed")
+"""What may differ between results that share a table."""
+
+COLUMNS = (
+    ("last", "Last", "percent", "higher"),
+    ("avg", "Avg", "percent", "higher"),
+    ("transfer", "Transfer", "percent", "higher"),
+    ("forget", "Forget", "points", "lower"),
+    ("bwt", "BWT", "points", "higher"),
+    ("zsd", "ZSD", "points", "lower"),
+    ("held_out_r1", "Held-out R@1", "percent", "higher"),
+    ("held_out_loss", "Held-out R@1 lost", "points", "lower"),
+    ("stored_bytes", "Stored", "bytes", "lower"),
+    ("trainable_parameters", "Trained parameters", "count", "lower"),
+    ("seconds", "Seconds in all", "seconds", "lower"),
+)
+"""Figures of a run: key, title, kind, and which direction is better."""
+
+Entry = dict[str, Any]
+
+
+def groups(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Results by protocol, and within it by recipe: means and sample deviations over seeds, None where undefined.
+
+    Two results share a group only if everything agrees that their recipe, its settings and the seed do not decide.
+    """
+    by_protocol: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_protocol.setdefault(protocol_key(entry["result"]), []).append(entry)
+    differing = _differing([_fixed(members[0]["result"]) for members in by_protocol.values()])
+    return [_group(members, differing) for members in by_protocol.values()]
+
+
+def protocol_key(result: dict[str, Any]) -> str:
+    """Equal for results that may be compared."""
+    return json.dumps([_fixed(result), result.get("tasks")], sort_keys=True, default=str)
+
+
+def _fixed(result: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in result["protocol"].items() if k not in VARYING}
+
+
+def _differing(protocols: list[dict[str, Any]]) -> list[str]:
+    flattened = [flat(p) for p in protocols]
+    names = dict.fromkeys(name for p in flattened for name in p)
+    return [name for name in names if any(p.get(name) != flattened[0].get(name) for p in flattened[1:])]
+
+
+def _group(entries: list[Entry], differing: list[str]) -> dict[str, Any]:
+    first = entries[0]["result"]
+    fixed = flat(_fixed(first))
+    variants = _variants(entries)
+    recipes = [_recipe(name, members) for name, members in variants.items()]
+    return {
+        "name": ", ".join(filter(None, (text(first["protocol"].get(k)) for k in ("benchmark", "model")))),
+        "differs": [{"name": name, "value": text(fixed.get(name))} for name in differing],
+        "tasks": texts(first["tasks"]),
+        "columns": [
+            {"key": key, "title": title, "kind": kind, "better": better}
+            for key, title, kind, better in COLUMNS
+            if any(recipe["figures"][key]["mean"] is not None for recipe in recipes)
+        ],
+        "recipes": recipes,
+        "held_out": _held_out(variants),
+        "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
+        "protocol": protocol_rows(first["protocol"]),
+    }
+
+
+def protocol_rows(protocol: dict[str, Any]) -> list[dict[str, str]]:
+    """Everything of a protocol that does not vary within a table, as names and words."""
+    kept = {k: v for k, v in protocol.items() if k not in VARYING and k != "versions"}
+    return [{"name": name, "value": text(value)} for name, value in flat(kept).items()]
+
+
+def _variants(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """Runs that differ in nothing but the seed, under a name that tells variants of one recipe apart."""
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        recipe = entry["result"]["protocol"]["recipe"]
+        members = found.setdefault((recipe, json.dumps(_options(entry), sort_keys=True, default=str)), [])
+        if all(_seed(entry) != _seed(member) for member in members):  # counted twice, a run would pass for no spread
+            members.append(entry)
+    named = {}
+    for (recipe, _), members in found.items():
+        siblings = [flat(_options(others[0])) for (other, _), others in found.items() if other == recipe]
+        own = flat(_options(members[0]))
+        tell = [f"{k.rpartition('.')[2]}={text(own.get(k))}" for k in _differing(siblings)]
+        named[f"{recipe} ({', '.join(tell)})" if tell else recipe] = members
+    return named
+
+
+def _options(entry: Entry) -> dict[str, Any]:
+    protocol = entry["result"]["protocol"]
+    return {"recipe_options": record(protocol.get("recipe_options")), "train": record(protocol.get("train"))}
+
+
+def _settings(entry: Entry) -> str:
+    options = _options(entry)
+    return ", ".join(
+        f"{name} {text(value) or 'none'}" for part in options.values() for name, value in flat(part).items()
+    )
+
+
+def _seed(entry: Entry) -> str:
+    return text(entry["result"]["protocol"].get("seed"))
+
+
+def _recipe(name: str, members: list[Entry]) -> dict[str, Any]:
+    rows = [_figures(entry) for entry in members]
+    matrices = [grid(entry["result"]["matrix"]) for entry in members]
+    cells = [[_spread(over) for over in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
+    return {
+        "name": name,
+        "seeds": [_seed(entry) for entry in members],
+        "figures": {key: _spread([row[key] for row in rows]) for key, *_ in COLUMNS},
+        "matrix": [[cell["mean"] for cell in row] for row in cells],
+        "matrix_std": [[cell["std"] for cell in row] for row in cells],
+    }
+
+
+def _figures(entry: Entry) -> dict[str, float | None]:
+    result = entry["result"]
+    metrics, costs = record(result.get("metrics")), record(result.get("costs"))
+    held_out = numbers(record(result.get("held_out")).get(HELD_OUT)) or [None]
+    lost = None if held_out[0] is None or held_out[-1] is None else held_out[0] - held_out[-1]
+    return {
+        **{name: number(metrics.get(name)) for name in ("last", "avg", "transfer", "forget", "bwt", "zsd")},
+        "held_out_r1": held_out[-1],
+        "held_out_loss": lost,
+        "stored_bytes": number(costs.get("stored_bytes")),
+        "trainable_parameters": number(costs.get("trainable_parameters")),
+        "seconds": number(record(entry.get("timing")).get("total_seconds")),
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+    known = [v for v in values if v is not None]
+    return {
+        "mean": round(statistics.fmean(known), 4) if known else None,
+        "std": round(statistics.stdev(known), 4) if len(known) > 1 else None,
+        "n": len(known),
+    }
+
+
+def _held_out(variants: dict[str, list[Entry]]) -> list[dict[str, Any]]:
+    """Curves over the stream, per held-out set and recipe: mean, lowest and highest over seeds."""
+    curves: dict[str, list[dict[str, Any]]] = {}
+    names = dict.fromkeys(
+        name for members in variants.values() for e in members for name in record(e["result"].get("held_out"))
+    )
+    for name in names:
+        for recipe, members in variants.items():
+            runs = [numbers(record(entry["result"].get("held_out")).get(name)) for entry in members]
+            steps = list(zip(*(run for run in runs if run), strict=False))
+            if not steps:
+                continue
+            known = [[v for v in step if v is not None] for step in steps]
+            curves.setdefault(name, []).append(
+                {
+                    "name": recipe,
+                    "values": [round(statistics.fmean(v), 4) if v else None for v in known],
+                    "low": [min(v) if v else None for v in known],
+                    "high": [max(v) if v else None for v in known],
+                }
+            )
+    return [{"name": name, "lines": lines} for name, lines in curves.items()]
+
+
+def pareto(group: dict[str, Any]) -> dict[str, Any] | None:
+    """Last against held-out R@1 at the end; the front is of these two alone."""
+    points = []
+    for recipe in group["recipes"]:
+        figures = recipe["figures"]
+        x, y = figures["last"]["mean"], figures["held_out_r1"]["mean"]
+        if x is not None and y is not None:
+            points.append({"name": recipe["name"], "x": x, "y": y, "bytes": figures["stored_bytes"]["mean"]})
+    if len(points) < 2:
+        return None
+    for p in points:
+        p["front"] = unbeaten(p, points)
+    return {
+        "of": group["name"],
+        "x": "Last",
+        "y": "Held-out R@1 at the end",
+        "rule": "On the front: no other recipe is at least as good in both scores.",
+        "points": points,
+    }

@@ -1,0 +1,248 @@
+"""The content as Markdown: the same sections and figures as tables, for a merge request or a wiki."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche_vlm.report.page import pipes
+from avalanche_vlm.report.page.figures import MISSING, show
+
+
+def as_markdown(content: dict[str, Any]) -> str:
+    """The report as text; figures rounded as on the page.
+
+    :param content: of :func:`avalanche_vlm.report.page.content`.
+    """
+    c = content
+    answer = c["answer"]
+    blocks = [
+        f"# Report: {pipes.plain(c['title'])}",
+        pipes.plain(c["subject"]),
+        "## The answer",
+        *map(pipes.plain, answer["sentences"]),
+    ]
+    if answer["confidence"]:
+        blocks.append(f"**{pipes.plain(answer['confidence'])}** {pipes.plain(answer['why'] or '')}".strip())
+    for part in (_exposures, _attribution, _modules, _performance, _curves, _pareto, _plan, _costs, _background):
+        blocks.extend(part(c))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _exposures(c: dict[str, Any]) -> list[str]:
+    rows = [
+        [e["name"], show(e["points"], "points"), pipes.between(e), e["reading"], e["measure"]] for e in c["exposures"]
+    ]
+    heads = ["failure mode", "lost, points", "low to high", "reading", "measure"]
+    return ["## What the training broke", _missing(c, "exposures"), pipes.table(heads, rows, {1, 2})]
+
+
+def _attribution(c: dict[str, Any]) -> list[str]:
+    blocks = ["## Which cause explains the loss", _missing(c, "attribution")]
+    a = c["attribution"]
+    if not a:
+        return blocks
+    verdict = a["verdict"]
+    where = f" in {verdict['module']}" if verdict["module"] else ""
+    lost = a["lost"]
+    rows = [
+        [i["name"], i["undoes"], show(i["recovered"], "points"), pipes.between(i), show(i["share"], "share")]
+        for i in a["interventions"]
+    ]
+    rows.append(
+        [
+            "nothing of these",
+            "unexplained",
+            show(a["unexplained"]["points"], "points"),
+            pipes.between(a["unexplained"]),
+            "",
+        ]
+    )
+    return [
+        *blocks,
+        f"**{pipes.plain(verdict['cause'] + where)}**: {pipes.plain(verdict['sentence'])}" if verdict["cause"] else "",
+        f"Measured on {pipes.plain(a['score'])}: {show(a['pretrained'], 'percent')} % pretrained, "
+        f"{show(a['trained'], 'percent')} % after the stream: lost {show(lost['points'], 'points')} points "
+        f"({pipes.between(lost)}).",
+        pipes.table(["undone", "tells of", "recovered, points", "low to high", "of the loss, %"], rows, {2, 3, 4}),
+    ]
+
+
+def _modules(c: dict[str, Any]) -> list[str]:
+    blocks = ["## Where in the model", _missing(c, "modules")]
+    if c["modules"]:
+        m = c["modules"]
+        for key, title, kind in (
+            ("conflict", "Conflict with earlier tasks (cosine; below 0: against them)", "ratio"),
+            ("updates", "Weighted update", "scale"),
+        ):
+            if m[key]:
+                blocks += [
+                    f"### {title}",
+                    pipes.grid("module", m["blocks"], m["tasks"][: len(m[key][0])], m[key], kind),
+                ]
+    if c["attribution"] and c["attribution"]["modules"]:
+        rows = [[m["block"], show(m["recovered"], "points"), pipes.between(m)] for m in c["attribution"]["modules"]]
+        blocks += [
+            "### Each module put back alone",
+            pipes.table(["module", "recovered, points", "low to high"], rows, {1, 2}),
+        ]
+    if c["drift"] and c["drift"]["layers"]:
+        layers = c["drift"]["layers"]
+        blocks += [
+            "### Layers against the pretrained model (CKA)",
+            pipes.grid("layer", layers["names"], layers["steps"], layers["cka"], "ratio"),
+        ]
+    return blocks
+
+
+def _performance(c: dict[str, Any]) -> list[str]:
+    blocks = ["## What the model can do after each task", _missing(c, "matrices")]
+    for g in c["groups"]:
+        units = {"percent": ", %", "points": ", points"}
+        heads = ["recipe", "seeds", *(col["title"] + units.get(col["kind"], "") for col in g["columns"])]
+        rows = [
+            [
+                r["name"],
+                ", ".join(r["seeds"]),
+                *(pipes.mean(r["figures"][col["key"]], col["kind"]) for col in g["columns"]),
+            ]
+            for r in g["recipes"]
+        ]
+        differs = "; ".join(f"{d['name']}: {d['value'] or 'none'}" for d in g["differs"])
+        blocks += [
+            f"### {pipes.plain(g['name'])}",
+            pipes.plain(differs),
+            pipes.table(heads, rows, set(range(1, len(heads)))),
+        ]
+        for r in g["recipes"]:
+            cells = [
+                [pipes.mean({"mean": v, "std": s}, "percent") for v, s in zip(row, spread, strict=True)]
+                for row, spread in zip(r["matrix"], r["matrix_std"], strict=True)
+            ]
+            named = [[step, *row] for step, row in zip(["pretrained", *g["tasks"]], cells, strict=True)]
+            table = pipes.table(["after", *g["tasks"]], named, set(range(1, len(g["tasks"]) + 1)))
+            blocks += [f"**{pipes.plain(r['name'])}**: score on each task, %", table]
+    return blocks
+
+
+def _curves(c: dict[str, Any]) -> list[str]:
+    blocks = ["## Over the stream", _missing(c, "curves")]
+    for g in c["groups"]:
+        for h in g["held_out"]:
+            blocks += [
+                f"### Held-out {pipes.plain(h['name'])}, %",
+                pipes.steps(h["lines"], "values", g["tasks"], "percent"),
+            ]
+    if c["drift"]:
+        by_kind = [[d["name"], *(show(v, d["kind"]) for v in d["values"])] for d in c["drift"]["curves"]]
+        blocks += ["### Images and texts together", pipes.ragged(c["drift"]["tasks"], by_kind)]
+    if c["erosion"]:
+        tasks = c["erosion"]["tasks"]
+        if c["erosion"]["sets"]:
+            blocks += [
+                "### Abilities that no task trains: score, %",
+                pipes.steps(c["erosion"]["sets"], "score", tasks, "percent"),
+            ]
+            blocks += [
+                "### Calibration error, points",
+                pipes.steps(c["erosion"]["sets"], "calibration", tasks, "points"),
+            ]
+        rows = [
+            [k["class"], k["set"], *(show(k[f], "percent") for f in ("before", "after", "lost"))]
+            for k in c["erosion"]["classes"]
+        ]
+        heads = ["class", "set", "pretrained, %", "at the end, %", "lost, points"]
+        blocks += ["### Classes that lost most" if rows else "", pipes.table(heads, rows, {2, 3, 4})]
+    return blocks
+
+
+def _pareto(c: dict[str, Any]) -> list[str]:
+    blocks = ["## What is gained against what is kept", _missing(c, "pareto")]
+    for p in c["paretos"]:
+        rows = [
+            [
+                q["name"],
+                show(q["x"], "percent"),
+                show(q["y"], "percent"),
+                show(q["bytes"], "bytes"),
+                "yes" if q["front"] else "no",
+            ]
+            for q in p["points"]
+        ]
+        heads = ["recipe", f"{p['x']}, %", f"{p['y']}, %", "stored", "on the front"]
+        blocks += [f"### {pipes.plain(p['of'])}", p["rule"], pipes.table(heads, rows, {1, 2, 3})]
+    heads = [
+        "recipe",
+        "score",
+        "low to high",
+        "last, %",
+        "zero-shot kept, %",
+        "stored",
+        "seconds",
+        "operational exposure",
+    ]
+    for position, r in enumerate(c["rounds"], start=1):
+        rows = [
+            [
+                *(q["recipe"], show(q["score"], "points"), pipes.between(q), show(q["last"], "percent")),
+                *(show(q["zero_shot_kept"], "percent"), show(q["bytes"], "bytes"), show(q["seconds"], "seconds")),
+                *(show(q["operational"], "count"), show(q["n_test"], "count"), q["dropped"] or ""),
+            ]
+            for q in r["recipes"]
+        ]
+        table = pipes.table([*heads, "test samples", "dropped because"], rows, set(range(1, 9)))
+        blocks += [f"### Round {position}: {show(r['share'], 'share')} % of the data", table]
+    return blocks
+
+
+def _plan(c: dict[str, Any]) -> list[str]:
+    blocks = ["## The plan, in stages", _missing(c, "plan")]
+    w = c["circumstances"]
+    if w:
+        asked = ", ".join(f"{k['name']} {k['value']}" for k in w["constraints"])
+        minutes = w["minutes"]
+        spent = f"Tried for {show(minutes['used'], 'scale')} of {show(minutes['asked'], 'scale')} minutes"
+        spent = "Tried" if minutes["used"] is None else spent
+        seeds = f", seeds {', '.join(w['seeds'])}" if w["seeds"] else ""
+        wishes = f"Asked for: {asked}." if asked else "No constraint was given."
+        blocks += [pipes.plain(f"{spent}{seeds}. {wishes}"), *(f"> {pipes.plain(s)}" for s in w["warnings"])]
+    for s in c["plan"]:
+        brings = "; ".join(f"{b['name']} {pipes.between(b)}" for b in s["brings"])
+        costs = "; ".join(f"{k['name']} {pipes.value(k['value'], k['kind'])}" for k in s["costs"])
+        lines = [("Brings, points", brings), ("Costs", costs), ("Watch", s["watch"]), ("Go on when", s["go_on_when"])]
+        told = "\n".join(f"   - {name}: {pipes.plain(words)}" for name, words in lines if words)
+        blocks.append(f"{show(s['stage'], 'count')}. **{pipes.plain(s['do'])}**\n{told}")
+    if w and w["excluded"]:
+        blocks += [
+            "### Left out",
+            "\n".join(f"- {pipes.plain(e['recipe'])}: {pipes.plain(e['because'])}" for e in w["excluded"]),
+        ]
+    return blocks
+
+
+def _costs(c: dict[str, Any]) -> list[str]:
+    blocks = ["## What it costs", _missing(c, "ledger")]
+    if c["ledger"]:
+        rows = [[x["title"], *(pipes.value(v, x["kind"]) for v in x["values"])] for x in c["ledger"]["lines"]]
+        names = c["ledger"]["recipes"]
+        blocks.append(pipes.table(["cost", *names], rows, set(range(1, len(names) + 1))))
+    return blocks
+
+
+def _background(c: dict[str, Any]) -> list[str]:
+    blocks = ["## Protocol and versions"]
+    for p in c["protocols"]:
+        blocks += [
+            f"### {pipes.plain(p['of'])}",
+            pipes.table(["setting", "value"], [[r["name"], r["value"] or "none"] for r in p["rows"]]),
+        ]
+        blocks.append(pipes.table(["recipe", "settings"], [[s["recipe"], s["settings"]] for s in p["settings"]]))
+    blocks.append("Versions: " + pipes.plain(", ".join(f"{v['name']} {v['version']}" for v in c["versions"])))
+    rules = "; ".join(f"{kind}: {rule}" for kind, rule in c["rounding"].items())
+    words = "\n".join(f"- **{g['term']}**: {g['words']}" for g in c["glossary"])
+    return [*blocks, f"Rounding: {rules}. {MISSING}: not available.", "## The words", words]
+
+
+def _missing(c: dict[str, Any], name: str) -> str:
+    absent = c["missing"].get(name)
+    return f"`{absent['command']}` {absent['sentence']}" if absent else ""

@@ -1,0 +1,64 @@
+"""Figures and tables in Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from avalanche_vlm.report.page.figures import MISSING, has_spread, show
+from avalanche_vlm.report.page.reading import padded
+
+
+def mean(figures: dict[str, Any], kind: str) -> str:
+    """A mean with its deviation, where there is one."""
+    return show(figures["mean"], kind) + (f" ± {show(figures['std'], kind)}" if has_spread(figures, kind) else "")
+
+
+def between(interval: dict[str, Any]) -> str:
+    """From low to high, in points."""
+    if interval["low"] is None and interval["high"] is None:
+        return "no interval"
+    return f"{show(interval['low'], 'points')} to {show(interval['high'], 'points')}"
+
+
+def value(found: Any, kind: str) -> str:
+    """A figure, a word, or yes and no."""
+    if kind in ("flag", "words"):
+        return MISSING if found is None else {True: "yes", False: "no"}.get(found, found)
+    return show(found, kind)
+
+
+def steps(lines: Sequence[dict[str, Any]], key: str, tasks: list[str], kind: str) -> str:
+    """Lines over the steps of the stream."""
+    return ragged(tasks, [[line["name"], *(show(v, kind) for v in line[key])] for line in lines])
+
+
+def ragged(tasks: list[str], rows: list[list[str]]) -> str:
+    """Rows over the steps of the stream; a shorter one ends in blanks."""
+    width = max(map(len, rows), default=1)
+    heads = ["", *padded(["pretrained", *tasks], width - 1)]
+    return table(heads, [row + [""] * (width - len(row)) for row in rows], set(range(1, width)))
+
+
+def grid(corner: str, rows: list[str], columns: list[str], cells: list[list[float | None]], kind: str) -> str:
+    """A matrix with its names."""
+    named = [[name, *(show(v, kind) for v in row)] for name, row in zip(rows, cells, strict=True)]
+    return table([corner, *columns], named, set(range(1, len(columns) + 1)))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: set[int] = frozenset()) -> str:
+    """A pipe table; columns of figures to the right. Nothing without rows."""
+    rows = list(rows)
+    if not rows:
+        return ""
+    rule = "|".join("---:" if i in right else "---" for i in range(len(heads)))
+    lines = ["|".join(plain(cell) for cell in row) for row in [heads, *rows]]
+    return "\n".join(f"|{line}|" for line in [lines[0], rule, *lines[1:]])
+
+
+def plain(words: str) -> str:
+    """Words that Markdown and HTML leave alone, on one line."""
+    escaped = escape(" ".join(words.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", escaped)

@@ -1,0 +1,146 @@
+"""What an advice says: the pilots and their front, the staged plan, what each recipe costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche_vlm.report.page.figures import kind_of
+from avalanche_vlm.report.page.reading import flat, items, number, numbers, record, records, text, texts
+
+LEDGER = (
+    ("stored_ram_bytes", "Stored in memory", "bytes"),
+    ("stored_disk_bytes", "Stored on disk", "bytes"),
+    ("raw_user_data_kept", "Keeps raw user data", "flag"),
+    ("reference_pairs_needed", "Needs reference pairs", "flag"),
+    ("generator_needed", "Needs a generator", "flag"),
+    ("trainable_parameters", "Trained parameters", "count"),
+    ("added_parameters", "Added parameters", "count"),
+    ("train_seconds", "Training, seconds", "seconds"),
+    ("peak_memory_bytes", "Peak accelerator memory", "bytes"),
+    ("extra_forward_passes_per_sample", "Extra forward passes per sample", "ratio"),
+    ("extra_backward_passes_per_sample", "Extra backward passes per sample", "ratio"),
+    ("training_flops_per_sample", "Training, floating-point operations per sample", "flops"),
+    ("inference_flops_per_sample", "Inference, floating-point operations per sample", "flops"),
+    ("artifacts", "Files to version", "words"),
+    ("task_id_needed", "Needs the task id when used", "flag"),
+    ("reversible", "Reversible", "flag"),
+)
+"""Lines of the ledger: key, title, kind."""
+
+
+def ledger(entries: dict[str, Any]) -> dict[str, Any] | None:
+    """A line per cost, a column per recipe; what nobody measured is left out."""
+    recipes = {name: record(entry) for name, entry in entries.items() if isinstance(entry, dict)}
+    lines = []
+    for key, title, kind in LEDGER:
+        values = [_cost(entry.get(key), kind) for entry in recipes.values()]
+        if any(value is not None for value in values):
+            lines.append({"key": key, "title": title, "kind": kind, "values": values})
+    return {"recipes": list(recipes), "lines": lines} if lines else None
+
+
+def _cost(value: Any, kind: str) -> Any:
+    if kind == "flag":
+        return value if isinstance(value, bool) else None
+    return text(value) or None if kind == "words" else number(value)
+
+
+def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
+    """Successive halving as it went: who was tried on how much of the data, and who was dropped why."""
+    found = []
+    for r in records(advice.get("rounds")):
+        recipes = []
+        for entry in records(r.get("recipes")):
+            low, high = _pair(entry.get("interval"))
+            names = ("score", "last", "zero_shot_kept", "bytes", "seconds", "operational", "n_test")
+            figures = {name: number(entry.get(name)) for name in names}
+            dropped = text(entry.get("dropped")) or None
+            recipes.append(
+                {"recipe": text(entry.get("recipe")), **figures, "low": low, "high": high, "dropped": dropped}
+            )
+        if recipes:
+            found.append({"share": number(r.get("share of the data")), "recipes": recipes})
+    return found
+
+
+def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
+    """Last against zero-shot kept in the last round; the front is the advice's own."""
+    tried = rounds(advice)
+    front = texts(advice.get("front"))
+    points = []
+    for r in tried[-1]["recipes"] if tried else []:
+        if r["last"] is not None and r["zero_shot_kept"] is not None:
+            scores = {"x": r["last"], "y": r["zero_shot_kept"]}
+            points.append({"name": r["recipe"], **scores, "bytes": r["bytes"], "front": r["recipe"] in front})
+    if not points:
+        return None
+    return {
+        "of": "last round of the advice",
+        "x": "Last",
+        "y": "Zero-shot kept",
+        "rule": "On the front: no other recipe is at least as good in scores and costs at once.",
+        "points": points,
+    }
+
+
+def plan(advice: dict[str, Any]) -> list[dict[str, Any]]:
+    """Stages: what to do, what it brings and costs, what to watch, when to go on."""
+    found = []
+    for position, stage in enumerate(records(advice.get("plan")), start=1):
+        brings = []
+        for name, bounds in record(stage.get("brings")).items():
+            low, high = _pair(bounds)
+            brings.append({"name": _spoken(name), "kind": "points", "low": low, "high": high})
+        found.append(
+            {
+                "stage": int(number(stage.get("stage")) or position),
+                "do": text(stage.get("do")),
+                "brings": brings,
+                "costs": [_priced(name, value) for name, value in flat(record(stage.get("costs"))).items()],
+                "watch": text(stage.get("watch")),
+                "go_on_when": text(stage.get("go on when")),
+            }
+        )
+    return found
+
+
+def _priced(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"name": _spoken(name), "kind": "flag", "value": value}
+    amount = number(value)
+    if amount is None:
+        return {"name": _spoken(name), "kind": "words", "value": text(value) or None}
+    kind = kind_of(name)
+    spoken = _spoken(name).removesuffix(" bytes") if kind == "bytes" else _spoken(name)  # the figure brings its unit
+    return {"name": spoken, "kind": kind, "value": amount}
+
+
+def circumstances(advice: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, what was left out, and warnings."""
+    minutes = record(advice.get("minutes"))
+    constraints = {k: v for k, v in record(advice.get("constraints")).items() if v not in (None, False)}
+    return {
+        "constraints": [{"name": _spoken(k), "value": _wish(v)} for k, v in constraints.items()],
+        "minutes": {"asked": number(minutes.get("asked")), "used": number(minutes.get("used"))},
+        "seeds": texts(advice.get("seeds")),
+        "excluded": [
+            {"recipe": text(e.get("recipe")), "because": text(e.get("because"))}
+            for e in records(advice.get("excluded"))
+        ],
+        "warnings": texts(advice.get("warnings")),
+    }
+
+
+def _wish(value: Any) -> str:
+    if value is True:
+        return "yes"
+    return f"{value:,}" if isinstance(value, int) else text(value)
+
+
+def _pair(bounds: Any) -> tuple[float | None, float | None]:
+    known = numbers(items(bounds))
+    return (known[0], known[1]) if len(known) == 2 else (None, None)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").replace(".", ", ")

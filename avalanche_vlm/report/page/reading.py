@@ -1,0 +1,117 @@
+"""Reading files that other versions or other hands may have written: what has another kind than expected is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None.
+
+    >>> number(2), number(float("nan")), number(True), number("3")
+    (2, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def numbers(value: Any) -> list[float | None]:
+    """A list of numbers, None where one is missing."""
+    return [number(v) for v in items(value)]
+
+
+def grid(value: Any) -> list[list[float | None]]:
+    """Rows of numbers, all as long as the longest."""
+    rows = [numbers(row) for row in items(value)]
+    width = max(map(len, rows), default=0)
+    return [row + [None] * (width - len(row)) for row in rows]
+
+
+def padded(names: list[str], count: int) -> list[str]:
+    """As many names as there is something to name; a number where one is missing.
+
+    >>> padded(["a"], 3), padded(["a", "b"], 1)
+    (['a', '2', '3'], ['a'])
+    """
+    return [names[i] if i < len(names) else str(i + 1) for i in range(count)]
+
+
+def transposed(rows: list[list[float | None]]) -> list[list[float | None]]:
+    """Columns as rows."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def items(value: Any) -> list[Any]:
+    """A list, or an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def records(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list."""
+    return [v for v in items(value) if isinstance(v, dict)]
+
+
+def record(value: Any) -> dict[str, Any]:
+    """An object, or an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: Any) -> str:
+    """A word or sentence as it stands; anything else as JSON; nothing for None.
+
+    >>> text("a"), text(None), text([1, 2]), text({"a": True})
+    ('a', '', '1, 2', '{"a": true}')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and not any(isinstance(v, dict | list) for v in value):
+        return ", ".join(text(v) for v in value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def texts(value: Any) -> list[str]:
+    """A list of words or sentences."""
+    return [text(v) for v in items(value)]
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names.
+
+    >>> flat({"a": 1, "b": {"c": 2}})
+    {'a': 1, 'b.c': 2}
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return found
+
+
+def fault(result: Any) -> str | None:
+    """What keeps a ``result.json`` from being one, or None.
+
+    >>> fault({"protocol": {"recipe": "lora"}, "tasks": ["a"], "matrix": [[1.0], [2.0]], "metrics": {}})
+    >>> fault({"protocol": {"recipe": "lora"}, "tasks": ["a"], "matrix": [[1.0]], "metrics": {}})
+    'its matrix is not 2 rows of 1 scores'
+    """
+    if not isinstance(result, dict):
+        return "it is not an object"
+    for name, kind, word in (
+        ("protocol", dict, "an object"),
+        ("tasks", list, "a list"),
+        ("matrix", list, "a list"),
+        ("metrics", dict, "an object"),
+    ):
+        if not isinstance(result.get(name), kind):
+            return f"its {name} is not {word}"
+    if not isinstance(result["protocol"].get("recipe"), str):
+        return "its protocol names no recipe"
+    tasks = len(result["tasks"])
+    rows = result["matrix"]
+    if len(rows) != tasks + 1 or any(not isinstance(row, list) or len(row) != tasks for row in rows):
+        return f"its matrix is not {tasks + 1} rows of {tasks} scores"
+    return None
