@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -112,3 +113,19 @@ def test_notebooks_are_committed_with_their_outputs(path):
     ran = [c for c in notebook.cells if c.cell_type == "code"]
     assert all(c.execution_count is not None for c in ran)
     assert not any(o.output_type == "error" for c in ran for o in c.outputs)
+    # Warnings name paths of the machine, and nobody else has those.
+    assert not any(o.get("name") == "stderr" for c in ran for o in c.outputs)
+    assert "site-packages" not in path.read_text()
+
+
+def test_the_adaptation_notebook_says_what_it_shows():
+    """Figures with a decimal in its prose are among the printed ones."""
+    notebook = nbformat.read(EXAMPLES / "adaptation.ipynb", as_version=4)
+    outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
+    figure = re.compile(r"(?<![\d.,])\d{1,3}\.\d\b")
+    printed = {number for o in outputs if o.output_type == "stream" for number in figure.findall(o.text)}
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    said = set(figure.findall(prose))
+    assert len(said) > 15
+    assert said <= printed
+    assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 6
