@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from avalanche_vlm.commands.inputs import BENCHMARKS
 from avalanche_vlm.errors import InputError
@@ -57,6 +58,11 @@ RECIPES = (
 COMPARED = "fine-tune,replay,zscl,lora"
 """The baseline, and one recipe of each family."""
 
+ADVISED = "fine-tune,zero-shot,wise-ft,magmax,zscl,nusa,replay,prototype-replay,lora,ranpac"
+"""What advice tries: doing nothing, and recipes of every family that a user can run without more than the stream."""
+COMMANDS = {"run": ("run", "run"), "compare": ("run", "compare"), "advise": ("advise", "advise"), "report": ("report", "report")}
+"""Module and function of every command, imported when it runs."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -70,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import torch
 
             torch.set_num_threads(options.threads)
-        from avalanche_vlm.commands import run
-
-        return {"run": run.run, "compare": run.compare}[options.command](options)
+        module, function = COMMANDS[options.command]
+        return getattr(import_module(f"avalanche_vlm.commands.{module}"), function)(options)
     except InputError as error:
         print(f"avalanche-vlm: {error}", file=sys.stderr)
         return 2
@@ -96,9 +101,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--recipes", default=COMPARED, help=f"separated by commas (default: {COMPARED})")
     compare.add_argument("--seeds", type=_counts, default=[0], help="separated by commas (default: 0)")
-    for command in (run, compare):
+    advise = commands.add_parser(
+        "advise",
+        help="try recipes in short pilots, recommend one, and plan its introduction",
+        description="Try recipes on shares of the stream's data, recommend one within constraints, and say in which "
+        "order to introduce what; started again, it keeps the pilots that are there.",
+    )
+    _advise(advise)
+    for command in (run, compare, advise):
         _common(command)
     return parser
+
+
+def _advise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipes", default=ADVISED, help=f"separated by commas (default: {ADVISED})")
+    parser.add_argument("--seed", type=_count, default=0)
+    parser.add_argument("--minutes", type=_rate, default=4.0, help="all pilots together take no longer (default: 4)")
+    limits = parser.add_argument_group("constraints")
+    limits.add_argument("--max-bytes", type=_count, metavar="N", help="stored between tasks, RAM and disk together")
+    limits.add_argument("--no-raw-data", action="store_true", help="no pictures or captions may be kept")
+    limits.add_argument("--no-task-id", action="store_true", help="no prediction may ask for the sample's task")
+    limits.add_argument("--max-train-seconds", type=_rate, metavar="S", help="of training on all of the data")
+    limits.add_argument(
+        "--keep-zero-shot", type=_rate, default=2.0, metavar="POINTS", help="that held-out sets may lose (default: 2)"
+    )
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

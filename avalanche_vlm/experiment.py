@@ -15,8 +15,8 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
-from avalanche_vlm.memory import stored_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import WarmupCosinePlugin
@@ -78,11 +78,14 @@ class Outcome:
     :param timing: seconds of training and evaluation, which do not; of training also those of processor time, all
         threads together, which other processes on the machine disturb less.
     :param strategy: the strategy as it ended, model and plugins included.
+    :param ledger: what it cost (:class:`~avalanche_vlm.evaluation.ledger.Ledger`), times and memory included, which
+        differ from run to run.
     """
 
     result: dict[str, Any]
     timing: dict[str, float]
     strategy: VLMNaive
+    ledger: dict[str, Any]
 
 
 def run_experiment(
@@ -98,6 +101,7 @@ def run_experiment(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int, int], None] | None = None,
     on_row: Callable[[int, Any], None] | None = None,
+    evaluate: bool = True,
 ) -> Outcome:
     """Train a stream with a recipe; evaluate before it and after every experience.
 
@@ -112,15 +116,15 @@ def run_experiment(
     :param device: where to run.
     :param progress: called as ``(experience, iteration, iterations)``.
     :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1].
+    :param evaluate: without, there are no scores in the result, and the model is the caller's to evaluate.
     :raises InputError: for unusable input; what was computed before is in the rows already reported.
     """
     torch.manual_seed(seed)
     options = dict(options or {})
-    before = sum(p.numel() for p in model.parameters())
+    ledger = Ledger(model.to(device), benchmark)
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
-    model.to(device)
-    plugins = [*recipes.build(recipe, model=model, **_resources(recipe, benchmark), **options), *plugins]
+    plugins = [*recipes.build(recipe, model=model, **resources(recipe, benchmark), **options), *plugins]
     if task_id:
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
@@ -141,33 +145,34 @@ def run_experiment(
         train_epochs=settings.epochs,
         eval_mb_size=256,
         device=torch.device(device),
-        plugins=[*plugins, *helpers],
+        plugins=[ledger.plugin, *plugins, *helpers],
         evaluator=evaluator,
         amp=settings.amp,
         max_grad_norm=settings.max_grad_norm,
     )
     workers = {"num_workers": settings.num_workers}
     timing = {"train_seconds": 0.0, "train_cpu_seconds": 0.0, "eval_seconds": 0.0}
-    trainable = stored = 0
 
-    def evaluate(step: int) -> None:
+    def score(step: int) -> None:
+        if not evaluate:
+            return
         started = time.perf_counter()
         strategy.eval(benchmark.test_stream, **workers)
         timing["eval_seconds"] += time.perf_counter() - started
         if on_row is not None:
             on_row(step, matrix.rows())
 
-    evaluate(0)
-    for step, experience in enumerate(benchmark.train_stream, start=1):
-        started, started_cpu = time.perf_counter(), time.process_time()
-        strategy.train(experience, **workers)
-        timing["train_seconds"] += time.perf_counter() - started
-        timing["train_cpu_seconds"] += time.process_time() - started_cpu
-        # What the optimizer holds: a module that was merged at the task's end is no longer in the model.
-        trained = (p for group in strategy.optimizer.param_groups for p in group["params"])
-        trainable = max(trainable, sum(p.numel() for p in trained))
-        stored = max(stored, stored_bytes(plugins).total)
-        evaluate(step)
+    score(0)
+    try:
+        for step, experience in enumerate(benchmark.train_stream, start=1):
+            started, started_cpu = time.perf_counter(), time.process_time()
+            strategy.train(experience, **workers)
+            timing["train_seconds"] += time.perf_counter() - started
+            timing["train_cpu_seconds"] += time.process_time() - started_cpu
+            ledger.after_experience(plugins, strategy.optimizer)
+            score(step)
+    finally:
+        ledger.plugin.close()
 
     result = {
         "protocol": {
@@ -186,18 +191,14 @@ def run_experiment(
         },
         "tasks": list(benchmark.task_names),
         "data": {"skipped": list(benchmark.data.skipped)},
-        "matrix": [[_percent(v) for v in row] for row in matrix.rows()],
+        "matrix": [[_percent(v) for v in row] for row in matrix.rows()] if evaluate else [],
         "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
         "alignment": {name: [_plain(v) for v in values] for name, values in held_out.alignment().items()},
-        "metrics": {name: _percent(v) for name, v in matrix.survey().items()},
-        "costs": {
-            "stored_bytes": stored,
-            "trainable_parameters": trainable,
-            "added_parameters": sum(p.numel() for p in model.parameters()) - before,
-            "model_parameters": before,
-        },
+        "metrics": {name: _percent(v) for name, v in matrix.survey().items()} if evaluate else {},
+        "costs": ledger.costs,
     }
-    return Outcome(result, {k: round(v, 2) for k, v in timing.items()}, strategy)
+    entry = ledger.entry(recipes.get(recipe).needs, plugins, timing["train_seconds"])
+    return Outcome(result, {k: round(v, 2) for k, v in timing.items()}, strategy, entry)
 
 
 def versions() -> dict[str, str]:
@@ -218,7 +219,7 @@ _HINTS = {
 }
 
 
-def _resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
+def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
     """What the recipe takes of what the benchmark brings.
 
     :raises InputError: if they do not fit together.

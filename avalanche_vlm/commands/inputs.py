@@ -6,6 +6,7 @@ import json
 import math
 import re
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from avalanche_vlm.presets import settings_for
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.experiment import TrainSettings
     from avalanche_vlm.models import VLM
 
 BENCHMARKS = {
@@ -149,6 +151,32 @@ def settings(options: Namespace, recipe: str) -> tuple[dict[str, Any], dict[str,
             train[name] = getattr(options, name)
     train["num_workers"] = options.workers
     return train, {**chosen, **_given_options(options.set, recipe)}
+
+
+def request(
+    options: Namespace, recipe: str, seed: int, train: TrainSettings, recipe_options: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides a result and is known before it is there.
+
+    Defaults, versions and the device that ``auto`` stands for are part of it: they can change between two starts.
+    """
+    from avalanche_vlm.experiment import versions
+    from avalanche_vlm.training import recipes
+
+    names = ("benchmark", "data", "order", "label_space", "model", "pretrained", "n_train", "n_test", "n_held_out")
+    more = ("n_reference", "on_error", "reference", "generator", "template")
+    chosen = {name: getattr(options, name) for name in names + more}
+    if options.data:
+        chosen["benchmark"] = None
+    return {
+        **chosen,
+        "device": device_of(options),
+        "recipe": recipe,
+        "recipe_options": {**recipes.get(recipe).settings, **recipe_options},
+        "train": asdict(train),
+        "seed": seed,
+        "versions": versions(),
+    }
 
 
 def _given_options(assignments: list[str], recipe: str) -> dict[str, Any]:

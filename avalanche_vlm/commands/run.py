@@ -6,13 +6,13 @@ import io
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.commands import inputs, store
+from avalanche_vlm.commands.progress import Progress
+from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run(options: Namespace) -> int:
     from avalanche_vlm.report import plots, table
 
     out = Path(options.out)
-    with _progress(options.quiet) as progress:
+    with watched(options.quiet) as progress:
         entry = _execute(options, _job(options, options.recipe, options.seed, out), progress)
     table.print_matrix(entry["result"])
     _report(out, [entry])
@@ -46,7 +46,7 @@ def compare(options: Namespace) -> int:
     jobs = [_job(options, name, seed, out / name / f"seed-{seed}") for seed in options.seeds for name in names]
     entries: list[dict[str, Any]] = []
     failures: dict[str, list[str]] = {}
-    with _progress(options.quiet) as progress:
+    with watched(options.quiet) as progress:
         for job in jobs:
             try:
                 entries.append(_execute(options, job, progress))
@@ -97,11 +97,11 @@ def _job(options: Namespace, recipe: str, seed: int, folder: Path) -> _Job:
     recipes.get(recipe)
     fields, recipe_options = inputs.settings(options, recipe)
     train = TrainSettings(**fields)
-    request = _request(options, recipe, seed, train, recipe_options)
+    request = inputs.request(options, recipe, seed, train, recipe_options)
     return _Job(recipe, seed, folder, train, recipe_options, request, store.finished(folder, request))
 
 
-def _execute(options: Namespace, job: _Job, progress: _Progress) -> dict[str, Any]:
+def _execute(options: Namespace, job: _Job, progress: Progress) -> dict[str, Any]:
     """The stored result of this request, or a new one."""
     from avalanche_vlm.experiment import run_experiment
     from avalanche_vlm.report import plots
@@ -138,36 +138,11 @@ def _execute(options: Namespace, job: _Job, progress: _Progress) -> dict[str, An
         )
     timing = {**outcome.timing, "total_seconds": round(time.perf_counter() - started, 2)}
     store.write_json(folder / "timing.json", timing)
+    store.write_json(folder / "ledger.json", outcome.ledger)
     store.write_json(folder / "result.json", outcome.result)
     partial.unlink(missing_ok=True)
     _save(folder / "matrix.png", plots.matrices([outcome.result]))
     return {"result": outcome.result, "timing": timing}
-
-
-def _request(
-    options: Namespace, recipe: str, seed: int, train: TrainSettings, recipe_options: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything that decides a result and is known before it is there.
-
-    Defaults, versions and the device that ``auto`` stands for are part of it: they can change between two starts.
-    """
-    from avalanche_vlm.experiment import versions
-    from avalanche_vlm.training import recipes
-
-    names = ("benchmark", "data", "order", "label_space", "model", "pretrained", "n_train", "n_test", "n_held_out")
-    more = ("n_reference", "on_error", "reference", "generator", "template")
-    chosen = {name: getattr(options, name) for name in names + more}
-    if options.data:
-        chosen["benchmark"] = None
-    return {
-        **chosen,
-        "device": inputs.device_of(options),
-        "recipe": recipe,
-        "recipe_options": {**recipes.get(recipe).settings, **recipe_options},
-        "train": asdict(train),
-        "seed": seed,
-        "versions": versions(),
-    }
 
 
 def _report(out: Path, entries: list[dict[str, Any]]) -> None:
@@ -184,45 +159,3 @@ def _save(path: Path, figure: Any) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     store.write_bytes(path, buffer.getvalue())
-
-
-class _Progress:
-    """A bar per experiment on standard error, or nothing at all."""
-
-    def __init__(self, bars: Any | None, quiet: bool) -> None:
-        self._bars = bars
-        self._quiet = quiet
-
-    def say(self, sentence: str) -> None:
-        if not self._quiet:
-            print(sentence, file=sys.stderr)
-
-    @contextmanager
-    def task(self, label: str, tasks: int) -> Iterator[Any]:
-        """A callback ``(experience, iteration, iterations)`` that moves the bar."""
-        if self._bars is None:
-            yield None
-            return
-        bar = self._bars.add_task(label, total=tasks)
-        try:
-            yield lambda experience, step, total: self._bars.update(bar, completed=experience + step / total)
-        finally:
-            self._bars.refresh()
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[_Progress]:
-    if quiet or not sys.stderr.isatty():
-        yield _Progress(None, quiet)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("task {task.completed:.1f}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Progress(bars, quiet)

@@ -118,6 +118,11 @@ class LatentMemory:
         names = [name for name in ("y", "task", "tokens") if name in rows.dtype.names]
         return {"latents": self._decode(rows), **{name: torch.from_numpy(rows[name].astype("i8")) for name in names}}
 
+    @property
+    def has_tokens(self) -> bool:
+        """Texts are kept along with the latents."""
+        return self._rows is not None and "tokens" in self._rows.dtype.names
+
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=0 if self._rows is None else self._rows.nbytes)
 

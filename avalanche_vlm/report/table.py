@@ -108,7 +108,7 @@ def print_table(entries: Sequence[Entry]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for recipe, values in figures.items():
         table.add_row(recipe, *(_cell(values[name], show) for name, (_, show) in _COLUMNS.items()))
-    _console().print(table)
+    console().print(table)
 
 
 def print_matrix(result: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ def print_matrix(result: dict[str, Any]) -> None:
         table.add_column(task, justify="right", no_wrap=True)
     for label, values in zip(["(pretrained)", *result["tasks"]], result["matrix"], strict=True):
         table.add_row(label, *("-" if v is None else f"{v:.1f}" for v in values))
-    _console().print(table)
+    console().print(table)
 
 
 def _cell(figure: dict[str, Any], show: Callable[[float], str]) -> str:
@@ -138,7 +138,7 @@ def _by_recipe(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-def _console() -> Any:
+def console() -> Any:
     from rich.console import Console
 
     # A pipe has no width of its own; a table cut to eighty columns would lose what it is printed for.

@@ -1,0 +1,107 @@
+"""Which recipe is recommended, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
+from avalanche_vlm.evaluation.advice.halving import Round
+from avalanche_vlm.evaluation.advice.pilot import Pilot
+from avalanche_vlm.evaluation.attribution.bootstrap import Estimate, PairedBootstrap
+
+TIE = 1.0
+"""Points of Last that other virtues may cost, if the samples do not tell the two apart either."""
+ENOUGH = 30
+"""Test samples per task below which nothing is told apart."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recommendation.
+
+    :param recipe: its name.
+    :param confidence: ``"sure"``, ``"leaning"`` or ``"too little data"``.
+    :param why: a sentence on that.
+    :param second: the best of the others that meet the constraints; None if there is none.
+    """
+
+    recipe: str
+    confidence: str
+    why: str
+    second: str | None
+
+
+def gain(one: Pilot, other: Pilot) -> Estimate:
+    """Points of Last that one has over the other, with its 95 % interval over test samples, which are the same."""
+    bootstrap = PairedBootstrap([len(hits) for hits in one.tasks], draws=1000)
+    return bootstrap.mean(100 * (np.concatenate(one.tasks) - np.concatenate(other.tasks)))
+
+
+def last_interval(pilot: Pilot) -> Estimate:
+    """Last in percent, with its 95 % interval over test samples."""
+    bootstrap = PairedBootstrap([len(hits) for hits in pilot.tasks], draws=1000)
+    return bootstrap.mean(100 * np.concatenate(pilot.tasks))
+
+
+def final_round(rounds: Sequence[Round]) -> Round:
+    """The last round in which all ran that were to run, else the first: there the most can be compared."""
+    return next((round for round in reversed(rounds) if round.complete), rounds[0])
+
+
+def eligible(round: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Pilot]:
+    """Pilots of a round that meet the constraints.
+
+    :param seconds: of training on all data, by recipe.
+    """
+    return {
+        name: pilot
+        for name, pilot in round.pilots.items()
+        if constraints.broken_by(pilot, seconds[name]) is None and constraints.meets(pilot)
+    }
+
+
+def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Choice | None:
+    """The best Last among what meets the constraints. Of those within :data:`TIE` points of it whose paired interval
+    does not exclude that they are equal, the one that keeps the most of zero-shot (in whole points), then the one with
+    the least burden, then with the fewest bytes.
+
+    :param seconds: of training on all data, by recipe.
+    :return: None if nothing meets them.
+    """
+    for round in [final_round(rounds), *reversed(rounds)]:
+        if fit := eligible(round, constraints, seconds):
+            break
+    else:
+        return None
+    best = max(fit.values(), key=lambda pilot: pilot.last)
+    tied = [p for p in fit.values() if p is best or (best.last - p.last <= TIE and gain(best, p).low <= 0)]
+    chosen = max(tied, key=lambda p: (_whole(p.zero_shot_kept), -sum(burden(p.ledger).values()), -p.full_bytes))
+    others = sorted((p for p in fit.values() if p is not chosen), key=lambda p: -p.last)
+    return Choice(chosen.recipe, *_confidence(chosen, others, round), others[0].recipe if others else None)
+
+
+def _whole(value: float) -> int:
+    """To whole points."""
+    return int(np.floor(value + 0.5))
+
+
+def _confidence(chosen: Pilot, others: Sequence[Pilot], round: Round) -> tuple[str, str]:
+    on = f"on {round.share:.0%} of the data"
+    if chosen.n_test < ENOUGH:
+        return "too little data", (
+            f"the smallest task has {chosen.n_test} test samples, and fewer than {ENOUGH} do not tell recipes apart"
+        )
+    if not others:
+        return "leaning", "nothing else that meets the constraints was there to compare with"
+    found = [gain(chosen, other) for other in others]
+    second, margin = others[0], found[0]
+    interval = f"95 % interval {margin.low:+.1f} to {margin.high:+.1f}"
+    interval = f"{margin.value:+.1f} points of Last over {second.recipe} {on}, {interval}"
+    if margin.low > 0:
+        return "sure", f"{interval}; it covers other test samples, not other seeds"
+    if len(others) > 1 and all(each.low <= 0 <= each.high for each in found):
+        return "too little data", f"{interval}; the test samples tell it from none of the {len(others)} others"
+    return "leaning", f"{interval}, which does not exclude that they are equal or that {second.recipe} is better"

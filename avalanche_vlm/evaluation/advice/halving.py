@@ -1,0 +1,170 @@
+"""Successive halving under a budget of time: many recipes on few data, the better half on twice as many, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.advice.constraints import Constraints
+from avalanche_vlm.evaluation.advice.pilot import Pilot
+
+ROUNDS = 3
+SAFETY = 0.9
+"""Share of the budget that is planned with."""
+USUAL = 1.5
+"""What a recipe takes against fine-tuning, before it was seen."""
+
+
+class OutOfTime(Exception):
+    """A pilot was broken off since the budget is spent."""
+
+
+@dataclass
+class Round:
+    """Recipes on the same share of the data.
+
+    :param share: of the data.
+    :param pilots: by recipe, in the order in which they ran.
+    :param dropped: recipes that do not go on, and why.
+    :param complete: all that were to run did.
+    """
+
+    share: float
+    pilots: dict[str, Pilot] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+
+@dataclass
+class Halving:
+    """Jamieson and Talwalkar's successive halving (arXiv 1502.07943) with the share of the data as the resource.
+
+    The first pilot, of ``baseline`` on the smallest share, tells how much can be afforded: the first round gets the
+    largest share of ``shares`` with which all rounds end in time. What a pilot will take is estimated from those
+    before; one that would not end in time is not begun, and one that takes longer is broken off.
+
+    :param pilot: ``(recipe, share, deadline) -> Pilot``; raises :class:`OutOfTime` past the deadline, and InputError
+        for a recipe that cannot run.
+    :param shares: that may be taken, ascending.
+    :param constraints: the user's.
+    :param seconds: the budget.
+    :param clock: tells the time in seconds.
+    :param baseline: that the others are compared with: part of every round, whatever it breaks.
+    """
+
+    pilot: Callable[[str, float, float], Pilot]
+    shares: Sequence[float]
+    constraints: Constraints
+    seconds: float
+    clock: Callable[[], float]
+    baseline: str = "fine-tune"
+    rounds: list[Round] = field(default_factory=list)
+    not_run: dict[str, str] = field(default_factory=dict)
+    """Recipes, and why they did not run, or not on: no time, or an error."""
+
+    def run(self, recipes: Sequence[str]) -> list[Round]:
+        """All rounds; what there is when time is up.
+
+        :param recipes: with the baseline among them.
+        :raises InputError: if there was no time for a single pilot.
+        """
+        self._deadline = self.clock() + self.seconds
+        self._seconds: dict[str, dict[float, float]] = {}
+        self._trained: dict[str, dict[float, float]] = {}
+        recipes = [self.baseline, *(name for name in recipes if name != self.baseline)]
+        first = self._calibrate(len(recipes))
+        for share in self.shares[first : first + ROUNDS]:
+            round = Round(share)
+            self.rounds.append(round)
+            for name in recipes:
+                self._try(round, name)
+            if not round.pilots:
+                self.rounds.pop()
+                break
+            recipes = self._better_half(round, recipes)
+            if (len(recipes) <= 2 and len(self.rounds) > 1) or not round.complete:
+                break
+        if not self.rounds:
+            raise InputError(f"{self.seconds:.0f} s are not enough for a single pilot: raise --minutes")
+        return self.rounds
+
+    def _calibrate(self, recipes: int) -> int:
+        """Index of the share of the first round."""
+        smallest = Round(self.shares[0])
+        self._try(smallest, self.baseline)
+        if self.baseline not in smallest.pilots:
+            return 0
+        taken = smallest.pilots[self.baseline].seconds
+        affordable = 0
+        for index in range(len(self.shares)):
+            later = self.shares[index : index + ROUNDS]
+            counts = [max(3, recipes >> step) for step in range(len(later))]
+            planned = sum(n * USUAL * taken * s / self.shares[0] for n, s in zip(counts, later, strict=True))
+            if planned <= SAFETY * self.seconds:
+                affordable = index
+        return affordable
+
+    def _try(self, round: Round, name: str) -> None:
+        estimate, left = self.estimate(name, round.share), self._deadline - self.clock()
+        if left <= 0 or (self._seconds and estimate > left):
+            self.not_run[name] = (
+                f"not run on {round.share:.0%} of the data: it would have taken about {estimate:.0f} s, and "
+                f"{max(0, left):.0f} s were left"
+            )
+            round.complete = False
+            return
+        try:
+            round.pilots[name] = pilot = self.pilot(name, round.share, self._deadline)
+            self._seconds.setdefault(name, {})[round.share] = pilot.seconds
+            self._trained.setdefault(name, {})[round.share] = pilot.ledger["train_seconds"]
+        except OutOfTime:
+            self.not_run[name] = f"broken off on {round.share:.0%} of the data: the time was up"
+            round.complete = False
+        except InputError as error:
+            self.not_run[name] = str(error)
+
+    def estimate(self, name: str, share: float) -> float:
+        """Seconds that a pilot will take: as long as it took on another share, in proportion; unseen, :data:`USUAL`
+        times the baseline."""
+        seen = self._seconds.get(name) or {
+            s: USUAL * seconds for s, seconds in self._seconds.get(self.baseline, {}).items()
+        }
+        if not seen:
+            return 0.0
+        nearest = min(seen, key=lambda s: abs(s - share))
+        return seen[nearest] * share / nearest if share > nearest else seen[nearest]
+
+    def _better_half(self, round: Round, recipes: Sequence[str]) -> list[str]:
+        """Those that go on, best first behind the baseline; notes why the others do not."""
+        fit = []
+        for name, pilot in round.pilots.items():
+            if why := self.constraints.broken_by(pilot, self.full_seconds(name)):
+                round.dropped[name] = why
+            else:
+                fit.append(name)
+        fit.sort(key=lambda name: -self.constraints.score(round.pilots[name]))
+        stay = fit[: max(2, (len(recipes) + 1) // 2)]
+        for name in fit[len(stay) :]:
+            score, least = (self.constraints.score(round.pilots[n]) for n in (name, stay[-1]))
+            round.dropped[name] = f"its score of {score:.1f} is not in the better half (from {least:.1f})"
+        return [self.baseline, *(name for name in stay if name != self.baseline)]
+
+    def full_seconds(self, name: str) -> float:
+        """Seconds of training on all data: on the line through the two largest shares that were measured. In proportion
+        to the only one it would be too much, for every step has costs of its own: less by as much as it is for the
+        baseline."""
+        points = sorted(self._trained[name].items())
+        if len(points) > 1:
+            return _on_all(*points[-2:])
+        ((share, seconds),) = points
+        others = sorted(self._trained.get(self.baseline, {}).items())
+        if len(others) < 2 or share not in dict(others) or not dict(others)[share]:
+            return seconds / share
+        return seconds * min(1 / share, max(1.0, _on_all(*others[-2:]) / dict(others)[share]))
+
+
+def _on_all(less: tuple[float, float], more: tuple[float, float]) -> float:
+    """The line through two points (share, seconds), at 1; never falling, and never above proportion."""
+    slope = max(0.0, (more[1] - less[1]) / (more[0] - less[0]))
+    return min(more[1] + slope * (1 - more[0]), more[1] / more[0])

@@ -1,0 +1,277 @@
+"""A pilot: a recipe on a share of the stream's data, and what it came to sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch.utils.data import DataLoader
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.evaluation.retrieval import first_hits
+from avalanche_vlm.evaluation.user_data import held
+from avalanche_vlm.evaluation.zero_shot import encode_pairs
+from avalanche_vlm.experiment import TrainSettings, run_experiment
+from avalanche_vlm.memory import ExemplarMemory, LatentMemory
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training import recipes
+
+LEAST_BATCH = 16
+"""Below it a batch costs as much time as it does anyway."""
+BEFORE = "untrained tasks"
+"""The held-out set of a stream that has none: every task before its turn."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a pilot came to.
+
+    :param recipe: its name.
+    :param share: of the training data, in (0, 1].
+    :param tasks: per task the score of each test sample at the end, in [0, 1].
+    :param kept: per held-out set the change of each sample's score against the pretrained model, in [-1, 1].
+    :param ledger: its entry, as measured.
+    :param seconds: what the pilot took, evaluation included.
+    :param full_bytes: stored bytes on all data: memories of samples grow with the data up to their budget, the rest
+        does not.
+    """
+
+    recipe: str
+    share: float
+    tasks: tuple[np.ndarray, ...]
+    kept: Mapping[str, np.ndarray]
+    ledger: dict[str, Any]
+    seconds: float
+    full_bytes: int
+
+    @property
+    def last(self) -> float:
+        """Mean over tasks at the end, in percent."""
+        return 100 * float(np.mean([hits.mean() for hits in self.tasks]))
+
+    @property
+    def zero_shot_kept(self) -> float:
+        """Mean change on the held-out sets, in points: below 0 is lost. 0 where nothing could be measured."""
+        return 100 * float(np.mean([change.mean() for change in self.kept.values()])) if self.kept else 0.0
+
+    @property
+    def n_test(self) -> int:
+        """Test samples of the smallest task."""
+        return min(map(len, self.tasks))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain types, to keep."""
+        kept = {name: change.tolist() for name, change in self.kept.items()}
+        return {**asdict(self), "tasks": [hits.tolist() for hits in self.tasks], "kept": kept}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Pilot:
+        """What :meth:`as_json` gave."""
+        kept = {name: np.array(change) for name, change in content["kept"].items()}
+        return cls(**{**content, "tasks": tuple(map(np.array, content["tasks"])), "kept": kept})
+
+
+def run_pilot(
+    benchmark: VLMBenchmark,
+    recipe: str,
+    share: float,
+    *,
+    pretrained: Scores,
+    model: VLM,
+    settings: TrainSettings,
+    options: Mapping[str, Any],
+    seed: int,
+    device: str,
+    clock: Callable[[], float],
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Pilot:
+    """Train a recipe on a share of the data, and see what it comes to.
+
+    :param benchmark: all of it; test sets are taken as they are.
+    :param pretrained: the scores before.
+    :param model: pretrained, and trained in place.
+    :param settings: of a run on all data; see :func:`scaled`.
+    :param clock: tells the time in seconds.
+    :param progress: called as :func:`~avalanche_vlm.experiment.run_experiment` calls it; what it raises ends the pilot.
+    """
+    started = clock()
+    part, shrink = share_of(benchmark, share, seed), _Shrink(share)
+    before = _BeforeTheirTurn([e.dataset.eval() for e in part.test_stream], pretrained.tasks)
+    train, chosen = scaled(settings, recipe, options, share)
+    outcome = run_experiment(
+        part,
+        recipe,
+        model=model,
+        settings=train,
+        options=chosen,
+        plugins=[shrink] if part.held_out else [shrink, before],
+        seed=seed,
+        device=device,
+        progress=progress,
+        evaluate=False,
+    )
+    final = Scores(model, part)
+    kept = {name: scores - pretrained.held_out[name] for name, scores in final.held_out.items()}
+    if not kept and len(before.changes):
+        kept = {BEFORE: before.changes}
+    full = outcome.result["costs"]["stored_bytes"] + shrink.growth()
+    return Pilot(
+        recipe,
+        share,
+        final.tasks,
+        kept,
+        outcome.ledger,
+        clock() - started,
+        full,
+    )
+
+
+def scaled(
+    settings: TrainSettings, recipe: str, options: Mapping[str, Any], share: float
+) -> tuple[TrainSettings, dict[str, Any]]:
+    """Settings and options of a pilot: batches, replayed ones too, shrink with the data, so that the optimizer takes
+    as many steps as it would on all data, for as long as batches have :data:`LEAST_BATCH` samples."""
+    size = min(settings.batch_size, max(LEAST_BATCH, round(settings.batch_size * share)))
+    all_options = {**recipes.get(recipe).settings, **options}
+    options = dict(options)
+    if all_options.get("batch_size"):
+        options["batch_size"] = max(2, round(all_options["batch_size"] * size / settings.batch_size))
+    return replace(settings, batch_size=size), options
+
+
+def share_of(benchmark: VLMBenchmark, share: float, seed: int) -> VLMBenchmark:
+    """A benchmark with a share of every task's training data, in equal parts over its classes; all else stays. A
+    smaller share is part of a larger one.
+
+    :param share: in (0, 1].
+    """
+    if share >= 1:
+        return benchmark
+    rng = np.random.default_rng(seed)
+    train = []
+    for experience in benchmark.train_stream:
+        data = experience.dataset
+        order = balanced_order(np.array([int(y) for y in data.targets]), rng)
+        train.append(data.subset(sorted(order[: max(2, round(share * len(order)))].tolist())))
+    return VLMBenchmark(
+        benchmark.name,
+        benchmark.kind,
+        train,
+        [experience.dataset for experience in benchmark.test_stream],
+        label_space=benchmark.label_space,
+        task_names=benchmark.task_names,
+        held_out=benchmark.held_out,
+        reference=benchmark.reference,
+        generator=benchmark.generator,
+        data=benchmark.data,
+        protocol=benchmark.protocol,
+    )
+
+
+def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An order of which every beginning holds classes alike, as far as there are samples.
+
+    >>> [int(i) for i in np.array([0, 0, 0, 1])[balanced_order(np.array([0, 0, 0, 1]), np.random.default_rng(0))][2:]]
+    [0, 0]
+    """
+    shuffled = rng.permutation(len(labels))
+    rank, counts = np.empty(len(labels), dtype=np.int64), {}
+    for index in shuffled:
+        rank[index] = counts.get(labels[index], 0)
+        counts[labels[index]] = rank[index] + 1
+    return shuffled[np.argsort(rank[shuffled], kind="stable")]
+
+
+class Scores:
+    """Every sample's score, in [0, 1]: right or wrong for classes, the mean of both directions' hit@1 for pairs.
+
+    :param model: evaluated in eval mode.
+    :param benchmark: its label space has to be the model's, for the tasks.
+    """
+
+    def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
+        if benchmark.label_space is not None and model.label_space is None:
+            model.set_label_space(benchmark.label_space)
+        with model.evaluating():
+            self.tasks = tuple(task_scores(model, e.dataset.eval()) for e in benchmark.test_stream)
+            self.held_out = {h.name: _held_out(model, h) for h in benchmark.held_out}
+
+
+def task_scores(model: VLM, dataset: Any) -> np.ndarray:
+    """Of each sample of a task, which the model is evaluated on as it stands."""
+    right, pairs = [], []
+    for x, y, *rest in DataLoader(dataset, 256):
+        x = x.to(model.device)
+        if isinstance(x, ImageText):
+            pairs.append((*encode_pairs(model, x), y))
+        else:
+            right.append(model(x, rest[-1].to(model.device)).argmax(1).cpu() == y)
+    if pairs:
+        return first_hits(*(torch.cat(part) for part in zip(*pairs, strict=True))).double().mean(0).numpy()
+    return torch.cat(right).double().numpy()
+
+
+def _held_out(model: VLM, held_out: Any) -> np.ndarray:
+    if held_out.label_space is None:
+        return task_scores(model, held_out.dataset)
+    classes = model.class_features(held_out.label_space)
+    right = [
+        model.similarity(model.encode_image(x.to(model.device)), classes).argmax(1).cpu() == y
+        for x, y, *_ in DataLoader(held_out.dataset, 256)
+    ]
+    return torch.cat(right).double().numpy()
+
+
+class _BeforeTheirTurn(SupervisedPlugin):
+    """Scores every task from the second on before its turn, against the pretrained model."""
+
+    supports_distributed = True
+
+    def __init__(self, tests: Sequence[Any], pretrained: Sequence[np.ndarray]) -> None:
+        super().__init__()
+        self._tests, self._pretrained = tests, pretrained
+        self._trained = 0
+        self._found: list[np.ndarray] = []
+
+    @property
+    def changes(self) -> np.ndarray:
+        """Of all their samples."""
+        return np.concatenate(self._found) if self._found else np.zeros(0)
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        if self._trained:
+            model: VLM = strategy.model
+            with model.evaluating():
+                scores = task_scores(model, self._tests[self._trained])
+            self._found.append(scores - self._pretrained[self._trained])
+        self._trained += 1
+
+
+class _Shrink(SupervisedPlugin):
+    """Gives memories of samples the pilot's share of their budget: on a share of the data a whole budget would hold
+    more of the past than it will on all of it."""
+
+    supports_distributed = True
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+        self._budgets: dict[int, tuple[Any, int]] = {}
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        if self._budgets:
+            return
+        for part in held(strategy.plugins):
+            if isinstance(part, (ExemplarMemory, LatentMemory)) and part.max_bytes is not None:
+                self._budgets[id(part)] = part, part.max_bytes
+                part.resize(max(min(part.max_bytes, 1 << 14), int(part.max_bytes * self._share)))
+
+    def growth(self) -> int:
+        """Bytes that these memories hold more on all data than they do on the share."""
+        held_bytes = [(memory.stored().total, budget) for memory, budget in self._budgets.values()]
+        return sum(max(0, min(budget, round(held / self._share)) - held) for held, budget in held_bytes)

@@ -1,0 +1,180 @@
+"""The cost ledger: what a recipe stores, computes and changes, measured where it was run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.evaluation.passes import PassesPlugin, inference_flops
+from avalanche_vlm.evaluation.user_data import keeps_user_data, memories
+from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes, tensor_bytes
+from avalanche_vlm.models import VLM
+
+Entry = dict[str, Any]
+
+
+class Ledger:
+    """Watches a run from before its recipe is built to its end, and gives its entry.
+
+    :param model: the pretrained model, not adapted yet.
+    :param benchmark: that it will be trained on.
+    """
+
+    def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
+        self.model, self.benchmark = model, benchmark
+        self.plugin = PassesPlugin(model, min(1, len(benchmark.train_stream) - 1))
+        """Goes before all other plugins."""
+        self._pretrained = fingerprints(model)
+        self._bytes = _module_bytes(model)
+        self._parameters = sum(p.numel() for p in model.parameters())
+        self._stored = StoredBytes()
+        self._trainable = 0
+        self._peak = PeakMemory(model.device)
+
+    def after_experience(self, plugins: Iterable[Any], optimizer: torch.optim.Optimizer) -> None:
+        """Note what is stored, and what the optimizer holds: a module that was merged at the task's end is no longer
+        in the model."""
+        self._stored = max(self._stored, stored_bytes(plugins), key=lambda stored: stored.total)
+        trained = (p for group in optimizer.param_groups for p in group["params"])
+        self._trainable = max(self._trainable, sum(p.numel() for p in trained))
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """What the same seed gives again."""
+        return {
+            "stored_bytes": self._stored.total,
+            "trainable_parameters": self._trainable,
+            "added_parameters": sum(p.numel() for p in self.model.parameters()) - self._parameters,
+            "model_parameters": self._parameters,
+        }
+
+    def entry(self, needs: Iterable[str], plugins: Iterable[Any], train_seconds: float) -> Entry:
+        """Everything, when the stream is trained.
+
+        Stored bytes are the largest at a task's end. Operations and passes are those of the second task, with all that
+        surrounds its epochs, per sample and epoch; passes are the image tower's. Raw user data count where they are
+        held at the end.
+
+        :param needs: resources that the recipe cannot do without.
+        :param plugins: of the recipe.
+        :param train_seconds: measured.
+        """
+        model, plugins = self.model, list(plugins)
+        changed = not self._pretrained <= fingerprints(model)
+        size, passes, costs = model.transforms.eval.size, self.plugin, self.costs
+        return {
+            "stored_ram_bytes": self._stored.ram,
+            "stored_disk_bytes": self._stored.disk,
+            "reference_pairs_needed": "reference" in needs,
+            "generator_needed": "generator" in needs,
+            "raw_user_data_kept": keeps_user_data(plugins, self.benchmark.kind == "pairs", (3, size, size)),
+            "trainable_parameters": costs["trainable_parameters"],
+            "added_parameters": costs["added_parameters"],
+            "train_seconds": round(train_seconds, 2),
+            "peak_memory_bytes": self._peak.read(),
+            "extra_forward_passes_per_sample": _rounded(passes.extra_forwards, 3),
+            "extra_backward_passes_per_sample": _rounded(passes.extra_backwards, 3),
+            "training_flops_per_sample": _rounded(passes.flops_per_sample, 0),
+            "inference_flops_per_sample": round(self._inference_flops()),
+            "artifacts": self._artifacts(plugins, changed),
+            "task_id_needed": needs_task_id(model, self.benchmark),
+            "reversible": not changed,
+        }
+
+    def _inference_flops(self) -> float:
+        data = torch.utils.data.DataLoader(self.benchmark.test_stream[0].dataset.eval(), 8)
+        x, _, task_labels = next(iter(data))
+        return inference_flops(self.model, x.to(self.model.device), task_labels.to(self.model.device))
+
+    def _artifacts(self, plugins: list[Any], changed: bool) -> list[str]:
+        """What has a version of its own: to predict, and to go on with the next task."""
+        model = self.model
+        modules = _module_bytes(model) - self._bytes
+        head = 0 if model.class_head is None else tensor_bytes(_tensors(model.class_head))
+        router = 0 if model.routed is None else model.routed.router.stored().total
+        found = {
+            "weights": changed,
+            "modules": modules > 0,
+            "router": model.routed is not None,
+            "head": model.class_head is not None,
+            "memory": bool(memories(plugins)),
+            "training state": not memories(plugins) and self._stored.total > modules + head + router,
+        }
+        return [name for name, there in found.items() if there]
+
+
+def fingerprints(model: VLM) -> frozenset[bytes]:
+    """A hash of every parameter and buffer of the open_clip model, whatever it is called by now."""
+    return frozenset(
+        hashlib.blake2b(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()).digest()
+        for tensor in _tensors(model.clip)
+        if tensor.numel()
+    )
+
+
+def needs_task_id(model: VLM, benchmark: VLMBenchmark) -> bool:
+    """Whether a prediction asks for the sample's task: to choose its module, or the classes that compete."""
+    if model.routed is not None and model.routed.use_task_labels:
+        return True
+    space = benchmark.label_space
+    return space is not None and space.visible == "task" and len(benchmark.task_names) > 1
+
+
+class PeakMemory:
+    """The most memory that was in use since this was made, beyond what was in use then.
+
+    On CUDA what torch allocated. Elsewhere what the process grew by, where the system tells (Linux), and that for the
+    first run of a process alone: a later one uses again what that has left to the allocator, which is not seen.
+    """
+
+    _measured = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+            return
+        self._before = None
+        if not PeakMemory._measured:
+            PeakMemory._measured = True
+            with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # the peak starts anew from here
+            self._before = _resident("VmRSS")
+
+    def read(self) -> int | None:
+        """In bytes; None where the system does not tell."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) - self._before
+        peak = _resident("VmHWM")
+        return None if peak is None or self._before is None else max(0, peak - self._before)
+
+
+def _resident(name: str) -> int | None:
+    path = f"/proc/{os.getpid()}/status"
+    try:
+        with open(path) as file:
+            found = [line.split()[1] for line in file if line.startswith(name)]
+        return 1024 * int(found[0])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _module_bytes(model: VLM) -> int:
+    """Of the open_clip model with what hangs in it, and of what stands in the images' way."""
+    parts = [model.clip, *([] if model.image_path is None else [model.image_path])]
+    return sum(tensor_bytes(_tensors(part)) for part in parts)
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits) if digits else round(value)

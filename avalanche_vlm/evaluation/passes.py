@@ -1,0 +1,153 @@
+"""What one experience's training computes: floating-point operations and passes through the image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from avalanche_vlm.models import VLM
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter of matrix products, convolutions and attention, a multiplication and an addition being two.
+
+    torch leaves out the attention that runs on a CPU, and the fused one of modules in eval mode; they are added.
+    """
+    aten = torch.ops.aten
+    formulas = {
+        "_scaled_dot_product_flash_attention_for_cpu": lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        "_scaled_dot_product_flash_attention_for_cpu_backward": lambda grad, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(grad, q, k, v)
+        ),
+        "_native_multi_head_attention": _fused_attention,
+    }
+    known = {getattr(aten, name): formula for name, formula in formulas.items() if hasattr(aten, name)}
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def _fused_attention(query: Any, key: Any, value: Any, width: int, heads: int, *_: Any, **__: Any) -> int:
+    batch, length, _ = query
+    per_head = (batch, heads, length, width // heads)
+    return 8 * batch * length * width**2 + sdpa_flop_count(per_head, per_head, per_head)
+
+
+def inference_flops(model: VLM, x: Any, task_labels: Any) -> float:
+    """Operations per sample of a prediction, after another one: what is encoded once for all is not in it.
+
+    :param x: a batch, on the model's device.
+    :param task_labels: ``[B]``.
+    """
+    with model.evaluating():
+        model(x, task_labels)
+        with flop_counter() as counter:
+            model(x, task_labels)
+    return counter.get_total_flops() / len(task_labels)
+
+
+class PassesPlugin(SupervisedPlugin):
+    """Counts what the training of one experience computes, what surrounds its epochs included.
+
+    Counting operations slows what is counted: of the iterations it sees the first and the second, which stands for
+    those after it. Passes are counted throughout, by the tower's type, so that teachers and copies count as well. Put
+    it before all other plugins, and call :meth:`close` whatever happens.
+
+    :param model: whose image tower is counted.
+    :param experience: which to watch, from 0 on: memories and teachers have something from the second on.
+    """
+
+    supports_distributed = True
+
+    def __init__(self, model: VLM, experience: int = 1) -> None:
+        super().__init__()
+        self._tower = type(model.tower("image"))
+        self._watched, self._trained = experience, 0
+        self._counter: FlopCounterMode | None = None
+        self._counting, self._hook = ExitStack(), ExitStack()
+        self._flops: dict[str, int] = {}
+        self.samples = self.forwards = self.backwards = 0
+        """Samples that a plain training of the experience would take in, epoch for epoch, and images that went
+        through the tower, with gradients or without."""
+        self.iterations = 0
+
+    @property
+    def flops_per_sample(self) -> float | None:
+        """Operations of the whole experience, by :attr:`samples`; None if none was watched."""
+        if not self.samples:
+            return None
+        around, first = self._flops.get("around", 0), self._flops.get("first", 0)
+        return (around + first + self._flops.get("second", 0) * (self.iterations - 1)) / self.samples
+
+    @property
+    def extra_forwards(self) -> float | None:
+        """Images through the image tower beside one for every sample, which plain fine-tuning takes; below 0 where
+        features are computed once."""
+        return self.forwards / self.samples - 1 if self.samples else None
+
+    @property
+    def extra_backwards(self) -> float | None:
+        """The same of passes with gradients."""
+        return self.backwards / self.samples - 1 if self.samples else None
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._counting.close()
+        self._hook.close()
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        if self._trained == self._watched:
+            self._hook.enter_context(_forward_hook(self._passed))
+            self._start()
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if self._trained == self._watched:
+            self.samples = strategy.train_epochs * len(strategy.experience.dataset)
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self._stop("around")
+        if self._trained == self._watched and self.iterations < 2:
+            self._start()
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if self._trained == self._watched:
+            self.iterations += 1
+            self._stop("first" if self.iterations == 1 else "second")
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._stop("around")  # where no epoch was trained
+        if self._trained == self._watched:
+            self._start()
+        self._trained += 1
+
+    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+        self._stop("around")
+        self.close()
+
+    def _start(self) -> None:
+        self._counter = self._counting.enter_context(flop_counter())
+
+    def _stop(self, part: str) -> None:
+        if self._counter is not None:
+            self._flops[part] = self._flops.get(part, 0) + self._counter.get_total_flops()
+            self._counting.close()
+            self._counter = None
+
+    def _passed(self, module: torch.nn.Module, inputs: tuple, output: Any) -> None:
+        if isinstance(module, self._tower) and inputs:
+            self.forwards += len(inputs[0])
+            found = output[0] if isinstance(output, tuple) else output
+            self.backwards += len(inputs[0]) if found.requires_grad else 0
+
+
+@contextmanager
+def _forward_hook(hook: Callable) -> Any:
+    handle = register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,57 @@
+"""Advice on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche_vlm.report.table import console, human_bytes
+
+
+def print_advice(advice: dict[str, Any]) -> None:
+    """The pilots, the answer, the plan, and what is out.
+
+    :param advice: what :func:`~avalanche_vlm.evaluation.advice.document.document` gave.
+    """
+    from rich.table import Table
+
+    show = console()
+    table = Table(title="pilots (scores in percent, changes in points; bytes and seconds on all data)")
+    for title in ("recipe", "data", "Last", "interval", "zero-shot", "stored", "seconds", "burden", ""):
+        table.add_column(title, justify="left" if title in ("recipe", "") else "right", no_wrap=bool(title))
+    latest: dict[str, tuple[float, dict[str, Any]]] = {}
+    for round in advice["rounds"]:
+        latest |= {pilot["recipe"]: (round["share of the data"], pilot) for pilot in round["recipes"]}
+    for share, pilot in sorted(latest.values(), key=lambda found: (-found[0], -found[1]["score"])):
+        marks = ["front"] if pilot["recipe"] in advice["front"] else []
+        marks += [pilot["dropped"]] if pilot["dropped"] else []
+        table.add_row(
+            pilot["recipe"],
+            f"{share:.0%}",
+            f"{pilot['last']:.1f}",
+            "{:.1f} to {:.1f}".format(*pilot["interval"]),
+            "-" if pilot["zero_shot_kept"] is None else f"{pilot['zero_shot_kept']:+.1f}",
+            human_bytes(pilot["bytes"]),
+            f"{pilot['seconds']:.0f}",
+            str(pilot["operational"]),
+            "; ".join(marks),
+        )
+    show.print(table)
+    answer = advice["answer"]
+    print(f"\n{answer['sentence']}\nConfidence: {answer['confidence']}: {answer['why']}.")
+    for stage in advice["plan"]:
+        brings, costs = stage["brings"], stage["costs"]
+        gain = "" if brings["last"] is None else "brings {:+.1f} to {:+.1f} points of Last".format(*brings["last"])
+        gain += f" over {brings['over']}, " if gain else ""
+        print(f"\nStage {stage['stage']}: {stage['do']}")
+        print(f"  {gain}stores {human_bytes(costs['bytes'])}, burden {costs['operational']} ({_parts(costs)})")
+        print(f"  watch {stage['watch']}\n  go on when {stage['go on when']}")
+    for name in ("excluded", "not run"):
+        for entry in advice[name]:
+            print(f"{name}: {entry['recipe']}: {entry['because']}")
+    for warning in advice["warnings"]:
+        print(f"note: {warning}")
+
+
+def _parts(costs: dict[str, Any]) -> str:
+    found = [", ".join(costs["artifacts"]), *(name for name, n in costs["parts"].items() if n and name != "artifacts")]
+    return "; ".join(part for part in found if part) or "none"

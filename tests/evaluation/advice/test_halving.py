@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from fakes import World
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.advice.constraints import Constraints
+from avalanche_vlm.evaluation.advice.halving import Halving
+
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+NAMES = ["fine-tune", *"abcdefg"]
+LAST = {name: 50.0 + 2 * i for i, name in enumerate(NAMES)}
+
+
+def halving(world: World, seconds: float, **constraints) -> Halving:
+    return Halving(world.run, SHARES, Constraints(**constraints), seconds, world.clock)
+
+
+def test_the_better_half_goes_on_with_twice_the_data():
+    world = World(LAST)
+    found = halving(world, 1000)
+    rounds = found.run(NAMES)
+    assert [len(r.pilots) for r in rounds] == [8, 5, 4] and rounds[1].share == 2 * rounds[0].share
+    assert "g" in rounds[-1].pilots and "fine-tune" in rounds[-1].pilots and not found.not_run
+    assert "not in the better half" in rounds[0].dropped["a"] and world.now <= 1000
+
+
+def test_more_time_buys_more_data():
+    first = {seconds: halving(World(LAST), seconds).run(NAMES)[0].share for seconds in (60, 300, 3000)}
+    assert first[60] < first[300] < first[3000]
+
+
+@given(
+    st.floats(5, 500),
+    st.lists(st.floats(1, 2000), min_size=len(NAMES), max_size=len(NAMES)),
+)
+def test_the_budget_is_never_overrun_and_nothing_disappears(seconds, speeds):
+    world = World(LAST, dict(zip(NAMES, speeds, strict=True)))
+    found = halving(world, seconds)
+    try:
+        rounds = found.run(NAMES)
+    except InputError:
+        assert world.now <= seconds + 1e-6
+        return
+    assert world.now <= seconds + 1e-6
+    assert all(r.pilots for r in rounds)
+    told = {name for r in rounds for name in r.pilots} | set(found.not_run)
+    assert told == set(NAMES)
+    for before, after in zip(rounds, rounds[1:], strict=False):
+        gone = set(before.pilots) - set(after.pilots)
+        assert gone <= set(before.dropped) | set(found.not_run)
+
+
+def test_what_there_is_no_time_for_is_named():
+    world = World(LAST, {"c": 10_000.0})
+    found = halving(world, 100)
+    found.run(NAMES)
+    assert "c" in found.not_run and "of the data" in found.not_run["c"]
+    with pytest.raises(InputError, match="not enough for a single pilot"):
+        halving(World(LAST), 0.1).run(NAMES)
+
+
+def test_a_recipe_that_cannot_run_is_left_out_with_its_sentence():
+    world = World(LAST)
+
+    def run(name, share, deadline):
+        if name == "b":
+            raise InputError("recipe b needs a text tower that trains")
+        return world.run(name, share, deadline)
+
+    found = Halving(run, SHARES, Constraints(), 1000, world.clock)
+    rounds = found.run(NAMES)
+    assert found.not_run == {"b": "recipe b needs a text tower that trains"} and rounds[0].complete
+
+
+def test_what_breaks_a_constraint_does_not_go_on():
+    world = World(LAST, facts={"g": {"raw_user_data_kept": True}, "f": {"kept": -20.0}})
+    rounds = halving(world, 1000, raw_data=False).run(NAMES)
+    assert "--no-raw-data" in rounds[0].dropped["g"] and "--keep-zero-shot" in rounds[0].dropped["f"]
+    assert set(rounds[1].pilots) >= {"e", "fine-tune"} and not {"f", "g"} & set(rounds[1].pilots)
+
+
+def test_seconds_on_all_data_lie_on_the_line_through_what_was_measured():
+    world = World(LAST)
+    run = world.run
+
+    def with_overhead(name, share, deadline):
+        found = run(name, share, deadline)
+        found.ledger["train_seconds"] = 10 + 60 * share
+        return found
+
+    world.run = with_overhead
+    found = halving(world, 1000)
+    found.run(NAMES)
+    for name in NAMES:  # those that ran once too: by the baseline's own overhead
+        assert found.full_seconds(name) == pytest.approx(70)
