@@ -117,7 +117,7 @@ def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> 
 def first_hits(
     image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor | Sequence[int], chunk: int = 1024
 ) -> torch.Tensor:
-    """Which pair finds a match first: hit@1 of :func:`retrieval_metrics` query by query, for intervals and paired tests.
+    """Which pair finds a match first: hit@1 of :func:`retrieval_metrics` by query, for intervals and paired tests.
 
     :param image_features: ``[N, D]``; normalised here.
     :param text_features: ``[N, D]``, row n the text of image n.

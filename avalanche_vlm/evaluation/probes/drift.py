@@ -83,7 +83,7 @@ class DriftProbe(CountsSteps):
     def __init__(
         self,
         pairs: Pairs,
-        max_pairs: int | None = 256,
+        max_pairs: int | None = 128,
         layers: bool = True,
         batch_size: int = 128,
         seed: int = 0,

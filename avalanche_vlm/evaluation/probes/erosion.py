@@ -65,7 +65,7 @@ class ErosionProbe(CountsSteps):
     def __init__(
         self,
         held_out: Sequence[HeldOutSet] = (),
-        max_samples: int | None = 256,
+        max_samples: int | None = 128,
         bins: int = 15,
         stream: str = "test",
         batch_size: int = 256,

@@ -67,10 +67,10 @@ class InterferenceProbe(CountsSteps):
         samples: int = 32,
         per_experience: int = 2,
         interval: int | None = None,
-        tasks_at_once: int | None = 2,
+        tasks_at_once: int | None = 1,
         max_tasks: int | None = 32,
         fisher: Fisher = "true",
-        draws: int = 4,
+        draws: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()

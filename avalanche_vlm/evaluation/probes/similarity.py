@@ -98,6 +98,7 @@ def cross_modal_rsa(
 
 def _ranks(x: torch.Tensor) -> torch.Tensor:
     _, place, count = x.flatten().double().unique(return_inverse=True, return_counts=True)
+    count = count.double()
     return (count.cumsum(0) - (count - 1) / 2)[place]
 
 

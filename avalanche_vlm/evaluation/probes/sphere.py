@@ -20,7 +20,7 @@ def alignment(images: torch.Tensor, texts: torch.Tensor, alpha: float = 2.0) -> 
     :return: in [0, 2^alpha]; 0 if every pair coincides.
     :raises InputError: if they do not pair up.
 
-    >>> alignment(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    >>> round(alignment(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])), 6)
     1.0
     """
     if images.shape != texts.shape or images.ndim != 2 or len(images) == 0:
