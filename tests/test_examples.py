@@ -29,6 +29,33 @@ def test_plug_into_avalanche():
         assert len(outcome["held_out"]) == 3
 
 
+def test_diagnose_in_avalanche(tmp_path, capsys):
+    module = runpy.run_path(str(EXAMPLES / "diagnose_in_avalanche.py"))
+    options = ["--n-train", "64", "--n-test", "20", "--epochs", "2", "--out", str(tmp_path), "--verbose"]
+    found = module["main"](options)
+    assert len(found["drift"]["curves"]["RSA"]) == 4 and len(found["interference"]["update"]) == 3
+    assert not np.isnan(found["interference"]["conflict"]["cosine"][2]).any()
+    assert {"captions", "size", "position", "task night", "task digits"} <= set(found["erosion"]["sets"])
+    # The scalars are in the logs of all three loggers, beside Avalanche's own.
+    assert found["metrics"]["Drift/RSA"] == found["drift"]["curves"]["RSA"][-1]
+    terminal, log = capsys.readouterr().out, (tmp_path / "log.txt").read_text()
+    for text in (terminal, log):
+        assert "Drift/hit@1" in text and "Conflict/image.0" in text and "Erosion/task night" in text
+    assert (tmp_path / "eval_results.csv").read_text().count("\n") == 1 + 4 * 3
+
+
+def test_the_snippet_of_the_diagnosis_page_runs():
+    page = (EXAMPLES.parent / "docs" / "diagnosis.md").read_text()
+    snippet = page.split("```python")[1].split("```")[0].replace("seed=0", "n_train=8, n_test=8")
+    names: dict = {}
+    exec(snippet, names)
+    assert [type(probe).__name__ for probe in names["evaluator"].metrics] == [
+        "DriftProbe",
+        "InterferenceProbe",
+        "ErosionProbe",
+    ]
+
+
 def test_the_readmes_script_runs():
     readme = (EXAMPLES.parent / "README.md").read_text()
     script = readme.split("```python")[1].split("```")[0]

@@ -65,11 +65,14 @@ def rsa(x: torch.Tensor, y: torch.Tensor) -> float:
     :param x: ``[N, D]``, row n of both from the same sample; normalised here.
     :param y: ``[N, E]``.
     :return: in [-1, 1]; NaN if all similarities of one side are equal.
+    :raises InputError: if they are not of as many samples.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     >>> rsa(x, -3 * x)
     1.0
     """
+    if len(x) != len(y):
+        raise InputError(f"representations of as many samples are compared, not of {len(x)} and {len(y)}")
     above = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
     return spearman(_cosines(x, x)[above], _cosines(y, y)[above])
 
