@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: arguments, the process's by default.
     :return: exit code: 0, 2 for unusable input, 130 when interrupted.
     """
-    options = _parser().parse_args(argv)
+    options = parse(argv)
     try:
         if options.threads is not None:
             import torch
@@ -84,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"avalanche-vlm: interrupted; what is finished is kept in {options.out}", file=sys.stderr)
         return 130
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command, with their defaults."""
+    return _parser().parse_args(argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     _advise(advise)
     for command in (run, compare, advise):
         _common(command)
+    report = commands.add_parser(
+        "report",
+        help="one page of what a folder holds, as HTML, Markdown and JSON",
+        description="Write DIR/report.html, report.md and report.json: results, diagnosis and advice that DIR holds.",
+    )
+    report.add_argument("out", metavar="DIR", help="a folder of run, compare, diagnose or advise")
+    report.set_defaults(threads=None)
     return parser
 
 

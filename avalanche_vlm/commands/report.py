@@ -43,7 +43,8 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dic
             wrong = fault(result)
             if wrong:
                 raise InputError(f"{path} is not a result of avalanche-vlm run: {wrong}")
-            entries.append({"result": result, "timing": _object(path.with_name("timing.json")) or {}})
+            beside = {name: _object(path.with_name(f"{name}.json")) or {} for name in ("timing", "ledger")}
+            entries.append({"result": result, **beside})
     below = sorted(folder.glob("*/seed-*/diagnosis.json"))
     diagnosis = _object(folder / "diagnosis.json")
     if diagnosis is None and len(below) == 1:

@@ -97,7 +97,7 @@ def test_every_figure_of_the_page_is_in_the_json_and_rounded_as_stated(full):
     assert read.strays == []
     seen = {path.partition(".")[0] for path, _, _ in read.figures}
     assert seen == {
-        *("exposures", "attribution", "modules", "drift", "erosion", "groups", "paretos", "rounds", "plan", "ledger"),
+        *("exposures", "attribution", "modules", "drift", "erosion", "groups", "paretos", "rounds", "plan", "ledgers"),
         "circumstances",
     }
 

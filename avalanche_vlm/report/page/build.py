@@ -50,7 +50,7 @@ def content(
         "paretos": [advised] if advised else [p for group in groups if (p := evidence.pareto(group))],
         "rounds": proposal.rounds(advice),
         "plan": proposal.plan(advice),
-        "ledger": proposal.ledger(record(advice.get("ledger"))),
+        "ledgers": _ledgers(groups, advice),
         "circumstances": proposal.circumstances(advice) if advice else None,
         "protocols": _protocols(groups, diagnosis, advice),
         "versions": _versions(results, diagnosis, advice),
@@ -134,6 +134,14 @@ def _protocols(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: 
     return shown
 
 
+def _ledgers(groups: list[dict[str, Any]], advice: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the advice measured; without one what the runs did, a table per protocol."""
+    named = [("pilots of the advice", record(advice.get("ledger")))]
+    named += [(f"first seed of each recipe: {group['name']}", group.pop("ledgers")) for group in groups]
+    found = [{"of": of, **table} for of, entries in named if (table := proposal.ledger(entries))]
+    return found[:1] if advice.get("ledger") else found
+
+
 def _versions(
     results: Sequence[evidence.Entry], diagnosis: dict[str, Any], advice: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -160,6 +168,7 @@ def _missing(found: dict[str, Any]) -> dict[str, dict[str, str]]:
         "curves": held_out or found["drift"] or found["erosion"],
         "matrices": groups,
         "pareto": found["paretos"],
+        "ledger": found["ledgers"],
     }
     absent = {name: pair for name, pair in needed.items() if not (there[name] if name in there else found[name])}
     return {name: {"command": command, "sentence": sentence} for name, (command, sentence) in absent.items()}

@@ -75,6 +75,7 @@ def _group(entries: list[Entry], differing: list[str]) -> dict[str, Any]:
         ],
         "recipes": recipes,
         "held_out": _held_out(variants),
+        "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
         "protocol": protocol_rows(first["protocol"]),
     }
@@ -196,6 +197,7 @@ def pareto(group: dict[str, Any]) -> dict[str, Any] | None:
         "of": group["name"],
         "x": "Last",
         "y": "Held-out R@1 at the end",
+        "y_kind": "percent",
         "rule": "On the front: no other recipe is at least as good in both scores.",
         "points": points,
     }

@@ -66,5 +66,5 @@ def kind_of(name: str) -> str:
     for ending, kind in (("bytes", "bytes"), ("seconds", "seconds"), ("flops", "flops")):
         if ending in name:
             return kind
-    counted = ("parameters", "passes", "artifacts", "count")
+    counted = ("parameters", "passes", "artifacts", "count", "operational")
     return "count" if any(word in name for word in counted) else "points"

@@ -73,6 +73,12 @@ GLOSSARY = (
     ("Pareto front", "The recipes that no other recipe beats in every respect at once."),
     ("Label space", "Which classes compete at test: those of the task, those seen so far, or all of them."),
     (
+        "Held-out change",
+        "What the held-out sets gained (above 0) or lost (below 0) against the pretrained model: how much of "
+        "zero-shot is kept.",
+    ),
+    ("Score of a pilot", "Last, less the points by which the held-out change is worse than what was asked for."),
+    (
         "Operational exposure",
         "How much a recipe changes what is deployed: parameters, files to version, a task id that must be known, and "
         "whether it can be undone.",

@@ -22,7 +22,7 @@ def as_markdown(content: dict[str, Any]) -> str:
         *map(pipes.plain, answer["sentences"]),
     ]
     if answer["confidence"]:
-        blocks.append(f"**{pipes.plain(answer['confidence'])}** {pipes.plain(answer['why'] or '')}".strip())
+        blocks.append(f"Confidence: **{pipes.plain(answer['confidence'])}** {pipes.plain(answer['why'] or '')}".strip())
     for part in (_exposures, _attribution, _modules, _performance, _curves, _pareto, _plan, _costs, _background):
         blocks.extend(part(c))
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -33,11 +33,11 @@ def _exposures(c: dict[str, Any]) -> list[str]:
         [e["name"], show(e["points"], "points"), pipes.between(e), e["reading"], e["measure"]] for e in c["exposures"]
     ]
     heads = ["failure mode", "lost, points", "low to high", "reading", "measure"]
-    return ["## What the training broke", _missing(c, "exposures"), pipes.table(heads, rows, {1, 2})]
+    return ["## What the training broke", pipes.missing(c, "exposures"), pipes.table(heads, rows, {1, 2})]
 
 
 def _attribution(c: dict[str, Any]) -> list[str]:
-    blocks = ["## Which cause explains the loss", _missing(c, "attribution")]
+    blocks = ["## Which cause explains the loss", pipes.missing(c, "attribution")]
     a = c["attribution"]
     if not a:
         return blocks
@@ -68,7 +68,7 @@ def _attribution(c: dict[str, Any]) -> list[str]:
 
 
 def _modules(c: dict[str, Any]) -> list[str]:
-    blocks = ["## Where in the model", _missing(c, "modules")]
+    blocks = ["## Where in the model", pipes.missing(c, "modules")]
     if c["modules"]:
         m = c["modules"]
         for key, title, kind in (
@@ -96,7 +96,7 @@ def _modules(c: dict[str, Any]) -> list[str]:
 
 
 def _performance(c: dict[str, Any]) -> list[str]:
-    blocks = ["## What the model can do after each task", _missing(c, "matrices")]
+    blocks = ["## What the model can do after each task", pipes.missing(c, "matrices")]
     for g in c["groups"]:
         units = {"percent": ", %", "points": ", points"}
         heads = ["recipe", "seeds", *(col["title"] + units.get(col["kind"], "") for col in g["columns"])]
@@ -126,7 +126,7 @@ def _performance(c: dict[str, Any]) -> list[str]:
 
 
 def _curves(c: dict[str, Any]) -> list[str]:
-    blocks = ["## Over the stream", _missing(c, "curves")]
+    blocks = ["## Over the stream", pipes.missing(c, "curves")]
     for g in c["groups"]:
         for h in g["held_out"]:
             blocks += [
@@ -157,49 +157,49 @@ def _curves(c: dict[str, Any]) -> list[str]:
 
 
 def _pareto(c: dict[str, Any]) -> list[str]:
-    blocks = ["## What is gained against what is kept", _missing(c, "pareto")]
+    blocks = ["## What is gained against what is kept", pipes.missing(c, "pareto")]
     for p in c["paretos"]:
         rows = [
             [
                 q["name"],
                 show(q["x"], "percent"),
-                show(q["y"], "percent"),
+                show(q["y"], p["y_kind"]),
                 show(q["bytes"], "bytes"),
                 "yes" if q["front"] else "no",
             ]
             for q in p["points"]
         ]
-        heads = ["recipe", f"{p['x']}, %", f"{p['y']}, %", "stored", "on the front"]
+        heads = [
+            "recipe",
+            f"{p['x']}, %",
+            p["y"] + (", %" if p["y_kind"] == "percent" else ", points"),
+            "stored",
+            "on the front",
+        ]
         blocks += [f"### {pipes.plain(p['of'])}", p["rule"], pipes.table(heads, rows, {1, 2, 3})]
-    heads = [
-        "recipe",
-        "score",
-        "low to high",
-        "last, %",
-        "zero-shot kept, %",
-        "stored",
-        "seconds",
-        "operational exposure",
-    ]
+    heads = ["recipe", "score", "last, %", "low to high", "held-out change, points", "stored", "seconds"]
+    heads += ["operational exposure", "test samples", "dropped because"]
+    kinds = [("zero_shot_kept", "points"), ("bytes", "bytes"), ("seconds", "seconds")]
+    kinds += [("operational", "count"), ("n_test", "count")]
     for position, r in enumerate(c["rounds"], start=1):
         rows = [
             [
-                *(q["recipe"], show(q["score"], "points"), pipes.between(q), show(q["last"], "percent")),
-                *(show(q["zero_shot_kept"], "percent"), show(q["bytes"], "bytes"), show(q["seconds"], "seconds")),
-                *(show(q["operational"], "count"), show(q["n_test"], "count"), q["dropped"] or ""),
+                *(q["recipe"], show(q["score"], "points"), show(q["last"], "percent"), pipes.between(q)),
+                *(show(q[name], kind) for name, kind in kinds),
+                q["dropped"] or "",
             ]
             for q in r["recipes"]
         ]
-        table = pipes.table([*heads, "test samples", "dropped because"], rows, set(range(1, 9)))
+        table = pipes.table(heads, rows, set(range(1, 9)))
         blocks += [f"### Round {position}: {show(r['share'], 'share')} % of the data", table]
     return blocks
 
 
 def _plan(c: dict[str, Any]) -> list[str]:
-    blocks = ["## The plan, in stages", _missing(c, "plan")]
+    blocks = ["## The plan, in stages", pipes.missing(c, "plan")]
     w = c["circumstances"]
     if w:
-        asked = ", ".join(f"{k['name']} {k['value']}" for k in w["constraints"])
+        asked = ", ".join(w["constraints"])
         minutes = w["minutes"]
         spent = f"Tried for {show(minutes['used'], 'scale')} of {show(minutes['asked'], 'scale')} minutes"
         spent = "Tried" if minutes["used"] is None else spent
@@ -208,6 +208,8 @@ def _plan(c: dict[str, Any]) -> list[str]:
         blocks += [pipes.plain(f"{spent}{seeds}. {wishes}"), *(f"> {pipes.plain(s)}" for s in w["warnings"])]
     for s in c["plan"]:
         brings = "; ".join(f"{b['name']} {pipes.between(b)}" for b in s["brings"])
+        brings += f", over {s['over']}" if s["over"] else ""
+        brings += f", on {show(s['share'], 'share')} % of the data" if s["share"] is not None else ""
         costs = "; ".join(f"{k['name']} {pipes.value(k['value'], k['kind'])}" for k in s["costs"])
         lines = [("Brings, points", brings), ("Costs", costs), ("Watch", s["watch"]), ("Go on when", s["go_on_when"])]
         told = "\n".join(f"   - {name}: {pipes.plain(words)}" for name, words in lines if words)
@@ -221,10 +223,11 @@ def _plan(c: dict[str, Any]) -> list[str]:
 
 
 def _costs(c: dict[str, Any]) -> list[str]:
-    blocks = ["## What it costs", _missing(c, "ledger")]
-    if c["ledger"]:
-        rows = [[x["title"], *(pipes.value(v, x["kind"]) for v in x["values"])] for x in c["ledger"]["lines"]]
-        names = c["ledger"]["recipes"]
+    blocks = ["## What it costs", pipes.missing(c, "ledger")]
+    for ledger in c["ledgers"]:
+        rows = [[x["title"], *(pipes.value(v, x["kind"]) for v in x["values"])] for x in ledger["lines"]]
+        names = ledger["recipes"]
+        blocks.append(f"### {pipes.plain(ledger['of'])}")
         blocks.append(pipes.table(["cost", *names], rows, set(range(1, len(names) + 1))))
     return blocks
 
@@ -241,8 +244,3 @@ def _background(c: dict[str, Any]) -> list[str]:
     rules = "; ".join(f"{kind}: {rule}" for kind, rule in c["rounding"].items())
     words = "\n".join(f"- **{g['term']}**: {g['words']}" for g in c["glossary"])
     return [*blocks, f"Rounding: {rules}. {MISSING}: not available.", "## The words", words]
-
-
-def _missing(c: dict[str, Any], name: str) -> str:
-    absent = c["missing"].get(name)
-    return f"`{absent['command']}` {absent['sentence']}" if absent else ""

@@ -11,6 +11,12 @@ from avalanche_vlm.report.page.figures import MISSING, has_spread, show
 from avalanche_vlm.report.page.reading import padded
 
 
+def missing(c: dict[str, Any], name: str) -> str:
+    """What fills a section that is empty; nothing for any other."""
+    absent = c["missing"].get(name)
+    return f"`{absent['command']}` {absent['sentence']}" if absent else ""
+
+
 def mean(figures: dict[str, Any], kind: str) -> str:
     """A mean with its deviation, where there is one."""
     return show(figures["mean"], kind) + (f" ± {show(figures['std'], kind)}" if has_spread(figures, kind) else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from avalanche_vlm.report.page.figures import kind_of
-from avalanche_vlm.report.page.reading import flat, items, number, numbers, record, records, text, texts
+from avalanche_vlm.report.page.reading import items, number, numbers, record, records, text, texts
 
 LEDGER = (
     ("stored_ram_bytes", "Stored in memory", "bytes"),
@@ -77,8 +77,9 @@ def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "of": "last round of the advice",
         "x": "Last",
-        "y": "Zero-shot kept",
-        "rule": "On the front: no other recipe is at least as good in scores and costs at once.",
+        "y": "Held-out change",
+        "y_kind": "points",
+        "rule": "On the front: no other recipe is at least as good in scores, bytes, seconds and operation at once.",
         "points": points,
     }
 
@@ -88,15 +89,19 @@ def plan(advice: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for position, stage in enumerate(records(advice.get("plan")), start=1):
         brings = []
-        for name, bounds in record(stage.get("brings")).items():
-            low, high = _pair(bounds)
-            brings.append({"name": _spoken(name), "kind": "points", "low": low, "high": high})
+        promised = record(stage.get("brings"))
+        for name, bounds in promised.items():
+            if name not in ("over", "share of the data"):
+                low, high = _pair(bounds)
+                brings.append({"name": _spoken(name), "kind": "points", "low": low, "high": high})
         found.append(
             {
                 "stage": int(number(stage.get("stage")) or position),
                 "do": text(stage.get("do")),
+                "over": text(promised.get("over")) or None,
+                "share": number(promised.get("share of the data")),
                 "brings": brings,
-                "costs": [_priced(name, value) for name, value in flat(record(stage.get("costs"))).items()],
+                "costs": [_priced(name, value) for name, value in record(stage.get("costs")).items()],
                 "watch": text(stage.get("watch")),
                 "go_on_when": text(stage.get("go on when")),
             }
@@ -107,6 +112,8 @@ def plan(advice: dict[str, Any]) -> list[dict[str, Any]]:
 def _priced(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, bool):
         return {"name": _spoken(name), "kind": "flag", "value": value}
+    if isinstance(value, dict):  # a sum's parts, those of nothing left out
+        value = ", ".join(f"{text(part)} {name}" for name, part in value.items() if part)
     amount = number(value)
     if amount is None:
         return {"name": _spoken(name), "kind": "words", "value": text(value) or None}
@@ -118,23 +125,25 @@ def _priced(name: str, value: Any) -> dict[str, Any]:
 def circumstances(advice: dict[str, Any]) -> dict[str, Any]:
     """What was asked for, what was left out, and warnings."""
     minutes = record(advice.get("minutes"))
-    constraints = {k: v for k, v in record(advice.get("constraints")).items() if v not in (None, False)}
+    left_out = [*records(advice.get("excluded")), *records(advice.get("not run"))]
     return {
-        "constraints": [{"name": _spoken(k), "value": _wish(v)} for k, v in constraints.items()],
+        "constraints": [_wish(k, v) for k, v in record(advice.get("constraints")).items() if _binds(k, v)],
         "minutes": {"asked": number(minutes.get("asked")), "used": number(minutes.get("used"))},
         "seeds": texts(advice.get("seeds")),
-        "excluded": [
-            {"recipe": text(e.get("recipe")), "because": text(e.get("because"))}
-            for e in records(advice.get("excluded"))
-        ],
+        "excluded": [{k: text(e.get(k)) for k in ("recipe", "because")} for e in left_out],
         "warnings": texts(advice.get("warnings")),
     }
 
 
-def _wish(value: Any) -> str:
-    if value is True:
-        return "yes"
-    return f"{value:,}" if isinstance(value, int) else text(value)
+def _binds(name: str, value: Any) -> bool:
+    """A limit that is given, or something that is not allowed (``no_raw_data`` or ``raw_data: false``)."""
+    return name.startswith("no_") == value if isinstance(value, bool) else value is not None
+
+
+def _wish(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return _spoken(name if value else f"no_{name}")
+    return f"{_spoken(name)} {value:,}" if isinstance(value, int) else f"{_spoken(name)} {text(value)}"
 
 
 def _pair(bounds: Any) -> tuple[float | None, float | None]:

@@ -38,7 +38,7 @@ def gauge(interval: dict[str, float | None], scale: tuple[float, float], hue: st
 
 def whisker(interval: dict[str, float | None], key: str, scale: tuple[float, float], hue: str, title: str) -> str:
     """A dot with its interval and the line of zero; the numbers stand beside it in the table."""
-    width, height, middle = 150.0, 22.0, 11.0
+    width, height, middle = 120.0, 22.0, 11.0
     x = _place(scale, 8, width - 8)
     parts = [tag("line", x1=x(0), x2=x(0), y1=1.0, y2=height - 1, class_="tick zero")]
     value, low, high = interval.get(key), interval.get("low"), interval.get("high")

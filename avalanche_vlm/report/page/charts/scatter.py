@@ -14,10 +14,10 @@ from avalanche_vlm.report.page.figures import show
 Box = tuple[float, float, float, float]
 
 
-def scatter(points: Sequence[dict[str, Any]], *, x_name: str, y_name: str, path: str, title: str) -> str:
+def scatter(points: Sequence[dict[str, Any]], *, x_name: str, y_name: str, y_kind: str, path: str, title: str) -> str:
     """Points with name and bytes beside them. Those on the front are filled; a line joins the best in the two scores.
 
-    :param points: ``name``, ``x``, ``y`` (percent), ``bytes`` or None, ``front``.
+    :param points: ``name``, ``x`` (percent), ``y`` (of ``y_kind``), ``bytes`` or None, ``front``.
     :param path: of the points in the content.
     """
     width, height, left, right, top, bottom = 360.0, 320.0, 36.0, 354.0, 26.0, 276.0
@@ -52,7 +52,7 @@ def scatter(points: Sequence[dict[str, Any]], *, x_name: str, y_name: str, path:
         ]
     drawn = sorted(enumerate(points), key=lambda pair: -radii[pair[0]])
     for n, p in drawn:
-        tip = f"{p['name']}: {x_name} {show(p['x'], 'percent')}, {y_name} {show(p['y'], 'percent')}"
+        tip = f"{p['name']}: {x_name} {show(p['x'], 'percent')}, {y_name} {show(p['y'], y_kind)}"
         shape = "bubble on" if p["front"] else "bubble"
         parts.append(tag("circle", tag("title", escape(tip)), cx=x(p["x"]), cy=y(p["y"]), r=radii[n], class_=shape))
     for n, p in sorted(enumerate(points), key=lambda pair: not pair[1]["front"]):

@@ -1,0 +1,101 @@
+"""``avalanche-vlm report`` on folders as the other commands leave them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import page_files as files
+import pytest
+
+from avalanche_vlm import cli
+from avalanche_vlm.commands import store
+
+WRITTEN = ("report.html", "report.md", "report.json")
+
+
+def report(folder: Path) -> dict:
+    assert cli.main(["report", str(folder)]) == 0
+    return json.loads((folder / "report.json").read_text())
+
+
+def save(folder: Path, entry: dict) -> None:
+    for name in ("result", "timing"):
+        store.write_json(folder / f"{name}.json", entry[name])
+
+
+def test_a_real_run_is_reported(tmp_path, capsys):
+    small = "--n-train 64 --n-test 20 --n-held-out 40 --n-reference 40 --epochs 1 --order sketches,night --quiet"
+    assert cli.main(["run", "--recipe", "lora", "--out", str(tmp_path), *small.split()]) == 0
+    found = report(tmp_path)
+    assert "lora ends at" in capsys.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert found["groups"][0]["recipes"][0]["matrix"] == result["matrix"]
+    assert found["groups"][0]["tasks"] == ["sketches", "night"]
+    assert set(found["missing"]) == {"exposures", "attribution", "modules", "pareto", "plan"}
+    assert found["ledgers"][0]["recipes"] == ["lora"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>") and f"{result['metrics']['last']:.1f}" in page
+    before = [(tmp_path / name).read_bytes() for name in WRITTEN]
+    report(tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in WRITTEN] == before
+
+
+def test_a_comparison_with_a_diagnosis_of_one_of_its_runs_and_an_advice(tmp_path):
+    for entry in files.entries():
+        protocol = entry["result"]["protocol"]
+        save(tmp_path / protocol["recipe"] / f"seed-{protocol['seed']}", entry)
+    store.write_json(tmp_path / "fine-tune/seed-0/diagnosis.json", files.diagnosis())
+    store.write_json(tmp_path / "advice.json", files.advice())
+    found = report(tmp_path)
+    assert found["missing"] == {} and len(found["groups"][0]["recipes"]) == 4
+    assert found["attribution"]["verdict"]["module"] == "image.1"
+    store.write_json(tmp_path / "lora/seed-0/diagnosis.json", files.diagnosis())
+    assert "attribution" in report(tmp_path)["missing"]  # which of the two is not for the report to say
+
+
+def damage(folder: Path, what: str) -> None:
+    save(folder, files.entry())
+    if what == "cut":
+        (folder / "result.json").write_text('{"protocol": {')
+    elif what == "list":
+        (folder / "advice.json").write_text("[1, 2]")
+    elif what == "matrix":
+        result = files.entry()["result"]
+        store.write_json(folder / "result.json", {**result, "matrix": result["matrix"][1:]})
+    elif what == "unwritable":
+        (folder / "report.md").mkdir()
+    elif what == "empty":
+        (folder / "result.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("cut", "result.json is damaged or cannot be read: it is not a JSON object"),
+        ("list", "advice.json is damaged or cannot be read"),
+        ("matrix", "result.json is not a result of avalanche-vlm run: its matrix is not 7 rows of 6 scores"),
+        ("unwritable", "cannot write"),
+        ("empty", "holds no result.json, diagnosis.json or advice.json"),
+        ("absent", "there is no folder at"),
+    ],
+)
+def test_unusable_input_is_one_sentence(tmp_path, capsys, what, sentence):
+    if what != "absent":
+        damage(tmp_path, what)
+    assert cli.main(["report", str(tmp_path / ("nowhere" if what == "absent" else ""))]) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("avalanche-vlm: ") and sentence in err and str(tmp_path) in err and "\n" not in err
+
+
+def test_the_report_needs_neither_torch_nor_avalanche(tmp_path):
+    save(tmp_path, files.entry())
+    code = (
+        "import sys, avalanche_vlm.cli as c\n"
+        f"c.main(['report', {str(tmp_path)!r}])\n"
+        "print([m for m in ('torch', 'avalanche', 'numpy', 'matplotlib', 'rich') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]")
