@@ -178,7 +178,7 @@ def _pareto(c: dict[str, Any]) -> list[str]:
         ]
         blocks += [f"### {pipes.plain(p['of'])}", p["rule"], pipes.table(heads, rows, {1, 2, 3})]
     heads = ["recipe", "score", "last, %", "low to high", "held-out change, points", "stored", "seconds"]
-    heads += ["operational exposure", "test samples", "dropped because"]
+    heads += ["operational burden", "test samples", "dropped because"]
     kinds = [("zero_shot_kept", "points"), ("bytes", "bytes"), ("seconds", "seconds")]
     kinds += [("operational", "count"), ("n_test", "count")]
     for position, r in enumerate(c["rounds"], start=1):

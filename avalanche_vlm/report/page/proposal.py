@@ -152,4 +152,5 @@ def _pair(bounds: Any) -> tuple[float | None, float | None]:
 
 
 def _spoken(name: str) -> str:
-    return name.replace("_", " ").replace(".", ", ")
+    known = {"bytes": "stored", "seconds": "training seconds", "operational": "operational burden", "parts": "made of"}
+    return known[name] if name in known else name.replace("_", " ").replace(".", ", ")
