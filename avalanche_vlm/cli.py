@@ -60,7 +60,12 @@ COMPARED = "fine-tune,replay,zscl,lora"
 
 ADVISED = "fine-tune,zero-shot,wise-ft,magmax,zscl,nusa,replay,prototype-replay,lora,ranpac"
 """What advice tries: doing nothing, and recipes of every family that a user can run without more than the stream."""
-COMMANDS = {"run": ("run", "run"), "compare": ("run", "compare"), "advise": ("advise", "advise"), "report": ("report", "report")}
+COMMANDS = {
+    "run": ("run", "run"),
+    "compare": ("run", "compare"),
+    "advise": ("advise", "advise"),
+    "report": ("report", "report"),
+}
 """Module and function of every command, imported when it runs."""
 
 
