@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.memory import ExemplarMemory, FeatureMemory, LatentMemory
@@ -51,8 +52,8 @@ def keeps_user_data(plugins: Iterable[Any], captions: bool, shape: tuple[int, ..
 
 
 def held(plugins: Iterable[Any]) -> Iterator[Any]:
-    """Everything that can be reached from these objects through attributes, containers and closures of this library's
-    and Avalanche's, models and reference pairs left out."""
+    """Everything that can be reached from these objects through attributes, containers and closures: those of
+    plugins and of this library's and Avalanche's objects. Models and reference pairs are left out."""
     seen: set[int] = set()
     waiting = list(plugins)
     while waiting:
@@ -75,7 +76,7 @@ def _parts(part: Any) -> Iterable[Any]:
         return (part.__self__, part.__func__)
     if isinstance(part, FunctionType):
         return [cell.cell_contents for cell in part.__closure__ or () if _filled(cell)]
-    if type(part).__module__.partition(".")[0] in ("avalanche", "avalanche_vlm"):
+    if isinstance(part, SupervisedPlugin) or type(part).__module__.partition(".")[0] in ("avalanche", "avalanche_vlm"):
         slots = [getattr(part, name, None) for kind in type(part).__mro__ for name in getattr(kind, "__slots__", ())]
         return [*vars(part).values(), *slots] if hasattr(part, "__dict__") else slots
     return ()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
+from avalanche_vlm.evaluation.advice.constraints import Constraints, burden, resampling
 from avalanche_vlm.evaluation.advice.halving import Round
 from avalanche_vlm.evaluation.advice.pilot import Pilot
-from avalanche_vlm.evaluation.attribution.bootstrap import Estimate, PairedBootstrap
+from avalanche_vlm.evaluation.attribution.bootstrap import Estimate
 
 TIE = 1.0
 """Points of Last that other virtues may cost, if the samples do not tell the two apart either."""
@@ -36,14 +36,12 @@ class Choice:
 
 def gain(one: Pilot, other: Pilot) -> Estimate:
     """Points of Last that one has over the other, with its 95 % interval over test samples, which are the same."""
-    bootstrap = PairedBootstrap([len(hits) for hits in one.tasks], draws=1000)
-    return bootstrap.mean(100 * (np.concatenate(one.tasks) - np.concatenate(other.tasks)))
+    return resampling(map(len, one.tasks)).mean(100 * (np.concatenate(one.tasks) - np.concatenate(other.tasks)))
 
 
 def last_interval(pilot: Pilot) -> Estimate:
     """Last in percent, with its 95 % interval over test samples."""
-    bootstrap = PairedBootstrap([len(hits) for hits in pilot.tasks], draws=1000)
-    return bootstrap.mean(100 * np.concatenate(pilot.tasks))
+    return resampling(map(len, pilot.tasks)).mean(100 * np.concatenate(pilot.tasks))
 
 
 def final_round(rounds: Sequence[Round]) -> Round:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.advice.pilot import Pilot
@@ -81,11 +84,21 @@ def kept_interval(pilot: Pilot) -> tuple[float, float]:
     nothing where nothing was measured."""
     if not pilot.kept:
         return 0.0, 0.0
-    import numpy as np
-
-    bootstrap = PairedBootstrap([len(change) for change in pilot.kept.values()], draws=1000)
-    found = bootstrap.mean(100 * np.concatenate(list(pilot.kept.values())))
+    found = resampling(map(len, pilot.kept.values())).mean(100 * np.concatenate(list(pilot.kept.values())))
     return found.low, found.high
+
+
+def resampling(groups: Iterable[int]) -> PairedBootstrap:
+    """One bootstrap for all figures over the same samples.
+
+    :param groups: samples in each.
+    """
+    return _resampling(tuple(groups))
+
+
+@lru_cache(4)
+def _resampling(groups: tuple[int, ...]) -> PairedBootstrap:
+    return PairedBootstrap(groups, draws=1000)
 
 
 def burden(ledger: Mapping[str, Any]) -> dict[str, int]:

@@ -14,6 +14,8 @@ SAFETY = 0.9
 """Share of the budget that is planned with."""
 USUAL = 1.5
 """What a recipe takes against fine-tuning, before it was seen."""
+PATIENCE = 4
+"""How many times as long as was thought a pilot may take, lest one recipe eats the time of all others."""
 
 
 class OutOfTime(Exception):
@@ -27,7 +29,7 @@ class Round:
     :param share: of the data.
     :param pilots: by recipe, in the order in which they ran.
     :param dropped: recipes that do not go on, and why.
-    :param complete: all that were to run did.
+    :param complete: all that were to run did, but for those that cannot or take far too long.
     """
 
     share: float
@@ -86,7 +88,7 @@ class Halving:
             if (len(recipes) <= 2 and len(self.rounds) > 1) or not round.complete:
                 break
         if not self.rounds:
-            raise InputError(f"{self.seconds:.0f} s are not enough for a single pilot: raise --minutes")
+            raise InputError(f"{max(0.0, self.seconds):.0f} s are not enough for a single pilot: raise --minutes")
         return self.rounds
 
     def _calibrate(self, recipes: int) -> int:
@@ -114,13 +116,16 @@ class Halving:
             )
             round.complete = False
             return
+        limit = min(self._deadline, self.clock() + PATIENCE * estimate) if estimate else self._deadline
         try:
-            round.pilots[name] = pilot = self.pilot(name, round.share, self._deadline)
+            round.pilots[name] = pilot = self.pilot(name, round.share, limit)
             self._seconds.setdefault(name, {})[round.share] = pilot.seconds
             self._trained.setdefault(name, {})[round.share] = pilot.ledger["train_seconds"]
         except OutOfTime:
-            self.not_run[name] = f"broken off on {round.share:.0%} of the data: the time was up"
-            round.complete = False
+            late = limit == self._deadline
+            why = "the time was up" if late else f"it takes more than {PATIENCE} times the {estimate:.0f} s planned"
+            self.not_run[name] = f"broken off on {round.share:.0%} of the data: {why}"
+            round.complete &= not late
         except InputError as error:
             self.not_run[name] = str(error)
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from avalanche_vlm.evaluation.advice.choice import gain
-from avalanche_vlm.evaluation.advice.constraints import Constraints, burden, kept_interval
+from avalanche_vlm.evaluation.advice.constraints import Constraints, burden, kept_interval, resampling
 from avalanche_vlm.evaluation.advice.halving import Round
 from avalanche_vlm.evaluation.advice.pilot import Pilot
-from avalanche_vlm.evaluation.attribution.bootstrap import Estimate, PairedBootstrap
+from avalanche_vlm.evaluation.attribution.bootstrap import Estimate
 
 WORTH = 1.0
 """Points of Last below which a stage is not worth its work."""
@@ -126,7 +126,6 @@ def _brings(rounds: Sequence[Round], name: str, previous: str) -> dict[str, Any]
     last = gain(one, other)
     kept = None
     if one.kept:
-        bootstrap = PairedBootstrap([len(change) for change in one.kept.values()], draws=1000)
         change = np.concatenate([one.kept[key] - other.kept[key] for key in one.kept])
-        kept = [round(value, 2) for value in bootstrap.mean(100 * change)[1:]]
+        kept = [round(value, 2) for value in resampling(map(len, one.kept.values())).mean(100 * change)[1:]]
     return {"last": [round(last.low, 2), round(last.high, 2)], "zero-shot": kept, "share of the data": share}

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import copy
+import json
+import time
+
+import numpy as np
+import pytest
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.commands.advise import scored_on_fewer
+from avalanche_vlm.evaluation.advice.pilot import (
+    BEFORE,
+    Pilot,
+    Scores,
+    balanced_order,
+    run_pilot,
+    scaled,
+    share_of,
+)
+from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
+from avalanche_vlm.experiment import TrainSettings
+from avalanche_vlm.models import create_vlm
+
+SETTINGS = TrainSettings(lr=5e-4, epochs=1, batch_size=16)
+
+
+def test_every_beginning_of_the_order_holds_classes_alike():
+    labels = np.repeat([0, 1, 2], [40, 20, 2])
+    order = balanced_order(labels, np.random.default_rng(0))
+    assert sorted(order) == list(range(62))
+    assert np.bincount(labels[order[:6]]).tolist() == [2, 2, 2]
+    assert np.bincount(labels[order[:42]]).tolist() == [20, 20, 2]
+
+
+def test_a_smaller_share_is_part_of_a_larger_one_and_tests_stay(tiny_benchmark):
+    half, quarter = (share_of(tiny_benchmark, share, 3) for share in (0.5, 0.25))
+    for task in range(2):
+        images = [
+            {np.asarray(x).tobytes() for x, *_ in b.train_stream[task].dataset.eval()}
+            for b in (quarter, half, tiny_benchmark)
+        ]
+        assert images[0] < images[1] < images[2]
+        assert [len(b.train_stream[task].dataset) for b in (quarter, half)] == [16, 32]
+        assert len(half.test_stream[task].dataset) == len(tiny_benchmark.test_stream[task].dataset)
+    assert share_of(tiny_benchmark, 1.0, 3) is tiny_benchmark
+
+
+def test_batches_shrink_with_the_data_so_that_steps_stay():
+    settings = TrainSettings(batch_size=64)
+    train, options = scaled(settings, "replay", {"max_bytes": 5}, 0.5)
+    assert train.batch_size == 32 and options == {"max_bytes": 5, "batch_size": 32}
+    train, options = scaled(settings, "zscl", {"batch_size": 128}, 1 / 16)
+    assert train.batch_size == 16 and options["batch_size"] == 32  # not below 16, and in proportion
+    assert scaled(settings, "fine-tune", {}, 1.0) == (settings, {})
+
+
+def test_scores_are_those_of_the_metrics(tiny_benchmark, tiny_pairs):
+    model = create_vlm("tiny")
+    scores = Scores(model, tiny_benchmark)
+    for part in tiny_benchmark.held_out:
+        if part.label_space is None:
+            expected = retrieval_scores(model, part.dataset)
+            expected = (expected["image_to_text_hit@1"] + expected["text_to_image_hit@1"]) / 2
+        else:
+            expected = zero_shot_accuracy(model, part.dataset, part.label_space)
+        assert scores.held_out[part.name].mean() == pytest.approx(expected)
+    pairs = Scores(create_vlm("tiny"), tiny_pairs)
+    assert [len(hits) for hits in pairs.tasks] == [20, 20] and set(np.unique(pairs.tasks[0])) <= {0.0, 0.5, 1.0}
+
+
+def test_a_pilot_says_what_a_run_on_all_data_would_store(tiny_benchmark, tmp_path):
+    model = create_vlm("tiny")
+    pretrained = Scores(copy.deepcopy(model), tiny_benchmark)
+    pilot = run_pilot(
+        tiny_benchmark,
+        "replay",
+        0.5,
+        pretrained=pretrained,
+        model=model,
+        settings=SETTINGS,
+        options={"max_bytes": 1 << 20},
+        seed=0,
+        device="cpu",
+        clock=time.monotonic,
+    )
+    size = 3 * 32 * 32 + 20
+    assert pilot.ledger["stored_ram_bytes"] == 64 * size and pilot.full_bytes == 128 * size
+    assert pilot.n_test == 20 and set(pilot.kept) == {"captions", "size", "position"}
+    again = Pilot.from_json(json.loads(json.dumps(pilot.as_json())))
+    assert again.last == pilot.last and again.zero_shot_kept == pilot.zero_shot_kept
+
+
+def test_without_held_out_sets_tasks_before_their_turn_stand_in(tiny_benchmark):
+    parts = ([e.dataset for e in stream] for stream in (tiny_benchmark.train_stream, tiny_benchmark.test_stream))
+    bare = VLMBenchmark(
+        "bare", "classes", *parts, label_space=tiny_benchmark.label_space, task_names=tiny_benchmark.task_names
+    )
+    model = create_vlm("tiny")
+    pilot = run_pilot(
+        bare,
+        "zero-shot",
+        0.5,
+        pretrained=Scores(copy.deepcopy(model), bare),
+        model=model,
+        settings=SETTINGS,
+        options={},
+        seed=0,
+        device="cpu",
+        clock=time.monotonic,
+    )
+    assert list(pilot.kept) == [BEFORE] and len(pilot.kept[BEFORE]) == 20 and pilot.zero_shot_kept == 0
+
+
+def test_scoring_on_fewer_keeps_classes_alike_and_all_captions(tiny_benchmark):
+    fewer = scored_on_fewer(tiny_benchmark, 0, 10)
+    assert [len(e.dataset) for e in fewer.test_stream] == [10, 10]
+    sizes = {part.name: len(part.dataset) for part in fewer.held_out}
+    assert sizes == {"captions": 40, "size": 20, "position": 20}
+    assert len(set(fewer.test_stream[0].dataset.targets)) > 5

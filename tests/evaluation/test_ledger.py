@@ -1,0 +1,216 @@
+"""The cost ledger, of every recipe."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from avalanche.training.plugins import ReplayPlugin
+
+from avalanche_vlm.evaluation.ledger import fingerprints
+from avalanche_vlm.evaluation.passes import flop_counter, inference_flops
+from avalanche_vlm.evaluation.user_data import keeps_user_data, may_keep_pictures
+from avalanche_vlm.experiment import TrainSettings, run_experiment
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.training import recipes
+
+SIZES = {"n_train": 16, "n_test": 8, "n_held_out": 8, "n_reference": 16}
+LESS: dict[str, dict[str, Any]] = {
+    "gift": {"n": 16},
+    "lwf-vr": {"sentences": 16},
+    "ewc-clip": {"samples": 8},
+    "adapter-per-task": {"bottleneck": 8},
+    "moe-adapters": {"experts": 4, "bottleneck": 8},
+    "rail-primal": {"hidden": 32},
+    "ranpac": {"hidden": 32},
+    "lada": {"units": 2, "bottleneck": 4},
+    "proof": {"exemplars": 3},
+}
+SMALL_BATCHES = ("replay", "icarl", "latent-replay", "text-replay", "prototype-replay", "zscl", "snd", "gnsp", "gift")
+PICTURES = {"replay", "icarl", "tic-cumulative", "proof"}
+"""Recipes that keep pictures of the user's."""
+CAPTIONS = {"replay", "tic-cumulative", "text-replay", "latent-replay"}
+"""Recipes that keep captions of the user's, or pictures, on a stream of pairs."""
+MERGED = {"nusa", "keeplora", "c-clip"}
+"""Recipes of modules that end in the weights."""
+
+
+@pytest.fixture(scope="module")
+def streams():
+    from avalanche_vlm.benchmarks import picturebook
+
+    return {
+        "classes": picturebook.mtil_like(order=["sketches", "night"], **SIZES),
+        "pairs": picturebook.pairs(domains=("sketch", "night"), **SIZES),
+    }
+
+
+@pytest.fixture(scope="module")
+def outcome_of(streams):
+    """Runs a recipe on one of the streams, once."""
+    known: dict[tuple, Any] = {}
+
+    def run(name: str, kind: str = "classes", **settings: Any) -> Any:
+        key = (name, kind, *settings.items())
+        if key not in known:
+            options = {**LESS.get(name, {}), **({"batch_size": 8} if name in SMALL_BATCHES else {})}
+            train = TrainSettings(**{"lr": 1e-3, "epochs": 1, "batch_size": 8, **settings})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                known[key] = run_experiment(
+                    streams[kind], name, model=create_vlm("tiny"), settings=train, options=options, evaluate=False
+                )
+        return known[key]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, known in recipes.RECIPES.items() for kind in known.kinds]
+)
+def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
+    outcome = outcome_of(name, kind)
+    entry, model = outcome.ledger, outcome.strategy.model
+    assert entry["raw_user_data_kept"] == (name in (CAPTIONS if kind == "pairs" else PICTURES))
+    assert entry["reference_pairs_needed"] == ("reference" in recipes.get(name).needs)
+    assert entry["task_id_needed"] == (kind == "classes")  # these classes compete within their task
+    # Whoever leaves the pretrained weights alone can go back to them, and nobody else can.
+    untouched = fingerprints(create_vlm("tiny")) <= fingerprints(model)
+    assert entry["reversible"] == untouched == ("weights" not in entry["artifacts"])
+    if recipes.get(name).family == "PEA" and name not in MERGED:
+        assert untouched
+    if "router" in entry["artifacts"]:
+        assert "modules" in entry["artifacts"] and entry["added_parameters"] > 0
+    assert entry["stored_ram_bytes"] + entry["stored_disk_bytes"] == outcome.result["costs"]["stored_bytes"]
+    assert entry["training_flops_per_sample"] > 0 or name == "zero-shot"
+    assert entry["inference_flops_per_sample"] > 1e7
+
+
+def test_switching_modules_off_gives_the_pretrained_answers_back(outcome_of, streams):
+    model, plain = outcome_of("lora").strategy.model, create_vlm("tiny")
+    x = torch.rand(4, 3, 32, 32)
+    model.eval()
+    with torch.no_grad(), model.routed.pool.using(None):
+        assert torch.equal(model.encode_image_plain(x), plain.eval().encode_image_plain(x))
+
+
+def test_passes_are_counted_beside_those_of_fine_tuning(outcome_of):
+    def passes(name: str, **settings: Any) -> tuple[float, float]:
+        entry = outcome_of(name, **settings).ledger
+        return entry["extra_forward_passes_per_sample"], entry["extra_backward_passes_per_sample"]
+
+    assert passes("fine-tune") == passes("wise-ft") == (0.0, 0.0)
+    assert passes("replay") == (1.0, 1.0)  # as many old samples as new
+    assert passes("lwf") == (1.0, 0.0)  # a teacher
+    assert passes("zscl") == (2.0, 1.0)  # reference images through the student, and once through the teacher
+    assert passes("zero-shot") == (-1.0, -1.0)
+    assert passes("simplecil") == (0.0, -1.0)
+    assert passes("simplecil", epochs=4) == (-0.75, -1.0)  # features are computed once, whatever the epochs
+    assert passes("lora", epochs=2) == (0.5, 0.0)  # the router's features
+
+
+def test_operations_are_those_of_the_whole_experience(outcome_of, streams):
+    once, twice = (outcome_of("fine-tune", epochs=n).ledger["training_flops_per_sample"] for n in (1, 3))
+    assert twice == pytest.approx(once, rel=0.01)
+    replay = outcome_of("replay").ledger["training_flops_per_sample"]
+    assert 1.3 * once < replay < 2.1 * once
+    assert (
+        outcome_of("lora").ledger["inference_flops_per_sample"]
+        > 1.5 * (outcome_of("fine-tune").ledger["inference_flops_per_sample"])
+    )
+
+
+def test_operations_of_a_prediction_against_a_count_by_hand(random_model, streams):
+    """Patches, blocks and projection of the image tower; the texts are encoded before."""
+    random_model.set_label_space(streams["classes"].label_space)
+    tower = random_model.tower("image")
+    width, layers = tower.conv1.out_channels, len(tower.transformer.resblocks)
+    tokens = (32 // tower.conv1.kernel_size[0]) ** 2 + 1
+    hidden = tower.transformer.resblocks[0].mlp[0].out_features
+    block = 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * tokens**2 * width
+    patches = 2 * (tokens - 1) * width * 3 * tower.conv1.kernel_size[0] ** 2
+    out = 2 * width * tower.output_dim
+    classes = 2 * tower.output_dim * len(streams["classes"].label_space.tasks[0])
+    labels = torch.zeros(4, dtype=torch.long)
+    assert inference_flops(random_model, torch.rand(4, 3, 32, 32), labels) == patches + layers * block + out + classes
+
+
+def test_counting_changes_no_result(streams):
+    """Kernels are chosen as they are without the counter."""
+    x, y = torch.rand(8, 3, 32, 32), torch.arange(8) % 10
+    losses = []
+    for counted in (False, True):
+        model = create_vlm("tiny")
+        model.set_label_space(streams["classes"].label_space)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            counter = flop_counter()
+            if counted:
+                counter.__enter__()
+            loss = torch.nn.functional.cross_entropy(model(x, torch.zeros(8, dtype=torch.long)), y)
+            loss.backward()
+            if counted:
+                counter.__exit__(None, None, None)
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == losses[1]
+
+
+def test_avalanches_replay_keeps_user_data(streams):
+    from avalanche_vlm.training import VLMNaive, criterion_for
+
+    benchmark, model = streams["classes"], create_vlm("tiny")
+    model.set_label_space(benchmark.label_space)
+    plugin = ReplayPlugin(mem_size=8)
+    assert not keeps_user_data([plugin], False, (3, 32, 32))
+    strategy = VLMNaive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
+        criterion=criterion_for("classes", model),
+        train_mb_size=8,
+        plugins=[plugin],
+        evaluator=None,
+    )
+    strategy.train(benchmark.train_stream[0])
+    assert keeps_user_data([plugin], False, (3, 32, 32))
+
+
+def test_pictures_in_a_plain_tensor_are_found_and_features_are_no_pictures():
+    class Holder:
+        __module__ = "avalanche_vlm.somewhere"
+
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.parts = [{"x": tensor}]
+
+    assert keeps_user_data([Holder(torch.zeros(2, 3, 32, 32))], False, (3, 32, 32))
+    assert not keeps_user_data([Holder(torch.zeros(2, 128))], False, (3, 32, 32))
+
+
+def test_what_will_keep_pictures_is_known_before_it_does(streams):
+    expected = {"replay", "icarl", "tic-cumulative", "proof"}
+    found = {
+        name
+        for name in ("fine-tune", "replay", "icarl", "tic-cumulative", "proof", "lora", "text-replay", "ewc-clip")
+        if may_keep_pictures(recipes.build(name, model=create_vlm("tiny"), **LESS.get(name, {})))
+    }
+    assert found == expected
+
+
+def test_a_run_that_fails_leaves_no_counter_behind(streams, monkeypatch):
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    settings = TrainSettings(lr=1e-3, epochs=1, batch_size=8)
+
+    def stop(experience: int, iteration: int, iterations: int) -> None:
+        if experience == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(
+            streams["classes"], "fine-tune", model=create_vlm("tiny"), settings=settings, progress=stop, evaluate=False
+        )
+    assert not _get_current_dispatch_mode_stack()
+    assert not torch.nn.modules.module._global_forward_hooks
