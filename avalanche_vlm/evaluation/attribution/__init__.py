@@ -58,9 +58,10 @@ def attribute(
     laboratory.fit_maps()
     laboratory.put_back_each()
     if rule.lost(loss):
-        # A few blocks are a place only if they are few among all.
+        n = len(measured.blocks)
+        # Two are tried where they are too many to be a place as well: how far they come is worth knowing.
         laboratory.combine(
-            most=min(3, len(measured.blocks) // 5),
+            most=max(k for k in (2, 3) if k == 2 or rule.place(k, n)),
             candidates=4,
             enough=lambda score: rule.repaired(bootstrap.mean(100 * (measured.pretrained - score)), loss),
         )

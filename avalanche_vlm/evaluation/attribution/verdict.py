@@ -26,14 +26,19 @@ class Rule:
     Putting all weights back repairs everything that training broke, and many lesser interventions repair a part of it:
     they substitute for each other, so the largest recovery says nothing. What tells is parsimony. The cause is the most
     specific intervention that recovers *as much as* putting everything back does. "As much" has to allow for the error
-    of a fitted map and for chance: what is missing is at most ``share`` of the loss, or at most twice that and not
-    to be told from zero on these pairs.
+    of a fitted map: at most ``share`` of the loss is missing, and on its whole interval at most twice that. So with few
+    pairs a repair has to be shown, and a lack of evidence names no place: where nothing specific is shown to be
+    enough, the damage counts as spread.
 
-    :param share: of the loss, in [0, 1).
+    A few blocks are a place only if they are few among all: any half of a tower repairs most of what happened in it.
+
+    :param share: of the loss, in [0, 0.5).
+    :param few: share of the model's blocks up to which several count as a place, in [0, 1]; one always does.
     :param least: points below which nothing counts as lost.
     """
 
     share: float = 0.1
+    few: float = 0.1
     least: float = 1.0
 
     def lost(self, loss: Estimate) -> bool:
@@ -42,8 +47,11 @@ class Rule:
 
     def repaired(self, missing: Estimate, loss: Estimate) -> bool:
         """Whether an intervention that leaves this much of the loss counts as a repair."""
-        share = self.share if missing.low > 0 else 2 * self.share
-        return missing.value <= share * loss.value
+        return missing.value <= self.share * loss.value and missing.high <= 2 * self.share * loss.value
+
+    def place(self, chosen: int, blocks: int) -> bool:
+        """Whether so many of the model's blocks are one."""
+        return chosen == 1 or chosen <= self.few * blocks
 
 
 def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: float) -> dict[str, Any]:
@@ -80,7 +88,11 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     cause, module, left = "nothing lost", None, total
     if weights_lost:
         repairs = [("drift", None, measured.maps["rotate"])]
-        repairs += [("interference", " + ".join(chosen), values) for chosen, values in combinations.items()]
+        repairs += [
+            ("interference", " + ".join(chosen), values)
+            for chosen, values in combinations.items()
+            if rule.place(len(chosen), len(measured.blocks))
+        ]
         cause, module, left = "erosion", None, Estimate(0.0, 0.0, 0.0)
         for name, where, values in repairs:
             missing = points(pretrained - values)
