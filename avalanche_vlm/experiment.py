@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -96,6 +97,7 @@ def run_experiment(
     settings: TrainSettings,
     options: Mapping[str, Any] | None = None,
     plugins: Sequence[SupervisedPlugin] = (),
+    metrics: Sequence[PluginMetric] = (),
     seed: int = 0,
     task_id: bool = False,
     device: str | torch.device = "cpu",
@@ -111,6 +113,7 @@ def run_experiment(
     :param settings: of the optimizer.
     :param options: of the recipe.
     :param plugins: more of them, after the recipe's: what they store counts, and no result names them.
+    :param metrics: for the evaluator, such as probes; what they keep is no part of the method's costs.
     :param seed: of everything that is drawn.
     :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
@@ -136,7 +139,7 @@ def run_experiment(
     with warnings.catch_warnings():
         # Avalanche warns that nothing is logged; the matrix is what we log.
         warnings.filterwarnings("ignore", message="No loggers specified")
-        evaluator = EvaluationPlugin(matrix, held_out, loggers=[])
+        evaluator = EvaluationPlugin(matrix, held_out, *metrics, loggers=[])
     strategy = VLMNaive(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
