@@ -111,6 +111,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--recipes", default=COMPARED, help=f"separated by commas (default: {COMPARED})")
     compare.add_argument("--seeds", type=_counts, default=[0], help="separated by commas (default: 0)")
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="repeat a run with probes: what was lost, where, and why",
+        description="Repeat the run that DIR holds with probes, put back one thing at a time, and write "
+        "DIR/diagnosis.json.",
+    )
+    diagnose.add_argument("out", metavar="DIR", help="a folder with a finished run")
+    diagnose.add_argument("--quiet", action="store_true", help="no progress bar")
+    diagnose.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of torch")
     advise = commands.add_parser(
         "advise",
         help="try recipes in short pilots, recommend one, and plan its introduction",

@@ -26,6 +26,7 @@ def attribute(
     draws: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    score: str = "held-out captions R@1",
 ) -> dict[str, Any]:
     """Why a trained model finds fewer pairs than the model that it started from.
 
@@ -43,6 +44,7 @@ def attribute(
     :param draws: of the bootstrap.
     :param level: of its intervals.
     :param seed: of the draws and of the halves that maps are fitted on.
+    :param score: what to call the score: hit@1 of the pairs, mean of both directions.
     :return: plain JSON types, in points of 100: ``pretrained`` (on the pairs as re-matched), ``trained`` (as given),
         ``lost``, ``interventions`` (each with what it ``recovered`` and the ``share`` of what was lost; the maps and
         weights on top of re-matching), ``modules`` (each block alone), ``unexplained`` (what the verdict's intervention
@@ -66,4 +68,4 @@ def attribute(
             enough=lambda score: rule.repaired(bootstrap.mean(100 * (measured.pretrained - score)), loss),
         )
     laboratory.go_back([0.5])
-    return judge(measured, bootstrap, rule, chance=laboratory.chance)
+    return {"score": score, **judge(measured, bootstrap, rule, chance=laboratory.chance)}

@@ -107,7 +107,6 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     elif not weights_lost and points(pretrained).low <= 300 * chance:
         cause = "unexplained"
     return {
-        "score": "held-out captions R@1",
         "pairs": len(given),
         "mismatched": measured.mismatched,
         "pretrained": round(100 * float(pretrained.mean()), 4),
