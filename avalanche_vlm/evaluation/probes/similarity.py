@@ -10,13 +10,13 @@ from avalanche_vlm.errors import InputError
 
 @torch.no_grad()
 def linear_cka(x: torch.Tensor, y: torch.Tensor, debiased: bool = False) -> float:
-    """Linear centred kernel alignment (Kornblith et al., arXiv 1905.00414, section 3.2):
+    """Linear centred kernel alignment (Kornblith et al., arXiv 1905.00414, section 3):
     ``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` of centred features.
 
     Rotating, reflecting or scaling either side as a whole changes nothing; stretching one direction does. With about
     as many dimensions as samples the biased figure is high for unrelated features. ``debiased`` takes the unbiased
-    estimator of HSIC (Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, eq. 5) in all three
-    places, after which unrelated features are near 0 however wide they are.
+    estimator of HSIC (Song et al., "Feature Selection via Dependence Maximization", JMLR 2012) in all three places,
+    after which unrelated features are near 0 however wide they are.
 
     :param x: ``[N, D]``, row n of both from the same sample.
     :param y: ``[N, E]``.

@@ -10,7 +10,7 @@ from avalanche_vlm.errors import InputError
 
 @torch.no_grad()
 def alignment(images: torch.Tensor, texts: torch.Tensor, alpha: float = 2.0) -> float:
-    """Mean distance of a pair's two features, to the power ``alpha`` (Wang and Isola, arXiv 2005.10242, eq. 2).
+    """Mean distance of a pair's two features, to the power ``alpha`` (Wang and Isola, arXiv 2005.10242, section 4.1).
 
     With the default it is ``2 - 2 paired_cosine``.
 
@@ -32,7 +32,7 @@ def alignment(images: torch.Tensor, texts: torch.Tensor, alpha: float = 2.0) -> 
 @torch.no_grad()
 def uniformity(features: torch.Tensor, t: float = 2.0) -> float:
     """``log mean exp(-t ||x_i - x_j||^2)`` over all pairs of different samples (Wang and Isola, arXiv 2005.10242,
-    eq. 3): the lower, the more evenly the features are spread.
+    section 4.1): the lower, the more evenly the features are spread.
 
     :param features: ``[N, D]``; normalised here. Equal samples should be there once.
     :param t: positive.

@@ -346,7 +346,9 @@ def test_erosion_is_what_matrix_and_held_out_scores_say(random_model, tiny_bench
         assert metrics[f"Erosion/{name}"] == pytest.approx(expected[column][0] - expected[column][-1])
         assert all(0 <= e <= 1 for e in sets[name]["calibration error"])
     right = probe.right()
-    assert right["captions"][2].shape == (2, 40) and right["size"][2].shape == (len(tiny_benchmark.held_out[1].dataset),)
+    assert right["captions"][2].shape == (2, 40) and right["size"][2].shape == (
+        len(tiny_benchmark.held_out[1].dataset),
+    )
     assert right["size"][2].mean() == pytest.approx(sets["size"]["score"][2])
     classes = probe.result()["classes"]
     losses = [entry["before"] - entry["after"] for entry in classes]
@@ -407,6 +409,18 @@ def test_in_our_strategy_with_half_precision(tiny_benchmark):
     metrics = run(strategy, tiny_benchmark, evaluate=False)
     assert not np.isnan(probe.result()["conflict"]["cosine"][1][:6]).any()
     assert metrics["FisherUpdate/image.0"] > 0
+
+
+@pytest.mark.gpu
+def test_on_cuda(tiny_benchmark):
+    model = create_vlm("tiny")
+    captions = tiny_benchmark.held_out[0]
+    probes = [DriftProbe(captions), InterferenceProbe(samples=4, interval=1), ErosionProbe(tiny_benchmark.held_out)]
+    run(naive(model, probes, device=torch.device("cuda")), tiny_benchmark)
+    drift, interference, erosion = (probe.result() for probe in probes)
+    assert drift["curves"]["RSA"][0] == pytest.approx(1) and not np.isnan(drift["layers"]["CKA"]).any()
+    assert not np.isnan(interference["update"][1]).any() and not np.isnan(interference["conflict"]["cosine"][1]).any()
+    assert not np.isnan(erosion["sets"]["captions"]["score"]).any()
 
 
 def test_on_a_stock_benchmark(random_model):
