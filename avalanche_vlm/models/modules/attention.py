@@ -28,6 +28,31 @@ class FusedAttention(nn.Module):
         self.dropout = attention.dropout
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
         self.out_proj: nn.Module = attention.out_proj
+        # In a tuple, so that its parameters are not this module's a second time.
+        self._original = (attention,)
+
+    def train(self, mode: bool = True) -> FusedAttention:
+        """Set the mode."""
+        self._original[0].train(mode)
+        return super().train(mode)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the attention that was taken over would give the same. It then computes itself, to the last bit: in
+        eval mode torch has a kernel for it that rounds in another way than the steps here."""
+        return False
+
+    def _taken_over(self) -> nn.MultiheadAttention:
+        """That attention with the parameters as they are now: a merge makes new ones."""
+        (original,) = self._original
+        for theirs, ours, names in (
+            (original, self, ("in_proj_weight", "in_proj_bias")),
+            (original.out_proj, self.out_proj, ("weight", "bias")),
+        ):
+            for name in names:
+                if getattr(theirs, name) is not getattr(ours, name):
+                    setattr(theirs, name, getattr(ours, name))
+        return original
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Queries, keys and values side by side ``[B, L, 3 D]`` of inputs ``[B, L, D]``."""
@@ -57,6 +82,8 @@ class FusedAttention(nn.Module):
         """Self-attention ``[B, L, D]`` (or ``[L, B, D]`` without ``batch_first``)."""
         if not (query is key and key is value):
             raise InputError("an adapted attention is self-attention: leave out blocks whose queries differ from keys")
+        if self.unchanged:
+            return self._taken_over()(query, key, value, need_weights=False, attn_mask=attn_mask)
         x = query if self.batch_first else query.transpose(0, 1)
         batch, length, _ = x.shape
         # Split before the heads move forward: the gradients of the three are then put together in one copy.

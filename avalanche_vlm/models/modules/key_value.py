@@ -50,6 +50,10 @@ class KeyValueAttention(FusedAttention, Site):
         self.strength: float | torch.Tensor = 1.0
         """``w``, for all samples or ``[B]``."""
 
+    @property
+    def unchanged(self) -> bool:
+        return self.active is None
+
     def build(self) -> nn.Module:
         return KeyValuePrompts(self.length, self.embed_dim)
 

@@ -96,6 +96,10 @@ class LoRAAttention(FusedAttention, LoRALayer):
         if "out" in parts:
             self.out_proj = LoRALinear(attention.out_proj, make)
 
+    @property
+    def unchanged(self) -> bool:
+        return self.active is None and getattr(self.out_proj, "active", None) is None
+
     def weights(self) -> dict[str, torch.Tensor]:
         q_k_v = dict(zip(PARTS, self.in_proj_weight.chunk(3), strict=False))
         return {part: q_k_v[part] for part in self.parts}

@@ -54,6 +54,10 @@ class PrefixAttention(FusedAttention):
         self.prompts: torch.Tensor | None = None
         """Keys and values ``[B, 2, n, D]``, or None for attention among tokens alone."""
 
+    @property
+    def unchanged(self) -> bool:
+        return self.prompts is None
+
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
     ) -> torch.Tensor:
