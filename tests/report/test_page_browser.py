@@ -13,7 +13,12 @@ import pytest
 from avalanche_vlm.report import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+WAIT = 120_000
+"""Milliseconds: on a busy machine a browser needs its time."""
 LONG = "a task whose name is much longer than what fits above one column of a heat map"
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def browser():
         found = next(filter(None, map(shutil.which, BROWSERS)), None) or (own if Path(own).exists() else None)
         if found is None:
             pytest.skip("no Chromium or Chrome is installed")
-        running = driver.chromium.launch(executable_path=found)
+        running = driver.chromium.launch(executable_path=found, timeout=WAIT)
         yield running
         running.close()
 
@@ -52,8 +57,9 @@ def crowded(tmp_path_factory) -> Path:
 
 
 def look(browser, path: Path, width: int, scheme: str) -> tuple[np.ndarray, dict]:
-    """The page as pixels, and what the browser says of it."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    """The page's first 2,600 lines as pixels, and what the browser says of it."""
+    context = browser.new_context(viewport={"width": width, "height": 2600}, color_scheme=scheme)
+    context.set_default_timeout(WAIT)
     tab = context.new_page()
     said, asked = [], []
     tab.on("console", lambda message: said.append(message.text))
@@ -76,7 +82,7 @@ def look(browser, path: Path, width: int, scheme: str) -> tuple[np.ndarray, dict
             alerts: [...document.querySelectorAll('script')].length,
         })"""
     )
-    pixels = np.asarray(_image(tab.screenshot(full_page=True)))
+    pixels = np.asarray(_image(tab.screenshot()))
     context.close()
     return pixels, {**facts, "said": said, "asked": asked}
 
@@ -124,6 +130,7 @@ def test_names_of_users_run_no_script(browser, tmp_path):
 
 def test_on_paper_there_is_no_navigation_and_nothing_scrolls(browser, report):
     tab = browser.new_page(viewport={"width": 794, "height": 1123})
+    tab.set_default_timeout(WAIT)
     tab.goto(report.as_uri())
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
