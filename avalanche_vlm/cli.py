@@ -63,6 +63,7 @@ ADVISED = "fine-tune,zero-shot,wise-ft,magmax,zscl,nusa,replay,prototype-replay,
 COMMANDS = {
     "run": ("run", "run"),
     "compare": ("run", "compare"),
+    "diagnose": ("diagnose", "diagnose"),
     "advise": ("advise", "advise"),
     "report": ("report", "report"),
 }

@@ -12,7 +12,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.diagnosis import probe_pairs
 from avalanche_vlm.models import create_vlm
 
-SMALL = "--n-train 64 --n-test 20 --n-held-out 60 --n-reference 40 --epochs 2 --lr 1e-3 --quiet"
+SMALL = "--n-train 64 --n-test 20 --n-held-out 60 --n-reference 40 --epochs 4 --lr 2e-3 --warmup 0 --quiet"
 
 
 @pytest.fixture(scope="module")
