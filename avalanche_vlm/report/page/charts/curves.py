@@ -58,7 +58,7 @@ def curve(
     ends = [_last(line[key]) for _, line in drawn]
     places = spread_apart([y(line[key][end]) for (_, line), end in zip(drawn, ends, strict=True)], _LINE, top, bottom)
     for (n, line), end, place in zip(drawn, ends, places, strict=True):
-        colour, dash = f"s{n % COLOURS}", DASHES[n // COLOURS % len(DASHES)] if len(lines) > COLOURS else DASHES[n % 4]
+        colour, dash = f"s{n % COLOURS}", DASHES[(n + n // COLOURS) % len(DASHES)]
         parts.append(_band(line, x, y, colour))
         for stretch in _stretches(line[key]):
             points = " ".join(f"{x(s):.1f},{y(line[key][s]):.1f}" for s in stretch)

@@ -57,9 +57,12 @@ def scatter(points: Sequence[dict[str, Any]], *, x_name: str, y_name: str, y_kin
         parts.append(tag("circle", tag("title", escape(tip)), cx=x(p["x"]), cy=y(p["y"]), r=radii[n], class_=shape))
     for n, p in sorted(enumerate(points), key=lambda pair: not pair[1]["front"]):
         size = show(p["bytes"], "bytes")
-        wide = 6.8 * max(min(len(p["name"]), 16), len(size))
+        wide = 7.6 * max(min(len(p["name"]), 16), len(size))
         a, b = _free(x(p["x"]), y(p["y"]), radii[n], wide, taken, (left, top, width, bottom))
         taken.append((a, b, a + wide, b + 26))
+        near = min(max(x(p["x"]), a), a + wide), min(max(y(p["y"]), b), b + 26)
+        if math.dist(near, (x(p["x"]), y(p["y"]))) > radii[n] + 10:
+            parts.append(tag("line", x1=x(p["x"]), y1=y(p["y"]), x2=near[0], y2=near[1], class_="lead"))
         parts.append(label(p["name"], a, b + 11, 16, class_="name strong" if p["front"] else "name"))
         parts.append(figure(p["bytes"], "bytes", f"{path}.{n}.bytes", a, b + 23, class_="small"))
     return picture("".join(parts), width, height, title, "scatter")
