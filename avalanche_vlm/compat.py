@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.collate import default_collate_fn_map
+
+OperatorMode = TorchDispatchMode
+"""Base of modes that see every operator, forward and backward: torch documents it and builds its counters on it, but
+keeps it in a module with an underscore."""
 
 
 def register_collate(kind: type, collate: Callable) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from avalanche_vlm.compat import register_collate, source_datasets
+from avalanche_vlm.compat import OperatorMode, register_collate, source_datasets
 
 
 @dataclasses.dataclass
@@ -28,3 +28,17 @@ def test_a_data_set_is_traced_to_what_it_was_made_of(tiny_pairs):
     joined = ConcatDataset([first.eval().subset([1, 2]), Subset(second, [3])])
     assert list(source_datasets(joined)) == sources
     assert list(source_datasets(first.concat(second))) == sources
+
+
+def test_an_operator_mode_sees_forward_and_backward_by_name():
+    seen = []
+
+    class Names(OperatorMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    weight = torch.ones(2, 2, requires_grad=True)
+    with Names():
+        (torch.ones(3, 2) @ weight).sum().backward()
+    assert seen.count("aten.mm.default") == 2

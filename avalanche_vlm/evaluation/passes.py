@@ -4,50 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from avalanche_vlm.compat import OperatorMode
 from avalanche_vlm.models import VLM
 
 
-def flop_counter() -> FlopCounterMode:
-    """torch's counter of matrix products, convolutions and attention, a multiplication and an addition being two.
+class FlopCounter(OperatorMode):
+    """Counts matrix products, convolutions and attention while it is active, by torch's formulas: a multiplication and
+    an addition are two.
 
-    torch leaves out the attention that runs on a CPU, and the fused one of modules in eval mode; they are added.
+    torch's own ``FlopCounterMode`` tells modules apart by gradient hooks, which fail on parameters that are read
+    without gradients, and leaves out the attention that runs on a CPU and the fused one of modules in eval mode.
     """
-    aten = torch.ops.aten
-    formulas = {
-        "_scaled_dot_product_flash_attention_for_cpu": lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-        "_scaled_dot_product_flash_attention_for_cpu_backward": lambda grad, q, k, v, *_, **__: (
-            sdpa_backward_flop_count(grad, q, k, v)
-        ),
-        "_native_multi_head_attention": _fused_attention,
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := _formulas().get(str(func).rpartition(".")[0]):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+@cache
+def _formulas() -> dict[str, Callable[..., int]]:
+    """By an operator's name without its overload."""
+    return {
+        **{str(operator): formula for operator, formula in flop_registry.items()},
+        "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
+        "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+        "aten._native_multi_head_attention": _fused_attention,
     }
-    known = {getattr(aten, name): formula for name, formula in formulas.items() if hasattr(aten, name)}
-    counter = FlopCounterMode(display=False, custom_mapping=known)
-    # Telling modules apart costs hooks on every output, which raise on a parameter that a module returns as a view.
-    counter.mod_tracker = _OneModule()
-    return counter
 
 
-class _OneModule:
-    """Everything belongs to the same module, under the name that torch's totals go by."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: Any) -> None:
-        return
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _fused_attention(query: Any, key: Any, value: Any, width: int, heads: int, *_: Any, **__: Any) -> int:
-    batch, length, _ = query
+def _attention_backward(*args: Any, **_: Any) -> int:
+    return sdpa_backward_flop_count(*(part.shape for part in args[:4]))
+
+
+def _fused_attention(query: torch.Tensor, key: Any, value: Any, width: int, heads: int, *_: Any, **__: Any) -> int:
+    batch, length, _ = query.shape
     per_head = (batch, heads, length, width // heads)
     return 8 * batch * length * width**2 + sdpa_flop_count(per_head, per_head, per_head)
 
@@ -60,9 +69,9 @@ def inference_flops(model: VLM, x: Any, task_labels: Any) -> float:
     """
     with model.evaluating():
         model(x, task_labels)
-        with flop_counter() as counter:
+        with FlopCounter() as counter:
             model(x, task_labels)
-    return counter.get_total_flops() / len(task_labels)
+    return counter.total / len(task_labels)
 
 
 class PassesPlugin(SupervisedPlugin):
@@ -82,7 +91,7 @@ class PassesPlugin(SupervisedPlugin):
         super().__init__()
         self._tower = type(model.tower("image"))
         self._watched, self._trained = experience, 0
-        self._counter: FlopCounterMode | None = None
+        self._counter: FlopCounter | None = None
         self._counting, self._hook = ExitStack(), ExitStack()
         self._flops: dict[str, int] = {}
         self.samples = self.forwards = self.backwards = 0
@@ -144,11 +153,11 @@ class PassesPlugin(SupervisedPlugin):
         self.close()
 
     def _start(self) -> None:
-        self._counter = self._counting.enter_context(flop_counter())
+        self._counter = self._counting.enter_context(FlopCounter())
 
     def _stop(self, part: str) -> None:
         if self._counter is not None:
-            self._flops[part] = self._flops.get(part, 0) + self._counter.get_total_flops()
+            self._flops[part] = self._flops.get(part, 0) + self._counter.total
             self._counting.close()
             self._counter = None
 
