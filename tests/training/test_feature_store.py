@@ -131,3 +131,14 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path, monkeypatch, limit):
     assert len(store) == 2 and torch.equal(store.rows(torch.tensor([1, 0]), pytest.fail), feature([1, 0]))
     if limit < 3 * ROW:  # there is room again
         assert torch.equal(store.rows(torch.tensor([8, 1, 7]), lambda m: feature([8, 7])), feature([8, 1, 7]))
+
+
+def test_what_was_taken_ahead_is_given_back():
+    store = FeatureStore()
+    parts = [torch.randn(5, 4) for _ in range(3)]
+    for part in parts:
+        store.append(part)
+    assert store.stored().ram > 15 * (16 + 8)
+    store.trim()
+    assert store.stored().ram == 15 * (16 + 8)
+    assert torch.equal(store.rows(slice(None)), torch.cat(parts))

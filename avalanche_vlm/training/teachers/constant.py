@@ -76,6 +76,7 @@ class _ConstantTeacher:
             self._first_text = len(self._features)
             for part in texts:
                 self._features.append(part.to(device).encode(teacher.encode_text))
+        self._features.trim()
 
     def _forget_features(self) -> None:
         self._features.clear()

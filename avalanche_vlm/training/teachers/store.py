@@ -53,6 +53,11 @@ class FeatureStore:
         """The next rows ``[n, D]``, numbered on from those that are there."""
         self._add(torch.arange(self._filled, self._filled + len(features)), features)
 
+    def trim(self) -> None:
+        """Give back memory that was taken ahead of features to come."""
+        if self._ram is not None and self._in_ram < len(self._ram):
+            self._ram = self._ram[: self._in_ram].clone()
+
     def to(self, device: torch.device) -> FeatureStore:
         """Move what is in memory."""
         self._ram = None if self._ram is None else self._ram.to(device)
