@@ -135,13 +135,15 @@ def scaled(
     settings: TrainSettings, recipe: str, options: Mapping[str, Any], share: float
 ) -> tuple[TrainSettings, dict[str, Any]]:
     """Settings and options of a pilot: batches, replayed ones too, shrink with the data, so that the optimizer takes
-    as many steps as it would on all data, for as long as batches have :data:`LEAST_BATCH` samples."""
+    as many steps as it would on all data, for as long as batches have :data:`LEAST_BATCH` samples; below that steps get
+    fewer, and those of warm-up with them."""
     size = min(settings.batch_size, max(LEAST_BATCH, round(settings.batch_size * share)))
     all_options = {**recipes.get(recipe).settings, **options}
     options = dict(options)
     if all_options.get("batch_size"):
         options["batch_size"] = max(2, round(all_options["batch_size"] * size / settings.batch_size))
-    return replace(settings, batch_size=size), options
+    warmup = int(settings.warmup * min(1.0, share * settings.batch_size / size))
+    return replace(settings, batch_size=size, warmup=warmup), options
 
 
 def share_of(benchmark: VLMBenchmark, share: float, seed: int) -> VLMBenchmark:

@@ -79,12 +79,12 @@ def test_a_damaged_pilot_is_run_again(advised):
 
 
 def test_constraints_exclude_with_a_sentence(tmp_path, capsys):
-    arguments = ["--recipes", "fine-tune,replay,simplecil", "--no-raw-data", "--no-task-id", "--max-bytes", "100"]
+    arguments = ["--recipes", "fine-tune,replay,simplecil", "--no-raw-data", "--no-task-id", "--max-bytes", "5000"]
     assert advise("--out", str(tmp_path), "--minutes", "20", *arguments) == 0
     advice = read(tmp_path)
     why = {entry["recipe"]: entry["because"] for entry in advice["excluded"]}
     assert why["replay"] == "keeps samples of the user's (--no-raw-data)" and "replay" not in advice["ledger"]
-    assert "--max-bytes 100" in why["simplecil"]
+    assert "--max-bytes 5000" in why["simplecil"]
     assert advice["protocol"]["label_space"] == "union" and "--label-space union" in advice["warnings"][0]
     assert "excluded: replay" in capsys.readouterr().out
 

@@ -53,6 +53,8 @@ def test_batches_shrink_with_the_data_so_that_steps_stay():
     train, options = scaled(settings, "zscl", {"batch_size": 128}, 1 / 16)
     assert train.batch_size == 16 and options["batch_size"] == 32  # not below 16, and in proportion
     assert scaled(settings, "fine-tune", {}, 1.0) == (settings, {})
+    warm = TrainSettings(batch_size=64, warmup=8)
+    assert [scaled(warm, "fine-tune", {}, share)[0].warmup for share in (1.0, 0.25, 1 / 16)] == [8, 8, 2]
 
 
 def test_scores_are_those_of_the_metrics(tiny_benchmark, tiny_pairs):
