@@ -1,4 +1,4 @@
-"""Successive halving under a budget of time: many recipes on few data, the better half on twice as many, and so on."""
+"""Successive halving under a budget of time: many recipes on few data, the best third on twice as many, and so on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from avalanche_vlm.evaluation.advice.constraints import Constraints
 from avalanche_vlm.evaluation.advice.pilot import Pilot
 
 ROUNDS = 3
+PLANNED = 2
+"""Rounds that have to end in time. Fewer rounds on more data rank better: on few data recipes have few steps, in which
+fine-tuning does little damage and modules learn little."""
+KEEP = 3
+"""One in so many goes on, at least two."""
 SAFETY = 0.9
 """Share of the budget that is planned with."""
-USUAL = 1.5
+USUAL = 1.2
 """What a recipe takes against fine-tuning, before it was seen."""
 PATIENCE = 4
 """How many times as long as was thought a pilot may take, lest one recipe eats the time of all others."""
@@ -43,7 +48,7 @@ class Halving:
     """Jamieson and Talwalkar's successive halving (arXiv 1502.07943) with the share of the data as the resource.
 
     The first pilot, of ``baseline`` on the smallest share, tells how much can be afforded: the first round gets the
-    largest share of ``shares`` with which all rounds end in time. What a pilot will take is estimated from those
+    largest share of ``shares`` with which two rounds end in time. What a pilot will take is estimated from those
     before; one that would not end in time is not begun, and one that takes longer is broken off.
 
     :param pilot: ``(recipe, share, deadline) -> Pilot``; raises :class:`OutOfTime` past the deadline, and InputError
@@ -52,7 +57,7 @@ class Halving:
     :param constraints: the user's.
     :param seconds: the budget.
     :param clock: tells the time in seconds.
-    :param baseline: that the others are compared with: part of every round, whatever it breaks.
+    :param baseline: that the others are compared with: part of the first round, and of others if it is good enough.
     """
 
     pilot: Callable[[str, float, float], Pilot]
@@ -84,8 +89,8 @@ class Halving:
             if not round.pilots:
                 self.rounds.pop()
                 break
-            recipes = self._better_half(round, recipes)
-            if (len(recipes) <= 2 and len(self.rounds) > 1) or not round.complete:
+            recipes = self._best(round, recipes)
+            if len(recipes) < 2 or not round.complete:
                 break
         if not self.rounds:
             raise InputError(f"{max(0.0, self.seconds):.0f} s are not enough for a single pilot: raise --minutes")
@@ -100,8 +105,8 @@ class Halving:
         taken = smallest.pilots[self.baseline].seconds
         affordable = 0
         for index in range(len(self.shares)):
-            later = self.shares[index : index + ROUNDS]
-            counts = [max(3, recipes >> step) for step in range(len(later))]
+            later = self.shares[index : index + PLANNED]
+            counts = [max(2, recipes // KEEP**step) for step in range(len(later))]
             planned = sum(n * USUAL * taken * s / self.shares[0] for n, s in zip(counts, later, strict=True))
             if planned <= SAFETY * self.seconds:
                 affordable = index
@@ -140,8 +145,8 @@ class Halving:
         nearest = min(seen, key=lambda s: abs(s - share))
         return seen[nearest] * share / nearest if share > nearest else seen[nearest]
 
-    def _better_half(self, round: Round, recipes: Sequence[str]) -> list[str]:
-        """Those that go on, best first behind the baseline; notes why the others do not."""
+    def _best(self, round: Round, recipes: Sequence[str]) -> list[str]:
+        """Those that go on, best first; notes why the others do not."""
         fit = []
         for name, pilot in round.pilots.items():
             if why := self.constraints.broken_by(pilot, self.full_seconds(name)):
@@ -149,11 +154,11 @@ class Halving:
             else:
                 fit.append(name)
         fit.sort(key=lambda name: -self.constraints.score(round.pilots[name]))
-        stay = fit[: max(2, (len(recipes) + 1) // 2)]
+        stay = fit[: max(2, -(-len(recipes) // KEEP))]
         for name in fit[len(stay) :]:
             score, least = (self.constraints.score(round.pilots[n]) for n in (name, stay[-1]))
-            round.dropped[name] = f"its score of {score:.1f} is not in the better half (from {least:.1f})"
-        return [self.baseline, *(name for name in stay if name != self.baseline)]
+            round.dropped[name] = f"its score of {score:.1f} is not among the best {len(stay)} (from {least:.1f})"
+        return stay
 
     def full_seconds(self, name: str) -> float:
         """Seconds of training on all data: on the line through the two largest shares that were measured. In proportion

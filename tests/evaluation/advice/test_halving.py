@@ -20,13 +20,13 @@ def halving(world: World, seconds: float, **constraints) -> Halving:
     return Halving(world.run, SHARES, Constraints(**constraints), seconds, world.clock)
 
 
-def test_the_better_half_goes_on_with_twice_the_data():
+def test_the_best_third_goes_on_with_twice_the_data():
     world = World(LAST)
     found = halving(world, 1000)
     rounds = found.run(NAMES)
-    assert [len(r.pilots) for r in rounds] == [8, 5, 4] and rounds[1].share == 2 * rounds[0].share
-    assert "g" in rounds[-1].pilots and "fine-tune" in rounds[-1].pilots and not found.not_run
-    assert "not in the better half" in rounds[0].dropped["a"] and world.now <= 1000
+    assert [set(r.pilots) for r in rounds[1:]] == [{"g", "f", "e"}, {"g", "f"}][: len(rounds) - 1]
+    assert len(rounds[0].pilots) == 8 and rounds[1].share == 2 * rounds[0].share and not found.not_run
+    assert "not among the best 3" in rounds[0].dropped["fine-tune"] and world.now <= 1000
 
 
 def test_more_time_buys_more_data():
@@ -83,7 +83,7 @@ def test_what_breaks_a_constraint_does_not_go_on():
     world = World(LAST, facts={"g": {"raw_user_data_kept": True}, "f": {"kept": -20.0}})
     rounds = halving(world, 1000, raw_data=False).run(NAMES)
     assert "--no-raw-data" in rounds[0].dropped["g"] and "--keep-zero-shot" in rounds[0].dropped["f"]
-    assert set(rounds[1].pilots) >= {"e", "fine-tune"} and not {"f", "g"} & set(rounds[1].pilots)
+    assert set(rounds[1].pilots) == {"e", "d", "c"}
 
 
 def test_seconds_on_all_data_lie_on_the_line_through_what_was_measured():
