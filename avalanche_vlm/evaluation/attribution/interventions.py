@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.evaluation.blocks import blocks, group_by_block
+from avalanche_vlm.evaluation.blocks import blocks, group_by_block, tower_of
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.weights.average import interpolate, load, snapshot
@@ -46,6 +46,11 @@ class Interventions:
             for block, names in group_by_block(f"{name}.-" for name in sites).items()
         }
 
+        self.changed = [block for block in self.blocks if self._has_changed(block)]
+        """The blocks that differ from the start: only they can have an effect."""
+        paths = {"image": model.routed is not None or model.image_path is not None, "text": model.text_path is not None}
+        self.changed_towers = {tower_of(block) for block in self.changed} | {t for t, path in paths.items() if path}
+
     @contextmanager
     def put_back(self, chosen: Iterable[str]) -> Iterator[VLM]:
         """Within it, these blocks are as they were at the start."""
@@ -76,6 +81,11 @@ class Interventions:
         floating = {name: value for name, value in self._start.items() if value.is_floating_point()}
         with self._loaded(interpolate({name: state[name] for name in floating}, floating, share)) as model:
             yield model
+
+    def _has_changed(self, block: str) -> bool:
+        state = self.model.clip.state_dict()
+        weights = [name for name in self.blocks[block] if name in self._start]
+        return bool(self._sites.get(block)) or any(not torch.equal(state[name], self._start[name]) for name in weights)
 
     @contextmanager
     def _loaded(self, weights: Mapping[str, torch.Tensor]) -> Iterator[VLM]:

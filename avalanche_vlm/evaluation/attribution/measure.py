@@ -48,7 +48,7 @@ class Laboratory:
     """Measures a trained model against what it started from, on pairs that neither has seen.
 
     The pairs are split in halves; each half is scored within itself, with maps fitted on the other. A block of one
-    tower needs that tower's features anew, never the other's.
+    tower needs that tower's features anew, never the other's, and a tower that did not change is never read twice.
 
     :param model: as trained.
     :param start: state dict of ``model.clip`` from before.
@@ -64,7 +64,7 @@ class Laboratory:
         self._halves = order[:half], order[half:]
         self._trained = pairs.images(model), pairs.texts(model)
         with self.interventions.way_back() as start_model:
-            self._pretrained = pairs.images(start_model), pairs.texts(start_model)
+            self._pretrained = self._features(start_model, self.interventions.changed_towers)
         self._ids = pairs.ids.to(model.device)
         given = self._score(*self._trained), self._score(*self._pretrained)
         found = rematch(*self._pretrained, self._ids)
@@ -97,9 +97,10 @@ class Laboratory:
             return self._score(*self._dealt(self._features(model, {tower_of(block) for block in chosen})))
 
     def put_back_each(self) -> None:
-        """Every block alone."""
+        """Every block alone. One that training left as it was costs nothing."""
         for block in self.interventions.blocks:
-            self.measured.blocks[block] = self.put_back(block)
+            changed = block in self.interventions.changed
+            self.measured.blocks[block] = self.put_back(block) if changed else self.measured.trained
 
     def combine(self, most: int, candidates: int, enough: Callable[[np.ndarray], bool]) -> None:
         """Add the block that helps most to the best one, until it is enough or there are ``most``.
@@ -107,7 +108,9 @@ class Laboratory:
         :param candidates: how many of the best single blocks to choose from.
         :param enough: whether a score pair by pair needs no more.
         """
-        ranked = sorted(self.measured.blocks, key=lambda block: -self.measured.blocks[block].mean())[:candidates]
+        ranked = sorted(
+            self.interventions.changed or self.measured.blocks, key=lambda block: -self.measured.blocks[block].mean()
+        )[:candidates]
         chosen, score = ranked[:1], self.measured.blocks[ranked[0]]
         while len(chosen) < min(most, len(ranked)) and not enough(score):
             tried = {block: self.put_back(*chosen, block) for block in ranked if block not in chosen}
@@ -119,7 +122,9 @@ class Laboratory:
         """All weights part of the way back."""
         for share in shares:
             with self.interventions.way_back(share) as model:
-                self.measured.way_back[share] = self._score(*self._dealt(self._features(model, {"image", "text"})))
+                self.measured.way_back[share] = self._score(
+                    *self._dealt(self._features(model, self.interventions.changed_towers))
+                )
 
     def _features(self, model: VLM, towers: set[str]) -> tuple[torch.Tensor, torch.Tensor]:
         images = self._pairs.images(model) if "image" in towers else self._trained[0]

@@ -51,6 +51,16 @@ def test_the_weights_come_back_when_something_fails(random_model):
         assert all(torch.equal(v, after[k]) for k, v in random_model.clip.state_dict().items())
 
 
+def test_only_what_training_changed_is_looked_at(random_model):
+    start = snapshot(random_model.clip.state_dict())
+    with torch.no_grad():
+        random_model.clip.visual.proj += 0.1
+    interventions = Interventions(random_model, start)
+    assert interventions.changed == ["image.out"] and interventions.changed_towers == {"image"}
+    random_model.text_path = lambda encode, tokens: encode(tokens)
+    assert Interventions(random_model, start).changed_towers == {"image", "text"}
+
+
 def test_half_the_way_is_the_mean_and_all_the_way_the_start(random_model):
     start = trained(random_model)
     after = snapshot(random_model.clip.state_dict())
