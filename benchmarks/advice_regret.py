@@ -109,7 +109,7 @@ def regret(stream: str, name: str, answer: dict[str, Any], compared: list[dict[s
     if best is None or chosen is None:
         right = best is None and answer["recipe"] is None
         return f"| {stream} | {name} | {answer['recipe']} | {best and best.recipe} | | {'yes' if right else 'no'} | |"
-    lost = best.last - chosen.last
+    lost = round(best.last - chosen.last, 6)
     why = "" if chosen.recipe in fit else broken[chosen.recipe] or f"{chosen.zero_shot_kept:+.1f} points of zero-shot"
     within = "yes" if lost <= WITHIN and not why else "no"
     return (
