@@ -100,9 +100,8 @@ def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
     for name in ("a", "b"):
         assert run("run", "--recipe", "fine-tune", "--out", str(tmp_path / name)) == 0
     assert (tmp_path / "a/result.json").read_bytes() == (tmp_path / "b/result.json").read_bytes()
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {
-        *("result.json", "ledger.json", "timing.json", "request.json", "results.csv", "summary.json", "matrix.png", "held_out.png"),
-    }
+    written = "result.json ledger.json timing.json request.json results.csv summary.json matrix.png held_out.png"
+    assert {p.name for p in (tmp_path / "a").iterdir()} == set(written.split())
     assert (tmp_path / "a/matrix.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     for column in ("Last", "Avg", "Transfer", "Forget", "BWT", "ZSD", "held-out R@1", "stored", "trainable", "seconds"):
