@@ -49,6 +49,10 @@ class Rule:
         """Whether an intervention that leaves this much of the loss counts as a repair."""
         return missing.value <= self.share * loss.value and missing.high <= 2 * self.share * loss.value
 
+    def possible(self, missing: Estimate, loss: Estimate) -> bool:
+        """Whether it may be one for all that these pairs say."""
+        return missing.low <= self.share * loss.value
+
     def place(self, chosen: int, blocks: int) -> bool:
         """Whether so many of the model's blocks are one."""
         return chosen == 1 or chosen <= self.few * blocks
@@ -85,7 +89,7 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     mismatch = points(measured.pretrained - measured.pretrained_given)
     pairs_are_wrong = rule.lost(mismatch) and measured.mismatched > 0
     weights_lost = rule.lost(by_weights)
-    cause, module, left = "nothing lost", None, total
+    cause, module, left, unsure = "nothing lost", None, total, False
     if weights_lost:
         repairs = [("drift", None, measured.maps["rotate"])]
         repairs += [
@@ -99,6 +103,7 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
             if rule.repaired(missing, by_weights):
                 cause, module, left = name, where, missing
                 break
+            unsure |= rule.possible(missing, by_weights)
     second = None
     if pairs_are_wrong and (not weights_lost or by_pairs.value >= by_weights.value):
         second, cause, module, left = cause if weights_lost else None, "mismatched pairs", None, by_weights
@@ -121,7 +126,7 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
         "verdict": {
             "cause": cause,
             "module": module,
-            "sentence": _sentence(cause, module, second, total, left, measured, chance),
+            "sentence": _sentence(cause, module, second, unsure, total, left, measured, chance),
         },
     }  # fmt: skip
 
@@ -139,6 +144,7 @@ def _sentence(
     cause: str,
     module: str | None,
     second: str | None,
+    unsure: bool,
     total: Estimate,
     left: Estimate,
     measured: Measured,
@@ -163,6 +169,11 @@ def _sentence(
         "erosion": f"{lost}, neither a rotation nor one or a few blocks brings back what all weights together do: the "
         "damage is spread over the towers.",
     }[cause]
+    if cause == "erosion" and unsure:
+        sentence = (
+            f"{lost}, all weights together bring back what can be brought back; whether less would do as well cannot be "
+            f"told on these {n} pairs."
+        )
     if second == "mismatched pairs":
         sentence += f" Besides, {wrong}."
     elif second is not None:

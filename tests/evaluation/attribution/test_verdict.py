@@ -71,6 +71,12 @@ def test_the_most_specific_repair_names_the_cause(scores, cause, module):
     assert found["sentence"].endswith(".")
 
 
+def test_few_pairs_name_no_place_and_say_so():
+    found = verdict(trained=0.88, one=0.899)["verdict"]
+    assert found["cause"] == "erosion" and "cannot be told" in found["sentence"]
+    assert "spread over the towers" in verdict(rotate=0.6, one=0.7)["verdict"]["sentence"]
+
+
 def test_what_is_recovered_and_what_is_left_are_points():
     found = verdict(rotate=0.5, one=0.88)
     assert found["lost"]["points"] == pytest.approx(40) and found["unexplained"]["points"] == pytest.approx(2)
