@@ -171,8 +171,8 @@ def _sentence(
     }[cause]
     if cause == "erosion" and unsure:
         sentence = (
-            f"{lost}, all weights together bring back what can be brought back; whether less would do as well cannot be "
-            f"told on these {n} pairs."
+            f"{lost}, all weights together bring back what can be brought back; whether less would do as well cannot "
+            f"be told on these {n} pairs."
         )
     if second == "mismatched pairs":
         sentence += f" Besides, {wrong}."
