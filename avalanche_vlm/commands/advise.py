@@ -84,7 +84,7 @@ def _without_task_id(options: Namespace) -> str | None:
     """
     if options.label_space == "task":
         raise InputError("--label-space task needs the task id at prediction, which --no-task-id forbids")
-    if options.label_space or (not options.data and options.benchmark in ("picturebook-domains", "picturebook-pairs")):
+    if options.label_space or (not options.data and options.benchmark in inputs.WITHOUT_TASKS):
         return None
     options.label_space = "union"
     return "all classes compete (--label-space union): under --no-task-id no prediction knows its task"

@@ -23,9 +23,12 @@ BENCHMARKS = {
     "picturebook-classes": "class_incremental",
     "picturebook-domains": "domain_incremental",
     "picturebook-pairs": "pairs",
+    "picturebook-time": "time_incremental",
 }
 """Names on the command line, and the functions of :mod:`avalanche_vlm.benchmarks.picturebook` that they stand for."""
 
+WITHOUT_TASKS = ("picturebook-domains", "picturebook-pairs", "picturebook-time")
+"""Those whose classes always compete, or that have none."""
 _SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 
 

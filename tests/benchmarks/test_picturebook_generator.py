@@ -62,7 +62,7 @@ def test_every_prompt_of_the_mtil_like_tasks_means_its_class(task):
             assert parse(prompt) == attributes
 
 
-@pytest.mark.parametrize("name", ["mtil_like", "class_incremental", "domain_incremental"])
+@pytest.mark.parametrize("name", ["mtil_like", "class_incremental", "domain_incremental", "time_incremental"])
 def test_every_prompt_of_the_streams_label_spaces_is_read(name):
     space = getattr(picturebook, name)(**SMALL).label_space
     for class_name, prompts in zip(space.class_names, space.prompts(), strict=True):

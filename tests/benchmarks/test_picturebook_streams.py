@@ -16,7 +16,7 @@ from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accur
 from avalanche_vlm.models import create_vlm
 
 SMALL = {"n_train": 24, "n_test": 12, "n_held_out": 20, "n_reference": 10}
-STREAMS = ("mtil_like", "class_incremental", "domain_incremental", "pairs")
+STREAMS = ("mtil_like", "class_incremental", "domain_incremental", "time_incremental", "pairs")
 
 
 def bytes_of(benchmark) -> bytes:
@@ -53,6 +53,21 @@ def test_the_union_merges_equal_names_and_drops_the_task_label():
     benchmark = picturebook.mtil_like(label_space="union", **SMALL)
     assert len(set(benchmark.label_space.class_names)) == len(benchmark.label_space)
     assert all(experience.task_labels == [0] for experience in benchmark.train_stream)
+
+
+def test_one_style_slowly_gives_way_to_the_next():
+    stream = picturebook.time_incremental(n_experiences=5, styles=("sketch", "night"), **{**SMALL, "n_train": 400})
+    assert all(set(e.classes_in_this_experience) == set(range(10)) for e in stream.train_stream)
+    # Sketches have no colour but their paper's yellow; almost all of night is bluer than red.
+    bluer = []
+    for experience in stream.train_stream:
+        pictures = torch.stack([experience.dataset.eval()[i][0] for i in range(400)])
+        bluer.append((pictures[:, 2] > pictures[:, 0]).double().mean((1, 2)).gt(0.5).double().mean().item())
+    assert bluer[0] == 0 and bluer[4] > 0.9
+    assert bluer == pytest.approx([share * bluer[4] for share in (0, 0.25, 0.5, 0.75, 1)], abs=0.07)
+    for wrong in ({"styles": ("night",)}, {"n_experiences": 1}):
+        with pytest.raises(InputError, match="at least two experiences and two styles"):
+            picturebook.time_incremental(**wrong, **SMALL)
 
 
 def test_class_and_domain_incremental():

@@ -27,6 +27,8 @@ from avalanche_vlm.errors import InputError
 
 DOMAINS = ("sketch", "night", "faded", "mosaic", "negative")
 """Styles of the domain-incremental stream, in order."""
+FASHIONS = ("sketch", "night", "negative")
+"""Styles of the time-incremental stream, in the order in which they come and go."""
 
 
 def mtil_like(
@@ -120,6 +122,43 @@ def domain_incremental(
     space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], "union")
     return _classes(
         "picturebook-domains", tasks, space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
+        (n_held_out, n_reference),
+    )  # fmt: skip
+
+
+def time_incremental(
+    seed: int = 0,
+    *,
+    n_experiences: int = 8,
+    styles: Sequence[str] = FASHIONS,
+    n_train: int = 640,
+    n_test: int = 250,
+    train_transform: Callable | None = None,
+    eval_transform: Callable | None = None,
+    tokenizer: Callable | None = None,
+    n_held_out: int = 1000,
+    n_reference: int = 1000,
+) -> VLMBenchmark:
+    """The same ten shapes, month after month, while one style slowly gives way to the next: a stream without borders,
+    in the manner of TiC-CLIP (arXiv 2310.16226). Every month is a mixture of two styles at most.
+
+    :param n_experiences: months, at least two. The first has the first style alone, the last the last.
+    :param styles: their names, two at least. The other parameters are those of :func:`mtil_like`.
+    :raises InputError: for an unknown style, one that comes twice, or too few months or styles.
+    """
+    _check_names(styles, STYLES, "style")
+    if n_experiences < 2 or len(styles) < 2:
+        raise InputError("a drift over time takes at least two experiences and two styles")
+    shapes = _by("object", range(len(SHAPES)))
+    tasks = []
+    for month in range(n_experiences):
+        # Exact arithmetic: a month that has one style alone must not draw a stray picture of another.
+        before, rest = divmod(month * (len(styles) - 1), n_experiences - 1)
+        turning = (styles[before + 1], rest / (n_experiences - 1)) if rest else None
+        tasks.append(Task(f"month {month + 1}", shapes, TEMPLATES["object"], styles[before], turning=turning))
+    space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], "union")
+    return _classes(
+        "picturebook-time", tasks, space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
         (n_held_out, n_reference),
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ class Task:
     :param fixed: attributes that are the same in every picture.
     :param jitter: of the drawing.
     :param look: of the drawing.
+    :param turning: another style, and the share of the pictures that have it already, in [0, 1].
     """
 
     name: str
@@ -46,6 +47,7 @@ class Task:
     fixed: dict[str, int] = field(default_factory=dict)
     jitter: Jitter = field(default_factory=Jitter)
     look: Look = field(default_factory=Look)
+    turning: tuple[str, float] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -67,7 +69,13 @@ class Task:
         if "object" not in fixed:
             fixed["object"] = rng.integers(0, len(SHAPES), n)
         drawn = scenes.sample_scenes(rng, n, **fixed)
-        return to_uint8(STYLES[self.style](render(drawn, rng, self.jitter, self.look), rng)), labels
+        pictures = render(drawn, rng, self.jitter, self.look)
+        styled = STYLES[self.style](pictures, rng)
+        if self.turning is not None:
+            style, share = self.turning
+            turned = rng.random(n) < share
+            styled[turned] = STYLES[style](pictures[turned], rng)
+        return to_uint8(styled), labels
 
 
 @dataclass(frozen=True)

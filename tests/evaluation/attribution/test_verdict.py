@@ -72,7 +72,7 @@ def test_the_most_specific_repair_names_the_cause(scores, cause, module):
 
 
 def test_few_pairs_name_no_place_and_say_so():
-    found = verdict(trained=0.88, one=0.899)["verdict"]
+    found = verdict(trained=0.88, one=0.898)["verdict"]  # one pair of ten missing, and by its interval up to three
     assert found["cause"] == "erosion" and "cannot be told" in found["sentence"]
     assert "spread over the towers" in verdict(rotate=0.6, one=0.7)["verdict"]["sentence"]
 
