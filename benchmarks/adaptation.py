@@ -122,7 +122,7 @@ def seconds_per_image(recipe: str, tasks: int, rounds: int) -> float | None:
 
     torch.manual_seed(0)
     model = create_vlm("tiny")
-    benchmark = picturebook.mtil_like(0, n_train=8, n_test=32, n_held_out=8, n_reference=8)
+    benchmark = picturebook.mtil_like(0, n_train=8, n_test=32, n_held_out=8, n_reference=64)
     resources = {name: getattr(benchmark, name) for name in recipes.get(recipe).takes}
     plugins = recipes.build(recipe, model=model, **resources)
     if model.routed is None:

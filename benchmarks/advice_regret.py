@@ -27,7 +27,7 @@ STREAMS: dict[str, list[str]] = {
     "mtil, other order": ["--benchmark", "picturebook", "--order", ",".join(ORDER)],
     "time": ["--benchmark", "picturebook-time"],
 }
-BYTES = 300_000
+BYTES = 3_000_000
 SLOW = 1.5
 """The limit of training seconds, in those of fine-tuning."""
 WITHIN = 2.0
@@ -124,12 +124,17 @@ def main() -> None:
     parser.add_argument("--streams", default="", help="of all, these, separated by semicolons (default: all there are)")
     parser.add_argument("--recipes", default="", help="separated by commas (default: those that advise tries)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n-train", type=int, default=256, help="pictures per task (default: 256)")
+    parser.add_argument("--n-train", type=int, default=640, help="pictures per task (default: 640)")
     parser.add_argument("--n-test", type=int, default=250)
     parser.add_argument("--n-held-out", type=int, default=1000)
     parser.add_argument("--n-reference", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=4.0, help="for the advice on a stream (default: 4)")
-    parser.add_argument("--processes", type=int, default=2, help="at a time; each has one thread")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2,
+        help="at a time, each with one thread: no more than there are idle cores, since advice has a budget of time",
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -161,15 +166,14 @@ def main() -> None:
         seconds = f"{SLOW * plain['pilot']['ledger']['train_seconds']:.0f}"
         limits[stream] = {
             "none": [],
-            "no raw data, few bytes": ["--no-raw-data", "--max-bytes", str(BYTES)],
+            "no raw data, few bytes": ["--no-raw-data", "--max-bytes", str(BYTES), "--keep-zero-shot", "10"],
             "keep zero-shot, in time": ["--keep-zero-shot", "1", "--max-train-seconds", seconds],
         }
         folder = options.out / f"advice-{stream}-{tag}"
         asked[options.out / f"advice-{stream}-{tag}-{options.minutes:g}-{','.join(names)}.json"] = (
             *("advice", stream, options.seed, sizes, ",".join(names), options.minutes, limits[stream], str(folder)),
         )
-    # One at a time: its budget is of time, and a neighbour would take of it.
-    found = run_all(__file__, asked, 1)
+    found = run_all(__file__, asked, options.processes)
     lines = ["| stream | constraints | recommended | best by full comparison | regret | within 2 points | |"]
     lines.append("|---" * 7 + "|")
     for result in found:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from avalanche_vlm.evaluation.advice.pilot import Pilot, Scores
     from avalanche_vlm.models import VLM
 
-SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-LEAST = 8
+SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0)
+LEAST = 32
 """Training samples per task below which a pilot says nothing."""
 MOST_TEST = 125
 """Test samples per task, and twice as many of class-labelled held-out sets, that pilots are scored on at most."""

@@ -16,7 +16,7 @@ def print_advice(advice: dict[str, Any]) -> None:
 
     show = console()
     table = Table(title="pilots (scores in percent, changes in points; bytes and seconds on all data)")
-    for title in ("recipe", "data", "Last", "interval", "zero-shot", "stored", "seconds", "burden", ""):
+    for title in ("recipe", "data", "Last", "interval", "expected", "zero-shot", "stored", "seconds", "burden", ""):
         table.add_column(title, justify="left" if title in ("recipe", "") else "right", no_wrap=bool(title))
     latest: dict[str, tuple[float, dict[str, Any]]] = {}
     for round in advice["rounds"]:
@@ -29,6 +29,7 @@ def print_advice(advice: dict[str, Any]) -> None:
             f"{share:.0%}",
             f"{pilot['last']:.1f}",
             "{:.1f} to {:.1f}".format(*pilot["interval"]),
+            f"{pilot['expected']:.1f}",
             "-" if pilot["zero_shot_kept"] is None else f"{pilot['zero_shot_kept']:+.1f}",
             human_bytes(pilot["bytes"]),
             f"{pilot['seconds']:.0f}",

@@ -35,13 +35,21 @@ def fitted(tasks: int = 3, **options) -> ReferenceGate:
 
 @pytest.mark.parametrize("strangers", [0.02, 0.1, 0.3])
 def test_as_many_strangers_as_promised_come_in(strangers):
-    gate = fitted(strangers=strangers)
+    gate = fitted(strangers=strangers, margin=0.0)
     held = gate.reference[:200]
     let_in = ~gate.score(held).is_out_of_distribution
     assert let_in.sum() == int(strangers * 200)  # over all tasks together
     fresh = ~gate.score(cloud(9, 4000, draw=1)).is_out_of_distribution
     # Of 200 held-out ones: three standard deviations of the rate.
     assert abs(fresh.float().mean() - strangers) < 3 * (strangers * (1 - strangers) / 200) ** 0.5 + 0.01
+
+
+def test_the_margin_keeps_more_out():
+    strict, plain = fitted(strangers=0.1, margin=0.2), fitted(strangers=0.1, margin=0.0)
+    assert strict.bar == pytest.approx(plain.bar.item() + 0.2)
+    strangers = cloud(9, 2000, draw=1)
+    in_, plainly_in = (~gate.score(strangers).is_out_of_distribution for gate in (strict, plain))
+    assert 0 < in_.sum() < 0.7 * plainly_in.sum() and not (in_ & ~plainly_in).any()
 
 
 def test_its_own_samples_come_in_where_a_border_keeps_fewer_strangers_out():
@@ -102,7 +110,12 @@ def test_it_holds_what_it_says():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"strangers": 0.0}, "strangers"), ({"hidden": 0}, "hidden"), ({"ridge": 0.0}, "ridge is positive")],
+    [
+        ({"strangers": 0.0}, "strangers"),
+        ({"hidden": 0}, "hidden"),
+        ({"ridge": 0.0}, "ridge is positive"),
+        ({"margin": -1.0}, "margin not negative"),
+    ],
 )
 def test_options_out_of_their_range(options, said):
     with pytest.raises(InputError, match=said):

@@ -10,6 +10,7 @@ import numpy as np
 from avalanche_vlm.evaluation.advice.constraints import Constraints, burden, resampling
 from avalanche_vlm.evaluation.advice.halving import Round
 from avalanche_vlm.evaluation.advice.pilot import Pilot
+from avalanche_vlm.evaluation.advice.trend import foreseen
 from avalanche_vlm.evaluation.attribution.bootstrap import Estimate
 
 TIE = 1.0
@@ -45,8 +46,8 @@ def last_interval(pilot: Pilot) -> Estimate:
 
 
 def final_round(rounds: Sequence[Round]) -> Round:
-    """The last round in which all ran that were to run, else the first: there the most can be compared."""
-    return next((round for round in reversed(rounds) if round.complete), rounds[0])
+    """The last round in which all ran that were to run, or two at least: the best run first. Else the first."""
+    return next((round for round in reversed(rounds) if round.complete or len(round.pilots) > 1), rounds[0])
 
 
 def eligible(round: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Pilot]:
@@ -62,7 +63,8 @@ def eligible(round: Round, constraints: Constraints, seconds: Mapping[str, float
 
 
 def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Choice | None:
-    """The best Last among what meets the constraints. Of those within :data:`TIE` points of it whose paired interval
+    """The best Last, carried on to all data (:func:`~avalanche_vlm.evaluation.advice.trend.foreseen`), among what meets
+    the constraints. Of those within :data:`TIE` points of it whose paired interval
     does not exclude that they are equal, the one that keeps the most of zero-shot (in whole points), then the one with
     the least burden, then with the fewest bytes.
 
@@ -70,7 +72,7 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
     :return: None if nothing meets them.
     """
     for round in [final_round(rounds), *reversed(rounds)]:
-        if fit := eligible(round, constraints, seconds):
+        if fit := eligible(foreseen(rounds, round), constraints, seconds):
             break
     else:
         return None
@@ -78,7 +80,7 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
     tied = [p for p in fit.values() if p is best or (best.last - p.last <= TIE and gain(best, p).low <= 0)]
     chosen = max(tied, key=lambda p: (_whole(p.zero_shot_kept), -sum(burden(p.ledger).values()), -p.full_bytes))
     others = sorted((p for p in fit.values() if p is not chosen), key=lambda p: -p.last)
-    return Choice(chosen.recipe, *_confidence(chosen, others, round), others[0].recipe if others else None)
+    return Choice(chosen.recipe, *_confidence(chosen, others, rounds, round), others[0].recipe if others else None)
 
 
 def _whole(value: float) -> int:
@@ -86,8 +88,10 @@ def _whole(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def _confidence(chosen: Pilot, others: Sequence[Pilot], round: Round) -> tuple[str, str]:
+def _confidence(chosen: Pilot, others: Sequence[Pilot], rounds: Sequence[Round], round: Round) -> tuple[str, str]:
     on = f"on {round.share:.0%} of the data"
+    if round.share < 1 and round is not rounds[0]:
+        on = f"carried on from {round.share:.0%} to all of the data"
     if chosen.n_test < ENOUGH:
         return "too little data", (
             f"the smallest task has {chosen.n_test} test samples, and fewer than {ENOUGH} do not tell recipes apart"

@@ -12,6 +12,7 @@ from avalanche_vlm.evaluation.advice.halving import Halving, Round
 from avalanche_vlm.evaluation.advice.pareto import front
 from avalanche_vlm.evaluation.advice.pilot import Pilot
 from avalanche_vlm.evaluation.advice.plan import stages
+from avalanche_vlm.evaluation.advice.trend import foreseen
 
 
 def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], excluded: Mapping[str, str]) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
         plan = stages(rounds, constraints, choice.recipe, halving.baseline, seconds, options)
     return {
         "constraints": asdict(constraints),
-        "rounds": [_round(round, constraints, seconds) for round in rounds],
-        "front": front({name: figures(pilot, seconds[name]) for name, pilot in final.pilots.items()}),
+        "rounds": [_round(round, foreseen(rounds, round), constraints, seconds) for round in rounds],
+        "front": front({name: figures(pilot, seconds[name]) for name, pilot in foreseen(rounds, final).pilots.items()}),
         "answer": answer,
         "plan": plan,
         "excluded": [{"recipe": name, "because": why} for name, why in {**excluded, **broken}.items()],
@@ -69,7 +70,7 @@ def _latest(rounds: Sequence[Round], name: str) -> Pilot:
     return next(round.pilots[name] for round in reversed(rounds) if name in round.pilots)
 
 
-def _round(round_: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Any]:
+def _round(round_: Round, carried: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Any]:
     recipes = []
     for name, pilot in round_.pilots.items():
         interval, parts = last_interval(pilot), burden(pilot.ledger)
@@ -79,6 +80,7 @@ def _round(round_: Round, constraints: Constraints, seconds: Mapping[str, float]
                 "score": round(constraints.score(pilot), 2),
                 "last": round(pilot.last, 2),
                 "interval": [round(interval.low, 2), round(interval.high, 2)],
+                "expected": round(min(100.0, carried.pilots[name].last), 2),
                 "zero_shot_kept": round(pilot.zero_shot_kept, 2) if pilot.kept else None,
                 "bytes": pilot.full_bytes,
                 "seconds": round(seconds[name], 1),
@@ -107,15 +109,15 @@ def _sentence(
         against = f", where {baseline} reached {both.pilots[baseline].last:.1f}"
     kept = f"; held-out sets {pilot.zero_shot_kept:+.1f} points" if pilot.kept else ""
     share = next(r.share for r in reversed(rounds) if name in r.pilots)
-    return f"Take {name}{chosen}: Last {pilot.last:.1f} in pilots on {share:.0%} of the data{against}{kept}."
+    return f"Take {name}{chosen}: Last {pilot.last:.1f} in its pilot on {share:.0%} of the data{against}{kept}."
 
 
 def _warnings(halving: Halving, final: Round, seconds: Mapping[str, float]) -> list[str]:
     found = []
     if final.share < 1:
         found.append(
-            f"Last is that of pilots on {final.share:.0%} of the training data; "
-            "seconds and bytes are scaled to all of it"
+            f"Last is that of pilots on {final.share:.0%} of the training data at most; what is expected on all of it "
+            "goes on along their trend, and seconds and bytes are scaled to it"
         )
     if any(not pilot.kept for pilot in final.pilots.values()):
         found.append("nothing was held out: what is kept of zero-shot could not be measured")

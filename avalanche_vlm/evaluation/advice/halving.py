@@ -1,4 +1,4 @@
-"""Successive halving under a budget of time: many recipes on few data, the best third on twice as many, and so on."""
+"""Successive halving under a budget of time: many recipes on few data, the best third on more, and so on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ PLANNED = 2
 fine-tuning does little damage and modules learn little."""
 KEEP = 3
 """One in so many goes on, at least two."""
+CHEAP = 1 / 40
+"""Share of the budget below which a pilot was so cheap that the recipe goes on whatever its score: what is fitted in
+closed form takes seconds, and needs data more than what starts from trained weights."""
 SAFETY = 0.9
 """Share of the budget that is planned with."""
 USUAL = 1.2
@@ -89,7 +92,7 @@ class Halving:
             if not round.pilots:
                 self.rounds.pop()
                 break
-            recipes = self._best(round, recipes)
+            recipes = self._best(round, len(recipes))
             if len(recipes) < 2 or not round.complete:
                 break
         if not self.rounds:
@@ -135,17 +138,20 @@ class Halving:
             self.not_run[name] = str(error)
 
     def estimate(self, name: str, share: float) -> float:
-        """Seconds that a pilot will take: as long as it took on another share, in proportion; unseen, :data:`USUAL`
-        times the baseline."""
+        """Seconds that a pilot will take: those of its last one, by as many times more as the others took at most; in
+        proportion to the data where there are no others. Unseen, :data:`USUAL` times the baseline."""
         seen = self._seconds.get(name) or {
             s: USUAL * seconds for s, seconds in self._seconds.get(self.baseline, {}).items()
         }
         if not seen:
             return 0.0
         nearest = min(seen, key=lambda s: abs(s - share))
-        return seen[nearest] * share / nearest if share > nearest else seen[nearest]
+        if share <= nearest:
+            return seen[nearest]
+        grew = [took[share] / took[nearest] for took in self._seconds.values() if share in took and nearest in took]
+        return seen[nearest] * max(grew, default=share / nearest)
 
-    def _best(self, round: Round, recipes: Sequence[str]) -> list[str]:
+    def _best(self, round: Round, tried: int) -> list[str]:
         """Those that go on, best first; notes why the others do not."""
         fit = []
         for name, pilot in round.pilots.items():
@@ -154,10 +160,12 @@ class Halving:
             else:
                 fit.append(name)
         fit.sort(key=lambda name: -self.constraints.score(round.pilots[name]))
-        stay = fit[: max(2, -(-len(recipes) // KEEP))]
-        for name in fit[len(stay) :]:
-            score, least = (self.constraints.score(round.pilots[n]) for n in (name, stay[-1]))
-            round.dropped[name] = f"its score of {score:.1f} is not among the best {len(stay)} (from {least:.1f})"
+        best = fit[: max(2, -(-tried // KEEP))]
+        stay = [name for name in fit if name in best or round.pilots[name].seconds <= CHEAP * self.seconds]
+        for name in fit:
+            if name not in stay:
+                score, least = (self.constraints.score(round.pilots[n]) for n in (name, best[-1]))
+                round.dropped[name] = f"its score of {score:.1f} is not among the best {len(best)} (from {least:.1f})"
         return stay
 
     def full_seconds(self, name: str) -> float:

@@ -31,6 +31,7 @@ class ReferenceGate(nn.Module):
     :param reference: unit-length features of the plain tower ``[N, D]``, at least ten.
     :param strangers: share of samples like the reference that may be let in, in (0, 1). Fewer than ``1 / (N / 5)``
         cannot be told apart: none of the held-out ones comes in then.
+    :param margin: in units of the regression, whose targets are 1 and -1.
     :param hidden: random features.
     :param ridge: in units of their mean square.
     :param seed: of the random features, and of what is held out.
@@ -42,6 +43,7 @@ class ReferenceGate(nn.Module):
         router: CalibratedRouter,
         reference: torch.Tensor,
         strangers: float = 0.001,
+        margin: float = 0.1,
         hidden: int = 1024,
         ridge: float = 0.01,
         seed: int = 0,
@@ -51,10 +53,10 @@ class ReferenceGate(nn.Module):
         check_count("hidden", hidden)
         if len(reference) < 10:
             raise InputError(f"a gate needs at least ten reference samples, not {len(reference)}")
-        if ridge <= 0:
-            raise InputError(f"a ridge is positive, not {ridge}")
+        if ridge <= 0 or margin < 0:
+            raise InputError(f"a ridge is positive and a margin not negative, not {ridge} and {margin}")
         self.router = router
-        self.strangers, self.ridge = strangers, ridge
+        self.strangers, self.margin, self.ridge = strangers, margin, ridge
         generator = torch.Generator().manual_seed(seed)
         reference = reference.float()[torch.randperm(len(reference), generator=generator).to(reference.device)]
         projection = torch.randn(reference.shape[1], hidden, generator=generator)
@@ -74,7 +76,7 @@ class ReferenceGate(nn.Module):
             self.weights = torch.cat([self.weights, self._tell_apart(features.float(), learned)], 1)
             scores = self._scores(held, self.router.score(held)).sort(descending=True).values
             # The highest score that is one too many: what is above it comes in.
-            self.bar = scores[min(int(self.strangers * len(held)), len(held) - 1)]
+            self.bar = scores[min(int(self.strangers * len(held)), len(held) - 1)] + self.margin
 
     @torch.no_grad()
     def score(self, features: torch.Tensor) -> Route:

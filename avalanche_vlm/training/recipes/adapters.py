@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.adapter import inject_adapters
 from avalanche_vlm.models.modules.experts import inject_experts
 from avalanche_vlm.models.modules.site import named
-from avalanche_vlm.models.routers import create_router
+from avalanche_vlm.models.routers import ReferenceGate, create_router
+from avalanche_vlm.training.data import reference_features
 from avalanche_vlm.training.plugins import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.experts import SharedExpertsPlugin
 from avalanche_vlm.training.recipes.registry import Plugins, recipe
@@ -56,7 +58,9 @@ def moe_adapters(
     freeze: int = 2,
     balance: float = 0.01,
     router: str = "autoencoder",
+    reference: ReferencePairs | None = None,
     quantile: float = 0.95,
+    strangers: float = 0.001,
 ) -> Plugins:
     """MoE-Adapters: 22 adapters beside every MLP of both frozen towers, a gate per task that gives every sample two of
     them, and an autoencoder per task that chooses the gate or leaves a sample to the pretrained model (Yu et al., arXiv
@@ -73,8 +77,9 @@ def moe_adapters(
     and never added to what is minimised; ``balance=0`` trains what the code trains. Its variances are those of all
     experts, where the code's are those of a sample of experts. Experts and gate read what the MLP reads, after
     normalisation, where the code reads before it. The router works on the VLM's own features, one sample at a time,
-    where the code takes AlexNet's, sends a whole batch by its mean error, and trains a first autoencoder on
-    TinyImageNet whose samples count as unknown.
+    where the code takes AlexNet's and sends a whole batch by its mean error. There a first autoencoder, trained on
+    TinyImageNet, draws what is unknown to all tasks; here a :class:`~avalanche_vlm.models.routers.ReferenceGate` tells
+    samples like the reference from those of the task.
 
     Published settings: AdamW without weight decay, 1000 iterations at batches of 64, cosine after 100 iterations of
     warm-up, label smoothing 0.2, and a rate per data set: 1e-3 for most, 5e-3 for Aircraft and CIFAR100, 1e-4 for
@@ -88,9 +93,13 @@ def moe_adapters(
     :param freeze: experts that freeze per place and task.
     :param balance: weight of the load balance.
     :param router: that chooses the task, by name.
+    :param reference: pictures that no task should answer; without them the border alone keeps strangers out.
     :param quantile: share of a task's own samples that its border lets in.
+    :param strangers: share of samples like the reference that may go to some task.
     """
     guide = create_router(router, quantile=quantile)
+    if reference is not None:
+        guide = ReferenceGate(guide, reference_features(model, reference), strangers)
     settings = {"experts": experts, "k": k, "bottleneck": bottleneck, "scale": scale, "dropout": dropout}
     sites = {}
     for tower in ("image", "text"):

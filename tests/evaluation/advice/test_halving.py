@@ -100,3 +100,18 @@ def test_seconds_on_all_data_lie_on_the_line_through_what_was_measured():
     found.run(NAMES)
     for name in NAMES:  # those that ran once too: by the baseline's own overhead
         assert found.full_seconds(name) == pytest.approx(70)
+
+
+def test_what_is_cheap_goes_on_whatever_its_score():
+    world = World(LAST, {"a": 1.0})
+    found = halving(world, 400)
+    first, second = found.run(NAMES)[:2]
+    assert set(second.pilots) - {"a"} <= {"g", "f", "e"} and "a" in second.pilots
+    assert "a" not in first.dropped and "not among the best 3" in first.dropped["b"]
+
+
+def test_what_others_took_tells_how_long_a_pilot_takes():
+    found = halving(World(LAST), 1000)
+    found._seconds = {"fine-tune": {1 / 16: 4.0, 1 / 4: 10.0}, "a": {1 / 16: 6.0}}
+    assert found.estimate("a", 1 / 4) == pytest.approx(15) and found.estimate("a", 1.0) == pytest.approx(96)
+    assert found.estimate("b", 1 / 4) == pytest.approx(12)
