@@ -206,6 +206,7 @@ def advice() -> dict[str, Any]:
                     "recipe": name,
                     "score": score,
                     "last": last,
+                    "expected": last + 1.25,
                     "zero_shot_kept": kept,
                     "bytes": stored,
                     "seconds": round(seconds * share, 2),

@@ -177,9 +177,18 @@ def _pareto(c: dict[str, Any]) -> list[str]:
             "on the front",
         ]
         blocks += [f"### {pipes.plain(p['of'])}", p["rule"], pipes.table(heads, rows, {1, 2, 3})]
-    heads = ["recipe", "score", "last, %", "low to high", "held-out change, points", "stored", "seconds"]
+    heads = [
+        "recipe",
+        "score",
+        "last, %",
+        "low to high",
+        "expected on all, %",
+        "held-out change, points",
+        "stored",
+        "seconds",
+    ]
     heads += ["operational burden", "test samples", "dropped because"]
-    kinds = [("zero_shot_kept", "points"), ("bytes", "bytes"), ("seconds", "seconds")]
+    kinds = [("expected", "percent"), ("zero_shot_kept", "points"), ("bytes", "bytes"), ("seconds", "seconds")]
     kinds += [("operational", "count"), ("n_test", "count")]
     for position, r in enumerate(c["rounds"], start=1):
         rows = [
@@ -190,7 +199,7 @@ def _pareto(c: dict[str, Any]) -> list[str]:
             ]
             for q in r["recipes"]
         ]
-        table = pipes.table(heads, rows, set(range(1, 9)))
+        table = pipes.table(heads, rows, set(range(1, 10)))
         blocks += [f"### Round {position}: {show(r['share'], 'share')} % of the data", table]
     return blocks
 

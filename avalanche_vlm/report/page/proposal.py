@@ -52,7 +52,7 @@ def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
         recipes = []
         for entry in records(r.get("recipes")):
             low, high = _pair(entry.get("interval"))
-            names = ("score", "last", "zero_shot_kept", "bytes", "seconds", "operational", "n_test")
+            names = ("score", "last", "expected", "zero_shot_kept", "bytes", "seconds", "operational", "n_test")
             figures = {name: number(entry.get(name)) for name in names}
             dropped = text(entry.get("dropped")) or None
             recipes.append(
@@ -64,13 +64,14 @@ def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
-    """Last against zero-shot kept in the last round; the front is the advice's own."""
+    """Last, as expected on all data, against zero-shot kept in the last round; the front is the advice's own."""
     tried = rounds(advice)
     front = texts(advice.get("front"))
     points = []
     for r in tried[-1]["recipes"] if tried else []:
-        if r["last"] is not None and r["zero_shot_kept"] is not None:
-            scores = {"x": r["last"], "y": r["zero_shot_kept"]}
+        last = r["last"] if r["expected"] is None else r["expected"]
+        if last is not None and r["zero_shot_kept"] is not None:
+            scores = {"x": last, "y": r["zero_shot_kept"]}
             points.append({"name": r["recipe"], **scores, "bytes": r["bytes"], "front": r["recipe"] in front})
     if not points:
         return None
