@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 def _advise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipes", default=ADVISED, help=f"separated by commas (default: {ADVISED})")
     parser.add_argument("--seed", type=_count, default=0)
-    parser.add_argument("--minutes", type=_rate, default=4.0, help="all pilots together take no longer (default: 4)")
+    parser.add_argument("--minutes", type=_rate, default=4.5, help="all pilots together take no longer (default: 4.5)")
     limits = parser.add_argument_group("constraints")
     limits.add_argument("--max-bytes", type=_count, metavar="N", help="stored between tasks, RAM and disk together")
     limits.add_argument("--no-raw-data", action="store_true", help="no pictures or captions may be kept")

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--n-test", type=int, default=250)
     parser.add_argument("--n-held-out", type=int, default=1000)
     parser.add_argument("--n-reference", type=int, default=1000)
-    parser.add_argument("--minutes", type=float, default=4.0, help="for the advice on a stream (default: 4)")
+    parser.add_argument("--minutes", type=float, default=4.5, help="for the advice on a stream (default: 4.5)")
     parser.add_argument(
         "--processes",
         type=int,

@@ -145,9 +145,10 @@ def test_notebooks_are_committed_with_their_outputs(path):
     assert "site-packages" not in path.read_text()
 
 
-def test_the_adaptation_notebook_says_what_it_shows():
+@pytest.mark.parametrize("name", ["adaptation", "diagnosis"])
+def test_a_notebook_says_what_it_shows(name):
     """Figures with a decimal in its prose are among the printed ones."""
-    notebook = nbformat.read(EXAMPLES / "adaptation.ipynb", as_version=4)
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
     figure = re.compile(r"(?<![\d.,])\d{1,3}\.\d\b")
     printed = {number for o in outputs if o.output_type == "stream" for number in figure.findall(o.text)}

@@ -49,6 +49,7 @@ def advise(options: Namespace) -> int:
             constraints,
             60 * options.minutes - (time.monotonic() - started),
             time.monotonic,
+            pilots.cost,
         )
         halving.run(names)
     found = document(halving, pilots.changed_options, excluded)
@@ -134,6 +135,13 @@ class Pilots:
         """Shares of the data that leave every task enough to train on."""
         smallest = min(len(e.dataset) for e in self._benchmark.train_stream)
         return [share for share in SHARES if share * smallest >= LEAST] or [1.0]
+
+    def cost(self, share: float) -> float:
+        """Of training on a share, in a unit of its own."""
+        from avalanche_vlm.evaluation.advice.pilot import training_cost
+
+        samples = [len(e.dataset) for e in self._benchmark.train_stream]
+        return training_cost(samples, self._settings("fine-tune")[0].batch_size, share)
 
     def protocol(self) -> dict[str, Any]:
         """What the advice is about."""

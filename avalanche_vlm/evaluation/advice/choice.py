@@ -47,7 +47,7 @@ def last_interval(pilot: Pilot) -> Estimate:
 
 def final_round(rounds: Sequence[Round]) -> Round:
     """The last round in which all ran that were to run, or two at least: the best run first. Else the first."""
-    return next((round for round in reversed(rounds) if round.complete or len(round.pilots) > 1), rounds[0])
+    return next((round for round in reversed(rounds) if round.complete or len(round.pilots) > 2), rounds[0])
 
 
 def eligible(round: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Pilot]:

@@ -1,4 +1,4 @@
-"""Successive halving under a budget of time: many recipes on few data, the best third on more, and so on."""
+"""Successive halving under a budget of time: many recipes on few data, the best half on more, and so on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDS = 3
 PLANNED = 2
 """Rounds that have to end in time. Fewer rounds on more data rank better: on few data recipes have few steps, in which
 fine-tuning does little damage and modules learn little."""
-KEEP = 3
+KEEP = 2
 """One in so many goes on, at least two."""
 CHEAP = 1 / 40
 """Share of the budget below which a pilot was so cheap that the recipe goes on whatever its score: what is fitted in
@@ -60,6 +60,7 @@ class Halving:
     :param constraints: the user's.
     :param seconds: the budget.
     :param clock: tells the time in seconds.
+    :param cost: of training on a share of the data, in any unit: what is seen on one is scaled to another by it.
     :param baseline: that the others are compared with: part of the first round, and of others if it is good enough.
     """
 
@@ -68,6 +69,7 @@ class Halving:
     constraints: Constraints
     seconds: float
     clock: Callable[[], float]
+    cost: Callable[[float], float] = float
     baseline: str = "fine-tune"
     rounds: list[Round] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
@@ -110,7 +112,9 @@ class Halving:
         for index in range(len(self.shares)):
             later = self.shares[index : index + PLANNED]
             counts = [max(2, recipes // KEEP**step) for step in range(len(later))]
-            planned = sum(n * USUAL * taken * s / self.shares[0] for n, s in zip(counts, later, strict=True))
+            planned = sum(
+                n * USUAL * taken * self.cost(s) / self.cost(self.shares[0]) for n, s in zip(counts, later, strict=True)
+            )
             if planned <= SAFETY * self.seconds:
                 affordable = index
         return affordable
@@ -138,8 +142,8 @@ class Halving:
             self.not_run[name] = str(error)
 
     def estimate(self, name: str, share: float) -> float:
-        """Seconds that a pilot will take: those of its last one, by as many times more as the others took at most; in
-        proportion to the data where there are no others. Unseen, :data:`USUAL` times the baseline."""
+        """Seconds that a pilot will take: those of its last one, by as many times more as the others took at most; by
+        :attr:`cost` where there are no others. Unseen, :data:`USUAL` times the baseline."""
         seen = self._seconds.get(name) or {
             s: USUAL * seconds for s, seconds in self._seconds.get(self.baseline, {}).items()
         }
@@ -149,10 +153,10 @@ class Halving:
         if share <= nearest:
             return seen[nearest]
         grew = [took[share] / took[nearest] for took in self._seconds.values() if share in took and nearest in took]
-        return seen[nearest] * max(grew, default=share / nearest)
+        return seen[nearest] * max(grew, default=self.cost(share) / self.cost(nearest))
 
     def _best(self, round: Round, tried: int) -> list[str]:
-        """Those that go on, best first; notes why the others do not."""
+        """Those that go on, the cheap ones first and then the best first; notes why the others do not."""
         fit = []
         for name, pilot in round.pilots.items():
             if why := self.constraints.broken_by(pilot, self.full_seconds(name)):
@@ -161,7 +165,8 @@ class Halving:
                 fit.append(name)
         fit.sort(key=lambda name: -self.constraints.score(round.pilots[name]))
         best = fit[: max(2, -(-tried // KEEP))]
-        stay = [name for name in fit if name in best or round.pilots[name].seconds <= CHEAP * self.seconds]
+        cheap = [name for name in fit if round.pilots[name].seconds <= CHEAP * self.seconds]
+        stay = [*cheap, *(name for name in best if name not in cheap)]
         for name in fit:
             if name not in stay:
                 score, least = (self.constraints.score(round.pilots[n]) for n in (name, best[-1]))
@@ -169,20 +174,6 @@ class Halving:
         return stay
 
     def full_seconds(self, name: str) -> float:
-        """Seconds of training on all data: on the line through the two largest shares that were measured. In proportion
-        to the only one it would be too much, for every step has costs of its own: less by as much as it is for the
-        baseline."""
-        points = sorted(self._trained[name].items())
-        if len(points) > 1:
-            return _on_all(*points[-2:])
-        ((share, seconds),) = points
-        others = sorted(self._trained.get(self.baseline, {}).items())
-        if len(others) < 2 or share not in dict(others) or not dict(others)[share]:
-            return seconds / share
-        return seconds * min(1 / share, max(1.0, _on_all(*others[-2:]) / dict(others)[share]))
-
-
-def _on_all(less: tuple[float, float], more: tuple[float, float]) -> float:
-    """The line through two points (share, seconds), at 1; never falling, and never above proportion."""
-    slope = max(0.0, (more[1] - less[1]) / (more[0] - less[0]))
-    return min(more[1] + slope * (1 - more[0]), more[1] / more[0])
+        """Seconds of training on all data, by the :attr:`cost` of the largest share that was seen."""
+        share, seconds = max(self._trained[name].items())
+        return seconds * self.cost(1.0) / self.cost(share)

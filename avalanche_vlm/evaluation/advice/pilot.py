@@ -131,13 +131,30 @@ def run_pilot(
     )
 
 
+def training_cost(samples: Sequence[int], batch_size: int, share: float) -> float:
+    """What training on a share costs, in a unit of its own: steps, times the cube root of the batch.
+
+    A step on four times the samples takes less than four times as long, the more so as prompts are encoded in every
+    step: from 16 to 64 samples 1.2 to 2.2 times with the recipes that advice tries, on the tiny model.
+
+    :param samples: of every task, on all data.
+    :param batch_size: of a run on all data.
+    """
+    size = _batch(batch_size, share)
+    return sum(-(-max(2, round(share * n)) // size) for n in samples) * size ** (1 / 3)
+
+
+def _batch(batch_size: int, share: float) -> int:
+    return min(batch_size, max(LEAST_BATCH, round(batch_size * share)))
+
+
 def scaled(
     settings: TrainSettings, recipe: str, options: Mapping[str, Any], share: float
 ) -> tuple[TrainSettings, dict[str, Any]]:
     """Settings and options of a pilot: batches, replayed ones too, shrink with the data, so that the optimizer takes
     as many steps as it would on all data, for as long as batches have :data:`LEAST_BATCH` samples; below that steps get
     fewer, and those of warm-up with them."""
-    size = min(settings.batch_size, max(LEAST_BATCH, round(settings.batch_size * share)))
+    size = _batch(settings.batch_size, share)
     all_options = {**recipes.get(recipe).settings, **options}
     options = dict(options)
     if all_options.get("batch_size"):

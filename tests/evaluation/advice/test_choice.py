@@ -71,10 +71,12 @@ def test_what_nothing_tells_apart_is_too_little_data():
     assert chosen(like("lora"), like("zscl")).confidence == "leaning"
 
 
-def test_the_last_complete_round_decides():
-    first = of(pilot("lora", 60), pilot("replay", 80))
+def test_a_round_decides_if_it_is_complete_or_what_was_best_ran():
+    first = of(pilot("lora", 60), pilot("replay", 80), pilot("zscl", 50))
     broken_off = of(pilot("lora", 90), share=0.5, complete=False)
     assert final_round([first, broken_off]) is first
-    found = choose([first, broken_off], Constraints(), {"lora": 1.0, "replay": 1.0})
+    found = choose([first, broken_off], Constraints(), {"lora": 1.0, "replay": 1.0, "zscl": 1.0})
     assert found.recipe == "replay"
-    assert set(eligible(first, Constraints(), {"lora": 1.0, "replay": 1.0})) == {"lora", "replay"}
+    assert set(eligible(first, Constraints(), dict.fromkeys(first.pilots, 1.0))) == {"lora", "replay", "zscl"}
+    further = of(pilot("zero-shot", 50), pilot("replay", 80), pilot("lora", 90), share=0.5, complete=False)
+    assert final_round([first, further]) is further

@@ -17,6 +17,7 @@ from avalanche_vlm.evaluation.advice.pilot import (
     run_pilot,
     scaled,
     share_of,
+    training_cost,
 )
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
 from avalanche_vlm.experiment import TrainSettings
@@ -120,3 +121,10 @@ def test_scoring_on_fewer_keeps_classes_alike_and_all_captions(tiny_benchmark):
     sizes = {part.name: len(part.dataset) for part in fewer.held_out}
     assert sizes == {"captions": 40, "size": 20, "position": 20}
     assert len(set(fewer.test_stream[0].dataset.targets)) > 5
+
+
+def test_the_cost_of_a_share_counts_the_steps_that_the_optimizer_takes():
+    # 640 samples, batches of 64: 10 steps; on a quarter 10 of 16; on a sixteenth 3 of 16.
+    whole, quarter, sixteenth = (training_cost([640], 64, share) for share in (1.0, 1 / 4, 1 / 16))
+    assert quarter / sixteenth == pytest.approx(10 / 3) and whole / quarter == pytest.approx(4 ** (1 / 3))
+    assert training_cost([640, 320], 64, 1.0) == pytest.approx(1.5 * whole)

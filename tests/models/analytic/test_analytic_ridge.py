@@ -131,7 +131,7 @@ def test_noise_takes_a_large_ridge_and_a_clean_line_a_small_one():
 
 
 def test_the_projections_are_as_published():
-    uniform, normal = RecursiveRidge(4096), RandomProjectionRidge(4096)
+    uniform, normal = RecursiveRidge(1024), RandomProjectionRidge(1024)
     for head in (uniform, normal):
         head.fit(torch.randn(2, 16), torch.tensor([0, 1]))
     assert uniform.projection.abs().max() <= 0.25
