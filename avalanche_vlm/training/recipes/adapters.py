@@ -60,7 +60,7 @@ def moe_adapters(
     router: str = "autoencoder",
     reference: ReferencePairs | None = None,
     quantile: float = 0.95,
-    strangers: float = 0.001,
+    strangers: float = 0.01,
 ) -> Plugins:
     """MoE-Adapters: 22 adapters beside every MLP of both frozen towers, a gate per task that gives every sample two of
     them, and an autoencoder per task that chooses the gate or leaves a sample to the pretrained model (Yu et al., arXiv
