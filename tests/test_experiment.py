@@ -102,7 +102,8 @@ def check_costs(recipe: str, costs: dict) -> None:
     if recipe == "fine-tune":
         assert costs["stored_bytes"] == 0
     if recipe == "zscl":
-        pictures, features = 64 * 3 * 32 * 32, 2 * 64 * 128 * 4
+        n = SMALL["n_reference"]
+        pictures, features = n * 3 * 32 * 32, 2 * n * 128 * 4
         weights = 4 * costs["trainable_parameters"]
         assert pictures + features < costs["stored_bytes"] < 1.1 * (pictures + features + weights)
 
