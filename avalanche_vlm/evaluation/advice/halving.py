@@ -152,7 +152,7 @@ class Halving:
         nearest = min(seen, key=lambda s: abs(s - share))
         if share <= nearest:
             return seen[nearest]
-        grew = [took[share] / took[nearest] for took in self._seconds.values() if share in took and nearest in took]
+        grew = [took[share] / took[nearest] for took in self._seconds.values() if share in took and took.get(nearest)]
         return seen[nearest] * max(grew, default=self.cost(share) / self.cost(nearest))
 
     def _best(self, round: Round, tried: int) -> list[str]:
