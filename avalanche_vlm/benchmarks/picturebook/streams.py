@@ -59,9 +59,8 @@ def mtil_like(
     :raises InputError: if ``order`` names a task that does not exist, or one twice.
     """
     tasks = _ordered(MTIL_LIKE, order)
-    space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], label_space)
     return _classes(
-        "picturebook-mtil", tasks, space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
+        "picturebook-mtil", tasks, label_space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
         (n_held_out, n_reference),
     )  # fmt: skip
 
@@ -92,10 +91,9 @@ def class_incremental(
         Task(f"objects {i + 1}", _by("object", part), TEMPLATES["object"], "graffiti", {"pattern": 0})
         for i, part in enumerate(parts)
     ]
-    space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], label_space)
     return _classes(
-        "picturebook-classes", tasks, space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
-        (n_held_out, n_reference),
+        "picturebook-classes", tasks, label_space, seed, (n_train, n_test), (train_transform, eval_transform),
+        tokenizer, (n_held_out, n_reference),
     )  # fmt: skip
 
 
@@ -119,9 +117,8 @@ def domain_incremental(
     _check_names(domains, STYLES, "style")
     shapes = _by("object", range(len(SHAPES)))
     tasks = [Task(domain, shapes, TEMPLATES["object"], domain) for domain in domains]
-    space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], "union")
     return _classes(
-        "picturebook-domains", tasks, space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
+        "picturebook-domains", tasks, "union", seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
         (n_held_out, n_reference),
     )  # fmt: skip
 
@@ -156,9 +153,8 @@ def time_incremental(
         before, rest = divmod(month * (len(styles) - 1), n_experiences - 1)
         turning = (styles[before + 1], rest / (n_experiences - 1)) if rest else None
         tasks.append(Task(f"month {month + 1}", shapes, TEMPLATES["object"], styles[before], turning=turning))
-    space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], "union")
     return _classes(
-        "picturebook-time", tasks, space, seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
+        "picturebook-time", tasks, "union", seed, (n_train, n_test), (train_transform, eval_transform), tokenizer,
         (n_held_out, n_reference),
     )  # fmt: skip
 
@@ -248,13 +244,14 @@ class _Transformed(torch.utils.data.Dataset):
 def _classes(
     name: str,
     tasks: Sequence[Task | RealDigits],
-    space: LabelSpace,
+    visible: Visible,
     seed: int,
     sizes: tuple[int, int],
     transforms: tuple[Callable | None, Callable | None],
     tokenizer: Callable | None,
     extra: tuple[int, int],
 ) -> VLMBenchmark:
+    space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], visible)
     train_transform, eval_transform, tokenizer = _defaults(*transforms, tokenizer)
     streams: dict[str, list] = {"train": [], "test": []}
     for t, task in enumerate(tasks):

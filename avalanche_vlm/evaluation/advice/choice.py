@@ -46,7 +46,7 @@ def last_interval(pilot: Pilot) -> Estimate:
 
 
 def final_round(rounds: Sequence[Round]) -> Round:
-    """The last round in which all ran that were to run, or two at least: the best run first. Else the first."""
+    """The last round in which all ran that were to run, or three at least: the best run first. Else the first."""
     return next((round for round in reversed(rounds) if round.complete or len(round.pilots) > 2), rounds[0])
 
 
@@ -64,9 +64,9 @@ def eligible(round: Round, constraints: Constraints, seconds: Mapping[str, float
 
 def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Choice | None:
     """The best Last, carried on to all data (:func:`~avalanche_vlm.evaluation.advice.trend.foreseen`), among what meets
-    the constraints. Of those within :data:`TIE` points of it whose paired interval
-    does not exclude that they are equal, the one that keeps the most of zero-shot (in whole points), then the one with
-    the least burden, then with the fewest bytes.
+    the constraints. Of those within :data:`TIE` points of it whose paired interval does not exclude that they are
+    equal, the one that keeps the most of zero-shot (in whole points), then the one with the least burden, then with the
+    fewest bytes.
 
     :param seconds: of training on all data, by recipe.
     :return: None if nothing meets them.

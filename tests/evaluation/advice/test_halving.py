@@ -26,6 +26,7 @@ def test_the_best_half_goes_on_with_more_data():
     rounds = found.run(NAMES)
     assert [set(r.pilots) for r in rounds[1:]] == [{"g", "f", "e", "d"}, {"g", "f"}][: len(rounds) - 1]
     assert len(rounds[0].pilots) == 8 and rounds[1].share == 2 * rounds[0].share
+    assert rounds[0].complete and rounds[1].complete and set(found.not_run) <= {"g", "f"}  # time for two rounds
     assert "not among the best 4" in rounds[0].dropped["fine-tune"] and world.now <= 960
 
 
@@ -106,7 +107,6 @@ def test_what_is_cheap_goes_on_whatever_its_score():
 def test_what_others_took_tells_how_long_a_pilot_takes():
     found = halving(World(LAST), 1000)
     found._seconds = {"fine-tune": {1 / 16: 4.0, 1 / 4: 10.0}, "a": {1 / 16: 6.0}}
-    assert found.estimate("a", 1 / 4) == pytest.approx(15) and found.estimate("a", 1.0) == pytest.approx(
-        96
-    )  # nobody ran on all: by the cost
+    assert found.estimate("a", 1 / 4) == pytest.approx(15)
+    assert found.estimate("a", 1.0) == pytest.approx(96)  # nobody ran on all: by the cost
     assert found.estimate("b", 1 / 4) == pytest.approx(12)
