@@ -10,6 +10,7 @@ from importlib import import_module
 
 from avalanche_vlm.commands.inputs import BENCHMARKS
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.presets import ADVISED
 
 RECIPES = (
     "fine-tune",
@@ -58,8 +59,6 @@ RECIPES = (
 COMPARED = "fine-tune,replay,zscl,lora"
 """The baseline, and one recipe of each family."""
 
-ADVISED = "fine-tune,zero-shot,wise-ft,magmax,zscl,nusa,replay,prototype-replay,lora,ranpac"
-"""What advice tries: doing nothing, and recipes of every family that a user can run without more than the stream."""
 COMMANDS = {
     "run": ("run", "run"),
     "compare": ("run", "compare"),
@@ -141,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _advise(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipes", default=ADVISED, help=f"separated by commas (default: {ADVISED})")
+    tried = ",".join(ADVISED)
+    parser.add_argument("--recipes", default=tried, help=f"separated by commas (default: {tried})")
     parser.add_argument("--seed", type=_count, default=0)
     parser.add_argument("--minutes", type=_rate, default=4.5, help="all pilots together take no longer (default: 4.5)")
     limits = parser.add_argument_group("constraints")

@@ -1,8 +1,14 @@
-"""Training settings per benchmark and recipe: what the CLI takes where nothing else is asked for."""
+"""What the CLI takes where nothing else is asked for: recipes to try, training settings per benchmark and recipe."""
 
 from __future__ import annotations
 
 from typing import Any
+
+ADVISED = (
+    *("fine-tune", "zero-shot", "wise-ft", "magmax", "zscl"),
+    *("nusa", "replay", "prototype-replay", "lora", "ranpac"),
+)
+"""What advice tries: doing nothing, and recipes of every family that a user can run without more than the stream."""
 
 _PICTUREBOOK = {"epochs": 5, "batch_size": 64, "warmup": 5}
 _LEARNING_RATE = 5e-4

@@ -56,6 +56,14 @@ def test_the_snippet_of_the_diagnosis_page_runs():
     ]
 
 
+def test_advice_in_python_is_as_the_diagnosis_page_has_it(tiny_benchmark, capsys):
+    page = (EXAMPLES.parent / "docs" / "diagnosis.md").read_text()
+    (snippet,) = (part.split("```")[0] for part in page.split("```python")[1:] if "advise(" in part)
+    few = snippet.replace("limits, minutes", "limits, recipes=['zero-shot'], minutes")
+    exec(few, {"benchmark": tiny_benchmark, "model": create_vlm("tiny")})
+    assert few != snippet and capsys.readouterr().out.startswith("Take zero-shot: Last ")
+
+
 def test_the_readmes_script_runs():
     readme = (EXAMPLES.parent / "README.md").read_text()
     script = readme.split("```python")[1].split("```")[0]

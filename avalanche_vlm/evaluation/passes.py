@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -14,6 +14,20 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from avalanche_vlm.compat import OperatorMode
 from avalanche_vlm.models import VLM
+
+_uncounted = 0
+"""How many blocks of :func:`uncounted` we are in."""
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """What is computed within is no part of the training: it is looked at, not paid for."""
+    global _uncounted
+    _uncounted += 1
+    try:
+        yield
+    finally:
+        _uncounted -= 1
 
 
 class FlopCounter(OperatorMode):
@@ -31,7 +45,7 @@ class FlopCounter(OperatorMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if formula := _formulas().get(str(func).rpartition(".")[0]):
+        if not _uncounted and (formula := _formulas().get(str(func).rpartition(".")[0])):
             self.total += formula(*args, **kwargs, out_val=out)
         return out
 
@@ -162,7 +176,7 @@ class PassesPlugin(SupervisedPlugin):
             self._counter = None
 
     def _passed(self, module: torch.nn.Module, inputs: tuple, output: Any) -> None:
-        if isinstance(module, self._tower) and inputs:
+        if isinstance(module, self._tower) and inputs and not _uncounted:
             self.forwards += len(inputs[0])
             found = output[0] if isinstance(output, tuple) else output
             self.backwards += len(inputs[0]) if found.requires_grad else 0

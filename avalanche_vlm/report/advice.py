@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.report.table import console, human_bytes
+from avalanche_vlm.report.table import console, human_bytes, percent
 
 
 def print_advice(advice: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def print_advice(advice: dict[str, Any]) -> None:
         marks += [pilot["dropped"]] if pilot["dropped"] else []
         table.add_row(
             pilot["recipe"],
-            f"{share:.0%}",
+            percent(share),
             f"{pilot['last']:.1f}",
             "{:.1f} to {:.1f}".format(*pilot["interval"]),
             f"{pilot['expected']:.1f}",
@@ -38,7 +38,9 @@ def print_advice(advice: dict[str, Any]) -> None:
         )
     show.print(table)
     answer = advice["answer"]
-    print(f"\n{answer['sentence']}\nConfidence: {answer['confidence']}: {answer['why']}.")
+    print(f"\n{answer['sentence']}")
+    if answer["confidence"]:
+        print(f"Confidence: {answer['confidence']}: {answer['why']}.")
     for stage in advice["plan"]:
         brings, costs = stage["brings"], stage["costs"]
         gain = "" if brings["last"] is None else "brings {:+.1f} to {:+.1f} points of Last".format(*brings["last"])

@@ -64,6 +64,15 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
+def percent(share: float) -> str:
+    """A share, to three figures.
+
+    >>> percent(1 / 8), percent(1 / 256), percent(1.0)
+    ('12.5%', '0.391%', '100%')
+    """
+    return f"{100 * share:.3g}%"
+
+
 def as_csv(entries: Sequence[Entry]) -> str:
     """One line per experiment, figures as they are."""
     rows = [row(entry) for entry in entries]

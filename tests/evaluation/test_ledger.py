@@ -226,3 +226,24 @@ def test_a_run_that_fails_leaves_no_counter_behind(streams, monkeypatch):
         )
     assert not _get_current_dispatch_mode_stack()
     assert not torch.nn.modules.module._global_forward_hooks
+
+
+def test_what_probes_look_at_is_no_cost_of_the_recipe(streams, outcome_of):
+    from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
+
+    held_out = streams["classes"].held_out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        probed = run_experiment(
+            streams["classes"],
+            "replay",
+            model=create_vlm("tiny"),
+            settings=TrainSettings(lr=1e-3, epochs=1, batch_size=8),
+            options={"batch_size": 8},
+            metrics=[DriftProbe(held_out[0]), InterferenceProbe(samples=8), ErosionProbe(held_out)],
+            evaluate=False,
+        )
+    costs = ("extra_forward_passes_per_sample", "extra_backward_passes_per_sample", "training_flops_per_sample")
+    plain = outcome_of("replay").ledger
+    assert {name: probed.ledger[name] for name in costs} == {name: plain[name] for name in costs}
+    assert not set(probed.ledger["artifacts"]) ^ set(plain["artifacts"])

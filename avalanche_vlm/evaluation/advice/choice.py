@@ -12,6 +12,7 @@ from avalanche_vlm.evaluation.advice.halving import Round
 from avalanche_vlm.evaluation.advice.pilot import Pilot
 from avalanche_vlm.evaluation.advice.trend import foreseen
 from avalanche_vlm.evaluation.attribution.bootstrap import Estimate
+from avalanche_vlm.report.table import percent
 
 TIE = 1.0
 """Points of Last that other virtues may cost, if the samples do not tell the two apart either."""
@@ -27,12 +28,14 @@ class Choice:
     :param confidence: ``"sure"``, ``"leaning"`` or ``"too little data"``.
     :param why: a sentence on that.
     :param second: the best of the others that meet the constraints; None if there is none.
+    :param round: that decided, carried on to all data.
     """
 
     recipe: str
     confidence: str
     why: str
     second: str | None
+    round: Round
 
 
 def gain(one: Pilot, other: Pilot) -> Estimate:
@@ -71,8 +74,9 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
     :param seconds: of training on all data, by recipe.
     :return: None if nothing meets them.
     """
-    for round in [final_round(rounds), *reversed(rounds)]:
-        if fit := eligible(foreseen(rounds, round), constraints, seconds):
+    for measured in [final_round(rounds), *reversed(rounds)]:
+        round = foreseen(rounds, measured)
+        if fit := eligible(round, constraints, seconds):
             break
     else:
         return None
@@ -80,7 +84,7 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
     tied = [p for p in fit.values() if p is best or (best.last - p.last <= TIE and gain(best, p).low <= 0)]
     chosen = max(tied, key=lambda p: (_whole(p.zero_shot_kept), -sum(burden(p.ledger).values()), -p.full_bytes))
     others = sorted((p for p in fit.values() if p is not chosen), key=lambda p: -p.last)
-    return Choice(chosen.recipe, *_confidence(chosen, others, rounds, round), others[0].recipe if others else None)
+    return Choice(chosen.recipe, *_confidence(chosen, others, round), others[0].recipe if others else None, round)
 
 
 def _whole(value: float) -> int:
@@ -88,10 +92,10 @@ def _whole(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def _confidence(chosen: Pilot, others: Sequence[Pilot], rounds: Sequence[Round], round: Round) -> tuple[str, str]:
-    on = f"on {round.share:.0%} of the data"
-    if round.share < 1 and round is not rounds[0]:
-        on = f"carried on from {round.share:.0%} to all of the data"
+def _confidence(chosen: Pilot, others: Sequence[Pilot], round: Round) -> tuple[str, str]:
+    on = f"on {percent(round.share)} of the data"
+    if round.carried_on:
+        on = f"carried on from {percent(round.share)} to all of the data"
     if chosen.n_test < ENOUGH:
         return "too little data", (
             f"the smallest task has {chosen.n_test} test samples, and fewer than {ENOUGH} do not tell recipes apart"

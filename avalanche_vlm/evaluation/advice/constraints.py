@@ -14,6 +14,8 @@ from avalanche_vlm.evaluation.advice.pilot import Pilot
 from avalanche_vlm.evaluation.attribution.bootstrap import PairedBootstrap
 from avalanche_vlm.report.table import human_bytes
 
+KEEPS_RAW_DATA = "keeps samples of the user's, which is not allowed"
+
 
 @dataclass(frozen=True)
 class Constraints:
@@ -37,7 +39,7 @@ class Constraints:
         for name in ("max_bytes", "max_train_seconds", "keep_zero_shot"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise InputError(f"--{name.replace('_', '-')} is 0 or more, not {value}")
+                raise InputError(f"the constraint {name.replace('_', ' ')} is 0 or more, not {value}")
 
     def budgeted(self, settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe's options, with its memory within the limit.
@@ -58,16 +60,16 @@ class Constraints:
         """
         ledger = pilot.ledger
         if not self.raw_data and ledger["raw_user_data_kept"]:
-            return "keeps samples of the user's (--no-raw-data)"
+            return KEEPS_RAW_DATA
         if not self.task_id and ledger["task_id_needed"]:
-            return "needs the task id at prediction (--no-task-id)"
+            return "needs the task id at prediction, which must not be asked for"
         if self.max_bytes is not None and pilot.full_bytes > self.max_bytes:
-            return f"stores {human_bytes(pilot.full_bytes)} (--max-bytes {self.max_bytes})"
+            return f"stores {human_bytes(pilot.full_bytes)}, and {human_bytes(self.max_bytes)} are allowed"
         if self.max_train_seconds is not None and seconds > self.max_train_seconds:
-            return f"would train about {seconds:.0f} s on all data (--max-train-seconds {self.max_train_seconds:g})"
+            return f"would train about {seconds:.0f} s on all data, and {self.max_train_seconds:g} s are allowed"
         if pilot.kept and (kept := kept_interval(pilot))[1] < -self.keep_zero_shot:
             lost = f"loses {-kept[1]:.1f} to {-kept[0]:.1f} points on held-out sets"
-            return f"{lost} (--keep-zero-shot {self.keep_zero_shot:g})"
+            return f"{lost}, and {self.keep_zero_shot:g} are allowed"
         return None
 
     def meets(self, pilot: Pilot) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from avalanche_vlm.evaluation.advice.choice import choose, final_round, last_interval
+from avalanche_vlm.evaluation.advice.choice import Choice, choose, final_round, last_interval
 from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
 from avalanche_vlm.evaluation.advice.halving import Halving, Round
 from avalanche_vlm.evaluation.advice.pareto import front
 from avalanche_vlm.evaluation.advice.pilot import Pilot
-from avalanche_vlm.evaluation.advice.plan import stages
+from avalanche_vlm.evaluation.advice.plan import common, stages
 from avalanche_vlm.evaluation.advice.trend import foreseen
+from avalanche_vlm.report.table import percent
 
 
 def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], excluded: Mapping[str, str]) -> dict[str, Any]:
@@ -25,8 +26,8 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
     rounds, constraints = halving.rounds, halving.constraints
     names = list(dict.fromkeys(name for round in rounds for name in round.pilots))
     seconds = {name: halving.full_seconds(name) for name in names}
-    final = final_round(rounds)
     choice = choose(rounds, constraints, seconds)
+    final = choice.round if choice else foreseen(rounds, final_round(rounds))
     broken = {
         name: why
         for round in rounds
@@ -35,12 +36,12 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
     }
     if choice is None:
         answer = {"recipe": None, "sentence": "No recipe that was tried meets the constraints: widen one of them."}
-        answer |= {"confidence": "too little data", "why": "nothing was left to compare"}
+        answer |= {"confidence": None, "why": "nothing was left to compare", "second": None}
         plan = []
     else:
         answer = {
             "recipe": choice.recipe,
-            "sentence": _sentence(choice.recipe, rounds, halving.baseline, constraints, options),
+            "sentence": _sentence(choice, rounds, halving.baseline, options),
             "confidence": choice.confidence,
             "why": choice.why,
             "second": choice.second,
@@ -49,13 +50,13 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
     return {
         "constraints": asdict(constraints),
         "rounds": [_round(round, foreseen(rounds, round), constraints, seconds) for round in rounds],
-        "front": front({name: figures(pilot, seconds[name]) for name, pilot in foreseen(rounds, final).pilots.items()}),
+        "front": front({name: figures(pilot, seconds[name]) for name, pilot in final.pilots.items()}),
         "answer": answer,
         "plan": plan,
         "excluded": [{"recipe": name, "because": why} for name, why in {**excluded, **broken}.items()],
         "not run": [{"recipe": name, "because": why} for name, why in halving.not_run.items()],
         "ledger": {name: _latest(rounds, name).ledger for name in names},
-        "warnings": _warnings(halving, final, seconds),
+        "warnings": _warnings(final),
     }
 
 
@@ -94,34 +95,34 @@ def _round(round_: Round, carried: Round, constraints: Constraints, seconds: Map
     return {"share of the data": round_.share, "complete": round_.complete, "recipes": recipes}
 
 
-def _sentence(
-    name: str,
-    rounds: Sequence[Round],
-    baseline: str,
-    constraints: Constraints,
-    options: Mapping[str, Mapping[str, Any]],
-) -> str:
-    pilot = _latest(rounds, name)
-    chosen = "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
-    against = ""
-    both = next((r for r in reversed(rounds) if name in r.pilots and baseline in r.pilots), None)
-    if name != baseline and both is not None:
-        against = f", where {baseline} reached {both.pilots[baseline].last:.1f}"
-    kept = f"; held-out sets {pilot.zero_shot_kept:+.1f} points" if pilot.kept else ""
-    share = next(r.share for r in reversed(rounds) if name in r.pilots)
-    return f"Take {name}{chosen}: Last {pilot.last:.1f} in its pilot on {share:.0%} of the data{against}{kept}."
+def _sentence(choice: Choice, rounds: Sequence[Round], baseline: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """What to take, and what it came to beside the baseline: on the same data, whatever the share."""
+    name, share = choice.recipe, choice.round.share
+    carried = choice.round.pilots[name]
+    measured = next(round.pilots[name] for round in rounds if round.share == share)
+    given = "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
+    parts = [f"Last {measured.last:.1f} in its pilot on {percent(share)} of the data"]
+    if choice.round.carried_on:
+        parts.append(f"{min(100.0, carried.last):.1f} expected on all of them")
+    if name != baseline and (both := common(rounds, name, baseline)):
+        one, other, on = both
+        where = "" if on == share else f" on {percent(on)}, where {name} had {one.last:.1f}"
+        parts.append(f"{baseline} came to {other.last:.1f}{where}")
+    if carried.kept:
+        parts.append(f"held-out sets {carried.zero_shot_kept:+.1f} points")
+    return f"Take {name}{given}: {'; '.join(parts)}."
 
 
-def _warnings(halving: Halving, final: Round, seconds: Mapping[str, float]) -> list[str]:
-    found = []
+def _warnings(final: Round) -> list[str]:
+    found, share = [], percent(final.share)
     if final.share < 1:
         found.append(
-            f"Last is that of pilots on {final.share:.0%} of the training data at most; what is expected on all of it "
-            "goes on along their trend, and seconds and bytes are scaled to it"
+            f"Last is that of pilots on {share} of the training data at most; what is expected on all of it goes on "
+            "along their trend, and seconds and bytes are scaled to it"
         )
     if any(not pilot.kept for pilot in final.pilots.values()):
         found.append("nothing was held out: what is kept of zero-shot could not be measured")
     if not final.complete:
-        found.append("the time was up within the first round: recipes that did not run may be better")
+        found.append(f"the time was up before all had run on {share} of the data: what did not may be better")
     found.append("the test samples that chose the recipe are not those to report its score on")
     return found

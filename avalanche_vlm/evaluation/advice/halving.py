@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.advice.constraints import Constraints
 from avalanche_vlm.evaluation.advice.pilot import Pilot
+from avalanche_vlm.report.table import percent
 
 ROUNDS = 3
 PLANNED = 2
@@ -24,6 +25,7 @@ USUAL = 1.2
 """What a recipe takes against fine-tuning, before it was seen."""
 PATIENCE = 4
 """How many times as long as was thought a pilot may take, lest one recipe eats the time of all others."""
+TIME_IS_UP = "the time was up"
 
 
 class OutOfTime(Exception):
@@ -38,12 +40,14 @@ class Round:
     :param pilots: by recipe, in the order in which they ran.
     :param dropped: recipes that do not go on, and why.
     :param complete: all that were to run did, but for those that cannot or take far too long.
+    :param carried_on: Last is not as measured but as it is expected on all data.
     """
 
     share: float
     pilots: dict[str, Pilot] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     complete: bool = True
+    carried_on: bool = False
 
 
 @dataclass
@@ -58,8 +62,8 @@ class Halving:
         for a recipe that cannot run.
     :param shares: that may be taken, ascending.
     :param constraints: the user's.
-    :param seconds: the budget.
-    :param clock: tells the time in seconds.
+    :param seconds: the budget, in the unit of the clock.
+    :param clock: tells the time.
     :param cost: of training on a share of the data, in any unit: what is seen on one is scaled to another by it.
     :param baseline: that the others are compared with: part of the first round, and of others if it is good enough.
     """
@@ -122,9 +126,8 @@ class Halving:
     def _try(self, round: Round, name: str) -> None:
         estimate, left = self.estimate(name, round.share), self._deadline - self.clock()
         if left <= 0 or (self._seconds and estimate > left):
-            self.not_run[name] = (
-                f"not run on {round.share:.0%} of the data: it would have taken about {estimate:.0f} s, and "
-                f"{max(0, left):.0f} s were left"
+            self.not_run[name] = f"not run on {percent(round.share)} of the data: " + (
+                f"it takes about {estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
             )
             round.complete = False
             return
@@ -135,8 +138,8 @@ class Halving:
             self._trained.setdefault(name, {})[round.share] = pilot.ledger["train_seconds"]
         except OutOfTime:
             late = limit == self._deadline
-            why = "the time was up" if late else f"it takes more than {PATIENCE} times the {estimate:.0f} s planned"
-            self.not_run[name] = f"broken off on {round.share:.0%} of the data: {why}"
+            why = TIME_IS_UP if late else f"it takes more than {PATIENCE} times as long as was planned"
+            self.not_run[name] = f"broken off on {percent(round.share)} of the data: {why}"
             round.complete &= not late
         except InputError as error:
             self.not_run[name] = str(error)

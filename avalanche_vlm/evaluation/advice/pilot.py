@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.evaluation.advice.parts import share_of
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.user_data import held
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
@@ -84,10 +86,10 @@ def run_pilot(
     pretrained: Scores,
     model: VLM,
     settings: TrainSettings,
-    options: Mapping[str, Any],
-    seed: int,
-    device: str,
-    clock: Callable[[], float],
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    clock: Callable[[], float] = time.monotonic,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Pilot:
     """Train a recipe on a share of the data, and see what it comes to.
@@ -96,13 +98,14 @@ def run_pilot(
     :param pretrained: the scores before.
     :param model: pretrained, and trained in place.
     :param settings: of a run on all data; see :func:`scaled`.
+    :param options: of the recipe, on all data.
     :param clock: tells the time in seconds.
     :param progress: called as :func:`~avalanche_vlm.experiment.run_experiment` calls it; what it raises ends the pilot.
     """
     started = clock()
     part, shrink = share_of(benchmark, share, seed), _Shrink(share)
     before = _BeforeTheirTurn([e.dataset.eval() for e in part.test_stream], pretrained.tasks)
-    train, chosen = scaled(settings, recipe, options, share)
+    train, chosen = scaled(settings, recipe, options or {}, share)
     outcome = run_experiment(
         part,
         recipe,
@@ -161,49 +164,6 @@ def scaled(
         options["batch_size"] = max(2, round(all_options["batch_size"] * size / settings.batch_size))
     warmup = int(settings.warmup * min(1.0, share * settings.batch_size / size))
     return replace(settings, batch_size=size, warmup=warmup), options
-
-
-def share_of(benchmark: VLMBenchmark, share: float, seed: int) -> VLMBenchmark:
-    """A benchmark with a share of every task's training data, in equal parts over its classes; all else stays. A
-    smaller share is part of a larger one.
-
-    :param share: in (0, 1].
-    """
-    if share >= 1:
-        return benchmark
-    rng = np.random.default_rng(seed)
-    train = []
-    for experience in benchmark.train_stream:
-        data = experience.dataset
-        order = balanced_order(np.array([int(y) for y in data.targets]), rng)
-        train.append(data.subset(sorted(order[: max(2, round(share * len(order)))].tolist())))
-    return VLMBenchmark(
-        benchmark.name,
-        benchmark.kind,
-        train,
-        [experience.dataset for experience in benchmark.test_stream],
-        label_space=benchmark.label_space,
-        task_names=benchmark.task_names,
-        held_out=benchmark.held_out,
-        reference=benchmark.reference,
-        generator=benchmark.generator,
-        data=benchmark.data,
-        protocol=benchmark.protocol,
-    )
-
-
-def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An order of which every beginning holds classes alike, as far as there are samples.
-
-    >>> [int(i) for i in np.array([0, 0, 0, 1])[balanced_order(np.array([0, 0, 0, 1]), np.random.default_rng(0))][2:]]
-    [0, 0]
-    """
-    shuffled = rng.permutation(len(labels))
-    rank, counts = np.empty(len(labels), dtype=np.int64), {}
-    for index in shuffled:
-        rank[index] = counts.get(labels[index], 0)
-        counts[labels[index]] = rank[index] + 1
-    return shuffled[np.argsort(rank[shuffled], kind="stable")]
 
 
 class Scores:

@@ -25,11 +25,12 @@ def foreseen(rounds: Sequence[Round], final: Round) -> Round:
     :param rounds: all there are, by ascending share.
     :param final: one of them.
     """
-    carried = {}
+    carried, share = {}, final.share
     for name, pilot in final.pilots.items():
-        before = [round for round in rounds if round.share < final.share and name in round.pilots]
+        before = [round for round in rounds if round.share < share and name in round.pilots]
         carried[name] = _carry(pilot, before[-1].pilots[name]) if before else pilot
-    return replace(final, pilots=carried)
+    further = share < 1 and any(carried[name] is not pilot for name, pilot in final.pilots.items())
+    return replace(final, pilots=carried, carried_on=further)
 
 
 def _carry(more: Pilot, less: Pilot) -> Pilot:

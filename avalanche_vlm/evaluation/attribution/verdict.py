@@ -79,7 +79,8 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     names = {"rotate": "rotate each space back (Procrustes)", "linear": "map each space back (linear)"}
     rows += [_row(names[m], "map", points(v - trained), total) for m, v in measured.maps.items()]
     best = max(measured.blocks, key=lambda block: measured.blocks[block].mean())
-    combinations = {(best,): measured.blocks[best], **measured.combined}
+    single = {(best,): measured.blocks[best]} if (measured.blocks[best] != trained).any() else {}
+    combinations = {**single, **measured.combined}
     for chosen, values in combinations.items():
         name = f"put back {' + '.join(chosen)}" + (" (greedy)" if len(chosen) > 1 else "")
         rows.append(_row(name, "block", points(values - trained), total))
@@ -166,8 +167,8 @@ def _sentence(
         "moved, and what is in them is intact.",
         "interference": f"{lost}, {all_but} come back when {module} is put back, and no rotation does the same: the "
         "damage sits there.",
-        "erosion": f"{lost}, neither a rotation nor one or a few blocks brings back what all weights together do: the "
-        "damage is spread over the towers.",
+        "erosion": f"{lost}, neither a rotation nor a single block, nor few enough of them, brings back what all "
+        "weights together do: the damage is spread over the towers.",
     }[cause]
     if cause == "erosion" and unsure:
         sentence = (

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.layers import capturing
 from avalanche_vlm.evaluation.probes.quiet import model_of, undisturbed
 from avalanche_vlm.evaluation.probes.similarity import cross_modal_rsa, linear_cka, rsa
@@ -142,6 +143,7 @@ class DriftProbe(CountsSteps):
         kept = self.reference
         return StoredBytes(ram=0 if kept is None else tensor_bytes([kept.images, kept.texts, *kept.layers.values()]))
 
+    @uncounted()
     @torch.no_grad()
     def _measure(self, strategy: Any) -> list[MetricValue]:
         features = encode_probe(model_of(strategy), self.pairs, self.chosen, self.batch_size, self.layers)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
+from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.calibration import expected_calibration_error
 from avalanche_vlm.evaluation.probes.quiet import model_of, undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
@@ -101,6 +102,7 @@ class ErosionProbe(CountsSteps):
         super().after_training_exp(strategy)
         return self._read_held_out(strategy)
 
+    @uncounted()
     def _read_held_out(self, strategy: Any) -> list[MetricValue]:
         emitted: list[MetricValue] = []
         model = model_of(strategy)

@@ -10,6 +10,7 @@ from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
+from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.conflict import gradient_cosines, negative_share, weighted_update
 from avalanche_vlm.evaluation.probes.curvature import fisher_of
 from avalanche_vlm.evaluation.probes.kept import KeptTask, loss_gradients
@@ -157,6 +158,7 @@ class InterferenceProbe(CountsSteps):
     def _cosines(self, step: int, block: str) -> list[float]:
         return [entry["cosine"].get(block, float("nan")) for entry in self.conflicts.get(step, [])]
 
+    @uncounted()
     def _compare(self, strategy: Any, model: VLM) -> None:
         weights = _weights(model)
         training = {name: p for name, p in weights.items() if p.requires_grad}
@@ -173,6 +175,7 @@ class InterferenceProbe(CountsSteps):
             entry = {"iteration": self._iteration, "task": task.step, "cosine": cosine}
             self.conflicts.setdefault(self.step + 1, []).append(entry)
 
+    @uncounted()
     def _weigh(self, strategy: Any, model: VLM, kept: KeptTask) -> None:
         """The update under the earlier tasks' Fisher; then this task's joins it."""
         weights = _weights(model)

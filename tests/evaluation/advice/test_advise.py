@@ -10,6 +10,7 @@ import pytest
 
 from avalanche_vlm import cli
 from avalanche_vlm.evaluation.advice.pareto import front
+from avalanche_vlm.presets import ADVISED
 
 STREAM = ["--n-train", "16", "--n-test", "8", "--n-held-out", "16", "--n-reference", "16", "--order", "sketches,night"]
 SIZES = [*STREAM, "--epochs", "1", "--quiet"]
@@ -83,8 +84,8 @@ def test_constraints_exclude_with_a_sentence(tmp_path, capsys):
     assert advise("--out", str(tmp_path), "--minutes", "20", *arguments) == 0
     advice = read(tmp_path)
     why = {entry["recipe"]: entry["because"] for entry in advice["excluded"]}
-    assert why["replay"] == "keeps samples of the user's (--no-raw-data)" and "replay" not in advice["ledger"]
-    assert "--max-bytes 5000" in why["simplecil"]
+    assert why["replay"] == "keeps samples of the user's, which is not allowed" and "replay" not in advice["ledger"]
+    assert "and 4.9 KiB are allowed" in why["simplecil"]
     assert advice["protocol"]["label_space"] == "union" and "--label-space union" in advice["warnings"][0]
     assert "excluded: replay" in capsys.readouterr().out
 
@@ -106,6 +107,5 @@ def test_unusable_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
 def test_the_recipes_that_are_tried_exist_and_come_from_all_families():
     from avalanche_vlm.training import recipes
 
-    names = cli.ADVISED.split(",")
-    families = {recipes.get(name).family for name in names}
-    assert families == {"none", "MMRE", "CREG", "PEA", "fusion"} and {"fine-tune", "zero-shot"} < set(names)
+    families = {recipes.get(name).family for name in ADVISED}
+    assert families == {"none", "MMRE", "CREG", "PEA", "fusion"} and {"fine-tune", "zero-shot"} < set(ADVISED)

@@ -10,11 +10,11 @@ from avalanche_vlm.evaluation.advice.constraints import Constraints, burden, kep
 @pytest.mark.parametrize(
     ("limits", "facts", "sentence"),
     [
-        ({"raw_data": False}, {"raw_user_data_kept": True}, "keeps samples of the user's (--no-raw-data)"),
-        ({"task_id": False}, {"task_id_needed": True}, "needs the task id at prediction (--no-task-id)"),
-        ({"max_bytes": 300}, {"stored": 2048}, "stores 2.0 KiB (--max-bytes 300)"),
-        ({"max_train_seconds": 9}, {}, "would train about 10 s on all data (--max-train-seconds 9)"),
-        ({"keep_zero_shot": 1.0}, {"kept": -8.0}, "points on held-out sets (--keep-zero-shot 1)"),
+        ({"raw_data": False}, {"raw_user_data_kept": True}, "keeps samples of the user's, which is not allowed"),
+        ({"task_id": False}, {"task_id_needed": True}, "needs the task id at prediction, which must not be asked for"),
+        ({"max_bytes": 300}, {"stored": 2048}, "stores 2.0 KiB, and 300 B are allowed"),
+        ({"max_train_seconds": 9}, {}, "would train about 10 s on all data, and 9 s are allowed"),
+        ({"keep_zero_shot": 1.0}, {"kept": -8.0}, "points on held-out sets, and 1 are allowed"),
     ],
 )
 def test_what_breaks_a_constraint_is_said_in_a_sentence(limits, facts, sentence):
@@ -49,5 +49,5 @@ def test_the_burden_is_the_sum_of_its_parts():
 
 
 def test_a_negative_limit_is_refused():
-    with pytest.raises(InputError, match="--max-bytes is 0 or more"):
+    with pytest.raises(InputError, match="max bytes is 0 or more"):
         Constraints(max_bytes=-1)

@@ -83,7 +83,7 @@ def test_a_recipe_that_cannot_run_is_left_out_with_its_sentence():
 def test_what_breaks_a_constraint_does_not_go_on():
     world = World(LAST, facts={"g": {"raw_user_data_kept": True}, "f": {"kept": -20.0}})
     rounds = halving(world, 960, raw_data=False).run(NAMES)
-    assert "--no-raw-data" in rounds[0].dropped["g"] and "--keep-zero-shot" in rounds[0].dropped["f"]
+    assert "samples of the user's" in rounds[0].dropped["g"] and "held-out sets" in rounds[0].dropped["f"]
     assert set(rounds[1].pilots) == {"e", "d", "c", "b"}
 
 
