@@ -14,14 +14,15 @@ def print_advice(advice: dict[str, Any]) -> None:
     """
     from rich.table import Table
 
-    show = console()
+    show, decided = console(), advice["answer"]["share of the data"]
     table = Table(title="pilots (scores in percent, changes in points; bytes and seconds on all data)")
     for title in ("recipe", "data", "Last", "interval", "expected", "zero-shot", "stored", "seconds", "burden", ""):
         table.add_column(title, justify="left" if title in ("recipe", "") else "right", no_wrap=bool(title))
-    latest: dict[str, tuple[float, dict[str, Any]]] = {}
-    for round in advice["rounds"]:
-        latest |= {pilot["recipe"]: (round["share of the data"], pilot) for pilot in round["recipes"]}
-    for share, pilot in sorted(latest.values(), key=lambda found: (-found[0], -found[1]["score"])):
+    shown: dict[str, tuple[float, dict[str, Any]]] = {}
+    # Every recipe's last round, or the one that decided, which the front is of.
+    for round in sorted(advice["rounds"], key=lambda r: r["share of the data"] == decided):
+        shown |= {pilot["recipe"]: (round["share of the data"], pilot) for pilot in round["recipes"]}
+    for share, pilot in sorted(shown.values(), key=lambda found: (-found[0], -found[1]["score"])):
         marks = ["front"] if pilot["recipe"] in advice["front"] else []
         marks += [pilot["dropped"]] if pilot["dropped"] else []
         table.add_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,35 +49,47 @@ def last_interval(pilot: Pilot) -> Estimate:
     return resampling(map(len, pilot.tasks)).mean(100 * np.concatenate(pilot.tasks))
 
 
-def final_round(rounds: Sequence[Round]) -> Round:
-    """The last round in which all ran that were to run, or three at least: the best run first. Else the first."""
-    return next((round for round in reversed(rounds) if round.complete or len(round.pilots) > 2), rounds[0])
+def final_round(rounds: Sequence[Round], constraints: Constraints) -> Round:
+    """The last round in which all ran that were to run, or the best two of them at least. Else the first."""
+    for before, round in reversed(list(pairwise(rounds))):
+        went_on = [name for name in before.pilots if name not in before.dropped]
+        best = sorted(went_on, key=lambda name: -constraints.score(before.pilots[name]))[:2]
+        if round.complete or set(best) <= set(round.pilots):
+            return round
+    return rounds[0]
 
 
-def eligible(round: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Pilot]:
-    """Pilots of a round that meet the constraints.
+def latest(rounds: Sequence[Round]) -> dict[str, Pilot]:
+    """Every recipe's pilot on the largest share that it ran on."""
+    return {name: pilot for round in rounds for name, pilot in round.pilots.items()}
+
+
+def eligible(pilots: Mapping[str, Pilot], constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Pilot]:
+    """Pilots that meet the constraints.
 
     :param seconds: of training on all data, by recipe.
     """
     return {
         name: pilot
-        for name, pilot in round.pilots.items()
+        for name, pilot in pilots.items()
         if constraints.broken_by(pilot, seconds[name]) is None and constraints.meets(pilot)
     }
 
 
 def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Choice | None:
     """The best Last, carried on to all data (:func:`~avalanche_vlm.evaluation.advice.trend.foreseen`), among what meets
-    the constraints. Of those within :data:`TIE` points of it whose paired interval does not exclude that they are
-    equal, the one that keeps the most of zero-shot (in whole points), then the one with the least burden, then with the
-    fewest bytes.
+    the constraints, in its last pilot too. Of those within :data:`TIE` points of it whose paired interval does not
+    exclude that they are equal, the one that keeps the most of zero-shot (in whole points), then the one with the least
+    burden, then with the fewest bytes.
 
     :param seconds: of training on all data, by recipe.
     :return: None if nothing meets them.
     """
-    for measured in [final_round(rounds), *reversed(rounds)]:
+    sound = eligible(latest(rounds), constraints, seconds)
+    for measured in [final_round(rounds, constraints), *reversed(rounds)]:
         round = foreseen(rounds, measured)
-        if fit := eligible(round, constraints, seconds):
+        fit = {name: pilot for name, pilot in eligible(round.pilots, constraints, seconds).items() if name in sound}
+        if fit:
             break
     else:
         return None

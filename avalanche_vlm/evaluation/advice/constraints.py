@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,21 +26,26 @@ class Constraints:
     :param raw_data: samples of the user's may be kept.
     :param task_id: the sample's task may be asked for at prediction.
     :param max_train_seconds: of training on all data; None for no limit.
-    :param keep_zero_shot: points that the held-out sets may lose on average.
-    :raises InputError: for a negative limit.
+    :param keep_zero_shot: points that the held-out sets may lose on average; None for no limit.
+    :raises InputError: for a limit that is negative or no number.
     """
 
     max_bytes: int | None = None
     raw_data: bool = True
     task_id: bool = True
     max_train_seconds: float | None = None
-    keep_zero_shot: float = 2.0
+    keep_zero_shot: float | None = 2.0
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_train_seconds", "keep_zero_shot"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"the constraint {name.replace('_', ' ')} is 0 or more, not {value}")
+
+    @property
+    def least_kept(self) -> float:
+        """Change on the held-out sets that is allowed, in points: 0 or below."""
+        return -math.inf if self.keep_zero_shot is None else -self.keep_zero_shot
 
     def budgeted(self, settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe's options, with its memory within the limit.
@@ -67,18 +73,18 @@ class Constraints:
             return f"stores {human_bytes(pilot.full_bytes)}, and {human_bytes(self.max_bytes)} are allowed"
         if self.max_train_seconds is not None and seconds > self.max_train_seconds:
             return f"would train about {seconds:.0f} s on all data, and {self.max_train_seconds:g} s are allowed"
-        if pilot.kept and (kept := kept_interval(pilot))[1] < -self.keep_zero_shot:
+        if pilot.kept and (kept := kept_interval(pilot))[1] < self.least_kept:
             lost = f"loses {-kept[1]:.1f} to {-kept[0]:.1f} points on held-out sets"
             return f"{lost}, and {self.keep_zero_shot:g} are allowed"
         return None
 
     def meets(self, pilot: Pilot) -> bool:
         """Whether it keeps zero-shot by its mean."""
-        return pilot.zero_shot_kept >= -self.keep_zero_shot
+        return pilot.zero_shot_kept >= self.least_kept
 
     def score(self, pilot: Pilot) -> float:
         """What pilots are ranked by: Last, less what is lost of zero-shot beyond the limit, in points."""
-        return pilot.last - max(0.0, -self.keep_zero_shot - pilot.zero_shot_kept)
+        return pilot.last - max(0.0, self.least_kept - pilot.zero_shot_kept)
 
 
 def kept_interval(pilot: Pilot) -> tuple[float, float]:

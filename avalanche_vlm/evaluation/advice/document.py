@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from avalanche_vlm.evaluation.advice.choice import Choice, choose, final_round, last_interval
+from avalanche_vlm.evaluation.advice.choice import Choice, choose, final_round, last_interval, latest
 from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
 from avalanche_vlm.evaluation.advice.halving import Halving, Round
 from avalanche_vlm.evaluation.advice.pareto import front
@@ -17,17 +17,17 @@ from avalanche_vlm.report.table import percent
 
 
 def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], excluded: Mapping[str, str]) -> dict[str, Any]:
-    """``rounds``, ``front``, ``answer``, ``plan``, ``excluded``, ``ledger`` and ``warnings``.
+    """``constraints``, ``rounds``, ``front``, ``answer``, ``plan``, ``excluded``, ``not run``, ``ledger`` and
+    ``warnings``. The front is of the round that decided, whose share of the data is the answer's.
 
     :param halving: that has run.
-    :param options: of the recipes, where they differ from their defaults.
+    :param options: of the recipes, where the constraints changed them.
     :param excluded: before anything was run, and why.
     """
     rounds, constraints = halving.rounds, halving.constraints
-    names = list(dict.fromkeys(name for round in rounds for name in round.pilots))
-    seconds = {name: halving.full_seconds(name) for name in names}
+    seconds = {name: halving.full_seconds(name) for name in latest(rounds)}
     choice = choose(rounds, constraints, seconds)
-    final = choice.round if choice else foreseen(rounds, final_round(rounds))
+    final = choice.round if choice else foreseen(rounds, final_round(rounds, constraints))
     broken = {
         name: why
         for round in rounds
@@ -51,11 +51,11 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
         "constraints": asdict(constraints),
         "rounds": [_round(round, foreseen(rounds, round), constraints, seconds) for round in rounds],
         "front": front({name: figures(pilot, seconds[name]) for name, pilot in final.pilots.items()}),
-        "answer": answer,
+        "answer": {**answer, "share of the data": final.share},
         "plan": plan,
         "excluded": [{"recipe": name, "because": why} for name, why in {**excluded, **broken}.items()],
         "not run": [{"recipe": name, "because": why} for name, why in halving.not_run.items()],
-        "ledger": {name: _latest(rounds, name).ledger for name in names},
+        "ledger": {name: pilot.ledger for name, pilot in latest(rounds).items()},
         "warnings": _warnings(final),
     }
 
@@ -65,10 +65,6 @@ def figures(pilot: Pilot, seconds: float) -> tuple[float, ...]:
     operational burden."""
     costs = (pilot.full_bytes, seconds, sum(burden(pilot.ledger).values()))
     return (pilot.last, pilot.zero_shot_kept, *(-float(cost) for cost in costs))
-
-
-def _latest(rounds: Sequence[Round], name: str) -> Pilot:
-    return next(round.pilots[name] for round in reversed(rounds) if name in round.pilots)
 
 
 def _round(round_: Round, carried: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -81,7 +77,7 @@ def _round(round_: Round, carried: Round, constraints: Constraints, seconds: Map
                 "score": round(constraints.score(pilot), 2),
                 "last": round(pilot.last, 2),
                 "interval": [round(interval.low, 2), round(interval.high, 2)],
-                "expected": round(min(100.0, carried.pilots[name].last), 2),
+                "expected": round(carried.pilots[name].last, 2),
                 "zero_shot_kept": round(pilot.zero_shot_kept, 2) if pilot.kept else None,
                 "bytes": pilot.full_bytes,
                 "seconds": round(seconds[name], 1),
@@ -103,7 +99,7 @@ def _sentence(choice: Choice, rounds: Sequence[Round], baseline: str, options: M
     given = "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
     parts = [f"Last {measured.last:.1f} in its pilot on {percent(share)} of the data"]
     if choice.round.carried_on:
-        parts.append(f"{min(100.0, carried.last):.1f} expected on all of them")
+        parts.append(f"{carried.last:.1f} expected on all of them")
     if name != baseline and (both := common(rounds, name, baseline)):
         one, other, on = both
         where = "" if on == share else f" on {percent(on)}, where {name} had {one.last:.1f}"

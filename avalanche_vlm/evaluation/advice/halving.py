@@ -83,18 +83,21 @@ class Halving:
         """All rounds; what there is when time is up.
 
         :param recipes: with the baseline among them.
-        :raises InputError: if there was no time for a single pilot.
+        :raises InputError: if there was no time for a single pilot, or none could run.
         """
         self._deadline = self.clock() + self.seconds
         self._seconds: dict[str, dict[float, float]] = {}
         self._trained: dict[str, dict[float, float]] = {}
         recipes = [self.baseline, *(name for name in recipes if name != self.baseline)]
-        first = self._calibrate(len(recipes))
+        smallest = Round(self.shares[0])
+        self._try(smallest, self.baseline)
+        first = self._affordable(smallest, len(recipes))
         for share in self.shares[first : first + ROUNDS]:
-            round = Round(share)
+            round = smallest if share == smallest.share else Round(share)
             self.rounds.append(round)
             for name in recipes:
-                self._try(round, name)
+                if name not in round.pilots:
+                    self._try(round, name)
             if not round.pilots:
                 self.rounds.pop()
                 break
@@ -102,13 +105,16 @@ class Halving:
             if len(recipes) < 2 or not round.complete:
                 break
         if not self.rounds:
-            raise InputError(f"{max(0.0, self.seconds):.0f} s are not enough for a single pilot: raise --minutes")
+            why = self.not_run[self.baseline]
+            hint = ": allow more minutes" if why.endswith(TIME_IS_UP) else ""
+            raise InputError(f"not a single pilot could be run ({self.baseline}: {why}){hint}")
         return self.rounds
 
-    def _calibrate(self, recipes: int) -> int:
-        """Index of the share of the first round."""
-        smallest = Round(self.shares[0])
-        self._try(smallest, self.baseline)
+    def _affordable(self, smallest: Round, recipes: int) -> int:
+        """Index of the share of the first round.
+
+        :param smallest: the baseline on the smallest share, if it could run.
+        """
         if self.baseline not in smallest.pilots:
             return 0
         taken = smallest.pilots[self.baseline].seconds

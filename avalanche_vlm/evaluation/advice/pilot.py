@@ -104,7 +104,7 @@ def run_pilot(
     """
     started = clock()
     part, shrink = share_of(benchmark, share, seed), _Shrink(share)
-    before = _BeforeTheirTurn([e.dataset.eval() for e in part.test_stream], pretrained.tasks)
+    before = _BeforeTheirTurn(part.test_stream, pretrained.tasks)
     train, chosen = scaled(settings, recipe, options or {}, share)
     outcome = run_experiment(
         part,
@@ -170,19 +170,28 @@ class Scores:
     """Every sample's score, in [0, 1]: right or wrong for classes, the mean of both directions' hit@1 for pairs.
 
     :param model: evaluated in eval mode.
-    :param benchmark: its label space has to be the model's, for the tasks.
+    :param benchmark: whose label space the model gets, if it has another.
     """
 
     def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
-        if benchmark.label_space is not None and model.label_space is None:
+        if benchmark.label_space is not None and model.label_space is not benchmark.label_space:
             model.set_label_space(benchmark.label_space)
         with model.evaluating():
-            self.tasks = tuple(task_scores(model, e.dataset.eval()) for e in benchmark.test_stream)
+            self.tasks = tuple(task_scores(model, experience) for experience in benchmark.test_stream)
             self.held_out = {h.name: _held_out(model, h) for h in benchmark.held_out}
 
 
-def task_scores(model: VLM, dataset: Any) -> np.ndarray:
-    """Of each sample of a task, which the model is evaluated on as it stands."""
+def task_scores(model: VLM, experience: Any) -> np.ndarray:
+    """Of each sample of a task.
+
+    :param model: in eval mode.
+    :param experience: of a test stream; the model adapts to it as in a strategy's evaluation.
+    """
+    model.adaptation(experience)
+    return _scores(model, experience.dataset.eval())
+
+
+def _scores(model: VLM, dataset: Any) -> np.ndarray:
     right, pairs = [], []
     for x, y, *rest in DataLoader(dataset, 256):
         x = x.to(model.device)
@@ -197,7 +206,7 @@ def task_scores(model: VLM, dataset: Any) -> np.ndarray:
 
 def _held_out(model: VLM, held_out: Any) -> np.ndarray:
     if held_out.label_space is None:
-        return task_scores(model, held_out.dataset)
+        return _scores(model, held_out.dataset)
     classes = model.class_features(held_out.label_space)
     right = [
         model.similarity(model.encode_image(x.to(model.device)), classes).argmax(1).cpu() == y

@@ -24,7 +24,8 @@ SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0)
 LEAST = 32
 """Training samples per task below which a pilot says nothing."""
 MOST_TEST = 125
-"""Test samples per task, and twice as many of class-labelled held-out sets, that pilots are scored on at most."""
+"""Test samples per task, and twice as many of held-out sets, that pilots are scored on at most; of pairs all, for hit@1
+among fewer is another figure."""
 
 Settings = Callable[[str], tuple[TrainSettings, Mapping[str, Any]]]
 """From a recipe's name to the settings of its training on all data, and its options."""
@@ -39,6 +40,7 @@ class Pilots:
     :param constraints: the user's.
     :param seed: of everything that is drawn.
     :param device: where to run.
+    :raises InputError: if predictions on the stream ask for the task id, and that is not allowed.
     """
 
     def __init__(
@@ -51,6 +53,12 @@ class Pilots:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
+        space = benchmark.label_space
+        if not constraints.task_id and space is not None and space.visible == "task" and len(benchmark.task_names) > 1:
+            raise InputError(
+                f"on {benchmark.name} the classes of the sample's own task compete, so every prediction asks for the "
+                'task id, which is not allowed: build the stream with label_space="union"'
+            )
         self.constraints = constraints
         self.changed_options: dict[str, dict[str, Any]] = {}
         """Options of recipes that the constraints changed, by recipe."""
@@ -98,7 +106,7 @@ class Pilots:
     ) -> Pilot:
         """A pilot.
 
-        :param deadline: of ``time.monotonic``, in seconds.
+        :param deadline: of ``time.monotonic``, in seconds; looked at in every iteration of the training.
         :param advance: called as ``(experience, iteration, iterations)``.
         :raises OutOfTime: when it will not end before the deadline.
         :raises InputError: if the recipe cannot run.
@@ -124,7 +132,7 @@ class Pilots:
     def _pretrained(self) -> Scores:
         if self._scores is None:
             started = time.monotonic()
-            self._scores = Scores(copy.deepcopy(self._model), self._benchmark)
+            self._scores = Scores(copy.deepcopy(self._model).to(self._device), self._benchmark)
             # A pilot's own scores will take as long, after its training.
             self._scoring = time.monotonic() - started
         return self._scores

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from avalanche_vlm.evaluation.advice.choice import gain
+from avalanche_vlm.evaluation.advice.choice import gain, latest
 from avalanche_vlm.evaluation.advice.constraints import Constraints, burden, kept_interval, resampling
 from avalanche_vlm.evaluation.advice.halving import Round
 from avalanche_vlm.evaluation.advice.pilot import Pilot
@@ -40,9 +40,9 @@ def stages(
     both recipes ran.
 
     :param seconds: of training on all data, by recipe.
-    :param options: of the recipes, where they differ from the defaults.
+    :param options: of the recipes, where the constraints changed them; all else is as it was asked for.
     """
-    pilots = {name: pilot for round in rounds for name, pilot in round.pilots.items()}
+    pilots = latest(rounds)
     weight = {name: sum(burden(pilot.ledger).values()) for name, pilot in pilots.items()}
     order, done = [], baseline
     while True:
@@ -88,7 +88,7 @@ def _stage(
     pilot, parts = pilots[name], burden(pilots[name].ledger)
     chosen = "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
     low, high = kept_interval(pilot)
-    limit = min(-constraints.keep_zero_shot, low)
+    limit = min(max(constraints.least_kept, -100.0), low)
     stage = {
         "stage": number,
         "recipe": name,

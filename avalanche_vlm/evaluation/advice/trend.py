@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 
+import numpy as np
+
 from avalanche_vlm.evaluation.advice.halving import Round
 from avalanche_vlm.evaluation.advice.pilot import Pilot
 
@@ -18,9 +20,9 @@ def foreseen(rounds: Sequence[Round], final: Round) -> Round:
     """A round, its pilots carried on to all data where they also ran on less.
 
     Some recipes need data and others are spoiled by them, so the order on a share is not that on the whole. Last goes
-    on from the two largest shares over the logarithm of the share, half as steeply (:data:`SLOWING`), and no further
-    than the step that was observed. That is done sample by sample: intervals stay paired, and get as much wider as the
-    trend is uncertain. What is kept of zero-shot stays as measured.
+    on from the two largest shares over the logarithm of the share, half as steeply (:data:`SLOWING`), no further than
+    the step that was observed, and on no task beyond 0 and 100 percent. That is done sample by sample: intervals stay
+    paired, and get as much wider as the trend is uncertain. What is kept of zero-shot stays as measured.
 
     :param rounds: all there are, by ascending share.
     :param final: one of them.
@@ -35,5 +37,14 @@ def foreseen(rounds: Sequence[Round], final: Round) -> Round:
 
 def _carry(more: Pilot, less: Pilot) -> Pilot:
     factor = SLOWING * min(1.0, log(1 / more.share) / log(more.share / less.share))
-    tasks = tuple(late + factor * (late - early) for late, early in zip(more.tasks, less.tasks, strict=True))
+    tasks = tuple(_further(late, early, factor) for late, early in zip(more.tasks, less.tasks, strict=True))
     return replace(more, tasks=tasks)
+
+
+def _further(late: np.ndarray, early: np.ndarray, factor: float) -> np.ndarray:
+    """A task's samples, as far as its mean stays a score."""
+    step = float((late - early).mean())
+    room = 1 - late.mean() if step > 0 else late.mean()
+    if abs(step) * factor > room:
+        factor = float(room) / abs(step)
+    return late + factor * (late - early)

@@ -64,8 +64,9 @@ def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
-    """Last, as expected on all data, against zero-shot kept in the last round; the front is the advice's own."""
-    tried = rounds(advice)
+    """Last, as expected on all data, against zero-shot kept in the round that decided; the front is the advice's."""
+    share = number(record(advice.get("answer")).get("share of the data"))
+    tried = sorted(rounds(advice), key=lambda r: share is None or r["share"] == share)
     front = texts(advice.get("front"))
     points = []
     for r in tried[-1]["recipes"] if tried else []:
@@ -76,7 +77,7 @@ def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
     if not points:
         return None
     return {
-        "of": "last round of the advice",
+        "of": "the round that decided",
         "x": "Last",
         "y": "Held-out change",
         "y_kind": "points",

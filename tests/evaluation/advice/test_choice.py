@@ -74,9 +74,22 @@ def test_what_nothing_tells_apart_is_too_little_data():
 def test_a_round_decides_if_it_is_complete_or_what_was_best_ran():
     first = of(pilot("lora", 60), pilot("replay", 80), pilot("zscl", 50))
     broken_off = of(pilot("lora", 90), share=0.5, complete=False)
-    assert final_round([first, broken_off]) is first
+    assert final_round([first, broken_off], Constraints()) is first
     found = choose([first, broken_off], Constraints(), {"lora": 1.0, "replay": 1.0, "zscl": 1.0})
     assert found.recipe == "replay"
-    assert set(eligible(first, Constraints(), dict.fromkeys(first.pilots, 1.0))) == {"lora", "replay", "zscl"}
+    assert set(eligible(first.pilots, Constraints(), dict.fromkeys(first.pilots, 1.0))) == {"lora", "replay", "zscl"}
     further = of(pilot("zero-shot", 50), pilot("replay", 80), pilot("lora", 90), share=0.5, complete=False)
-    assert final_round([first, further]) is further
+    assert final_round([first, further], Constraints()) is further
+    # What was cheap runs first, and is not what the round is about.
+    cheap = of(pilot("zero-shot", 50), pilot("ranpac", 55), pilot("lora", 90), share=0.5, complete=False)
+    assert final_round([first, cheap], Constraints()) is first
+
+
+def test_a_pilot_that_broke_a_constraint_on_more_data_is_not_recommended_for_an_earlier_one():
+    first = of(pilot("lora", 80, -0.5), pilot("zscl", 60), pilot("nusa", 50))
+    second = of(pilot("lora", 90, -9.0, share=0.5), pilot("zscl", 65, -9.0, share=0.5), share=0.5)
+    seconds = {"lora": 1.0, "zscl": 1.0, "nusa": 1.0}
+    found = choose([first, second], Constraints(), seconds)
+    assert found.recipe == "nusa" and found.round.share == 0.25 and found.second is None
+    unsure = of(pilot("lora", 90, -2.5, share=0.5), pilot("zscl", 65, -9.0, share=0.5), share=0.5)
+    assert choose([first, unsure], Constraints(), seconds).recipe == "nusa"

@@ -51,3 +51,12 @@ def test_the_burden_is_the_sum_of_its_parts():
 def test_a_negative_limit_is_refused():
     with pytest.raises(InputError, match="max bytes is 0 or more"):
         Constraints(max_bytes=-1)
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(InputError, match="keep zero shot is 0 or more"):
+            Constraints(keep_zero_shot=value)
+
+
+def test_zero_shot_without_a_limit_never_counts():
+    lossy = pilot("fine-tune", 60, -80.0)
+    free = Constraints(keep_zero_shot=None)
+    assert free.broken_by(lossy, 1.0) is None and free.meets(lossy) and free.score(lossy) == pytest.approx(60)

@@ -63,7 +63,7 @@ def test_what_there_is_no_time_for_is_named():
     found.run(NAMES)
     assert "more than 4 times" in found.not_run["c"] and found.rounds[0].complete
     assert "b" in found.rounds[0].pilots and "d" in found.rounds[0].pilots
-    with pytest.raises(InputError, match="not enough for a single pilot"):
+    with pytest.raises(InputError, match=r"\(fine-tune: .* the time was up\): allow more minutes"):
         halving(World(LAST), 0.1).run(NAMES)
 
 
@@ -78,6 +78,21 @@ def test_a_recipe_that_cannot_run_is_left_out_with_its_sentence():
     found = Halving(run, SHARES, Constraints(), 1000, world.clock)
     rounds = found.run(NAMES)
     assert found.not_run == {"b": "recipe b needs a text tower that trains"} and rounds[0].complete
+
+
+def test_where_nothing_can_run_the_reason_is_told():
+    def run(name, share, deadline):
+        raise InputError("the loss is not finite")
+
+    with pytest.raises(InputError, match=r"\(fine-tune: the loss is not finite\)$"):
+        Halving(run, SHARES, Constraints(), 1000, World(LAST).clock).run(NAMES)
+
+
+def test_the_pilot_that_calibrates_is_part_of_the_first_round_on_its_share():
+    world = World(LAST)
+    found = Halving(world.run, (1.0,), Constraints(), 1000, world.clock)
+    (round,) = found.run(NAMES)
+    assert world.ran == [(name, 1.0) for name in NAMES] and list(round.pilots) == NAMES
 
 
 def test_what_breaks_a_constraint_does_not_go_on():

@@ -47,6 +47,21 @@ def test_scores_are_those_of_the_metrics(tiny_benchmark, tiny_pairs):
     assert [len(hits) for hits in pairs.tasks] == [20, 20] and set(np.unique(pairs.tasks[0])) <= {0.0, 0.5, 1.0}
 
 
+def test_scores_of_classes_that_are_met_one_task_after_the_other_are_those_of_avalanches_evaluation():
+    from avalanche_vlm.benchmarks import picturebook
+    from avalanche_vlm.experiment import run_experiment
+
+    benchmark = picturebook.class_incremental(0, n_train=8, n_test=12, n_held_out=8, label_space="seen")
+    model = create_vlm("tiny")
+    model.set_label_space(picturebook.mtil_like(0, n_train=8, n_test=8, order=["night"]).label_space)
+    before = Scores(model, benchmark)
+    outcome = run_experiment(benchmark, "zero-shot", model=model, settings=SETTINGS)
+    after = Scores(model, benchmark)
+    for scores, row in ((before, outcome.result["matrix"][0]), (after, outcome.result["matrix"][-1])):
+        assert [100 * hits.mean() for hits in scores.tasks] == pytest.approx(row, abs=1e-4)
+    assert before.tasks[0].mean() > 0.3  # among its own classes, and not the first class for everything
+
+
 def test_a_pilot_says_what_a_run_on_all_data_would_store(tiny_benchmark, tmp_path):
     model = create_vlm("tiny")
     pretrained = Scores(copy.deepcopy(model), tiny_benchmark)

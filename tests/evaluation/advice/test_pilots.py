@@ -54,6 +54,11 @@ def test_a_memory_is_kept_within_the_constraints_and_the_change_is_told(tiny_ben
     }
 
 
+def test_a_stream_that_asks_for_the_task_id_is_refused_where_that_is_not_allowed(tiny_benchmark):
+    with pytest.raises(InputError, match='label_space="union"'):
+        pilots(tiny_benchmark, task_id=False)
+
+
 def test_shares_leave_every_task_enough_samples(tiny_benchmark):
     assert pilots(tiny_benchmark).shares() == [1.0]  # 64 per task: a quarter would be 16
 

@@ -39,6 +39,14 @@ def test_last_goes_on_over_the_logarithm_of_the_share(shares, values, expected):
     assert carried.pilots["lora"].kept is found[-1].pilots["lora"].kept
 
 
+@pytest.mark.parametrize("values, expected", [((80, 96), 100), ((0, 100), 100), ((60, 10), 0), ((96, 98), 99)])
+def test_an_expected_score_stays_a_score(values, expected):
+    found = rounds(1 / 16, 1 / 4, lora=values)
+    carried = foreseen(found, found[1]).pilots["lora"]
+    assert carried.last == pytest.approx(expected)
+    assert all(0 <= hits.mean() <= 1 + 1e-12 for hits in carried.tasks)
+
+
 def test_what_ran_once_stays_as_it_was_measured():
     found = rounds(1 / 16, 1 / 4, lora=(50, 60))
     assert foreseen(found, found[0]).pilots["lora"].last == pytest.approx(50)

@@ -71,6 +71,14 @@ def test_the_most_specific_repair_names_the_cause(scores, cause, module):
     assert found["sentence"].endswith(".")
 
 
+def test_a_block_is_listed_where_one_changes_an_answer():
+    def listed(**scores):
+        return [row["name"] for row in verdict(**scores)["interventions"] if row["name"].startswith("put back")]
+
+    assert listed() == [] and listed(trained=0.9) == []
+    assert listed(one=0.6) == ["put back image.0"]
+
+
 def test_few_pairs_name_no_place_and_say_so():
     found = verdict(trained=0.88, one=0.898)["verdict"]  # one pair of ten missing, and by its interval up to three
     assert found["cause"] == "erosion" and "cannot be told" in found["sentence"]
