@@ -10,7 +10,7 @@ from importlib import import_module
 
 from avalanche_vlm.commands.inputs import BENCHMARKS
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.presets import ADVISED
+from avalanche_vlm.presets import ADVISED, COMPARED
 
 RECIPES = (
     "fine-tune",
@@ -56,9 +56,6 @@ RECIPES = (
     "rapf",
 )
 """Names for the help text, which must not wait for the recipes themselves to be imported."""
-COMPARED = "fine-tune,replay,zscl,lora"
-"""The baseline, and one recipe of each family."""
-
 COMMANDS = {
     "run": ("run", "run"),
     "compare": ("run", "compare"),
@@ -109,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         help="train several recipes on the same stream, side by side",
         description="Train several recipes on the same stream; started again, it keeps what is finished.",
     )
-    compare.add_argument("--recipes", default=COMPARED, help=f"separated by commas (default: {COMPARED})")
+    compare.add_argument("--recipes", help=f"separated by commas (default: {','.join(COMPARED)})")
     compare.add_argument("--seeds", type=_counts, default=[0], help="separated by commas (default: 0)")
     diagnose = commands.add_parser(
         "diagnose",

@@ -216,10 +216,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-_HINTS = {
+HINTS = {
     "reference": "reference pairs: give some with --reference FILE",
     "generator": "a generator of pictures: name one with --generator MODEL",
 }
+"""Where to get what a recipe needs."""
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
         )
     for name in chosen.needs:
         if getattr(benchmark, name) is None:
-            raise InputError(f"recipe {recipe} needs what {benchmark.name} does not bring, {_HINTS[name]}")
+            raise InputError(f"recipe {recipe} needs what {benchmark.name} does not bring, {HINTS[name]}")
     return {name: getattr(benchmark, name) for name in chosen.takes}
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+COMPARED = ("fine-tune", "replay", "zscl", "lora")
+"""The baseline, and one recipe of each family."""
+
 ADVISED = (
     *("fine-tune", "zero-shot", "wise-ft", "magmax", "zscl"),
     *("nusa", "replay", "prototype-replay", "lora", "ranpac"),

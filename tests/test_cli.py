@@ -16,6 +16,7 @@ import pytest
 from avalanche_vlm import cli
 from avalanche_vlm.commands import inputs, store
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.presets import COMPARED
 
 SIZES = "--n-train 64 --n-test 20 --n-held-out 40 --n-reference 40"
 SMALL = f"{SIZES} --epochs 1 --order sketches,night --quiet".split()
@@ -44,7 +45,7 @@ def test_names_on_the_command_line_are_those_of_the_library():
     from avalanche_vlm.benchmarks import picturebook
     from avalanche_vlm.training import recipes
 
-    assert tuple(recipes.RECIPES) == cli.RECIPES and set(cli.COMPARED.split(",")) < set(cli.RECIPES)
+    assert tuple(recipes.RECIPES) == cli.RECIPES and set(COMPARED) < set(cli.RECIPES)
     assert sorted(inputs.BENCHMARKS.values()) == sorted(picturebook.__all__)
 
 
@@ -308,3 +309,26 @@ def test_a_recipe_says_which_resource_it_misses(tmp_path, capsys, monkeypatch):
     assert err == 'avalanche-vlm: generated images need diffusers: pip install "avalanche-vlm[generate]"'
     assert run("run", "--generator", "some/model", "--out", str(tmp_path / "out")) == 2
     assert "--generator does not apply to picturebook" in capsys.readouterr().err
+
+
+def test_ones_own_pictures_are_compared_and_advised_on_without_anything_else(tmp_path, capsys):
+    from PIL import Image
+
+    for task in ("first", "second"):
+        for i in range(12):
+            path = tmp_path / "mine" / task / f"class {i % 2}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(path)
+    own = ["--data", str(tmp_path / "mine"), "--epochs", "1"]
+    assert cli.main(["compare", *own, "--out", str(tmp_path / "a")]) == 0
+    told = capsys.readouterr().err
+    assert "left out: recipe zscl needs what" in told and not (tmp_path / "a/zscl").exists()
+    assert {path.parent.parent.name for path in tmp_path.glob("a/*/seed-0/result.json")} == {*COMPARED} - {"zscl"}
+    named = ["compare", *own, "--recipes", "fine-tune,zscl", "--quiet", "--out", str(tmp_path / "b")]
+    assert cli.main(named) == 2 and not (tmp_path / "b").exists()  # before anything is trained
+    few = ["--recipes", "fine-tune,zero-shot,replay", "--minutes", "9", "--quiet", "--no-raw-data"]
+    assert cli.main(["advise", *own, *few, "--out", str(tmp_path / "c")]) == 0
+    advice = read(tmp_path / "c/advice.json")
+    assert {entry["recipe"] for entry in advice["excluded"]} <= {"replay", "fine-tune"}
+    assert advice["answer"]["recipe"] in ("zero-shot", "fine-tune")
+    assert "tasks before their turn" in advice["answer"]["sentence"]

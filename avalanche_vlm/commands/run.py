@@ -14,6 +14,7 @@ from avalanche_vlm.commands import inputs, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.presets import COMPARED
 
 if TYPE_CHECKING:
     from avalanche_vlm.experiment import TrainSettings
@@ -42,11 +43,15 @@ def compare(options: Namespace) -> int:
 
     out = Path(options.out)
     # A recipe that is named twice is one experiment: counted twice it would pass for a spread of zero.
-    names = list(dict.fromkeys(inputs.names(options.recipes)))
+    names = list(dict.fromkeys(inputs.names(options.recipes or ",".join(COMPARED))))
+    left_out = {} if options.recipes else {name: why for name in names if (why := inputs.lacking(options, name))}
+    names = [name for name in names if name not in left_out]
     jobs = [_job(options, name, seed, out / name / f"seed-{seed}") for seed in options.seeds for name in names]
     entries: list[dict[str, Any]] = []
     failures: dict[str, list[str]] = {}
     with watched(options.quiet) as progress:
+        for why in left_out.values():
+            progress.say(f"left out: {why}")
         for job in jobs:
             try:
                 entries.append(_execute(options, job, progress))
@@ -95,6 +100,8 @@ def _job(options: Namespace, recipe: str, seed: int, folder: Path) -> _Job:
     from avalanche_vlm.training import recipes
 
     recipes.get(recipe)
+    if why := inputs.lacking(options, recipe):
+        raise InputError(why)
     fields, recipe_options = inputs.settings(options, recipe)
     train = TrainSettings(**fields)
     request = inputs.request(options, recipe, seed, train, recipe_options)

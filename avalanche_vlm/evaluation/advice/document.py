@@ -10,7 +10,7 @@ from avalanche_vlm.evaluation.advice.choice import Choice, choose, final_round, 
 from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
 from avalanche_vlm.evaluation.advice.halving import Halving, Round
 from avalanche_vlm.evaluation.advice.pareto import front
-from avalanche_vlm.evaluation.advice.pilot import Pilot
+from avalanche_vlm.evaluation.advice.pilot import BEFORE, Pilot
 from avalanche_vlm.evaluation.advice.plan import common, stages
 from avalanche_vlm.evaluation.advice.trend import foreseen
 from avalanche_vlm.report.table import percent
@@ -105,7 +105,8 @@ def _sentence(choice: Choice, rounds: Sequence[Round], baseline: str, options: M
         where = "" if on == share else f" on {percent(on)}, where {name} had {one.last:.1f}"
         parts.append(f"{baseline} came to {other.last:.1f}{where}")
     if carried.kept:
-        parts.append(f"held-out sets {carried.zero_shot_kept:+.1f} points")
+        sets = "tasks before their turn" if BEFORE in carried.kept else "held-out sets"
+        parts.append(f"{sets} {carried.zero_shot_kept:+.1f} points")
     return f"Take {name}{given}: {'; '.join(parts)}."
 
 

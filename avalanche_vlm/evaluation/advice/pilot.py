@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.advice.parts import share_of
+from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
+from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.evaluation.user_data import held
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.experiment import TrainSettings, run_experiment
@@ -112,7 +114,9 @@ def run_pilot(
         model=model,
         settings=train,
         options=chosen,
-        plugins=[shrink] if part.held_out else [shrink, before],
+        plugins=[shrink],
+        # A metric, not a plugin: what it holds of the test data is not kept by the recipe.
+        metrics=[] if part.held_out else [before],
         seed=seed,
         device=device,
         progress=progress,
@@ -215,15 +219,12 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
     return torch.cat(right).double().numpy()
 
 
-class _BeforeTheirTurn(SupervisedPlugin):
+class _BeforeTheirTurn(CountsSteps):
     """Scores every task from the second on before its turn, against the pretrained model."""
-
-    supports_distributed = True
 
     def __init__(self, tests: Sequence[Any], pretrained: Sequence[np.ndarray]) -> None:
         super().__init__()
         self._tests, self._pretrained = tests, pretrained
-        self._trained = 0
         self._found: list[np.ndarray] = []
 
     @property
@@ -231,13 +232,20 @@ class _BeforeTheirTurn(SupervisedPlugin):
         """Of all their samples."""
         return np.concatenate(self._found) if self._found else np.zeros(0)
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        if self._trained:
+    @uncounted()
+    def before_training(self, strategy: Any) -> None:
+        if self.step:
             model: VLM = strategy.model
             with model.evaluating():
-                scores = task_scores(model, self._tests[self._trained])
-            self._found.append(scores - self._pretrained[self._trained])
-        self._trained += 1
+                scores = task_scores(model, self._tests[self.step])
+            self._found.append(scores - self._pretrained[self.step])
+
+    def result(self) -> np.ndarray:
+        """:attr:`changes`."""
+        return self.changes
+
+    def __str__(self) -> str:
+        return "BeforeTheirTurn"
 
 
 class _Shrink(SupervisedPlugin):

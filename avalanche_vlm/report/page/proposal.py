@@ -16,7 +16,7 @@ LEDGER = (
     ("trainable_parameters", "Trained parameters", "count"),
     ("added_parameters", "Added parameters", "count"),
     ("train_seconds", "Training, seconds", "seconds"),
-    ("peak_memory_bytes", "Peak accelerator memory", "bytes"),
+    ("peak_memory_bytes", "Peak memory", "bytes"),
     ("extra_forward_passes_per_sample", "Extra forward passes per sample", "ratio"),
     ("extra_backward_passes_per_sample", "Extra backward passes per sample", "ratio"),
     ("training_flops_per_sample", "Training, floating-point operations per sample", "flops"),

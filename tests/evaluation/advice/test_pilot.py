@@ -95,6 +95,7 @@ def test_without_held_out_sets_tasks_before_their_turn_stand_in(tiny_benchmark):
         model=model,
         settings=SETTINGS,
     )
+    assert pilot.ledger["raw_user_data_kept"] is False  # what the scores are made of is nothing that the recipe keeps
     assert list(pilot.kept) == [BEFORE] and len(pilot.kept[BEFORE]) == 20 and pilot.zero_shot_kept == 0
 
 
