@@ -90,10 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command, with their defaults."""
-    return _parser().parse_args(argv)
+    parser, commands = _parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")  # with that command's usage
+    return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of the commands."""
     parser = argparse.ArgumentParser(
         prog="avalanche-vlm", description="Continual learning of vision-language models, measured."
     )
@@ -133,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("out", metavar="DIR", help="a folder of run, compare, diagnose or advise")
     report.set_defaults(threads=None)
-    return parser
+    return parser, commands.choices
 
 
 def _advise(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.presets import settings_for
+from avalanche_vlm.presets import COMPARED, settings_for
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -162,7 +162,7 @@ def settings(options: Namespace, recipe: str) -> tuple[dict[str, Any], dict[str,
         if getattr(options, name) is not None:
             train[name] = getattr(options, name)
     train["num_workers"] = options.workers
-    return train, {**chosen, **_given_options(options.set, recipe)}
+    return train, {**chosen, **_given_options(options, recipe)}
 
 
 def request(
@@ -191,21 +191,29 @@ def request(
     }
 
 
-def _given_options(assignments: list[str], recipe: str) -> dict[str, Any]:
+def asked(options: Namespace) -> list[str]:
+    """The recipes that a command is about, each once: one that is named twice is one experiment."""
+    if getattr(options, "recipe", None):
+        return [options.recipe]
+    return list(dict.fromkeys(names(options.recipes or ",".join(COMPARED))))
+
+
+def _given_options(options: Namespace, recipe: str) -> dict[str, Any]:
     from avalanche_vlm.training import recipes
 
     given = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
+    for assignment in options.set:
+        given_name, equals, value = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment}: write OPTION=VALUE or RECIPE.OPTION=VALUE")
-        target, dot, option = name.rpartition(".")
+        target, dot, option = given_name.rpartition(".")
         if dot and target != recipe:
             recipes.get(target)
             continue
         if option not in recipes.get(recipe).settings:
-            if dot or not any(option in known.settings for known in recipes.RECIPES.values()):
-                raise InputError(f"--set {assignment}: recipe {recipe} has no option {option!r}")
+            if dot or not any(option in recipes.get(name).settings for name in asked(options)):
+                known = ", ".join(recipes.get(recipe).settings) or "none"
+                raise InputError(f"--set {assignment}: recipe {recipe} has no option {option!r}; it has {known}")
             continue  # an option of another recipe of the comparison
         given[option] = _value(assignment, value, recipes.get(recipe).settings[option])
     return given

@@ -14,7 +14,6 @@ from avalanche_vlm.commands import inputs, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.presets import COMPARED
 
 if TYPE_CHECKING:
     from avalanche_vlm.experiment import TrainSettings
@@ -42,8 +41,7 @@ def compare(options: Namespace) -> int:
     from avalanche_vlm.report import plots
 
     out = Path(options.out)
-    # A recipe that is named twice is one experiment: counted twice it would pass for a spread of zero.
-    names = list(dict.fromkeys(inputs.names(options.recipes or ",".join(COMPARED))))
+    names = inputs.asked(options)
     left_out = {} if options.recipes else {name: why for name in names if (why := inputs.lacking(options, name))}
     names = [name for name in names if name not in left_out]
     jobs = [_job(options, name, seed, out / name / f"seed-{seed}") for seed in options.seeds for name in names]

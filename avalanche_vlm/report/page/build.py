@@ -69,11 +69,12 @@ def _title(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict
 
 
 def _answer(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
-    """What hits the stream, what to do about it; without either, what the results say."""
+    """What hits the stream, and what to do about it; without advice, what the results say."""
     verdict = record(record(diagnosis.get("attribution")).get("verdict"))
     given = record(advice.get("answer"))
-    sentences = [text(source.get("sentence")) for source in (verdict, given)]
-    sentences = [s for s in sentences if s] or [_standing(group) for group in groups]
+    advised = text(given.get("sentence"))
+    said = [text(verdict.get("sentence")), *([advised] if advised else [_standing(group) for group in groups])]
+    sentences = [sentence for sentence in said if sentence]
     confidence = text(given.get("confidence")) or None
     return {"sentences": sentences, "confidence": confidence, "why": text(given.get("why")) or None}
 
