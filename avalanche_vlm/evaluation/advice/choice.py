@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,10 +49,14 @@ def last_interval(pilot: Pilot) -> Estimate:
     return resampling(map(len, pilot.tasks)).mean(100 * np.concatenate(pilot.tasks))
 
 
-def final_round(rounds: Sequence[Round], constraints: Constraints) -> Round:
-    """The last round in which all ran that were to run, or the best two of them at least. Else the first."""
+def final_round(rounds: Sequence[Round], constraints: Constraints, sound: Container[str]) -> Round:
+    """The last round in which all ran that were to run, or at least the best two of those that can be recommended. Else
+    the first.
+
+    :param sound: recipes that meet the constraints in their last pilot.
+    """
     for before, round in reversed(list(pairwise(rounds))):
-        went_on = [name for name in before.pilots if name not in before.dropped]
+        went_on = [name for name in before.pilots if name not in before.dropped and name in sound]
         best = sorted(went_on, key=lambda name: -constraints.score(before.pilots[name]))[:2]
         if round.complete or set(best) <= set(round.pilots):
             return round
@@ -86,7 +90,7 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
     :return: None if nothing meets them.
     """
     sound = eligible(latest(rounds), constraints, seconds)
-    for measured in [final_round(rounds, constraints), *reversed(rounds)]:
+    for measured in [final_round(rounds, constraints, sound), *reversed(rounds)]:
         round = foreseen(rounds, measured)
         fit = {name: pilot for name, pilot in eligible(round.pilots, constraints, seconds).items() if name in sound}
         if fit:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from avalanche_vlm.evaluation.advice.choice import Choice, choose, final_round, last_interval, latest
+from avalanche_vlm.evaluation.advice.choice import Choice, choose, last_interval, latest
 from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
 from avalanche_vlm.evaluation.advice.halving import Halving, Round
 from avalanche_vlm.evaluation.advice.pareto import front
@@ -27,7 +27,7 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
     rounds, constraints = halving.rounds, halving.constraints
     seconds = {name: halving.full_seconds(name) for name in latest(rounds)}
     choice = choose(rounds, constraints, seconds)
-    final = choice.round if choice else foreseen(rounds, final_round(rounds, constraints))
+    final = choice.round if choice else foreseen(rounds, rounds[-1])
     broken = {
         name: why
         for round in rounds
