@@ -82,7 +82,7 @@ class Halving:
     def run(self, recipes: Sequence[str]) -> list[Round]:
         """All rounds; what there is when time is up.
 
-        :param recipes: with the baseline among them.
+        :param recipes: beside the baseline, which is tried first.
         :raises InputError: if there was no time for a single pilot, or none could run.
         """
         self._deadline = self.clock() + self.seconds
