@@ -216,11 +216,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-HINTS = {
+_HINTS = {
     "reference": "reference pairs: give some with --reference FILE",
     "generator": "a generator of pictures: name one with --generator MODEL",
 }
-"""Where to get what a recipe needs."""
+
+
+def lacks(recipe: str, source: object, resource: str) -> str:
+    """The sentence on a resource that a recipe needs and a source of data does not bring."""
+    return f"recipe {recipe} needs what {source} does not bring, {_HINTS[resource]}"
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
@@ -235,7 +239,7 @@ def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
         )
     for name in chosen.needs:
         if getattr(benchmark, name) is None:
-            raise InputError(f"recipe {recipe} needs what {benchmark.name} does not bring, {HINTS[name]}")
+            raise InputError(lacks(recipe, benchmark.name, name))
     return {name: getattr(benchmark, name) for name in chosen.takes}
 
 

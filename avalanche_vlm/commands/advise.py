@@ -33,7 +33,7 @@ def advise(options: Namespace) -> int:
         warnings.append(sentence)
     with watched(options.quiet) as progress:
         stream = Stream(options, progress)
-        found = ask(stream.pilots, stream.run, inputs.names(options.recipes), started + 60 * options.minutes)
+        found = ask(stream.pilots, stream.run, inputs.asked(options), started + 60 * options.minutes)
     used = round((time.monotonic() - started) / 60, 2)
     found["warnings"] = warnings + found["warnings"]
     store.write_json(

@@ -69,11 +69,11 @@ def names(text: str) -> list[str]:
 
 def lacking(options: Namespace, recipe: str) -> str | None:
     """What the recipe cannot do without and nothing brings, in a sentence: known before anything is read."""
-    from avalanche_vlm.experiment import HINTS
+    from avalanche_vlm.experiment import lacks
     from avalanche_vlm.training import recipes
 
     missing = [name for name in recipes.get(recipe).needs if options.data and getattr(options, name) is None]
-    return f"recipe {recipe} needs what {options.data} does not bring, {HINTS[missing[0]]}" if missing else None
+    return lacks(recipe, options.data, missing[0]) if missing else None
 
 
 def make_benchmark(options: Namespace, model: VLM, seed: int) -> VLMBenchmark:

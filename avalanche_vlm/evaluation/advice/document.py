@@ -11,7 +11,7 @@ from avalanche_vlm.evaluation.advice.constraints import Constraints, burden
 from avalanche_vlm.evaluation.advice.halving import Halving, Round
 from avalanche_vlm.evaluation.advice.pareto import front
 from avalanche_vlm.evaluation.advice.pilot import BEFORE, Pilot
-from avalanche_vlm.evaluation.advice.plan import common, stages
+from avalanche_vlm.evaluation.advice.plan import common, stages, with_options
 from avalanche_vlm.evaluation.advice.trend import foreseen
 from avalanche_vlm.report.table import percent
 
@@ -96,7 +96,6 @@ def _sentence(choice: Choice, rounds: Sequence[Round], baseline: str, options: M
     name, share = choice.recipe, choice.round.share
     carried = choice.round.pilots[name]
     measured = next(round.pilots[name] for round in rounds if round.share == share)
-    given = "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
     parts = [f"Last {measured.last:.1f} in its pilot on {percent(share)} of the data"]
     if choice.round.carried_on:
         parts.append(f"{carried.last:.1f} expected on all of them")
@@ -107,7 +106,7 @@ def _sentence(choice: Choice, rounds: Sequence[Round], baseline: str, options: M
     if carried.kept:
         sets = "tasks before their turn" if BEFORE in carried.kept else "held-out sets"
         parts.append(f"{sets} {carried.zero_shot_kept:+.1f} points")
-    return f"Take {name}{given}: {'; '.join(parts)}."
+    return f"Take {with_options(name, options)}: {'; '.join(parts)}."
 
 
 def _warnings(final: Round) -> list[str]:

@@ -15,6 +15,7 @@ from avalanche_vlm.evaluation.advice.constraints import KEEPS_RAW_DATA, Constrai
 from avalanche_vlm.evaluation.advice.halving import OutOfTime
 from avalanche_vlm.evaluation.advice.parts import scored_on_fewer
 from avalanche_vlm.evaluation.advice.pilot import Pilot, Scores, run_pilot, training_cost
+from avalanche_vlm.evaluation.ledger import needs_task_id
 from avalanche_vlm.evaluation.user_data import may_keep_pictures
 from avalanche_vlm.experiment import TrainSettings, resources
 from avalanche_vlm.models import VLM
@@ -53,8 +54,7 @@ class Pilots:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
-        space = benchmark.label_space
-        if not constraints.task_id and space is not None and space.visible == "task" and len(benchmark.task_names) > 1:
+        if not constraints.task_id and needs_task_id(model, benchmark):
             raise InputError(
                 f"on {benchmark.name} the classes of the sample's own task compete, so every prediction asks for the "
                 'task id, which is not allowed: build the stream with label_space="union"'

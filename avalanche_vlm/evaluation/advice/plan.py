@@ -17,6 +17,11 @@ WORTH = 1.0
 """Points of Last below which a stage is not worth its work."""
 
 
+def with_options(name: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """A recipe's name and the options of it that the constraints changed, as the command line has them."""
+    return name + "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
+
+
 def common(rounds: Sequence[Round], one: str, other: str) -> tuple[Pilot, Pilot, float] | None:
     """Both recipes' pilots on the largest share that both ran on, and that share."""
     for round in reversed(rounds):
@@ -86,13 +91,13 @@ def _stage(
     options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     pilot, parts = pilots[name], burden(pilots[name].ledger)
-    chosen = "".join(f" --set {key}={value}" for key, value in options.get(name, {}).items())
     low, high = kept_interval(pilot)
     limit = min(max(constraints.least_kept, -100.0), low)
     stage = {
         "stage": number,
         "recipe": name,
-        "do": f"train with --recipe {name}{chosen}" + ("" if number == 1 else f" in the place of {previous}"),
+        "do": f"train with --recipe {with_options(name, options)}"
+        + ("" if number == 1 else f" in the place of {previous}"),
         "brings": {"over": previous, **_brings(rounds, name, previous)},
         "costs": {
             "bytes": pilot.full_bytes,

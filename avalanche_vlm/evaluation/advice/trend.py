@@ -27,11 +27,11 @@ def foreseen(rounds: Sequence[Round], final: Round) -> Round:
     :param rounds: all there are, by ascending share.
     :param final: one of them.
     """
-    carried, share = {}, final.share
+    carried = {}
     for name, pilot in final.pilots.items():
-        before = [round for round in rounds if round.share < share and name in round.pilots]
+        before = [round for round in rounds if round.share < final.share and name in round.pilots]
         carried[name] = _carry(pilot, before[-1].pilots[name]) if before else pilot
-    further = share < 1 and any(carried[name] is not pilot for name, pilot in final.pilots.items())
+    further = final.share < 1 and any(carried[name] is not pilot for name, pilot in final.pilots.items())
     return replace(final, pilots=carried, carried_on=further)
 
 

@@ -66,10 +66,11 @@ def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
 def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
     """Last, as expected on all data, against zero-shot kept in the round that decided; the front is the advice's."""
     share = number(record(advice.get("answer")).get("share of the data"))
-    tried = sorted(rounds(advice), key=lambda r: share is None or r["share"] == share)
+    tried = rounds(advice)
+    decided = [r for r in tried if r["share"] == share] or tried
     front = texts(advice.get("front"))
     points = []
-    for r in tried[-1]["recipes"] if tried else []:
+    for r in decided[-1]["recipes"] if decided else []:
         last = r["last"] if r["expected"] is None else r["expected"]
         if last is not None and r["zero_shot_kept"] is not None:
             scores = {"x": last, "y": r["zero_shot_kept"]}
