@@ -64,7 +64,7 @@ def settings_for(benchmark: str, recipe: str) -> tuple[dict[str, Any], dict[str,
 
     :param benchmark: name of a benchmark, ``data`` for a user's own.
     :param recipe: name of a recipe.
-    :return: fields of :class:`~avalanche_vlm.experiment.TrainSettings`, and options of the recipe.
+    :return: fields of :class:`~avalanche_vlm.training.settings.TrainSettings`, and options of the recipe.
     """
     if benchmark.startswith("picturebook"):
         return {**_PICTUREBOOK, "lr": _LEARNING_RATES.get(recipe, _LEARNING_RATE)}, dict(_OPTIONS.get(recipe, {}))

@@ -47,9 +47,10 @@ def run_one(recipe: str, stream: str, seed: int, n_train: int, n_test: int, devi
     from avalanche_vlm.benchmarks import picturebook
     from avalanche_vlm.evaluation import survey_metrics
     from avalanche_vlm.evaluation.routing import routing_scores
-    from avalanche_vlm.experiment import TrainSettings, run_experiment
     from avalanche_vlm.models import create_vlm
     from avalanche_vlm.presets import settings_for
+    from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.training.settings import TrainSettings
 
     torch.set_num_threads(1)
     train, options = settings_for("picturebook", recipe)

@@ -47,10 +47,10 @@ def full(stream: str, recipe: str, seed: int, sizes: dict[str, int], max_bytes: 
 
     from avalanche_vlm import cli
     from avalanche_vlm.commands import inputs
-    from avalanche_vlm.evaluation.advice.constraints import Constraints
-    from avalanche_vlm.evaluation.advice.pilot import Scores, run_pilot
-    from avalanche_vlm.experiment import TrainSettings
+    from avalanche_vlm.studies.advice.constraints import Constraints
+    from avalanche_vlm.studies.advice.pilot import Scores, run_pilot
     from avalanche_vlm.training import recipes
+    from avalanche_vlm.training.settings import TrainSettings
 
     options = cli.parse(["advise", *options_of(stream, sizes, seed, Path("unused"))])
     train, chosen = inputs.settings(options, recipe)
@@ -93,7 +93,7 @@ def regret(stream: str, name: str, answer: dict[str, Any], compared: list[dict[s
     """A row of the table."""
     from avalanche_vlm import cli
     from avalanche_vlm.commands.advise import constraints_of
-    from avalanche_vlm.evaluation.advice.pilot import Pilot
+    from avalanche_vlm.studies.advice.pilot import Pilot
 
     constraints = constraints_of(cli.parse(["advise", "--out", "unused", *limits]))
     pilots = {}

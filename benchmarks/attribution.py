@@ -23,11 +23,12 @@ from apart import run_all
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.picturebook.streams import held_out_sets, reference_pairs
 from avalanche_vlm.benchmarks.scenario import PairDataset
-from avalanche_vlm.evaluation.attribution import Pairs, attribute
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.experiment import TrainSettings, run_experiment
 from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.studies.attribution import Pairs, attribute
+from avalanche_vlm.studies.experiment import run_experiment
+from avalanche_vlm.training.settings import TrainSettings
 
 TASKS = ("night", "sketches", "graffiti", "fabrics")
 PAIRS = 600

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.benchmarks import picturebook
-from avalanche_vlm.memory.feature_cache import FeatureCache
 from avalanche_vlm.models import VLM, create_vlm
-from avalanche_vlm.models.analytic import RecursiveRidge
+from avalanche_vlm.models.feature_cache import FeatureCache
+from avalanche_vlm.models.heads.analytic import RecursiveRidge
 from avalanche_vlm.training.data import experience_batches
 
 WAYS = ("without", "cold", "warm")

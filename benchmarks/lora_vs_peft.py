@@ -31,8 +31,8 @@ from avalanche_vlm.models.modules.dora import DoRA
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.low_rank import LowRank
 from avalanche_vlm.models.modules.peft_files import export_peft
+from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
-from avalanche_vlm.models.pool import ModulePool
 
 TOWERS = {
     "small": (16, {"image_size": 64, "patch_size": 8, "width": 256, "layers": 4, "head_width": 64}),

@@ -40,10 +40,11 @@ def run_one(recipe: str, stream: str, seed: int, n_train: int, n_test: int, devi
     import torch
 
     from avalanche_vlm.benchmarks import picturebook
-    from avalanche_vlm.experiment import TrainSettings, run_experiment
     from avalanche_vlm.models import create_vlm
     from avalanche_vlm.presets import settings_for
     from avalanche_vlm.report.table import row
+    from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.training.settings import TrainSettings
 
     torch.set_num_threads(1)
     train, options = settings_for("picturebook", recipe)

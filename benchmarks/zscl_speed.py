@@ -31,11 +31,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from avalanche_vlm.benchmarks import LabelSpace, ReferencePairs, VLMBenchmark
+from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 from avalanche_vlm.benchmarks.scenario import ImageDataset, as_experience_data
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.factory import from_open_clip
-from avalanche_vlm.models.tokenizer import WordTokenizer
 from avalanche_vlm.training import VLMNaive, recipes
 
 BATCH = 32

@@ -172,7 +172,7 @@ def test_what_fails_every_recipe_is_said_once(tmp_path, capsys):
 
 
 def test_a_recipe_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
-    from avalanche_vlm import experiment
+    from avalanche_vlm.studies import experiment
 
     real = experiment.run_experiment
 

@@ -11,10 +11,10 @@ from typing import Any
 
 _WHERE = {
     "picturebook": "avalanche_vlm.benchmarks.picturebook",
-    "image_folder_stream": "avalanche_vlm.benchmarks.folder",
-    "pairs_stream": "avalanche_vlm.benchmarks.table",
-    "table_stream": "avalanche_vlm.benchmarks.table",
-    "reference_table": "avalanche_vlm.benchmarks.table",
+    "image_folder_stream": "avalanche_vlm.benchmarks.sources.folder",
+    "pairs_stream": "avalanche_vlm.benchmarks.sources.table",
+    "table_stream": "avalanche_vlm.benchmarks.sources.table",
+    "reference_table": "avalanche_vlm.benchmarks.sources.table",
     "LabelSpace": "avalanche_vlm.benchmarks.label_space",
     "PromptTemplates": "avalanche_vlm.benchmarks.label_space",
     "ImageText": "avalanche_vlm.benchmarks.image_text",

@@ -13,19 +13,19 @@ from avalanche_vlm.commands import inputs, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.report.table import percent
+from avalanche_vlm.units import percent
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-    from avalanche_vlm.evaluation.advice.constraints import Constraints
-    from avalanche_vlm.evaluation.advice.pilot import Pilot
-    from avalanche_vlm.experiment import TrainSettings
+    from avalanche_vlm.studies.advice.constraints import Constraints
+    from avalanche_vlm.studies.advice.pilot import Pilot
+    from avalanche_vlm.training.settings import TrainSettings
 
 
 def advise(options: Namespace) -> int:
     """Pilots within ``--minutes``, then ``advice.json`` and what it says; pilots that are there are kept."""
-    from avalanche_vlm.evaluation.advice.advise import ask
     from avalanche_vlm.report import advice
+    from avalanche_vlm.studies.advice.advise import ask
 
     started = time.monotonic()
     out, warnings = Path(options.out), []
@@ -48,7 +48,7 @@ def advise(options: Namespace) -> int:
 
 def constraints_of(options: Namespace) -> Constraints:
     """What the options ask for."""
-    from avalanche_vlm.evaluation.advice.constraints import Constraints
+    from avalanche_vlm.studies.advice.constraints import Constraints
 
     return Constraints(
         options.max_bytes,
@@ -79,7 +79,7 @@ class Stream:
     """
 
     def __init__(self, options: Namespace, progress: Progress) -> None:
-        from avalanche_vlm.evaluation.advice.pilots import Pilots
+        from avalanche_vlm.studies.advice.pilots import Pilots
 
         self._options, self._progress = options, progress
         model = inputs.make_model(options, options.seed)
@@ -103,7 +103,7 @@ class Stream:
 
     def run(self, recipe: str, share: float, deadline: float) -> Pilot:
         """A pilot, from its file if it was run before."""
-        from avalanche_vlm.evaluation.advice.pilot import Pilot
+        from avalanche_vlm.studies.advice.pilot import Pilot
 
         options = self._options
         request = inputs.request(options, recipe, options.seed, *self.pilots.settings(recipe))
@@ -120,7 +120,7 @@ class Stream:
         return pilot
 
     def _settings(self, recipe: str) -> tuple[TrainSettings, dict[str, Any]]:
-        from avalanche_vlm.experiment import TrainSettings
+        from avalanche_vlm.training.settings import TrainSettings
 
         fields, chosen = inputs.settings(self._options, recipe)
         return TrainSettings(**fields), chosen

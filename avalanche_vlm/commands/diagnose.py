@@ -13,9 +13,9 @@ from avalanche_vlm.errors import InputError
 
 def diagnose(options: Namespace) -> int:
     """Repeat the run of a folder with probes, attribute what was lost, and write ``diagnosis.json`` into it."""
-    from avalanche_vlm.evaluation.diagnosis import diagnose as run_with_probes
-    from avalanche_vlm.experiment import TrainSettings
+    from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
     from avalanche_vlm.training import recipes
+    from avalanche_vlm.training.settings import TrainSettings
 
     folder = Path(options.out)
     request, result = read(folder)

@@ -15,8 +15,8 @@ from avalanche_vlm.presets import COMPARED, settings_for
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-    from avalanche_vlm.experiment import TrainSettings
     from avalanche_vlm.models import VLM
+    from avalanche_vlm.training.settings import TrainSettings
 
 BENCHMARKS = {
     "picturebook": "mtil_like",
@@ -69,7 +69,7 @@ def names(text: str) -> list[str]:
 
 def lacking(options: Namespace, recipe: str) -> str | None:
     """What the recipe cannot do without and nothing brings, in a sentence: known before anything is read."""
-    from avalanche_vlm.experiment import lacks
+    from avalanche_vlm.studies.experiment import lacks
     from avalanche_vlm.training import recipes
 
     missing = [name for name in recipes.get(recipe).needs if options.data and getattr(options, name) is None]
@@ -172,7 +172,7 @@ def request(
 
     Defaults, versions and the device that ``auto`` stands for are part of it: they can change between two starts.
     """
-    from avalanche_vlm.experiment import versions
+    from avalanche_vlm.studies.experiment import versions
     from avalanche_vlm.training import recipes
 
     names = ("benchmark", "data", "order", "label_space", "model", "pretrained", "n_train", "n_test", "n_held_out")

@@ -16,7 +16,7 @@ from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
-    from avalanche_vlm.experiment import TrainSettings
+    from avalanche_vlm.training.settings import TrainSettings
 
 
 def run(options: Namespace) -> int:
@@ -94,8 +94,8 @@ def _job(options: Namespace, recipe: str, seed: int, folder: Path) -> _Job:
 
     :raises InputError: for an unusable option, and if the folder holds the result of another request.
     """
-    from avalanche_vlm.experiment import TrainSettings
     from avalanche_vlm.training import recipes
+    from avalanche_vlm.training.settings import TrainSettings
 
     recipes.get(recipe)
     if why := inputs.lacking(options, recipe):
@@ -108,8 +108,8 @@ def _job(options: Namespace, recipe: str, seed: int, folder: Path) -> _Job:
 
 def _execute(options: Namespace, job: _Job, progress: Progress) -> dict[str, Any]:
     """The stored result of this request, or a new one."""
-    from avalanche_vlm.experiment import run_experiment
     from avalanche_vlm.report import plots
+    from avalanche_vlm.studies.experiment import run_experiment
 
     recipe, seed, folder = job.recipe, job.seed, job.folder
     if job.kept is not None:

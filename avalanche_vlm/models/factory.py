@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.transforms import ImageTransform, Transforms
+from avalanche_vlm.models.transforms import Transforms
 from avalanche_vlm.models.vlm import VLM
 
 

@@ -16,11 +16,11 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.competing import ALL_CLASSES, MASKED, CompetingClasses
+from avalanche_vlm.models.heads.text import TextHead
+from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.prompts import Prompts
-from avalanche_vlm.models.routed import RoutedPool
 from avalanche_vlm.models.taps import ForwardFeatures
-from avalanche_vlm.models.text_head import TextHead
 from avalanche_vlm.models.transforms import Transforms
 
 TOWERS = ("image", "text", "scale")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.report.table import console, human_bytes, percent
+from avalanche_vlm.report.table import console
+from avalanche_vlm.units import human_bytes, percent
 
 
 def print_advice(advice: dict[str, Any]) -> None:
     """The pilots, the answer, the plan, and what is out.
 
-    :param advice: what :func:`~avalanche_vlm.evaluation.advice.document.document` gave.
+    :param advice: what :func:`~avalanche_vlm.studies.advice.document.document` gave.
     """
     from rich.table import Table
 

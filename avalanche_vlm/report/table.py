@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from avalanche_vlm.units import human_bytes
+
 Entry = dict[str, Any]
 """``result`` (what ``result.json`` holds) and ``timing`` of one experiment."""
 
@@ -45,32 +47,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "zsd": ("ZSD", "{:.1f}".format),
     "held_out_r1": ("held-out R@1", "{:.1f}".format),
     "held_out_loss": ("held-out loss", "{:.1f}".format),
-    "stored_bytes": ("stored", lambda v: human_bytes(v)),
+    "stored_bytes": ("stored", human_bytes),
     "trainable_parameters": ("trainable", "{:,.0f}".format),
     "seconds": ("seconds", "{:.0f}".format),
 }
-
-
-def human_bytes(count: float) -> str:
-    """Bytes with a binary unit.
-
-    >>> human_bytes(0), human_bytes(1536), human_bytes(5 * 2**20)
-    ('0 B', '1.5 KiB', '5.0 MiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-
-
-def percent(share: float) -> str:
-    """A share, to three figures.
-
-    >>> percent(1 / 8), percent(1 / 256), percent(1.0)
-    ('12.5%', '0.391%', '100%')
-    """
-    return f"{100 * share:.3g}%"
 
 
 def as_csv(entries: Sequence[Entry]) -> str:

@@ -10,9 +10,9 @@ from torch import nn
 from avalanche_vlm.evaluation.blocks import blocks, group_by_block, tower_of
 from avalanche_vlm.models.factory import from_open_clip
 from avalanche_vlm.models.modules.lora import inject_lora
+from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_image_prompts
-from avalanche_vlm.models.pool import ModulePool
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 32, "heads": 2, "layers": 3}

@@ -12,9 +12,10 @@ from avalanche.training.plugins import ReplayPlugin
 from avalanche_vlm.evaluation.ledger import fingerprints
 from avalanche_vlm.evaluation.passes import FlopCounter, inference_flops
 from avalanche_vlm.evaluation.user_data import keeps_user_data, may_keep_pictures
-from avalanche_vlm.experiment import TrainSettings, run_experiment
 from avalanche_vlm.models import create_vlm
+from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.settings import TrainSettings
 
 SIZES = {"n_train": 16, "n_test": 8, "n_held_out": 8, "n_reference": 16}
 LESS: dict[str, dict[str, Any]] = {

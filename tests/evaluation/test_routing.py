@@ -10,9 +10,9 @@ import torch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.routing import routing_scores
 from avalanche_vlm.models.modules.lora import inject_lora
+from avalanche_vlm.models.modules.pool import ModulePool
+from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import named
-from avalanche_vlm.models.pool import ModulePool
-from avalanche_vlm.models.routed import RoutedPool
 from avalanche_vlm.models.routers import Route
 
 

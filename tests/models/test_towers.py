@@ -18,8 +18,8 @@ from avalanche_vlm.models.factory import from_open_clip
 from avalanche_vlm.models.modules.dora import DoRA
 from avalanche_vlm.models.modules.lora import ATTENTION_PATTERN, LoRALayer, inject_lora
 from avalanche_vlm.models.modules.low_rank import LowRank
+from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
-from avalanche_vlm.models.pool import ModulePool
 
 SIZE, LENGTH, WORDS = 32, 8, 20
 VISION = {"image_size": SIZE, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes
-from avalanche_vlm.memory.feature_cache import FeatureCache
 from avalanche_vlm.models import MASKED, create_vlm
-from avalanche_vlm.models.analytic import AnalyticHead, NearestClassMean, RecursiveRidge
+from avalanche_vlm.models.feature_cache import FeatureCache
+from avalanche_vlm.models.heads.analytic import AnalyticHead, NearestClassMean, RecursiveRidge
 from avalanche_vlm.training import ContrastiveCriterion, VLMNaive, recipes
 from avalanche_vlm.training.plugins.analytic import AnalyticHeadPlugin, NoTrainingPlugin
 from avalanche_vlm.training.recipes import analytic as registered  # noqa: F401

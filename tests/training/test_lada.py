@@ -11,7 +11,7 @@ from test_plugins import Recorder, naive
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import FeatureMemory
 from avalanche_vlm.models import MASKED, create_vlm
-from avalanche_vlm.models.class_heads import LabelSpecificHead
+from avalanche_vlm.models.heads.trained import LabelSpecificHead
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins import LabelSpecificPlugin
 

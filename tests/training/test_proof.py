@@ -10,7 +10,7 @@ from test_plugins import Recorder, naive
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.models.class_heads import ProjectionFusionHead
+from avalanche_vlm.models.heads.trained import ProjectionFusionHead
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins import ProjectionFusionPlugin
 

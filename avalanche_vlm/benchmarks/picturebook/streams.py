@@ -14,6 +14,7 @@ from avalanche_vlm.benchmarks.picturebook.render import render, to_uint8
 from avalanche_vlm.benchmarks.picturebook.scenes import DIGITS, SHAPES
 from avalanche_vlm.benchmarks.picturebook.styles import STYLES
 from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, TEMPLATES, RealDigits, Task, _by, generator
+from avalanche_vlm.benchmarks.picturebook.view import native_tokenizer, native_transform
 from avalanche_vlm.benchmarks.scenario import (
     HeldOutSet,
     ImageDataset,
@@ -51,7 +52,7 @@ def mtil_like(
     :param n_test: test pictures per task, at most 400.
     :param label_space: which classes compete: ``"task"`` (MTIL), ``"seen"`` or ``"union"`` (X-TAIL).
     :param order: names of the tasks in the order of the stream, or a part of them.
-    :param train_transform: the model's; the tiny model's by default.
+    :param train_transform: the model's; by default the picturebook's own, which the tiny model shares.
     :param eval_transform: likewise.
     :param tokenizer: the model's, for the held-out captions.
     :param n_held_out: captions in the held-out retrieval set.
@@ -278,13 +279,9 @@ def _classes(
 def _defaults(
     train: Callable | None, evaluate: Callable | None, tokenizer: Callable | None
 ) -> tuple[Callable, Callable, Callable]:
-    """The tiny model's transform and tokenizer where none is given."""
-    from avalanche_vlm.models import tiny
-    from avalanche_vlm.models.transforms import ImageTransform
-
-    transform = ImageTransform(tiny.IMAGE_SIZE, tiny.MEAN, tiny.STD)
-    evaluate = evaluate or transform
-    return train or evaluate, evaluate, tokenizer or tiny.build_tokenizer()
+    """The picturebook's own transform and tokenizer where none is given."""
+    evaluate = evaluate or native_transform()
+    return train or evaluate, evaluate, tokenizer or native_tokenizer()
 
 
 def _ordered(tasks: Sequence[Task | RealDigits], order: Sequence[str] | None) -> list[Task | RealDigits]:

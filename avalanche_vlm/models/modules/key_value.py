@@ -15,9 +15,9 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.attention import FusedAttention
+from avalanche_vlm.models.modules.pool import ModulePool
+from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import Site, matching
-from avalanche_vlm.models.pool import ModulePool
-from avalanche_vlm.models.routed import RoutedPool
 from avalanche_vlm.models.routers import GaussianRouter
 
 

@@ -21,7 +21,7 @@ from avalanche_vlm.models.modules.dora import DoRA
 from avalanche_vlm.models.modules.files import read_module, write_module
 from avalanche_vlm.models.modules.lora import LoRALayer
 from avalanche_vlm.models.modules.low_rank import LowRank
-from avalanche_vlm.models.pool import ModulePool
+from avalanche_vlm.models.modules.pool import ModulePool
 
 if TYPE_CHECKING:
     from avalanche_vlm.models import VLM

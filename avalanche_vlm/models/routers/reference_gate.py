@@ -7,7 +7,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
-from avalanche_vlm.models.analytic.ridge import random_features, ridge_solution
+from avalanche_vlm.models.heads.analytic.ridge import random_features, ridge_solution
 from avalanche_vlm.models.routers.base import Route
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter
 from avalanche_vlm.models.routers.calibration import check_count, check_share

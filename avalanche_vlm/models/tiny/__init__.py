@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
-    from avalanche_vlm.models.tokenizer import WordTokenizer
+    from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "model.safetensors"
@@ -19,7 +19,7 @@ IMAGE_SIZE = 32
 
 def build_tokenizer() -> WordTokenizer:
     """The tokenizer, without the model."""
-    from avalanche_vlm.models.tokenizer import WordTokenizer
+    from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 
     config = json.loads((FOLDER / "config.json").read_text())
     return WordTokenizer(config["words"], config["text_cfg"]["context_length"])

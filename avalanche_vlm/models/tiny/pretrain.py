@@ -30,7 +30,7 @@ from avalanche_vlm.models.tiny import MEAN, STD, build_tiny
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
-    from avalanche_vlm.models.tokenizer import WordTokenizer
+    from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 
 NOISE = 0.03
 """Standard deviation of the pixel noise in pretraining pictures, channels in [0, 1]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avalanche_vlm.report.table import human_bytes
+from avalanche_vlm.units import human_bytes
 
 ROUNDING = {
     "percent": "one decimal",

@@ -14,6 +14,7 @@ from avalanche_vlm.training.plugins.merging import AdapterFusionPlugin, Interpol
 from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
 from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
+from avalanche_vlm.training.plugins.progress import ProgressPlugin
 from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
 from avalanche_vlm.training.plugins.projection_fusion import ProjectionFusionPlugin
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
@@ -45,6 +46,7 @@ __all__ = [
     "NegativeTextPlugin",
     "NoTrainingPlugin",
     "NullSpaceProjectionPlugin",
+    "ProgressPlugin",
     "ProjectionFusionPlugin",
     "QueryPromptPlugin",
     "ReferenceReplayPlugin",

@@ -10,9 +10,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes
-from avalanche_vlm.memory.feature_cache import FeatureCache
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.analytic import AnalyticHead
+from avalanche_vlm.models.feature_cache import FeatureCache
+from avalanche_vlm.models.heads.analytic import AnalyticHead
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.strategies import autocast_of
 

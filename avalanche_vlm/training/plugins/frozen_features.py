@@ -11,7 +11,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import as_feature_data
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.class_heads import LearnedClassesHead
+from avalanche_vlm.models.heads.trained import LearnedClassesHead
 from avalanche_vlm.models.modules.feature_path import FeaturePath
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.strategies import autocast_of

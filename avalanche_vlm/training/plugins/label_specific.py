@@ -12,10 +12,10 @@ from avalanche_vlm.memory.density_fit import fit_density
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.class_heads import LabelSpecificHead
+from avalanche_vlm.models.heads.trained import LabelSpecificHead
 from avalanche_vlm.models.modules.adapter import inject_adapters
+from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
-from avalanche_vlm.models.pool import ModulePool
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.vlm import MASKED
 from avalanche_vlm.training.plugins.frozen_features import FrozenFeaturesPlugin

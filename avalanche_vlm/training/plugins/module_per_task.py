@@ -11,9 +11,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.pool import ModulePool
+from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import Site
-from avalanche_vlm.models.pool import ModulePool
-from avalanche_vlm.models.routed import RoutedPool
 from avalanche_vlm.models.routers import Router
 from avalanche_vlm.training.data import experience_batches, images_of
 

@@ -11,7 +11,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory, StoredBytes
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.heads import NearestMeanHead
+from avalanche_vlm.models.heads.nearest_mean import NearestMeanHead
 
 
 class NearestMeanPlugin(SupervisedPlugin):

@@ -12,7 +12,7 @@ from avalanche_vlm.memory import ExemplarMemory, StoredBytes
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.class_heads import ProjectionFusionHead
+from avalanche_vlm.models.heads.trained import ProjectionFusionHead
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.plugins.frozen_features import FeatureRows, FrozenFeaturesPlugin
 from avalanche_vlm.training.strategies import autocast_of

@@ -8,8 +8,8 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import Site
-from avalanche_vlm.models.pool import ModulePool
 
 
 class SharedModulePlugin(SupervisedPlugin):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from avalanche_vlm.memory.feature_cache import FeatureCache
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.analytic import (
+from avalanche_vlm.models.feature_cache import FeatureCache
+from avalanche_vlm.models.heads.analytic import (
     AnalyticHead,
     Estimator,
     KernelRidge,
@@ -38,9 +38,9 @@ def rail_primal(
     zero-shot answer where that is a class seen, and absent where it is not (Xu et al., arXiv 2406.18868).
 
     Ridge and weight are published, and so is the gate under the label space ``"union"``
-    (:class:`~avalanche_vlm.models.analytic.AnalyticHead` says what it is under the others). Differs from the authors'
-    code: 1,024 random features instead of 15,000, whose inverse Gram matrix takes 900 MB in float32; features of
-    evaluation transforms instead of one augmented view; log-probabilities in place of the mixture itself.
+    (:class:`~avalanche_vlm.models.heads.analytic.AnalyticHead` says what it is under the others). Differs from the
+    authors' code: 1,024 random features instead of 15,000, whose inverse Gram matrix takes 900 MB in float32; features
+    of evaluation transforms instead of one augmented view; log-probabilities in place of the mixture itself.
 
     :param hidden: random features; published: 15000.
     :param ridge: weight of the squared weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avalanche_vlm.memory import ExemplarMemory, FeatureMemory
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.class_heads import LabelSpecificHead, ProjectionFusionHead
+from avalanche_vlm.models.heads.trained import LabelSpecificHead, ProjectionFusionHead
 from avalanche_vlm.models.modules.query_prompts.path import query_width
 from avalanche_vlm.training.plugins.label_specific import LabelSpecificPlugin
 from avalanche_vlm.training.plugins.projection_fusion import ProjectionFusionPlugin
@@ -28,7 +28,7 @@ def lada(
     are adapted task by task; old classes come back as features drawn from Gaussian mixtures (Luo et al., arXiv
     2505.23271).
 
-    :class:`~avalanche_vlm.models.class_heads.LabelSpecificHead` has the equation and says how the head decides,
+    :class:`~avalanche_vlm.models.heads.trained.LabelSpecificHead` has the equation and says how the head decides,
     :class:`~avalanche_vlm.training.plugins.label_specific.LabelSpecificPlugin` how it is trained. Published settings:
     16 units, 4 components, text adapters (AdaptFormer) of bottleneck 16 and scale 0.1; AdamW at 1e-3 with weight decay
     5e-4 and one cycle per task, batches of 64, 5 to 200 epochs by data set. ``alpha`` and ``beta`` are the defaults of
@@ -62,9 +62,9 @@ def proof(model: VLM, *, exemplars: int = 20, contexts: int = 3, seed: int = 0) 
     and prototypes of all classes, and learned contexts; exemplars of old classes are in the training data (Zhou et al.,
     arXiv 2305.19270).
 
-    :class:`~avalanche_vlm.models.class_heads.ProjectionFusionHead` says how the head answers and where it differs from
-    the authors' code, :class:`~avalanche_vlm.training.plugins.projection_fusion.ProjectionFusionPlugin` what the loss
-    is. Besides: features of evaluation transforms, computed once, instead of augmented views; the model's scale is
+    :class:`~avalanche_vlm.models.heads.trained.ProjectionFusionHead` says how the head answers and where it differs
+    from the authors' code, :class:`~avalanche_vlm.training.plugins.projection_fusion.ProjectionFusionPlugin` what the
+    loss is. Besides: features of evaluation transforms, computed once, instead of augmented views; the model's scale is
     frozen, where the code trains it; a class that comes again has the mean of all its samples as prototype.
 
     Published settings: 3 contexts per task, 20 exemplars per class chosen by herding; SGD at 1e-3 with momentum 0.9,

@@ -10,7 +10,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.text_head import TextHead
+from avalanche_vlm.models.heads.text import TextHead
 
 
 class Teacher:

@@ -1,0 +1,1 @@
+"""On-disk formats, one file each, and what they share."""

@@ -1,0 +1,225 @@
+"""Streams and reference pairs from a table: CSV, TSV or JSONL."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
+from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
+from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.errors import InputError
+
+Row = tuple[int, dict[str, Any]]
+"""Line number in the file (1 is the first line) and the row's fields."""
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def table_stream(
+    path: str | Path,
+    *,
+    train_transform: Callable,
+    eval_transform: Callable,
+    tokenizer: Callable | None = None,
+    image_root: str | Path | None = None,
+    templates: PromptTemplates = PHOTO,
+    label_space: Visible = "task",
+    kind: Literal["classes", "pairs"] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    on_error: OnError = "raise",
+    name: str | None = None,
+    order: Sequence[str] | None = None,
+) -> VLMBenchmark:
+    """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
+
+    With ``label`` it is class-labelled, with only ``caption`` an image-text stream. Without ``task`` all rows are one
+    task; without ``split`` (``train`` or ``test``) the rows are split at random, within each class where there are
+    classes. Every image is decoded once, up front.
+
+    :param path: ``.csv``, ``.tsv`` or ``.jsonl``, UTF-8.
+    :param train_transform: PIL image to tensor, the model's.
+    :param eval_transform: likewise.
+    :param tokenizer: the model's, for pairs.
+    :param image_root: what relative image paths are relative to; the table's folder by default.
+    :param templates: prompts around the class names.
+    :param label_space: which classes compete.
+    :param kind: ``"classes"`` or ``"pairs"`` where the table has both columns; classes by default.
+    :param test_fraction: share kept for testing where the table does not say, in (0, 1).
+    :param seed: of the split.
+    :param on_error: ``"raise"`` stops at the first row that cannot be used, ``"skip"`` leaves it out and says so in
+        ``benchmark.data.skipped``.
+    :param name: of the benchmark; the file's by default.
+    :param order: tasks in the order of the stream; of first appearance by default.
+    :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
+    """
+    path = Path(path)
+    problems = Problems(on_error)
+    rows = list(_read(path, problems))
+    columns = {column for _, fields in rows for column in fields}
+    if kind not in (None, "classes", "pairs"):
+        raise InputError(f"kind is classes or pairs, not {kind!r}")
+    kind = kind or ("classes" if "label" in columns else "pairs")
+    text_column = "label" if kind == "classes" else "caption"
+    items = _items(path, rows, text_column, image_root, problems)
+    if kind == "pairs" and tokenizer is None:
+        raise InputError(f"{path} is a table of captions: give the model's tokenizer")
+    if not items:
+        raise InputError(f"{path} has no usable rows")
+    tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
+    items = readable([item for item in items if item.task in tasks], problems)
+    given = {bool(item.split) for item in items}
+    items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
+    return assemble(
+        name or path.stem,
+        kind,
+        items,
+        tasks,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        tokenizer=tokenizer,
+        templates=templates,
+        label_space=label_space,
+        problems=problems,
+        protocol={
+            "path": str(path),
+            "seed": seed,
+            "split": "column" if given == {True} else "random" if given == {False} else "column and random",
+            "test_fraction": None if given == {True} else test_fraction,
+        },
+    )
+
+
+def pairs_stream(path: str | Path, **options: Any) -> VLMBenchmark:
+    """An image-text stream from the ``image`` and ``caption`` columns of a table; options of :func:`table_stream`."""
+    return table_stream(path, kind="pairs", **options)
+
+
+def reference_table(
+    path: str | Path,
+    *,
+    transform: Callable,
+    image_root: str | Path | None = None,
+    on_error: OnError = "raise",
+) -> ReferencePairs:
+    """Reference pairs from the ``image`` and ``caption`` columns of a table.
+
+    :param path: ``.csv``, ``.tsv`` or ``.jsonl``.
+    :param transform: PIL image to tensor, the model's for evaluation.
+    :param image_root: what relative image paths are relative to; the table's folder by default.
+    :param on_error: ``"raise"``, or ``"skip"``, which says what it left out in ``skipped`` of the pairs.
+    :raises InputError: in one sentence, for everything that cannot be used.
+    """
+    path = Path(path)
+    problems = Problems(on_error)
+    items = readable(_items(path, list(_read(path, problems)), "caption", image_root, problems), problems)
+    if not items:
+        raise InputError(f"{path} has no usable rows")
+    captions = tuple(i.text for i in items)
+    return ReferencePairs(ImageFiles([i.image for i in items]), captions, transform, tuple(problems.skipped))
+
+
+def _items(
+    path: Path, rows: Sequence[Row], text_column: str, image_root: str | Path | None, problems: Problems
+) -> list[Item]:
+    if not rows:
+        raise InputError(f"{path} has no usable rows")
+    columns = {column for _, fields in rows for column in fields}
+    for column in ("image", text_column):
+        if column not in columns:
+            raise InputError(f"{path} has no column {column!r}; it has {', '.join(sorted(map(str, columns)))}")
+    folder = Path(image_root) if image_root is not None else path.parent
+    if not folder.is_dir():
+        raise InputError(f"image_root: there is no folder at {folder}")
+    items = []
+    for line, fields in rows:
+        where = f"{path}, row {line}"
+        values = {name: str(value).strip() for name, value in fields.items() if value is not None}
+        if not values.get("image"):
+            problems.add(f"{where}: the image is missing")
+        elif not values.get(text_column):
+            problems.add(f"{where}: the {text_column} is empty")
+        elif not isinstance(fields[text_column], (str, int)) or not _encodable(values[text_column]):
+            problems.add(f"{where}: the {text_column} is not text")
+        elif "task" in columns and not values.get("task"):
+            problems.add(f"{where}: the task is empty")
+        elif values.get("split", "") not in ("", "train", "test"):
+            problems.add(f"{where}: split is train or test, not {values['split']!r}")
+        else:
+            task = values.get("task", "all")
+            items.append(Item(folder / values["image"], values[text_column], task, values.get("split", ""), where))
+    return items
+
+
+def _encodable(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _read(path: Path, problems: Problems) -> Iterator[Row]:
+    """The rows of a table; malformed ones are problems."""
+    suffix = path.suffix.lower()
+    if suffix not in (*_DELIMITERS, ".jsonl"):
+        raise InputError(f"{path} is no table that can be read: its name must end in .csv, .tsv or .jsonl")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no table at {path}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    yield from _read_jsonl(path, text, problems) if suffix == ".jsonl" else _read_csv(path, text, problems)
+
+
+def _read_csv(path: Path, text: str, problems: Problems) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
+    header: list[str] | None = None
+    line = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # A quote that never closes swallows the rest of the file, which must not pass for one bad row.
+            if header is None or "unexpected end" in str(error):
+                raise InputError(f"{path}, row {line}: a quoted field is not closed properly ({error})") from error
+            problems.add(f"{path}, row {line}: {error}")
+            line = reader.line_num + 1
+            continue
+        start, line = line, reader.line_num + 1
+        if not fields:
+            continue
+        if header is None:
+            header = [field.strip().lower() for field in fields]
+            for column in header:
+                if header.count(column) > 1:
+                    raise InputError(f"{path} has more than one column called {column!r}")
+        elif len(fields) != len(header):
+            problems.add(f"{path}, row {start}: {len(fields)} fields where the header has {len(header)}")
+        else:
+            yield start, dict(zip(header, fields, strict=True))
+
+
+def _read_jsonl(path: Path, text: str, problems: Problems) -> Iterator[Row]:
+    # Not splitlines(): JSON strings may hold line separators of Unicode unescaped.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            fields = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            # Besides malformed text: integers of thousands of digits and bottomless nesting.
+            problems.add(f"{path}, row {line}: not JSON ({getattr(error, 'msg', error)})")
+            continue
+        if isinstance(fields, dict):
+            yield line, fields
+        else:
+            problems.add(f"{path}, row {line}: expected a JSON object")

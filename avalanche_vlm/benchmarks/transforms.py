@@ -1,0 +1,63 @@
+"""Image transforms that take what benchmarks hold: PIL images of any size, or uint8 tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class ImageTransform:
+    """Any image to the model's input ``[3, size, size]``.
+
+    A uint8 tensor that already has the model's size is only scaled and normalised, which is what keeps small worlds
+    fast; everything else goes through ``resize``.
+
+    :param size: height and width of the model's input in pixels.
+    :param mean: per-channel mean that is subtracted, channels in [0, 1].
+    :param std: per-channel standard deviation that is divided by.
+    :param resize: PIL image to normalised tensor; a bicubic resize of the shorter side and a centre crop by default.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        resize: Callable[[Any], torch.Tensor] | None = None,
+    ) -> None:
+        self.size = size
+        self.mean, self.std = tuple(mean), tuple(std)
+        # One fused multiply-add per image: (x / 255 - mean) / std.
+        self._scale = (1 / (255 * torch.tensor(self.std))).view(3, 1, 1)
+        self._shift = (-torch.tensor(self.mean) / torch.tensor(self.std)).view(3, 1, 1)
+        self._resize = resize or _centre_crop(size, self.mean, self.std)
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        if isinstance(image, torch.Tensor):
+            if image.shape[-2:] == (self.size, self.size):
+                return torch.addcmul(self._shift, image.float(), self._scale)
+            from torchvision.transforms.functional import to_pil_image
+
+            image = to_pil_image(image)
+        return self._resize(image.convert("RGB"))
+
+    def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
+        """The inverse of the normalisation, rounded to 8 bits: model inputs ``[..., 3, H, W]`` to uint8 pixels.
+
+        Exact for images that were 8-bit at the model's size.
+        """
+        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
+        return ((images.float() - shift) / scale).round_().clamp_(0, 255).to(torch.uint8)
+
+    def from_uint8(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Uint8 pixels ``[..., 3, H, W]`` of the model's size to its input."""
+        return torch.addcmul(self._shift.to(pixels.device), pixels.float(), self._scale.to(pixels.device))
+
+
+def _centre_crop(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], torch.Tensor]:
+    from torchvision import transforms as T
+
+    bicubic = T.InterpolationMode.BICUBIC
+    return T.Compose([T.Resize(size, bicubic), T.CenterCrop(size), T.ToTensor(), T.Normalize(mean, std)])

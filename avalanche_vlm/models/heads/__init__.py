@@ -1,0 +1,1 @@
+"""What answers: the texts of the classes, and heads in their place."""

@@ -1,0 +1,17 @@
+"""Heads in closed form: fitted experience by experience without a gradient, equal to a fit on all data at once."""
+
+from avalanche_vlm.models.heads.analytic.base import Estimator
+from avalanche_vlm.models.heads.analytic.gate import AnalyticHead
+from avalanche_vlm.models.heads.analytic.gaussian import LinearDiscriminant, NearestClassMean
+from avalanche_vlm.models.heads.analytic.kernel import KernelRidge
+from avalanche_vlm.models.heads.analytic.ridge import RandomProjectionRidge, RecursiveRidge
+
+__all__ = [
+    "AnalyticHead",
+    "Estimator",
+    "KernelRidge",
+    "LinearDiscriminant",
+    "NearestClassMean",
+    "RandomProjectionRidge",
+    "RecursiveRidge",
+]

@@ -1,0 +1,78 @@
+"""What heads that train share: which classes were learned, and the text features that they had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.models.heads.analytic.base import grown
+
+
+class LearnedClassesHead(nn.Module):
+    """Base of a :attr:`~avalanche_vlm.models.VLM.class_head` that is trained task by task.
+
+    Classes are columns, by their ids. What belongs to the past is frozen where it lies, so that an optimizer that holds
+    it leaves it alone.
+
+    :param scale: of cosines; the model's own makes logits comparable to the zero-shot ones.
+    :param bias: of the logits, SigLIP's.
+    """
+
+    trains = True
+
+    def __init__(self, scale: float = 100.0, bias: float = 0.0) -> None:
+        super().__init__()
+        self.scale, self.bias = scale, bias
+        self.register_buffer("known", torch.zeros(0, dtype=torch.bool))
+        """Bool ``[C]``: classes whose text features are kept."""
+        self.register_buffer("texts", torch.zeros(0, 0))
+        """Unit-length text features ``[C, D]``, zero for the others."""
+
+    @torch.no_grad()
+    def keep(self, classes: torch.Tensor, texts: torch.Tensor) -> None:
+        """Keep the text features of these classes, in the place of older ones.
+
+        :param classes: ids ``[n]``.
+        :param texts: of unit length ``[n, D]``.
+        """
+        size = max(len(self.known), int(classes.max()) + 1)
+        before = self.texts.to(texts) if self.texts.numel() else texts.new_zeros(0, texts.shape[1])
+        self.known = grown(self.known.to(texts.device), size)
+        self.texts = grown(before, size, dim=0)
+        self.known[classes] = True
+        self.texts[classes] = texts.float()
+
+    def columns(self, of_classes: torch.Tensor, classes: int) -> torch.Tensor:
+        """A column ``[C]`` for each of all classes, zero (or False) for those that come later.
+
+        :raises InputError: if there are fewer classes than were learned.
+        """
+        if len(of_classes) > classes:
+            raise InputError(f"the head has learned class id {len(of_classes) - 1}, but there are only {classes}")
+        return grown(of_classes, classes)
+
+    def cosine_logits(self, features: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Scaled similarities of unit-length features ``[B, D]`` with ``[n, D]``, or row by row with ``[B, n, D]``."""
+        if others.ndim == 2:
+            return self.scale * features @ others.T + self.bias
+        return self.scale * (others @ features[..., None])[..., 0] + self.bias
+
+    def stored(self) -> StoredBytes:
+        """Bytes of all parameters and buffers."""
+        return StoredBytes(ram=tensor_bytes([*self.parameters(), *self.buffers()]))
+
+    def extend_for(self, state: dict[str, torch.Tensor]) -> None:
+        """Make room for the tasks of a state that is about to be loaded, whose keys are without prefix."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Of another number of classes and tasks: take the shapes of what is loaded.
+        state = {name.removeprefix(prefix): part for name, part in state_dict.items() if name.startswith(prefix)}
+        for name, buffer in list(self._buffers.items()):
+            if name in state:
+                setattr(self, name, torch.empty_like(state[name], device=buffer.device))
+        self.extend_for(state)
+        super()._load_from_state_dict(state_dict, prefix, *args)

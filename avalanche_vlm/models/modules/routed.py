@@ -1,0 +1,101 @@
+"""The way of samples through a pool of modules: a router chooses for each, and knows when to stay out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.models.modules.pool import ModulePool
+from avalanche_vlm.models.routers import Router
+
+
+class RoutedPool(nn.Module):
+    """What a :class:`~avalanche_vlm.models.VLM` is answered with at prediction: each sample by its own task's module.
+
+    In training the module that trains works on everything. In eval mode no module is active but while its own samples
+    are at work: the plain tower's features go to the router; a sample that belongs to no known task keeps them, the
+    others run once more, grouped by task.
+
+    :param pool: the modules.
+    :param router: places samples by their features of the plain tower. If it knows tasks already, the pool's first
+        modules are theirs.
+    """
+
+    def __init__(self, pool: ModulePool, router: Router) -> None:
+        super().__init__()
+        self.pool = pool
+        self.router = router
+        self.use_task_labels = False
+        """Choose by the sample's task label instead, as an oracle would. What was not trained, or comes without a
+        label, gets no module."""
+        self.of_label: dict[int, str] = {}
+        """The module of each task label."""
+        self.of_task = list(pool.names[: len(router)])
+        """The module of each task of the router, by name: other modules may be added, shared and dropped."""
+
+    def learn(self, name: str, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Let the router know the samples of a module's task.
+
+        :param name: of the module.
+        :param features: of the plain tower, of unit length ``[N, D]``.
+        :param labels: class or caption ids ``[N]``.
+        """
+        self.router.fit(features, labels)
+        self.of_task.append(name)
+
+    def train(self, mode: bool = True) -> RoutedPool:
+        """In training the current module is active, otherwise none."""
+        self.pool.activate(self.pool.current if mode else None)
+        return super().train(mode)
+
+    def groups(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, task_labels: Any = None
+    ) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Samples that share a module, and their features; that module is active until the next group is asked for.
+
+        :param encode: the image tower as it stands, images to features that are not normalised.
+        :param images: ``[B, 3, H, W]``.
+        :param task_labels: int or ``[B]``, read under :attr:`use_task_labels` alone.
+        :return: an index into the batch, and features ``[n, D]``, not normalised.
+        """
+        if self.training:
+            yield slice(None), encode(images)
+            return
+        plain = None
+        if self.use_task_labels:
+            names = self._of_labels(task_labels, len(images))
+        else:
+            plain = encode(images)
+            names = self.route(F.normalize(plain, dim=-1))
+        members: dict[str | None, list[int]] = {}
+        for row, name in enumerate(names):
+            members.setdefault(name, []).append(row)
+        for name, of_name in members.items():
+            rows = torch.tensor(of_name, device=images.device)
+            if name is None and plain is not None:
+                yield rows, plain[rows]
+                continue
+            with self.pool.using(name):
+                yield rows, encode(images[rows])
+
+    def route(self, features: torch.Tensor) -> list[str | None]:
+        """The module of each sample, None for the pretrained model: also where the module was dropped.
+
+        :param features: of the plain tower, of unit length ``[B, D]``.
+        """
+        if len(self.router) == 0:
+            return [None] * len(features)
+        route = self.router.score(features)
+        chosen = torch.where(route.is_out_of_distribution, -1, route.task).tolist()
+        names = [name if name in self.pool.names else None for name in self.of_task]
+        return [None if task < 0 else names[task] for task in chosen]
+
+    def _of_labels(self, task_labels: Any, n: int) -> list[str | None]:
+        if not isinstance(task_labels, (int, torch.Tensor)):
+            return [None] * n
+        labels = torch.as_tensor(task_labels).expand(n).tolist()
+        return [self.of_label.get(label) for label in labels]

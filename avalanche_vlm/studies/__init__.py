@@ -1,0 +1,1 @@
+"""What runs experiments: one of them, a diagnosis, attribution, advice."""

@@ -1,0 +1,62 @@
+"""Advice from a stream and a model: pilots within minutes, and what they say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.models import VLM
+from avalanche_vlm.presets import ADVISED
+from avalanche_vlm.studies.advice.constraints import Constraints
+from avalanche_vlm.studies.advice.document import document
+from avalanche_vlm.studies.advice.halving import Halving
+from avalanche_vlm.studies.advice.pilot import Pilot
+from avalanche_vlm.studies.advice.pilots import Pilots, Settings
+
+
+def advise(
+    benchmark: VLMBenchmark,
+    *,
+    model: VLM,
+    settings: Settings,
+    recipes: Iterable[str] = ADVISED,
+    constraints: Constraints | None = None,
+    minutes: float = 4.5,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
+    """Try recipes on shares of a stream's data, recommend one, and plan how to get there.
+
+    :param benchmark: the stream.
+    :param model: pretrained; it stays as it is.
+    :param settings: from a recipe's name to the settings of its training on all data and its options.
+    :param recipes: to try, beside ``fine-tune``, which the others are compared with.
+    :param constraints: what the recipe must not cost; by default it may lose 2 points of zero-shot.
+    :param minutes: that all of it takes at most.
+    :param seed: of everything that is drawn.
+    :param device: where to run.
+    :return: plain JSON types, see :func:`~avalanche_vlm.studies.advice.document.document`.
+    :raises InputError: for a recipe that does not exist, or if there is no time for a single pilot.
+    """
+    started = time.monotonic()
+    pilots = Pilots(benchmark, model, settings, constraints or Constraints(), seed=seed, device=device)
+    return ask(pilots, pilots.run, recipes, started + 60 * minutes)
+
+
+def ask(
+    pilots: Pilots, run: Callable[[str, float, float], Pilot], recipes: Iterable[str], deadline: float
+) -> dict[str, Any]:
+    """The same, from pilots that are run, or were, by a function.
+
+    :param run: as :meth:`Pilots.run`.
+    :param deadline: of ``time.monotonic``, in seconds.
+    """
+    names, excluded = pilots.candidates(recipes)
+    left = deadline - time.monotonic()
+    halving = Halving(run, pilots.shares(), pilots.constraints, left, time.monotonic, pilots.cost)
+    halving.run(names)
+    return document(halving, pilots.changed_options, excluded)

@@ -1,0 +1,188 @@
+"""Successive halving under a budget of time: many recipes on few data, the best half on more, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.advice.constraints import Constraints
+from avalanche_vlm.studies.advice.pilot import Pilot
+from avalanche_vlm.units import percent
+
+ROUNDS = 3
+PLANNED = 2
+"""Rounds that have to end in time. Fewer rounds on more data rank better: on few data recipes have few steps, in which
+fine-tuning does little damage and modules learn little."""
+KEEP = 2
+"""One in so many goes on, at least two."""
+CHEAP = 1 / 40
+"""Share of the budget below which a pilot was so cheap that the recipe goes on whatever its score: what is fitted in
+closed form takes seconds, and needs data more than what starts from trained weights."""
+SAFETY = 0.9
+"""Share of the budget that is planned with."""
+USUAL = 1.2
+"""What a recipe takes against fine-tuning, before it was seen."""
+PATIENCE = 4
+"""How many times as long as was thought a pilot may take, lest one recipe eats the time of all others."""
+TIME_IS_UP = "the time was up"
+
+
+class OutOfTime(Exception):
+    """A pilot was broken off since the budget is spent."""
+
+
+@dataclass
+class Round:
+    """Recipes on the same share of the data.
+
+    :param share: of the data.
+    :param pilots: by recipe, in the order in which they ran.
+    :param dropped: recipes that do not go on, and why.
+    :param complete: all that were to run did, but for those that cannot or take far too long.
+    :param carried_on: Last is not as measured but as it is expected on all data.
+    """
+
+    share: float
+    pilots: dict[str, Pilot] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+    carried_on: bool = False
+
+
+@dataclass
+class Halving:
+    """Jamieson and Talwalkar's successive halving (arXiv 1502.07943) with the share of the data as the resource.
+
+    The first pilot, of ``baseline`` on the smallest share, tells how much can be afforded: the first round gets the
+    largest share of ``shares`` with which two rounds end in time. What a pilot will take is estimated from those
+    before; one that would not end in time is not begun, and one that takes longer is broken off.
+
+    :param pilot: ``(recipe, share, deadline) -> Pilot``; raises :class:`OutOfTime` past the deadline, and InputError
+        for a recipe that cannot run.
+    :param shares: that may be taken, ascending.
+    :param constraints: the user's.
+    :param seconds: the budget, in the unit of the clock.
+    :param clock: tells the time.
+    :param cost: of training on a share of the data, in any unit: what is seen on one is scaled to another by it.
+    :param baseline: that the others are compared with: part of the first round, and of others if it is good enough.
+    """
+
+    pilot: Callable[[str, float, float], Pilot]
+    shares: Sequence[float]
+    constraints: Constraints
+    seconds: float
+    clock: Callable[[], float]
+    cost: Callable[[float], float] = float
+    baseline: str = "fine-tune"
+    rounds: list[Round] = field(default_factory=list)
+    not_run: dict[str, str] = field(default_factory=dict)
+    """Recipes, and why they did not run, or not on: no time, or an error."""
+
+    def run(self, recipes: Sequence[str]) -> list[Round]:
+        """All rounds; what there is when time is up.
+
+        :param recipes: beside the baseline, which is tried first.
+        :raises InputError: if there was no time for a single pilot, or none could run.
+        """
+        self._deadline = self.clock() + self.seconds
+        self._seconds: dict[str, dict[float, float]] = {}
+        self._trained: dict[str, dict[float, float]] = {}
+        recipes = [self.baseline, *(name for name in recipes if name != self.baseline)]
+        smallest = Round(self.shares[0])
+        self._try(smallest, self.baseline)
+        first = self._affordable(smallest, len(recipes))
+        for share in self.shares[first : first + ROUNDS]:
+            round = smallest if share == smallest.share else Round(share)
+            self.rounds.append(round)
+            for name in recipes:
+                if name not in round.pilots:
+                    self._try(round, name)
+            if not round.pilots:
+                self.rounds.pop()
+                break
+            recipes = self._best(round, len(recipes))
+            if len(recipes) < 2 or not round.complete:
+                break
+        if not self.rounds:
+            why = self.not_run[self.baseline]
+            hint = ": allow more minutes" if why.endswith(TIME_IS_UP) else ""
+            raise InputError(f"not a single pilot could be run ({self.baseline}: {why}){hint}")
+        return self.rounds
+
+    def _affordable(self, smallest: Round, recipes: int) -> int:
+        """Index of the share of the first round.
+
+        :param smallest: the baseline on the smallest share, if it could run.
+        """
+        if self.baseline not in smallest.pilots:
+            return 0
+        taken = smallest.pilots[self.baseline].seconds
+        affordable = 0
+        for index in range(len(self.shares)):
+            later = self.shares[index : index + PLANNED]
+            counts = [max(2, recipes // KEEP**step) for step in range(len(later))]
+            planned = sum(
+                n * USUAL * taken * self.cost(s) / self.cost(self.shares[0]) for n, s in zip(counts, later, strict=True)
+            )
+            if planned <= SAFETY * self.seconds:
+                affordable = index
+        return affordable
+
+    def _try(self, round: Round, name: str) -> None:
+        estimate, left = self.estimate(name, round.share), self._deadline - self.clock()
+        if left <= 0 or (self._seconds and estimate > left):
+            self.not_run[name] = f"not run on {percent(round.share)} of the data: " + (
+                f"it takes about {estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
+            )
+            round.complete = False
+            return
+        limit = min(self._deadline, self.clock() + PATIENCE * estimate) if estimate else self._deadline
+        try:
+            round.pilots[name] = pilot = self.pilot(name, round.share, limit)
+            self._seconds.setdefault(name, {})[round.share] = pilot.seconds
+            self._trained.setdefault(name, {})[round.share] = pilot.ledger["train_seconds"]
+        except OutOfTime:
+            late = limit == self._deadline
+            why = TIME_IS_UP if late else f"it takes more than {PATIENCE} times as long as was planned"
+            self.not_run[name] = f"broken off on {percent(round.share)} of the data: {why}"
+            round.complete &= not late
+        except InputError as error:
+            self.not_run[name] = str(error)
+
+    def estimate(self, name: str, share: float) -> float:
+        """Seconds that a pilot will take: those of its last one, by as many times more as the others took at most; by
+        :attr:`cost` where there are no others. Unseen, :data:`USUAL` times the baseline."""
+        seen = self._seconds.get(name) or {
+            s: USUAL * seconds for s, seconds in self._seconds.get(self.baseline, {}).items()
+        }
+        if not seen:
+            return 0.0
+        nearest = min(seen, key=lambda s: abs(s - share))
+        if share <= nearest:
+            return seen[nearest]
+        grew = [took[share] / took[nearest] for took in self._seconds.values() if share in took and took.get(nearest)]
+        return seen[nearest] * max(grew, default=self.cost(share) / self.cost(nearest))
+
+    def _best(self, round: Round, tried: int) -> list[str]:
+        """Those that go on, the cheap ones first and then the best first; notes why the others do not."""
+        fit = []
+        for name, pilot in round.pilots.items():
+            if why := self.constraints.broken_by(pilot, self.full_seconds(name)):
+                round.dropped[name] = why
+            else:
+                fit.append(name)
+        fit.sort(key=lambda name: -self.constraints.score(round.pilots[name]))
+        best = fit[: max(2, -(-tried // KEEP))]
+        cheap = [name for name in fit if round.pilots[name].seconds <= CHEAP * self.seconds]
+        stay = [*cheap, *(name for name in best if name not in cheap)]
+        for name in fit:
+            if name not in stay:
+                score, least = (self.constraints.score(round.pilots[n]) for n in (name, best[-1]))
+                round.dropped[name] = f"its score of {score:.1f} is not among the best {len(best)} (from {least:.1f})"
+        return stay
+
+    def full_seconds(self, name: str) -> float:
+        """Seconds of training on all data, by the :attr:`cost` of the largest share that was seen."""
+        share, seconds = max(self._trained[name].items())
+        return seconds * self.cost(1.0) / self.cost(share)

@@ -1,0 +1,154 @@
+"""Pilots on a stream: which recipes can be tried there, on which shares of its data, and what they come to."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.ledger import needs_task_id
+from avalanche_vlm.evaluation.user_data import may_keep_pictures
+from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints
+from avalanche_vlm.studies.advice.halving import OutOfTime
+from avalanche_vlm.studies.advice.parts import scored_on_fewer
+from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
+from avalanche_vlm.studies.experiment import resources
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.settings import TrainSettings
+
+SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0)
+LEAST = 32
+"""Training samples per task below which a pilot says nothing."""
+MOST_TEST = 125
+"""Test samples per task, and twice as many of held-out sets, that pilots are scored on at most; of pairs all, for hit@1
+among fewer is another figure."""
+
+Settings = Callable[[str], tuple[TrainSettings, Mapping[str, Any]]]
+"""From a recipe's name to the settings of its training on all data, and its options."""
+
+
+class Pilots:
+    """Runs pilots on a stream, within the constraints.
+
+    :param benchmark: the stream; pilots are scored on a part of its test samples.
+    :param model: pretrained. Pilots train copies of it.
+    :param settings: by recipe.
+    :param constraints: the user's.
+    :param seed: of everything that is drawn.
+    :param device: where to run.
+    :raises InputError: if predictions on the stream ask for the task id, and that is not allowed.
+    """
+
+    def __init__(
+        self,
+        benchmark: VLMBenchmark,
+        model: VLM,
+        settings: Settings,
+        constraints: Constraints,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if not constraints.task_id and needs_task_id(model, benchmark):
+            raise InputError(
+                f"on {benchmark.name} the classes of the sample's own task compete, so every prediction asks for the "
+                'task id, which is not allowed: build the stream with label_space="union"'
+            )
+        self.constraints = constraints
+        self.changed_options: dict[str, dict[str, Any]] = {}
+        """Options of recipes that the constraints changed, by recipe."""
+        self._benchmark = scored_on_fewer(benchmark, seed, MOST_TEST)
+        self._model, self._given, self._seed, self._device = model, settings, seed, device
+        self._scores: Scores | None = None
+        self._scoring = 0.0
+
+    def candidates(self, asked: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+        """Recipes that can be tried, and why the others cannot.
+
+        :raises InputError: for a recipe that does not exist.
+        """
+        names, excluded = list(dict.fromkeys(asked)), {}
+        for name in names:
+            recipes.get(name)
+            try:
+                given = resources(name, self._benchmark)
+                if not self.constraints.raw_data:
+                    built = recipes.build(name, model=copy.deepcopy(self._model), **given, **self.settings(name)[1])
+                    if may_keep_pictures(built):
+                        excluded[name] = KEEPS_RAW_DATA
+            except InputError as error:
+                excluded[name] = str(error)
+        return [name for name in names if name not in excluded], excluded
+
+    def settings(self, recipe: str) -> tuple[TrainSettings, dict[str, Any]]:
+        """Of a recipe on all data, its memory within the constraints."""
+        train, chosen = self._given(recipe)
+        within = self.constraints.budgeted(recipes.get(recipe).settings, chosen)
+        self.changed_options[recipe] = {key: within[key] for key in within if within[key] != chosen.get(key)}
+        return train, within
+
+    def shares(self) -> list[float]:
+        """Shares of the data that leave every task enough to train on, ascending."""
+        smallest = min(self._samples())
+        return [share for share in SHARES if share * smallest >= LEAST] or [1.0]
+
+    def cost(self, share: float) -> float:
+        """Of training on a share, in a unit of its own."""
+        return training_cost(self._samples(), self.settings("fine-tune")[0].batch_size, share)
+
+    def run(
+        self, recipe: str, share: float, deadline: float, advance: Callable[[int, int, int], None] | None = None
+    ) -> Pilot:
+        """A pilot.
+
+        :param deadline: of ``time.monotonic``, in seconds; looked at in every iteration of the training.
+        :param advance: called as ``(experience, iteration, iterations)``.
+        :raises OutOfTime: when it will not end before the deadline.
+        :raises InputError: if the recipe cannot run.
+        """
+        train, options = self.settings(recipe)
+        pretrained = self._pretrained()
+        return run_pilot(
+            self._benchmark,
+            recipe,
+            share,
+            pretrained=pretrained,
+            model=copy.deepcopy(self._model),
+            settings=train,
+            options=options,
+            seed=self._seed,
+            device=self._device,
+            progress=_until(deadline - self._scoring, len(self._benchmark.task_names), advance),
+        )
+
+    def _samples(self) -> list[int]:
+        return [len(experience.dataset) for experience in self._benchmark.train_stream]
+
+    def _pretrained(self) -> Scores:
+        if self._scores is None:
+            started = time.monotonic()
+            self._scores = Scores(copy.deepcopy(self._model).to(self._device), self._benchmark)
+            # A pilot's own scores will take as long, after its training.
+            self._scoring = time.monotonic() - started
+        return self._scores
+
+
+def _until(deadline: float, tasks: int, advance: Callable[[int, int, int], None] | None) -> Callable[..., None]:
+    """A progress callback that breaks a pilot off when it will not end before the deadline."""
+    started = time.monotonic()
+
+    def progress(experience: int, iteration: int, iterations: int) -> None:
+        now, done = time.monotonic(), (experience + iteration / iterations) / tasks
+        # The first steps of a run are slow: no forecast from them alone.
+        if now > deadline or (done > 0.2 and started + (now - started) / done > deadline):
+            raise OutOfTime
+        if advance is not None:
+            advance(experience, iteration, iterations)
+
+    return progress

@@ -1,0 +1,186 @@
+"""A run with all probes, and what they say of it: which failure, how much, where, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.evaluation.answers import TaskAnswers
+from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
+from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, attribute
+from avalanche_vlm.studies.experiment import Outcome, run_experiment
+from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.weights.average import snapshot
+
+MEASURES = {
+    "drift": "points of R@1 (mean of both directions) on {pairs} lost against the pretrained model",
+    "interference": "points lost on earlier tasks since each was trained, mean over tasks",
+    "erosion": "points lost against the pretrained model on held-out classes and on tasks before they were trained, "
+    "mean over sets",
+}
+
+
+def diagnose(
+    benchmark: VLMBenchmark,
+    recipe: str,
+    *,
+    model: VLM,
+    settings: TrainSettings,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    max_pairs: int = 2000,
+    rule: Rule | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> tuple[dict[str, Any], Outcome]:
+    """Run an experiment with probes, then attribute what was lost.
+
+    The probes leave the training as it is, so the matrix is that of
+    :func:`~avalanche_vlm.studies.experiment.run_experiment` with the same arguments.
+
+    :param benchmark: the stream. The pairs are its first held-out captions; without any, the test pairs of an
+        image-text stream, or test pictures with the prompts of their classes.
+    :param model: trained in place, from the weights that it has now.
+    :param max_pairs: how many pairs to take, drawn with the seed.
+    :param rule: what counts as a repair.
+    :param progress: called as ``(experience, iteration, iterations)``.
+    :return: the diagnosis, plain JSON types: scores in percent, losses in points, None for what was not measured; and
+        the outcome of the run.
+    :raises InputError: as ``run_experiment`` does, and if there are fewer than 4 pairs.
+    """
+    start = snapshot(model.clip.state_dict())
+    pairs, called = probe_pairs(benchmark, model, max_pairs, seed)
+    drift = DriftProbe(pairs, max_pairs=None, seed=seed)
+    interference, answers = InterferenceProbe(seed=seed), TaskAnswers()
+    erosion = ErosionProbe(benchmark.held_out, max_samples=None, seed=seed)
+    outcome = run_experiment(
+        benchmark,
+        recipe,
+        model=model,
+        settings=settings,
+        options=options,
+        metrics=[drift, interference, erosion, answers],
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    measured = {
+        "drift": _drift_loss(drift),
+        "interference": _interference_loss(answers, len(benchmark.task_names)),
+        "erosion": _erosion_loss(erosion, {of.name for of in benchmark.held_out if of.label_space is None}),
+    }
+    exposures = {
+        name: {**_interval(losses, seed), "measure": MEASURES[name].format(pairs=called)}
+        for name, losses in measured.items()
+    }
+    found = {
+        "protocol": outcome.result["protocol"],
+        "tasks": outcome.result["tasks"],
+        "exposures": exposures,
+        "drift": _drift(drift.result()),
+        "interference": interference.result(),
+        "erosion": _erosion(erosion.result()),
+        "attribution": attribute(model, start, pairs, rule=rule, seed=seed, score=f"{called} R@1"),
+        "versions": outcome.result["protocol"]["versions"],
+    }
+    return _plain(found), outcome
+
+
+def probe_pairs(benchmark: VLMBenchmark, model: VLM, most: int, seed: int) -> tuple[Dataset, str]:
+    """Pairs that tell whether images and texts match, and what to call them.
+
+    :param most: how many at most, drawn with the seed.
+    """
+    captions = [of for of in benchmark.held_out if of.label_space is None]
+    if captions:
+        pairs, called = captions[0].dataset, f"held-out {captions[0].name}"
+    else:
+        tests = ConcatDataset([experience.dataset.eval() for experience in benchmark.test_stream])
+        if benchmark.kind == "pairs":
+            pairs, called = tests, "test pairs"
+        else:
+            space = benchmark.label_space
+            pairs, called = (
+                _WithPrompts(tests, model, [prompts[0] for prompts in space.prompts()]),
+                "test pictures and prompts",
+            )
+    if len(pairs) > most:
+        drawn = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:most]
+        pairs = Subset(pairs, drawn.sort().values.tolist())
+    return pairs, called
+
+
+class _WithPrompts(Dataset):
+    """Class-labelled images with the first prompt of their class: samples ``(ImageText, class id)``."""
+
+    def __init__(self, dataset: Dataset, model: VLM, prompts: list[str]) -> None:
+        self._dataset = dataset
+        self._tokens = model.tokenizer(prompts)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[ImageText, int]:
+        image, y, *_ = self._dataset[index]
+        return ImageText(image, self._tokens[int(y)]), int(y)
+
+
+def _drift_loss(probe: DriftProbe) -> list[np.ndarray]:
+    hits = probe.hits()
+    return [hits[0].mean(0) - hits[max(hits)].mean(0)]
+
+
+def _interference_loss(answers: TaskAnswers, tasks: int) -> list[np.ndarray]:
+    """Of every task but the last: right after its own training, less at the end."""
+    return [answers.right[task + 1, task] - answers.right[tasks, task] for task in range(tasks - 1)]
+
+
+def _erosion_loss(probe: ErosionProbe, pairs: set[str]) -> list[np.ndarray]:
+    """Of held-out classes at the end, and of every task just before its turn. Captions are the drift's."""
+    losses = []
+    for name, by_step in probe.right().items():
+        if name not in pairs and 0 in by_step and max(by_step) > 0:
+            loss = by_step[0].astype(float) - by_step[max(by_step)]
+            losses.append(loss if loss.ndim == 1 else loss.mean(0))
+    return losses
+
+
+def _interval(losses: list[np.ndarray], seed: int) -> dict[str, float]:
+    """Mean over the sets of their losses, in points."""
+    if not losses:
+        return dict.fromkeys(("points", "low", "high"), math.nan)
+    found = PairedBootstrap([len(loss) for loss in losses], seed=seed).mean(100 * np.concatenate(losses))
+    return {"points": found.value, "low": found.low, "high": found.high}
+
+
+def _drift(result: dict[str, Any]) -> dict[str, Any]:
+    curves = {name: [100 * v for v in values] if "@" in name else values for name, values in result["curves"].items()}
+    return {**result, "curves": curves}
+
+
+def _erosion(result: dict[str, Any], most: int = 10) -> dict[str, Any]:
+    sets = {
+        name: {figure: [100 * v for v in values] for figure, values in of.items()}
+        for name, of in result["sets"].items()
+    }
+    classes = [{**of, "before": 100 * of["before"], "after": 100 * of["after"]} for of in result["classes"][:most]]
+    return {"sets": sets, "classes": classes}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers rounded, None for those that are missing."""
+    if isinstance(value, dict):
+        return {key: _plain(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_plain(of) for of in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

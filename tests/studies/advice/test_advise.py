@@ -1,0 +1,116 @@
+"""``avalanche-vlm advise``, in process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from avalanche_vlm import cli
+from avalanche_vlm.presets import ADVISED
+from avalanche_vlm.studies.advice.pareto import front
+
+STREAM = ["--n-train", "16", "--n-test", "8", "--n-held-out", "16", "--n-reference", "16", "--order", "sketches,night"]
+SIZES = [*STREAM, "--epochs", "1", "--quiet"]
+FEW = ["--recipes", "fine-tune,wise-ft,simplecil"]
+
+
+def advise(*arguments: str) -> int:
+    return cli.main(["advise", *SIZES, *arguments])
+
+
+@pytest.fixture(scope="module")
+def advised(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("advice")
+    assert advise("--out", str(out), "--minutes", "20", *FEW) == 0
+    return out
+
+
+def read(out: Path) -> dict:
+    return json.loads((out / "advice.json").read_text())
+
+
+def test_the_advice_holds_what_the_contract_says(advised):
+    advice = read(advised)
+    assert {"protocol", "constraints", "minutes", "seeds", "rounds", "front", "answer", "plan"} <= set(advice)
+    assert {"excluded", "not run", "ledger", "warnings"} <= set(advice)
+    assert advice["seeds"] == [0] and advice["constraints"]["keep_zero_shot"] == 2.0
+    first = advice["rounds"][0]
+    assert {pilot["recipe"] for pilot in first["recipes"]} == {"fine-tune", "wise-ft", "simplecil"}
+    assert set(advice["ledger"]) == {"fine-tune", "wise-ft", "simplecil"}
+    for pilot in first["recipes"]:
+        low, high = pilot["interval"]
+        assert low <= pilot["last"] <= high and pilot["operational"] == sum(pilot["operational_parts"].values())
+    decided = advice["answer"]["share of the data"]
+    (last,) = (round["recipes"] for round in advice["rounds"] if round["share of the data"] == decided)
+    names = ("last", "zero_shot_kept", "bytes", "seconds", "operational")
+    signs = (1, 1, -1, -1, -1)
+    points = {p["recipe"]: [s * p[name] for s, name in zip(signs, names, strict=True)] for p in last}
+    for name, (*others, seconds, operational) in points.items():
+        # Seconds are rounded: allow for it in favour of what is said.
+        said = name in advice["front"]
+        rounded = [*others, seconds + (0.1 if said else -0.1), operational]
+        assert (name in front({**points, name: rounded})) is said
+    assert advice["plan"][-1]["recipe"] == advice["answer"]["recipe"]
+    assert any("not those to report" in warning for warning in advice["warnings"])
+
+
+def test_few_test_samples_are_too_little_data(advised):
+    answer = read(advised)["answer"]
+    assert answer["confidence"] == "too little data" and "8 test samples" in answer["why"]
+
+
+def test_a_second_start_keeps_the_pilots(advised, capsys):
+    files = sorted((advised / "pilots").glob("*/*.json"))
+    times = [os.stat(path).st_mtime_ns for path in files]
+    before = read(advised)
+    options = [option for option in SIZES if option != "--quiet"]
+    assert cli.main(["advise", *options, "--out", str(advised), "--minutes", "20", *FEW]) == 0
+    found = capsys.readouterr()
+    assert "finished before, kept" in found.err and sorted((advised / "pilots").glob("*/*.json")) == files
+    assert [os.stat(path).st_mtime_ns for path in files] == times
+    after = read(advised)
+    assert {**after, "minutes": 0} == {**before, "minutes": 0}
+    for words in ("Last", "burden", "Confidence", "Stage 1", "watch"):
+        assert words in found.out
+
+
+def test_a_damaged_pilot_is_run_again(advised):
+    path = sorted((advised / "pilots").glob("simplecil/*.json"))[0]
+    path.write_text("{")
+    assert advise("--out", str(advised), "--minutes", "20", *FEW) == 0
+    assert json.loads(path.read_text())["pilot"]["recipe"] == "simplecil"
+
+
+def test_constraints_exclude_with_a_sentence(tmp_path, capsys):
+    arguments = ["--recipes", "fine-tune,replay,simplecil", "--no-raw-data", "--no-task-id", "--max-bytes", "5000"]
+    assert advise("--out", str(tmp_path), "--minutes", "20", *arguments) == 0
+    advice = read(tmp_path)
+    why = {entry["recipe"]: entry["because"] for entry in advice["excluded"]}
+    assert why["replay"] == "keeps samples of the user's, which is not allowed" and "replay" not in advice["ledger"]
+    assert "and 4.9 KiB are allowed" in why["simplecil"]
+    assert advice["protocol"]["label_space"] == "union" and "--label-space union" in advice["warnings"][0]
+    assert "excluded: replay" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--no-task-id", "--label-space", "task"], "--label-space task needs the task id"),
+        (["--recipes", "fine-tune,zcsl"], "no recipe is called 'zcsl'"),
+        (["--minutes", "0"], "the time was up): allow more minutes"),
+    ],
+)
+def test_unusable_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
+    assert advise("--out", str(tmp_path), *arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("avalanche-vlm: ") and sentence in err and "\n" not in err
+
+
+def test_the_recipes_that_are_tried_exist_and_come_from_all_families():
+    from avalanche_vlm.training import recipes
+
+    families = {recipes.get(name).family for name in ADVISED}
+    assert families == {"none", "MMRE", "CREG", "PEA", "fusion"} and {"fine-tune", "zero-shot"} < set(ADVISED)

@@ -1,0 +1,102 @@
+"""A finished run is repeated with probes, and told why it lost what it lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from avalanche_vlm import cli
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.studies.diagnosis import probe_pairs
+
+SMALL = "--n-train 64 --n-test 20 --n-held-out 60 --n-reference 40 --epochs 4 --lr 2e-3 --warmup 0 --quiet"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert cli.main(["run", "--out", str(out), "--order", "sketches,night", "--seed", "3", *SMALL.split()]) == 0
+    assert cli.main(["diagnose", str(out), "--quiet"]) == 0
+    return out
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_the_diagnosis_has_what_the_report_reads(folder):
+    found, result = read(folder / "diagnosis.json"), read(folder / "result.json")
+    assert found["protocol"] == result["protocol"] and found["tasks"] == ["sketches", "night"]
+    for name, loss in found["exposures"].items():
+        assert name in ("drift", "interference", "erosion")
+        assert loss["low"] <= loss["points"] <= loss["high"] and loss["measure"].startswith("points")
+    blocks = found["interference"]["blocks"]
+    assert blocks[0] == "image.in" and blocks[-1] == "text.out"
+    for rows in (*found["interference"]["conflict"].values(), found["interference"]["update"]):
+        assert len(rows) == 2 and rows[0] == [None] * len(blocks) and len(rows[1]) == len(blocks)
+    assert len(found["drift"]["curves"]["RSA"]) == 3 and found["drift"]["curves"]["RSA"][0] == 1
+    assert len(found["drift"]["layers"]["CKA"]) == 3
+    assert set(found["erosion"]["sets"]) >= {"captions", "size", "position", "task night"}
+    attribution = found["attribution"]
+    assert [module["block"] for module in attribution["modules"]] == blocks
+    assert attribution["interventions"][-1]["name"] == "all the way back"
+    assert attribution["lost"]["points"] == pytest.approx(attribution["pretrained"] - attribution["trained"])
+
+
+def test_exposures_are_differences_of_the_matrix(folder):
+    found, matrix = read(folder / "diagnosis.json")["exposures"], read(folder / "result.json")["matrix"]
+    held_out = read(folder / "result.json")["held_out"]
+    assert found["interference"]["points"] == pytest.approx(matrix[1][0] - matrix[2][0])
+    captions = held_out["captions R@1"]
+    assert found["drift"]["points"] == pytest.approx(captions[0] - captions[-1], abs=1e-3)
+    losses = [held_out[name][0] - held_out[name][-1] for name in ("size", "position")]
+    assert found["erosion"]["points"] == pytest.approx(sum([*losses, matrix[0][1] - matrix[1][1]]) / 3, abs=1e-3)
+
+
+def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys, monkeypatch):
+    from avalanche_vlm.studies import diagnosis
+
+    for name in ("request.json", "result.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    found = read(folder / "diagnosis.json")
+    kept = read(folder / "result.json")
+
+    class Outcome:
+        result = kept
+
+    monkeypatch.setattr(diagnosis, "diagnose", lambda *args, **kwargs: (found, Outcome))
+    assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "repeated run" not in said and found["attribution"]["verdict"]["sentence"] in said
+    Outcome.result = {**kept, "matrix": [[0.0, 0.0]] * 3}
+    assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
+    assert "does not give the matrix" in capsys.readouterr().out
+
+
+def test_a_repeated_run_gives_the_same_matrix(folder, capsys):
+    assert cli.main(["diagnose", str(folder), "--quiet"]) == 0
+    assert "does not give the matrix" not in capsys.readouterr().out
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    assert cli.main(["diagnose", str(tmp_path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+    (tmp_path / "request.json").write_text("{}")
+    (tmp_path / "result.json").write_text("{}")
+    assert cli.main(["diagnose", str(tmp_path)]) == 2
+    assert "no 'recipe'" in capsys.readouterr().err
+
+
+def test_pairs_come_from_captions_or_from_class_prompts():
+    model = create_vlm("tiny")
+    stream = picturebook.mtil_like(n_train=8, n_test=6, order=["sketches", "night"], n_held_out=20, n_reference=8)
+    pairs, called = probe_pairs(stream, model, 12, 0)
+    assert len(pairs) == 12 and called == "held-out captions"
+    stream.held_out = ()
+    pairs, called = probe_pairs(stream, model, 100, 0)
+    x, y = pairs[7]
+    assert len(pairs) == 12 and called == "test pictures and prompts" and isinstance(x, ImageText)
+    assert x.tokens.tolist() == model.tokenizer([stream.label_space.prompts()[y][0]])[0].tolist()

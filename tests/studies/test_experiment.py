@@ -1,0 +1,151 @@
+"""One experiment, start to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.studies.experiment import run_experiment
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.settings import TrainSettings
+
+SMALL = {"n_train": 32, "n_test": 10, "order": ["sketches", "night"], "n_held_out": 20, "n_reference": 32}
+OPTIONS = {
+    "lora": {"rank": 2},
+    "zscl": {"interval": 1, "batch_size": 16},
+    "replay": {"max_bytes": 60_000},
+    "gift": {"n": 64},
+    "lwf-vr": {"sentences": 32},
+    "ewc-clip": {"samples": 16},
+    "adapter-per-task": {"bottleneck": 8},
+    "moe-adapters": {"experts": 4, "bottleneck": 8},
+    "rail-primal": {"hidden": 64},
+    "ranpac": {"hidden": 64},
+    "lada": {"units": 2, "bottleneck": 2},
+    "proof": {"exemplars": 3},
+}
+
+
+def run(recipe: str, seed: int = 0, **settings):
+    benchmark = picturebook.mtil_like(seed, **SMALL)
+    torch.manual_seed(0)
+    rows = []
+    outcome = run_experiment(
+        benchmark,
+        recipe,
+        model=create_vlm("tiny", "random"),
+        settings=TrainSettings(**{"lr": 1e-3, "epochs": 1, **settings}),
+        options=OPTIONS.get(recipe),
+        seed=seed,
+        on_row=lambda step, matrix: rows.append((step, matrix.shape)),
+    )
+    assert rows == [(0, (1, 2)), (1, (2, 2)), (2, (3, 2))]
+    return outcome
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_the_same_seed_gives_the_same_result(recipe):
+    outcomes = run(recipe), run(recipe)
+    first, second = (outcome.result for outcome in outcomes)
+    assert_same_weights(*(outcome.strategy.model for outcome in outcomes))
+    assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
+    assert set(first) >= {"protocol", "tasks", "matrix", "held_out", "metrics", "costs"}
+    assert len(first["matrix"]) == 3 and len(first["held_out"]["captions R@1"]) == 3
+    assert set(first["metrics"]) == {"last", "avg", "transfer", "forget", "bwt", "zsd"}
+    protocol = first["protocol"]
+    assert protocol["recipe"] == recipe and protocol["label_space"] == "task" and protocol["order"] == SMALL["order"]
+    assert protocol["recipe_options"] == {**recipes.get(recipe).settings, **OPTIONS.get(recipe, {})}
+    check_costs(recipe, first["costs"])
+
+
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    # Scores on twenty pictures are coarse: weights tell two runs apart.
+    assert all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+def check_costs(recipe: str, costs: dict) -> None:
+    width, blocks, rank = 128, 4, 2
+    if recipe == "lora":
+        # q, k, v, out: 2 * width per rank each; the MLP's two layers: 5 * width per rank each.
+        module = blocks * rank * (4 * 2 * width + 2 * 5 * width)
+        assert costs["trainable_parameters"] == module and costs["added_parameters"] == 2 * module
+        assert costs["stored_bytes"] > 4 * 2 * module
+    elif recipe in ("prototype-replay", "rapf"):
+        assert costs["trainable_parameters"] == costs["added_parameters"] == width * width
+    elif recipe == "c-clip":
+        # In every block of both towers, the output of attention and the MLP: 12 widths per rank; the loss's projector.
+        assert costs["trainable_parameters"] == (blocks + 3) * 16 * 12 * width + width * (width + 1)
+        assert costs["added_parameters"] == 0
+    elif recipe == "nusa":
+        # Square matrices of at least one direction, for q, k, v and the output of attention.
+        assert (blocks + 3) * 4 <= costs["trainable_parameters"] < (blocks + 3) * 4 * width**2
+        assert costs["added_parameters"] == 0
+    elif recipe in ("zero-shot", "rail-primal", "rail-dual", "ranpac", "simplecil"):
+        assert costs["trainable_parameters"] == costs["added_parameters"] == 0
+        assert (costs["stored_bytes"] > 0) == (recipe != "zero-shot")
+    elif recipes.get(recipe).family == "PEA":
+        assert 0 < costs["trainable_parameters"] < 0.2 * costs["model_parameters"]
+        # Modules stay beside the model, unless they are merged into its weights.
+        assert (costs["added_parameters"] >= costs["trainable_parameters"]) == (recipe != "keeplora")
+    else:
+        frozen = 0 if recipe != "latent-replay" else 2 * 12 * width**2  # half of the blocks and what is before them
+        assert frozen < costs["model_parameters"] - costs["trainable_parameters"] < 1.2 * frozen + 2
+        assert costs["added_parameters"] == 0
+    if recipe == "replay":
+        assert 0 < costs["stored_bytes"] <= 60_000
+    if recipe in ("icarl", "tic-cumulative"):
+        assert costs["stored_bytes"] > 2 * SMALL["n_train"] * 3072  # everything fits
+    if recipe == "fine-tune":
+        assert costs["stored_bytes"] == 0
+    if recipe == "zscl":
+        n = SMALL["n_reference"]
+        pictures, features = n * 3 * 32 * 32, 2 * n * 128 * 4
+        weights = 4 * costs["trainable_parameters"]
+        assert pictures + features < costs["stored_bytes"] < 1.1 * (pictures + features + weights)
+
+
+def test_another_seed_differs():
+    with pytest.raises(AssertionError):
+        assert_same_weights(*(run("fine-tune", seed).strategy.model for seed in (0, 1)))
+
+
+def test_what_was_computed_is_reported_before_a_failure():
+    benchmark = picturebook.mtil_like(0, **SMALL)
+    rows = []
+    with pytest.raises(InputError, match="loss became"):
+        run_experiment(
+            benchmark,
+            "fine-tune",
+            model=create_vlm("tiny", "random"),
+            settings=TrainSettings(lr=1e30, epochs=4, max_grad_norm=None),
+            on_row=lambda step, matrix: rows.append(step),
+        )
+    assert rows[0] == 0
+
+
+def test_bad_settings():
+    with pytest.raises(InputError, match="lr must be positive, not 0"):
+        TrainSettings(lr=0)
+    benchmark = picturebook.mtil_like(0, **SMALL)
+    benchmark.reference = None
+    with pytest.raises(InputError, match="zscl needs what picturebook-mtil does not bring, reference pairs"):
+        run_experiment(benchmark, "zscl", model=create_vlm("tiny", "random"), settings=TrainSettings())
+    benchmark.kind = "pairs"
+    with pytest.raises(InputError, match="icarl is for streams of classes, and picturebook-mtil is one of pairs"):
+        run_experiment(benchmark, "icarl", model=create_vlm("tiny", "random"), settings=TrainSettings())
+
+
+@pytest.mark.gpu
+def test_cuda():
+    benchmark = picturebook.mtil_like(0, **SMALL)
+    for recipe in recipes.RECIPES:
+        model = create_vlm("tiny", device="cuda")
+        result = run_experiment(
+            benchmark, recipe, model=model, settings=TrainSettings(lr=1e-3, epochs=1, amp="bf16"), device="cuda"
+        ).result
+        assert result["protocol"]["device"] == "cuda" and result["metrics"]["last"] > 20
