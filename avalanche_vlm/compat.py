@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -40,3 +42,42 @@ def source_datasets(dataset: Any) -> Iterator[Any]:
         yield dataset
     for part in parts:
         yield from source_datasets(part)
+
+
+def criterion_of(strategy: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss function of an Avalanche strategy, to be called on other outputs than those of the minibatch.
+
+    ``strategy.criterion()`` is its loss on the minibatch; the function itself has no public name.
+
+    :param strategy: any of Avalanche's, or one of ours.
+    """
+    return strategy._criterion
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to in place, as far as torch counts.
+
+    Autograd's counter, which torch documents for its error messages and reads by this name alone.
+    """
+    return tensor._version
+
+
+class ResizesOnLoad(nn.Module):
+    """Base of modules whose parts grow while they learn: before a state is loaded, :meth:`prepare_load` makes room.
+
+    torch offers a public hook for that from version 2.5 on only, and hooks do not survive a deep copy.
+    """
+
+    def prepare_load(self, state: dict[str, Any]) -> None:
+        """Take the shape of a state that is about to be loaded. By default every buffer takes that of its entry.
+
+        :param state: the entries of this module, without the prefix that they have in a larger model; it must not be
+            changed.
+        """
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            if name in state:
+                setattr(self, name, torch.empty_like(state[name], device=buffer.device))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.prepare_load({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
+        super()._load_from_state_dict(state_dict, prefix, *args)
