@@ -1,0 +1,38 @@
+"""The names of the shipped recipes, with what a help text says of them, for readers that must not wait for torch.
+
+``catalogue.json`` is generated from the recipes' declarations (``python docs/generate.py``), and a test fails when it
+is stale. Recipes of other distributions are not in it: :func:`avalanche_vlm.training.recipes.list` knows them as well.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+
+class Listed(NamedTuple):
+    """A line of the catalogue.
+
+    :param name: the recipe's name, as users write it.
+    :param family: the survey's paradigm: ``none``, ``MMRE``, ``CREG``, ``PEA`` or ``fusion``.
+    :param summary: what the recipe does, in a phrase.
+    :param kinds: kinds of streams that the recipe is for, of ``classes`` and ``pairs``.
+    """
+
+    name: str
+    family: str
+    summary: str
+    kinds: tuple[str, ...]
+
+
+@cache
+def catalogue() -> tuple[Listed, ...]:
+    """The shipped recipes, in the survey's order of families.
+
+    >>> [line.name for line in catalogue() if line.family == "none"]
+    ['fine-tune', 'zero-shot']
+    """
+    lines = json.loads((files("avalanche_vlm") / "catalogue.json").read_text(encoding="utf-8"))["recipes"]
+    return tuple(Listed(line["name"], line["family"], line["summary"], tuple(line["kinds"])) for line in lines)
