@@ -1,32 +1,31 @@
-"""Benchmarks: the embedded picturebook and streams from a user's own data.
-
-Names are looked up when they are first used, so that label spaces and containers can be imported without loading
-everything else.
-"""
+"""Benchmarks: the embedded picturebook and streams from a user's own data."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_WHERE = {
-    "picturebook": "avalanche_vlm.benchmarks.picturebook",
-    "image_folder_stream": "avalanche_vlm.benchmarks.sources.folder",
-    "pairs_stream": "avalanche_vlm.benchmarks.sources.table",
-    "table_stream": "avalanche_vlm.benchmarks.sources.table",
-    "reference_table": "avalanche_vlm.benchmarks.sources.table",
-    "LabelSpace": "avalanche_vlm.benchmarks.label_space",
-    "PromptTemplates": "avalanche_vlm.benchmarks.label_space",
-    "ImageText": "avalanche_vlm.benchmarks.image_text",
-    "ReferencePairs": "avalanche_vlm.benchmarks.scenario",
-    "HeldOutSet": "avalanche_vlm.benchmarks.scenario",
-    "VLMBenchmark": "avalanche_vlm.benchmarks.scenario",
-}
-__all__ = sorted(_WHERE)
+from avalanche_vlm._lazy import attach
 
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks import picturebook
+    from avalanche_vlm.benchmarks.image_text import ImageText
+    from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
+    from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
+    from avalanche_vlm.benchmarks.sources.folder import image_folder_stream
+    from avalanche_vlm.benchmarks.sources.table import pairs_stream, reference_table, table_stream
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(_WHERE[name])
-    return module if name == "picturebook" else getattr(module, name)
+__all__ = [
+    "HeldOutSet",
+    "ImageText",
+    "LabelSpace",
+    "PromptTemplates",
+    "ReferencePairs",
+    "VLMBenchmark",
+    "image_folder_stream",
+    "pairs_stream",
+    "picturebook",
+    "reference_table",
+    "table_stream",
+]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def advise(options: Namespace) -> int:
     """Pilots within ``--minutes``, then ``advice.json`` and what it says; pilots that are there are kept."""
     from avalanche_vlm.report import advice
-    from avalanche_vlm.studies.advice.advise import ask
+    from avalanche_vlm.studies.advice.session import ask
 
     started = time.monotonic()
     out, warnings = Path(options.out), []

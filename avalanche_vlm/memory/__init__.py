@@ -1,10 +1,19 @@
 """What is kept between tasks, and what it costs."""
 
-from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes, tensor_bytes
-from avalanche_vlm.memory.base import Memory
-from avalanche_vlm.memory.exemplars import ExemplarMemory
-from avalanche_vlm.memory.latents import LatentMemory
-from avalanche_vlm.memory.statistics import FeatureMemory
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avalanche_vlm._lazy import attach
+
+if TYPE_CHECKING:
+    from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes, tensor_bytes
+    from avalanche_vlm.memory.base import Memory
+    from avalanche_vlm.memory.exemplars import ExemplarMemory
+    from avalanche_vlm.memory.latents import LatentMemory
+    from avalanche_vlm.memory.statistics import FeatureMemory
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
 __all__ = [
     "ExemplarMemory",

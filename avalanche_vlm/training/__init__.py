@@ -1,7 +1,16 @@
 """Strategies, plugins and recipes."""
 
-from avalanche_vlm.training import recipes
-from avalanche_vlm.training.criteria import ContrastiveCriterion, SigmoidCriterion, criterion_for
-from avalanche_vlm.training.strategies import VLMMixin, VLMNaive
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avalanche_vlm._lazy import attach
+
+if TYPE_CHECKING:
+    from avalanche_vlm.training import recipes
+    from avalanche_vlm.training.criteria import ContrastiveCriterion, SigmoidCriterion, criterion_for
+    from avalanche_vlm.training.strategies import VLMMixin, VLMNaive
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
 __all__ = ["ContrastiveCriterion", "SigmoidCriterion", "VLMMixin", "VLMNaive", "criterion_for", "recipes"]

@@ -13,7 +13,7 @@ import page_files as files
 import pytest
 
 from avalanche_vlm.report import page
-from avalanche_vlm.report.page.charts.heat import STRONGEST
+from avalanche_vlm.report.page.charts.heatmap import STRONGEST
 from avalanche_vlm.report.page.html import at
 
 EVIL = "<script>alert(1)</script>"

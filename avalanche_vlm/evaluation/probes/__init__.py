@@ -4,15 +4,17 @@ The probes are Avalanche plugin metrics for any strategy; the figures that they 
 their own, which import torch alone. A probe is imported when it is asked for, and Avalanche with it.
 """
 
-from importlib import import_module
-from typing import Any
+from __future__ import annotations
 
-_HOMES = {"DriftProbe": "drift", "ErosionProbe": "erosion", "InterferenceProbe": "interference"}
+from typing import TYPE_CHECKING
+
+from avalanche_vlm._lazy import attach
+
+if TYPE_CHECKING:
+    from avalanche_vlm.evaluation.probes.drift import DriftProbe
+    from avalanche_vlm.evaluation.probes.erosion import ErosionProbe
+    from avalanche_vlm.evaluation.probes.interference import InterferenceProbe
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
 __all__ = ["DriftProbe", "ErosionProbe", "InterferenceProbe"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,15 +1,24 @@
 """Routers: which task's module a sample needs, and whether it needs none."""
 
-from avalanche_vlm.models.routers.autoencoder import AutoencoderRouter
-from avalanche_vlm.models.routers.base import Route, Router
-from avalanche_vlm.models.routers.calibrated import CalibratedRouter
-from avalanche_vlm.models.routers.calibration import Rates, achieved_rates
-from avalanche_vlm.models.routers.factory import ROUTERS, create_router
-from avalanche_vlm.models.routers.kmeans import KMeansRouter
-from avalanche_vlm.models.routers.likelihood import GaussianRouter, MixtureRouter
-from avalanche_vlm.models.routers.prototype import PrototypeRouter
-from avalanche_vlm.models.routers.reference_gate import ReferenceGate
-from avalanche_vlm.models.routers.top_prototypes import TopPrototypesRouter
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avalanche_vlm._lazy import attach
+
+if TYPE_CHECKING:
+    from avalanche_vlm.models.routers.autoencoder import AutoencoderRouter
+    from avalanche_vlm.models.routers.base import Route, Router
+    from avalanche_vlm.models.routers.calibrated import CalibratedRouter
+    from avalanche_vlm.models.routers.calibration import Rates, achieved_rates
+    from avalanche_vlm.models.routers.factory import ROUTERS, create_router
+    from avalanche_vlm.models.routers.kmeans import KMeansRouter
+    from avalanche_vlm.models.routers.likelihood import GaussianRouter, MixtureRouter
+    from avalanche_vlm.models.routers.prototype import PrototypeRouter
+    from avalanche_vlm.models.routers.reference_gate import ReferenceGate
+    from avalanche_vlm.models.routers.top_prototypes import TopPrototypesRouter
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
 __all__ = [
     "ROUTERS",

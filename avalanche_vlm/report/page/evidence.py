@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from avalanche_vlm.report.page.charts.scatter import unbeaten
+from avalanche_vlm.report.page.charts.points import unbeaten
 from avalanche_vlm.report.page.reading import flat, grid, number, numbers, record, text, texts
 from avalanche_vlm.report.table import HELD_OUT
 

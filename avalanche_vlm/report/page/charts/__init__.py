@@ -1,8 +1,17 @@
 """Charts as inline SVG: real text, colours from the page's variables, every figure with the path of its number."""
 
-from avalanche_vlm.report.page.charts.bars import gauge, whisker
-from avalanche_vlm.report.page.charts.curves import curve
-from avalanche_vlm.report.page.charts.heat import heat
-from avalanche_vlm.report.page.charts.scatter import scatter
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avalanche_vlm._lazy import attach
+
+if TYPE_CHECKING:
+    from avalanche_vlm.report.page.charts.bars import gauge, whisker
+    from avalanche_vlm.report.page.charts.curves import curve
+    from avalanche_vlm.report.page.charts.heatmap import heat
+    from avalanche_vlm.report.page.charts.points import scatter
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
 __all__ = ["curve", "gauge", "heat", "scatter", "whisker"]
