@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from avalanche_vlm.models.heads.text import TextHead
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.models.slots import AUXILIARY, Slots
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.transforms import Transforms
 
@@ -51,6 +52,8 @@ class VLM(MultiTaskModule):
         self.transforms = transforms
         self.name = name
         self.label_space: LabelSpace | None = None
+        self.slots = Slots()
+        """Who has taken which of the places that :meth:`install` fills."""
         self.routed: RoutedPool | None = None
         """Modules of which one works on each sample at prediction."""
         self.image_path: nn.Module | None = None
@@ -70,6 +73,7 @@ class VLM(MultiTaskModule):
         self.taps: list[Callable[[ForwardFeatures], None]] = []
         """Called with the features of every :meth:`forward`, so that losses on features need no second pass."""
         self._frozen: set[str] = set()
+        self._width: int | None = None
         self._head = TextHead()
         self.competing = CompetingClasses()
         self.freeze("scale")
@@ -150,10 +154,67 @@ class VLM(MultiTaskModule):
         """Names and parameters that an optimizer should hold."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def training_state(self) -> dict[str, list[str]]:
+        """What trains, which a state dict does not say.
+
+        :return: ``trains``, the names of all parameters that train, and ``frozen``, the towers that stay in eval mode;
+            values that JSON has.
+        """
+        return {"trains": list(self.trainable_parameters()), "frozen": list(self.frozen)}
+
+    def load_training_state(self, state: Mapping[str, Sequence[str]]) -> VLM:
+        """Train what another model trained. Load its state dict first, which brings the parameters.
+
+        :param state: what :meth:`training_state` of a model made in the same way gave.
+        :raises InputError: if it names a parameter that this model does not have; nothing has changed then.
+        """
+        trains = set(state["trains"])
+        parameters = dict(self.named_parameters())
+        if trains - set(parameters):
+            raise InputError(f"the model has no parameter {min(trains - set(parameters))}, which is to train")
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in trains)
+        self._frozen = set(state["frozen"])
+        return self.train(self.training)
+
     @property
     def detour(self) -> nn.Module | None:
         """What a method has put in the images' way, if one has: :attr:`routed` or :attr:`image_path`."""
         return self.image_path if self.routed is None else self.routed
+
+    # Slots -----------------------------------------------------------------------------------------------------------
+
+    def install(self, slot: str, part: Any, owner: str) -> None:
+        """Put a method's part where the model will use it, on the model's device and in its mode.
+
+        :param slot: ``"routed"`` or ``"image_path"``, of which a model has one at most; ``"text_path"``,
+            ``"class_head"``; or ``"auxiliary."`` and a name.
+        :param part: what goes there. None lets the place stay as it is and refuses it to all others.
+        :param owner: whose part it is, in words that an error can say: ``"LoRA per task"``.
+        :raises InputError: if another method has the slot, or a class head and an image path of two methods would meet;
+            the sentence names both methods, and nothing has changed.
+        """
+        self.slots.take(slot, owner, changes=part is not None)
+        if isinstance(part, nn.Module):
+            part = part.to(self.device).train(self.training)
+        if slot.startswith(AUXILIARY):
+            self.auxiliary[slot.removeprefix(AUXILIARY)] = part
+        else:
+            setattr(self, slot, part)
+
+    def uninstall(self, slot: str) -> Any:
+        """Take out what :meth:`install` has put into a slot, so that the slot is free again.
+
+        :param slot: the slot, as for :meth:`install`.
+        :return: what was there, None if nothing was.
+        """
+        self.slots.leave(slot)
+        if slot.startswith(AUXILIARY):
+            name = slot.removeprefix(AUXILIARY)
+            return self.auxiliary.pop(name) if name in self.auxiliary else None
+        part = getattr(self, slot)
+        setattr(self, slot, None)
+        return part
 
     # Encoders --------------------------------------------------------------------------------------------------------
 
@@ -204,6 +265,19 @@ class VLM(MultiTaskModule):
     @property
     def device(self) -> torch.device:
         return self.clip.logit_scale.device
+
+    @property
+    def width(self) -> int:
+        """Numbers per feature, of images and of texts alike."""
+        if self._width is None:
+            told = [getattr(part, "output_dim", None) for part in (self.clip.visual, getattr(self.clip, "text", None))]
+            self._width = next((number for number in told if isinstance(number, int)), None) or self._measured_width()
+        return self._width
+
+    def _measured_width(self) -> int:
+        size = self.transforms.eval.size
+        with self.evaluating():
+            return self.encode_image_plain(torch.zeros(1, 3, size, size, device=self.device)).shape[1]
 
     @property
     def scale(self) -> torch.Tensor:

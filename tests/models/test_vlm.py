@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -434,3 +435,21 @@ def test_features_of_one_precision_are_not_kept_for_another(model, images, monke
     assert calls == [5] and torch.equal(*coarse)
     assert torch.equal(model(images), exact) and calls == [5, 5]
     assert not torch.equal(coarse[0], model.prompt_features(torch.arange(5)))
+
+
+def test_what_trains_and_which_towers_are_frozen_is_taken_over(random_model):
+    random_model.freeze("text").unfreeze("scale")
+    next(random_model.clip.visual.parameters()).requires_grad_(False)
+    state = json.loads(json.dumps(random_model.training_state()))
+    fresh = create_vlm("tiny", "random").load_training_state(state)
+    assert fresh.training_state() == state
+    assert list(fresh.trainable_parameters()) == list(random_model.trainable_parameters())
+    assert fresh.frozen == ("text",)
+    assert not fresh.train().clip.transformer.training
+
+
+def test_a_parameter_that_is_to_train_and_is_not_there(random_model):
+    before = random_model.training_state()
+    with pytest.raises(InputError, match=r"no parameter clip\.odd, which is to train"):
+        random_model.load_training_state({"trains": ["clip.odd"], "frozen": ["image"]})
+    assert random_model.training_state() == before
