@@ -15,12 +15,12 @@ from avalanche_vlm.benchmarks import ImageText, picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.losses.features import feature_l2
-from avalanche_vlm.memory import ExemplarMemory, LatentMemory, stored_bytes
+from avalanche_vlm.memory import LatentMemory, stored_bytes
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
-from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, ExemplarReplayPlugin, LatentReplayPlugin
-from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, ReplayedBatch, random_sentences
+from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, LatentReplayPlugin
+from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
 from avalanche_vlm.training.teachers import InitialTeacher, MomentumTeacher, MovingAverageTeacher, PreviousTeacher
 from avalanche_vlm.training.teachers.base import Side
 
@@ -148,28 +148,6 @@ def test_a_set_gives_the_loss_that_one_computes_by_hand(streams, texts, policy):
         own = [own[i] for i in rows] if texts == "all" else own
         teacher = initial if policy is InitialTeacher else previous
         assert added == pytest.approx(by_hand(student, teacher, pairs.batch(rows), found, own), rel=2e-4)
-
-
-@pytest.mark.parametrize("kind", ["classes", "pairs"])
-def test_replayed_pictures_give_the_loss_that_one_computes_by_hand(streams, kind, monkeypatch):
-    benchmark, model = streams[kind], create_vlm("tiny")
-    memory, drawn = ExemplarMemory(1 << 20), []
-    replay = ExemplarReplayPlugin(model, memory)
-    replay.before_forward = lambda *_, **__: None  # it fills the memory and nothing else
-    sample = memory.sample
-    monkeypatch.setattr(memory, "sample", lambda *a: drawn.append(sample(*a)) or drawn[-1])
-    measured = Measured(DistillationPlugin(model, everything, ReplayedBatch(model, memory, 12), PreviousTeacher()))
-    on(kind, model, [*measured.plugins, replay]).train(benchmark.train_stream)
-    found = list(measured.steps(2))
-    assert [added for added, *_ in found[:2]] == [0, 0] and len(drawn) == 2
-    for (added, student, teacher, *_), old in zip(found[2:], drawn, strict=True):
-        images = model.transforms.eval.from_uint8(old["pixels"])
-        if kind == "pairs":
-            texts = captions(old["tokens"])
-        else:
-            classes = sorted(set(old["y"].tolist()))
-            texts = class_texts(benchmark, model, classes), [classes.index(c) for c in old["y"].tolist()]
-        assert added == pytest.approx(by_hand(student, teacher, images, *texts), rel=2e-4)
 
 
 def test_zscl_distils_from_the_initial_model_into_the_image_tower(streams):

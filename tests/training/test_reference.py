@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from avalanche_vlm.benchmarks import ImageText, ReferencePairs
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.models.taps import ForwardFeatures
-from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, ReplayedBatch, random_sentences
+from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
 
 SPACE = LabelSpace(tuple("abcdef"), ((0, 2, 4), (1, 3, 5)), "union", (PromptTemplates("t", ("a {}", "the {}")),))
 
@@ -203,30 +202,6 @@ def test_sets_that_are_none_are_refused():
         ReferenceSet(Model(), reference_pairs([]))
     with pytest.raises(InputError, match="batch size is a whole number of 1 or more, not -3"):
         ReferenceSet(Model(), reference_pairs(["a"]), batch_size=-3)
-
-
-@pytest.mark.parametrize("tokens", [None, torch.tensor([[1, 2], [3, 4], [1, 2], [5, 6]])])
-def test_replayed_pictures_come_with_their_own_texts_once_there_are_any(tokens):
-    memory = ExemplarMemory(1 << 16)
-    reference = ReplayedBatch(Model(), memory, batch_size=3)
-    forward = ForwardFeatures(torch.zeros(1, 8))
-    assert reference.next(Strategy(), forward) is None
-    pixels = torch.randint(0, 256, (4, 3, 4, 4), dtype=torch.uint8)
-    y = torch.tensor([5, 2, 5, 0])
-    memory.add(pixels, y, torch.zeros(4, dtype=torch.long), tokens)
-    for _ in range(4):
-        inputs = reference.next(Strategy(), forward)
-        rows = [int((pixels / 255 == image).flatten(1).all(1).nonzero()) for image in inputs.images]
-        assert len(set(rows)) == 3
-        if tokens is None:
-            assert inputs.texts.classes == inputs.text_rows.tolist() == sorted(set(y[rows].tolist()))
-            assert inputs.text_rows[inputs.text_of_image].tolist() == y[rows].tolist()
-        else:
-            assert torch.equal(inputs.texts.tokens[inputs.text_of_image], tokens[rows]) and inputs.text_rows is None
-            assert len(inputs.texts.tokens.unique(dim=0)) == len(inputs.texts)
-    assert reference.stored().total == 0 and memory.stored().total > 0
-    with pytest.raises(InputError, match="mixture"):
-        ReplayedBatch(Model(), memory, mixture="half")
 
 
 def test_random_sentences_are_words_in_the_tokenizers_frame(random_model):

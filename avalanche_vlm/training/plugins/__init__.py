@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from avalanche_vlm.training.plugins.merging import AdapterFusionPlugin, InterpolationPlugin, TaskVectorMergePlugin
     from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
     from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
-    from avalanche_vlm.training.plugins.negatives import NegativeTextPlugin
     from avalanche_vlm.training.plugins.progress import ProgressPlugin
     from avalanche_vlm.training.plugins.projection import NullSpaceProjectionPlugin
     from avalanche_vlm.training.plugins.projection_fusion import ProjectionFusionPlugin
@@ -52,7 +51,6 @@ __all__ = [
     "MergedLowRankPlugin",
     "ModulePerTaskPlugin",
     "NearestMeanPlugin",
-    "NegativeTextPlugin",
     "NoTrainingPlugin",
     "NullSpaceProjectionPlugin",
     "ProgressPlugin",

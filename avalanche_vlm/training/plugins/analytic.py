@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
@@ -14,10 +13,12 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.models.feature_cache import FeatureCache
 from avalanche_vlm.models.heads.analytic import AnalyticHead
 from avalanche_vlm.training.data import experience_batches
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class NoTrainingPlugin(SupervisedPlugin):
+class NoTrainingPlugin(VLMPlugin, supports_distributed=True):
     """Freeze the model and leave every epoch out; what else happens around an experience does happen.
 
     For as long as an experience lasts the strategy's ``train_epochs`` are 0. Put it before plugins that plan with
@@ -26,19 +27,17 @@ class NoTrainingPlugin(SupervisedPlugin):
     :param model: frozen at construction.
     """
 
-    supports_distributed = True
-
     def __init__(self, model: VLM) -> None:
         super().__init__()
         model.freeze("image", "text", "scale")
         self._epochs: int | None = None
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._epochs is None:  # not after an experience that broke off
             self._epochs = strategy.train_epochs
         strategy.train_epochs = 0
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.train_epochs, self._epochs = self._epochs, None
 
 
@@ -54,8 +53,6 @@ class AnalyticHeadPlugin(NoTrainingPlugin):
     :raises InputError: if the model has another head already, or its images take another way than the tower alone.
     """
 
-    supports_distributed = False
-
     def __init__(self, model: VLM, head: AnalyticHead, cache: FeatureCache | None = None) -> None:
         if model.class_head is not None:
             raise InputError("the model has a class head already: an analytic head needs a plain zero-shot model")
@@ -68,12 +65,12 @@ class AnalyticHeadPlugin(NoTrainingPlugin):
         self.head, self.cache = head, cache
         model.class_head = head
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if isinstance(strategy.experience.dataset.eval()[0][0], ImageText):
             raise InputError("an analytic head needs a class-labelled stream; this one has image-text pairs")
         super().before_training_exp(strategy, **kwargs)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         model: VLM = strategy.model
         with model.evaluating(), autocast_of(strategy):

@@ -11,6 +11,7 @@ from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.reference.base import Reference
 from avalanche_vlm.training.teachers.base import TeacherPolicy
 from avalanche_vlm.weights.average import snapshot
@@ -43,11 +44,11 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         self.consolidation = consolidation
         self._anchor: dict[str, torch.Tensor] = {}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_training_exp(strategy, **kwargs)
         self._anchor = snapshot(strategy.model.trainable_parameters())
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         others = strategy.loss
         strategy.loss = torch.zeros_like(others)
         super().before_backward(strategy, **kwargs)
@@ -68,7 +69,7 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         strategy.loss += loss.detach() + sum((gradients[n] * (p - p.detach())).sum() for n, p in trainable.items())
         strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, adaptive_fisher(gradients))
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         self._anchor = {}  # the next task starts from the weights themselves
 

@@ -12,6 +12,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.taps import FeatureTapPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.reference.base import Inputs, Reference
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.training.teachers.base import Side, TeacherPolicy, scaled_cosines
@@ -80,8 +81,6 @@ class DistillationPlugin(FeatureTapPlugin):
     :param teachers: one or several.
     """
 
-    supports_distributed = False
-
     def __init__(
         self, model: VLM, loss: Loss, reference: Reference, teachers: TeacherPolicy | Sequence[TeacherPolicy]
     ) -> None:
@@ -92,13 +91,13 @@ class DistillationPlugin(FeatureTapPlugin):
         for teacher in self.teachers:
             teacher.prepare(model, reference)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_training_exp(strategy, **kwargs)
         self.reference.start(strategy)
         for teacher in self.teachers:
             teacher.start(strategy.model, self.reference, autocast_of(strategy))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         inputs = self.reference.next(strategy, self.features)
         if inputs is None:
             return
@@ -109,11 +108,11 @@ class DistillationPlugin(FeatureTapPlugin):
             )
             strategy.loss += self.loss(comparison)
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         for teacher in self.teachers:
             teacher.follow(strategy.model)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for part in (*self.teachers, self.reference):
             part.end()
         self._past += 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avalanche.training.plugins import SupervisedPlugin
-
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.experts import ExpertSite
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class SharedExpertsPlugin(SupervisedPlugin):
+class SharedExpertsPlugin(VLMPlugin):
     """The life of the experts whose gates a pool holds: put it after the
     :class:`~avalanche_vlm.training.plugins.ModulePerTaskPlugin` of the same places.
 
@@ -28,8 +28,6 @@ class SharedExpertsPlugin(SupervisedPlugin):
     :raises InputError: for a setting out of its range.
     """
 
-    supports_distributed = False
-
     def __init__(self, sites: Mapping[str, ExpertSite], *, balance: float = 0.01, freeze: int = 2) -> None:
         super().__init__()
         if balance < 0:
@@ -38,23 +36,22 @@ class SharedExpertsPlugin(SupervisedPlugin):
         self.balance = balance
         self.sites = dict(sites)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        # Before Avalanche rebuilds the optimizer.
+    def prepare_parameters(self, strategy: Strategy) -> None:
         for site in self.sites.values():
             site.start()
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         self._listen(bool(self.balance))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.balance:
             strategy.loss += self.balance * sum(b for site in self.sites.values() for b in site.balances or ())
         self._listen(False)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._listen(False)  # clears what a forward pass that raised has left
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for site in self.sites.values():
             site.freeze_most_used(self.freeze)
 

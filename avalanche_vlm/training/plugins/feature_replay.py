@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
@@ -19,12 +19,14 @@ from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
 from avalanche_vlm.models.vlm import TOWERS, VLM
 from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 Extra = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class FeatureReplayPlugin(SupervisedPlugin):
+class FeatureReplayPlugin(VLMPlugin):
     """Train one adapter on the image features, on the current batch and on features drawn from statistics of the past.
 
     The recipe of prototype augmentation (PASS, Zhu et al., CVPR 2021) with RAPF's Gaussian pseudo-features of old
@@ -55,8 +57,6 @@ class FeatureReplayPlugin(SupervisedPlugin):
         costs one more pass over every experience, whose features are held while it trains.
     :raises InputError: for a setting out of its range, or a model whose image path is taken.
     """
-
-    supports_distributed = False
 
     def __init__(
         self,
@@ -90,19 +90,19 @@ class FeatureReplayPlugin(SupervisedPlugin):
         self.compensate = compensate
         self._before: torch.Tensor | None = None
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.memory.by != "class" and not isinstance(strategy.experience.dataset.eval()[0][0], ImageText):
             raise InputError("feature replay on class labels needs FeatureMemory(by='class'), this one has by='task'")
         if self.compensate and len(self.memory) > 0:
             self._before = _plain_features(strategy)[0]
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory) == 0:
             return
         old = {name: column.to(strategy.device) for name, column in self.memory.sample(self.batch_size).items()}
         with autocast_of(strategy):
             adapted, logits, y = self._predict(strategy.model, old)
-            loss = strategy._criterion(logits, y)
+            loss = criterion_of(strategy)(logits, y)
             if self.extra is not None:
                 strategy.loss = strategy.loss + self.extra(strategy, adapted, y)
         if self.weight is not None:
@@ -112,7 +112,7 @@ class FeatureReplayPlugin(SupervisedPlugin):
         current, n_old = strategy.criterion(), len(old["features"])
         strategy.loss = strategy.loss + n_old / (len(strategy.mb_y) + n_old) * (loss - current)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         features, y, task_labels = _plain_features(strategy)
         if self._before is not None:
             self.memory.compensate(self._before, features)
@@ -139,7 +139,7 @@ class FeatureReplayPlugin(SupervisedPlugin):
         return adapted, model.similarity(adapted, text), torch.arange(len(features), device=features.device)
 
 
-def _plain_features(strategy: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _plain_features(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Unit-length features of the experience past the adapter ``[N, D]``, labels and task labels ``[N]``.
 
     For pairs the features are ``[N, 2 D]``: image beside text, over the root of two.

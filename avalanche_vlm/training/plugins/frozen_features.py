@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import as_feature_data
@@ -14,6 +13,8 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import LearnedClassesHead
 from avalanche_vlm.models.modules.feature_path import FeaturePath
 from avalanche_vlm.training.data import experience_batches
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
@@ -35,7 +36,7 @@ class FeatureRows(NamedTuple):
         return self.y.unique()
 
 
-class FrozenFeaturesPlugin(SupervisedPlugin):
+class FrozenFeaturesPlugin(VLMPlugin):
     """Base of methods that train a head on what a frozen image tower says.
 
     Every experience is encoded once, under its evaluation transforms, and the training loop gets the features in the
@@ -46,8 +47,6 @@ class FrozenFeaturesPlugin(SupervisedPlugin):
     :param head: answers for the classes learned.
     :raises InputError: if the model has another head already, or its images take another way than the tower alone.
     """
-
-    supports_distributed = False
 
     def __init__(self, model: VLM, head: LearnedClassesHead) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class FrozenFeaturesPlugin(SupervisedPlugin):
         self.rows: FeatureRows | None = None
         """The experience that is being trained."""
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def prepare_parameters(self, strategy: Strategy) -> None:
         if isinstance(strategy.experience.dataset.eval()[0][0], ImageText):
             raise InputError(f"{type(self.head).__name__} needs a class-labelled stream; this one has image-text pairs")
         # Avalanche moves the model when it adapts it, which comes next.
@@ -75,20 +74,20 @@ class FrozenFeaturesPlugin(SupervisedPlugin):
             parts = [(model.encode_image_plain(x), y, task) for x, y, task in experience_batches(strategy)]
         self.rows = FeatureRows(*map(torch.cat, zip(*parts, strict=True)))
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # On the CPU, from where worker processes can read them.
         strategy.adapted_dataset = as_feature_data(*(part.cpu() for part in self.training_rows(strategy)))
 
-    def training_rows(self, strategy: Any) -> FeatureRows:
+    def training_rows(self, strategy: Strategy) -> FeatureRows:
         """What is trained on: the experience's own samples."""
         return self.rows
 
-    def class_texts(self, strategy: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def class_texts(self, strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids of the experience's classes ``[n]``, and their text features as they are now ``[n, D]``."""
         model: VLM = strategy.model
         classes = self.rows.classes
         with model.evaluating(), autocast_of(strategy):
             return classes, model.prompt_features(classes)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.rows = None

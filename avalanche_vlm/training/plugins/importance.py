@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from avalanche.training.plugins import SupervisedPlugin
 from torch.utils.data import DataLoader, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
@@ -18,13 +17,15 @@ from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.average import State, snapshot
 
 Kind = Literal["true", "empirical"]
 
 
-class FisherPenaltyPlugin(SupervisedPlugin):
+class FisherPenaltyPlugin(VLMPlugin):
     """EWC (Kirkpatrick et al., arXiv 1612.00796): add ``weight / 2 * sum F (theta - anchor)^2``, where the anchor is
     where the last task ended and F the diagonal Fisher information of all tasks so far.
 
@@ -45,8 +46,6 @@ class FisherPenaltyPlugin(SupervisedPlugin):
     :param seed: of the samples and labels.
     :raises InputError: for a setting out of its range.
     """
-
-    supports_distributed = False
 
     def __init__(
         self,
@@ -70,13 +69,13 @@ class FisherPenaltyPlugin(SupervisedPlugin):
         self.anchor: State = {}
         self._draws = Draws(seed)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         trainable = strategy.model.trainable_parameters()
         anchor = {name: weight for name, weight in self.anchor.items() if name in trainable}
         if anchor:
             strategy.loss += self.weight / 2 * quadratic_penalty(trainable, anchor, self.fisher)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model: VLM = strategy.model
         trainable = model.trainable_parameters()
         new: State = {}
@@ -99,7 +98,7 @@ class FisherPenaltyPlugin(SupervisedPlugin):
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=tensor_bytes([*self.fisher.values(), *self.anchor.values()]))
 
-    def _losses(self, strategy: Any) -> Iterator[torch.Tensor]:
+    def _losses(self, strategy: Strategy) -> Iterator[torch.Tensor]:
         """The negative log-likelihood of every sample ``[B]``, batch by batch, with their graph."""
         data = strategy.experience.dataset.eval()
         generator = self._draws.next()

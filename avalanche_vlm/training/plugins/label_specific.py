@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.memory.density_fit import fit_density
@@ -19,6 +20,7 @@ from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.vlm import MASKED
 from avalanche_vlm.training.plugins.frozen_features import FrozenFeaturesPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 _MODULE = "task"
@@ -63,7 +65,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
             self.pool = ModulePool(named("text", inject_adapters(model.tower("text"), bottleneck=bottleneck)))
         self._seen: ForwardFeatures | None = None
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def prepare_parameters(self, strategy: Strategy) -> None:
         self._forget_module()  # of an experience that broke off
         super().before_train_dataset_adaptation(strategy)
         units, owners = [], []
@@ -73,24 +75,23 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
             centres = density.means[0][density.weights[0] > 0].to(of_class)
             units.append(centres)
             owners.append(c.expand(len(centres)))
-        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
         self.head.begin(torch.cat(units), torch.cat(owners))
         if self.pool is not None:
             self.pool.add(_MODULE)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm(strategy)
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm(strategy)
         if len(self.memory):
             strategy.model.taps.append(self._see)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory):
             strategy.model.taps.remove(self._see)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         seen, self._seen = self._seen, None
         if seen is None:
             return
@@ -105,12 +106,12 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
         logits = torch.full(competes.shape, MASKED, device=strategy.device)
         logits[:, seen.classes] = model.similarity(drawn["features"], seen.texts)
         with autocast_of(strategy):
-            loss = strategy._criterion(self.head.among_learned(drawn["features"], logits, competes), drawn["y"])
+            loss = criterion_of(strategy)(self.head.among_learned(drawn["features"], logits, competes), drawn["y"])
         share = len(old) / (len(old) + len(new))
         # The task loss afresh, since strategy.loss may hold what other plugins added: their weights stay theirs.
         strategy.loss = strategy.loss + share * (loss - strategy.criterion())
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.head.seal(*self.class_texts(strategy))
         self._forget_module()
         self.memory.fit(*self.rows, step=strategy.experience.current_experience)
@@ -122,7 +123,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
     def _see(self, features: ForwardFeatures) -> None:
         self._seen = features
 
-    def _disarm(self, strategy: Any) -> None:
+    def _disarm(self, strategy: Strategy) -> None:
         """Clear what a forward pass that raised has left."""
         self._seen = None
         if self._see in strategy.model.taps:

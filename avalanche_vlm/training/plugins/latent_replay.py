@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
@@ -15,10 +14,12 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.cut import TowerCut, default_cut
 from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class LatentReplayPlugin(SupervisedPlugin):
+class LatentReplayPlugin(VLMPlugin):
     """Freeze the lower image tower, store its outputs, and replay them into the upper part.
 
     Latent replay (arXiv 1912.01100): a replayed sample costs no pass through the lower layers, and no picture is kept.
@@ -38,8 +39,6 @@ class LatentReplayPlugin(SupervisedPlugin):
     :raises InputError: if the tower cannot be cut there, or the model has an image path.
     """
 
-    supports_distributed = False
-
     def __init__(self, model: VLM, memory: LatentMemory, *, layer: str | None = None, batch_size: int = 64) -> None:
         super().__init__()
         if model.detour is not None:
@@ -56,11 +55,11 @@ class LatentReplayPlugin(SupervisedPlugin):
         memory.check_room(tuple(blank.shape[1:]))
         self._images = 0
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if not self.cut.is_in(strategy.model):
             raise InputError("latent replay was made for another model than the one that is trained")
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         # Whoever evaluated the model in between has put the lower part back in training mode.
         self.cut.settle()
         self.cut.disarm()
@@ -79,7 +78,7 @@ class LatentReplayPlugin(SupervisedPlugin):
         self._images = len(x)
         self.cut.arm(old["latents"])
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         self.cut.disarm()
         if self._images not in (0, len(strategy.mbatch[0])):
             raise InputError(
@@ -88,14 +87,14 @@ class LatentReplayPlugin(SupervisedPlugin):
             )
         self._images = 0
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for x, y, task_labels in experience_batches(strategy):
             with autocast_of(strategy):
                 latents = self.cut.capture(images_of(x))
             tokens = x.tokens if isinstance(x, ImageText) else None
             self.memory.add(latents, y, task_labels, tokens, step=strategy.experience.current_experience)
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval(self, strategy: Strategy, **kwargs: Any) -> None:
         # A pass that failed before the cut leaves it armed.
         self.cut.disarm()
 

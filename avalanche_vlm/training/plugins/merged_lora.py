@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
-from avalanche.training.plugins import SupervisedPlugin
-
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import DEFAULT_PATTERN, PARTS, LoRALayer, inject_lora
 from avalanche_vlm.models.modules.tail import TailLowRank
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 Init = Literal["lora", "tail", "residual"]
 
@@ -20,7 +20,7 @@ _NAME = "task"
 """Of every task's module: Avalanche then puts the new one in the old one's place in the optimizer."""
 
 
-class MergedLowRankPlugin(SupervisedPlugin):
+class MergedLowRankPlugin(VLMPlugin):
     """Freeze the VLM, learn a low-rank module of some layers per experience, and add it to their weights at its end.
 
     Nothing is kept between tasks, and the deployed model has the parameters that it had before. The module of the next
@@ -47,8 +47,6 @@ class MergedLowRankPlugin(SupervisedPlugin):
     :raises InputError: for a tower, part or kind that there is not, a number out of its range, or layers that cannot
         be adapted.
     """
-
-    supports_distributed = False
 
     def __init__(
         self,
@@ -81,13 +79,12 @@ class MergedLowRankPlugin(SupervisedPlugin):
             found = inject_lora(model.tower(tower), rank=rank, alpha=alpha, pattern=pattern, parts=parts, make=make)
             self.layers += found.values()
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
+    def prepare_parameters(self, strategy: Strategy) -> None:
         for layer in self.layers:
             layer.add(_NAME)
             layer.active = _NAME
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for layer in self.layers:
             layer.merge(_NAME, self.merge)
 

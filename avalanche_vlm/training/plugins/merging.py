@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.weights.average import State, interpolate, snapshot, update_running_mean
 from avalanche_vlm.weights.svd_fusion import svd_fusion
 from avalanche_vlm.weights.task_vectors import (
@@ -33,7 +34,7 @@ SCALES: dict[str, float] = {"magmax": 0.5, "average": 1.0, "random": 1.0, "ties"
 over the number of tasks)."""
 
 
-class InterpolationPlugin(SupervisedPlugin):
+class InterpolationPlugin(VLMPlugin, supports_distributed=True):
     """End every task between where it started and where it came to: ``(1 - weight) start + weight end``, WiSE-FT
     (Wortsman et al., arXiv 2109.01903, eq. 1) applied task by task, as ZSCL's code does (arXiv 2303.06628).
 
@@ -45,8 +46,6 @@ class InterpolationPlugin(SupervisedPlugin):
     :raises InputError: for a weight outside.
     """
 
-    supports_distributed = True
-
     def __init__(self, weight: float = 0.8) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
@@ -54,11 +53,11 @@ class InterpolationPlugin(SupervisedPlugin):
         self.weight = weight
         self._start: State = {}
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._start = snapshot(strategy.model.trainable_parameters())
 
     @torch.no_grad()
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         weights = dict(strategy.model.named_parameters())
         for name, start in self._start.items():
             weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
@@ -68,7 +67,7 @@ class InterpolationPlugin(SupervisedPlugin):
         return StoredBytes(ram=tensor_bytes(self._start.values()))
 
 
-class TaskVectorMergePlugin(SupervisedPlugin):
+class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     """Fine-tune from task to task, and after each give out the initial weights plus a merge of all task vectors.
 
     The vector of a task is what the weights have moved from the *initial* ones, those before the first task, when it
@@ -103,8 +102,6 @@ class TaskVectorMergePlugin(SupervisedPlugin):
         than in the first task.
     """
 
-    supports_distributed = True
-
     def __init__(self, method: Merge = "magmax", scale: float | None = None, keep: float = 0.2, seed: int = 0) -> None:
         super().__init__()
         if method not in SCALES:
@@ -124,7 +121,7 @@ class TaskVectorMergePlugin(SupervisedPlugin):
         self._given_out = False
 
     @torch.no_grad()
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def prepare_parameters(self, strategy: Strategy) -> None:
         # The first callback of a task: all that snapshot the weights in before_training_exp see those that train on.
         if not self._given_out:
             return  # a task that was interrupted and starts again
@@ -136,7 +133,7 @@ class TaskVectorMergePlugin(SupervisedPlugin):
             self._other = {}
         self._given_out = False
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         weights = strategy.model.trainable_parameters()
         if not self._initial:
             self._initial = snapshot(weights)
@@ -149,7 +146,7 @@ class TaskVectorMergePlugin(SupervisedPlugin):
             )
 
     @torch.no_grad()
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         weights = self._of_first_task(strategy)
         for name, vector in self._merged(weights):
             self._other[name] = weights[name].detach().clone()
@@ -161,7 +158,7 @@ class TaskVectorMergePlugin(SupervisedPlugin):
         sums = [] if self._sums is None else vars(self._sums).values()
         return StoredBytes(ram=sum(tensor_bytes(part.values()) for part in (self._initial, self._other, *sums)))
 
-    def _of_first_task(self, strategy: Any) -> State:
+    def _of_first_task(self, strategy: Strategy) -> State:
         # By name and not by requires_grad: a plugin may freeze what it trained as the task ends.
         return {name: p for name, p in strategy.model.named_parameters() if name in self._initial}
 
@@ -190,7 +187,7 @@ class TaskVectorMergePlugin(SupervisedPlugin):
             yield name, merged[name]
 
 
-class AdapterFusionPlugin(SupervisedPlugin):
+class AdapterFusionPlugin(VLMPlugin, supports_distributed=True):
     """Fuse a linear adapter with what it was before the task: RAPF's fusion (Huang et al., arXiv 2407.14143).
 
     What is fused is the whole map, identity plus W, by :func:`~avalanche_vlm.weights.svd_fusion.svd_fusion`. The first
@@ -202,8 +199,6 @@ class AdapterFusionPlugin(SupervisedPlugin):
     :raises InputError: for another adapter or bias.
     """
 
-    supports_distributed = True
-
     def __init__(self, adapter: FeatureAdapter, bias: float = 0.6) -> None:
         super().__init__()
         if adapter.down is not None:
@@ -214,11 +209,11 @@ class AdapterFusionPlugin(SupervisedPlugin):
         self._before: torch.Tensor | None = None
         self._tasks = 0
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._before = self.adapter.up.weight.detach().clone() if self._tasks else None
 
     @torch.no_grad()
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._before is not None:
             weight = self.adapter.up.weight
             identity = torch.eye(len(weight), device=weight.device, dtype=weight.dtype)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes
@@ -16,9 +15,11 @@ from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.models.routers import Router
 from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class ModulePerTaskPlugin(SupervisedPlugin):
+class ModulePerTaskPlugin(VLMPlugin):
     """Freeze the VLM, learn a module per experience, and fit a router that needs no task id.
 
     A sample that the router places in no known task is answered by the pretrained model itself, so with image modules
@@ -29,8 +30,6 @@ class ModulePerTaskPlugin(SupervisedPlugin):
     :param router: fitted on the plain tower's features of every experience after it was trained.
     :raises InputError: if the model's samples are routed already, or take another way.
     """
-
-    supports_distributed = False
 
     def __init__(self, model: VLM, sites: Mapping[str, Site], router: Router) -> None:
         super().__init__()
@@ -43,14 +42,13 @@ class ModulePerTaskPlugin(SupervisedPlugin):
         self.router = router
         model.routed = RoutedPool(self.pool, router).train(model.training)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
+    def prepare_parameters(self, strategy: Strategy) -> None:
         name = f"task_{len(self.pool)}"
         self.pool.add(name)
         strategy.model.routed.of_label |= dict.fromkeys(strategy.experience.task_labels, name)
 
     @torch.no_grad()
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model: VLM = strategy.model
         features, labels = [], []
         with self.pool.using(None):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory, StoredBytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.nearest_mean import NearestMeanHead
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class NearestMeanPlugin(SupervisedPlugin):
+class NearestMeanPlugin(VLMPlugin):
     """Give the model a nearest-mean head, and its means anew after every experience.
 
     Put it after the plugin that fills the memory: the means are those of what is then stored, under the encoder as it
@@ -25,8 +26,6 @@ class NearestMeanPlugin(SupervisedPlugin):
     :raises InputError: if the model has another head already.
     """
 
-    supports_distributed = False
-
     def __init__(self, model: VLM, memory: ExemplarMemory) -> None:
         super().__init__()
         if model.class_head is not None:
@@ -35,11 +34,11 @@ class NearestMeanPlugin(SupervisedPlugin):
         self.head = NearestMeanHead(float(model.scale))
         model.class_head = self.head
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if isinstance(strategy.experience.dataset.eval()[0][0], ImageText):
             raise InputError("nearest means of exemplars need a class-labelled stream; this one has image-text pairs")
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model: VLM = strategy.model
         features, labels = [], []
         with model.evaluating():

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from avalanche.training.plugins import SupervisedPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class ProgressPlugin(SupervisedPlugin):
+class ProgressPlugin(VLMPlugin, supports_distributed=True):
     """Reports every training iteration to a callback ``(experience, iteration, iterations)``."""
-
-    supports_distributed = True
 
     def __init__(self, callback: Callable[[int, int, int], None]) -> None:
         super().__init__()
         self._callback = callback
         self._iteration = 0
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._iteration = 0
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._iteration += 1
         total = len(strategy.dataloader) * strategy.train_epochs
         self._callback(strategy.experience.current_experience, self._iteration, total)

@@ -8,20 +8,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.weights.subspaces import accumulate_covariance, null_space, project
 
 DEFAULT_PATTERN = r"resblocks\.\d+\.mlp\.(c_fc|c_proj)$"
 """Both linear layers of every block's MLP in open_clip's own image towers; timm's call them fc1 and fc2."""
 
 
-class NullSpaceProjectionPlugin(SupervisedPlugin):
+class NullSpaceProjectionPlugin(VLMPlugin):
     """Project every update of chosen linear layers onto the null space of the inputs they had in past experiences.
 
     GNSP's projection (arXiv 2507.19839): after each experience the uncentred covariance of each layer's inputs over its
@@ -58,8 +59,6 @@ class NullSpaceProjectionPlugin(SupervisedPlugin):
     :raises InputError: if nothing matches, a match is no linear layer, or the tail energy is out of its range.
     """
 
-    supports_distributed = False
-
     def __init__(
         self,
         model: VLM,
@@ -81,28 +80,28 @@ class NullSpaceProjectionPlugin(SupervisedPlugin):
         self._bases: dict[str, torch.Tensor] = {}
         self._before: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def prepare_parameters(self, strategy: Strategy) -> None:
         # Before the optimizer is fitted to what trains.
         if self.freeze_rest and self.covariances:
             kept = {id(p) for layer in self.layers.values() for p in layer.parameters()}
             for parameter in strategy.model.parameters():
                 parameter.requires_grad_(parameter.requires_grad and id(parameter) in kept)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         inside = {id(module) for module in strategy.model.modules()}
         if not all(id(layer) in inside for layer in self.layers.values()):
             raise InputError("null-space projection was made for another model than the one that is trained")
         for name, covariance in self.covariances.items():
             self._bases[name] = null_space(covariance.to(self.layers[name].weight.device), self.tail_energy)
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         for name in self._bases:
             layer = self.layers[name]
             bias = layer.bias if self.hold_biases else None
             self._before[name] = layer.weight.detach().clone(), None if bias is None else bias.detach().clone()
 
     @torch.no_grad()
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         for name, (weight, bias) in self._before.items():
             layer = self.layers[name]
             layer.weight.copy_(weight + project(layer.weight - weight, input_basis=self._bases[name]))
@@ -110,7 +109,7 @@ class NullSpaceProjectionPlugin(SupervisedPlugin):
                 layer.bias.copy_(bias)
         self._before = {}
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._bases = {}
         model: VLM = strategy.model
         found = {

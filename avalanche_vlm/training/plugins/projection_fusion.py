@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive
 from avalanche_vlm.memory import ExemplarMemory, StoredBytes
@@ -15,6 +16,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import ProjectionFusionHead
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.plugins.frozen_features import FeatureRows, FrozenFeaturesPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
@@ -41,13 +43,12 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin):
         self.transform = model.transforms.eval
         super().__init__(model, head)
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def prepare_parameters(self, strategy: Strategy) -> None:
         super().before_train_dataset_adaptation(strategy)
-        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
         self.head.begin()
 
     @torch.no_grad()
-    def training_rows(self, strategy: Any) -> FeatureRows:
+    def training_rows(self, strategy: Strategy) -> FeatureRows:
         """The experience's samples and all exemplars."""
         model: VLM = strategy.model
         parts = [self.rows]
@@ -58,19 +59,19 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin):
                 parts.append(FeatureRows(model.encode_image_plain(images), *old))
         return FeatureRows(*map(torch.cat, zip(*parts, strict=True)))
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.head.learn(self.rows.features, self.rows.y, *self.class_texts(strategy))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         head, y = self.head, strategy.mb_y
         with autocast_of(strategy):
-            prototypes = strategy._criterion(head.take_prototype_logits(), y)
+            prototypes = criterion_of(strategy)(head.take_prototype_logits(), y)
         with torch.autocast(strategy.device.type, enabled=False):
             images = head.project_images(strategy.mb_x.float())
             similarities = head.cosine_logits(images, head.project_texts(head.texts[y]))
             strategy.loss = strategy.loss + multi_positive_contrastive(similarities, y) + prototypes
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.head.seal()
         self.memory.resize(max_samples=self.per_class * int(self.head.known.sum()))
         keys = herding_ranks(self.rows.features, self.rows.y, self.per_class)

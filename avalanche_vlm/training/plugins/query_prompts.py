@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.query_prompts import QueryPromptPath, QueryPromptPool
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class QueryPromptPlugin(SupervisedPlugin):
+class QueryPromptPlugin(VLMPlugin):
     """Freeze the VLM, send its images through a pool of prompts, and add the pool's penalty to the loss.
 
     Texts keep their features. Images do not, whether a task was trained on their like or not: nothing stays out, so
@@ -25,8 +26,6 @@ class QueryPromptPlugin(SupervisedPlugin):
     :raises InputError: if the weight is negative, the model's images take another way already, or prompts cannot enter
         its tower.
     """
-
-    supports_distributed = False
 
     def __init__(self, model: VLM, pool: QueryPromptPool, weight: float = 1.0) -> None:
         super().__init__()
@@ -40,25 +39,24 @@ class QueryPromptPlugin(SupervisedPlugin):
         model.image_path = self.path
         self._query: torch.Tensor | None = None
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
+    def prepare_parameters(self, strategy: Strategy) -> None:
         self.path.pool.begin_task()
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm()
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm()
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm()
         self.path.taps.append(self._keep)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         self.path.taps.remove(self._keep)
         self.path.pool.observe(self._query)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.loss += self.weight * self.path.penalty(self._query)
         self._query = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
@@ -13,10 +12,12 @@ from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.criteria import criterion_for
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class ReferenceReplayPlugin(SupervisedPlugin):
+class ReferenceReplayPlugin(VLMPlugin):
     """Train on reference pairs beside the stream, with the contrastive loss that the model was pretrained with.
 
     Together with exemplars this is the batch of FoMo-in-Flux (Roth et al., arXiv 2408.14471): a part of pretraining
@@ -29,8 +30,6 @@ class ReferenceReplayPlugin(SupervisedPlugin):
     :param seed: of their order.
     """
 
-    supports_distributed = False
-
     def __init__(self, model: VLM, reference: ReferencePairs, batch_size: int = 64, seed: int = 0) -> None:
         super().__init__()
         self.reference = reference
@@ -40,7 +39,7 @@ class ReferenceReplayPlugin(SupervisedPlugin):
         self.criterion = criterion_for("pairs", model)
         self._passes = Passes(len(reference), batch_size, seed)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         indices = self._passes.next()
         images = self.reference.batch(indices.tolist())
         pairs = ImageText(images, self.tokens[indices]).to(strategy.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
@@ -15,9 +14,11 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class ExemplarReplayPlugin(SupervisedPlugin):
+class ExemplarReplayPlugin(VLMPlugin):
     """Replay exemplars of past experiences with every training minibatch.
 
     They are appended to the minibatch; with ``share`` they take the place of new samples, and an iteration costs what
@@ -35,8 +36,6 @@ class ExemplarReplayPlugin(SupervisedPlugin):
         replayed; or ``"proportional"``, as many as the memory has beside the experience's data.
     :raises InputError: for an unknown mixture or a share out of range.
     """
-
-    supports_distributed = False
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class ExemplarReplayPlugin(SupervisedPlugin):
         self.batch_size = whole(batch_size, 1, "the number of replayed samples")
         self.mixture: Mixture = mixture
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory) == 0:
             return
         n = self.batch_size if self.share is None else self._make_room(strategy)
@@ -73,7 +72,7 @@ class ExemplarReplayPlugin(SupervisedPlugin):
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(strategy.device)])
         strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(strategy.device)])
 
-    def _make_room(self, strategy: Any) -> int:
+    def _make_room(self, strategy: Strategy) -> int:
         """Drop as much of the minibatch, whose order is random, as is replayed; at least one new sample stays."""
         stored, new = len(self.memory), len(strategy.experience.dataset)
         share = stored / (stored + new) if self.share == "proportional" else self.share
@@ -82,7 +81,7 @@ class ExemplarReplayPlugin(SupervisedPlugin):
         strategy.mbatch[:] = [part[: size - n] for part in strategy.mbatch]
         return n
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         # One pass for features where the policy needs them and one for pixels: what is rejected is never held.
         keys = _keys(strategy, self.memory)
         step, start = strategy.experience.current_experience, 0
@@ -101,7 +100,7 @@ class ExemplarReplayPlugin(SupervisedPlugin):
         return self.memory.stored()
 
 
-def _keys(strategy: Any, memory: ExemplarMemory) -> torch.Tensor | None:
+def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
     """The keys of the experience's samples, in order; None where the memory draws its own."""
     policy = memory.policy
     if policy not in ("herding", "hardest"):

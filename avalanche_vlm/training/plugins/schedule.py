@@ -6,7 +6,8 @@ import math
 import warnings
 from typing import Any
 
-from avalanche.training.plugins import SupervisedPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
 def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.0) -> float:
@@ -26,15 +27,13 @@ def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.0) -> flo
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class WarmupCosinePlugin(SupervisedPlugin):
+class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
     """Linear warm-up and cosine decay within every experience, set before each update.
 
     :param warmup: iterations of warm-up. A warm-up longer than the task is warned about: a task would end before its
         learning rate was ever reached.
     :param floor: factor of the base learning rate at the end of the experience.
     """
-
-    supports_distributed = True
 
     def __init__(self, warmup: int = 0, floor: float = 0.0) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class WarmupCosinePlugin(SupervisedPlugin):
         self._step = 0
         self._total = 0
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         groups = strategy.optimizer.param_groups
         self._base = self._base or [group["lr"] for group in groups]
         self._step, self._total = 0, len(strategy.dataloader) * strategy.train_epochs
@@ -55,12 +54,12 @@ class WarmupCosinePlugin(SupervisedPlugin):
                 stacklevel=2,
             )
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         factor = warmup_cosine(self._step, self._total, self.warmup, self.floor)
         for group, base in zip(strategy.optimizer.param_groups, self._base, strict=True):
             group["lr"] = base * factor
         self._step += 1
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for group, base in zip(strategy.optimizer.param_groups, self._base, strict=True):
             group["lr"] = base

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from avalanche.training.plugins import SupervisedPlugin
-
 from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import Site
+from avalanche_vlm.training.plugins.base import VLMPlugin
 
 
-class SharedModulePlugin(SupervisedPlugin):
+class SharedModulePlugin(VLMPlugin):
     """Freeze the VLM and train one module on every experience in turn: how prompt learning is run on a stream where it
     serves as a baseline.
 
@@ -22,8 +21,6 @@ class SharedModulePlugin(SupervisedPlugin):
     :param model: adapted in place at construction: towers frozen, the module added and active.
     :param sites: where the module acts, in the model's towers, by ``image.`` or ``text.`` and a name.
     """
-
-    supports_distributed = False
 
     def __init__(self, model: VLM, sites: Mapping[str, Site]) -> None:
         super().__init__()

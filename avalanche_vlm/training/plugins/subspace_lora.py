@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from avalanche.models import avalanche_forward
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
@@ -25,6 +25,8 @@ from avalanche_vlm.models.modules.lora import (
 from avalanche_vlm.models.modules.low_rank import SubspaceLowRank
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.subspaces import accumulate_covariance
 
@@ -35,7 +37,7 @@ Place = tuple[str, str]
 """A layer, and which of its weights."""
 
 
-class SubspaceLoRAPlugin(SupervisedPlugin):
+class SubspaceLoRAPlugin(VLMPlugin):
     """Freeze the VLM, learn in every experience a low-rank change of the weights that reads nothing from a protected
     subspace of their inputs, and merge it at the end: KeepLoRA (Luo et al., arXiv 2601.19659).
 
@@ -64,8 +66,6 @@ class SubspaceLoRAPlugin(SupervisedPlugin):
     :raises InputError: for a tower or part that there is not, a number out of its range, or layers that cannot be
         adapted.
     """
-
-    supports_distributed = False
 
     def __init__(
         self,
@@ -100,19 +100,18 @@ class SubspaceLoRAPlugin(SupervisedPlugin):
                 weight.new_zeros(weight.shape[1], 0), weight.T @ weight, shares.get(where.partition(".")[0], 0.0)
             )
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        # Before Avalanche rebuilds the optimizer, which is how the new parameters get into it.
+    def prepare_parameters(self, strategy: Strategy) -> None:
         for layer in self.layers.values():
             layer.add(_NAME)
             layer.active = _NAME
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for place, gradient in self._gradients(strategy).items():
             module = self.layers[place[0]].bank[_NAME][place[1]]
             basis = self.bases[place].to(gradient)
             module.read(directions(gradient, basis, len(module.A)))
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for layer in self.layers.values():
             layer.merge(_NAME)
         for place, covariance in self._covariances(strategy).items():
@@ -128,7 +127,7 @@ class SubspaceLoRAPlugin(SupervisedPlugin):
             for part, weight in layer.weights().items():
                 yield (where, part), weight
 
-    def _gradients(self, strategy: Any) -> dict[Place, torch.Tensor]:
+    def _gradients(self, strategy: Strategy) -> dict[Place, torch.Tensor]:
         """The mean gradient ``[out, in]`` of every weight over the batches of the experience, as it would be trained
         whole from where it is. The new modules have no directions yet, so that they take no part."""
         parents = {
@@ -143,7 +142,7 @@ class SubspaceLoRAPlugin(SupervisedPlugin):
             for batch in strategy.dataloader:
                 x, y, *_, task_labels = (part.to(strategy.device) for part in batch)
                 with autocast_of(strategy):
-                    loss = strategy._criterion(avalanche_forward(strategy.model, x, task_labels), y)
+                    loss = criterion_of(strategy)(avalanche_forward(strategy.model, x, task_labels), y)
                 found = torch.autograd.grad(loss, list(parents.values()), allow_unused=True)
                 for where, gradient in zip(parents, found, strict=True):
                     if gradient is None:
@@ -161,7 +160,7 @@ class SubspaceLoRAPlugin(SupervisedPlugin):
             start = 0 if part == "weight" else PARTS.index(part) * len(weight)
             yield (where, part), slice(start, start + len(weight))
 
-    def _covariances(self, strategy: Any) -> dict[Place, torch.Tensor]:
+    def _covariances(self, strategy: Strategy) -> dict[Place, torch.Tensor]:
         """The uncentred covariance ``[in, in]`` of every weight's inputs over the experience."""
         model: VLM = strategy.model
         found = {}

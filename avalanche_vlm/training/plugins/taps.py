@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche.training.plugins import SupervisedPlugin
-
 from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 
-class FeatureTapPlugin(SupervisedPlugin):
+class FeatureTapPlugin(VLMPlugin):
     """Base of plugins that need the features of the minibatch, without encoding it again.
 
     After the forward pass :attr:`features` holds them, with their graph.
@@ -17,23 +17,23 @@ class FeatureTapPlugin(SupervisedPlugin):
 
     features: ForwardFeatures | None = None
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm(strategy)
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+    def before_eval(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm(strategy)
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         self._disarm(strategy)
         strategy.model.taps.append(self._keep)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.model.taps.remove(self._keep)
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         self.features = None  # and with it the graph
 
-    def _disarm(self, strategy: Any) -> None:
+    def _disarm(self, strategy: Strategy) -> None:
         """Clear what a forward pass that raised has left."""
         self.features = None
         if self._keep in strategy.model.taps:

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
@@ -15,10 +14,12 @@ from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class TextReplayPlugin(SupervisedPlugin):
+class TextReplayPlugin(VLMPlugin):
     """Keep texts of past experiences where the text tower put them, without keeping a single image.
 
     After an experience its captions (for classes, its prompts) are stored as token ids with their features; later the
@@ -32,8 +33,6 @@ class TextReplayPlugin(SupervisedPlugin):
     :raises InputError: if the text tower is frozen, and so could not drift.
     """
 
-    supports_distributed = False
-
     def __init__(self, model: VLM, memory: LatentMemory, *, batch_size: int = 64, weight: float = 1.0) -> None:
         super().__init__()
         if "text" in model.frozen:
@@ -44,7 +43,7 @@ class TextReplayPlugin(SupervisedPlugin):
             raise InputError(f"the weight of replayed texts is a number of 0 or more, not {weight}")
         self.weight = weight
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory) == 0:
             return
         old = self.memory.sample(self.batch_size)
@@ -53,7 +52,7 @@ class TextReplayPlugin(SupervisedPlugin):
         cosines = (features.float() * old["latents"].to(strategy.device)).sum(1)
         strategy.loss += self.weight * (1 - cosines).mean()
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model: VLM = strategy.model
         tokens, y, task_labels = _texts(strategy)
         # A text that comes again keeps the feature that it had at first: two would pull it apart.
@@ -70,7 +69,7 @@ class TextReplayPlugin(SupervisedPlugin):
         return self.memory.stored()
 
 
-def _texts(strategy: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _texts(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The experience's distinct texts: tokens ``[N, L]``, class or caption ids and task labels ``[N]``."""
     model: VLM = strategy.model
     experience = strategy.experience

@@ -1,4 +1,4 @@
-"""What student and teachers are compared on: the current batch, a user's pairs, texts alone, replayed pictures,
+"""What student and teachers are compared on: the current batch, a user's pairs, texts alone,
 generated pairs."""
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from avalanche_vlm.training.reference.base import Inputs, Reference
     from avalanche_vlm.training.reference.current import CurrentBatch, random_sentences
     from avalanche_vlm.training.reference.pairs import ReferenceSet
-    from avalanche_vlm.training.reference.replayed import ReplayedBatch
     from avalanche_vlm.training.reference.synthetic import SyntheticPairs
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
-__all__ = ["CurrentBatch", "Inputs", "Reference", "ReferenceSet", "ReplayedBatch", "SyntheticPairs", "random_sentences"]
+__all__ = ["CurrentBatch", "Inputs", "Reference", "ReferenceSet", "SyntheticPairs", "random_sentences"]
