@@ -1,11 +1,8 @@
-"""Streams and reference pairs from a table: CSV, TSV or JSONL."""
+"""Streams and reference pairs from a table, of any format that gives rows."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +10,8 @@ from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.errors import InputError
-
-Row = tuple[int, dict[str, Any]]
-"""Line number in the file (1 is the first line) and the row's fields."""
-
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def table_stream(
@@ -61,7 +54,7 @@ def table_stream(
     """
     path = Path(path)
     problems = Problems(on_error)
-    rows = list(_read(path, problems))
+    rows = list(read_rows(path, problems))
     columns = {column for _, fields in rows for column in fields}
     if kind not in (None, "classes", "pairs"):
         raise InputError(f"kind is classes or pairs, not {kind!r}")
@@ -118,7 +111,7 @@ def reference_table(
     """
     path = Path(path)
     problems = Problems(on_error)
-    items = readable(_items(path, list(_read(path, problems)), "caption", image_root, problems), problems)
+    items = readable(_items(path, list(read_rows(path, problems)), "caption", image_root, problems), problems)
     if not items:
         raise InputError(f"{path} has no usable rows")
     captions = tuple(i.text for i in items)
@@ -160,66 +153,3 @@ def _items(
 def _encodable(text: str) -> bool:
     """False for half a surrogate pair, which JSON can hold and UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _read(path: Path, problems: Problems) -> Iterator[Row]:
-    """The rows of a table; malformed ones are problems."""
-    suffix = path.suffix.lower()
-    if suffix not in (*_DELIMITERS, ".jsonl"):
-        raise InputError(f"{path} is no table that can be read: its name must end in .csv, .tsv or .jsonl")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no table at {path}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    yield from _read_jsonl(path, text, problems) if suffix == ".jsonl" else _read_csv(path, text, problems)
-
-
-def _read_csv(path: Path, text: str, problems: Problems) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
-    header: list[str] | None = None
-    line = 1
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            # A quote that never closes swallows the rest of the file, which must not pass for one bad row.
-            if header is None or "unexpected end" in str(error):
-                raise InputError(f"{path}, row {line}: a quoted field is not closed properly ({error})") from error
-            problems.add(f"{path}, row {line}: {error}")
-            line = reader.line_num + 1
-            continue
-        start, line = line, reader.line_num + 1
-        if not fields:
-            continue
-        if header is None:
-            header = [field.strip().lower() for field in fields]
-            for column in header:
-                if header.count(column) > 1:
-                    raise InputError(f"{path} has more than one column called {column!r}")
-        elif len(fields) != len(header):
-            problems.add(f"{path}, row {start}: {len(fields)} fields where the header has {len(header)}")
-        else:
-            yield start, dict(zip(header, fields, strict=True))
-
-
-def _read_jsonl(path: Path, text: str, problems: Problems) -> Iterator[Row]:
-    # Not splitlines(): JSON strings may hold line separators of Unicode unescaped.
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            fields = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            # Besides malformed text: integers of thousands of digits and bottomless nesting.
-            problems.add(f"{path}, row {line}: not JSON ({getattr(error, 'msg', error)})")
-            continue
-        if isinstance(fields, dict):
-            yield line, fields
-        else:
-            problems.add(f"{path}, row {line}: expected a JSON object")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, pairs_stream, reference_table, table_stream
 from avalanche_vlm.benchmarks.sources.assemble import Problems, split_indices
-from avalanche_vlm.benchmarks.sources.table import _read
+from avalanche_vlm.benchmarks.sources.registry import read_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.tiny import build_tokenizer
 
@@ -227,7 +227,7 @@ def test_any_caption_survives_both_formats(tmp_path_factory, texts):
     lines = [json.dumps({"image": f"{i}.png", "caption": t}, ensure_ascii=False) for i, t in enumerate(texts)]
     (folder / "a.jsonl").write_bytes("\n".join(lines).encode())
     for name in ("a.csv", "a.jsonl"):
-        rows = list(_read(folder / name, Problems("raise")))
+        rows = list(read_rows(folder / name, Problems("raise")))
         assert [fields["caption"] for _, fields in rows] == texts
 
 

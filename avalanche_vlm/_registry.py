@@ -1,0 +1,100 @@
+"""Things that are found by name: shipped ones, those that a user registers, those of other distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from avalanche_vlm.errors import InputError
+
+T = TypeVar("T")
+
+
+def resolve(where: str) -> Any:
+    """What a reference of an entry point's form stands for.
+
+    :param where: ``"package.module:name"``.
+    :return: the member of that module.
+
+    >>> resolve("math:gcd")(12, 18)
+    6
+    """
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+class Registry(Generic[T]):
+    """Declarations by name. Other distributions bring theirs as entry points, loaded when they are asked for.
+
+    :param what: what one of them is called in a sentence, such as ``"benchmark"``.
+    :param kind: the class of a declaration, which has a ``name``.
+    :param group: group of entry points; an entry point bears the declaration's name and refers to the declaration.
+    """
+
+    def __init__(self, what: str, kind: type[T], group: str) -> None:
+        self.what, self.kind, self.group = what, kind, group
+        self._known: dict[str, T] = {}
+        self._outside: dict[str, Any] | None = None
+
+    def add(self, declaration: T) -> T:
+        """Register a declaration.
+
+        :param declaration: what is registered, under its own name.
+        :return: the declaration.
+        :raises InputError: if the name is taken.
+        """
+        name: str = declaration.name  # type: ignore[attr-defined]
+        if name in self._known:
+            raise InputError(f"a {self.what} called {name!r} is registered already: {self._known[name]!r}")
+        self._known[name] = declaration
+        return declaration
+
+    def names(self) -> list[str]:
+        """The names, those of other distributions last. Nothing is loaded.
+
+        :raises InputError: if two distributions claim one name.
+        """
+        return [*self._known, *(name for name in self._entry_points() if name not in self._known)]
+
+    def get(self, name: str) -> T:
+        """The declaration of that name.
+
+        :param name: a registered name, or that of an entry point, which is loaded now.
+        :return: the declaration.
+        :raises InputError: if there is none, or what should bring it does not load.
+        """
+        if name not in self._known:
+            outside = self._entry_points()
+            if name not in outside:
+                raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(self.names())}")
+            self._known[name] = self._loaded(outside[name])
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[T]:
+        return (self.get(name) for name in self.names())
+
+    def _entry_points(self) -> dict[str, Any]:
+        if self._outside is None:
+            from importlib.metadata import entry_points
+
+            found: dict[str, Any] = {}
+            for point in entry_points(group=self.group):
+                taken = self._known.get(point.name) or found.get(point.name)
+                if taken is not None:
+                    raise InputError(f"two {self.what}s are called {point.name!r}: {point.value} and {taken}")
+                found[point.name] = point
+            self._outside = found
+        return self._outside
+
+    def _loaded(self, point: Any) -> T:
+        where = f"the {self.what} {point.name!r} ({point.value}, entry point of {self.group})"
+        try:
+            declaration = point.load()
+        except Exception as error:  # code of another distribution fails in ways of its own
+            raise InputError(f"{where} does not load: {type(error).__name__}: {error}") from error
+        if not isinstance(declaration, self.kind):
+            raise InputError(f"{where} is no {self.kind.__name__} but a {type(declaration).__name__}")
+        if declaration.name != point.name:  # type: ignore[attr-defined]
+            raise InputError(f"{where} calls itself {declaration.name!r}")  # type: ignore[attr-defined]
+        return declaration

@@ -1,0 +1,242 @@
+"""Benchmarks by name: what there is, what each is, and how one is built for a model.
+
+A benchmark is one declaration here (or in a distribution of yours, as an entry point of the group
+``avalanche_vlm.benchmarks``), and the command line, :func:`create` and the lists take it from there. This module is
+light: a benchmark's code is imported when it is described or built.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from avalanche_vlm._registry import Registry, resolve
+from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+
+FROM_MODEL = ("train_transform", "eval_transform", "tokenizer")
+"""Parameters of a factory that a model brings, and that are no options of the benchmark."""
+KINDS = ("classes", "pairs")
+"""Class-labelled streams, and streams of images with texts."""
+
+
+class TransformPair(Protocol):
+    """The image transforms of a model: with its augmentation for training, without for evaluation."""
+
+    @property
+    def train(self) -> Callable[[Any], Any]: ...
+
+    @property
+    def eval(self) -> Callable[[Any], Any]: ...
+
+
+class Reader(Protocol):
+    """What reads the samples of a benchmark: a model, as far as a benchmark knows it."""
+
+    @property
+    def transforms(self) -> TransformPair: ...
+
+    @property
+    def tokenizer(self) -> Callable[..., Any]: ...
+
+
+def brought_by(model: Reader | None) -> dict[str, Any]:
+    """The parameters of :data:`FROM_MODEL` as a model has them; none without a model."""
+    if model is None:
+        return {}
+    return dict(zip(FROM_MODEL, (model.transforms.train, model.transforms.eval, model.tokenizer), strict=True))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The declaration of a benchmark: its facts, and where it is built.
+
+    :param name: the benchmark's name, as users write it.
+    :param kind: ``"classes"`` for a class-labelled stream, ``"pairs"`` for one of images with texts.
+    :param summary: what the stream is, in a phrase.
+    :param factory: the function that builds the stream, or where it is: ``"package.module:function"``. Its parameters
+        are the benchmark's options, but for those of :data:`FROM_MODEL`.
+    :param source: paper or data set that the benchmark is from.
+    :param label_spaces: which classes may compete at prediction, of ``"task"``, ``"seen"`` and ``"union"``, the
+        default first; empty where that is fixed.
+    :param order: the option that names the tasks in their order; None where the order is fixed.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    factory: str | Callable[..., VLMBenchmark]
+    source: str = ""
+    label_spaces: tuple[str, ...] = ()
+    order: str | None = "order"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"benchmark {self.name!r}: kind is {' or '.join(KINDS)}, not {self.kind!r}")
+        for space in self.label_spaces:
+            if space not in ("task", "seen", "union"):
+                raise InputError(f"benchmark {self.name!r}: a label space is task, seen or union, not {space!r}")
+
+    def build(self) -> Callable[..., VLMBenchmark]:
+        """The factory itself, imported if it is not yet."""
+        return resolve(self.factory) if isinstance(self.factory, str) else self.factory
+
+    def options(self) -> dict[str, Any]:
+        """The options with their defaults; :data:`inspect.Parameter.empty` for one that must be given."""
+        parameters = inspect.signature(self.build()).parameters
+        return {name: parameter.default for name, parameter in parameters.items() if name not in FROM_MODEL}
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", Benchmark, "avalanche_vlm.benchmarks")
+
+
+def register(
+    name: str, *, kind: str, summary: str, **facts: Any
+) -> Callable[[Callable[..., VLMBenchmark]], Callable[..., VLMBenchmark]]:
+    """Register the decorated function as the factory of a benchmark.
+
+    :param name: the benchmark's name, as users write it.
+    :param kind: ``"classes"`` or ``"pairs"``.
+    :param summary: what the stream is, in a phrase.
+    :param facts: further fields of :class:`Benchmark`.
+    :return: a decorator that leaves the function as it is.
+    :raises InputError: if the name is taken, or a fact is none.
+    """
+
+    def decorate(factory: Callable[..., VLMBenchmark]) -> Callable[..., VLMBenchmark]:
+        BENCHMARKS.add(Benchmark(name, kind, summary, factory, **facts))
+        return factory
+
+    return decorate
+
+
+def names(kind: str | None = None) -> list[str]:
+    """The names of the benchmarks, those of other distributions last.
+
+    :param kind: only streams of this kind, ``"classes"`` or ``"pairs"``; all by default.
+    :return: names for :func:`create`.
+
+    >>> names(kind="pairs")
+    ['picturebook-pairs']
+    """
+    if kind is None:
+        return BENCHMARKS.names()
+    if kind not in KINDS:
+        raise InputError(f"kind is {' or '.join(KINDS)}, not {kind!r}")
+    return [benchmark.name for benchmark in BENCHMARKS if benchmark.kind == kind]
+
+
+def get(name: str) -> Benchmark:
+    """The declaration of a benchmark.
+
+    :param name: one of :func:`names`.
+    :return: the declaration.
+    :raises InputError: if there is none of that name.
+    """
+    return BENCHMARKS.get(name)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """All facts of a benchmark, in plain JSON types.
+
+    :param name: one of :func:`names`.
+    :return: name, kind, summary, source, label spaces (the default first), and each option with its default.
+    :raises InputError: if there is none of that name.
+    """
+    benchmark = get(name)
+    return {
+        "name": benchmark.name,
+        "kind": benchmark.kind,
+        "summary": benchmark.summary,
+        "source": benchmark.source,
+        "label_spaces": list(benchmark.label_spaces),
+        "order": benchmark.order,
+        "options": {
+            option: "required" if default is inspect.Parameter.empty else _plain(default)
+            for option, default in benchmark.options().items()
+        },
+    }
+
+
+def create(name: str, *, model: Reader | None = None, **options: Any) -> VLMBenchmark:
+    """Build a benchmark.
+
+    :param name: one of :func:`names`.
+    :param model: the model whose transforms and tokenizer read the samples; by default the benchmark's own are taken.
+    :param options: parameters of the benchmark's factory, such as ``seed`` and sizes; a transform or tokenizer among
+        them goes before the model's.
+    :return: the benchmark.
+    :raises InputError: in one sentence, for a name or an option that does not exist, and for unusable values.
+    """
+    benchmark = get(name)
+    factory = benchmark.build()
+    parameters = inspect.signature(factory).parameters
+    for option in options:
+        if option not in parameters:
+            known = ", ".join(benchmark.options()) or "none"
+            raise InputError(f"benchmark {name} has no option {option!r}; it has {known}")
+    of_model = {option: value for option, value in brought_by(model).items() if option in parameters}
+    try:
+        return factory(**{**of_model, **options})
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+_STREAMS = "avalanche_vlm.benchmarks.picturebook.streams"
+_DRAWN = "drawn from a seed; no download"
+_ANY = ("task", "seen", "union")
+
+for _benchmark in (
+    Benchmark(
+        "picturebook",
+        "classes",
+        "eight tasks, each an attribute in a shifted style, real handwritten digits among them",
+        f"{_STREAMS}:mtil_like",
+        _DRAWN + ", with scikit-learn's digits; in the manner of MTIL (arXiv 2303.06628)",
+        _ANY,
+    ),
+    Benchmark(
+        "picturebook-classes",
+        "classes",
+        "twenty objects as graffiti, some new ones per experience",
+        f"{_STREAMS}:class_incremental",
+        _DRAWN,
+        ("seen", "task", "union"),
+        None,
+    ),
+    Benchmark(
+        "picturebook-domains",
+        "classes",
+        "the same ten shapes in one style after another",
+        f"{_STREAMS}:domain_incremental",
+        _DRAWN,
+        order="domains",
+    ),
+    Benchmark(
+        "picturebook-pairs",
+        "pairs",
+        "fully captioned scenes in one style after another, scored by retrieval within each task",
+        f"{_STREAMS}:pairs",
+        _DRAWN,
+        order="domains",
+    ),
+    Benchmark(
+        "picturebook-time",
+        "classes",
+        "the same ten shapes month after month, while one style slowly gives way to the next",
+        f"{_STREAMS}:time_incremental",
+        _DRAWN + "; in the manner of TiC-CLIP (arXiv 2310.16226)",
+        order=None,
+    ),
+):
+    BENCHMARKS.add(_benchmark)

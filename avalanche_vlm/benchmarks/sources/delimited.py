@@ -1,0 +1,65 @@
+"""Rows of CSV and TSV tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from avalanche_vlm.benchmarks.sources.assemble import Problems
+from avalanche_vlm.benchmarks.sources.registry import Row
+from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.errors import InputError
+
+
+def comma_rows(path: Path, problems: Problems) -> Iterator[Row]:
+    """The rows of a CSV table.
+
+    :param path: the table, with a header line.
+    :param problems: takes rows that are malformed.
+    :return: line number and fields of each row.
+    :raises InputError: if the table as a whole cannot be read.
+    """
+    return _rows(path, problems, ",")
+
+
+def tab_rows(path: Path, problems: Problems) -> Iterator[Row]:
+    """The rows of a table whose fields are separated by tabs.
+
+    :param path: the table, with a header line.
+    :param problems: takes rows that are malformed.
+    :return: line number and fields of each row.
+    :raises InputError: if the table as a whole cannot be read.
+    """
+    return _rows(path, problems, "\t")
+
+
+def _rows(path: Path, problems: Problems, delimiter: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    line = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # A quote that never closes swallows the rest of the file, which must not pass for one bad row.
+            if header is None or "unexpected end" in str(error):
+                raise InputError(f"{path}, row {line}: a quoted field is not closed properly ({error})") from error
+            problems.add(f"{path}, row {line}: {error}")
+            line = reader.line_num + 1
+            continue
+        start, line = line, reader.line_num + 1
+        if not fields:
+            continue
+        if header is None:
+            header = [field.strip().lower() for field in fields]
+            for column in header:
+                if header.count(column) > 1:
+                    raise InputError(f"{path} has more than one column called {column!r}")
+        elif len(fields) != len(header):
+            problems.add(f"{path}, row {start}: {len(fields)} fields where the header has {len(header)}")
+        else:
+            yield start, dict(zip(header, fields, strict=True))

@@ -1,0 +1,153 @@
+"""On-disk formats by name: which one a path holds, and where it is read.
+
+A format is one declaration here (or in a distribution of yours, as an entry point of the group
+``avalanche_vlm.formats``) and one module that reads it. Most formats are tables: they give rows, and everything else
+is done by :mod:`avalanche_vlm.benchmarks.sources.table`. This module is light: a format's code is imported when a file
+is read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm._registry import Registry, resolve
+from avalanche_vlm.benchmarks.registry import Reader, brought_by
+from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
+    from avalanche_vlm.benchmarks.sources.assemble import Problems
+
+Row = tuple[int, dict[str, Any]]
+"""Where a row stands in its file (1 is the first line), and its fields by column: ``image``, ``label``, ``caption``,
+``task``, ``split``."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """The declaration of an on-disk format.
+
+    :param name: the format's name.
+    :param summary: what lies on the disk, in a phrase.
+    :param suffixes: ends of the names of such files, with the dot and in lower case; none for a folder.
+    :param rows: the function ``(path, problems) -> iterator of Row`` that reads a table, or where it is:
+        ``"package.module:function"``. None for a format that builds its stream itself.
+    :param stream: the function ``(path, *, train_transform, eval_transform, ...) -> VLMBenchmark`` that builds a
+        stream, or where it is; by default the stream of a table's rows.
+    :param marker: for a folder, the name of a file or folder in it that tells it from others; empty for any folder.
+    """
+
+    name: str
+    summary: str
+    suffixes: tuple[str, ...] = ()
+    rows: str | Callable[[Path, Problems], Iterator[Row]] | None = None
+    stream: str | Callable[..., VLMBenchmark] = "avalanche_vlm.benchmarks.sources.table:table_stream"
+    marker: str = ""
+
+    def holds(self, path: Path) -> bool:
+        """Whether a path looks like this format: by its suffix, or for a folder by the marker in it."""
+        if self.suffixes:
+            return not path.is_dir() and path.suffix.lower() in self.suffixes
+        return path.is_dir() and (not self.marker or (path / self.marker).exists())
+
+
+FORMATS: Registry[Format] = Registry("format", Format, "avalanche_vlm.formats")
+
+
+def register_format(declaration: Format) -> Format:
+    """Register a format.
+
+    :param declaration: the format.
+    :return: the same declaration.
+    :raises InputError: if its name or one of its suffixes is taken.
+    """
+    for other in FORMATS:
+        for suffix in set(other.suffixes) & set(declaration.suffixes):
+            raise InputError(f"format {declaration.name!r}: files {suffix} are read as {other.name!r} already")
+    return FORMATS.add(declaration)
+
+
+def format_of(path: Path) -> Format:
+    """The format that a path holds; of two that fit, the one with a marker, then the one that was registered last.
+
+    :param path: a file or folder that need not exist.
+    :return: the declaration of the format.
+    :raises InputError: if none fits.
+    """
+    fitting = [known for known in FORMATS if known.holds(path)]
+    if not fitting:
+        *first, last = dict.fromkeys(suffix for known in FORMATS for suffix in known.suffixes)
+        ends = f"{', '.join(first)} or {last}"
+        raise InputError(f"{path} is no table that can be read: its name must end in {ends}")
+    return max(reversed(fitting), key=lambda known: bool(known.marker))
+
+
+def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
+    """The rows of a table of any format.
+
+    :param path: the table.
+    :param problems: takes what is wrong with single rows.
+    :return: the rows in the order of the file.
+    :raises InputError: if the path holds no table.
+    """
+    found = format_of(path)
+    if found.rows is None:
+        raise InputError(f"{path} is no table: it holds a {found.name}")
+    rows: Callable[[Path, Problems], Iterator[Row]] = resolve(found.rows) if isinstance(found.rows, str) else found.rows
+    return rows(path, problems)
+
+
+def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any) -> VLMBenchmark:
+    """A stream from a file or folder of any format.
+
+    :param path: the data.
+    :param model: the model whose transforms and tokenizer read the samples.
+    :param options: parameters of the format's stream, such as ``order``, ``seed``, ``label_space``, ``templates`` and
+        ``on_error``; see :func:`~avalanche_vlm.benchmarks.sources.table.table_stream`.
+    :return: the benchmark.
+    :raises InputError: in one sentence, for everything that cannot be used.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no file or folder at {path}")
+    found = format_of(path)
+    build: Callable[..., VLMBenchmark] = resolve(found.stream) if isinstance(found.stream, str) else found.stream
+    parameters = inspect.signature(build).parameters
+    for option in options:
+        if option not in parameters:
+            raise InputError(f"{path} is a {found.name}, which has no option {option!r}")
+    of_model = {option: value for option, value in brought_by(model).items() if option in parameters}
+    return build(path, **{**of_model, **options})
+
+
+def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise") -> ReferencePairs:
+    """Reference pairs from the ``image`` and ``caption`` columns of a table of any format.
+
+    :param path: the table.
+    :param model: the model whose evaluation transform reads the images.
+    :param on_error: ``"raise"`` stops at the first row that cannot be used; ``"skip"`` leaves it out and says so in
+        ``skipped`` of the pairs.
+    :return: the pairs.
+    :raises InputError: in one sentence, for everything that cannot be used.
+    """
+    table: Callable[..., ReferencePairs] = resolve("avalanche_vlm.benchmarks.sources.table:reference_table")
+    return table(path, transform=model.transforms.eval, on_error=on_error)
+
+
+_HERE = "avalanche_vlm.benchmarks.sources"
+
+for _format in (
+    Format(
+        "class folder",
+        "images in folders task/class/image.jpg, or train/task/class/... and test/task/class/...",
+        stream=f"{_HERE}.folder:image_folder_stream",
+    ),
+    Format("csv", "a table with a header line, fields separated by commas", (".csv",), f"{_HERE}.delimited:comma_rows"),
+    Format("tsv", "a table with a header line, fields separated by tabs", (".tsv",), f"{_HERE}.delimited:tab_rows"),
+    Format("jsonl", "a JSON object per line", (".jsonl",), f"{_HERE}.jsonl:json_rows"),
+):
+    FORMATS.add(_format)
