@@ -281,7 +281,8 @@ def test_kept_pictures_are_the_experiences_own(random_model, tiny_benchmark):
     assert task.step == 2
     x, y, t = task.batch(random_model, torch.device("cpu"))
     all_x, all_y, _ = next(iter(DataLoader(tiny_benchmark.train_stream[1].dataset.eval(), 1000)))
-    nearest = torch.cdist(x.flatten(1), all_x.flatten(1)).min(1)
+    # By differences: the matrix product of the faster way misses small distances in float32.
+    nearest = torch.cdist(x.flatten(1), all_x.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").min(1)
     assert nearest.values.max() < 1e-3 and len(nearest.indices.unique()) == 16
     assert torch.equal(all_y[nearest.indices], y) and t.unique().tolist() == [1]
     trained = sum(p.numel() for name, p in random_model.clip.named_parameters() if not name.startswith("logit_"))
