@@ -21,7 +21,7 @@ import torch
 from apart import run_all
 
 from avalanche_vlm.benchmarks import picturebook
-from avalanche_vlm.benchmarks.picturebook.streams import held_out_sets, reference_pairs
+from avalanche_vlm.benchmarks.picturebook.held_out import held_out_sets, reference_pairs
 from avalanche_vlm.benchmarks.scenario import PairDataset
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.retrieval import first_hits

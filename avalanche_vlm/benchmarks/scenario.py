@@ -26,6 +26,8 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.memory.generators import Generator
 
 Transform = Callable[[Any], torch.Tensor]
+Images = Sequence[Any] | torch.Tensor
+"""Raw images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes."""
 
 
 class ImageDataset(Dataset):
@@ -35,7 +37,7 @@ class ImageDataset(Dataset):
     :param targets: N class ids.
     """
 
-    def __init__(self, images: Sequence, targets: Sequence[int]) -> None:
+    def __init__(self, images: Images, targets: Sequence[int]) -> None:
         if len(images) != len(targets):
             raise ValueError(f"{len(images)} images with {len(targets)} targets")
         self.images = images
@@ -57,7 +59,7 @@ class PairDataset(Dataset):
         samples in a batch, and different captions with one number would count as each other's positives.
     """
 
-    def __init__(self, images: Sequence, captions: Sequence[str], identities: dict[str, int] | None = None) -> None:
+    def __init__(self, images: Images, captions: Sequence[str], identities: dict[str, int] | None = None) -> None:
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images with {len(captions)} captions")
         self.images = images
@@ -116,7 +118,7 @@ class ReferencePairs:
     :param skipped: one sentence per pair that was left out at loading.
     """
 
-    images: Sequence
+    images: Images
     captions: tuple[str, ...]
     transform: Transform
     skipped: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ def soft_alignment(logits: torch.Tensor, matches: torch.Tensor, label_smoothing:
 
     :param logits: ``[B, N]`` scaled similarities, images in rows and texts in columns.
     :param matches: bool ``[B, N]``; every row and column has at least one True.
-    :param label_smoothing: in [0, 1).
+    :param label_smoothing: share of each target that is spread over all columns, in [0, 1).
     :return: scalar, the sum of the two directions, each a mean over its rows.
     :raises ValueError: if the shapes differ.
 

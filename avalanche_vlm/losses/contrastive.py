@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm.losses.reduction import Reduction
 
-def multi_positive_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+
+def multi_positive_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
     """Symmetric InfoNCE in which items with equal ``y`` are positives of each other.
 
     The target of a row is uniform over its positives, as in supervised contrastive learning (Khosla et al., arXiv
@@ -32,7 +34,7 @@ def multi_positive_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction:
     return matched_contrastive(logits, y[:, None] == y[None, :], reduction)
 
 
-def matched_contrastive(logits: torch.Tensor, matches: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+def matched_contrastive(logits: torch.Tensor, matches: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
     """Symmetric InfoNCE with the positives given: a caption may be true of several images, and the reverse.
 
     :param logits: ``[B, N]`` scaled similarities, images in rows and texts in columns.
@@ -49,7 +51,7 @@ def matched_contrastive(logits: torch.Tensor, matches: torch.Tensor, reduction: 
     return (rows + columns) / 2
 
 
-def sigmoid_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+def sigmoid_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
     """SigLIP's pairwise sigmoid loss (Zhai et al., arXiv 2303.15343, eq. 1), with equal ``y`` as positives.
 
     :param logits: ``[B, B]`` scaled similarities with the logit bias added.

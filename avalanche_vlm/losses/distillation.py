@@ -18,9 +18,9 @@ def logit_distillation(
     ``"rows"`` compares each image's distribution over the texts, ``"columns"`` each text's over the images,
     ``"both"`` is the sum of the two: ZSCL's L_dist_img + L_dist_txt (arXiv 2303.06628, eq. 4-5).
 
-    :param student: logits ``[B, N]``.
-    :param teacher: logits ``[B, N]``; no gradient flows into them.
-    :param temperature: positive.
+    :param student: logits ``[B, N]`` of the model that trains.
+    :param teacher: logits ``[B, N]`` to imitate; no gradient flows into them.
+    :param temperature: positive number that both sides' logits are divided by.
     :return: scalar, the mean over rows (columns) of the cross-entropy. Its minimum is the teacher's entropy times T^2,
         not zero; its gradient vanishes where the student equals the teacher.
 
@@ -33,4 +33,4 @@ def logit_distillation(
     dims = {"rows": (1,), "columns": (0,), "both": (1, 0)}[direction]
     student, teacher = student / temperature, teacher.detach() / temperature
     crosses = [-(teacher.softmax(dim) * student.log_softmax(dim)).sum() / student.shape[1 - dim] for dim in dims]
-    return sum(crosses) * temperature**2
+    return torch.stack(crosses).sum() * temperature**2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
-Reduction = Literal["mean", "none"]
+from avalanche_vlm.losses.reduction import Reduction
 
 
 def feature_l2(
@@ -34,24 +32,6 @@ def feature_l2(
     _require_same_shape("feature distillation", student, teacher)
     difference = student - teacher.detach()
     losses = difference.square().sum(1) if squared else torch.linalg.vector_norm(difference, dim=1)
-    return losses.mean() if reduction == "mean" else losses
-
-
-def feature_cosine(student: torch.Tensor, teacher: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
-    """One minus the cosine between the student's and the teacher's features: LUCIR's less-forget constraint (Hou et
-    al., CVPR 2019). For unit-length features it is half of :func:`feature_l2` squared.
-
-    :param student: ``[B, D]`` of any length but 0.
-    :param teacher: ``[B, D]``; no gradient flows into it.
-    :param reduction: ``"mean"`` or ``"none"``.
-    :return: scalar, the mean over the samples; or ``[B]``. In [0, 2].
-    :raises ValueError: if the shapes differ.
-
-    >>> feature_cosine(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
-    0.5
-    """
-    _require_same_shape("feature distillation", student, teacher)
-    losses = 1 - F.cosine_similarity(student, teacher.detach(), dim=1)
     return losses.mean() if reduction == "mean" else losses
 
 
@@ -90,52 +70,6 @@ def contrastive_knowledge_consolidation(
     logits = student @ teacher.T / temperature
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-
-
-def modality_gap(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """Distance between the mean image feature and the mean text feature (Liang et al., arXiv 2203.02053), with its
-    gradient; the metric of the same name in :mod:`avalanche_vlm.evaluation.retrieval` is a number for reports.
-
-    :param images: ``[N, D]``; normalised here.
-    :param texts: ``[M, D]``; normalised here. They need not be pairs.
-    :return: scalar in [0, 2].
-
-    >>> modality_gap(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])).item()
-    1.0
-    """
-    return torch.linalg.vector_norm(_gap(images, texts))
-
-
-def modality_gap_preservation(
-    student_images: torch.Tensor,
-    student_texts: torch.Tensor,
-    teacher_images: torch.Tensor,
-    teacher_texts: torch.Tensor,
-) -> torch.Tensor:
-    """Squared distance between the student's and the teacher's gap vectors, ``|| (m_I - m_T) - (m'_I - m'_T) ||^2``
-    with m the mean unit-length feature of a modality: the gap keeps its direction, not only its width.
-
-    This form is ours. MG-CLIP (Huang et al., arXiv 2507.09118) finds that the gap tells how much of the pre-training
-    is kept, but preserves it without a loss: its code stops training where the mean similarity of the pairs that do
-    not match has moved by a tenth.
-
-    :param student_images: ``[N, D]``; normalised here, like the others.
-    :param student_texts: ``[M, D]``.
-    :param teacher_images: ``[N, D]``, of the same inputs; no gradient flows into it.
-    :param teacher_texts: ``[M, D]``, of the same inputs; no gradient flows into it.
-    :return: scalar in [0, 16]; it and its gradient are 0 where the gaps are equal, as they are where both towers moved
-        by the same shift.
-
-    >>> x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    >>> modality_gap_preservation(x, y, x, y).item(), modality_gap_preservation(x, x, x, y).item()
-    (0.0, 2.0)
-    """
-    change = _gap(student_images, student_texts) - _gap(teacher_images, teacher_texts).detach()
-    return change.square().sum()
-
-
-def _gap(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    return F.normalize(images, dim=1).mean(0) - F.normalize(texts, dim=1).mean(0)
 
 
 def _require_same_shape(what: str, *features: torch.Tensor) -> None:

@@ -24,7 +24,7 @@ def squared_gradients(losses: torch.Tensor, parameters: Mapping[str, torch.Tenso
 
     :param losses: ``[B]``, B at least 1, the loss of each sample, with their graph; it is freed.
     :param parameters: name to tensor that requires a gradient.
-    :return: the same names and shapes, at least 0; all 0 for a parameter that no loss depends on.
+    :return: tensors of the parameters' names and shapes, at least 0; all 0 for a parameter that no loss depends on.
     :raises ValueError: if ``losses`` is not a non-empty vector.
 
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -57,10 +57,10 @@ def sketched_squares(
     size over the root of ``draws``, so use it for sums over many elements.
 
     :param losses: ``[B]``, B at least 1, with their graph; it is freed.
-    :param parameters: as for :func:`squared_gradients`.
-    :param draws: at least 1.
+    :param parameters: name to tensor that requires a gradient.
+    :param draws: number of backward passes, at least 1.
     :param generator: draws the signs; on the CPU.
-    :return: the same names and shapes, at least 0.
+    :return: tensors of the parameters' names and shapes, at least 0.
     :raises ValueError: if ``losses`` is not a non-empty vector, or ``draws`` not positive.
 
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -88,8 +88,8 @@ def empirical_fisher(logits: torch.Tensor, y: torch.Tensor, parameters: Mapping[
 
     :param logits: ``[B, C]`` with their graph, which is freed.
     :param y: ``[B]`` labels of the data.
-    :param parameters: as for :func:`squared_gradients`.
-    :return: the same names and shapes, at least 0.
+    :param parameters: name to tensor that requires a gradient.
+    :return: tensors of the parameters' names and shapes, at least 0.
 
     >>> w = torch.zeros(2, requires_grad=True)
     >>> empirical_fisher(w[None, :] * torch.ones(4, 1), torch.tensor([0, 0, 0, 1]), {"w": w})
@@ -108,10 +108,10 @@ def true_fisher(
     al., arXiv 1612.00796), with labels of the model's own.
 
     :param logits: ``[B, C]`` with their graph, which is freed.
-    :param parameters: as for :func:`squared_gradients`.
+    :param parameters: name to tensor that requires a gradient.
     :param generator: draws the labels.
     :param exact: take the expectation over all C labels instead of one draw: C times the backward passes.
-    :return: the same names and shapes, at least 0; without ``exact`` an unbiased estimate.
+    :return: tensors of the parameters' names and shapes, at least 0; without ``exact`` an unbiased estimate.
 
     >>> w = torch.zeros(2, requires_grad=True)
     >>> true_fisher(w[None, :] * torch.ones(4, 1), {"w": w}, exact=True)
@@ -125,7 +125,7 @@ def true_fisher_losses(
 ) -> torch.Tensor:
     """Losses whose :func:`squared_gradients` are the true Fisher's diagonal.
 
-    :param logits: ``[B, C]``.
+    :param logits: logits ``[B, C]`` with their graph.
     :param generator: draws one label a sample from the softmax; on the logits' device.
     :param exact: weigh all labels instead of drawing one.
     :return: ``[B]``, ``-log p(y_b)`` of the labels drawn; or ``[B * C]``, ``-sqrt(C p_c) log p_c`` with the weight
@@ -148,8 +148,8 @@ def accumulate(fisher: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tenso
     one for each task. A decay of 1 is the sum over the tasks; below 1 the old tasks fade.
 
     :param fisher: the importances so far; empty before the first task.
-    :param new: those of the task just learned.
-    :param decay: in [0, 1].
+    :param new: importances of the task just learned.
+    :param decay: factor of the old importances, in [0, 1].
     :return: new tensors for the names of both; a name that only one has counts as 0 in the other.
     :raises ValueError: if ``decay`` is out of range.
 

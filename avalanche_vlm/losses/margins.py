@@ -44,7 +44,7 @@ def hinge_margin(similarities: torch.Tensor, y: torch.Tensor, pairs: torch.Tenso
         scaled: the margin is one of cosines.
     :param y: ``[B]`` class of each sample.
     :param pairs: int64 ``[P, 2]`` of :func:`confusable_pairs`: a class, and one that its samples are confused with.
-    :param margin: at least 0.
+    :param margin: least lead of the right class in cosine, at least 0.
     :return: scalar, at least 0; 0 with a gradient of 0 if no sample meets a pair.
     :raises ValueError: if the shapes do not fit.
 
@@ -69,9 +69,9 @@ def orthogonality(new: torch.Tensor, old: torch.Tensor, squared: bool = False) -
     The paper sums the squares of the entries, the authors' code their absolute values. We follow the code, since the
     published weights go with it; ``squared=True`` is the paper's, and the smoother one near 0.
 
-    :param new: ``[r, D]``.
+    :param new: the current task's rows ``[r, D]``.
     :param old: ``[R, D]``, the earlier tasks' rows under each other; R may be 0. No gradient flows into it.
-    :param squared: sum squares.
+    :param squared: whether to sum squares instead of absolute values.
     :return: scalar, at least 0; 0 if and only if every new row is orthogonal to every old one.
     :raises ValueError: if the widths differ.
 

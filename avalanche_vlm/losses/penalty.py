@@ -18,10 +18,10 @@ def quadratic_penalty(
     the quadratic form of EWC (Kirkpatrick et al., arXiv 1612.00796, eq. 3, without its factor of one half); with
     :func:`adaptive_fisher` the consolidation of GIFT (Wu et al., arXiv 2503.04229).
 
-    :param parameters: at least the anchor's names.
-    :param anchor: name to tensor.
+    :param parameters: weights that train, with at least the anchor's names.
+    :param anchor: weights to stay near, by name; no gradient flows into them.
     :param importance: F, at least the anchor's names; no gradient flows into it. None for 1.
-    :return: scalar.
+    :return: scalar, at least 0 where the importance is.
 
     >>> weights, anchor = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.zeros(2)}
     >>> quadratic_penalty(weights, anchor).item()

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-Rows = Literal["all", "mod-x", "dkr"]
-Reduction = Literal["mean", "none"]
+from avalanche_vlm.losses.reduction import Reduction
+
+TrustedRows = Literal["all", "mod-x", "dkr"]
 
 
 def similarity_distillation(
@@ -16,7 +17,7 @@ def similarity_distillation(
     teacher: torch.Tensor,
     *,
     temperature: float = 1.0,
-    rows: Rows = "all",
+    rows: TrustedRows = "all",
     right: torch.Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> torch.Tensor:
@@ -28,9 +29,9 @@ def similarity_distillation(
     as 0. Unlike :func:`~avalanche_vlm.losses.distillation.logit_distillation` it is 0 where student and target agree,
     and not multiplied by T^2: the temperature is the scale of the similarities, not a softening of it.
 
-    :param student: similarities ``[B, N]``.
-    :param teacher: similarities ``[B, N]``; no gradient flows into them.
-    :param temperature: positive; divides both.
+    :param student: similarities ``[B, N]`` of the model that trains.
+    :param teacher: similarities ``[B, N]`` to imitate; no gradient flows into them.
+    :param temperature: positive number that both matrices are divided by.
     :param rows: which of the teacher's rows to trust: see :func:`rectify`.
     :param right: bool ``[B, N]``, the matches, for ``rows`` other than ``"all"``; default the diagonal.
     :param reduction: ``"mean"`` or ``"none"``.
@@ -57,7 +58,7 @@ def two_way(
     teacher: torch.Tensor,
     *,
     temperature: float = 1.0,
-    rows: Rows = "all",
+    rows: TrustedRows = "all",
     right: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The mean of :func:`similarity_distillation` on two matrices and on their transposes, as Mod-X and CTP take it
@@ -66,7 +67,7 @@ def two_way(
     Which rows to trust is decided anew for the transposes: a model may find the text of an image and not the image of
     the text.
 
-    :param student: ``[B, N]``; parameters as for :func:`similarity_distillation`.
+    :param student: similarities ``[B, N]``; the other parameters are those of :func:`similarity_distillation`.
     :return: scalar, at least 0.
 
     >>> student, teacher = torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
@@ -82,7 +83,7 @@ def two_way(
 
 @torch.no_grad()
 def rectify(
-    student: torch.Tensor, teacher: torch.Tensor, rows: Rows = "all", right: torch.Tensor | None = None
+    student: torch.Tensor, teacher: torch.Tensor, rows: TrustedRows = "all", right: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The rows that the student shall imitate: the teacher's softmaxed rows, mended where the teacher errs.
 
@@ -98,8 +99,8 @@ def rectify(
     the rows and weighs the mean of the two directions by 20, on matrices of 280 rows: times that number in our mean.
     DKR's code is not public.
 
-    :param student: ``[B, N]`` similarities, already divided by the temperature.
-    :param teacher: ``[B, N]``, likewise.
+    :param student: similarities ``[B, N]``, already divided by the temperature.
+    :param teacher: similarities ``[B, N]``, already divided by the temperature.
     :param right: bool ``[B, N]``, the matches; default the diagonal of a square matrix.
     :return: ``[B, N]``, no part of the graph; every row sums to 1, or to 0 if all its entries are -inf.
     :raises ValueError: if the shapes differ, ``rows`` is unknown, or matches are needed and not given.

@@ -23,7 +23,7 @@ def topology_preservation(
     modality a sample is not compared with itself. The features may rotate freely as long as both towers rotate alike.
     The authors' code masks with -1000 before dividing by the temperature, which is 0 after the softmax like our -inf.
 
-    :param student_images: ``[B, D]``; normalised here, like the others.
+    :param student_images: image features ``[B, D]``; normalised here, like the others.
     :param student_texts: ``[B, D]``, row b the text of image b.
     :param teacher_images: ``[B, D']`` of the previous model; no gradient flows into it.
     :param teacher_texts: ``[B, D']`` of the previous model; no gradient flows into it.
@@ -69,8 +69,8 @@ def momentum_contrast(
     (:meth:`FeatureQueue.entries`), from none to all of a queue. Their only positive is the sample's own; with ``y``
     every candidate of an equal ``y`` is one, which a queue that holds the caption of the batch again asks for.
 
-    :param images: ``[B, D]``; normalised here, like the others.
-    :param texts: ``[B, D]``.
+    :param images: image features ``[B, D]``; normalised here, like the others.
+    :param texts: text features ``[B, D]``, row b the text of image b.
     :param momentum_images: ``[B, D]`` of the same images; no gradient flows into it.
     :param momentum_texts: ``[B, D]`` of the same texts; no gradient flows into it.
     :param queue_images: ``[Q, D]``, Q from 0; no gradient flows into it.
@@ -96,7 +96,7 @@ def momentum_contrast(
         candidates = F.normalize(torch.cat([keys, queue.to(keys)]).detach(), dim=1)
         logits = F.normalize(queries, dim=1) @ candidates.T / temperature
         losses.append(F.cross_entropy(logits.to(dtype), targets))
-    return sum(losses) / 2
+    return torch.stack(losses).mean()
 
 
 def _positives(b: int, q: int, y: torch.Tensor | None, queue_y: torch.Tensor | None) -> torch.Tensor:

@@ -5,8 +5,6 @@ A subspace of R^D is given by a basis ``[D, k]`` with orthonormal columns; its p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 
@@ -36,8 +34,8 @@ def null_space(covariance: torch.Tensor, tail_energy: float = 0.15) -> torch.Ten
     (arXiv 2103.07113).
 
     :param covariance: ``[D, D]``, symmetric and positive semi-definite.
-    :param tail_energy: in [0, 1]. 0 gives the numerical null space: a share of ``D`` times the machine precision of
-        the covariance's type counts as zero.
+    :param tail_energy: share of the total energy that the null space may hold, in [0, 1]. 0 gives the numerical null
+        space: a share of ``D`` times the machine precision of the covariance's type counts as zero.
     :return: basis ``[D, k]``, from the emptiest direction on; all of R^D where the covariance is zero.
     :raises ValueError: for a share out of its range.
 
@@ -59,7 +57,7 @@ def weight_tail(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
     """The singular directions that a weight uses least: where NuSA-CL (arXiv 2510.21175) puts its changes
     ``U_n M V_n^T``, and KeepLoRA's residual subspace (arXiv 2601.19659).
 
-    :param weight: ``[out, in]``.
+    :param weight: weight ``[out, in]`` of a linear layer.
     :param rank: how many directions, at most the smaller side; NuSA-CL takes up to 128.
     :return: ``U_n [out, rank]`` and ``V_n [in, rank]``, orthonormal, of the smallest singular values of the thin SVD.
     :raises ValueError: if there are not that many.
@@ -75,39 +73,6 @@ def weight_tail(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
 
 
 @torch.no_grad()
-def join(bases: Iterable[torch.Tensor]) -> torch.Tensor:
-    """An orthonormal basis of the span of several subspaces.
-
-    Bases of different tasks overlap: put side by side (as DMNSP's code does) they are not orthonormal, and
-    ``basis basis^T`` counts what they share twice and is no projector.
-
-    What is protected is joined, what is free is not: the free directions of two tasks are the
-    :func:`complement` of the join of the protected ones.
-
-    :param bases: ``[D, k_i]`` each, at least one.
-    :return: ``[D, k]``, k at most the sum of the k_i.
-
-    >>> join([torch.eye(3)[:, :2], torch.eye(3)[:, 1:2]]).shape
-    torch.Size([3, 2])
-    """
-    columns = torch.cat(list(bases), dim=1)
-    u, s, _ = torch.linalg.svd(columns, full_matrices=False)
-    return u[:, s > max(columns.shape) * torch.finfo(s.dtype).eps * s.amax()].clone() if len(s) else columns
-
-
-@torch.no_grad()
-def complement(basis: torch.Tensor) -> torch.Tensor:
-    """An orthonormal basis ``[D, D - k]`` of what is orthogonal to a subspace ``[D, k]``.
-
-    >>> complement(torch.eye(3)[:, :2]).abs()
-    tensor([[0.],
-            [0.],
-            [1.]])
-    """
-    return torch.linalg.qr(basis, mode="complete").Q[:, basis.shape[1] :].clone()
-
-
-@torch.no_grad()
 def project(
     update: torch.Tensor, *, input_basis: torch.Tensor | None = None, output_basis: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -116,7 +81,7 @@ def project(
 
     With the null space of the inputs as ``input_basis``, a linear layer's outputs stay as they were for these inputs.
 
-    :param update: ``[out, in]``.
+    :param update: change ``[out, in]`` of a linear layer's weight.
     :param input_basis: V ``[in, k]``, orthonormal; None for all inputs.
     :param output_basis: U ``[out, k]``, orthonormal; None for all outputs.
     :return: ``[out, in]``, of the update's type.

@@ -1,4 +1,4 @@
-"""Fusion of single matrices: RAPF's linear adapters, and low-rank modules into their base."""
+"""Fusion of single matrices: RAPF's linear adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def svd_fusion(old: torch.Tensor, new: torch.Tensor, bias: float = 0.6) -> torch
     is such a case.
 
     :param old: ``[D, D]``, the *whole* map: of a residual adapter ``x + W x``, identity plus W.
-    :param new: of the same shape.
+    :param new: the map after the task, of the same shape.
     :param bias: the least share of the new value, in [0, 1]; 1 gives ``new``. Published: 0.6 on CIFAR-100, 0.7 on
         ImageNet-R.
     :return: the fused matrix.
@@ -42,25 +42,3 @@ def svd_fusion(old: torch.Tensor, new: torch.Tensor, bias: float = 0.6) -> torch
     change = basis.T @ (new - old)
     mask = (change.abs() / change.abs().max().clamp_min(torch.finfo(old.dtype).tiny) + bias).clamp(max=1)
     return old + basis @ (mask * change)
-
-
-@torch.no_grad()
-def merge_low_rank(base: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """``base + scale * b a``: the weight with which a linear layer computes what base and LoRA compute together
-    (arXiv 2106.09685, eq. 3).
-
-    :param base: ``[out, in]``.
-    :param a: ``[rank, in]``.
-    :param b: ``[out, rank]``.
-    :param scale: alpha over rank; half of it where C-CLIP merges with 0.5.
-    :raises ValueError: if the shapes do not fit.
-
-    >>> merge_low_rank(torch.zeros(2, 2), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [3.0]]), scale=0.5)
-    tensor([[0.5000, 1.0000],
-            [1.5000, 3.0000]])
-    """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or base.shape != (b.shape[0], a.shape[1]):
-        raise ValueError(
-            f"a low-rank change {list(b.shape)} x {list(a.shape)} does not fit a weight {list(base.shape)}"
-        )
-    return torch.addmm(base, b.to(base), a.to(base), alpha=scale)

@@ -39,7 +39,7 @@ def task_vector(fine_tuned: Vector, pretrained: Vector) -> State:
 def apply(pretrained: Vector, vector: Vector, scale: float = 1.0) -> State:
     """``pretrained + scale * vector``, as new tensors; tensors that the vector does not name are copied.
 
-    :param scale: MagMax takes 0.5 (arXiv 2407.06322).
+    :param scale: factor of the vector; MagMax takes 0.5 (arXiv 2407.06322).
     :raises ValueError: if the vector names a tensor that the pretrained weights lack.
 
     >>> apply({"w": torch.tensor([1.0]), "b": torch.tensor([5.0])}, {"w": torch.tensor([4.0])}, 0.5)
@@ -73,8 +73,8 @@ def update_magmax(merged: State, new: Vector) -> None:
     Of two values of equal magnitude the positive one is kept, so that the result does not depend on the order of the
     tasks; the authors' code takes the later one.
 
-    :param merged: changed.
-    :param new: at least the names of ``merged``.
+    :param merged: the merge so far; changed.
+    :param new: the next task vector, with at least the names of ``merged``.
     """
     for name, kept in merged.items():
         other = new[name].detach().to(kept)
@@ -99,7 +99,7 @@ def update_random_mix(merged: State, new: Vector, count: int, generator: torch.G
     sibling "random mix" (arXiv 2407.06322), with a reservoir of one per element.
 
     :param merged: the mix so far; changed.
-    :param new: at least the names of ``merged``.
+    :param new: the next task vector, with at least the names of ``merged``.
     :param count: how many vectors are in ``merged``, at least 1.
     :param generator: draws ``merged``'s tensors in order, on its own device.
     """
@@ -164,8 +164,8 @@ def update_ties(sums: TiesSums, new: Vector, keep: float = 0.2) -> None:
     The threshold is that of the whole vector, not of each tensor. Elements as large as the smallest one kept are kept
     as well. A temporary copy of the magnitudes is made.
 
-    :param sums: changed.
-    :param new: at least the names of the sums.
+    :param sums: sums of the vectors so far; changed.
+    :param new: the next task vector, with at least the names of the sums.
     :param keep: share of the elements to keep, in (0, 1].
     :raises ValueError: for a share outside.
     """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.picturebook import captions
-from avalanche_vlm.benchmarks.picturebook.generator import PicturebookGenerator, parse
+from avalanche_vlm.benchmarks.picturebook.generator import PicturebookGenerator, attributes_of
 from avalanche_vlm.benchmarks.picturebook.scenes import CARDINALITY, NAMES, OBJECTS, SHAPES, Scenes, sample_scenes
 from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, TEMPLATES, RealDigits
 from avalanche_vlm.errors import InputError
@@ -37,8 +37,8 @@ def test_parsing_undoes_captioning(scene, mentions, intro):
     scenes = Scenes(**{name: np.array([value]) for name, value in scene.items()})
     (text,) = captions.caption(scenes, np.array([mentions]), np.array([intro]))
     mentioned = [name for name, kept in zip(captions.ATTRIBUTES, mentions, strict=True) if kept]
-    assert parse(text) == {name: scene[name] for name in mentioned}
-    assert parse(text.upper()) == parse(text)
+    assert attributes_of(text) == {name: scene[name] for name in mentioned}
+    assert attributes_of(text.upper()) == attributes_of(text)
 
 
 @given(st.integers(0, 2**31), st.integers(0, 2**31))
@@ -48,7 +48,7 @@ def test_scenes_show_what_captions_name(world, seed):
     texts = captions.caption(sample_scenes(rng, 40), captions.random_mentions(rng, 40))
     scenes = PicturebookGenerator().scenes(texts, seed)
     for i, text in enumerate(texts):
-        assert parse(text).items() <= values(scenes, i).items()
+        assert attributes_of(text).items() <= values(scenes, i).items()
 
 
 @pytest.mark.parametrize("task", MTIL_LIKE, ids=lambda task: task.name)
@@ -59,7 +59,7 @@ def test_every_prompt_of_the_mtil_like_tasks_means_its_class(task):
         classes = task.classes
     for name, attributes in classes:
         for prompt in task.templates.fill(name):
-            assert parse(prompt) == attributes
+            assert attributes_of(prompt) == attributes
 
 
 @pytest.mark.parametrize("name", ["mtil_like", "class_incremental", "domain_incremental", "time_incremental"])
@@ -67,21 +67,21 @@ def test_every_prompt_of_the_streams_label_spaces_is_read(name):
     space = getattr(picturebook, name)(**SMALL).label_space
     for class_name, prompts in zip(space.class_names, space.prompts(), strict=True):
         for prompt in prompts:
-            named = [NAMES[attribute][value] for attribute, value in parse(prompt).items()]
+            named = [NAMES[attribute][value] for attribute, value in attributes_of(prompt).items()]
             assert sorted(" ".join(named).split()) == sorted(class_name.split())
     if name != "mtil_like":
-        assert [OBJECTS[parse(prompts[0])["object"]] for prompts in space.prompts()] == list(space.class_names)
+        assert [OBJECTS[attributes_of(prompts[0])["object"]] for prompts in space.prompts()] == list(space.class_names)
 
 
 @pytest.mark.parametrize("attribute", ["size", "position"])
 def test_the_prompts_of_the_held_out_attributes_are_read(attribute):
     for i, name in enumerate(NAMES[attribute]):
-        assert all(parse(prompt) == {attribute: i} for prompt in TEMPLATES[attribute].fill(name))
+        assert all(attributes_of(prompt) == {attribute: i} for prompt in TEMPLATES[attribute].fill(name))
 
 
 def test_unknown_words_are_named_with_their_caption():
     with pytest.raises(InputError, match="no word 'crimson', which the caption 'a crimson star on a beige ground'"):
-        parse("a crimson star on a beige ground")
+        attributes_of("a crimson star on a beige ground")
     with pytest.raises(InputError, match="no word 'photo'"):
         PicturebookGenerator()(["a star", "a photo of a star"], 0)
 
@@ -89,7 +89,7 @@ def test_unknown_words_are_named_with_their_caption():
 @pytest.mark.parametrize("text", ["", "red star", "a red", "a red blue star", "a star red", "a digit", "a star a star"])
 def test_known_words_in_another_order(text):
     with pytest.raises(InputError, match=f"{text!r} is not in the picturebook's order"):
-        parse(text)
+        attributes_of(text)
 
 
 def test_a_picture_depends_on_its_prompt_the_seed_and_its_index_only():

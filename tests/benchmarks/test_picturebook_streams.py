@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, picturebook
 from avalanche_vlm.benchmarks.picturebook import scenes
-from avalanche_vlm.benchmarks.picturebook.streams import held_out_sets, reference_pairs
+from avalanche_vlm.benchmarks.picturebook.held_out import held_out_sets, reference_pairs
 from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, RealDigits
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy

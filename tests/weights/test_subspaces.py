@@ -7,8 +7,6 @@ import torch
 
 from avalanche_vlm.weights.subspaces import (
     accumulate_covariance,
-    complement,
-    join,
     null_space,
     project,
     weight_tail,
@@ -88,30 +86,6 @@ def test_the_tail_of_a_weight_meets_its_smallest_singular_values():
     torch.testing.assert_close(u.T @ weight @ v, torch.diag(smallest), atol=1e-10, rtol=0)
     with pytest.raises(ValueError, match=r"\[6, 9\] has 1 to 6 singular directions, not 7"):
         weight_tail(weight, 7)
-
-
-def test_joined_bases_are_orthonormal_and_span_both():
-    one, two = (torch.linalg.qr(features(10, 4, 4, seed)).Q for seed in (0, 1))
-    two = torch.linalg.qr(torch.cat([one[:, :2], two[:, 2:]], dim=1)).Q  # two directions in common
-    side_by_side = torch.cat([one, two], dim=1)
-    both = join([one, two])
-    assert both.shape == (10, 6)
-    assert_orthonormal(both)
-    torch.testing.assert_close(both @ both.T @ side_by_side, side_by_side, atol=1e-12, rtol=0)
-    # Side by side they are no projector, which is why they are orthonormalised again.
-    twice = side_by_side @ side_by_side.T
-    assert (twice @ twice - twice).abs().max() > 0.1
-
-
-def test_the_free_directions_of_two_tasks_are_the_complement_of_what_both_protect():
-    first, second = features(20, 8, 2), features(20, 8, 3, seed=1)
-    protected = [complement(null_space(x.T @ x, tail_energy=0)) for x in (first, second)]
-    assert [basis.shape[1] for basis in protected] == [2, 3]
-    free = complement(join(protected))
-    assert free.shape == (8, 3)
-    assert_orthonormal(free)
-    assert max((x @ free).abs().max() for x in (first, second)) < 1e-7
-    assert complement(torch.zeros(3, 0)).shape == (3, 3)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from avalanche_vlm.weights.svd_fusion import merge_low_rank, svd_fusion
+from avalanche_vlm.weights.svd_fusion import svd_fusion
 
 
 def matrix(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -47,19 +47,3 @@ def test_the_ends_of_the_fusion():
 def test_what_cannot_be_fused(old, new, bias, message):
     with pytest.raises(ValueError, match=message):
         svd_fusion(old, new, bias)
-
-
-def test_a_merged_layer_computes_what_the_two_parts_did():
-    base, a, b, x = matrix(7, 5), matrix(2, 5, seed=1), matrix(7, 2, seed=2), matrix(9, 5, seed=3)
-    apart = x @ base.T + 0.25 * (x @ a.T) @ b.T
-    kept = base.clone()
-    torch.testing.assert_close(x @ merge_low_rank(base, a, b, 0.25).T, apart, atol=1e-13, rtol=1e-12)
-    assert torch.equal(base, kept)
-    # Merging in two halves, as C-CLIP's 0.5 does, is merging once.
-    halves = merge_low_rank(merge_low_rank(base, a, b, 0.5), a, b, 0.5)
-    torch.testing.assert_close(halves, merge_low_rank(base, a, b), atol=1e-13, rtol=1e-12)
-
-
-def test_a_low_rank_change_of_another_weight():
-    with pytest.raises(ValueError, match=r"\[7, 2\] x \[3, 5\] does not fit a weight \[7, 5\]"):
-        merge_low_rank(torch.zeros(7, 5), torch.zeros(3, 5), torch.zeros(7, 2))

@@ -29,7 +29,7 @@ def caption(
 ) -> list[str]:
     """One caption per scene.
 
-    :param scenes: N scenes.
+    :param scenes: the N scenes to describe.
     :param keep: bool array ``[N, 6]``, columns as :data:`ATTRIBUTES`: which attributes the caption mentions. All by
         default.
     :param intro: index array ``[N]`` into :data:`INTROS`; none by default.
@@ -61,8 +61,11 @@ def random_mentions(rng: np.random.Generator, n: int, full: float = 0.35, single
 
     Captions name the object more often than anything else, as people do.
 
+    :param rng: random generator that draws the mentions.
+    :param n: number of captions.
     :param full: share of captions that mention everything, in [0, 1].
-    :param single: share that mention one attribute, half of them the object; the rest mention a random part.
+    :param single: share of captions that mention one attribute, half of them the object; the rest mention a
+        random part.
     """
     often = np.array([0.8, 0.5, 0.5, 0.5, 0.5, 0.5])
     keep = rng.random((n, len(ATTRIBUTES))) < often

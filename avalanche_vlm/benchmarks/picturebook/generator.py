@@ -32,15 +32,15 @@ _CANDIDATES = 32
 _DRAWN_FROM = np.array([{**CARDINALITY, "object": len(SHAPES)}[name] for name in CARDINALITY])
 
 
-def parse(caption: str) -> dict[str, int]:
+def attributes_of(caption: str) -> dict[str, int]:
     """The attributes that a caption names.
 
-    :param caption: of the grammar in :mod:`~avalanche_vlm.benchmarks.picturebook.captions`, in any case.
+    :param caption: caption of the grammar in :mod:`~avalanche_vlm.benchmarks.picturebook.captions`, in any case.
     :return: attribute to index (into :data:`~avalanche_vlm.benchmarks.picturebook.scenes.NAMES`); what the caption
         does not name is missing.
     :raises InputError: if a word is unknown, or the words are not in the order of the grammar.
 
-    >>> parse("there is a large red star on a navy ground")
+    >>> attributes_of("there is a large red star on a navy ground")
     {'size': 2, 'colour': 0, 'object': 4, 'ground': 3}
     """
     words = caption.lower().split()
@@ -68,8 +68,8 @@ class PicturebookGenerator:
     def __call__(self, prompts: Sequence[str], seed: int) -> torch.Tensor:
         """Uint8 ``[N, 3, 32, 32]``.
 
-        :param prompts: N captions.
-        :param seed: at least 0.
+        :param prompts: the N captions to draw.
+        :param seed: seed of the pictures, 0 or more.
         :raises InputError: for a caption that is not of the grammar.
         """
         rngs = _generators(prompts, seed)
@@ -96,7 +96,7 @@ def _scenes(prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> Scen
     columns = {attribute: i for i, attribute in enumerate(CARDINALITY)}
     for prompt, rng, candidates in zip(prompts, rngs, values, strict=True):
         candidates[:] = rng.integers(0, _DRAWN_FROM, candidates.shape)
-        named = parse(prompt)
+        named = attributes_of(prompt)
         for attribute, value in named.items():
             candidates[:, columns[attribute]] = value
         if named.get("object", 0) >= len(SHAPES) and "pattern" not in named:

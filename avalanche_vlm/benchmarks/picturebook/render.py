@@ -1,14 +1,14 @@
-"""Vectorised renderer: signed distances for shapes, a glyph atlas for digits and letters, 32 x 32 pixels."""
+"""Vectorised renderer of scenes, 32 x 32 pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-from avalanche_vlm.benchmarks.picturebook.scenes import DIGITS, LETTERS, SHAPES, Scenes
+from avalanche_vlm.benchmarks.picturebook.glyphs import FONTS, sample_glyphs
+from avalanche_vlm.benchmarks.picturebook.scenes import SHAPES, Scenes
+from avalanche_vlm.benchmarks.picturebook.shapes import DISTANCES
 
 SIDE = 32
 """Height and width of a picture in pixels."""
@@ -45,15 +45,12 @@ _GROUND_RGB = np.array(
 _RADIUS = np.array([0.42, 0.58, 0.76], dtype=np.float32)
 _CENTRE = np.array([(-0.24, 0), (0.24, 0), (0, -0.24), (0, 0.24), (0, 0)], dtype=np.float32)
 
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral", "DejaVuSerif-Bold")
-_ATLAS_SIDE = 48
-
 
 @dataclass(frozen=True)
 class Jitter:
     """How much a drawn object varies. Angles in radians, lengths relative to half the picture's side.
 
-    :param angle: largest rotation.
+    :param angle: largest rotation of a shape, in radians.
     :param shear: largest horizontal shear (x += shear * y).
     :param scale: largest relative change of the size.
     :param offset: largest displacement along each axis.
@@ -88,7 +85,7 @@ def render(
 ) -> np.ndarray:
     """Draw scenes.
 
-    :param scenes: N scenes.
+    :param scenes: the N scenes to draw.
     :param rng: draws the jitter; the same generator state gives the same bytes.
     :return: float32 array ``[N, 32, 32, 3]`` in [0, 1].
     """
@@ -150,11 +147,11 @@ def _distance(scenes: Scenes, u: np.ndarray, v: np.ndarray, radius: np.ndarray, 
     for index, name in enumerate(SHAPES):
         (rows,) = np.nonzero(scenes.object == index)
         if len(rows):
-            distance[rows] = _SHAPE_DISTANCE[name](u[rows] / r[rows], v[rows] / r[rows]) * r[rows]
+            distance[rows] = DISTANCES[name](u[rows] / r[rows], v[rows] / r[rows]) * r[rows]
     (rows,) = np.nonzero(scenes.is_glyph)
     if len(rows):
         glyph = scenes.object[rows] - len(SHAPES)
-        alpha = _sample_atlas(font[rows], glyph, u[rows] / r[rows], v[rows] / r[rows])
+        alpha = sample_glyphs(font[rows], glyph, u[rows] / r[rows], v[rows] / r[rows])
         distance[rows] = (0.5 - alpha) * (2 / SIDE)  # so that coverage equals alpha
     return distance
 
@@ -171,104 +168,3 @@ def _pattern_mask(pattern: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.n
         wave = {1: sy + 0.15, 2: -(sx * sy + 0.15 * (sx + sy)) + 0.35, 3: sx * sy}[index]
         mask[rows] = np.clip(0.5 + 2.5 * wave, 0, 1)
     return mask
-
-
-def _box(u, v, half_u, half_v):
-    return np.maximum(np.abs(u) - half_u, np.abs(v) - half_v)
-
-
-def _polygon(vertices):
-    """Exact signed distance to a closed polygon (vertices in order, y downwards)."""
-    points = np.array(vertices, dtype=np.float32)
-
-    def distance(u, v):
-        nearest = np.full(u.shape, np.inf, dtype=np.float32)
-        inside = np.zeros(u.shape, dtype=bool)
-        for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
-            ex, ey = bx - ax, by - ay
-            du, dv = u - ax, v - ay
-            t = np.clip((du * ex + dv * ey) / (ex * ex + ey * ey), 0, 1)
-            nearest = np.minimum(nearest, (du - t * ex) ** 2 + (dv - t * ey) ** 2)
-            if ey != 0:
-                crosses = ((ay > v) != (by > v)) & (u < ex * (v - ay) / ey + ax)
-                inside ^= crosses
-        return np.where(inside, -1, 1) * np.sqrt(nearest)
-
-    return distance
-
-
-def _circle(u, v):
-    return np.sqrt(u * u + v * v) - 1
-
-
-def _heart(u, v):
-    # Two discs and the triangle that touches them.
-    lobes = np.sqrt((np.abs(u) - 0.48) ** 2 + (v + 0.35) ** 2) - 0.52
-    tip = _polygon([(-0.94, -0.1), (-0.45, -0.35), (0.45, -0.35), (0.94, -0.1), (0, 1)])
-    return np.minimum(lobes, tip(u, v))
-
-
-def _crescent(u, v):
-    return np.maximum(_circle(u, v), 0.82 - np.sqrt((u - 0.5) ** 2 + v * v))
-
-
-def _star_vertices():
-    angles = np.arange(10) * np.pi / 5 - np.pi / 2
-    lengths = np.where(np.arange(10) % 2 == 0, 1.1, 0.45)
-    return np.stack([lengths * np.cos(angles), lengths * np.sin(angles)], axis=1)
-
-
-_SHAPE_DISTANCE = {
-    "circle": _circle,
-    "square": lambda u, v: _box(u, v, 0.86, 0.86),
-    "triangle": _polygon([(0, -1), (1, 0.8), (-1, 0.8)]),
-    "diamond": lambda u, v: (np.abs(u) / 0.75 + np.abs(v) / 1.1 - 1) * 0.62,
-    "star": _polygon(_star_vertices()),
-    "cross": lambda u, v: np.minimum(_box(u, v, 1, 0.33), _box(u, v, 0.33, 1)),
-    "ring": lambda u, v: np.abs(_circle(u, v) + 0.26) - 0.26,
-    "heart": _heart,
-    "crescent": _crescent,
-    "arrow": _polygon([(1.1, 0), (0.1, -0.85), (0.1, -0.32), (-1.05, -0.32), (-1.05, 0.32), (0.1, 0.32), (0.1, 0.85)]),
-}
-
-
-@lru_cache(maxsize=1)
-def _atlas() -> np.ndarray:
-    """Alpha masks ``[fonts, glyphs, 48, 48]`` in [0, 1], each glyph centred and 44 pixels high or wide."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    glyphs = [str(i) for i in range(len(DIGITS))] + [c.upper() for c in LETTERS]
-    atlas = np.zeros((len(FONTS), len(glyphs), _ATLAS_SIDE, _ATLAS_SIDE), dtype=np.float32)
-    for f, name in enumerate(FONTS):
-        font = ImageFont.truetype(str(folder / f"{name}.ttf"), 96)
-        for g, character in enumerate(glyphs):
-            canvas = Image.new("L", (192, 192))
-            ImageDraw.Draw(canvas).text((40, 30), character, fill=255, font=font)
-            cut = canvas.crop(canvas.getbbox())
-            scale = 44 / max(cut.size)
-            cut = cut.resize([max(1, round(s * scale)) for s in cut.size], Image.Resampling.BILINEAR)
-            left, top = ((_ATLAS_SIDE - s) // 2 for s in cut.size)
-            atlas[f, g, top : top + cut.height, left : left + cut.width] = np.asarray(cut, dtype=np.float32) / 255
-    return atlas
-
-
-def _sample_atlas(font: np.ndarray, glyph: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Bilinear look-up at local coordinates in [-1, 1]; 0 outside."""
-    atlas = _atlas()
-    px = (u + 1) * (_ATLAS_SIDE / 2) - 0.5
-    py = (v + 1) * (_ATLAS_SIDE / 2) - 0.5
-    x0, y0 = np.floor(px).astype(np.int32), np.floor(py).astype(np.int32)
-    fx, fy = px - x0, py - y0
-    page = atlas[font, glyph]
-    rows = np.arange(len(font))[:, None, None]
-    last = _ATLAS_SIDE - 1
-
-    def at(yy, xx):
-        value = page[rows, np.clip(yy, 0, last), np.clip(xx, 0, last)]
-        return np.where((yy >= 0) & (yy <= last) & (xx >= 0) & (xx <= last), value, 0)
-
-    top = at(y0, x0) * (1 - fx) + at(y0, x0 + 1) * fx
-    bottom = at(y0 + 1, x0) * (1 - fx) + at(y0 + 1, x0 + 1) * fx
-    return (top * (1 - fy) + bottom * fy).astype(np.float32)

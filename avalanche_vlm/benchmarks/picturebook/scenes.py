@@ -64,7 +64,8 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.object)
 
-    def __getitem__(self, index) -> Scenes:
+    def __getitem__(self, index: slice | np.ndarray) -> Scenes:
+        """Some of the scenes, in the order of the index."""
         return Scenes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @property
@@ -93,13 +94,13 @@ class Scenes:
         return (h ^ (h >> np.uint32(16))) % _HELD_OUT_ONE_IN == 0
 
 
-def sample_scenes(rng: np.random.Generator, n: int, *, held_out: bool = False, **fixed) -> Scenes:
+def sample_scenes(rng: np.random.Generator, n: int, *, held_out: bool = False, **fixed: int | np.ndarray) -> Scenes:
     """Draw ``n`` scenes uniformly over attributes.
 
     Shapes, digits and letters are drawn in the proportion 2 : 1 : 1. Glyphs are always plain, since a pattern would
     make them unreadable at 32 pixels.
 
-    :param rng: random generator.
+    :param rng: random generator that draws the attributes.
     :param n: number of scenes.
     :param held_out: draw only from the held-out combinations, otherwise only from the others.
     :param fixed: attribute name to an index, or to an array of ``n`` indices, that overrides the drawn value. A
@@ -110,13 +111,13 @@ def sample_scenes(rng: np.random.Generator, n: int, *, held_out: bool = False, *
     unknown = set(fixed) - set(CARDINALITY)
     if unknown:
         raise ValueError(f"unknown scene attribute {sorted(unknown)[0]!r}; known are {', '.join(CARDINALITY)}")
-    fixed = {name: np.broadcast_to(np.asarray(value, dtype=np.int64), n) for name, value in fixed.items()}
-    scenes = _draw(rng, n, fixed)
+    given = {name: np.broadcast_to(np.asarray(value, dtype=np.int64), n) for name, value in fixed.items()}
+    scenes = _draw(rng, n, given)
     for _ in range(200):
         (wrong,) = np.nonzero(scenes.held_out != held_out)
         if len(wrong) == 0:
             return scenes
-        redrawn = _draw(rng, len(wrong), {name: value[wrong] for name, value in fixed.items()})
+        redrawn = _draw(rng, len(wrong), {name: value[wrong] for name, value in given.items()})
         columns = {f.name: getattr(scenes, f.name).copy() for f in fields(scenes)}
         for name, column in columns.items():
             column[wrong] = getattr(redrawn, name)
@@ -127,6 +128,9 @@ def sample_scenes(rng: np.random.Generator, n: int, *, held_out: bool = False, *
 def distinct_scenes(rng: np.random.Generator, n: int, *, held_out: bool) -> Scenes:
     """Draw ``n`` scenes no two of which have the same attributes.
 
+    :param rng: random generator that draws the attributes.
+    :param n: number of scenes.
+    :param held_out: draw only from the held-out combinations, otherwise only from the others.
     :raises ValueError: if the world has fewer than ``n`` such scenes.
     """
     pool = sample_scenes(rng, 3 * n, held_out=held_out)

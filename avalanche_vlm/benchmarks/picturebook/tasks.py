@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,13 +30,13 @@ TEMPLATES = {name: PromptTemplates(f"picturebook-{name}", texts) for name, texts
 class Task:
     """What to draw and what to name.
 
-    :param name: of the task.
+    :param name: name of the task, one of its stream's.
     :param classes: each class is a name and the attributes that it fixes (indices).
     :param templates: prompts around the class name.
     :param style: key of :data:`~avalanche_vlm.benchmarks.picturebook.styles.STYLES`.
     :param fixed: attributes that are the same in every picture.
-    :param jitter: of the drawing.
-    :param look: of the drawing.
+    :param jitter: how much shapes vary in the drawing.
+    :param look: parts of the drawing that the style replaces.
     :param turning: another style, and the share of the pictures that have it already, in [0, 1].
     """
 
@@ -51,24 +51,25 @@ class Task:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
         return tuple(name for name, _ in self.classes)
 
     def draw(self, n: int, seed: int, split: str) -> tuple[np.ndarray, np.ndarray]:
         """``n`` pictures, classes as equal in number as ``n`` allows.
 
-        :param seed: of the world.
+        :param seed: seed of the whole stream; every task and split draws its own numbers from it.
         :param split: ``"train"``, ``"test"``, ...: gives other pictures for the same seed.
         :return: uint8 ``[n, 3, 32, 32]`` and class indices ``[n]``.
         """
         rng = generator(seed, self.name, split)
         labels = rng.permutation(np.arange(n) % len(self.classes))
-        fixed = {name: np.full(n, value) for name, value in self.fixed.items()}
+        fixed: dict[str, int | np.ndarray] = {name: np.full(n, value) for name, value in self.fixed.items()}
         for name in self.classes[0][1]:
             fixed[name] = np.array([attributes[name] for _, attributes in self.classes])[labels]
         # Only shapes carry patterns and outlines: what names no object shows shapes.
         if "object" not in fixed:
             fixed["object"] = rng.integers(0, len(SHAPES), n)
-        drawn = scenes.sample_scenes(rng, n, **fixed)
+        drawn = scenes.sample_scenes(rng, n, held_out=False, **fixed)
         pictures = render(drawn, rng, self.jitter, self.look)
         styled = STYLES[self.style](pictures, rng)
         if self.turning is not None:
@@ -87,11 +88,16 @@ class RealDigits:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their indices."""
         return tuple(f"digit {name}" for name in scenes.DIGITS)
 
     def draw(self, n: int, seed: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Likewise; train and test are disjoint: the last 400 of a permutation by ``seed`` are the test's.
+        """``n`` pictures. Train and test are disjoint: the last 400 of a permutation by ``seed`` are the test's.
 
+        :param n: number of pictures, at most 400 for the test and 1,397 otherwise.
+        :param seed: seed of the whole stream, 0 or more.
+        :param split: ``"test"`` for the test's pictures, anything else for the others.
+        :return: uint8 ``[n, 3, 32, 32]`` and class indices ``[n]``.
         :raises ValueError: if ``n`` exceeds what the split has.
         """
         from sklearn.datasets import load_digits
@@ -112,12 +118,25 @@ class RealDigits:
 
 
 def generator(seed: int, *labels: str) -> np.random.Generator:
-    """A random generator of its own for every use of a seed."""
+    """A random generator of its own for every use of a seed.
+
+    :param seed: seed of the whole stream, 0 or more.
+    :param labels: what the generator is for; other labels give other numbers.
+    """
     return np.random.default_rng([seed, *(zlib.crc32(label.encode()) for label in labels)])
 
 
-def _by(attribute: str, indices: Sequence[int]) -> tuple[tuple[str, dict[str, int]], ...]:
-    return tuple((scenes.NAMES[attribute][i], {attribute: i}) for i in indices)
+def classes_by(attribute: str, indices: Iterable[int]) -> tuple[tuple[str, dict[str, int]], ...]:
+    """Classes that are told apart by one attribute alone.
+
+    :param attribute: name of the attribute, a key of :data:`~avalanche_vlm.benchmarks.picturebook.scenes.NAMES`.
+    :param indices: values of the attribute, one of each class.
+    :return: name of each class, with the attribute that it fixes.
+
+    >>> classes_by("size", [0, 2])
+    (('small', {'size': 0}), ('large', {'size': 2}))
+    """
+    return tuple((scenes.NAMES[attribute][i], {attribute: int(i)}) for i in indices)
 
 
 _FIRST_LETTER = len(OBJECTS) - len(LETTERS)
@@ -135,7 +154,7 @@ MTIL_LIKE: tuple[Task | RealDigits, ...] = (
     Task("x-rays", _XRAYS, PromptTemplates("picturebook-x-rays", _TEMPLATES["object"]), "negative"),
     Task(
         "sketches",
-        _by("object", range(len(SHAPES))),
+        classes_by("object", range(len(SHAPES))),
         TEMPLATES["object"],
         "sketch",
         {"ground": 0, "pattern": 0},
@@ -143,11 +162,11 @@ MTIL_LIKE: tuple[Task | RealDigits, ...] = (
         Look(stroke=0.05),
     ),
     RealDigits(),
-    Task("night", _by("colour", range(len(COLOURS))), TEMPLATES["colour"], "night", {"ground": 1}),
-    Task("faded", _by("ground", range(len(GROUNDS))), TEMPLATES["ground"], "faded"),
+    Task("night", classes_by("colour", range(len(COLOURS))), TEMPLATES["colour"], "night", {"ground": 1}),
+    Task("faded", classes_by("ground", range(len(GROUNDS))), TEMPLATES["ground"], "faded"),
     Task(
         "graffiti",
-        _by("object", range(_FIRST_LETTER, len(OBJECTS))),
+        classes_by("object", range(_FIRST_LETTER, len(OBJECTS))),
         TEMPLATES["object"],
         "graffiti",
         {"size": 2, "pattern": 0},
@@ -155,7 +174,7 @@ MTIL_LIKE: tuple[Task | RealDigits, ...] = (
     ),
     Task(
         "fabrics",
-        _by("pattern", range(4)),
+        classes_by("pattern", range(4)),
         TEMPLATES["pattern"],
         "fabric",
         {},

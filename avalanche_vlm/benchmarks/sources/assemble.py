@@ -29,9 +29,9 @@ OnError = Literal["raise", "skip"]
 class Item:
     """One sample of a user's data.
 
-    :param image: path.
+    :param image: path of the image file.
     :param text: class name, or caption.
-    :param task: name.
+    :param task: name of the item's task.
     :param split: ``"train"``, ``"test"`` or ``""`` where the split is ours to make.
     :param where: what a sentence about it begins with.
     """
@@ -80,8 +80,8 @@ def readable(items: Sequence[Item], problems: Problems) -> list[Item]:
 def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """A random split of ``n`` indices with at least one on either side.
 
-    :param n: at least 2.
-    :param test_fraction: in (0, 1).
+    :param n: number of items, at least 2.
+    :param test_fraction: share of the items that is kept for testing, in (0, 1).
     :return: train and test indices, each in order.
     """
     order = rng.permutation(n)

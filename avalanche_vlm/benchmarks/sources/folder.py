@@ -32,16 +32,16 @@ def image_folder_stream(
     ``root/test/...`` beside it is taken as it is. Class names are folder names with underscores and hyphens as spaces.
     Hidden files and files that are not images by their extension are ignored. Every image is decoded once, up front.
 
-    :param root: the folder.
-    :param train_transform: PIL image to tensor, the model's.
-    :param eval_transform: likewise.
+    :param root: folder that holds the stream.
+    :param train_transform: the model's transform of training images, PIL image to tensor.
+    :param eval_transform: the model's transform of test images, PIL image to tensor.
     :param templates: prompts around the class names.
     :param label_space: which classes compete.
     :param test_fraction: share of every class that is kept for testing, in (0, 1).
-    :param seed: of the split.
+    :param seed: seed of the random split, 0 or more.
     :param on_error: ``"raise"`` stops at the first image that cannot be read, ``"skip"`` leaves it out and says so in
         ``benchmark.data.skipped``.
-    :param name: of the benchmark; the folder's by default.
+    :param name: name of the benchmark; the folder's by default.
     :param order: task folders in the order of the stream; natural order (2 before 10) by default.
     :raises InputError: in one sentence, for everything that cannot be used.
     """

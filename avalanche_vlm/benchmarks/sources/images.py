@@ -17,7 +17,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff"
 class ImageFiles(Sequence):
     """A sequence of RGB PIL images that holds nothing but the paths.
 
-    :param paths: of image files.
+    :param paths: paths of image files.
     """
 
     def __init__(self, paths: Sequence[Path | str]) -> None:
@@ -59,7 +59,7 @@ def read_image(path: Path) -> Image.Image:
 def check_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:
     """Decode every file, so that a corrupt one is found before training and not in the middle of it.
 
-    :param paths: of image files.
+    :param paths: paths of image files.
     :param progress: called as ``(done, total)``.
     :return: index and sentence of each file that cannot be read.
     """

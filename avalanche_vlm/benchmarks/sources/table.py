@@ -38,17 +38,17 @@ def table_stream(
 
     :param path: ``.csv``, ``.tsv`` or ``.jsonl``, UTF-8.
     :param train_transform: PIL image to tensor, the model's.
-    :param eval_transform: likewise.
+    :param eval_transform: the model's transform of test images, PIL image to tensor.
     :param tokenizer: the model's, for pairs.
     :param image_root: what relative image paths are relative to; the table's folder by default.
     :param templates: prompts around the class names.
     :param label_space: which classes compete.
     :param kind: ``"classes"`` or ``"pairs"`` where the table has both columns; classes by default.
     :param test_fraction: share kept for testing where the table does not say, in (0, 1).
-    :param seed: of the split.
+    :param seed: seed of the random split, 0 or more.
     :param on_error: ``"raise"`` stops at the first row that cannot be used, ``"skip"`` leaves it out and says so in
         ``benchmark.data.skipped``.
-    :param name: of the benchmark; the file's by default.
+    :param name: name of the benchmark; the file's by default.
     :param order: tasks in the order of the stream; of first appearance by default.
     :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
     """

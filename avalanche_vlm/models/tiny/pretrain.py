@@ -52,9 +52,9 @@ class Batch:
     """What one step learns from.
 
     :param images: ``[B, 3, 32, 32]``, normalised.
-    :param texts: B captions.
+    :param texts: captions, one of each picture.
     :param matches: bool ``[B, B]``: picture (row) that each caption (column) is true of.
-    :param attributes: per attribute, the value's index in every picture ``[B]``.
+    :param attributes: index of the value in every picture ``[B]``, by attribute.
     """
 
     images: torch.Tensor
@@ -83,7 +83,7 @@ def batches(seed: int, steps: int, batch_size: int) -> Iterator[Batch]:
 def loss_of(model: CLIP, tokenizer: WordTokenizer, batch: Batch, intro: str) -> torch.Tensor:
     """The contrastive loss and the weighted mean of the attributes' cross-entropies.
 
-    :param intro: begins this step's class prompts.
+    :param intro: words that begin this step's class prompts.
     """
     prompts = [f"{intro} {p.format(c)}".strip() for name, p in PROMPTS.items() for c in scenes.NAMES[name]]
     distinct, index = np.unique(batch.texts, return_inverse=True)

@@ -12,7 +12,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.training.reference.base import Inputs, Reference
 from avalanche_vlm.training.teachers.base import Side
 from avalanche_vlm.training.teachers.frozen import Teacher
-from avalanche_vlm.weights.interpolation import compatible_momentum, update_ema
+from avalanche_vlm.weights.moving import compatible_momentum, update_ema
 
 
 class MovingAverageTeacher:
@@ -58,7 +58,7 @@ class MovingAverageTeacher:
 class MomentumTeacher(MovingAverageTeacher):
     """CTP's compatible momentum (arXiv 2308.07146): in the first task a moving average of the student, then an average
     that follows the student and the model that the previous task left, see
-    :func:`~avalanche_vlm.weights.interpolation.compatible_momentum`.
+    :func:`~avalanche_vlm.weights.moving.compatible_momentum`.
 
     As in the authors' code it starts afresh from the student with every task.
 

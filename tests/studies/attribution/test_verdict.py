@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avalanche_vlm.benchmarks.picturebook.streams import held_out_sets
+from avalanche_vlm.benchmarks.picturebook.held_out import held_out_sets
 from avalanche_vlm.benchmarks.scenario import PairDataset
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks

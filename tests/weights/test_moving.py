@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avalanche_vlm.weights import average
-from avalanche_vlm.weights.interpolation import compatible_momentum, interpolate, update_ema
+from avalanche_vlm.weights.moving import compatible_momentum, update_ema
 
 
 def states(n: int) -> list[dict[str, torch.Tensor]]:
@@ -16,10 +16,6 @@ def states(n: int) -> list[dict[str, torch.Tensor]]:
         {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
         for _ in range(n)
     ]
-
-
-def test_wise_ft_is_one_function_under_two_names():
-    assert interpolate is average.interpolate
 
 
 def test_the_moving_average_weighs_the_past_geometrically():

@@ -1,4 +1,4 @@
-"""Weights between weights: WiSE-FT, the exponential moving average and CTP's compatible momentum."""
+"""Moving averages of weights: the exponential one and CTP's compatible momentum."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from avalanche_vlm.weights.average import State, interpolate
-
-__all__ = ["compatible_momentum", "interpolate", "update_ema"]
+from avalanche_vlm.weights.average import State
 
 
 @torch.no_grad()
@@ -18,8 +16,8 @@ def update_ema(mean: State, new: Mapping[str, torch.Tensor], decay: float = 0.99
     The default is CTP's on its first task (arXiv 2308.07146, the authors' code).
 
     :param mean: floating-point tensors; changed.
-    :param new: at least the mean's names.
-    :param decay: in [0, 1]; 1 keeps the mean.
+    :param new: the latest weights, with at least the mean's names.
+    :param decay: share of the mean that stays, in [0, 1]; 1 keeps the mean.
     :raises ValueError: for a decay outside.
 
     >>> mean = {"w": torch.tensor([4.0])}
@@ -44,7 +42,7 @@ def compatible_momentum(
     :param momentum: floating-point tensors; changed.
     :param new: the weights that train, with at least the momentum's names.
     :param previous: the weights at the end of the previous task, with at least the momentum's names.
-    :param decay: in [0, 1].
+    :param decay: share of the momentum that stays, in [0, 1].
     :raises ValueError: for a decay outside.
 
     >>> m = {"w": torch.tensor([1.0])}
