@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1] / "avalanche_vlm"
 PACKAGE = ROOT.name
 
 LEVELS = (
-    ("units", "errors", "compat"),
+    ("units", "errors", "compat", "_registry"),
     ("weights", "losses"),
     ("memory",),
     ("benchmarks",),

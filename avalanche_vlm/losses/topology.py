@@ -150,7 +150,7 @@ class FeatureQueue:
         """Put in features, the oldest making way; of more than fit, the last stay.
 
         :param features: ``[B, D]``; cut from the graph and copied.
-        :param ids: ``[B]`` integers.
+        :param ids: whole numbers ``[B]``, one of each feature.
         :raises ValueError: if the shapes do not fit each other or the queue.
         """
         size, dim = self.features.shape
