@@ -26,7 +26,7 @@ from avalanche_vlm.benchmarks.scenario import PairDataset
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.models import VLM, create_vlm
-from avalanche_vlm.studies.attribution import Pairs, attribute
+from avalanche_vlm.studies.attribution import ProbePairs, attribute
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -39,7 +39,7 @@ LEAST = 0.1
 
 def damage(model: VLM, seed: int) -> Callable[[], bool]:
     """Whether pairs that are not the probe's show a damage."""
-    pairs = Pairs(held_out_sets(seed + 10_000, 100, model.transforms.eval, model.tokenizer)[0].dataset)
+    pairs = ProbePairs(held_out_sets(seed + 10_000, 100, model.transforms.eval, model.tokenizer)[0].dataset)
     return lambda: first_hits(pairs.images(model), pairs.texts(model), pairs.ids).double().mean() < 1 - LEAST
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from avalanche.benchmarks.scenarios import CLScenario
@@ -28,6 +28,14 @@ from avalanche_vlm.memory.generators import Generator
 Transform = Callable[[Any], torch.Tensor]
 Images = Sequence[Any] | torch.Tensor
 """Raw images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes."""
+
+
+def size_of(dataset: Dataset) -> int:
+    """Number of samples. Torch's data sets have a length that their base does not declare.
+
+    :param dataset: data set that is read by index.
+    """
+    return len(cast("Sized", dataset))
 
 
 class ImageDataset(Dataset):

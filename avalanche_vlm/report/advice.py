@@ -17,7 +17,7 @@ def print_advice(advice: dict[str, Any]) -> None:
 
     show, decided = console(), advice["answer"]["share of the data"]
     table = Table(title="pilots (scores in percent, changes in points; bytes and seconds on all data)")
-    for title in ("recipe", "data", "Last", "interval", "expected", "zero-shot", "stored", "seconds", "burden", ""):
+    for title in ("recipe", "data", "Last", "interval", "expected", "zero-shot", "stored", "seconds", "operations", ""):
         table.add_column(title, justify="left" if title in ("recipe", "") else "right", no_wrap=bool(title))
     shown: dict[str, tuple[float, dict[str, Any]]] = {}
     # Every recipe's last round, or the one that decided, which the front is of.
@@ -48,7 +48,8 @@ def print_advice(advice: dict[str, Any]) -> None:
         gain = "" if brings["last"] is None else "brings {:+.1f} to {:+.1f} points of Last".format(*brings["last"])
         gain += f" over {brings['over']}, " if gain else ""
         print(f"\nStage {stage['stage']}: {stage['do']}")
-        print(f"  {gain}stores {human_bytes(costs['bytes'])}, burden {costs['operational']} ({_parts(costs)})")
+        stored, operations = human_bytes(costs["bytes"]), f"{costs['operational']} ({_parts(costs)})"
+        print(f"  {gain}stores {stored}, operational cost {operations}")
         print(f"  watch {stage['watch']}\n  go on when {stage['go on when']}")
     for name in ("excluded", "not run"):
         for entry in advice[name]:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
@@ -97,23 +97,26 @@ def diagnose(
 def probe_pairs(benchmark: VLMBenchmark, model: VLM, most: int, seed: int) -> tuple[Dataset, str]:
     """Pairs that tell whether images and texts match, and what to call them.
 
-    :param most: how many at most, drawn with the seed.
+    :param benchmark: the stream whose held-out captions, test pairs or test pictures they are.
+    :param model: the model, whose tokenizer reads prompts.
+    :param most: number of pairs at most, drawn with the seed.
+    :param seed: seed of the draw, 0 or more.
+    :return: samples ``(ImageText, identity, ...)``, and their name in sentences.
     """
     captions = [of for of in benchmark.held_out if of.label_space is None]
+    pairs: Dataset
     if captions:
         pairs, called = captions[0].dataset, f"held-out {captions[0].name}"
     else:
-        tests = ConcatDataset([experience.dataset.eval() for experience in benchmark.test_stream])
-        if benchmark.kind == "pairs":
+        tests: Dataset = ConcatDataset([experience.dataset.eval() for experience in benchmark.test_stream])
+        if benchmark.label_space is None:
             pairs, called = tests, "test pairs"
         else:
-            space = benchmark.label_space
-            pairs, called = (
-                _WithPrompts(tests, model, [prompts[0] for prompts in space.prompts()]),
-                "test pictures and prompts",
-            )
-    if len(pairs) > most:
-        drawn = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:most]
+            prompts = [prompts[0] for prompts in benchmark.label_space.prompts()]
+            pairs, called = _WithPrompts(tests, model, prompts), "test pictures and prompts"
+    number = size_of(pairs)
+    if number > most:
+        drawn = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:most]
         pairs = Subset(pairs, drawn.sort().values.tolist())
     return pairs, called
 
@@ -126,7 +129,7 @@ class _WithPrompts(Dataset):
         self._tokens = model.tokenizer(prompts)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return size_of(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[ImageText, int]:
         image, y, *_ = self._dataset[index]

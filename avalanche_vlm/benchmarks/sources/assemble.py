@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from avalanche.benchmarks.utils import AvalancheDataset
 
-from avalanche_vlm.benchmarks.label_space import PromptTemplates, Visible, join_tasks
+from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates, Visible, join_tasks
 from avalanche_vlm.benchmarks.scenario import (
     DataReport,
     ImageDataset,
@@ -122,12 +123,13 @@ def split_items(
 
 def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
     """The names of ``order``, checked, or those found."""
-    for name in order or ():
+    chosen = list(order or ())
+    for name in chosen:
         if name not in found:
             raise InputError(f"there is no task called {name!r}; there are {', '.join(found)}")
-        if list(order).count(name) > 1:
+        if chosen.count(name) > 1:
             raise InputError(f"order names task {name!r} more than once")
-    return list(order or found)
+    return chosen or list(found)
 
 
 def assemble(
@@ -142,56 +144,84 @@ def assemble(
     templates: PromptTemplates,
     label_space: Visible,
     problems: Problems,
-    protocol: dict,
+    protocol: dict[str, Any],
 ) -> VLMBenchmark:
     """A benchmark of items that all have a split.
 
+    :param name: name of the benchmark.
+    :param kind: ``"classes"`` where an item's text is its class name, ``"pairs"`` where it is a caption.
+    :param items: samples of all tasks and splits.
+    :param tasks: names of the tasks, in the order of the stream.
+    :param train_transform: the model's transform of training images, PIL image to tensor.
+    :param eval_transform: the model's transform of test images, PIL image to tensor.
+    :param tokenizer: the model's tokenizer, for pairs.
+    :param templates: prompts around the class names.
+    :param label_space: which classes compete.
+    :param problems: what was left out on the way, which goes into the benchmark's report.
+    :param protocol: what else decides the stream: path, seed and split.
     :raises InputError: if a task lacks train or test samples.
     """
     parts = {(t, s): [i for i in items if i.task == t and i.split == s] for t in tasks for s in ("train", "test")}
     for (task, split), members in parts.items():
         if not members:
             raise InputError(f"task {task!r} has no usable {split} samples")
-    counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in ("train", "test")}
-    common = {
-        "task_names": list(tasks),
-        "data": DataReport(problems.skipped),
-        "protocol": {**protocol, **counts, "order": list(tasks)},
-    }
+    space: LabelSpace | None = None
     if kind == "pairs":
-        transforms = (PairTransform(train_transform, tokenizer), PairTransform(eval_transform, tokenizer))
-        identities: dict[str, int] = {}
-        streams = {
-            split: [
-                as_experience_data(
-                    PairDataset(
-                        ImageFiles([i.image for i in parts[t, split]]), [i.text for i in parts[t, split]], identities
-                    ),
-                    *transforms,
-                )
-                for t in tasks
-            ]
-            for split in ("train", "test")
-        }
-        return VLMBenchmark(name, kind, streams["train"], streams["test"], **common)
+        if tokenizer is None:
+            raise InputError(f"{name} is a stream of captions: give the model's tokenizer")
+        streams = _pairs(
+            parts, tasks, *(PairTransform(image, tokenizer) for image in (train_transform, eval_transform))
+        )
+    else:
+        space = join_tasks([(t, _class_names(parts, t), templates) for t in tasks], label_space)
+        streams = _classes(parts, tasks, space, train_transform, eval_transform)
+    counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in ("train", "test")}
+    return VLMBenchmark(
+        name,
+        kind,
+        streams["train"],
+        streams["test"],
+        label_space=space,
+        task_names=list(tasks),
+        data=DataReport(problems.skipped),
+        protocol={**protocol, **counts, "order": list(tasks)},
+    )
 
-    names = {t: sorted({i.text for s in ("train", "test") for i in parts[t, s]}) for t in tasks}
-    for t in tasks:
-        untrained = set(names[t]) - {i.text for i in parts[t, "train"]}
-        if untrained:
-            raise InputError(f"class {sorted(untrained)[0]!r} of task {t!r} has test samples but none to train on")
-    space = join_tasks([(t, names[t], templates) for t in tasks], label_space)
-    ids = [dict(zip(names[t], space.tasks[k], strict=True)) for k, t in enumerate(tasks)]
-    streams = {
-        split: [
-            as_experience_data(
-                ImageDataset(ImageFiles([i.image for i in parts[t, split]]), [ids[k][i.text] for i in parts[t, split]]),
-                train_transform,
-                eval_transform,
-                k if label_space == "task" else 0,
-            )
-            for k, t in enumerate(tasks)
-        ]
-        for split in ("train", "test")
-    }
-    return VLMBenchmark(name, kind, streams["train"], streams["test"], label_space=space, **common)
+
+Parts = Mapping[tuple[str, str], Sequence[Item]]
+"""Samples by task and split."""
+
+Streams = dict[str, list[AvalancheDataset]]
+"""Data sets of all tasks, by split."""
+
+
+def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform) -> Streams:
+    identities: dict[str, int] = {}
+
+    def data(items: Sequence[Item]) -> AvalancheDataset:
+        images, captions = ImageFiles([item.image for item in items]), [item.text for item in items]
+        return as_experience_data(PairDataset(images, captions, identities), train, test)
+
+    return {split: [data(parts[task, split]) for task in tasks] for split in ("train", "test")}
+
+
+def _classes(parts: Parts, tasks: Sequence[str], space: LabelSpace, train: Callable, test: Callable) -> Streams:
+    streams: Streams = {"train": [], "test": []}
+    for number, task in enumerate(tasks):
+        ids = dict(zip(_class_names(parts, task), space.tasks[number], strict=True))
+        label = number if space.visible == "task" else 0
+        for split, stream in streams.items():
+            items = parts[task, split]
+            data = ImageDataset(ImageFiles([item.image for item in items]), [ids[item.text] for item in items])
+            stream.append(as_experience_data(data, train, test, label))
+    return streams
+
+
+def _class_names(parts: Parts, task: str) -> list[str]:
+    """The classes of a task, each with samples to train on."""
+    trained, tested = ({item.text for item in parts[task, split]} for split in ("train", "test"))
+    if tested - trained:
+        raise InputError(
+            f"class {sorted(tested - trained)[0]!r} of task {task!r} has test samples but none to train on"
+        )
+    return sorted(trained)

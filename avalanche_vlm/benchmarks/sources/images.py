@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,7 +15,7 @@ from avalanche_vlm.errors import InputError
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
-class ImageFiles(Sequence):
+class ImageFiles(Sequence[Image.Image]):
     """A sequence of RGB PIL images that holds nothing but the paths.
 
     :param paths: paths of image files.
@@ -25,6 +26,12 @@ class ImageFiles(Sequence):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ImageFiles: ...
 
     def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
         if isinstance(index, slice):

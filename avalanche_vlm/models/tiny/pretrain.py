@@ -104,7 +104,7 @@ def normalise(pictures: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def held_out_scores(model, tokenizer, n: int = 1000) -> dict[str, float]:
+def held_out_scores(model: CLIP, tokenizer: WordTokenizer, n: int = 1000) -> dict[str, float]:
     """In percent: recall@1 both ways among ``n`` held-out full captions, and zero-shot accuracy per attribute."""
     rng = np.random.default_rng(0)
     drawn = scenes.distinct_scenes(rng, n, held_out=True)

@@ -79,7 +79,7 @@ GLOSSARY = (
     ),
     ("Score of a pilot", "Last, less the points by which the held-out change is worse than what was asked for."),
     (
-        "Operational burden",
+        "Operational cost",
         "How much a recipe changes what is deployed: parameters, files to version, a task id that must be known, and "
         "whether it can be undone.",
     ),

@@ -187,7 +187,7 @@ def _pareto(c: dict[str, Any]) -> list[str]:
         "stored",
         "seconds",
     ]
-    heads += ["operational burden", "test samples", "dropped because"]
+    heads += ["operational cost", "test samples", "dropped because"]
     kinds = [("expected", "percent"), ("zero_shot_kept", "points"), ("bytes", "bytes"), ("seconds", "seconds")]
     kinds += [("operational", "count"), ("n_test", "count")]
     for position, r in enumerate(c["rounds"], start=1):

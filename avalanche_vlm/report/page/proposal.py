@@ -155,5 +155,5 @@ def _pair(bounds: Any) -> tuple[float | None, float | None]:
 
 
 def _spoken(name: str) -> str:
-    known = {"bytes": "stored", "seconds": "training seconds", "operational": "operational burden", "parts": "made of"}
+    known = {"bytes": "stored", "seconds": "training seconds", "operational": "operational cost", "parts": "made of"}
     return known[name] if name in known else name.replace("_", " ").replace(".", ", ")

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from avalanche_vlm.studies.advice.constraints import Constraints, burden, resampling
+from avalanche_vlm.studies.advice.constraints import Constraints, resampling, total_cost
 from avalanche_vlm.studies.advice.halving import Round
 from avalanche_vlm.studies.advice.pilot import Pilot
 from avalanche_vlm.studies.advice.trend import foreseen
@@ -22,14 +22,14 @@ ENOUGH = 30
 
 
 @dataclass(frozen=True)
-class Choice:
+class Recommendation:
     """A recommendation.
 
-    :param recipe: its name.
+    :param recipe: name of the recommended recipe.
     :param confidence: ``"sure"``, ``"leaning"`` or ``"too little data"``.
-    :param why: a sentence on that.
+    :param why: a sentence on the confidence.
     :param second: the best of the others that meet the constraints; None if there is none.
-    :param round: that decided, carried on to all data.
+    :param round: the round that decided, carried on to all data.
     """
 
     recipe: str
@@ -71,7 +71,7 @@ def latest(rounds: Sequence[Round]) -> dict[str, Pilot]:
 def eligible(pilots: Mapping[str, Pilot], constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Pilot]:
     """Pilots that meet the constraints.
 
-    :param seconds: of training on all data, by recipe.
+    :param seconds: seconds of training on all data, by recipe.
     """
     return {
         name: pilot
@@ -80,13 +80,13 @@ def eligible(pilots: Mapping[str, Pilot], constraints: Constraints, seconds: Map
     }
 
 
-def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Choice | None:
+def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Recommendation | None:
     """The best Last, carried on to all data (:func:`~avalanche_vlm.studies.advice.trend.foreseen`), among what meets
     the constraints, in its last pilot too. Of those within :data:`TIE` points of it whose paired interval does not
     exclude that they are equal, the one that keeps the most of zero-shot (in whole points), then the one with the least
-    burden, then with the fewest bytes.
+    operational cost, then with the fewest bytes.
 
-    :param seconds: of training on all data, by recipe.
+    :param seconds: seconds of training on all data, by recipe.
     :return: None if nothing meets them.
     """
     sound = eligible(latest(rounds), constraints, seconds)
@@ -99,9 +99,11 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
         return None
     best = max(fit.values(), key=lambda pilot: pilot.last)
     tied = [p for p in fit.values() if p is best or (best.last - p.last <= TIE and gain(best, p).low <= 0)]
-    chosen = max(tied, key=lambda p: (_whole(p.zero_shot_kept), -sum(burden(p.ledger).values()), -p.full_bytes))
+    chosen = max(tied, key=lambda p: (_whole(p.zero_shot_kept), -total_cost(p.ledger), -p.full_bytes))
     others = sorted((p for p in fit.values() if p is not chosen), key=lambda p: -p.last)
-    return Choice(chosen.recipe, *_confidence(chosen, others, round), others[0].recipe if others else None, round)
+    return Recommendation(
+        chosen.recipe, *_confidence(chosen, others, round), others[0].recipe if others else None, round
+    )
 
 
 def _whole(value: float) -> int:

@@ -22,10 +22,10 @@ KEEPS_RAW_DATA = "keeps samples of the user's, which is not allowed"
 class Constraints:
     """The user's.
 
-    :param max_bytes: stored, RAM and disk together, on all data; None for no limit.
-    :param raw_data: samples of the user's may be kept.
-    :param task_id: the sample's task may be asked for at prediction.
-    :param max_train_seconds: of training on all data; None for no limit.
+    :param max_bytes: bytes that may be stored on all data, RAM and disk together; None for no limit.
+    :param raw_data: whether samples of the user's may be kept.
+    :param task_id: whether the sample's task may be asked for at prediction.
+    :param max_train_seconds: seconds that training on all data may take; None for no limit.
     :param keep_zero_shot: points that the held-out sets may lose on average; None for no limit.
     :raises InputError: for a limit that is negative or no number.
     """
@@ -51,7 +51,7 @@ class Constraints:
         """A recipe's options, with its memory within the limit.
 
         :param settings: the recipe's options and their defaults.
-        :param options: those that differ.
+        :param options: the options that differ from their defaults.
         """
         budget = options.get("max_bytes", settings.get("max_bytes"))
         if self.max_bytes is None or not budget or budget <= self.max_bytes or "max_bytes" not in settings:
@@ -62,7 +62,7 @@ class Constraints:
         """Why a recipe is out after its pilot, in a sentence, or None. What it keeps of zero-shot counts as broken only
         beyond the interval of the samples; until then :meth:`score` takes it into account.
 
-        :param seconds: of training on all data, as it is estimated.
+        :param seconds: estimated seconds of training on all data.
         """
         ledger = pilot.ledger
         if not self.raw_data and ledger["raw_user_data_kept"]:
@@ -109,8 +109,16 @@ def _resampling(groups: tuple[int, ...]) -> PairedBootstrap:
     return PairedBootstrap(groups, draws=1000)
 
 
-def burden(ledger: Mapping[str, Any]) -> dict[str, int]:
-    """The parts of the operational burden, which are added up: artifacts that have versions, and one for each of
+def total_cost(ledger: Mapping[str, Any]) -> int:
+    """The operational cost in one figure: the sum of its parts.
+
+    :param ledger: the recipe's entry in the ledger.
+    """
+    return sum(operational_cost(ledger).values())
+
+
+def operational_cost(ledger: Mapping[str, Any]) -> dict[str, int]:
+    """The parts of the operational cost, which are added up: artifacts that have versions, and one for each of
     reference pairs, a generator, samples of the user's, the task id at prediction and a pretrained model that cannot be
     had back by switching something off.
     """

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from avalanche_vlm.studies.advice.choice import Choice, choose, last_interval, latest
-from avalanche_vlm.studies.advice.constraints import Constraints, burden
+from avalanche_vlm.studies.advice.choice import Recommendation, choose, last_interval, latest
+from avalanche_vlm.studies.advice.constraints import Constraints, operational_cost, total_cost
 from avalanche_vlm.studies.advice.halving import Halving, Round
 from avalanche_vlm.studies.advice.pareto import front
 from avalanche_vlm.studies.advice.pilot import BEFORE, Pilot
@@ -20,9 +20,9 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
     """``constraints``, ``rounds``, ``front``, ``answer``, ``plan``, ``excluded``, ``not run``, ``ledger`` and
     ``warnings``. The front is of the round that decided, whose share of the data is the answer's.
 
-    :param halving: that has run.
-    :param options: of the recipes, where the constraints changed them.
-    :param excluded: before anything was run, and why.
+    :param halving: the halving, after it has run.
+    :param options: options of the recipes that the constraints changed, by recipe.
+    :param excluded: recipes that were out before anything was run, and why.
     """
     rounds, constraints = halving.rounds, halving.constraints
     seconds = {name: halving.full_seconds(name) for name in latest(rounds)}
@@ -62,15 +62,15 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
 
 def figures(pilot: Pilot, seconds: float) -> tuple[float, ...]:
     """What the Pareto front is of, more being better: Last, zero-shot kept, and with a minus bytes, seconds and
-    operational burden."""
-    costs = (pilot.full_bytes, seconds, sum(burden(pilot.ledger).values()))
+    operational cost."""
+    costs = (pilot.full_bytes, seconds, total_cost(pilot.ledger))
     return (pilot.last, pilot.zero_shot_kept, *(-float(cost) for cost in costs))
 
 
 def _round(round_: Round, carried: Round, constraints: Constraints, seconds: Mapping[str, float]) -> dict[str, Any]:
     recipes = []
     for name, pilot in round_.pilots.items():
-        interval, parts = last_interval(pilot), burden(pilot.ledger)
+        interval, parts = last_interval(pilot), operational_cost(pilot.ledger)
         recipes.append(
             {
                 "recipe": name,
@@ -91,7 +91,9 @@ def _round(round_: Round, carried: Round, constraints: Constraints, seconds: Map
     return {"share of the data": round_.share, "complete": round_.complete, "recipes": recipes}
 
 
-def _sentence(choice: Choice, rounds: Sequence[Round], baseline: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+def _sentence(
+    choice: Recommendation, rounds: Sequence[Round], baseline: str, options: Mapping[str, Mapping[str, Any]]
+) -> str:
     """What to take, and what it came to beside the baseline: on the same data, whatever the share."""
     name, share = choice.recipe, choice.round.share
     carried = choice.round.pilots[name]

@@ -36,8 +36,8 @@ class OutOfTime(Exception):
 class Round:
     """Recipes on the same share of the data.
 
-    :param share: of the data.
-    :param pilots: by recipe, in the order in which they ran.
+    :param share: share of the data that every pilot trained on, in (0, 1].
+    :param pilots: pilots by recipe, in the order in which they ran.
     :param dropped: recipes that do not go on, and why.
     :param complete: all that were to run did, but for those that cannot or take far too long.
     :param carried_on: Last is not as measured but as it is expected on all data.
@@ -60,12 +60,13 @@ class Halving:
 
     :param pilot: ``(recipe, share, deadline) -> Pilot``; raises :class:`OutOfTime` past the deadline, and InputError
         for a recipe that cannot run.
-    :param shares: that may be taken, ascending.
-    :param constraints: the user's.
+    :param shares: shares of the data that may be taken, ascending.
+    :param constraints: what a recipe must not cost.
     :param seconds: the budget, in the unit of the clock.
     :param clock: tells the time.
-    :param cost: of training on a share of the data, in any unit: what is seen on one is scaled to another by it.
-    :param baseline: that the others are compared with: part of the first round, and of others if it is good enough.
+    :param cost: cost of training on a share of the data, in any unit: what is seen on one is scaled to another by it.
+    :param baseline: recipe that the others are compared with: part of the first round, and of others if it is good
+        enough.
     """
 
     pilot: Callable[[str, float, float], Pilot]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 def front(points: Mapping[str, Sequence[float]]) -> list[str]:
     """Names of the points that no other dominates: that is no worse in everything and better in something.
 
-    :param points: of equal length; more is better, so costs come with a minus.
+    :param points: points of equal length by name; more is better, so costs come with a minus.
 
     >>> front({"a": (1, 0), "b": (0, 1), "c": (0, 0), "d": (0, 1)})
     ['a', 'b', 'd']

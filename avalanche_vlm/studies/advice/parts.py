@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Subset
 
-from avalanche_vlm.benchmarks.scenario import HeldOutSet, VLMBenchmark
+from avalanche_vlm.benchmarks.scenario import HeldOutSet, VLMBenchmark, size_of
 
 
 def share_of(benchmark: VLMBenchmark, share: float, seed: int) -> VLMBenchmark:
     """A benchmark with a share of every task's training data, in equal parts over its classes; all else stays. A
     smaller share is part of a larger one.
 
-    :param share: in (0, 1].
+    :param benchmark: the stream to take a part of.
+    :param share: share of the training data to keep, in (0, 1].
+    :param seed: seed of the choice, 0 or more.
     """
     if share >= 1:
         return benchmark
@@ -31,12 +33,15 @@ def scored_on_fewer(benchmark: VLMBenchmark, seed: int, most: int) -> VLMBenchma
     """A benchmark with at most so many test samples per task, in equal parts over its classes, and twice as many of
     class-labelled held-out sets. Captions stay, for R@1 among fewer is another figure.
 
-    :param most: test samples per task.
+    :param benchmark: the stream to take a part of.
+    :param seed: seed of the choice, 0 or more.
+    :param most: number of test samples per task, at most.
     """
     rng, held_out = np.random.default_rng(seed), []
     for part in benchmark.held_out:
-        if part.label_space is not None and len(part.dataset) > 2 * most:
-            rows = sorted(rng.permutation(len(part.dataset))[: 2 * most].tolist())
+        number = size_of(part.dataset)
+        if part.label_space is not None and number > 2 * most:
+            rows = sorted(rng.permutation(number)[: 2 * most].tolist())
             part = HeldOutSet(part.name, Subset(part.dataset, rows), part.label_space)
         held_out.append(part)
     tests = [
@@ -53,7 +58,8 @@ def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     [0, 0]
     """
     shuffled = rng.permutation(len(labels))
-    rank, counts = np.empty(len(labels), dtype=np.int64), {}
+    rank = np.empty(len(labels), dtype=np.int64)
+    counts: dict[Any, int] = {}
     for index in shuffled:
         rank[index] = counts.get(labels[index], 0)
         counts[labels[index]] = rank[index] + 1

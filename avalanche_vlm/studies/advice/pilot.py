@@ -36,10 +36,10 @@ BEFORE = "untrained tasks"
 class Pilot:
     """What a pilot came to.
 
-    :param recipe: its name.
-    :param share: of the training data, in (0, 1].
-    :param tasks: per task the score of each test sample at the end, in [0, 1].
-    :param kept: per held-out set the change of each sample's score against the pretrained model, in [-1, 1].
+    :param recipe: name of the recipe.
+    :param share: share of the training data that it trained on, in (0, 1].
+    :param tasks: score of each test sample at the end, in [0, 1], an array for each task.
+    :param kept: change of each sample's score against the pretrained model, in [-1, 1], by held-out set.
     :param ledger: its entry, as measured.
     :param seconds: what the pilot took, evaluation included.
     :param full_bytes: stored bytes on all data: memories of samples grow with the data up to their budget, the rest
@@ -100,8 +100,8 @@ def run_pilot(
     :param benchmark: all of it; test sets are taken as they are.
     :param pretrained: the scores before.
     :param model: pretrained, and trained in place.
-    :param settings: of a run on all data; see :func:`scaled`.
-    :param options: of the recipe, on all data.
+    :param settings: settings of a run on all data; see :func:`scaled`.
+    :param options: options of the recipe on all data, by name.
     :param clock: tells the time in seconds.
     :param progress: called as :func:`~avalanche_vlm.studies.experiment.run_experiment` calls it; what it raises ends
         the pilot.
@@ -146,8 +146,8 @@ def training_cost(samples: Sequence[int], batch_size: int, share: float) -> floa
     A step on four times the samples takes less than four times as long, the more so as prompts are encoded in every
     step: from 16 to 64 samples 1.2 to 2.2 times with the recipes that advice tries, on the tiny model.
 
-    :param samples: of every task, on all data.
-    :param batch_size: of a run on all data.
+    :param samples: number of every task's training samples on all data.
+    :param batch_size: batch size of a run on all data.
     """
     size = _batch(batch_size, share)
     return sum(-(-max(2, round(share * n)) // size) for n in samples) * size ** (1 / 3)
@@ -176,7 +176,7 @@ class Scores:
     """Every sample's score, in [0, 1]: right or wrong for classes, the mean of both directions' hit@1 for pairs.
 
     :param model: evaluated in eval mode.
-    :param benchmark: whose label space the model gets, if it has another.
+    :param benchmark: the stream, whose label space the model gets if it has another.
     """
 
     def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
@@ -188,10 +188,10 @@ class Scores:
 
 
 def task_scores(model: VLM, experience: Any) -> np.ndarray:
-    """Of each sample of a task.
+    """Score of each sample of a task, in [0, 1].
 
-    :param model: in eval mode.
-    :param experience: of a test stream; the model adapts to it as in a strategy's evaluation.
+    :param model: the model, in eval mode.
+    :param experience: an experience of a test stream; the model adapts to it as in a strategy's evaluation.
     """
     model.adaptation(experience)
     return _scores(model, experience.dataset.eval())
@@ -206,7 +206,8 @@ def _scores(model: VLM, dataset: Any) -> np.ndarray:
         else:
             right.append(model(x, rest[-1].to(model.device)).argmax(1).cpu() == y)
     if pairs:
-        return first_hits(*(torch.cat(part) for part in zip(*pairs, strict=True))).double().mean(0).numpy()
+        images, texts, ids = (torch.cat(part) for part in zip(*pairs, strict=True))
+        return first_hits(images, texts, ids).double().mean(0).numpy()
     return torch.cat(right).double().numpy()
 
 

@@ -38,9 +38,9 @@ class Pilots:
 
     :param benchmark: the stream; pilots are scored on a part of its test samples.
     :param model: pretrained. Pilots train copies of it.
-    :param settings: by recipe.
-    :param constraints: the user's.
-    :param seed: of everything that is drawn.
+    :param settings: function from a recipe's name to its settings and options on all data.
+    :param constraints: what a recipe must not cost.
+    :param seed: seed of everything that is drawn, 0 or more.
     :param device: where to run.
     :raises InputError: if predictions on the stream ask for the task id, and that is not allowed.
     """
@@ -107,7 +107,7 @@ class Pilots:
     ) -> Pilot:
         """A pilot.
 
-        :param deadline: of ``time.monotonic``, in seconds; looked at in every iteration of the training.
+        :param deadline: time on ``time.monotonic``'s clock, in seconds; looked at in every iteration of the training.
         :param advance: called as ``(experience, iteration, iterations)``.
         :raises OutOfTime: when it will not end before the deadline.
         :raises InputError: if the recipe cannot run.

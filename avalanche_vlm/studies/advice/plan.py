@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from avalanche_vlm.studies.advice.choice import gain, latest
-from avalanche_vlm.studies.advice.constraints import Constraints, burden, kept_interval, resampling
+from avalanche_vlm.studies.advice.constraints import (
+    Constraints,
+    kept_interval,
+    operational_cost,
+    resampling,
+    total_cost,
+)
 from avalanche_vlm.studies.advice.halving import Round
 from avalanche_vlm.studies.advice.pilot import Pilot
 from avalanche_vlm.studies.attribution.bootstrap import Estimate
@@ -40,16 +46,17 @@ def stages(
 ) -> list[dict[str, Any]]:
     """From plain fine-tuning to the recommended recipe.
 
-    A stage before it has less operational burden than the recipe and more than the stage before, meets the constraints,
-    gains surely, and has the largest gain of Last per burden. Gains are those of the largest share of data on which
-    both recipes ran.
+    A stage before it has less operational cost than the recipe and more than the stage before, meets the constraints,
+    gains surely, and has the largest gain of Last per operational cost. Gains are those of the largest share of data on
+    which both recipes ran.
 
-    :param seconds: of training on all data, by recipe.
-    :param options: of the recipes, where the constraints changed them; all else is as it was asked for.
+    :param seconds: seconds of training on all data, by recipe.
+    :param options: options of the recipes that the constraints changed, by recipe; all else is as it was asked for.
     """
     pilots = latest(rounds)
-    weight = {name: sum(burden(pilot.ledger).values()) for name, pilot in pilots.items()}
-    order, done = [], baseline
+    weight = {name: total_cost(pilot.ledger) for name, pilot in pilots.items()}
+    order: list[str] = []
+    done = baseline
     while True:
         found = {}
         for name, pilot in pilots.items():
@@ -90,7 +97,7 @@ def _stage(
     seconds: Mapping[str, float],
     options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    pilot, parts = pilots[name], burden(pilots[name].ledger)
+    pilot, parts = pilots[name], operational_cost(pilots[name].ledger)
     low, high = kept_interval(pilot)
     limit = min(max(constraints.least_kept, -100.0), low)
     stage = {

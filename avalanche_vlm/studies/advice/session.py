@@ -31,13 +31,13 @@ def advise(
 ) -> dict[str, Any]:
     """Try recipes on shares of a stream's data, recommend one, and plan how to get there.
 
-    :param benchmark: the stream.
+    :param benchmark: the stream to give advice on.
     :param model: pretrained; it stays as it is.
-    :param settings: from a recipe's name to the settings of its training on all data and its options.
-    :param recipes: to try, beside ``fine-tune``, which the others are compared with.
+    :param settings: function from a recipe's name to the settings of its training on all data and its options.
+    :param recipes: recipes to try beside ``fine-tune``, which the others are compared with.
     :param constraints: what the recipe must not cost; by default it may lose 2 points of zero-shot.
-    :param minutes: that all of it takes at most.
-    :param seed: of everything that is drawn.
+    :param minutes: minutes that all of it takes at most.
+    :param seed: seed of everything that is drawn, 0 or more.
     :param device: where to run.
     :return: plain JSON types, see :func:`~avalanche_vlm.studies.advice.document.document`.
     :raises InputError: for a recipe that does not exist, or if there is no time for a single pilot.
@@ -52,8 +52,8 @@ def ask(
 ) -> dict[str, Any]:
     """The same, from pilots that are run, or were, by a function.
 
-    :param run: as :meth:`Pilots.run`.
-    :param deadline: of ``time.monotonic``, in seconds.
+    :param run: function that runs a pilot as :meth:`Pilots.run` does.
+    :param deadline: time on ``time.monotonic``'s clock, in seconds.
     """
     names, excluded = pilots.candidates(recipes)
     left = deadline - time.monotonic()

@@ -30,7 +30,7 @@ class PairedBootstrap:
     :param groups: number of samples in each group.
     :param draws: how often to resample.
     :param level: share of cases in which the interval is to hold the truth.
-    :param seed: of the draws.
+    :param seed: seed of the draws, 0 or more.
     :raises InputError: if a group is empty, or a number is out of its range.
     """
 

@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.attribution.bootstrap import PairedBootstrap
 from avalanche_vlm.studies.attribution.measure import Laboratory
-from avalanche_vlm.studies.attribution.probe import Pairs
+from avalanche_vlm.studies.attribution.probe import ProbePairs
 from avalanche_vlm.studies.attribution.verdict import Rule, judge
 
 
 def attribute(
     model: VLM,
     pretrained_state: Mapping[str, torch.Tensor],
-    pairs: Dataset | Pairs,
+    pairs: Dataset | ProbePairs,
     *,
     rule: Rule | None = None,
     draws: int = 2000,
@@ -33,15 +33,15 @@ def attribute(
     score, and is the most specific to do so, names the cause (see :class:`Rule`). Intervals come from resampling the
     pairs, the same for every intervention.
 
-    :param model: as trained. Its weights are changed meanwhile, and bit for bit what they were afterwards, also if
-        something fails.
+    :param model: the trained model. Its weights are changed meanwhile, and bit for bit what they were afterwards, also
+        if something fails.
     :param pretrained_state: a state dict of ``model.clip`` from before training.
     :param pairs: held-out samples ``(ImageText, identity)``, at least 4; with some hundreds the intervals are narrow
         enough to tell causes apart.
     :param rule: what counts as a repair.
-    :param draws: of the bootstrap.
-    :param level: of its intervals.
-    :param seed: of the draws and of the halves that maps are fitted on.
+    :param draws: number of draws of the bootstrap.
+    :param level: level of the bootstrap's intervals, in (0, 1).
+    :param seed: seed of the draws and of the halves that maps are fitted on, 0 or more.
     :param score: what to call the score: hit@1 of the pairs, mean of both directions.
     :return: plain JSON types, in points of 100: ``pretrained`` (on the pairs as re-matched), ``trained`` (as given),
         ``lost``, ``interventions`` (each with what it ``recovered`` and the ``share`` of what was lost; the maps and
@@ -50,10 +50,10 @@ def attribute(
     :raises InputError: if there are too few pairs, or the weights do not fit.
     """
     rule = rule or Rule()
-    pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
-    laboratory = Laboratory(model, pretrained_state, pairs, seed)
+    probe = pairs if isinstance(pairs, ProbePairs) else ProbePairs(pairs)
+    laboratory = Laboratory(model, pretrained_state, probe, seed)
     measured = laboratory.measured
-    bootstrap = PairedBootstrap([len(pairs)], draws, level, seed)
+    bootstrap = PairedBootstrap([len(probe)], draws, level, seed)
     loss = bootstrap.mean(100 * (measured.pretrained - measured.trained))
     laboratory.fit_maps()
     laboratory.put_back_each()

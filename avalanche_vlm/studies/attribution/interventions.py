@@ -18,8 +18,8 @@ class Interventions:
     """A trained model and the weights that it started from.
 
     What is put back are the weights (and buffers) of ``model.clip``. Modules that a method has hung into a block, which
-    the start did not know, are switched off where the block is put back; a router or a detour around the towers only
-    where everything is. Whatever happens within, the weights are afterwards bit for bit what they were.
+    the start did not know, are switched off where the block is put back; a router or an image or text path only where
+    everything is. Whatever happens within, the weights are afterwards bit for bit what they were.
 
     :param model: changed only within the ``with`` blocks of :meth:`put_back` and :meth:`way_back`.
     :param start: a state dict of ``model.clip`` from before the training.
@@ -63,13 +63,13 @@ class Interventions:
     def way_back(self, share: float = 1.0) -> Iterator[VLM]:
         """Within it, all weights lie between the trained ones (0) and those of the start (1).
 
-        At 1 the model is the one at the start, modules, router and detours switched off.
+        At 1 the model is the one at the start, modules, router, image path and text path switched off.
         """
         if share == 1:
-            detours = ("routed", "image_path", "text_path")
-            kept = {name: getattr(self.model, name) for name in detours}
+            outer = ("routed", "image_path", "text_path")
+            kept = {name: getattr(self.model, name) for name in outer}
             try:
-                for name in detours:
+                for name in outer:
                     setattr(self.model, name, None)
                 with self.put_back(self.blocks) as model, self._loaded(self._start):
                     yield model

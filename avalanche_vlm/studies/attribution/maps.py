@@ -11,8 +11,8 @@ def procrustes(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The orthogonal matrix R that brings ``source @ R`` nearest to ``target`` in the Frobenius norm: a rotation,
     perhaps with a reflection (Schönemann 1966, doi 10.1007/BF02289451). With ``source^T target = U S V^T``, R = U V^T.
 
-    :param source: ``[N, D]``.
-    :param target: ``[N, D]``, row n what row n of the source should become.
+    :param source: features ``[N, D]`` to rotate.
+    :param target: features ``[N, D]``, row n what row n of the source should become.
     :return: ``[D, D]``, float64.
     :raises InputError: if the shapes differ or a number is not finite.
 
@@ -28,9 +28,9 @@ def linear_map(source: torch.Tensor, target: torch.Tensor, ridge: float = 0.1) -
     """The matrix W that minimises ``|source @ W - target|^2 + ridge * s |W|^2``, where s is the mean of the diagonal of
     ``source^T source``, so that the strength means the same for few and for many rows (ridge regression).
 
-    :param source: ``[N, D]``.
-    :param target: ``[N, E]``.
-    :param ridge: above 0.
+    :param source: features ``[N, D]`` to map.
+    :param target: features ``[N, E]``, row n what row n of the source should become.
+    :param ridge: strength of the regularisation, above 0.
     :return: ``[D, E]``, float64.
     :raises InputError: if the rows do not pair up, a number is not finite, or the ridge is not positive.
 

@@ -13,7 +13,7 @@ from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.attribution.interventions import Interventions
 from avalanche_vlm.studies.attribution.maps import linear_map, procrustes
-from avalanche_vlm.studies.attribution.probe import Pairs
+from avalanche_vlm.studies.attribution.probe import ProbePairs
 from avalanche_vlm.studies.attribution.rematching import rematch
 
 MAPS = {"rotate": procrustes, "linear": linear_map}
@@ -26,11 +26,11 @@ class Measured:
 
     All but ``given`` and ``pretrained_given`` are of the pairs as :func:`rematch` dealt them out.
 
-    :param mismatched: how many pairs it found clearly wrong.
-    :param maps: with each tower's features under one of :data:`MAPS`.
-    :param blocks: with one block put back.
-    :param combined: with several, by their names.
-    :param way_back: with all weights this share of the way back; at 1, ``pretrained``.
+    :param mismatched: number of pairs that re-matching found clearly wrong.
+    :param maps: scores with each tower's features under one of :data:`MAPS`.
+    :param blocks: scores with one block put back, by its name.
+    :param combined: scores with several blocks put back, by their names.
+    :param way_back: scores with all weights this share of the way back; at 1, ``pretrained``.
     """
 
     given: np.ndarray
@@ -50,13 +50,13 @@ class Laboratory:
     The pairs are split in halves; each half is scored within itself, with maps fitted on the other. A block of one
     tower needs that tower's features anew, never the other's, and a tower that did not change is never read twice.
 
-    :param model: as trained.
+    :param model: the trained model, changed only while something is measured.
     :param start: state dict of ``model.clip`` from before.
-    :param pairs: at least 4.
-    :param seed: of the split.
+    :param pairs: the pairs to score, at least 4.
+    :param seed: seed of the split in halves, 0 or more.
     """
 
-    def __init__(self, model: VLM, start: Mapping[str, torch.Tensor], pairs: Pairs, seed: int = 0) -> None:
+    def __init__(self, model: VLM, start: Mapping[str, torch.Tensor], pairs: ProbePairs, seed: int = 0) -> None:
         self.interventions = Interventions(model, start)
         self._pairs = pairs
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))

@@ -10,7 +10,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 
 
-class Pairs:
+class ProbePairs:
     """Transformed images and token ids in memory (0.6 MB per pair at 224 pixels), distinct texts once.
 
     :param dataset: samples ``(ImageText, identity, ...)``, transformed.

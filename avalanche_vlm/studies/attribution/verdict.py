@@ -32,7 +32,7 @@ class Rule:
 
     A few blocks are a place only if they are few among all: any half of a tower repairs most of what happened in it.
 
-    :param share: of the loss, in [0, 0.5).
+    :param share: share of the loss that a repair may leave, in [0, 0.5).
     :param few: share of the model's blocks up to which several count as a place, in [0, 1]; one always does.
     :param least: points below which nothing counts as lost.
     """
@@ -64,9 +64,9 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     The order of specificity: deal the pairs out anew, rotate the spaces back, put one block back, put a few back (as
     the laboratory combined them), go back as a whole.
 
-    :param measured: with maps, blocks, combinations and half the way back.
-    :param bootstrap: over the pairs.
-    :param rule: what counts.
+    :param measured: scores with maps, blocks, combinations and half the way back.
+    :param bootstrap: bootstrap over the pairs, which gives the intervals.
+    :param rule: what counts as a repair.
     :param chance: mean score of guessing, in [0, 1].
     """
 
@@ -79,8 +79,9 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     names = {"rotate": "rotate each space back (Procrustes)", "linear": "map each space back (linear)"}
     rows += [_row(names[m], "map", points(v - trained), total) for m, v in measured.maps.items()]
     best = max(measured.blocks, key=lambda block: measured.blocks[block].mean())
-    single = {(best,): measured.blocks[best]} if (measured.blocks[best] != trained).any() else {}
-    combinations = {**single, **measured.combined}
+    combinations: dict[tuple[str, ...], np.ndarray] = dict(measured.combined)
+    if (measured.blocks[best] != trained).any():
+        combinations = {(best,): measured.blocks[best], **combinations}
     for chosen, values in combinations.items():
         name = f"put back {' + '.join(chosen)}" + (" (greedy)" if len(chosen) > 1 else "")
         rows.append(_row(name, "block", points(values - trained), total))
@@ -92,7 +93,7 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: fl
     weights_lost = rule.lost(by_weights)
     cause, module, left, unsure = "nothing lost", None, total, False
     if weights_lost:
-        repairs = [("drift", None, measured.maps["rotate"])]
+        repairs: list[tuple[str, str | None, np.ndarray]] = [("drift", None, measured.maps["rotate"])]
         repairs += [
             ("interference", " + ".join(chosen), values)
             for chosen, values in combinations.items()

@@ -73,7 +73,7 @@ def test_a_second_start_keeps_the_pilots(advised, capsys):
     assert [os.stat(path).st_mtime_ns for path in files] == times
     after = read(advised)
     assert {**after, "minutes": 0} == {**before, "minutes": 0}
-    for words in ("Last", "burden", "Confidence", "Stage 1", "watch"):
+    for words in ("Last", "operations", "Confidence", "Stage 1", "watch"):
         assert words in found.out
 
 

@@ -4,7 +4,7 @@ import pytest
 from fakes import pilot
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.studies.advice.constraints import Constraints, burden, kept_interval
+from avalanche_vlm.studies.advice.constraints import Constraints, kept_interval, operational_cost
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def test_a_memory_gets_the_budget_that_is_allowed():
     assert Constraints().budgeted({"max_bytes": 1 << 20}, {}) == {}
 
 
-def test_the_burden_is_the_sum_of_its_parts():
+def test_the_operational_cost_is_the_sum_of_its_parts():
     ledger = pilot("x", 50, artifacts=["weights", "memory"], reversible=False, raw_user_data_kept=True).ledger
-    parts = burden(ledger)
+    parts = operational_cost(ledger)
     assert parts["artifacts"] == 2 and parts["raw data"] == parts["not reversible"] == 1 and sum(parts.values()) == 4
-    assert sum(burden(pilot("zero-shot", 50).ledger).values()) == 0
+    assert sum(operational_cost(pilot("zero-shot", 50).ledger).values()) == 0
 
 
 def test_a_negative_limit_is_refused():

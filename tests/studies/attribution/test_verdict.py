@@ -13,7 +13,7 @@ from avalanche_vlm.benchmarks.scenario import PairDataset
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.studies.attribution import Pairs, attribute
+from avalanche_vlm.studies.attribution import ProbePairs, attribute
 from avalanche_vlm.studies.attribution.bootstrap import PairedBootstrap
 from avalanche_vlm.studies.attribution.measure import Measured
 from avalanche_vlm.studies.attribution.verdict import Rule, judge
@@ -132,13 +132,13 @@ def test_weights_come_back_when_an_evaluation_fails(captions, monkeypatch):
     with torch.no_grad():
         model.clip.visual.proj += 0.1
     after = snapshot(model.clip.state_dict())
-    pairs, calls = Pairs(captions), []
+    pairs, calls = ProbePairs(captions), []
 
     def failing(of):
         calls.append(of)
         if len(calls) > 2:
             raise RuntimeError("out of memory")
-        return Pairs.images(pairs, of)
+        return ProbePairs.images(pairs, of)
 
     monkeypatch.setattr(pairs, "images", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -148,4 +148,4 @@ def test_weights_come_back_when_an_evaluation_fails(captions, monkeypatch):
 
 def test_too_few_pairs_are_refused(captions):
     with pytest.raises(InputError, match="at least 4 pairs"):
-        Pairs(torch.utils.data.Subset(captions, [0, 1, 2]))
+        ProbePairs(torch.utils.data.Subset(captions, [0, 1, 2]))
