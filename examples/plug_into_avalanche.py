@@ -14,7 +14,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 
 from avalanche_vlm.benchmarks import picturebook
-from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
+from avalanche_vlm.evaluation.held_out import HeldOutScores
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import recipes
 

@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.evaluation.accumulators import SampleColumns
+from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
+from avalanche_vlm.memory.state import WORKING, Declared
+from avalanche_vlm.training.plugins.base import Strategy, model_of
 
 
-class TaskAnswers(CountsSteps):
+class TaskAnswers(VLMMetric):
     """The cells of the performance matrix sample by sample, for intervals. Costs no pass for class-labelled tasks, and
     one more over the test pairs for image-text tasks. Emits nothing.
 
     :param stream: name of the stream whose tasks are read.
     """
 
+    states: ClassVar[Mapping[str, Declared]] = {"_right": WORKING}
+
     def __init__(self, stream: str = "test") -> None:
         super().__init__()
         self.stream = stream
-        self.right: dict[tuple[int, int], np.ndarray] = {}
-        """By step and task, ``[N]`` in [0, 1]: of pairs the mean of both directions."""
-        self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._right: dict[str, torch.Tensor] = {}
+        """By step and task, separated by a slash, ``[N]`` in [0, 1]."""
+        self._classes = SampleColumns("right")
+        self._pairs = SampleColumns("images", "texts", "ids")
 
-    def before_eval_exp(self, strategy: Any) -> None:
-        self._parts = []
+    def before_eval_exp(self, strategy: Strategy) -> None:
+        self._classes.reset()
+        self._pairs.reset()
 
-    def after_eval_iteration(self, strategy: Any) -> None:
+    def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
-        pairs = isinstance(x, ImageText)
-        self._parts.append((*encode_pairs(strategy.model, x), y) if pairs else (strategy.mb_output.argmax(1) == y,))
+        if isinstance(x, ImageText):
+            self._pairs.update(*encode_pairs(model_of(strategy), x), y)
+        else:
+            self._classes.update(strategy.mb_output.argmax(1) == y)
 
-    def after_eval_exp(self, strategy: Any) -> MetricValue | None:
+    def after_eval_exp(self, strategy: Strategy) -> MetricValue | None:
         experience = strategy.experience
-        if experience.origin_stream.name == self.stream and self._parts:
-            columns = [torch.cat(column) for column in zip(*self._parts, strict=True)]
-            right = columns[0] if len(columns) == 1 else first_hits(*columns).double().mean(0)
-            self.right[self.row, experience.current_experience] = right.cpu().double().numpy()
-        self._parts = []
+        if experience.origin_stream.name == self.stream and (self._classes.filled or self._pairs.filled):
+            if self._pairs.filled:
+                right = first_hits(*self._pairs.compute()).double().mean(0)
+            else:
+                (right,) = self._classes.compute()
+            self._right[f"{self.row}/{experience.current_experience}"] = right.cpu().double()
+        self._classes.reset()
+        self._pairs.reset()
         return None
+
+    @property
+    def right(self) -> dict[tuple[int, int], np.ndarray]:
+        """By step and task, ``[N]`` in [0, 1]: whether each sample was answered right, of pairs the mean of both
+        directions."""
+        found = {}
+        for key, right in self._right.items():
+            step, task = key.split("/")
+            found[int(step), int(task)] = right.numpy()
+        return found
 
     def result(self) -> dict[tuple[int, int], np.ndarray]:
         """:attr:`right`."""
         return self.right
-
-    def __str__(self) -> str:
-        return "TaskAnswers"

@@ -1,26 +1,27 @@
-"""The performance matrix and the held-out curve as Avalanche plugin metrics."""
+"""The performance matrix as an Avalanche plugin metric."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
-import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.scenario import HeldOutSet
-from avalanche_vlm.evaluation.retrieval import modality_gap, paired_cosine, retrieval_metrics
-from avalanche_vlm.evaluation.steps import CountsSteps
+from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
+from avalanche_vlm.evaluation.base import VLMMetric
+from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
 from avalanche_vlm.evaluation.survey import survey_metrics
-from avalanche_vlm.evaluation.zero_shot import encode_pairs, paired_features, zero_shot_accuracy
+from avalanche_vlm.evaluation.zero_shot import encode_pairs
+from avalanche_vlm.memory.state import WORKING, Declared
+from avalanche_vlm.training.plugins.base import Strategy, model_of
 
 
-class PerformanceMatrix(CountsSteps):
+class PerformanceMatrix(VLMMetric):
     """Score on every task after every experience, row 0 (the pretrained model) included.
 
-    Cells are keyed by (stream, step, experience), so that several evaluation streams do not mix, and a row may be
+    Cells are kept by stream, step and experience, so that several evaluation streams do not mix, and a row may be
     evaluated in parts or again: the last value counts, so a plugin that changes weights when an experience ends (a mean
     of weights, a merge) wants an evaluation after it. A class-labelled task scores accuracy, an image-text task the
     mean of both directions' hit@1 within the task. All in [0, 1].
@@ -28,49 +29,54 @@ class PerformanceMatrix(CountsSteps):
     Emits ``Score/<stream>/exp<i>`` when an experience was evaluated.
     """
 
+    states: ClassVar[Mapping[str, Declared]] = {"_cells": WORKING}
+
     def __init__(self) -> None:
         super().__init__()
-        self._cells: dict[tuple[str, int, int], float] = {}
-        self._right = self._total = 0
-        self._features: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._cells: dict[str, list[list[float | None]]] = {}
+        """By stream a row per step and in it a score per experience; None where nothing was evaluated."""
+        self._counts = AccuracyCounts()
+        self._pairs = SampleColumns("images", "texts", "ids")
 
-    def before_eval_exp(self, strategy: Any) -> None:
-        self._right = self._total = 0
-        self._features = []
+    def before_eval_exp(self, strategy: Strategy) -> None:
+        for accumulator in (self._counts, self._pairs):
+            accumulator.reset()
+            accumulator.to(strategy.device)
 
-    def after_eval_iteration(self, strategy: Any) -> None:
+    def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
-            self._features.append((*encode_pairs(strategy.model, x), y))
+            self._pairs.update(*encode_pairs(model_of(strategy), x), y)
         else:
-            self._right += int((strategy.mb_output.argmax(1) == y).sum())
-            self._total += len(y)
+            self._counts.update(strategy.mb_output.argmax(1) == y)
 
-    def after_eval_exp(self, strategy: Any) -> MetricValue:
-        if self._features:
-            images, texts, ids = (torch.cat(parts) for parts in zip(*self._features, strict=True))
-            scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
-            score = (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
-            self._features = []
-        else:
-            score = self._right / self._total
+    def after_eval_exp(self, strategy: Strategy) -> MetricValue:
+        score = mean_hit_at_1(*self._pairs.compute()) if self._pairs.filled else self._counts.compute()
+        self._pairs.reset()
         experience = strategy.experience
-        stream = experience.origin_stream.name
-        self._cells[stream, self.row, experience.current_experience] = score
-        return MetricValue(self, f"Score/{stream}/exp{experience.current_experience}", score, self.row)
+        stream, task = experience.origin_stream.name, experience.current_experience
+        rows = self._cells.setdefault(stream, [])
+        rows.extend([] for _ in range(len(rows), self.row + 1))
+        cells = rows[self.row]
+        cells.extend(None for _ in range(len(cells), task + 1))
+        cells[task] = score
+        return MetricValue(self, f"Score/{stream}/exp{task}", score, self.row)
 
     def rows(self, stream: str = "test") -> np.ndarray:
-        """``[steps + 1, tasks]`` with NaN where nothing was evaluated; row 0 is the pretrained model."""
-        cells = {(j, i): v for (s, j, i), v in self._cells.items() if s == stream and j <= self.step}
-        shape = (self.step + 1, 1 + max((i for _, i in cells), default=-1))
-        matrix = np.full(shape, np.nan)
-        for cell, value in cells.items():
-            matrix[cell] = value
+        """``[steps + 1, tasks]`` with NaN where nothing was evaluated; row 0 is the pretrained model.
+
+        :param stream: name of the evaluated stream.
+        """
+        found = self._cells.get(stream, [])[: self.step + 1]
+        matrix = np.full((self.step + 1, max(map(len, found), default=0)), np.nan)
+        for row, cells in zip(matrix, found, strict=False):
+            row[: len(cells)] = [np.nan if cell is None else cell for cell in cells]
         return matrix
 
     def survey(self, stream: str = "test") -> dict[str, float]:
         """The survey's metrics of a stream that was trained to its end.
 
+        :param stream: name of the evaluated stream.
         :raises InputError: if there are not as many trained experiences as tasks.
         """
         rows = self.rows(stream)
@@ -78,62 +84,4 @@ class PerformanceMatrix(CountsSteps):
 
     def result(self) -> dict[str, np.ndarray]:
         """The rows of every stream."""
-        return {stream: self.rows(stream) for stream in dict.fromkeys(s for s, _, _ in self._cells)}
-
-    def __str__(self) -> str:
-        return "PerformanceMatrix"
-
-
-class HeldOutScores(CountsSteps):
-    """Scores on held-out sets, once per step, when the strategy evaluates.
-
-    Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets their zero-shot accuracy.
-    How far apart the modalities are is told by :meth:`alignment`, which is no score. The sets are read outside the
-    strategy's loop, so they work in Avalanche's own strategies whatever the criterion.
-
-    Emits ``HeldOut/<name>``.
-
-    :param sets: for example ``benchmark.held_out``.
-    """
-
-    def __init__(self, sets: Sequence[HeldOutSet]) -> None:
-        super().__init__()
-        self.sets = tuple(sets)
-        self._values: dict[int, dict[str, float]] = {}
-        self._alignment: dict[int, dict[str, float]] = {}
-
-    def after_eval(self, strategy: Any) -> list[MetricValue] | None:
-        if self.training or self.step in self._values:
-            return None  # within training an evaluation may come after every epoch: too often for held-out sets
-        values: dict[str, float] = {}
-        alignment: dict[str, float] = {}
-        for held_out in self.sets:
-            if held_out.label_space is None:
-                images, texts, ids = paired_features(strategy.model, held_out.dataset)
-                alignment[f"{held_out.name} modality gap"] = modality_gap(images, texts)
-                alignment[f"{held_out.name} paired cosine"] = paired_cosine(images, texts)
-                scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
-                both = {way: scores[f"{way}_hit@1"] for way in ("image_to_text", "text_to_image")}
-                values[f"{held_out.name} R@1"] = sum(both.values()) / 2
-                values.update({f"{held_out.name} R@1 {way.replace('_', ' ')}": v for way, v in both.items()})
-            else:
-                values[held_out.name] = zero_shot_accuracy(strategy.model, held_out.dataset, held_out.label_space)
-        self._values[self.step], self._alignment[self.step] = values, alignment
-        emitted = {**values, **alignment}
-        return [MetricValue(self, f"HeldOut/{name}", value, self.step) for name, value in emitted.items()]
-
-    def result(self) -> dict[str, list[float]]:
-        """Name to one value per step, in [0, 1]; NaN for a step without evaluation."""
-        return self._curves(self._values)
-
-    def alignment(self) -> dict[str, list[float]]:
-        """Modality gap (in [0, 2]) and paired cosine (in [-1, 1]) of every set of captions, likewise."""
-        return self._curves(self._alignment)
-
-    def _curves(self, by_step: dict[int, dict[str, float]]) -> dict[str, list[float]]:
-        names = dict.fromkeys(name for values in by_step.values() for name in values)
-        steps = range(self.step + 1)
-        return {name: [by_step.get(step, {}).get(name, float("nan")) for step in steps] for name in names}
-
-    def __str__(self) -> str:
-        return "HeldOutScores"
+        return {stream: self.rows(stream) for stream in self._cells}

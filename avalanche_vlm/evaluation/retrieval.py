@@ -34,13 +34,15 @@ def retrieval_metrics(
     Memory is a few matrices ``[chunk, M]`` (and ``[chunk, N]``) of float64, never ``[N, M]``; the result does not
     depend on ``chunk``.
 
-    :param image_features: ``[N, D]``, L2-normalised (they are normalised again: half precision is not exact).
-    :param text_features: ``[M, D]``, likewise; moved to the images' device if they are elsewhere.
-    :param image_ids: ``[N]`` numbers, in any order, repeated or not; 0..N-1 by default.
-    :param text_ids: ``[M]`` numbers, 0..M-1 by default. For several captions per image it is enough to give, here, each
-        caption's image.
-    :param ks: the K, one or more; a K above the number of items takes all of them.
-    :param chunk: how many queries are scored at a time.
+    :param image_features: ``[N, D]``, features of the images, L2-normalised (they are normalised again: half precision
+        is not exact).
+    :param text_features: ``[M, D]``, features of the texts, normalised here too; moved to the images' device if
+        needed.
+    :param image_ids: ``[N]``, numbers in any order, repeated or not; 0..N-1 by default.
+    :param text_ids: ``[M]``, numbers; 0..M-1 by default. For several captions per image it is enough to give, here,
+        each caption's image.
+    :param ks: values of K, one or more; a K above the number of items takes all of them.
+    :param chunk: number of queries that are scored at a time.
     :return: ``image_to_text_hit@K``, ``image_to_text_recall@K``, ``text_to_image_hit@K`` and ``text_to_image_recall@K``
         for each K, in [0, 1].
     :raises InputError: if features are empty, NaN, infinite or of different widths, ids do not fit them, N differs
@@ -83,8 +85,8 @@ def modality_gap(image_features: torch.Tensor, text_features: torch.Tensor) -> f
 
     The images and texts need not be pairs, nor be equally many.
 
-    :param image_features: ``[N, D]``, L2-normalised (they are normalised again).
-    :param text_features: ``[M, D]``, likewise.
+    :param image_features: ``[N, D]``, features of the images; normalised here.
+    :param text_features: ``[M, D]``, features of the texts; normalised here.
     :return: in [0, 2]; 0 if both modalities have the same centre.
     :raises InputError: if features are empty, NaN, infinite or of different widths.
 
@@ -99,8 +101,8 @@ def modality_gap(image_features: torch.Tensor, text_features: torch.Tensor) -> f
 def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> float:
     """Mean cosine similarity between an image and its own text: falls when the modalities drift apart.
 
-    :param image_features: ``[N, D]``, L2-normalised (they are normalised again).
-    :param text_features: ``[N, D]``, row n the text of image n.
+    :param image_features: ``[N, D]``, features of the images; normalised here.
+    :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
     :return: in [-1, 1].
     :raises InputError: if features are empty, NaN, infinite or of different shapes.
 
@@ -119,9 +121,9 @@ def first_hits(
 ) -> torch.Tensor:
     """Which pair finds a match first: hit@1 of :func:`retrieval_metrics` by query, for intervals and paired tests.
 
-    :param image_features: ``[N, D]``; normalised here.
-    :param text_features: ``[N, D]``, row n the text of image n.
-    :param ids: ``[N]``; equal ones match.
+    :param image_features: ``[N, D]``, features of the images; normalised here.
+    :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
+    :param ids: ``[N]``, numbers; pairs with equal ones match.
     :return: bool ``[2, N]``: images to texts, texts to images. On the CPU.
     :raises InputError: as :func:`retrieval_metrics`.
 
@@ -132,6 +134,20 @@ def first_hits(
     image_ids, text_ids = _ids(ids, images, "image"), _ids(ids, texts, "text")
     ways = ((images, texts, image_ids, text_ids), (texts, images, text_ids, image_ids))
     return torch.stack([_found(*way, (1,), chunk)[0][:, 0] > 0 for way in ways]).cpu()
+
+
+def mean_hit_at_1(image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor) -> float:
+    """The mean of both directions' hit@1 of :func:`retrieval_metrics`, in [0, 1].
+
+    :param image_features: features of the images ``[N, D]``; normalised here.
+    :param text_features: features of their texts ``[N, D]``, row n the text of image n; normalised here.
+    :param ids: numbers ``[N]``; equal ones match.
+
+    >>> mean_hit_at_1(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([0, 1]))
+    0.75
+    """
+    scores = retrieval_metrics(image_features, text_features, ids, ids, ks=(1,))
+    return (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
 
 
 def _one_direction(

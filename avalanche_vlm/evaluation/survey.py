@@ -14,12 +14,64 @@ The definitions follow *Continual Learning for VLMs: A Survey and Taxonomy Beyon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Literal
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.declaration import EVERYWHERE, Figure
+
+if TYPE_CHECKING:  # tables and reports read the declarations here, and wait for no numpy
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+FIGURES = (
+    Figure(
+        "last",
+        "Last",
+        "percent",
+        True,
+        "The mean score over all tasks after the last one was trained.",
+        shown=EVERYWHERE | {"plot"},
+    ),
+    Figure(
+        "avg",
+        "Avg",
+        "percent",
+        True,
+        "For each task the mean of its scores after every training step, then the mean over the tasks.",
+    ),
+    Figure(
+        "transfer",
+        "Transfer",
+        "percent",
+        True,
+        "For each task the mean of its scores before it was trained, pretrained left out; then the mean.",
+        shown=EVERYWHERE | {"plot"},
+    ),
+    Figure(
+        "forget",
+        "Forget",
+        "points",
+        False,
+        "For each task but the last: its best score since it was trained less its score at the end; then the mean.",
+    ),
+    Figure(
+        "bwt",
+        "BWT",
+        "points",
+        True,
+        "Backward transfer: a task's score at the end less its score right after its training; the mean over tasks.",
+    ),
+    Figure(
+        "zsd",
+        "ZSD",
+        "points",
+        False,
+        "Zero-shot degradation: a task's best score before its turn less its score just before its turn; the mean over "
+        "tasks.",
+        shown=EVERYWHERE | {"plot"},
+    ),
+)
+"""What :func:`survey_metrics` gives, as results and reports show it: scores in percent, differences in points."""
 
 
 def survey_metrics(matrix: ArrayLike, pretrained: ArrayLike | None = None) -> dict[str, float]:
@@ -179,6 +231,8 @@ def zsd(
         raise InputError(f"the reference of zero-shot degradation must be best or pretrained, not {reference!r}")
     if final not in ("last", "worst"):
         raise InputError(f"the final score of zero-shot degradation must be last or worst, not {final!r}")
+    import numpy as np
+
     p = _square(matrix)
     if pretrained is None:
         return float("nan")
@@ -213,6 +267,8 @@ def _square(matrix: ArrayLike) -> np.ndarray:
 
 def _numbers(values: ArrayLike, what: str) -> np.ndarray:
     """Float64 of anything array-like."""
+    import numpy as np
+
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -225,4 +281,6 @@ def _shape(array: np.ndarray) -> str:
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:
     """The mean as a plain float; over nothing NaN, without numpy's warning."""
+    import numpy as np
+
     return float(np.mean(values)) if len(values) else float("nan")

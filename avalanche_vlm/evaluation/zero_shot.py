@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.retrieval import retrieval_metrics
 from avalanche_vlm.models.vlm import VLM
 
@@ -16,16 +19,10 @@ def zero_shot_accuracy(model: VLM, dataset: Dataset, label_space: LabelSpace, ba
 
     :param model: evaluated in eval mode; its own label space stays as it is.
     :param dataset: samples ``(image, class id)``.
-    :param label_space: all its classes compete.
+    :param label_space: classes, which all compete, and their prompts.
+    :param batch_size: images that are encoded at a time.
     """
-    with model.evaluating():
-        classes = model.class_features(label_space)
-        right = total = 0
-        for images, y, *_ in DataLoader(dataset, batch_size):
-            logits = model.similarity(model.encode_image(images.to(model.device)), classes)
-            right += int((logits.argmax(1).cpu() == y).sum())
-            total += len(y)
-        return right / total
+    return count_right(model, dataset, label_space, batch_size, sync_on_compute=False).compute()
 
 
 def retrieval_scores(model: VLM, dataset: Dataset, batch_size: int = 256) -> dict[str, float]:
@@ -33,6 +30,7 @@ def retrieval_scores(model: VLM, dataset: Dataset, batch_size: int = 256) -> dic
 
     :param model: evaluated in eval mode.
     :param dataset: samples ``(ImageText, caption id)``.
+    :param batch_size: pairs that are encoded at a time.
     """
     images, texts, ids = paired_features(model, dataset, batch_size)
     return retrieval_metrics(images, texts, ids, ids)
@@ -43,19 +41,53 @@ def paired_features(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Unit-length features of the images and of their texts ``[N, D]``, and the caption ids ``[N]``.
 
-    :param model: in eval mode meanwhile.
+    :param model: evaluated in eval mode.
     :param dataset: samples ``(ImageText, caption id)``.
+    :param batch_size: pairs that are encoded at a time.
     """
+    images, texts, ids = encode_set(model, dataset, batch_size, sync_on_compute=False).compute()
+    return images, texts, ids
+
+
+def count_right(
+    model: VLM, dataset: Dataset, label_space: LabelSpace, batch_size: int = 256, **options: Any
+) -> AccuracyCounts:
+    """Right answers among all classes of a label space, ready to be reduced over processes.
+
+    :param model: evaluated in eval mode; its own label space stays as it is.
+    :param dataset: samples ``(image, class id)`` that this process reads.
+    :param label_space: classes, which all compete, and their prompts.
+    :param batch_size: images that are encoded at a time.
+    :param options: options of the accumulator.
+    """
+    counts = AccuracyCounts(**options).to(model.device)
     with model.evaluating():
-        images, texts, ids = [], [], []
+        classes = model.class_features(label_space)
+        for images, y, *_ in DataLoader(dataset, batch_size):
+            logits = model.similarity(model.encode_image(images.to(model.device)), classes)
+            counts.update(logits.argmax(1) == y.to(model.device))
+    return counts
+
+
+def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: Any) -> SampleColumns:
+    """Unit-length features of images and texts and their caption ids, ready to be gathered from all processes.
+
+    :param model: evaluated in eval mode.
+    :param dataset: samples ``(ImageText, caption id)`` that this process reads.
+    :param batch_size: pairs that are encoded at a time.
+    :param options: options of the accumulator.
+    """
+    columns = SampleColumns("images", "texts", "ids", **options)
+    with model.evaluating():
         for pairs, y, *_ in DataLoader(dataset, batch_size):
-            image, text = encode_pairs(model, pairs.to(model.device))
-            images.append(image)
-            texts.append(text)
-            ids.append(y)
-        return torch.cat(images), torch.cat(texts), torch.cat(ids).to(model.device)
+            columns.update(*encode_pairs(model, pairs.to(model.device)), y.to(model.device))
+    return columns
 
 
 def encode_pairs(model: VLM, pairs: ImageText) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit-length features of both sides ``[B, D]``."""
+    """Unit-length features of images and texts, each ``[B, D]``.
+
+    :param model: encoded as it is, whatever its mode.
+    :param pairs: batch on the model's device.
+    """
     return model.encode_image(pairs.image), model.encode_text(pairs.tokens)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Plot
 
-from avalanche_vlm.report.table import HELD_OUT
+from avalanche_vlm.evaluation.curves import HELD_OUT
+from avalanche_vlm.evaluation.declaration import Figure
+from avalanche_vlm.evaluation.figures import figures_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's palette, readable with every kind of colour vision."""
 
-Result = dict[str, Any]
+Result = Mapping[str, Any]
+"""What ``result.json`` holds."""
 
 
-def matrices(results: Sequence[Result]) -> Figure:
-    """Performance matrices side by side, averaged over the seeds of each recipe: rows are training steps."""
+def matrices(results: Sequence[Result]) -> Plot:
+    """Performance matrices side by side, averaged over the seeds of each recipe: rows are training steps.
+
+    :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
+    """
     groups = _by_recipe(results)
     tasks = results[0]["tasks"]
     cell = 0.52
-    figure = Figure(
+    figure = Plot(
         figsize=(2.2 + len(groups) * (cell * len(tasks) + 0.4), 1.9 + cell * (len(tasks) + 1)), layout="constrained"
     )
     axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
@@ -39,9 +45,13 @@ def matrices(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def held_out_curves(results: Sequence[Result], name: str = HELD_OUT) -> Figure:
-    """A held-out score over the stream, one line per recipe; the band spans the seeds."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+def held_out_curves(results: Sequence[Result], name: str = HELD_OUT) -> Plot:
+    """A held-out score over the stream, one line per recipe; the band spans the seeds.
+
+    :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
+    :param name: name of the curve.
+    """
+    figure = Plot(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     tasks = results[0]["tasks"]
     steps = np.arange(len(tasks) + 1)
@@ -63,30 +73,37 @@ def held_out_curves(results: Sequence[Result], name: str = HELD_OUT) -> Figure:
     return figure
 
 
-def metric_bars(results: Sequence[Result], names: Sequence[str] = ("last", "transfer", "zsd")) -> Figure:
-    """Bars per recipe, mean over seeds with the standard deviation."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
+def metric_bars(results: Sequence[Result], names: Sequence[str] | None = None) -> Plot:
+    """Bars per recipe, mean over seeds with the standard deviation.
+
+    :param results: what ``result.json`` holds, of one or more recipes and seeds.
+    :param names: figures to draw, all of one unit; by default those that are declared to be shown in a plot.
+    """
+    entries = [{"result": result} for result in results]
+    known = figures_of(entries)
+    figures = [f for f in known if "plot" in f.shown] if names is None else [f for f in known if f.name in names]
+    plot = Plot(figsize=(8, 4.5), layout="constrained")
+    axis = plot.subplots()
     groups = _by_recipe(results)
     width = 0.8 / len(groups)
     for k, (colour, (recipe, members)) in enumerate(zip(_cycle(), groups.items(), strict=False)):
-        values = np.array([[_number(r["metrics"][name]) for name in names] for r in members])
-        position = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * width
+        values = np.array([[_number(figure.value({"result": result})) for figure in figures] for result in members])
+        position = np.arange(len(figures)) + (k - (len(groups) - 1) / 2) * width
         spread = values.std(0, ddof=1) if len(values) > 1 else None
         bars = axis.bar(position, values.mean(0), width * 0.92, yerr=spread, capsize=3, color=colour, label=recipe)
         axis.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    titles = {
-        "last": "Last (higher is better)",
-        "transfer": "Transfer (higher is better)",
-        "zsd": "ZSD (lower is better)",
-    }
-    axis.set_xticks(range(len(names)), [titles.get(name, name) for name in names])
+    axis.set_xticks(range(len(figures)), [f"{figure.title}{_direction(figure)}" for figure in figures])
     axis.set_ylabel("percent")
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
     axis.margins(y=0.12)
     axis.legend()
-    return figure
+    return plot
+
+
+def _direction(figure: Figure) -> str:
+    words = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    return words[figure.higher_is_better]
 
 
 def _by_recipe(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -7,101 +7,109 @@ import io
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.units import human_bytes
+from avalanche_vlm.evaluation.declaration import Entry, Figure, Unit
+from avalanche_vlm.evaluation.figures import figures_of
+from avalanche_vlm.report.rounding import show
 
-Entry = dict[str, Any]
-"""``result`` (what ``result.json`` holds) and ``timing`` of one experiment."""
+if TYPE_CHECKING:
+    from rich.console import Console
 
-HELD_OUT = "captions R@1"
-MODALITY_GAP = "captions modality gap"
+Row = dict[str, Any]
+"""``recipe``, ``seed`` and the figures of one experiment by name; NaN is missing."""
 
 
-def row(entry: Entry) -> dict[str, Any]:
-    """The figures of one experiment: scores in percent, changes in points, bytes, counts, seconds. NaN is missing."""
-    result, timing = entry["result"], entry["timing"]
-    metrics = {name: math.nan if v is None else v for name, v in result["metrics"].items()}
-    held_out = result["held_out"].get(HELD_OUT, [math.nan, math.nan])
-    gap = result.get("alignment", {}).get(MODALITY_GAP, [math.nan])  # results of an earlier version have none
+def row(entry: Entry) -> Row:
+    """The figures of one experiment that have a column in ``results.csv``, by name: scores in percent, changes in
+    points, bytes, counts, seconds. NaN is missing.
+
+    :param entry: result and timing of the experiment.
+    """
+    return _row(entry, figures_of([entry], "csv"))
+
+
+def _row(entry: Entry, figures: Iterable[Figure]) -> Row:
+    protocol = entry["result"]["protocol"]
+    values = {figure.name: figure.value(entry) for figure in figures}
     return {
-        "recipe": result["protocol"]["recipe"],
-        "seed": result["protocol"]["seed"],
-        **{name: metrics[name] for name in ("last", "avg", "transfer", "forget", "bwt", "zsd")},
-        "held_out_r1": held_out[-1],
-        "held_out_loss": held_out[0] - held_out[-1],
-        "modality_gap": gap[-1],
-        "stored_bytes": result["costs"]["stored_bytes"],
-        "trainable_parameters": result["costs"]["trainable_parameters"],
-        "seconds": timing["total_seconds"],
+        "recipe": protocol["recipe"],
+        "seed": protocol["seed"],
+        **{name: math.nan if value is None else value for name, value in values.items()},
     }
 
 
-_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "last": ("Last", "{:.1f}".format),
-    "avg": ("Avg", "{:.1f}".format),
-    "transfer": ("Transfer", "{:.1f}".format),
-    "forget": ("Forget", "{:.1f}".format),
-    "bwt": ("BWT", "{:.1f}".format),
-    "zsd": ("ZSD", "{:.1f}".format),
-    "held_out_r1": ("held-out R@1", "{:.1f}".format),
-    "held_out_loss": ("held-out loss", "{:.1f}".format),
-    "stored_bytes": ("stored", human_bytes),
-    "trainable_parameters": ("trainable", "{:,.0f}".format),
-    "seconds": ("seconds", "{:.0f}".format),
-}
-
-
 def as_csv(entries: Sequence[Entry]) -> str:
-    """One line per experiment, figures as they are."""
-    rows = [row(entry) for entry in entries]
+    """One line per experiment, figures as they are.
+
+    :param entries: result and timing of each experiment.
+    """
+    figures = figures_of(entries, "csv")
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, ["recipe", "seed", *(figure.name for figure in figures)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: "" if v != v else v for k, v in r.items()} for r in rows)
+    for entry in entries:
+        writer.writerow({name: "" if value != value else value for name, value in _row(entry, figures).items()})
     return text.getvalue()
 
 
 def summary(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Mean, standard deviation over seeds (sample, None for one seed) and number of seeds, per recipe and figure."""
-    recipes = {}
-    for recipe, rows in _by_recipe(entries).items():
-        recipes[recipe] = {}
-        for name in _COLUMNS:
-            values = [r[name] for r in rows if r[name] == r[name]]
-            recipes[recipe][name] = {
-                "mean": statistics.fmean(values) if values else None,
-                "std": statistics.stdev(values) if len(values) > 1 else None,
-                "n": len(values),
-            }
+    """Mean, standard deviation over seeds (sample, None for one seed) and number of seeds, per recipe and figure.
+
+    :param entries: result and timing of each experiment.
+    """
     protocol = dict(entries[0]["result"]["protocol"])
     for varying in ("recipe", "recipe_options", "train", "seed"):
         protocol.pop(varying)
-    return {"protocol": protocol, "recipes": recipes}
+    return {"protocol": protocol, "recipes": _summed_up(entries, figures_of(entries, "summary"))}
 
 
 def print_table(entries: Sequence[Entry]) -> None:
-    """One line per recipe; mean ± standard deviation where there are several seeds."""
+    """One line per recipe; mean ± standard deviation where there are several seeds.
+
+    :param entries: result and timing of each experiment.
+    """
     from rich.table import Table
 
-    figures = summary(entries)["recipes"]
-    seeds = sorted({row(entry)["seed"] for entry in entries})
+    figures = figures_of(entries, "table")
+    seeds = sorted({entry["result"]["protocol"]["seed"] for entry in entries})
     protocol = entries[0]["result"]["protocol"]
     table = Table(
         title=f"{protocol['benchmark']}, label space {protocol['label_space']}, {protocol['model']}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (scores in percent)"
     )
     table.add_column("recipe", no_wrap=True)
-    for title, _ in _COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for recipe, values in figures.items():
-        table.add_row(recipe, *(_cell(values[name], show) for name, (_, show) in _COLUMNS.items()))
+    for figure in figures:
+        table.add_column(figure.title, justify="right", no_wrap=True)
+    for recipe, values in _summed_up(entries, figures).items():
+        table.add_row(recipe, *(_cell(values[figure.name], figure.unit) for figure in figures))
     console().print(table)
 
 
-def print_matrix(result: dict[str, Any]) -> None:
-    """The performance matrix: rows are training steps, columns tasks."""
+def _summed_up(entries: Sequence[Entry], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean, deviation and number of seeds, by recipe and figure."""
+    rows: dict[str, list[Row]] = {}
+    for entry in entries:
+        found = _row(entry, figures)
+        rows.setdefault(found["recipe"], []).append(found)
+    return {recipe: {f.name: _spread([row[f.name] for row in of]) for f in figures} for recipe, of in rows.items()}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    known = [value for value in values if value == value]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+        "n": len(known),
+    }
+
+
+def print_matrix(result: Mapping[str, Any]) -> None:
+    """The performance matrix: rows are training steps, columns tasks.
+
+    :param result: what ``result.json`` holds.
+    """
     from rich.table import Table
 
     table = Table(title="score on each task (percent)")
@@ -113,21 +121,14 @@ def print_matrix(result: dict[str, Any]) -> None:
     console().print(table)
 
 
-def _cell(figure: dict[str, Any], show: Callable[[float], str]) -> str:
-    if figure["mean"] is None:
+def _cell(figures: dict[str, Any], unit: Unit) -> str:
+    if figures["mean"] is None:
         return "-"
-    return show(figure["mean"]) + (f" ±{show(figure['std'])}" if figure["std"] is not None else "")
+    return show(figures["mean"], unit) + (f" ±{show(figures['std'], unit)}" if figures["std"] is not None else "")
 
 
-def _by_recipe(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
-        figures = row(entry)
-        rows.setdefault(figures["recipe"], []).append(figures)
-    return rows
-
-
-def console() -> Any:
+def console() -> Console:
+    """Where tables are printed: the terminal, or a pipe wide enough for every table."""
     from rich.console import Console
 
     # A pipe has no width of its own; a table cut to eighty columns would lose what it is printed for.

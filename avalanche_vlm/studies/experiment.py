@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.ledger import Ledger
-from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.outcome import (
+    Outcome,
+    Result,
+    Timing,
+    declared_figures,
+    package_versions,
+    protocol_of,
+    scores_of,
+    with_figures,
+)
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.settings import TrainSettings
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an experiment came to.
-
-    :param result: plain JSON types; the same seed gives the same result on CPU.
-    :param timing: seconds of training and evaluation, which do not; of training also those of processor time, all
-        threads together, which other processes on the machine disturb less.
-    :param strategy: the strategy as it ended, model and plugins included.
-    :param ledger: what it cost (:class:`~avalanche_vlm.evaluation.ledger.Ledger`), times and memory included, which
-        differ from run to run.
-    """
-
-    result: dict[str, Any]
-    timing: dict[str, float]
-    strategy: VLMNaive
-    ledger: dict[str, Any]
+versions = package_versions
 
 
 def run_experiment(
@@ -55,7 +48,7 @@ def run_experiment(
     task_id: bool = False,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int, int], None] | None = None,
-    on_row: Callable[[int, Any], None] | None = None,
+    on_row: Callable[[int, np.ndarray], None] | None = None,
     evaluate: bool = True,
 ) -> Outcome:
     """Train a stream with a recipe; evaluate before it and after every experience.
@@ -63,11 +56,13 @@ def run_experiment(
     :param benchmark: train and test stream, label space, held-out sets.
     :param recipe: name of a recipe.
     :param model: trained in place.
-    :param settings: of the optimizer.
-    :param options: of the recipe.
-    :param plugins: more of them, after the recipe's: what they store counts, and no result names them.
-    :param metrics: for the evaluator, such as probes; what they keep is no part of the method's costs.
-    :param seed: of everything that is drawn.
+    :param settings: settings of the optimizer and of the loop.
+    :param options: the recipe's options by name; those that are not given have the recipe's defaults.
+    :param plugins: further plugins, after the recipe's: what they store counts, and no result names them.
+    :param metrics: further metrics for the evaluator. The figures that one declares
+        (:class:`~avalanche_vlm.evaluation.base.VLMMetric`) join the result; one that declares none, such as a probe,
+        leaves the result as it is. What metrics keep is no part of the recipe's costs.
+    :param seed: seed of everything that is drawn.
     :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
     :param progress: called as ``(experience, iteration, iterations)``.
@@ -76,6 +71,7 @@ def run_experiment(
     :raises InputError: for unusable input; what was computed before is in the rows already reported.
     """
     torch.manual_seed(seed)
+    declared_figures(metrics)  # names that clash are refused before anything is trained
     options = dict(options or {})
     ledger = Ledger(model.to(device), benchmark)
     if benchmark.label_space is not None:
@@ -89,10 +85,6 @@ def run_experiment(
     helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
     if progress is not None:
         helpers.append(ProgressPlugin(progress))
-    with warnings.catch_warnings():
-        # Avalanche warns that nothing is logged; the matrix is what we log.
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        evaluator = EvaluationPlugin(matrix, held_out, *metrics, loggers=[])
     strategy = VLMNaive(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
@@ -102,71 +94,78 @@ def run_experiment(
         eval_mb_size=256,
         device=torch.device(device),
         plugins=[ledger.plugin, *plugins, *helpers],
-        evaluator=evaluator,
+        evaluator=_evaluator(matrix, held_out, *metrics),
         amp=settings.amp,
         max_grad_norm=settings.max_grad_norm,
     )
-    workers = {"num_workers": settings.num_workers}
-    timing = {"train_seconds": 0.0, "train_cpu_seconds": 0.0, "eval_seconds": 0.0}
 
-    def score(step: int) -> None:
-        if not evaluate:
-            return
-        started = time.perf_counter()
-        strategy.eval(benchmark.test_stream, **workers)
-        timing["eval_seconds"] += time.perf_counter() - started
+    def reported(step: int) -> None:
         if on_row is not None:
             on_row(step, matrix.rows())
 
-    score(0)
     try:
-        for step, experience in enumerate(benchmark.train_stream, start=1):
-            started, started_cpu = time.perf_counter(), time.process_time()
-            strategy.train(experience, **workers)
-            timing["train_seconds"] += time.perf_counter() - started
-            timing["train_cpu_seconds"] += time.process_time() - started_cpu
-            ledger.after_experience(plugins, strategy.optimizer)
-            score(step)
+        timing = _train(
+            strategy,
+            benchmark,
+            settings.num_workers,
+            after_experience=lambda: ledger.after_experience(plugins, strategy.optimizer),
+            after_row=reported if evaluate else None,
+        )
     finally:
         ledger.plugin.close()
-
-    result = {
-        "protocol": {
-            "benchmark": benchmark.name,
-            **benchmark.protocol,
-            **(benchmark.label_space.describe() if benchmark.label_space else {"label_space": None}),
-            "task_id_at_test": task_id,
-            "model": model.name,
-            "recipe": recipe,
-            "recipe_options": {**recipes.get(recipe).settings, **options},
-            "train": asdict(settings),
-            "seed": seed,
-            "device": torch.device(device).type,
-            "versions": versions(),
-            "unit": "percent",
-        },
+    result: Result = {
+        "protocol": protocol_of(benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device),
         "tasks": list(benchmark.task_names),
         "data": {"skipped": list(benchmark.data.skipped)},
-        "matrix": [[_percent(v) for v in row] for row in matrix.rows()] if evaluate else [],
-        "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
-        "alignment": {name: [_plain(v) for v in values] for name, values in held_out.alignment().items()},
-        "metrics": {name: _percent(v) for name, v in matrix.survey().items()} if evaluate else {},
+        **scores_of(matrix, held_out, evaluate),
         "costs": ledger.costs,
     }
     entry = ledger.entry(recipes.get(recipe).needs, plugins, timing["train_seconds"])
-    return Outcome(result, {k: round(v, 2) for k, v in timing.items()}, strategy, entry)
+    rounded: Timing = {key: round(seconds, 2) for key, seconds in timing.items()}
+    return Outcome(with_figures(result, metrics), rounded, strategy, entry)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    names = ("avalanche-vlm", "avalanche-lib", "torch", "open_clip_torch", "numpy")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except ImportError:
-            found[name] = "not installed"
-    return found
+def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
+    with warnings.catch_warnings():
+        # Avalanche warns that nothing is logged; the matrix is what we log.
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        return EvaluationPlugin(*metrics, loggers=[])
+
+
+def _train(
+    strategy: VLMNaive,
+    benchmark: VLMBenchmark,
+    workers: int,
+    after_experience: Callable[[], None],
+    after_row: Callable[[int], None] | None,
+) -> Timing:
+    """Train the stream, and evaluate at every step.
+
+    :param strategy: trained in place.
+    :param benchmark: train and test stream.
+    :param workers: processes that load data.
+    :param after_experience: called when an experience is trained, before it is evaluated.
+    :param after_row: called with the step when a row was evaluated; None evaluates nothing.
+    """
+    timing: Timing = {"train_seconds": 0.0, "train_cpu_seconds": 0.0, "eval_seconds": 0.0}
+
+    def score(step: int) -> None:
+        if after_row is None:
+            return
+        started = time.perf_counter()
+        strategy.eval(benchmark.test_stream, num_workers=workers)
+        timing["eval_seconds"] += time.perf_counter() - started
+        after_row(step)
+
+    score(0)
+    for step, experience in enumerate(benchmark.train_stream, start=1):
+        started, started_cpu = time.perf_counter(), time.process_time()
+        strategy.train(experience, num_workers=workers)
+        timing["train_seconds"] += time.perf_counter() - started
+        timing["train_cpu_seconds"] += time.process_time() - started_cpu
+        after_experience()
+        score(step)
+    return timing
 
 
 _HINTS = {
@@ -176,13 +175,24 @@ _HINTS = {
 
 
 def lacks(recipe: str, source: object, resource: str) -> str:
-    """The sentence on a resource that a recipe needs and a source of data does not bring."""
+    """The sentence on a resource that a recipe needs and a source of data does not bring.
+
+    :param recipe: name of the recipe.
+    :param source: benchmark or file of the user's, as the sentence names it.
+    :param resource: name of the resource.
+
+    >>> lacks("zscl", "photos.csv", "reference")
+    'recipe zscl needs what photos.csv does not bring, reference pairs: give some with --reference FILE'
+    """
     return f"recipe {recipe} needs what {source} does not bring, {_HINTS[resource]}"
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
     """What the recipe takes of what the benchmark brings.
 
+    :param recipe: name of the recipe.
+    :param benchmark: stream and resources.
+    :return: resources by the names of the recipe's parameters.
     :raises InputError: if they do not fit together.
     """
     chosen = recipes.get(recipe)
@@ -194,12 +204,3 @@ def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
         if getattr(benchmark, name) is None:
             raise InputError(lacks(recipe, benchmark.name, name))
     return {name: getattr(benchmark, name) for name in chosen.takes}
-
-
-def _percent(value: float) -> float | None:
-    """Percent with four decimals; None (JSON's null) for a missing value."""
-    return _plain(100 * value)
-
-
-def _plain(value: float) -> float | None:
-    return None if value != value else round(float(value), 4)

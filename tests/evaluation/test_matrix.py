@@ -12,7 +12,8 @@ from avalanche.training.supervised import Naive
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
+from avalanche_vlm.evaluation.held_out import HeldOutScores
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
 from avalanche_vlm.training import ContrastiveCriterion
 

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.layers import capturing
 from avalanche_vlm.evaluation.probes.quiet import model_of, undisturbed
 from avalanche_vlm.evaluation.probes.similarity import cross_modal_rsa, linear_cka, rsa
 from avalanche_vlm.evaluation.probes.sphere import alignment, uniformity
 from avalanche_vlm.evaluation.retrieval import first_hits, modality_gap, paired_cosine
-from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
@@ -44,7 +44,7 @@ class PairFeatures:
     layers: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class DriftProbe(CountsSteps):
+class DriftProbe(VLMMetric):
     """Follow the features of fixed image-text pairs through a stream.
 
     Row 0 is the model before any training, at the first evaluation or else when training starts, and what later rows

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
+from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.calibration import expected_calibration_error
 from avalanche_vlm.evaluation.probes.quiet import model_of, undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.rows import whole
@@ -44,7 +44,7 @@ class Answers:
         return float(self.right.mean())
 
 
-class ErosionProbe(CountsSteps):
+class ErosionProbe(VLMMetric):
     """Follow what the pretrained model can do and no task has trained yet, against what it could at the start.
 
     Held-out sets are read before any training, at the first evaluation or else when training starts, and after every

@@ -9,13 +9,13 @@ import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.conflict import gradient_cosines, negative_share, weighted_update
 from avalanche_vlm.evaluation.probes.curvature import fisher_of
 from avalanche_vlm.evaluation.probes.kept import KeptTask, loss_gradients
 from avalanche_vlm.evaluation.probes.quiet import model_of
-from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.losses.fisher import accumulate
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Draws
@@ -25,7 +25,7 @@ from avalanche_vlm.models import VLM
 Fisher = Literal["true", "empirical"]
 
 
-class InterferenceProbe(CountsSteps):
+class InterferenceProbe(VLMMetric):
     """See where a new task works against earlier ones, block by block.
 
     **Conflict**: a few times in the training of a task the gradient that the strategy is about to step along (its

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm import __version__
+from avalanche_vlm.evaluation.declaration import Entry
+from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page import evidence, exposure, proposal
-from avalanche_vlm.report.page.figures import ROUNDING, show
-from avalanche_vlm.report.page.glossary import GLOSSARY
+from avalanche_vlm.report.page.glossary import glossary
 from avalanche_vlm.report.page.reading import record, text
+from avalanche_vlm.report.rounding import ROUNDING, show
 
 _DIAGNOSE = ("avalanche-vlm diagnose DIR", "repeats a run with probes and fills this part.")
 _DIAGNOSE_ONE = (
@@ -21,7 +23,7 @@ _ADVISE = ("avalanche-vlm advise --out DIR", "tries recipes on your stream and f
 
 
 def content(
-    results: Sequence[evidence.Entry], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
+    results: Sequence[Entry], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything that the report says.
 
@@ -55,7 +57,7 @@ def content(
         "protocols": _protocols(groups, diagnosis, advice),
         "versions": _versions(results, diagnosis, advice),
         "rounding": ROUNDING,
-        "glossary": [{"term": term, "words": words} for term, words in GLOSSARY],
+        "glossary": glossary(figures_of(results)),
     }
     return {**found, "missing": _missing(found)}
 
@@ -143,9 +145,7 @@ def _ledgers(groups: list[dict[str, Any]], advice: dict[str, Any]) -> list[dict[
     return found[:1] if advice.get("ledger") else found
 
 
-def _versions(
-    results: Sequence[evidence.Entry], diagnosis: dict[str, Any], advice: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _versions(results: Sequence[Entry], diagnosis: dict[str, Any], advice: dict[str, Any]) -> list[dict[str, Any]]:
     """Versions behind the figures; one package with two versions is listed twice."""
     found: dict[tuple[str, str], None] = {("avalanche-vlm, this report", __version__): None}
     sources = [record(entry["result"]["protocol"]) for entry in results]

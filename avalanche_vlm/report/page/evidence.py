@@ -7,29 +7,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from avalanche_vlm.evaluation.declaration import Entry, Figure
+from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
-from avalanche_vlm.report.page.reading import flat, grid, number, numbers, record, text, texts
-from avalanche_vlm.report.table import HELD_OUT
+from avalanche_vlm.report.page.reading import flat, grid, numbers, record, text, texts
 
 VARYING = ("recipe", "recipe_options", "train", "seed")
 """What may differ between results that share a table."""
-
-COLUMNS = (
-    ("last", "Last", "percent", "higher"),
-    ("avg", "Avg", "percent", "higher"),
-    ("transfer", "Transfer", "percent", "higher"),
-    ("forget", "Forget", "points", "lower"),
-    ("bwt", "BWT", "points", "higher"),
-    ("zsd", "ZSD", "points", "lower"),
-    ("held_out_r1", "Held-out R@1", "percent", "higher"),
-    ("held_out_loss", "Held-out R@1 lost", "points", "lower"),
-    ("stored_bytes", "Stored", "bytes", "lower"),
-    ("trainable_parameters", "Trained parameters", "count", "lower"),
-    ("seconds", "Seconds in all", "seconds", "lower"),
-)
-"""Figures of a run: key, title, kind, and which direction is better."""
-
-Entry = dict[str, Any]
 
 
 def groups(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -63,21 +47,33 @@ def _group(entries: list[Entry], differing: list[str]) -> dict[str, Any]:
     first = entries[0]["result"]
     fixed = flat(_fixed(first))
     variants = _variants(entries)
-    recipes = [_recipe(name, members) for name, members in variants.items()]
+    figures = figures_of(entries, "page")
+    recipes = [_recipe(name, members, figures) for name, members in variants.items()]
     return {
         "name": ", ".join(filter(None, (text(first["protocol"].get(k)) for k in ("benchmark", "model")))),
         "differs": [{"name": name, "value": text(fixed.get(name))} for name in differing],
         "tasks": texts(first["tasks"]),
         "columns": [
-            {"key": key, "title": title, "kind": kind, "better": better}
-            for key, title, kind, better in COLUMNS
-            if any(recipe["figures"][key]["mean"] is not None for recipe in recipes)
+            _column(figure)
+            for figure in figures
+            if any(recipe["figures"][figure.name]["mean"] is not None for recipe in recipes)
         ],
         "recipes": recipes,
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
         "protocol": protocol_rows(first["protocol"]),
+    }
+
+
+def _column(figure: Figure) -> dict[str, Any]:
+    better = {True: "higher", False: "lower", None: None}[figure.higher_is_better]
+    return {
+        "key": figure.name,
+        "title": figure.title,
+        "kind": figure.unit,
+        "better": better,
+        "description": figure.description,
     }
 
 
@@ -120,31 +116,15 @@ def _seed(entry: Entry) -> str:
     return text(entry["result"]["protocol"].get("seed"))
 
 
-def _recipe(name: str, members: list[Entry]) -> dict[str, Any]:
-    rows = [_figures(entry) for entry in members]
+def _recipe(name: str, members: list[Entry], figures: Sequence[Figure]) -> dict[str, Any]:
     matrices = [grid(entry["result"]["matrix"]) for entry in members]
     cells = [[_spread(over) for over in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
     return {
         "name": name,
         "seeds": [_seed(entry) for entry in members],
-        "figures": {key: _spread([row[key] for row in rows]) for key, *_ in COLUMNS},
+        "figures": {figure.name: _spread([figure.value(entry) for entry in members]) for figure in figures},
         "matrix": [[cell["mean"] for cell in row] for row in cells],
         "matrix_std": [[cell["std"] for cell in row] for row in cells],
-    }
-
-
-def _figures(entry: Entry) -> dict[str, float | None]:
-    result = entry["result"]
-    metrics, costs = record(result.get("metrics")), record(result.get("costs"))
-    held_out = numbers(record(result.get("held_out")).get(HELD_OUT)) or [None]
-    lost = None if held_out[0] is None or held_out[-1] is None else held_out[0] - held_out[-1]
-    return {
-        **{name: number(metrics.get(name)) for name in ("last", "avg", "transfer", "forget", "bwt", "zsd")},
-        "held_out_r1": held_out[-1],
-        "held_out_loss": lost,
-        "stored_bytes": number(costs.get("stored_bytes")),
-        "trainable_parameters": number(costs.get("trainable_parameters")),
-        "seconds": number(record(entry.get("timing")).get("total_seconds")),
     }
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-GLOSSARY = (
+from collections.abc import Iterable
+
+from avalanche_vlm.evaluation.declaration import Figure
+
+WORDS = (
     ("Recipe", "A way of training: which data, losses, modules and memories are combined."),
     ("Task, stream", "A task is one set of data to learn; the stream is the order in which the tasks come."),
     ("Pretrained", "The model before it was trained on the stream: step 0 in every curve and row 0 in every matrix."),
@@ -20,23 +24,6 @@ GLOSSARY = (
         "Zero-shot erosion",
         "Abilities that no task trained are lost: the mean loss, against the pretrained model, of held-out sets and of "
         "tasks before their turn.",
-    ),
-    ("Last", "The mean score over all tasks after the last one was trained."),
-    ("Avg", "For each task the mean of its scores after every training step, then the mean over the tasks."),
-    ("Transfer", "For each task the mean of its scores before it was trained, pretrained left out; then the mean."),
-    (
-        "Forget",
-        "For each task but the last: its best score since it was trained less its score at the end; then the mean. "
-        "Lower is better.",
-    ),
-    (
-        "BWT",
-        "Backward transfer: a task's score at the end less its score right after its training; the mean over tasks.",
-    ),
-    (
-        "ZSD",
-        "Zero-shot degradation: a task's best score before its turn less its score just before its turn; the mean over "
-        "tasks. Lower is better.",
     ),
     (
         "R@1, hit@1",
@@ -63,7 +50,6 @@ GLOSSARY = (
         "How far a task moved a module, each weight counted by how much earlier tasks need it (Fisher information).",
     ),
     ("CKA, RSA", "How alike two sets of features are in their geometry: 1 is the same, 0 unrelated."),
-    ("Modality gap", "The distance between the mean image feature and the mean text feature."),
     (
         "Alignment, uniformity",
         "Mean squared distance of matching pairs (lower: closer), and how evenly features fill the sphere (lower: more "
@@ -84,4 +70,14 @@ GLOSSARY = (
         "whether it can be undone.",
     ),
 )
-"""Terms with their meaning, metrics with their formula in words."""
+"""Terms with their meaning; figures bring theirs."""
+
+
+def glossary(figures: Iterable[Figure]) -> list[dict[str, str]]:
+    """Every term of the report and its meaning: the general words, then each figure's title and description.
+
+    :param figures: figures that the report shows.
+    """
+    directions = {True: " Higher is better.", False: " Lower is better.", None: ""}
+    described = [(figure.title, figure.description + directions[figure.higher_is_better]) for figure in figures]
+    return [{"term": term, "words": words} for term, words in (*WORDS, *described)]

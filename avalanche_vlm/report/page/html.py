@@ -7,7 +7,7 @@ from typing import Any
 
 from avalanche_vlm.report.page import charts
 from avalanche_vlm.report.page.charts.bars import scale_of
-from avalanche_vlm.report.page.figures import MISSING, has_spread, show
+from avalanche_vlm.report.rounding import MISSING, has_spread, show, suffix
 
 HUES = {"drift": "drift", "interference": "interference", "erosion": "erosion", "mismatched pairs": "pairs"}
 """Causes, and the page's colours for them; any other cause is grey."""
@@ -54,6 +54,7 @@ def _environment() -> Any:
         hue=lambda cause: HUES.get(cause, "other"),
         scale_of=scale_of,
         spread=has_spread,
+        suffix=suffix,
         steps=lambda tasks: ["pretrained", *tasks],
         style=Markup(environment.get_template("style.css").render()),
         **{name: safe(getattr(charts, name)) for name in charts.__all__},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from avalanche_vlm.report.page import pipes
-from avalanche_vlm.report.page.figures import MISSING, show
+from avalanche_vlm.report.rounding import MISSING, show, suffix
 
 
 def as_markdown(content: dict[str, Any]) -> str:
@@ -98,8 +98,7 @@ def _modules(c: dict[str, Any]) -> list[str]:
 def _performance(c: dict[str, Any]) -> list[str]:
     blocks = ["## What the model can do after each task", pipes.missing(c, "matrices")]
     for g in c["groups"]:
-        units = {"percent": ", %", "points": ", points"}
-        heads = ["recipe", "seeds", *(col["title"] + units.get(col["kind"], "") for col in g["columns"])]
+        heads = ["recipe", "seeds", *(col["title"] + suffix(col["kind"]) for col in g["columns"])]
         rows = [
             [
                 r["name"],

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from avalanche_vlm.report.page.figures import MISSING, has_spread, show
 from avalanche_vlm.report.page.reading import padded
+from avalanche_vlm.report.rounding import MISSING, has_spread, show
 
 
 def missing(c: dict[str, Any], name: str) -> str:

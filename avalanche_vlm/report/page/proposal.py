@@ -4,45 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.report.page.figures import kind_of
+from avalanche_vlm.evaluation.declaration import Figure
+from avalanche_vlm.evaluation.figures import list_figures
 from avalanche_vlm.report.page.reading import items, number, numbers, record, records, text, texts
-
-LEDGER = (
-    ("stored_ram_bytes", "Stored in memory", "bytes"),
-    ("stored_disk_bytes", "Stored on disk", "bytes"),
-    ("raw_user_data_kept", "Keeps raw user data", "flag"),
-    ("reference_pairs_needed", "Needs reference pairs", "flag"),
-    ("generator_needed", "Needs a generator", "flag"),
-    ("trainable_parameters", "Trained parameters", "count"),
-    ("added_parameters", "Added parameters", "count"),
-    ("train_seconds", "Training, seconds", "seconds"),
-    ("peak_memory_bytes", "Peak memory", "bytes"),
-    ("extra_forward_passes_per_sample", "Extra forward passes per sample", "ratio"),
-    ("extra_backward_passes_per_sample", "Extra backward passes per sample", "ratio"),
-    ("training_flops_per_sample", "Training, floating-point operations per sample", "flops"),
-    ("inference_flops_per_sample", "Inference, floating-point operations per sample", "flops"),
-    ("artifacts", "Files to version", "words"),
-    ("task_id_needed", "Needs the task id when used", "flag"),
-    ("reversible", "Reversible", "flag"),
-)
-"""Lines of the ledger: key, title, kind."""
+from avalanche_vlm.report.rounding import unit_of
 
 
 def ledger(entries: dict[str, Any]) -> dict[str, Any] | None:
-    """A line per cost, a column per recipe; what nobody measured is left out."""
+    """A line per cost, a column per recipe; what nobody measured is left out.
+
+    :param entries: entries of the ledger by recipe.
+    """
     recipes = {name: record(entry) for name, entry in entries.items() if isinstance(entry, dict)}
     lines = []
-    for key, title, kind in LEDGER:
-        values = [_cost(entry.get(key), kind) for entry in recipes.values()]
+    for figure in list_figures("ledger"):
+        values = [_cost(figure, entry) for entry in recipes.values()]
         if any(value is not None for value in values):
-            lines.append({"key": key, "title": title, "kind": kind, "values": values})
+            lines.append({"key": figure.name, "title": figure.title, "kind": figure.unit, "values": values})
     return {"recipes": list(recipes), "lines": lines} if lines else None
 
 
-def _cost(value: Any, kind: str) -> Any:
-    if kind == "flag":
-        return value if isinstance(value, bool) else None
-    return text(value) or None if kind == "words" else number(value)
+def _cost(figure: Figure, entry: dict[str, Any]) -> Any:
+    value = figure.checked(entry.get(figure.name))
+    return text(value) or None if figure.unit == "words" else value
 
 
 def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
@@ -120,7 +104,7 @@ def _priced(name: str, value: Any) -> dict[str, Any]:
     amount = number(value)
     if amount is None:
         return {"name": _spoken(name), "kind": "words", "value": text(value) or None}
-    kind = kind_of(name)
+    kind = unit_of(name)
     spoken = _spoken(name).removesuffix(" bytes") if kind == "bytes" else _spoken(name)  # the figure brings its unit
     return {"name": spoken, "kind": kind, "value": amount}
 

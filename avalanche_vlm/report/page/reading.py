@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
-
-def number(value: Any) -> float | None:
-    """A finite number, or None.
-
-    >>> number(2), number(float("nan")), number(True), number("3")
-    (2, None, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) else None
+from avalanche_vlm.evaluation.declaration import number
 
 
 def numbers(value: Any) -> list[float | None]:

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.steps import CountsSteps
 from avalanche_vlm.evaluation.user_data import held
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory import ExemplarMemory, LatentMemory
@@ -222,7 +222,7 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
     return torch.cat(right).double().numpy()
 
 
-class _BeforeTheirTurn(CountsSteps):
+class _BeforeTheirTurn(VLMMetric):
     """Scores every task from the second on before its turn, against the pretrained model."""
 
     def __init__(self, tests: Sequence[Any], pretrained: Sequence[np.ndarray]) -> None:

@@ -21,7 +21,8 @@ from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
-from avalanche_vlm.evaluation.matrix import HeldOutScores, PerformanceMatrix
+from avalanche_vlm.evaluation.held_out import HeldOutScores
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.evaluation.probes.drift import encode_probe
 from avalanche_vlm.evaluation.probes.layers import block_modules

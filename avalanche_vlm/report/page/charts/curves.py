@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm.report.page.charts.svg import figure, label, picture, spread_apart, tag, tick_text, ticks
-from avalanche_vlm.report.page.figures import show
+from avalanche_vlm.report.rounding import show
 
 DASHES = (None, "6 3", "2 3", "8 3 2 3")
 """Lines differ in more than colour."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from avalanche_vlm.report.page.charts.svg import figure, label, picture, tag
-from avalanche_vlm.report.page.figures import MISSING, show
+from avalanche_vlm.report.rounding import MISSING, show
 
 STRONGEST = 0.55
 """The strongest tint: darker, the ink on it could not be read (a test holds the contrast)."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from avalanche_vlm.report.page.charts.svg import figure, label, picture, tag, tick_text, ticks
-from avalanche_vlm.report.page.figures import show
+from avalanche_vlm.report.rounding import show
 
 Box = tuple[float, float, float, float]
 

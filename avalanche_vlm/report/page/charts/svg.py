@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from avalanche_vlm.report.page.figures import show
+from avalanche_vlm.report.rounding import show
 
 
 def tag(name: str, content: str = "", **attributes: object) -> str:

@@ -1,13 +1,18 @@
-"""How numbers look: one rule per kind, stated in the report."""
+"""How numbers look, on a terminal and in the report: one rule per unit."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from avalanche_vlm.evaluation.declaration import Unit
 from avalanche_vlm.units import human_bytes
 
-ROUNDING = {
+ROUNDING: dict[Unit, str] = {
     "percent": "one decimal",
     "points": "one decimal; points are differences of percentages",
     "ratio": "two decimals",
+    "cosine": "two decimals",
     "share": "whole percent of the stored fraction",
     "count": "whole number",
     "bytes": "bytes, or KiB, MiB, GiB (steps of 1,024) with one decimal",
@@ -15,13 +20,16 @@ ROUNDING = {
     "flops": "one decimal with k, M, G, T (steps of 1,000)",
     "scale": "two significant digits",
 }
-"""Kinds of figures, and how each is rounded where it is printed; the JSON file holds them unrounded."""
+"""Units of numbers, and how each is rounded where it is printed; files hold the numbers unrounded."""
 
 MISSING = "n/a"
 
 
-def show(value: float | bool | None, kind: str) -> str:
-    """A figure as text; ``n/a`` where there is none.
+def show(value: float | bool | None, unit: str) -> str:
+    """A number as text; ``n/a`` where there is none.
+
+    :param value: the number, as files hold it.
+    :param unit: one of :data:`ROUNDING`.
 
     >>> show(12.345, "points"), show(-0.01, "points"), show(None, "points"), show(0.934, "share")
     ('12.3', '0.0', 'n/a', '93')
@@ -34,19 +42,35 @@ def show(value: float | bool | None, kind: str) -> str:
         "percent": lambda v: f"{v:.1f}",
         "points": lambda v: f"{v:.1f}",
         "ratio": lambda v: f"{v:.2f}",
+        "cosine": lambda v: f"{v:.2f}",
         "share": lambda v: f"{100 * v:.0f}",
         "count": lambda v: f"{v:,.0f}",
         "bytes": human_bytes,
         "seconds": lambda v: f"{v:.1f}" if abs(v) < 10 else f"{v:,.0f}",
         "flops": _flops,
         "scale": lambda v: f"{v:.2g}",
-    }[kind](value)
+    }[unit](value)
     return shown[1:] if shown.startswith("-") and not shown.strip("-0.") else shown
 
 
-def has_spread(figures: dict[str, float | None], kind: str) -> bool:
-    """Whether a spread over seeds is worth a ±: bytes and counts that never vary have none."""
-    return figures["std"] is not None and (figures["std"] > 0 or kind not in ("bytes", "count"))
+def suffix(unit: str) -> str:
+    """What the head of a column says of a unit that its numbers do not name.
+
+    :param unit: one of :data:`ROUNDING`.
+
+    >>> suffix("percent"), suffix("points"), suffix("bytes")
+    (', %', ', points', '')
+    """
+    return {"percent": ", %", "share": ", %", "points": ", points"}.get(unit, "")
+
+
+def has_spread(figures: Mapping[str, Any], unit: str) -> bool:
+    """Whether a spread over seeds is worth a ±: bytes and counts that never vary have none.
+
+    :param figures: ``std``, the standard deviation, None for one seed.
+    :param unit: unit of the figure.
+    """
+    return figures["std"] is not None and (figures["std"] > 0 or unit not in ("bytes", "count"))
 
 
 def _flops(value: float) -> str:
@@ -57,14 +81,19 @@ def _flops(value: float) -> str:
     return f"{value:,.1f} {unit}" if unit else f"{value:.0f}"
 
 
-def kind_of(name: str) -> str:
-    """The kind of a figure of the ledger or the plan, by its name.
+def unit_of(name: str) -> Unit:
+    """The unit of a figure of the advice's plan, by its name there.
 
-    >>> kind_of("stored_disk_bytes"), kind_of("train_seconds"), kind_of("added_parameters"), kind_of("last")
+    :param name: name of the figure.
+
+    >>> unit_of("stored_disk_bytes"), unit_of("train_seconds"), unit_of("added_parameters"), unit_of("last")
     ('bytes', 'seconds', 'count', 'points')
     """
-    for ending, kind in (("bytes", "bytes"), ("seconds", "seconds"), ("flops", "flops")):
-        if ending in name:
-            return kind
+    if "bytes" in name:
+        return "bytes"
+    if "seconds" in name:
+        return "seconds"
+    if "flops" in name:
+        return "flops"
     counted = ("parameters", "passes", "artifacts", "count", "operational")
     return "count" if any(word in name for word in counted) else "points"

@@ -1,0 +1,101 @@
+"""Accumulators over samples, as torchmetrics metrics: their states say how they reduce over processes.
+
+What is computed of them are pure functions elsewhere; ``compute`` gathers the samples of all processes first, where
+there are several.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class AccuracyCounts(Metric):
+    """Right answers and answers. States: ``right`` and ``total``, both summed over processes.
+
+    >>> counts = AccuracyCounts()
+    >>> counts.update(torch.tensor([True, False, True, True]))
+    >>> counts.compute()
+    0.75
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+    right: torch.Tensor
+    total: torch.Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, right: torch.Tensor) -> None:
+        """Take in more answers.
+
+        :param right: bool ``[B]``, whether each was right.
+        """
+        self.right += right.sum().to(self.right.device)
+        self.total += right.numel()
+
+    def compute(self) -> float:
+        """Share of right answers, in [0, 1]; NaN without any."""
+        right, total = int(self.right), int(self.total)
+        return right / total if total else float("nan")
+
+
+class SampleColumns(Metric):
+    """Columns with a row per sample, such as features and ids. States: one per column, concatenated over processes.
+
+    :param names: names of the columns, which become attributes.
+    :param options: options of ``torchmetrics.Metric``, such as ``sync_on_compute``.
+
+    >>> columns = SampleColumns("score", "label")
+    >>> columns.update(torch.tensor([0.5]), torch.tensor([3]))
+    >>> columns.update(torch.tensor([1.0]), torch.tensor([4]))
+    >>> columns.compute()
+    (tensor([0.5000, 1.0000]), tensor([3, 4]))
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, *names: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.names = names
+        for name in names:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, *columns: torch.Tensor) -> None:
+        """Take in more samples.
+
+        :param columns: the columns in the order of their names, each ``[B, ...]``.
+        """
+        for name, column in zip(self.names, columns, strict=True):
+            getattr(self, name).append(column)
+
+    def compute(self) -> tuple[torch.Tensor, ...]:
+        """The columns ``[N, ...]`` of all samples, in the order of their names."""
+        return tuple(dim_zero_cat(getattr(self, name)) for name in self.names)
+
+    @property
+    def filled(self) -> bool:
+        """Whether any samples were taken in by this process."""
+        return len(getattr(self, self.names[0])) > 0
+
+
+def share_of_process(n: int) -> range:
+    """Which of ``n`` samples this process reads where several read a set together; all of them where it is alone.
+
+    :param n: number of samples.
+
+    >>> share_of_process(3)
+    range(0, 3)
+    """
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not together:
+        return range(n)
+    return range(torch.distributed.get_rank(), n, torch.distributed.get_world_size())

@@ -1,0 +1,190 @@
+"""What an experiment came to: protocol, scores, figures and costs as plain JSON types."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from avalanche.evaluation import PluginMetric
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.base import VLMMetric
+from avalanche_vlm.evaluation.declaration import Figure
+from avalanche_vlm.evaluation.figures import list_figures
+from avalanche_vlm.evaluation.held_out import HeldOutScores
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training import VLMNaive, recipes
+from avalanche_vlm.training.settings import TrainSettings
+
+
+class Result(TypedDict):
+    """What ``result.json`` holds. Scores in percent, None for a missing one.
+
+    ``protocol``: everything that decides the figures. ``tasks``: names in the order of the stream. ``data``: what was
+    left out of it. ``matrix``: a row per step, the pretrained model's first, and a column per task. ``held_out`` and
+    ``alignment``: curves by name, one value per step. ``metrics``: the survey's figures and those of metrics that were
+    passed. ``costs``: bytes and parameters. ``figures``: declarations of the latter metrics' figures by name; absent
+    without any.
+    """
+
+    protocol: dict[str, Any]
+    tasks: list[str]
+    data: dict[str, Any]
+    matrix: list[list[float | None]]
+    held_out: dict[str, list[float | None]]
+    alignment: dict[str, list[float | None]]
+    metrics: dict[str, float | None]
+    costs: dict[str, int]
+    figures: NotRequired[dict[str, dict[str, Any]]]
+
+
+class Timing(TypedDict):
+    """Seconds of training, of its processor time (all threads together, which other processes on the machine disturb
+    less), and of evaluation."""
+
+    train_seconds: float
+    train_cpu_seconds: float
+    eval_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment came to.
+
+    :param result: plain JSON types; the same seed gives the same result on CPU.
+    :param timing: seconds, which differ from run to run.
+    :param strategy: the strategy as it ended, model and plugins included.
+    :param ledger: what the recipe cost (:class:`~avalanche_vlm.evaluation.ledger.Ledger`), times and memory included,
+        which differ from run to run.
+    """
+
+    result: Result
+    timing: Timing
+    strategy: VLMNaive
+    ledger: dict[str, Any]
+
+
+def protocol_of(
+    benchmark: VLMBenchmark,
+    model: VLM,
+    recipe: str,
+    options: Mapping[str, Any],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    task_id: bool,
+    device: str | torch.device,
+) -> dict[str, Any]:
+    """Everything that decides the figures of an experiment.
+
+    :param benchmark: stream, label space and held-out sets.
+    :param model: the model that is trained.
+    :param recipe: name of the recipe.
+    :param options: the recipe's options that were given; its defaults are added.
+    :param settings: settings of the optimizer.
+    :param seed: seed of everything that is drawn.
+    :param task_id: whether modules are chosen by each test sample's task label.
+    :param device: where it runs.
+    """
+    return {
+        "benchmark": benchmark.name,
+        **benchmark.protocol,
+        **(benchmark.label_space.describe() if benchmark.label_space else {"label_space": None}),
+        "task_id_at_test": task_id,
+        "model": model.name,
+        "recipe": recipe,
+        "recipe_options": {**recipes.get(recipe).settings, **options},
+        "train": asdict(settings),
+        "seed": seed,
+        "device": torch.device(device).type,
+        "versions": package_versions(),
+        "unit": "percent",
+    }
+
+
+def scores_of(matrix: PerformanceMatrix, held_out: HeldOutScores, evaluated: bool) -> dict[str, Any]:
+    """The scores of a result: ``matrix``, ``held_out``, ``alignment`` and ``metrics``.
+
+    :param matrix: cells of the stream that was trained.
+    :param held_out: curves of the held-out sets.
+    :param evaluated: whether the strategy evaluated at every step; without, there is no matrix.
+    """
+    return {
+        "matrix": percent_rows(matrix.rows()) if evaluated else [],
+        "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
+        "alignment": {name: [_plain(v) for v in values] for name, values in held_out.alignment().items()},
+        "metrics": {name: _percent(v) for name, v in matrix.survey().items()} if evaluated else {},
+    }
+
+
+def declared_figures(metrics: Iterable[PluginMetric]) -> dict[str, Figure]:
+    """The figures that some metrics declare, by name.
+
+    :param metrics: any of Avalanche's; those that are no :class:`~avalanche_vlm.evaluation.base.VLMMetric` declare
+        none.
+    :raises InputError: if a name is taken.
+    """
+    taken = {figure.name: "every result" for figure in list_figures()}
+    found: dict[str, Figure] = {}
+    for metric in metrics:
+        for figure in metric.figures if isinstance(metric, VLMMetric) else ():
+            if figure.name in taken:
+                raise InputError(f"{metric} declares a figure called {figure.name}, which {taken[figure.name]} has")
+            taken[figure.name] = str(metric)
+            found[figure.name] = figure
+    return found
+
+
+def with_figures(result: Result, metrics: Iterable[PluginMetric]) -> Result:
+    """The result with the figures of further metrics: values under ``metrics``, declarations under ``figures``.
+
+    :param result: left as it is.
+    :param metrics: metrics that were in the evaluator.
+    :return: the same mapping without ``figures`` if none is declared.
+    """
+    figures = declared_figures(metrics)
+    if not figures:
+        return result
+    measured = {name: v for metric in metrics if isinstance(metric, VLMMetric) for name, v in metric.values().items()}
+    values = {name: None if (v := measured.get(name)) is None else _plain(v) for name in figures}
+    declarations = {name: figure.as_json() for name, figure in figures.items()}
+    return {**result, "metrics": {**result["metrics"], **values}, "figures": declarations}
+
+
+def percent_rows(rows: np.ndarray | Sequence[Sequence[float]]) -> list[list[float | None]]:
+    """A matrix of scores in [0, 1] as percent, None for a missing one.
+
+    :param rows: ``[steps, tasks]``.
+
+    >>> percent_rows([[0.5, float("nan")]])
+    [[50.0, None]]
+    """
+    return [[_percent(value) for value in row] for row in rows]
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers, by name."""
+    names = ("avalanche-vlm", "avalanche-lib", "torch", "open_clip_torch", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except ImportError:
+            found[name] = "not installed"
+    return found
+
+
+def _percent(value: float) -> float | None:
+    """Percent with four decimals; None (JSON's null) for a missing value."""
+    return _plain(100 * value)
+
+
+def _plain(value: float) -> float | None:
+    return None if value != value else round(float(value), 4)
