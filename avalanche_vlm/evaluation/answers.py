@@ -15,7 +15,7 @@ from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.state import WORKING, Declared
-from avalanche_vlm.training.plugins.base import Strategy, model_of
+from avalanche_vlm.training.protocol import Strategy, model_of
 
 
 class TaskAnswers(VLMMetric):

@@ -9,7 +9,7 @@ from avalanche.evaluation import PluginMetric
 
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.memory.state import WORKING, Declared, Stateful
-from avalanche_vlm.training.plugins.base import Strategy
+from avalanche_vlm.training.protocol import Strategy
 
 
 class VLMMetric(PluginMetric[Any], Stateful):

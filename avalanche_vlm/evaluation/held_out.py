@@ -15,7 +15,7 @@ from avalanche_vlm.evaluation.retrieval import modality_gap, paired_cosine, retr
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM
-from avalanche_vlm.training.plugins.base import Strategy, model_of
+from avalanche_vlm.training.protocol import Strategy, model_of
 
 Row = dict[str, float]
 """What was read at one step, by name."""

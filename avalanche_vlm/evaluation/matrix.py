@@ -15,7 +15,7 @@ from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
 from avalanche_vlm.evaluation.survey import survey_metrics
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.state import WORKING, Declared
-from avalanche_vlm.training.plugins.base import Strategy, model_of
+from avalanche_vlm.training.protocol import Strategy, model_of
 
 
 class PerformanceMatrix(VLMMetric):
