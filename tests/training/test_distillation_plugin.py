@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from test_plugins import Recorder, naive
+from recording import Recorder, naive
 from test_recipes import arrays
 
 from avalanche_vlm.benchmarks import ImageText, picturebook

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_plugins import Recorder, naive
+from recording import Recorder, naive
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.errors import InputError

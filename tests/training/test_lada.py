@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_plugins import Recorder, naive
+from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import FeatureMemory

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from avalanche.training.supervised import Naive
-from test_plugins import Recorder
+from recording import Recorder
 from torch import nn
 
 from avalanche_vlm.errors import InputError

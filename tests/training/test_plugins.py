@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
 import torch
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
-from avalanche.training.supervised import Naive
+from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
@@ -21,31 +19,6 @@ from avalanche_vlm.training.plugins import (
 )
 from avalanche_vlm.training.plugins.schedule import warmup_cosine
 from avalanche_vlm.weights.average import snapshot
-
-
-def naive(model, plugins, lr=1e-3, epochs=1, optimizer=torch.optim.AdamW, **options) -> Naive:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        evaluator = EvaluationPlugin(loggers=[])
-    return Naive(
-        model=model,
-        optimizer=optimizer(model.parameters(), lr=lr, **options),
-        criterion=torch.nn.CrossEntropyLoss(),
-        train_mb_size=16,
-        train_epochs=epochs,
-        eval_mb_size=64,
-        plugins=plugins,
-        evaluator=evaluator,
-    )
-
-
-class Recorder(SupervisedPlugin):
-    """Keeps what a function of the strategy gives at a callback."""
-
-    def __init__(self, callback: str, function) -> None:
-        super().__init__()
-        self.values: list = []
-        setattr(self, callback, lambda strategy, **kwargs: self.values.append(function(strategy)))
 
 
 def trainable(strategy) -> dict:

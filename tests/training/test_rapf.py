@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_plugins import Recorder, naive
+from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
-from test_plugins import Recorder, naive
+from recording import Recorder, naive
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from avalanche.training.supervised import Naive
-from test_plugins import Recorder
+from recording import Recorder
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes

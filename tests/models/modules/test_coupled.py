@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from test_tokens import TEXTS, coca, images_by_hand, in_a_pool, in_order, siglip, text_by_hand
+from by_hand import TEXTS, coca, images_by_hand, in_a_pool, in_order, siglip, text_by_hand
 from torch import nn
 
 from avalanche_vlm.errors import InputError

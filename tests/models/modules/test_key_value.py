@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tokens import TEXTS, block_by_hand, in_a_pool, siglip
+from by_hand import TEXTS, block_by_hand, in_a_pool, siglip
 from torch import nn
 
 from avalanche_vlm.benchmarks import LabelSpace

@@ -6,36 +6,12 @@ import copy
 
 import pytest
 import torch
+from pools import Tower, filled
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import HookedSite, attach, matching
-
-
-class Tower(torch.nn.Module):
-    """Passes features on through one linear layer that starts as the identity."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(24, 24)
-        with torch.no_grad():
-            self.layer.weight.copy_(torch.eye(24))
-            self.layer.bias.zero_()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
-
-
-def filled(*names: str) -> tuple[Tower, ModulePool]:
-    """A tower with random modules."""
-    tower = Tower()
-    pool = ModulePool(inject_lora(tower, rank=2, pattern="layer"))
-    for name in names:
-        pool.add(name)
-        for parameter in pool.parameters(name):
-            torch.nn.init.normal_(parameter)
-    return tower, pool
 
 
 def test_adding_a_module_freezes_the_others_and_activates_the_new_one():

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from test_cut import TEXT, resnet, sequence_first, wrap
+from small_towers import TEXT, resnet, sequence_first, wrap
 from timm.layers import Attention
 from torch import nn
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_pool import filled
-from test_routers import task
+from pools import filled
+from routing import task
 
 from avalanche_vlm.benchmarks import LabelSpace
 from avalanche_vlm.models import create_vlm

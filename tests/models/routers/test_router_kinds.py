@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from routing import WIDTH, task
 from scipy.spatial.distance import cdist
 from scipy.stats import multivariate_normal
 from sklearn.cluster import KMeans
 from sklearn.covariance import LedoitWolf, ShrunkCovariance
 from sklearn.mixture import GaussianMixture
-from test_routers import WIDTH, task
 from torch import nn
 
 from avalanche_vlm.errors import InputError

@@ -11,24 +11,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from routing import WIDTH, task
 from scipy.stats import betabinom
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.routers import ROUTERS, CalibratedRouter, Route, achieved_rates, create_router
 from avalanche_vlm.models.routers.calibration import upper_quantile
 
-WIDTH = 24
 OPTIONS = {"autoencoder": {"steps": 60}}
-
-
-def task(seed: int, n: int = 400, classes: int = 4, draw: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit-length features around class centres that share a direction, the task's own."""
-    generator = torch.Generator().manual_seed(seed)
-    base = 3 * torch.randn(WIDTH, generator=generator)
-    centres = base + torch.randn(classes, WIDTH, generator=generator)
-    generator.manual_seed(1000 * seed + draw)
-    y = torch.randint(classes, (n,), generator=generator)
-    return F.normalize(centres[y] + 0.3 * torch.randn(n, WIDTH, generator=generator), dim=1), y
 
 
 def create(name: str, **options) -> CalibratedRouter:
