@@ -1,10 +1,10 @@
-"""One account of the bytes that a recipe stores between tasks."""
+"""Bytes that are stored between tasks: what they are counted in, and who tells them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -13,8 +13,8 @@ import torch
 class StoredBytes:
     """Bytes kept between tasks.
 
-    :param ram: in memory.
-    :param disk: in files.
+    :param ram: bytes in memory.
+    :param disk: bytes in files.
     """
 
     ram: int = 0
@@ -25,21 +25,25 @@ class StoredBytes:
 
     @property
     def total(self) -> int:
+        """Bytes in memory and in files together."""
         return self.ram + self.disk
 
 
 @runtime_checkable
 class Stores(Protocol):
-    """Anything that keeps state between tasks: memories, teachers, anchors, modules."""
+    """Anything that tells the bytes of what it keeps between tasks: memories, teachers, anchors, modules."""
 
-    def stored(self) -> StoredBytes: ...
+    def stored(self) -> StoredBytes:
+        """Bytes of all that is kept."""
+        ...
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the elements of these tensors."""
+    """Bytes of the elements of these tensors.
+
+    :param tensors: any number of them, on any device.
+
+    >>> tensor_bytes([torch.zeros(2, 3), torch.zeros(4, dtype=torch.int8)])
+    28
+    """
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def stored_bytes(parts: Iterable[Any]) -> StoredBytes:
-    """The sum over the parts that store something; the others count nothing."""
-    return sum((part.stored() for part in parts if isinstance(part, Stores)), StoredBytes())

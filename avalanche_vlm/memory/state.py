@@ -7,9 +7,10 @@ question whether raw data is kept all read that one declaration; nothing is foun
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,13 +18,26 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, Stores, tensor_bytes
+from avalanche_vlm.memory.packing import HasState, Json, StateDict, has_state, is_function, is_json, pack, part_of
+from avalanche_vlm.memory.unpacking import unpack
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A value that JSON has."""
-
-StateDict = dict[str, torch.Tensor | Json]
-"""A flat mapping of names to tensors and JSON values. A part's entries have its attribute's name and a dot before
-their own, as in torch's state dicts."""
+__all__ = [
+    "GIVEN",
+    "IN_MODEL",
+    "KEPT",
+    "RAW",
+    "WORKING",
+    "Declared",
+    "HasState",
+    "Json",
+    "StateDict",
+    "Stateful",
+    "keeps_raw_data",
+    "part_of",
+    "stateful_parts",
+    "stored_bytes",
+    "undeclared",
+]
 
 
 @dataclass(frozen=True)
@@ -53,29 +67,30 @@ IN_MODEL = Declared(kept=True, saved=False)
 """Kept between tasks as a part of the model, whose own state dict has it."""
 
 
-@runtime_checkable
-class HasState(Protocol):
-    """Anything that gives and takes its state by torch's pair of methods."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """The state as a flat mapping of names to tensors and JSON values."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Take a state that :meth:`state_dict` of an object made in the same way gave."""
-        ...
-
-
 class Stateful:
     """Base of what has a state outside ``nn.Module``: plugins, memories, teachers, references, losses with a queue.
 
-    A subclass lists in :attr:`states` every attribute that changes while a stream is trained. Declared attributes may
-    be tensors, numpy arrays, ``torch.Generator``, JSON values, mappings of strings to tensors, other
-    :class:`Stateful` objects, lists or tuples of these, and None. A function in their place has no state.
+    A subclass lists in :attr:`states` every attribute that changes while a stream is trained; if there is none, it says
+    so by an empty one. Declared attributes may be all that :func:`~avalanche_vlm.memory.packing.pack` takes: tensors,
+    numpy arrays, random generators, JSON values, objects with a state (other :class:`Stateful` ones, modules,
+    optimizers), containers of these, and None. A function in their place has no state.
 
     Two objects are *made in the same way* if they come from the same constructor calls on equal models; then
-    ``new.load_state_dict(old.state_dict())`` makes the new one go on exactly as the old one would have.
+    ``new.load_state_dict(old.state_dict())`` makes the new one go on exactly as the old one would have. Objects inside
+    that come into being during training are made by :meth:`prepare_load`.
+
+    >>> class Mean(Stateful):
+    ...     states = {"total": KEPT, "count": WORKING}
+    ...     def __init__(self):
+    ...         self.total, self.count = torch.zeros(2), 0
+    >>> old, new = Mean(), Mean()
+    >>> old.total, old.count = torch.ones(2), 3
+    >>> new.load_state_dict(old.state_dict())
+    >>> new.total.tolist(), new.count, new.stored().total
+    ([1.0, 1.0], 3, 8)
     """
+
+    __slots__ = ()
 
     states: ClassVar[Mapping[str, Declared]] = {}
     """Attributes that change, and what each is declared as. Those of base classes count as well."""
@@ -88,49 +103,63 @@ class Stateful:
             found |= vars(kind).get("states", {})
         return found
 
+    @classmethod
+    def declares(cls) -> bool:
+        """Whether this class or one between it and :class:`Stateful` has said what changes, be it nothing."""
+        return any("states" in vars(kind) for kind in cls.__mro__ if kind is not Stateful)
+
     def state_dict(self) -> StateDict:
         """Everything declared as saved.
 
-        :return: flat mapping of names to tensors (detached, not copied) and JSON values.
+        :return: flat mapping of names to tensors (detached, not copied where they need not be) and JSON values.
         :raises TypeError: if a declared attribute holds something that is no state.
         """
         state: StateDict = {}
         for name, declared in self.declared().items():
             if declared.saved:
-                state |= _packed(name, getattr(self, name))
+                state |= pack(name, getattr(self, name))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that :meth:`state_dict` gave.
+        """Go on from a state that :meth:`state_dict` gave. After an error the object is not to be used.
+
+        An override that has entries of its own takes them out before it passes the rest on.
 
         :param state: of an object made in the same way.
-        :raises InputError: if it lacks an entry, or has one of another kind.
+        :raises InputError: if it lacks an entry, has one too many, or one of another kind, type or shape.
         """
-        for name, declared in self.declared().items():
-            if declared.saved:
-                setattr(self, name, _unpacked(name, getattr(self, name), state, type(self).__name__))
+        owner = type(self).__name__
+        saved = [name for name, declared in self.declared().items() if declared.saved]
+        for entry in state:
+            if entry.partition(".")[0] not in saved:
+                raise InputError(f"the state given to {owner} has {entry!r}, which it does not know")
+        self.prepare_load(state)
+        for name in saved:
+            setattr(self, name, unpack(name, getattr(self, name), state, owner))
+
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Make the objects inside that came into being during training, before a state is loaded. By default none.
+
+        :param state: entries by name; it must not be changed.
+        """
 
     def stored(self) -> StoredBytes:
-        """Bytes of everything declared as kept."""
-        kept = (getattr(self, name) for name, declared in self.declared().items() if declared.kept)
-        return sum((_bytes_of(value) for value in kept), StoredBytes())
+        """Bytes of everything declared as kept, each object once."""
+        return _stored_in(self, {})
 
     def keeps_raw_data(self) -> bool:
         """Whether samples of the user's can be had out of what is kept now."""
-        for name, declared in self.declared().items():
-            value = getattr(self, name)
-            if declared.raw and not _is_empty(value):
-                return True
-            if declared.kept and any(part.keeps_raw_data() for part in _parts_of(value)):
-                return True
-        return False
+        return any(
+            not _is_empty(getattr(part, name)) for part in stateful_parts([self]) for name in part.raw_attributes()
+        )
 
     def may_keep_raw_data(self) -> bool:
         """Whether it is made to keep samples of the user's, empty or not: what is known before training."""
-        for name, declared in self.declared().items():
-            if declared.raw or any(part.may_keep_raw_data() for part in _parts_of(getattr(self, name))):
-                return True
-        return False
+        return any(part.raw_attributes() for part in stateful_parts([self]))
+
+    def raw_attributes(self) -> list[str]:
+        """The attributes of its own that hold samples of the user's: by default those declared so."""
+        return [name for name, declared in self.declared().items() if declared.raw]
 
 
 def stateful_parts(parts: Iterable[Any]) -> Iterator[Stateful]:
@@ -138,117 +167,108 @@ def stateful_parts(parts: Iterable[Any]) -> Iterator[Stateful]:
 
     :param parts: plugins, for example.
     """
-    seen: set[int] = set()
+    seen: dict[int, Stateful] = {}
     waiting = [part for part in parts if isinstance(part, Stateful)]
     while waiting:
         part = waiting.pop(0)
         if id(part) not in seen:
-            seen.add(id(part))
+            seen[id(part)] = part
             yield part
-            waiting += [inner for name in part.declared() for inner in _parts_of(getattr(part, name))]
+            waiting += [leaf for leaf in _leaves(_declared_values(part)) if isinstance(leaf, Stateful)]
+
+
+def undeclared(parts: Iterable[Any]) -> list[str]:
+    """Classes of objects of which nobody knows what they keep: those that declare nothing, and those that a kept
+    attribute holds although they can give no state. Sorted, each once.
+
+    :param parts: plugins, for example.
+
+    >>> undeclared([object(), torch.Generator()])
+    ['Generator', 'object']
+    """
+    parts = list(parts)
+    found = {type(part).__name__ for part in parts if not isinstance(part, Stateful)}
+    for part in stateful_parts(parts):
+        if not part.declares():
+            found.add(type(part).__name__)
+        kept = [getattr(part, name) for name, how in part.declared().items() if how.kept and how.saved]
+        found |= {type(leaf).__name__ for leaf in _leaves(kept) if not _is_known(leaf)}
+    return sorted(found)
 
 
 def keeps_raw_data(parts: Iterable[Any]) -> bool | None:
     """Whether any of these keeps samples of the user's.
 
     :param parts: plugins, for example.
-    :return: True if one is known to; None if none is, but one of them declares nothing, so that nobody knows.
+    :return: True if one is known to; None if none is, but nobody knows what one of them keeps (see :func:`undeclared`).
     """
-    unknown = False
-    for part in parts:
-        if not isinstance(part, Stateful):
-            unknown = True
-        elif part.keeps_raw_data():
-            return True
-    return None if unknown else False
+    parts = list(parts)
+    if any(part.keeps_raw_data() for part in stateful_parts(parts)):
+        return True
+    return None if undeclared(parts) else False
 
 
-def _packed(name: str, value: Any) -> StateDict:
-    """The entries of one declared attribute."""
-    if isinstance(value, torch.Tensor):
-        return {name: value.detach()}
-    if isinstance(value, torch.Generator):
-        return {name: value.get_state()}
-    if isinstance(value, np.ndarray):
-        return {name: torch.from_numpy(value)}
-    if isinstance(value, HasState):
-        return {f"{name}.{key}": entry for key, entry in value.state_dict().items()}
-    if isinstance(value, Mapping) and value and all(isinstance(entry, torch.Tensor) for entry in value.values()):
-        tensors = {f"{name}.{key}": tensor.detach() for key, tensor in value.items()}
-        return {name: {"tensors": list(value)}, **tensors}
-    if isinstance(value, (list, tuple)) and any(not _is_json(entry) for entry in value):
-        entries = [_packed(f"{name}.{i}", entry) for i, entry in enumerate(value)]
-        return {key: found for entry in entries for key, found in entry.items()}
-    if _is_json(value):
-        return {name: cast("Json", list(value) if isinstance(value, tuple) else value)}
-    if callable(value):
-        return {}
-    raise TypeError(f"{name} is declared as state, but a {type(value).__name__} is none")
+def stored_bytes(parts: Iterable[Any]) -> StoredBytes:
+    """Bytes of all that these keep, an object that several of them share counted once.
 
-
-def _unpacked(name: str, now: Any, state: Mapping[str, Any], owner: str) -> Any:
-    """The value of one declared attribute, in the place of what it is now."""
-    if isinstance(now, HasState):
-        now.load_state_dict(part_of(state, name))
-        return now
-    if isinstance(now, (list, tuple)) and any(not _is_json(entry) for entry in now):
-        return type(now)(_unpacked(f"{name}.{i}", entry, state, owner) for i, entry in enumerate(now))
-    if callable(now):
-        return now
-    if name not in state:
-        raise InputError(f"a state of {owner} needs {name!r}, and the one given has none")
-    found = state[name]
-    if isinstance(now, torch.Generator):
-        now.set_state(found.cpu())
-        return now
-    if isinstance(found, Mapping) and set(found) == {"tensors"}:
-        return {key: state[f"{name}.{key}"].clone() for key in found["tensors"]}
-    if isinstance(now, np.ndarray):
-        return found.cpu().numpy().copy()
-    if isinstance(found, torch.Tensor):
-        return found.to(now.device).clone() if isinstance(now, torch.Tensor) else found.clone()
-    return tuple(found) if isinstance(now, tuple) else found
-
-
-def part_of(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The entries of a part, under its own names.
-
-    >>> part_of({"memory.draws": 3, "step": 1}, "memory")
-    {'draws': 3}
+    :param parts: plugins, for example. One that declares nothing counts if it tells its bytes by ``stored()``.
     """
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    seen: dict[int, Any] = {}
+    return sum((_stored_in(part, seen) for part in parts if isinstance(part, Stores)), StoredBytes())
 
 
-def _is_json(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_json(entry) for entry in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_json(entry) for key, entry in value.items())
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _parts_of(value: Any) -> Iterator[Stateful]:
-    """The stateful objects that a declared attribute holds directly."""
-    if isinstance(value, Stateful):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _parts_of(entry)
-
-
-def _bytes_of(value: Any) -> StoredBytes:
+def _stored_in(value: Any, seen: dict[int, Any]) -> StoredBytes:
+    """Bytes of a value, without what was seen before."""
+    if id(value) in seen:
+        return StoredBytes()
+    seen[id(value)] = value  # held, so that its number is not given to another
+    if isinstance(value, Stateful) and type(value).stored is Stateful.stored:
+        kept = (getattr(value, name) for name, declared in value.declared().items() if declared.kept)
+        return sum((_stored_in(entry, seen) for entry in kept), StoredBytes())
     if isinstance(value, Stores):
         return value.stored()
     if isinstance(value, torch.Generator):
         return StoredBytes(ram=value.get_state().nbytes)
     if isinstance(value, nn.Module):
         return StoredBytes(ram=tensor_bytes([*value.parameters(), *value.buffers()]))
+    if isinstance(value, bytes):
+        return StoredBytes(ram=len(value))
+    if (inside := _inside(value)) is not None:
+        return sum((_stored_in(entry, seen) for entry in inside), StoredBytes())
+    return StoredBytes(ram=getattr(value, "nbytes", 0) if not isinstance(value, np.generic) else 0)
+
+
+def _declared_values(part: Stateful) -> list[Any]:
+    return [getattr(part, name) for name in part.declared()]
+
+
+def _inside(value: Any) -> list[Any] | None:
+    """What a container holds; None for anything else."""
     if isinstance(value, Mapping):
-        return sum((_bytes_of(entry) for entry in value.values()), StoredBytes())
-    if isinstance(value, (list, tuple)):
-        return sum((_bytes_of(entry) for entry in value), StoredBytes())
-    return StoredBytes(ram=getattr(value, "nbytes", 0))
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple, deque, set, frozenset)) else None
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """What these are, or hold if they are containers."""
+    for value in values:
+        inside = _inside(value)
+        if inside is None:
+            yield value
+        else:
+            yield from _leaves(inside)
+
+
+def _is_known(value: Any) -> bool:
+    """Whether it is something that can be declared: what it keeps is then up to its own or its owner's declaration."""
+    known = (torch.Tensor, np.ndarray, np.generic, torch.Generator, np.random.Generator, bytes, float)
+    return isinstance(value, known) or is_json(value) or has_state(value) or is_function(value)
 
 
 def _is_empty(value: Any) -> bool:
+    """Whether nothing is in it, at any depth."""
+    if (inside := _inside(value)) is not None:
+        return all(map(_is_empty, inside))
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return 0 in value.shape
     return value is None or (hasattr(value, "__len__") and len(value) == 0)
