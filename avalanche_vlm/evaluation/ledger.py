@@ -13,7 +13,8 @@ import torch
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.passes import PassesPlugin, inference_flops
 from avalanche_vlm.evaluation.user_data import keeps_user_data, memories
-from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes, tensor_bytes
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.state import stored_bytes
 from avalanche_vlm.models import VLM
 
 Entry = dict[str, Any]

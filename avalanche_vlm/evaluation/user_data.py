@@ -43,7 +43,7 @@ def keeps_user_data(plugins: Iterable[Any], captions: bool, shape: tuple[int, ..
         if isinstance(part, ExemplarMemory):
             return len(part) > 0
         if isinstance(part, LatentMemory):
-            return captions and len(part) > 0 and part.has_tokens
+            return captions and len(part) > 0 and part.raw_text
         if isinstance(part, AvalancheDataset):
             return len(part) > 0
         return isinstance(part, (torch.Tensor, np.ndarray)) and part.ndim > 3 and tuple(part.shape[-3:]) == shape

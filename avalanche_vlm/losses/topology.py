@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -144,6 +147,28 @@ class FeatureQueue:
     def nbytes(self) -> int:
         """Bytes of its tensors, filled or not."""
         return self.features.nbytes + self.ids.nbytes
+
+    def state_dict(self) -> dict[str, torch.Tensor | int]:
+        """What was pushed, and where the next feature goes; the tensors are not copied."""
+        return {"features": self.features, "ids": self.ids, "filled": self.filled, "next": self._next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of a queue of this size and width.
+
+        :param state: what :meth:`state_dict` gave.
+        :raises ValueError: if it lacks an entry, or is of a queue of another size, width or type.
+        """
+        for name, now in (("features", self.features), ("ids", self.ids)):
+            found = state.get(name)
+            if not isinstance(found, torch.Tensor) or found.shape != now.shape or found.dtype != now.dtype:
+                got = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)
+                raise ValueError(f"this queue takes {now.dtype} {list(now.shape)} as its {name}, got {got}")
+        for name, limit in (("filled", len(self.ids)), ("next", len(self.ids) - 1)):
+            if not isinstance(state.get(name), int) or not 0 <= state[name] <= limit:
+                raise ValueError(f"this queue takes 0 to {limit} as {name!r}, got {state.get(name)!r}")
+        self.features.copy_(state["features"])
+        self.ids.copy_(state["ids"])
+        self.filled, self._next = state["filled"], state["next"]
 
     @torch.no_grad()
     def push(self, features: torch.Tensor, ids: torch.Tensor) -> None:

@@ -16,8 +16,8 @@ import torch
 
 from avalanche_vlm.errors import InputError
 
-Kind = Literal["prototype", "diagonal", "full", "gmm", "kmeans"]
-Precision = Literal["int8", "fp16", "fp32"]
+DensityKind = Literal["prototype", "diagonal", "full", "gmm", "kmeans"]
+DensityPrecision = Literal["int8", "fp16", "fp32"]
 
 FLOOR = 1e-6
 """Smallest variance, as scikit-learn's mixtures have it: a class of one sample has a density too."""
@@ -51,7 +51,7 @@ class Densities:
         ``K``; a density with fewer components has weights of 0.
     """
 
-    kind: Kind
+    kind: DensityKind
     dim: int
     values: torch.Tensor
     numbers: torch.Tensor
@@ -84,13 +84,17 @@ class Densities:
         return Densities(self.kind, self.dim, self.values[index], self.numbers[index])
 
 
-def pack(
-    kind: Kind, means: torch.Tensor, factors: torch.Tensor, weights: torch.Tensor, precision: Precision = "fp32"
+def make_densities(
+    kind: DensityKind,
+    means: torch.Tensor,
+    factors: torch.Tensor,
+    weights: torch.Tensor,
+    precision: DensityPrecision = "fp32",
 ) -> Densities:
     """Densities from means ``[G, K, D]``, factors ``[G, K, F]`` and weights ``[G, K]``.
 
     >>> small = torch.tensor([[[2.0, -3e-6]]])
-    >>> pack("prototype", small, small[..., :0], torch.ones(1, 1), "fp16").means.tolist()
+    >>> make_densities("prototype", small, small[..., :0], torch.ones(1, 1), "fp16").means.tolist()
     [[[2.0, -2.9802322387695312e-06]]]
     """
     (mean_values, mean_scale), (factor_values, factor_scale) = _scaled(means, precision), _scaled(factors, precision)
@@ -98,7 +102,7 @@ def pack(
     return Densities(kind, means.shape[-1], torch.cat([mean_values, factor_values], -1), numbers)
 
 
-def join(parts: Sequence[Densities]) -> Densities:
+def concatenated(parts: Sequence[Densities]) -> Densities:
     """One after the other; all have the same kind, dimension, number of components and precision."""
     values, numbers = torch.cat([p.values for p in parts]), torch.cat([p.numbers for p in parts])
     return Densities(parts[0].kind, parts[0].dim, values, numbers)
@@ -211,7 +215,7 @@ def triangles(components: Densities) -> torch.Tensor:
     return full
 
 
-def _scaled(part: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
+def _scaled(part: torch.Tensor, precision: DensityPrecision) -> tuple[torch.Tensor, torch.Tensor]:
     """Values ``[G, K, M]`` in the given precision and the scale ``[G, K]`` that gives back the originals."""
     if precision == "fp32":
         return part.float(), torch.ones_like(part[..., :1].sum(-1))

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.densities import FLOOR, Densities, Kind, pack, padded
+from avalanche_vlm.memory.densities import FLOOR, Densities, DensityKind, make_densities, padded
 
 Shrinkage = float | Literal["ledoit-wolf", "oas"]
 
 
 def fit_density(
     features: torch.Tensor,
-    kind: Kind,
+    kind: DensityKind,
     *,
     components: int = 4,
     shrinkage: Shrinkage = 0.1,
@@ -54,7 +54,7 @@ def fit_density(
             factors = _cholesky(_covariance(x, shrinkage))[None]
     width = components if kind in ("gmm", "kmeans") else 1
     parts = (padded(torch.as_tensor(part), width)[None] for part in (means, factors, weights))
-    return pack(kind, *parts)
+    return make_densities(kind, *parts)
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:

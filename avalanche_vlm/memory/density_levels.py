@@ -7,15 +7,23 @@ from typing import NamedTuple, get_args
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.densities import DTYPES, Densities, Kind, Precision, pack, padded, triangles
+from avalanche_vlm.memory.densities import (
+    DTYPES,
+    Densities,
+    DensityKind,
+    DensityPrecision,
+    make_densities,
+    padded,
+    triangles,
+)
 from avalanche_vlm.memory.rows import whole
 
 
 class Level(NamedTuple):
     """How much is kept of each density."""
 
-    kind: Kind
-    precision: Precision
+    kind: DensityKind
+    precision: DensityPrecision
     components: int
 
 
@@ -44,7 +52,7 @@ def density_bytes(level: Level, dim: int, spread: bool = True) -> int:
     return level.components * ((dim + width(level.kind, dim, spread)) * DTYPES[level.precision].itemsize + 12)
 
 
-def width(kind: Kind, dim: int, spread: bool = True) -> int:
+def width(kind: DensityKind, dim: int, spread: bool = True) -> int:
     """Factors per component, ``F``."""
     return {"prototype": 0, "kmeans": int(spread), "full": dim * (dim + 1) // 2}.get(kind, dim)
 
@@ -76,15 +84,15 @@ def lowered(densities: Densities, level: Level) -> Densities:
     else:
         means = (weights[..., None] * means).sum(1, keepdim=True)
         factors, weights = means[..., :0], torch.ones_like(weights[:, :1])
-    return pack(level.kind, means, factors, weights, level.precision)
+    return make_densities(level.kind, means, factors, weights, level.precision)
 
 
 def check_level(level: Level) -> None:
     """:raises InputError: for an unknown name or fewer than one component."""
-    if level.kind not in get_args(Kind):
-        raise InputError(f"a density is {', '.join(get_args(Kind))}, not {level.kind!r}")
-    if level.precision not in get_args(Precision):
-        raise InputError(f"precision is {' or '.join(get_args(Precision))}, not {level.precision!r}")
+    if level.kind not in get_args(DensityKind):
+        raise InputError(f"a density is {', '.join(get_args(DensityKind))}, not {level.kind!r}")
+    if level.precision not in get_args(DensityPrecision):
+        raise InputError(f"precision is {' or '.join(get_args(DensityPrecision))}, not {level.precision!r}")
     if level.precision == "int8" and level.kind != "prototype":
         raise InputError(f"only prototypes are kept in int8, not {level.kind}: a spread would be lost in the rounding")
     whole(level.components, 1, "components")
@@ -100,7 +108,7 @@ def _halved(densities: Densities) -> Densities:
         while len(weights) > target:
             means, variances, weights = _merge_nearest(means, variances, weights)
         merged.append([padded(part, target) for part in (means, variances.sqrt(), weights)])
-    return pack(densities.kind, *(torch.stack(part) for part in zip(*merged, strict=True)))
+    return make_densities(densities.kind, *(torch.stack(part) for part in zip(*merged, strict=True)))
 
 
 def _merge_nearest(means: torch.Tensor, variances: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,8 +34,16 @@ class Draws(Stateful):
     states: ClassVar = {"seed": WORKING, "count": WORKING}
 
     def __init__(self, seed: int, count: int = 0) -> None:
-        self.seed = whole(seed, 0, "a seed")
-        self.count = whole(count, 0, "the number of draws")
+        self.seed, self.count = seed, count
+        self._check()
+
+    def _check(self) -> None:
+        whole(self.seed, 0, "a seed")
+        whole(self.count, 0, "the number of draws")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._check()
 
     def next(self) -> torch.Generator:
         """The generator of the next draw, on the CPU."""

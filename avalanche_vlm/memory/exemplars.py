@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.memory.base import Columns
+from avalanche_vlm.memory.base import Columns, Memory
 from avalanche_vlm.memory.draws import Draws
-from avalanche_vlm.memory.files import load_memory, save_memory
+from avalanche_vlm.memory.exemplar_rows import Budget, Policy, make_rows, row_type, same_row_type, text_length
 from avalanche_vlm.memory.mixtures import Mixture, sample_weights
+from avalanche_vlm.memory.packing import Json, StateDict
 from avalanche_vlm.memory.pixels import Codec, Payload, PixelStore, check_codec, decode, encode, make_store
-from avalanche_vlm.memory.rows import fitting, token_bytes, whole
-from avalanche_vlm.memory.selection import keep, random_keys
+from avalanche_vlm.memory.registry import register_memory
+from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.selection import random_keys
+from avalanche_vlm.memory.state import RAW, WORKING, Declared
 
-Policy = Literal["class-balanced", "reservoir", "herding", "hardest"]
 
-
-class ExemplarMemory:
+@register_memory
+class ExemplarMemory(Memory):
     """Pictures with their labels (and tokens, for pairs) under a budget of bytes or of samples.
 
     Every sample that comes by has a key, and the smallest keys stay. Nothing of the data set is kept alive.
@@ -51,6 +50,16 @@ class ExemplarMemory:
     :raises InputError: for a bad setting, or (when samples come) a budget that does not hold a single one.
     """
 
+    name = "exemplars"
+    states: ClassVar = {
+        "max_bytes": WORKING,
+        "max_samples": WORKING,
+        "_draws": WORKING,
+        "_shape": WORKING,
+        "_rows": RAW,
+        "_store": Declared(kept=True, saved=False),  # its pictures are in the state as they are stored
+    }
+
     def __init__(
         self,
         max_bytes: int | None = None,
@@ -69,7 +78,7 @@ class ExemplarMemory:
         self.codec: Codec = codec
         self.quality = quality
         self.folder = None if folder is None else Path(folder)
-        self.max_bytes, self.max_samples = _one_budget(max_bytes, max_samples)
+        self._limit(Budget(max_bytes, max_samples))
         self._draws = Draws(seed)
         self._rows: np.ndarray | None = None
         self._shape: tuple[int, ...] = ()
@@ -115,7 +124,7 @@ class ExemplarMemory:
         keys = random_keys(len(y), self._draws.next()) if keys is None else keys
         self._check(pixels, tokens)
         payload = encode(pixels.cpu().contiguous(), self.codec, self.quality)
-        new = self._new_rows(payload, y, task_labels, tokens, step, keys)
+        new = make_rows(payload, y, task_labels, tokens, step, keys, self._rows)
         self._take(new, payload, tuple(pixels.shape[1:]))
 
     def sample(self, n: int, mixture: Mixture = "uniform") -> Columns:
@@ -147,87 +156,90 @@ class ExemplarMemory:
         :raises InputError: if the budget does not hold a single one; encoded, it is seen when they come.
         """
         if self.codec == "uint8" and self.max_bytes is not None:
-            _check_budget(self.max_bytes, int(np.prod(shape)) + _row_type().itemsize)
+            self._budget.check(int(np.prod(shape)) + row_type().itemsize)
 
     @property
     def capacity(self) -> int | None:
         """The largest number of samples that the budget can hold; None where it depends on how they are encoded."""
         if self.max_samples is not None or self._rows is None or self.codec != "uint8":
             return self.max_samples
-        return self.max_bytes // (int(np.prod(self._shape)) + self._rows.itemsize)
-
-    def stored(self) -> StoredBytes:
-        if self._rows is None or self._store is None:
-            return StoredBytes()
-        return StoredBytes(ram=self._rows.nbytes) + self._store.stored()
+        return self._budget.capacity(int(np.prod(self._shape)) + self._rows.itemsize)
 
     def resize(self, max_bytes: int | None = None, *, max_samples: int | None = None) -> None:
         """Set a new budget; what no longer fits is given up at once.
 
         :raises InputError: if the new budget does not hold a single exemplar.
         """
-        budgets = _one_budget(max_bytes, max_samples)
+        before, new = self._budget, Budget(max_bytes, max_samples)
+        self._limit(new)
         if self._rows is None or self._store is None:
-            self.max_bytes, self.max_samples = budgets
             return
-        before = self.max_bytes, self.max_samples
-        self.max_bytes, self.max_samples = budgets
         try:
-            rows = self._rows[self._kept(self._rows)]
+            rows = self._rows[new.chosen(self._rows, self.policy, self.codec)]
             payload = [picture.copy() for picture in self._store.read(rows["slot"])]
         except InputError:
-            self.max_bytes, self.max_samples = before
+            self._limit(before)
             raise
         self._clear()
-        self._restore(rows, payload, self._shape)
+        self._restore(rows, payload)
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything to ``memory.safetensors`` and ``memory.json``.
-
-        :raises InputError: if the files cannot be written.
-        """
-        tensors = {}
-        if self._rows is not None and self._store is not None:
-            tensors["rows"] = torch.from_numpy(self._rows.view(np.uint8).reshape(len(self._rows), -1).copy())
-            pictures = [np.zeros(0, dtype=np.uint8), *self._store.read(self._rows["slot"])]
-            tensors["pictures"] = torch.from_numpy(np.concatenate(pictures))
-        tokens = 0 if self._rows is None or "tokens" not in self._rows.dtype.names else self._rows.dtype["tokens"]
-        settings: dict[str, Any] = {
+    @property
+    def settings(self) -> dict[str, Json]:
+        """Arguments of the constructor that make a memory that can take this one's state, in RAM or on disk."""
+        return {
             "max_bytes": self.max_bytes,
-            "max_samples": self.max_samples,
             "policy": self.policy,
+            "seed": self._draws.seed,
+            "max_samples": self.max_samples,
             "codec": self.codec,
             "quality": self.quality,
-            "seed": self._draws.seed,
-            "draws": self._draws.count,
-            "shape": list(self._shape),
-            "tokens": [tokens.shape[0], tokens.base.itemsize] if tokens else None,
         }
-        save_memory(folder, "exemplars", tensors, settings)
+
+    def state_dict(self) -> StateDict:
+        """Everything that is kept, pictures as they are stored, from disk as well."""
+        state = super().state_dict()
+        if self._rows is not None and self._store is not None:
+            pictures = [np.zeros(0, dtype=np.uint8), *self._store.read(self._rows["slot"])]
+            state["pictures"] = torch.from_numpy(np.concatenate(pictures))
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Keep exactly what a state says, where this memory keeps its pictures.
+
+        :param state: what :meth:`state_dict` of a memory with the same policy and codec gave, in RAM or on disk.
+        :raises InputError: if it is damaged or does not fit.
+        """
+        self._clear()
+        super().load_state_dict({name: entry for name, entry in state.items() if name != "pictures"})
+        if self._rows is None:
+            return
+        try:
+            rows, pictures = self._rows, state["pictures"].cpu().numpy()
+            rows, ends = rows.view(same_row_type(rows)), np.cumsum(rows["size"], dtype=np.int64)
+            if len(rows) == 0 or ends[-1] != len(pictures):
+                raise ValueError("the pictures have another length than their sizes say")
+            if self.codec == "uint8" and (rows["size"] != np.prod(self._shape)).any():
+                raise ValueError(f"there are pictures of another shape than {list(self._shape)}")
+            self._restore(rows, np.split(pictures, ends[:-1]))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
+            raise InputError(f"the state given to {type(self).__name__} is damaged: {error}") from error
 
     @classmethod
     def load(cls, folder: str | Path, keep_in: str | Path | None = None) -> Self:
-        """Read what :meth:`save` wrote; the same draws follow.
+        """Read what :meth:`save` wrote; the same draws follow. Nothing in the files is executed.
 
+        :param folder: where it was written.
         :param keep_in: folder to keep the pictures in from now on; None for RAM.
         :raises InputError: if the files are missing, truncated, changed or inconsistent.
         """
-        tensors, settings = load_memory(folder, "exemplars")
-        try:
-            names = ("max_bytes", "policy", "seed", "max_samples", "codec", "quality")
-            memory = cls(**{name: settings[name] for name in names}, folder=keep_in)
-            memory._draws.count = whole(settings["draws"], 0, "the number of draws")
-            if tensors:
-                dtype = _row_type(*(settings["tokens"] or (0, 0)))
-                rows = tensors["rows"].numpy().reshape(-1).view(dtype)
-                ends = np.cumsum(rows["size"], dtype=np.int64)
-                if len(rows) == 0 or ends[-1] != len(tensors["pictures"]):
-                    raise ValueError("the pictures have another length than their sizes say")
-                payload = np.split(tensors["pictures"].numpy(), ends[:-1])
-                memory._restore(rows, payload, tuple(settings["shape"]))
-        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-            raise InputError(f"the memory in {folder} is damaged: {error}") from error
-        return memory
+        return cls._loaded(folder, folder=keep_in)
+
+    @property
+    def _budget(self) -> Budget:
+        return Budget(self.max_bytes, self.max_samples)
+
+    def _limit(self, budget: Budget) -> None:
+        self.max_bytes, self.max_samples = budget.max_bytes, budget.max_samples
 
     def _read(self, chosen: np.ndarray) -> Columns:
         rows = self._rows[chosen]
@@ -240,7 +252,7 @@ class ExemplarMemory:
             raise InputError(f"exemplars are uint8 [B, 3, H, W], not {pixels.dtype} {list(pixels.shape)}")
         if self._rows is None:
             return
-        kept = self._rows.dtype["tokens"].shape[0] if "tokens" in self._rows.dtype.names else 0
+        kept = text_length(self._rows)
         new = 0 if tokens is None else tokens.shape[1]
         if tuple(pixels.shape[1:]) != self._shape or new != kept:
             raise InputError(
@@ -252,98 +264,32 @@ class ExemplarMemory:
         values = np.zeros(0, dtype=np.int64) if self._rows is None else self._rows[name].astype(np.int64)
         return torch.from_numpy(values)
 
-    def _new_rows(
-        self,
-        payload: Payload,
-        y: torch.Tensor,
-        task_labels: torch.Tensor,
-        tokens: torch.Tensor | None,
-        step: int,
-        keys: torch.Tensor,
-    ) -> np.ndarray:
-        dtype = _row_type(0 if tokens is None else tokens.shape[1], token_bytes(tokens, self._rows))
-        if self._rows is not None and self._rows.dtype != dtype:
-            self._rows = self._rows.astype(dtype)
-        rows = np.zeros(len(y), dtype)
-        for name, values in (("y", y), ("task", task_labels), ("step", torch.tensor([step]))):
-            rows[name] = fitting(values, dtype[name], name)
-        rows["key"] = keys.cpu().numpy()
-        rows["size"] = [len(picture) for picture in payload]
-        if tokens is not None:
-            rows["tokens"] = tokens.cpu().numpy()
-        return rows
-
     def _take(self, new: np.ndarray, payload: Payload, shape: tuple[int, ...]) -> None:
         """Choose among what is there and what is new, and store the choice."""
-        old = new[:0] if self._rows is None else self._rows
-        kept = self._kept(np.concatenate([old, new]))
-        self._open(shape, new.dtype)
+        old = new[:0] if self._rows is None else self._rows.astype(new.dtype, copy=False)
+        kept = self._budget.chosen(np.concatenate([old, new]), self.policy, self.codec)
+        self._shape = shape
+        store = self._opened(new.dtype)
         stay, come = kept[kept < len(old)], kept[kept >= len(old)] - len(old)
         rows = np.concatenate([old[stay], new[come]])
-        slots = self._store.replace(old["slot"][stay], [payload[i] for i in come])
-        rows["slot"] = np.concatenate(slots)
+        rows["slot"] = np.concatenate(store.replace(old["slot"][stay], [payload[i] for i in come]))
         self._rows = rows
 
-    def _restore(self, rows: np.ndarray, payload: Payload, shape: tuple[int, ...]) -> None:
+    def _restore(self, rows: np.ndarray, payload: Payload) -> None:
         """Keep exactly these: a policy that chose among more might choose again among fewer."""
-        self._open(shape, rows.dtype)
-        rows = rows.copy()
-        rows["slot"] = self._store.replace(np.zeros(0, dtype=np.int64), payload)[1]
-        self._rows = rows
-        if self.stored().total > (self.max_bytes or math.inf) or len(rows) > (self.max_samples or math.inf):
+        if not self._budget.holds(rows, self.codec):
             raise ValueError("it holds more than its budget")
+        store, rows = self._opened(rows.dtype), rows.copy()
+        rows["slot"] = store.replace(np.zeros(0, dtype=np.int64), payload)[1]
+        self._rows = rows
 
-    def _open(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        if self._store is not None:
-            return
-        self._shape = shape
-        size = int(np.prod(shape))
-        capacity = self.max_samples if self.max_bytes is None else self.max_bytes // (size + dtype.itemsize)
-        self._store = make_store(self.codec, capacity, size, self.folder)
-
-    def _kept(self, rows: np.ndarray) -> np.ndarray:
-        """Indices of the rows that the policy keeps within the budget."""
-        # Where an encoded picture lies is one number more; see the stores.
-        each = rows.dtype.itemsize + (0 if self.codec == "uint8" else 8)
-        sizes = torch.from_numpy(rows["size"].astype(np.int64) + each)
-        if self.max_bytes is not None:
-            _check_budget(self.max_bytes, int(sizes.min()))
-        groups = None
-        if self.policy != "reservoir":
-            by_step = self.policy == "hardest" or "tokens" in rows.dtype.names
-            groups = torch.from_numpy(rows["step" if by_step else "y"].astype(np.int64))
-        if self.max_bytes is None:
-            sizes, budget = torch.ones_like(sizes), self.max_samples
-        else:
-            budget = self.max_bytes
-        keys = torch.from_numpy(rows["key"].copy())
-        return keep(keys, sizes, budget, groups, quotas=self.policy == "herding").numpy()
+    def _opened(self, dtype: np.dtype) -> PixelStore:
+        if self._store is None:
+            size = int(np.prod(self._shape))
+            self._store = make_store(self.codec, self._budget.capacity(size + dtype.itemsize), size, self.folder)
+        return self._store
 
     def _clear(self) -> None:
-        self._store.replace(np.zeros(0, dtype=np.int64), [])
+        if self._store is not None:
+            self._store.replace(np.zeros(0, dtype=np.int64), [])
         self._rows = self._store = None
-
-
-@cache  # a structured type costs more than a row: all memories share theirs
-def _row_type(length: int = 0, token_bytes: int = 0) -> np.dtype:
-    """What is kept of a sample besides its picture."""
-    names = ("y", "task", "step", "key", "slot", "size")
-    fields: list[tuple] = list(zip(names, ("<i4", "<i2", "<i2", "<f4", "<i4", "<i4"), strict=True))
-    if length:
-        fields.append(("tokens", f"<u{token_bytes}", (length,)))
-    return np.dtype(fields)
-
-
-def _check_budget(max_bytes: int, each: int) -> None:
-    if each > max_bytes:
-        raise InputError(f"a memory of {max_bytes} bytes cannot hold one exemplar of {each} bytes")
-
-
-def _one_budget(max_bytes: int | None, max_samples: int | None) -> tuple[int | None, int | None]:
-    if (max_bytes is None) == (max_samples is None):
-        raise InputError("an exemplar memory is bounded either by max_bytes or by max_samples")
-    if max_samples is not None:
-        whole(max_samples, 1, "max_samples")
-    else:
-        whole(max_bytes, 1, "max_bytes")
-    return max_bytes, max_samples

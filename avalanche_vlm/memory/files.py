@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from avalanche_vlm.errors import InputError
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], settings: dict[str, Any]) -> None:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.memory.base import Columns
+from avalanche_vlm.memory.base import Columns, Memory
 from avalanche_vlm.memory.draws import Draws
-from avalanche_vlm.memory.files import load_memory, save_memory
+from avalanche_vlm.memory.packing import Json
 from avalanche_vlm.memory.quantize import dequantize_int8, quantize_int8, to_fp16
+from avalanche_vlm.memory.registry import register_memory
 from avalanche_vlm.memory.rows import fitting, token_bytes, whole
 from avalanche_vlm.memory.selection import keep, random_keys
+from avalanche_vlm.memory.state import KEPT, WORKING
 
-Precision = Literal["fp16", "int8"]
+LatentPrecision = Literal["fp16", "int8"]
 
 
-class LatentMemory:
+@register_memory
+class LatentMemory(Memory):
     """Latents with their labels (and tokens, for pairs) under a budget of bytes.
 
     Every sample that comes by has a random key, and classes (for pairs: steps) share the budget evenly: the smallest
@@ -36,11 +38,23 @@ class LatentMemory:
     :raises InputError: for a bad setting, or (when samples come) a budget that does not hold a single one.
     """
 
-    def __init__(self, max_bytes: int, precision: Precision = "fp16", seed: int = 0) -> None:
-        if precision not in get_args(Precision):
-            raise InputError(f"a latent memory keeps {' or '.join(get_args(Precision))}, not {precision!r}")
+    name = "latents"
+    states: ClassVar = {
+        "max_bytes": WORKING,
+        "raw_text": WORKING,
+        "_draws": WORKING,
+        "_shape": WORKING,
+        "_rows": KEPT,
+    }
+
+    max_bytes: int
+
+    def __init__(self, max_bytes: int, precision: LatentPrecision = "fp16", seed: int = 0) -> None:
+        if precision not in get_args(LatentPrecision):
+            raise InputError(f"a latent memory keeps {' or '.join(get_args(LatentPrecision))}, not {precision!r}")
         self.max_bytes = whole(max_bytes, 1, "the budget of a latent memory")
-        self.precision: Precision = precision
+        self.precision: LatentPrecision = precision
+        self.raw_text = False
         self._draws = Draws(seed)
         self._rows: np.ndarray | None = None
         self._shape: tuple[int, ...] = ()
@@ -71,19 +85,23 @@ class LatentMemory:
         tokens: torch.Tensor | None = None,
         *,
         step: int = 0,
+        raw_text: bool = True,
     ) -> None:
         """Offer a batch; at most the budget's worth stays.
 
         :param latents: floating point ``[B, ...]``, of one shape for the whole memory.
         :param y: class ids, or caption ids for pairs, ``[B]``.
         :param task_labels: ``[B]``.
-        :param tokens: ``[B, L]`` for pairs.
+        :param tokens: ``[B, L]`` for pairs, otherwise None.
         :param step: the experience that they come from.
+        :param raw_text: the tokens are texts of the user's, such as captions, and count as raw data. False for prompts
+            that follow from class names.
         :raises InputError: if samples differ in kind from those kept, if a latent is not finite or too large for half
             precision, or if the budget does not hold a single sample.
         """
         if len(y) == 0:
             return
+        raw_text = self.raw_text or (tokens is not None and raw_text)
         shape = tuple(latents.shape[1:])
         dtype = self._row_type(shape, tokens)
         new = {"y": y, "task": task_labels, "step": torch.full_like(y, step)}
@@ -102,7 +120,7 @@ class LatentMemory:
             rows["tokens"] = tokens.cpu()[chosen].numpy()
         self._encode(latents[chosen.to(latents.device)], rows)
         gone = np.setdiff1d(np.arange(len(old)), kept)
-        self._rows, self._shape = _exchange(old, gone, rows), shape
+        self._rows, self._shape, self.raw_text = _exchange(old, gone, rows), shape, raw_text
 
     def sample(self, n: int) -> Columns:
         """``n`` samples without replacement, or all if there are fewer.
@@ -117,14 +135,6 @@ class LatentMemory:
         rows = self._rows[torch.randperm(len(self), generator=self._draws.next())[:n].numpy()]
         names = [name for name in ("y", "task", "tokens") if name in rows.dtype.names]
         return {"latents": self._decode(rows), **{name: torch.from_numpy(rows[name].astype("i8")) for name in names}}
-
-    @property
-    def has_tokens(self) -> bool:
-        """Texts are kept along with the latents."""
-        return self._rows is not None and "tokens" in self._rows.dtype.names
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=0 if self._rows is None else self._rows.nbytes)
 
     def resize(self, max_bytes: int) -> None:
         """Set a new budget; what no longer fits is given up at once.
@@ -142,47 +152,35 @@ class LatentMemory:
             self.max_bytes = before
             raise
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything to ``memory.safetensors`` and ``memory.json``.
+    @property
+    def settings(self) -> dict[str, Json]:
+        """Arguments of the constructor that make a memory that can take this one's state."""
+        return {"max_bytes": self.max_bytes, "precision": self.precision, "seed": self._draws.seed}
 
-        :raises InputError: if the files cannot be written.
+    def raw_attributes(self) -> list[str]:
+        """The samples, if the texts among them are the user's: latents are no pictures."""
+        return ["_rows"] if self.raw_text else []
+
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Empty the memory: samples of another kind may come."""
+        self._rows = None
+
+    def check(self) -> None:
+        """See whether the samples are what a memory of this precision and budget keeps.
+
+        :raises ValueError: if they are not.
         """
-        tensors, tokens = {}, None
-        if self._rows is not None:
-            tensors["rows"] = torch.from_numpy(self._rows.view(np.uint8).reshape(len(self._rows), -1).copy())
-            if "tokens" in self._rows.dtype.names:
-                tokens = [self._rows["tokens"].shape[1], self._rows["tokens"].itemsize]
-        settings: dict[str, Any] = {
-            "max_bytes": self.max_bytes,
-            "precision": self.precision,
-            "seed": self._draws.seed,
-            "draws": self._draws.count,
-            "shape": list(self._shape),
-            "tokens": tokens,
-        }
-        save_memory(folder, "latents", tensors, settings)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote; the same draws follow.
-
-        :raises InputError: if the files are missing, truncated, changed or inconsistent.
-        """
-        tensors, settings = load_memory(folder, "latents")
-        try:
-            memory = cls(settings["max_bytes"], settings["precision"], settings["seed"])
-            memory._draws.count = whole(settings["draws"], 0, "the number of draws")
-            if tensors:
-                rows, shape = tensors["rows"], tuple(settings["shape"])
-                dtype = _row_dtype(memory.precision, shape, *(settings["tokens"] or (0, 0)))
-                if rows.ndim != 2 or rows.dtype != torch.uint8 or rows.shape[1] != dtype.itemsize or not len(rows):
-                    raise ValueError(f"its rows {list(rows.shape)} are not of {dtype.itemsize} bytes each")
-                if rows.numel() > memory.max_bytes:
-                    raise ValueError(f"it holds {rows.numel()} bytes of at most {memory.max_bytes}")
-                memory._rows, memory._shape = rows.numpy().copy().reshape(-1).view(dtype), shape
-        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-            raise InputError(f"the memory in {folder} is damaged: {error}") from error
-        return memory
+        rows = self._rows
+        if rows is None:
+            return
+        tokens = rows["tokens"] if "tokens" in rows.dtype.names else None
+        text = (0, 0) if tokens is None else (tokens.shape[1], tokens.itemsize)
+        dtype = _row_dtype(self.precision, tuple(self._shape), *text)
+        if rows.dtype != dtype or rows.ndim != 1 or not len(rows):
+            raise ValueError(f"its samples are not {self.precision} latents of the shape {list(self._shape)}")
+        if rows.nbytes > self.max_bytes:
+            raise ValueError(f"it holds {rows.nbytes} bytes of at most {self.max_bytes}")
+        self._rows = rows.view(dtype)  # the type that all memories share
 
     def _row_type(self, shape: tuple[int, ...], tokens: torch.Tensor | None) -> np.dtype:
         """What a row has to be to hold what is there and a new batch."""
@@ -224,7 +222,7 @@ class LatentMemory:
 
 
 @cache  # a structured type costs as much as many samples: all memories share theirs
-def _row_dtype(precision: Precision, shape: tuple[int, ...], length: int, token_bytes: int) -> np.dtype:
+def _row_dtype(precision: LatentPrecision, shape: tuple[int, ...], length: int, token_bytes: int) -> np.dtype:
     """Everything that is kept of a sample, without gaps."""
     if not shape or math.prod(shape) < 1:
         raise InputError(f"latents are [B, ...] with at least one value each, not [B, {', '.join(map(str, shape))}]")

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.memory.base import Columns
-from avalanche_vlm.memory.densities import DTYPES, Densities, Kind, Precision, draw, join, log_prob, moved
+from avalanche_vlm.memory.base import Columns, Memory
+from avalanche_vlm.memory.densities import (
+    DTYPES,
+    Densities,
+    DensityKind,
+    DensityPrecision,
+    concatenated,
+    draw,
+    log_prob,
+    moved,
+)
 from avalanche_vlm.memory.density_fit import Shrinkage, check_shrinkage, fit_density
 from avalanche_vlm.memory.density_levels import Level, check_level, density_bytes, levels, lowered, width
 from avalanche_vlm.memory.draws import Draws
-from avalanche_vlm.memory.files import load_memory, save_memory
+from avalanche_vlm.memory.packing import Json
+from avalanche_vlm.memory.registry import register_memory
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT, WORKING
 
 _IDS = ("y", "task", "step", "count")
 _ID_BYTES = 4 * len(_IDS)
 
 
-class FeatureMemory:
+@register_memory
+class FeatureMemory(Memory):
     """Densities of the features of past experiences: the implicit memory, without a single sample.
 
     Which features is up to the caller: image features, or the text features of captions and prompts; the memory of a
@@ -55,14 +66,23 @@ class FeatureMemory:
     :raises InputError: for a bad setting.
     """
 
+    name = "features"
+    states: ClassVar = {
+        "max_bytes": WORKING,
+        "_level": WORKING,
+        "_draws": WORKING,
+        "_dim": WORKING,
+        "_packed": KEPT,
+    }
+
     def __init__(
         self,
-        kind: Kind = "full",
+        kind: DensityKind = "full",
         *,
         by: Literal["class", "task"] = "class",
         shrinkage: Shrinkage = 0.1,
         components: int = 4,
-        precision: Precision = "fp16",
+        precision: DensityPrecision = "fp16",
         max_bytes: int | None = None,
         seed: int = 0,
         normalize: bool = True,
@@ -107,12 +127,12 @@ class FeatureMemory:
         self._packed = tuple(part.numpy().copy() for part in parts)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DensityKind:
         """What every density is at present."""
         return self._level.kind
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> DensityPrecision:
         """How every density is kept at present."""
         return self._level.precision
 
@@ -165,7 +185,7 @@ class FeatureMemory:
         groups = [y == c for c in y.unique()] if self.by == "class" else [torch.ones_like(y, dtype=torch.bool)]
         level = self._fitting_level(len(self) + len(groups), features.shape[1], self.max_bytes)
         # Fitted at once as what they will be: better than what merging makes of more components.
-        new = join(
+        new = concatenated(
             [
                 fit_density(
                     features[rows],
@@ -181,7 +201,7 @@ class FeatureMemory:
         new = lowered(new, level)
         ids = [(_only(y[rows]), _only(task_labels[rows]), step, int(rows.sum())) for rows in groups]
         if self._densities is not None:
-            new = join([self._lowered(self._densities, level), new])
+            new = concatenated([self._lowered(self._densities, level), new])
         self._keep(new, torch.cat([self._ids, torch.tensor(ids, dtype=torch.int32)]))
         self._level = level
 
@@ -239,9 +259,6 @@ class FeatureMemory:
             raise InputError(f"sigma is more than 0, not {sigma}")
         self._keep(moved(densities, before, after, sigma), self._ids)
 
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=sum(part.nbytes for part in self._packed or ()))
-
     def resize(self, max_bytes: int) -> None:
         """Set a new budget; what no longer fits is simplified at once.
 
@@ -253,15 +270,10 @@ class FeatureMemory:
             self._level = level
         self.max_bytes = max_bytes
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything to ``memory.safetensors`` and ``memory.json``.
-
-        :raises InputError: if the files cannot be written.
-        """
-        tensors = {}
-        if self._densities is not None:
-            tensors = {"values": self._densities.values, "numbers": self._densities.numbers, "ids": self._ids}
-        settings: dict[str, Any] = {
+    @property
+    def settings(self) -> dict[str, Json]:
+        """Arguments of the constructor that make a memory that can take this one's state."""
+        return {
             **self._level._asdict(),
             "by": self.by,
             "shrinkage": self.shrinkage,
@@ -269,40 +281,30 @@ class FeatureMemory:
             "seed": self._draws.seed,
             "normalize": self.normalize,
             "spread": self.spread,
-            "draws": self._draws.count,
-            "dim": None if self._densities is None else self._densities.dim,
         }
-        save_memory(folder, "features", tensors, settings)
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote; the same draws follow.
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Empty the memory: densities at another level may come."""
+        self._packed = None
 
-        :raises InputError: if the files are missing, truncated, changed or inconsistent.
+    def check(self) -> None:
+        """See whether the densities are what the level says.
+
+        :raises ValueError: if they are not.
         """
-        tensors, settings = load_memory(folder, "features")
-        try:
-            draws, dim = settings.pop("draws"), settings.pop("dim")
-            memory = cls(**settings)
-            memory._draws.count = whole(draws, 0, "the number of draws")
-            if tensors:
-                memory._restore(tensors["values"], tensors["numbers"], tensors["ids"], int(dim))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-            raise InputError(f"the memory in {folder} is damaged: {error}") from error
-        return memory
-
-    def _restore(self, values: torch.Tensor, numbers: torch.Tensor, ids: torch.Tensor, dim: int) -> None:
-        count, components = len(ids), self.components
-        dtype = DTYPES[self.precision]
+        check_level(self._level)
+        if self._packed is None:
+            return
+        values, numbers, ids = (torch.from_numpy(part) for part in self._packed)
+        count, components, dim = len(ids), self.components, whole(self._dim, 1, "the width of features")
         expected = {
-            "values": (values, dtype, (count, components, dim + width(self.kind, dim, self.spread))),
+            "values": (values, DTYPES[self.precision], (count, components, dim + width(self.kind, dim, self.spread))),
             "numbers": (numbers, torch.float32, (count, components, 3)),
             "ids": (ids, torch.int32, (count, len(_IDS))),
         }
-        for name, (tensor, kind, shape) in expected.items():
-            if tensor.dtype != kind or tensor.shape != shape or not tensor.isfinite().all():
-                raise ValueError(f"its {name} are not {count} sets of finite numbers as its settings say")
-        self._keep(Densities(self.kind, dim, values, numbers), ids)
+        for name, (tensor, dtype, shape) in expected.items():
+            if tensor.dtype != dtype or tensor.shape != shape or not tensor.isfinite().all():
+                raise ValueError(f"its {name} are not {count} sets of finite numbers as its level says")
 
     def _filled(self) -> Densities:
         if self._densities is None:

@@ -164,3 +164,23 @@ def test_what_does_not_fit_the_queue_is_refused():
     for features, ids in ((torch.ones(2, 3), torch.arange(2)), (torch.ones(2, 2), torch.arange(3))):
         with pytest.raises(ValueError, match=r"takes features \[B, 2\] with ids \[B\]"):
             FeatureQueue(4, 2).push(features, ids)
+
+
+def test_a_queue_goes_on_from_its_state():
+    old, new = FeatureQueue(3, 2), FeatureQueue(3, 2)
+    old.push(torch.rand(2, 2), torch.tensor([5, 6]))
+    new.load_state_dict(old.state_dict())
+    for queue in (old, new):
+        queue.push(torch.ones(2, 2), torch.tensor([7, 8]))
+    assert all(torch.equal(a, b) for a, b in zip(old.entries(), new.entries(), strict=True)) and len(new) == 3
+    assert old.features.data_ptr() != new.features.data_ptr()
+    good = old.state_dict()
+    for wrong, told in (
+        ({"features": torch.zeros(3, 4)}, r"takes torch.float32 \[3, 2\] as its features, got torch.float32 \[3, 4\]"),
+        ({"ids": torch.zeros(3)}, r"takes torch.int64 \[3\] as its ids, got torch.float32 \[3\]"),
+        ({"filled": 4}, "takes 0 to 3 as 'filled', got 4"),
+        ({"next": None}, "takes 0 to 2 as 'next', got None"),
+        ({"ids": None}, "as its ids, got None"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            new.load_state_dict({**good, **wrong})

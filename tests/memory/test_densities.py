@@ -16,7 +16,7 @@ from sklearn.covariance import OAS, LedoitWolf, ShrunkCovariance
 from sklearn.mixture import GaussianMixture
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.densities import FLOOR, Densities, draw, join, log_prob, moved, pack
+from avalanche_vlm.memory.densities import FLOOR, Densities, concatenated, draw, log_prob, make_densities, moved
 from avalanche_vlm.memory.density_fit import fit_density
 from avalanche_vlm.memory.density_levels import Level, check_level, density_bytes, levels, lowered, width
 
@@ -113,7 +113,7 @@ def test_a_prototype_is_drawn_as_the_mean_itself_and_a_centre_by_its_share():
 
 @pytest.mark.parametrize("kind", ["diagonal", "full", "gmm", "kmeans"])
 def test_what_is_drawn_has_the_moments_of_the_density(kind):
-    far = join([fit_density(blobs(seed=s), kind, components=4) for s in (0, 7)])
+    far = concatenated([fit_density(blobs(seed=s), kind, components=4) for s in (0, 7)])
     index = torch.arange(2).repeat(20_000)
     drawn = draw(far, index, torch.Generator().manual_seed(0)).double().numpy()
     for g in (0, 1):
@@ -176,13 +176,13 @@ def test_a_singular_covariance_is_raised_to_the_floor_and_nothing_else_changes()
 @settings(max_examples=100, deadline=None)
 def test_half_precision_is_off_by_as_little_as_stated_at_every_scale(values, scale):
     means = torch.from_numpy(values * scale)
-    packed = pack("prototype", means, means[..., :0], torch.ones(2, 3, dtype=torch.float64), "fp16")
+    packed = make_densities("prototype", means, means[..., :0], torch.ones(2, 3, dtype=torch.float64), "fp16")
     assert packed.values.dtype == torch.float16
     largest = means.abs().amax(-1, keepdim=True)
     # The third term is what the factors and products in single precision add.
     bound = 2.0**-11 * means.abs() + 2.0**-25 * largest + 2.0**-22 * means.abs()
     assert ((packed.means.double() - means).abs() <= bound + 1e-30).all()
-    again = pack("prototype", packed.means, means[..., :0], torch.ones(2, 3), "fp16")
+    again = make_densities("prototype", packed.means, means[..., :0], torch.ones(2, 3), "fp16")
     assert torch.equal(again.values, packed.values)
 
 
@@ -190,7 +190,7 @@ def test_half_precision_is_off_by_as_little_as_stated_at_every_scale(values, sca
 @settings(max_examples=100, deadline=None)
 def test_a_byte_per_number_is_off_by_as_little_as_stated(values, scale):
     means = torch.from_numpy(values * scale)
-    packed = pack("prototype", means, means[..., :0], torch.ones(2, 1), "int8")
+    packed = make_densities("prototype", means, means[..., :0], torch.ones(2, 1), "int8")
     assert packed.values.dtype == torch.int8
     bound = means.abs().amax(-1, keepdim=True) / 254 * (1 + 1e-5)
     assert ((packed.means.double() - means).abs() <= bound + 1e-30).all()
@@ -243,7 +243,7 @@ def test_merging_components_keeps_the_mean_and_the_variance_of_the_whole(compone
     weights = torch.rand(2, components, generator=generator) + 0.05
     weights[1, used:] = 0
     shape = (2, components, 3 if kind == "gmm" else 1)
-    before = pack(
+    before = make_densities(
         kind,
         torch.randn(2, components, 3, generator=generator),
         torch.rand(shape, generator=generator) + 0.01,
@@ -265,7 +265,7 @@ def test_merging_components_keeps_the_mean_and_the_variance_of_the_whole(compone
 
 def test_the_nearest_components_are_merged():
     means = torch.tensor([[[0.0], [10.0], [11.0], [30.0]]])
-    before = pack("gmm", means, torch.ones(1, 4, 1), torch.tensor([[0.1, 0.2, 0.6, 0.1]]))
+    before = make_densities("gmm", means, torch.ones(1, 4, 1), torch.tensor([[0.1, 0.2, 0.6, 0.1]]))
     after = lowered(before, Level("gmm", "fp32", 2))
     # 10 and 11 become 10.75, which is nearer to 0 than to 30.
     order = after.means[0, :, 0].argsort()
@@ -274,11 +274,11 @@ def test_the_nearest_components_are_merged():
 
 
 def test_a_full_covariance_is_lowered_to_its_diagonal_and_then_to_its_mean():
-    full = join([fit_density(blobs(seed=s), "full") for s in range(3)])
+    full = concatenated([fit_density(blobs(seed=s), "full") for s in range(3)])
     diagonal = lowered(full, Level("diagonal", "fp32", 1))
     expected = np.diagonal(covariances(full), axis1=1, axis2=2)
     np.testing.assert_allclose(diagonal.factors[:, 0] ** 2, expected, rtol=1e-5)
-    mixture = join([fit_density(blobs(seed=s), "gmm") for s in range(3)])
+    mixture = concatenated([fit_density(blobs(seed=s), "gmm") for s in range(3)])
     for wide in (full, diagonal, mixture):
         prototype = lowered(wide, Level("prototype", "fp16", 1))
         expected = (wide.weights[..., None] * wide.means).sum(1)
@@ -317,7 +317,7 @@ def drifted(means: np.ndarray, before: np.ndarray, after: np.ndarray, sigma: flo
 def test_drift_moves_every_mean_as_a_naive_loop_does_and_nothing_else(kind):
     rng = np.random.default_rng(0)
     x = [torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(30, 5))), dim=1) for _ in range(3)]
-    densities = join([fit_density(part, kind, components=3) for part in x])
+    densities = concatenated([fit_density(part, kind, components=3) for part in x])
     before = x[0].numpy()
     after = before + rng.normal(size=before.shape) * 0.1
     now = moved(densities, torch.from_numpy(before), torch.from_numpy(after), 0.3)
@@ -339,7 +339,7 @@ def test_a_mean_far_from_all_data_follows_the_nearest():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_is_weighed_by_itself_and_full_precision_holds_under_autocast(kind):
-    densities = join([fit_density(blobs(seed=s), kind) for s in range(3)])
+    densities = concatenated([fit_density(blobs(seed=s), kind) for s in range(3)])
     x = blobs(16, seed=9)
     together = log_prob(densities, x)
     torch.testing.assert_close(together, torch.cat([log_prob(densities, row) for row in x.split(1)]), rtol=1e-5, atol=0)

@@ -329,9 +329,11 @@ def test_damaged_pictures_on_disk_are_named(tmp_path):
 
 
 def test_the_account_adds_up_over_parts():
-    memory = ExemplarMemory(1000)
+    memory, other = ExemplarMemory(1000), ExemplarMemory(1000)
     memory.add(*batch([0, 1]))
-    assert stored_bytes([memory, object(), memory]) == StoredBytes(ram=4 * PER_SAMPLE)
+    other.add(*batch([0, 1, 2]))
+    # What two of them share is there once.
+    assert stored_bytes([memory, object(), other, memory]) == StoredBytes(ram=5 * PER_SAMPLE)
     assert (StoredBytes(1, 2) + StoredBytes(3, 4)).total == 10
 
 

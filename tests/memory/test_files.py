@@ -83,7 +83,7 @@ def test_the_wrong_file_is_named(saved, tmp_path):
     path = saved / "memory.json"
     description = json.loads(path.read_text())
     path.write_text(json.dumps({**description, "format": 9}))
-    with pytest.raises(InputError, match="has format 9; this version reads format 1"):
+    with pytest.raises(InputError, match="has format 9; this version reads format 2"):
         load_memory(saved, "test")
     for damaged in ("{}", "[]", '{"format": 1', "null"):
         path.write_text(damaged)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes
-from avalanche_vlm.memory.base import Memory
+from avalanche_vlm.memory import Memory, StoredBytes, stored_bytes
 from avalanche_vlm.memory.files import load_memory, save_memory
 from avalanche_vlm.memory.latents import LatentMemory
 
@@ -185,20 +184,28 @@ def test_changed_files_are_refused(tmp_path):
     memory.save(tmp_path)
     tensors, kept = load_memory(tmp_path, "latents")
 
-    def refused(message: str, **settings) -> None:
-        save_memory(tmp_path, "latents", tensors, {**kept, **settings})  # a forger knows the digest too
+    def refused(message: str, settings: dict | None = None, **state) -> None:
+        content = {"settings": {**kept["settings"], **(settings or {})}, "state": {**kept["state"], **state}}
+        save_memory(tmp_path, "latents", tensors, content)  # a forger knows the digest too
         with pytest.raises(InputError, match=message):
             LatentMemory.load(tmp_path)
 
-    for settings_ in ({"shape": [5, 9]}, {"shape": []}, {"shape": [0, 8]}, {"precision": "int8"}, {"precision": "fp8"}):
-        refused(f"the memory in {tmp_path} is damaged", **settings_)
-    refused("is damaged", tokens=[3, 2])
-    refused("is damaged", tokens=[3, 7])
-    refused("is damaged", max_bytes=10)
-    refused("is damaged", shape=None)
-    refused("is damaged", shape=[5, -8])
-    refused("is damaged", seed="x")
-    refused("is damaged", draws=-1)
+    damaged = f"the memory in {tmp_path} is damaged"
+    for shape in ([5, 9], [], [0, 8], [5, -8]):
+        refused(damaged, _shape={"$": "tuple", "items": shape})
+    refused(damaged, _shape=None)
+    refused(damaged, {"precision": "int8"})
+    refused(damaged, {"precision": "fp8"})
+    rows = kept["state"]["_rows"]
+    for wrong in ("|O", "<f4", [["y", "<i4", []]], [[*field[:2], [2]] for field in rows["dtype"]]):
+        refused(damaged, _rows={**rows, "dtype": wrong})
+    refused(damaged, _rows={**rows, "shape": [1, 3]})
+    refused(damaged, max_bytes=10)
+    refused(damaged, {"max_bytes": 0})
+    refused(damaged, {"seed": "x"})
+    refused(damaged, **{"_draws.count": "x"})
+    refused(damaged, unheard_of=1)
+    refused("damaged", **{"_draws.count": -1})
     memory.save(tmp_path)
     content = bytearray((tmp_path / "memory.safetensors").read_bytes())
     content[-1] ^= 1

@@ -13,8 +13,7 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes
-from avalanche_vlm.memory.base import Memory
+from avalanche_vlm.memory import Memory, StoredBytes, stored_bytes
 from avalanche_vlm.memory.density_levels import Level, density_bytes
 from avalanche_vlm.memory.files import load_memory, save_memory
 from avalanche_vlm.memory.statistics import FeatureMemory
@@ -252,21 +251,23 @@ def test_an_empty_memory_is_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda t, s: t.pop("numbers"),
-        lambda t, s: t.update(ids=t["ids"][:-1]),
-        lambda t, s: t.update(values=t["values"].float()),
-        lambda t, s: t["numbers"].fill_(float("nan")),
-        lambda t, s: s.update(dim=7),
-        lambda t, s: s.update(kind="diagonal"),
-        lambda t, s: s.update(kind="cubic"),
-        lambda t, s: s.pop("draws"),
+        lambda t, s: t.pop("_packed.1.values"),
+        lambda t, s: t.update({"_packed.2.values": t["_packed.2.values"][:-1]}),
+        lambda t, s: t.update({"_packed.0.values": t["_packed.0.values"].float()}),
+        lambda t, s: t["_packed.1.values"].fill_(float("nan")),
+        lambda t, s: s["state"].update(_dim=7),
+        lambda t, s: s["state"]["_level"].update(items=["diagonal", "fp16", 1]),
+        lambda t, s: s["state"]["_level"].update(items=["cubic", "fp16", 1]),
+        lambda t, s: s["settings"].update(kind="cubic"),
+        lambda t, s: s["state"].pop("_draws.count"),
+        lambda t, s: s.pop("state"),
     ],
 )
 def test_a_damaged_memory_is_refused(spoil, tmp_path):
     filled().save(tmp_path)
-    tensors, description = load_memory(tmp_path, "features")
-    spoil(tensors, description)
-    save_memory(tmp_path, "features", tensors, description)
+    tensors, content = load_memory(tmp_path, "features")
+    spoil(tensors, content)
+    save_memory(tmp_path, "features", tensors, content)
     with pytest.raises(InputError, match=f"the memory in {tmp_path} is damaged: "):
         FeatureMemory.load(tmp_path)
     (tmp_path / "memory.json").write_text(json.dumps({}))

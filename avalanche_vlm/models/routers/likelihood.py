@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from avalanche_vlm.memory.densities import Densities, Kind, log_prob
+from avalanche_vlm.memory.densities import Densities, DensityKind, log_prob
 from avalanche_vlm.memory.density_fit import Shrinkage, check_shrinkage, fit_density
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
 from avalanche_vlm.models.routers.calibration import check_count
@@ -14,7 +14,7 @@ class _DensityRouter(CalibratedRouter):
     """One density per task; its distance is the negative log-likelihood."""
 
     parts = ("values", "numbers")
-    kind: Kind
+    kind: DensityKind
 
     @torch.no_grad()
     def log_likelihood(self, features: torch.Tensor) -> torch.Tensor:

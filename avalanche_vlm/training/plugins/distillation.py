@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, stored_bytes
+from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.memory.state import stored_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.taps import FeatureTapPlugin
 from avalanche_vlm.training.protocol import Strategy

@@ -15,7 +15,7 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, is_pair_stream
 from avalanche_vlm.training.strategies import autocast_of
 
 
@@ -60,10 +60,11 @@ class TextReplayPlugin(VLMPlugin):
         tokens, y, task_labels = tokens[new], y[new], task_labels[new]
         if len(y) == 0:
             return
-        step = strategy.experience.current_experience
+        # Captions are the user's texts, prompts follow from class names.
+        step, captions = strategy.experience.current_experience, is_pair_stream(strategy)
         with model.evaluating():
             for part, ids, tasks in zip(tokens.split(256), y.split(256), task_labels.split(256), strict=True):
-                self.memory.add(model.encode_text(part), ids, tasks, part, step=step)
+                self.memory.add(model.encode_text(part), ids, tasks, part, step=step, raw_text=captions)
 
     def stored(self) -> StoredBytes:
         return self.memory.stored()
