@@ -14,7 +14,7 @@ T = TypeVar("T")
 def resolve(where: str) -> Any:
     """What a reference of an entry point's form stands for.
 
-    :param where: ``"package.module:name"``.
+    :param where: a module and a name in it, as in ``"package.module:name"``.
     :return: the member of that module.
 
     >>> resolve("math:gcd")(12, 18)
@@ -41,7 +41,7 @@ class Registry(Generic[T]):
         """Register a declaration.
 
         :param declaration: what is registered, under its own name.
-        :return: the declaration.
+        :return: the declaration that was given.
         :raises InputError: if the name is taken.
         """
         name: str = declaration.name  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         """The declaration of that name.
 
         :param name: a registered name, or that of an entry point, which is loaded now.
-        :return: the declaration.
+        :return: the declaration that was found.
         :raises InputError: if there is none, or what should bring it does not load.
         """
         if name not in self._known:

@@ -45,18 +45,19 @@ def full(stream: str, recipe: str, seed: int, sizes: dict[str, int], max_bytes: 
     import copy
     import time
 
-    from avalanche_vlm import cli
-    from avalanche_vlm.commands import inputs
+    from avalanche_vlm.commands import prepare
+    from avalanche_vlm.commands.arguments import parse
     from avalanche_vlm.studies.advice.constraints import Constraints
     from avalanche_vlm.studies.advice.pilot import Scores, run_pilot
     from avalanche_vlm.training import recipes
     from avalanche_vlm.training.settings import TrainSettings
 
-    options = cli.parse(["advise", *options_of(stream, sizes, seed, Path("unused"))])
-    train, chosen = inputs.settings(options, recipe)
+    _, request = parse(["advise", *options_of(stream, sizes, seed, Path("unused"))])
+    asked = prepare.experiment(request, recipe, seed)
+    train, chosen = prepare.settings(request, recipe)
     chosen = Constraints(max_bytes).budgeted(recipes.get(recipe).settings, chosen)
-    model = inputs.make_model(options, seed)
-    benchmark = inputs.make_benchmark(options, model, seed)
+    model = prepare.open_model(asked)
+    benchmark = prepare.open_benchmark(asked, model)
     pilot = run_pilot(
         benchmark,
         recipe,
@@ -91,11 +92,11 @@ def advice(
 
 def regret(stream: str, name: str, answer: dict[str, Any], compared: list[dict[str, Any]], limits: list[str]) -> str:
     """A row of the table."""
-    from avalanche_vlm import cli
     from avalanche_vlm.commands.advise import constraints_of
+    from avalanche_vlm.commands.arguments import parse
     from avalanche_vlm.studies.advice.pilot import Pilot
 
-    constraints = constraints_of(cli.parse(["advise", "--out", "unused", *limits]))
+    constraints = constraints_of(parse(["advise", "--out", "unused", *limits])[1])
     pilots = {}
     for run in compared:
         # With its usual memory where that is allowed, with the budget that is where it is not.
@@ -142,6 +143,7 @@ def main() -> None:
         print(json.dumps({"full": full, "advice": advice}[what](*rest)))
         return
     from avalanche_vlm.commands.inputs import BENCHMARKS
+
     from avalanche_vlm.presets import ADVISED
     from avalanche_vlm.training import recipes
 

@@ -169,7 +169,7 @@ def create(name: str, *, model: Reader | None = None, **options: Any) -> VLMBenc
     :param model: the model whose transforms and tokenizer read the samples; by default the benchmark's own are taken.
     :param options: parameters of the benchmark's factory, such as ``seed`` and sizes; a transform or tokenizer among
         them goes before the model's.
-    :return: the benchmark.
+    :return: the benchmark that was built.
     :raises InputError: in one sentence, for a name or an option that does not exist, and for unusable values.
     """
     benchmark = get(name)

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.commands import inputs, store
+from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import progress as watched
+from avalanche_vlm.commands.requests import DiagnoseRequest, Experiment
 from avalanche_vlm.errors import InputError
 
 
-def diagnose(options: Namespace) -> int:
-    """Repeat the run of a folder with probes, attribute what was lost, and write ``diagnosis.json`` into it."""
-    from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
-    from avalanche_vlm.training import recipes
-    from avalanche_vlm.training.settings import TrainSettings
+def diagnose(request: DiagnoseRequest) -> int:
+    """Repeat the run of a folder with probes, attribute what was lost, and write ``diagnosis.json`` into it.
 
-    folder = Path(options.out)
-    request, result = read(folder)
-    # As on the command line of `run`, whose options the request holds under the same names.
-    asked = Namespace(**{"benchmark": None, "data": None, **request})
-    model = inputs.make_model(asked, request["seed"])
-    benchmark = inputs.make_benchmark(asked, model, request["seed"])
-    defaults = recipes.get(request["recipe"]).settings
-    changed = {name: v for name, v in request["recipe_options"].items() if name not in defaults or defaults[name] != v}
+    :param request: what was asked for.
+    :return: exit code of the process.
+    """
+    from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
+
+    folder = request.out
+    asked, result = read(folder)
+    model = prepare.open_model(asked)
+    benchmark = prepare.open_benchmark(asked, model)
     with (
-        watched(options.quiet) as progress,
-        progress.task(f"{request['recipe']} with probes", len(result["tasks"])) as bar,
+        watched(request.quiet) as progress,
+        progress.task(f"{asked.recipe} with probes", len(result["tasks"])) as bar,
     ):
         found, outcome = run_with_probes(
             benchmark,
-            request["recipe"],
+            asked.recipe,
             model=model,
-            settings=TrainSettings(**request["train"]),
-            options=changed,
-            seed=request["seed"],
-            device=inputs.device_of(asked),
+            settings=asked.train,
+            options=asked.recipe_options,
+            seed=asked.seed,
+            device=prepare.device_of(asked.device),
             progress=bar,
         )
     store.write_json(folder / "diagnosis.json", found)
@@ -50,22 +48,22 @@ def diagnose(options: Namespace) -> int:
     return 0
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(folder: Path) -> tuple[Experiment, dict[str, Any]]:
     """What was asked for and what it came to.
 
+    :param folder: the folder of one experiment.
+    :return: the experiment, and its result in JSON types.
     :raises InputError: if the folder holds no finished run.
     """
-    request, result = (store.read_json(folder / f"{name}.json") for name in ("request", "result"))
-    if not isinstance(request, dict) or not isinstance(result, dict):
+    result = store.read_json(folder / "result.json")
+    if not isinstance(result, dict) or not (folder / "request.json").exists():
         below = sorted(path.parent for path in folder.glob("*/seed-*/result.json"))
         hint = f"; there is one in {below[0]}" if below else ""
         raise InputError(f"{folder} holds no finished run (request.json and result.json){hint}")
-    for name in ("recipe", "recipe_options", "train", "seed", "model", "pretrained", "device", "order", "label_space"):
-        if name not in request:
-            raise InputError(f"{folder / 'request.json'} is damaged or of an older version: it has no {name!r}")
+    asked = store.read_experiment(folder / "request.json")
     if "matrix" not in result or "tasks" not in result:
         raise InputError(f"{folder / 'result.json'} is damaged: it has no matrix or no tasks")
-    return request, result
+    return asked, result
 
 
 def _say(found: dict[str, Any]) -> None:

@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
 
 class Progress:
-    """A bar per experiment on standard error, or nothing at all."""
+    """A bar per experiment on standard error, or nothing at all.
 
-    def __init__(self, bars: Any | None, quiet: bool) -> None:
+    :param bars: rich's bars; None shows none.
+    :param quiet: whether remarks are left out.
+    """
+
+    def __init__(self, bars: Bars | None, quiet: bool) -> None:
         self._bars = bars
         self._quiet = quiet
 
     def say(self, sentence: str) -> None:
+        """Print a remark, unless it should be quiet.
+
+        :param sentence: remark, a whole sentence.
+        """
         if not self._quiet:
             print(sentence, file=sys.stderr)
 
     @contextmanager
-    def task(self, label: str, tasks: int) -> Iterator[Any]:
-        """A callback ``(experience, iteration, iterations)`` that moves the bar."""
-        if self._bars is None:
+    def task(self, label: str, tasks: int) -> Iterator[Callable[[int, int, int], None] | None]:
+        """A bar for one experiment.
+
+        :param label: what stands before the bar.
+        :param tasks: number of tasks in the stream.
+        :return: a callback ``(experience, iteration, iterations)`` that moves the bar; None where there are no bars.
+        """
+        bars = self._bars
+        if bars is None:
             yield None
             return
-        bar = self._bars.add_task(label, total=tasks)
+        bar = bars.add_task(label, total=tasks)
+
+        def advance(experience: int, iteration: int, iterations: int) -> None:
+            bars.update(bar, completed=experience + iteration / iterations)
+
         try:
-            yield lambda experience, step, total: self._bars.update(bar, completed=experience + step / total)
+            yield advance
         finally:
-            self._bars.refresh()
+            bars.refresh()
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
-    """Bars where someone watches, nothing with ``quiet`` or without a terminal."""
+    """Bars where someone watches, nothing without a terminal.
+
+    :param quiet: whether bars and remarks are left out.
+    :return: what shows the progress.
+    """
     if quiet or not sys.stderr.isatty():
         yield Progress(None, quiet)
         return

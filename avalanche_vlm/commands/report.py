@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands import store
+from avalanche_vlm.commands.requests import ReportRequest
 from avalanche_vlm.errors import InputError
 
 
-def report(options: Namespace) -> int:
-    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it."""
+def report(request: ReportRequest) -> int:
+    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it.
+
+    :param request: what was asked for.
+    :return: exit code of the process.
+    """
     from avalanche_vlm.report.page import as_html, as_markdown, content
 
-    folder = Path(options.out)
+    folder = request.out
     found = content(*read(folder))
     for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
         store.write_text(folder / name, text)

@@ -5,56 +5,66 @@ from __future__ import annotations
 import io
 import sys
 import time
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.commands import inputs, store
+from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
+from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
-    from avalanche_vlm.training.settings import TrainSettings
+    from matplotlib.figure import Figure
 
 
-def run(options: Namespace) -> int:
-    """One recipe, one seed: results, table and plots in ``--out``."""
+def run(request: RunRequest) -> int:
+    """One recipe, one seed: results, table and plots in the request's folder.
+
+    :param request: what was asked for.
+    :return: exit code of the process.
+    """
     from avalanche_vlm.report import plots, table
 
-    out = Path(options.out)
-    with watched(options.quiet) as progress:
-        entry = _execute(options, _job(options, options.recipe, options.seed, out), progress)
+    with watched(request.quiet) as progress:
+        entry = _execute(_job(prepare.experiment(request, request.recipe, request.seed), request.out), progress)
     table.print_matrix(entry["result"])
-    _report(out, [entry])
-    _save(out / "held_out.png", plots.held_out_curves([entry["result"]]))
+    _report(request.out, [entry])
+    _save(request.out / "held_out.png", plots.held_out_curves([entry["result"]]))
     return 0
 
 
-def compare(options: Namespace) -> int:
+def compare(request: CompareRequest) -> int:
     """Several recipes and seeds side by side; what is finished is kept.
 
     What is asked for is checked against what is there before anything is trained. A recipe that fails does not stop
     the others: its sentence is printed, and the exit code is 2.
+
+    :param request: what was asked for.
+    :return: exit code of the process.
     """
     from avalanche_vlm.report import plots
 
-    out = Path(options.out)
-    names = inputs.asked(options)
-    left_out = {} if options.recipes else {name: why for name in names if (why := inputs.lacking(options, name))}
-    names = [name for name in names if name not in left_out]
-    jobs = [_job(options, name, seed, out / name / f"seed-{seed}") for seed in options.seeds for name in names]
+    out, left_out = request.out, {}
+    if not request.chosen:
+        left_out = {name: why for name in request.recipes if (why := prepare.lacking(request.stream, name))}
+    names = [name for name in request.recipes if name not in left_out]
+    jobs = [
+        _job(prepare.experiment(request, name, seed), out / name / f"seed-{seed}")
+        for seed in request.seeds
+        for name in names
+    ]
     entries: list[dict[str, Any]] = []
     failures: dict[str, list[str]] = {}
-    with watched(options.quiet) as progress:
+    with watched(request.quiet) as progress:
         for why in left_out.values():
             progress.say(f"left out: {why}")
         for job in jobs:
             try:
-                entries.append(_execute(options, job, progress))
+                entries.append(_execute(job, progress))
             except InputError as error:
-                failures.setdefault(str(error), []).append(str(job))
+                failures.setdefault(str(error), []).append(str(job.asked))
     entries.sort(key=lambda entry: names.index(entry["result"]["protocol"]["recipe"]))
     if entries:
         _report(out, entries)
@@ -69,75 +79,54 @@ def compare(options: Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Job:
-    """One experiment that was asked for: where its result goes, and everything that decides it.
+    """One experiment and where its result goes.
 
-    :param train: the training settings.
-    :param recipe_options: what differs from the recipe's own defaults.
-    :param request: all that is known of the protocol before running.
+    :param asked: what is run.
+    :param folder: the folder of its result.
     :param kept: result and timing, if it was finished before.
     """
 
-    recipe: str
-    seed: int
+    asked: Experiment
     folder: Path
-    train: TrainSettings
-    recipe_options: dict[str, Any]
-    request: dict[str, Any]
     kept: tuple[dict[str, Any], dict[str, float]] | None
 
-    def __str__(self) -> str:
-        return f"{self.recipe}, seed {self.seed}"
+
+def _job(asked: Experiment, folder: Path) -> _Job:
+    return _Job(asked, folder, store.finished(folder, asked.stored()))
 
 
-def _job(options: Namespace, recipe: str, seed: int, folder: Path) -> _Job:
-    """What the options ask for.
-
-    :raises InputError: for an unusable option, and if the folder holds the result of another request.
-    """
-    from avalanche_vlm.training import recipes
-    from avalanche_vlm.training.settings import TrainSettings
-
-    recipes.get(recipe)
-    if why := inputs.lacking(options, recipe):
-        raise InputError(why)
-    fields, recipe_options = inputs.settings(options, recipe)
-    train = TrainSettings(**fields)
-    request = inputs.request(options, recipe, seed, train, recipe_options)
-    return _Job(recipe, seed, folder, train, recipe_options, request, store.finished(folder, request))
-
-
-def _execute(options: Namespace, job: _Job, progress: Progress) -> dict[str, Any]:
-    """The stored result of this request, or a new one."""
+def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
+    """The stored result of this experiment, or a new one."""
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies.experiment import run_experiment
 
-    recipe, seed, folder = job.recipe, job.seed, job.folder
+    asked, folder = job.asked, job.folder
     if job.kept is not None:
-        progress.say(f"{job}: finished before, kept")
+        progress.say(f"{asked}: finished before, kept")
         return {"result": job.kept[0], "timing": job.kept[1]}
     if (folder / "result.json").exists():
-        progress.say(f"{job}: {folder / 'result.json'} is damaged or lacks its timing, run again")
+        progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
     started = time.perf_counter()
-    store.write_json(folder / "request.json", job.request)
-    model = inputs.make_model(options, seed)
-    benchmark = inputs.make_benchmark(options, model, seed)
+    store.write_json(folder / "request.json", asked.stored())
+    model = prepare.open_model(asked)
+    benchmark = prepare.open_benchmark(asked, model)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
     partial = folder / "partial.json"
 
     def on_row(step: int, matrix: Any) -> None:
         rows = [[None if v != v else round(100 * float(v), 4) for v in row] for row in matrix]
-        store.write_json(partial, {"recipe": recipe, "seed": seed, "unit": "percent", "matrix": rows})
+        store.write_json(partial, {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": rows})
 
-    with progress.task(str(job), len(benchmark.task_names)) as advance:
+    with progress.task(str(asked), len(benchmark.task_names)) as advance:
         outcome = run_experiment(
             benchmark,
-            recipe,
+            asked.recipe,
             model=model,
-            settings=job.train,
-            options=job.recipe_options,
-            seed=seed,
-            device=inputs.device_of(options),
+            settings=asked.train,
+            options=asked.recipe_options,
+            seed=asked.seed,
+            device=asked.device,
             progress=advance,
             on_row=on_row,
         )
@@ -160,7 +149,7 @@ def _report(out: Path, entries: list[dict[str, Any]]) -> None:
     print(f"written to {out}")
 
 
-def _save(path: Path, figure: Any) -> None:
+def _save(path: Path, figure: Figure) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     store.write_bytes(path, buffer.getvalue())

@@ -6,21 +6,31 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.commands.requests import Experiment
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically: an interruption leaves the old one or the new one.
 
+    :param path: the file that is replaced.
+    :param text: its new content.
     :raises InputError: if the file cannot be written (no space, no permission), naming it.
     """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Likewise, for bytes."""
+    """Replace a file of bytes atomically: an interruption leaves the old one or the new one.
+
+    :param path: the file that is replaced.
+    :param content: its new content.
+    :raises InputError: if the file cannot be written (no space, no permission), naming it.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,23 +45,56 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted layout and no NaN."""
+    """Replace a file of JSON atomically.
+
+    :param path: the file that is replaced.
+    :param content: plain JSON types.
+    :raises ValueError: for a number that JSON does not have (NaN, infinity).
+    """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any | None:
-    """The content of a JSON file; None if it is missing or not JSON (a truncated file counts as not written)."""
+    """The content of a JSON file.
+
+    :param path: the file that is read.
+    :return: plain JSON types; None if the file is missing or no JSON: a truncated file counts as not written.
+    """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
 
+def read_experiment(path: Path) -> Experiment:
+    """What a run was asked for.
+
+    :param path: the ``request.json`` of a run.
+    :return: the experiment that was asked for.
+    :raises InputError: if the file is damaged or of another version.
+    """
+    from pydantic import ValidationError
+
+    from avalanche_vlm.commands.requests import Experiment
+
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: it is not a JSON object")
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        what = f"it has no {field!r}" if first["type"] == "missing" else f"{field}: {first['msg']}"
+        raise InputError(f"{path} is damaged or of an older version: {what}") from error
+
+
 def finished(folder: Path, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]] | None:
     """A result and its timing, if this very request was run to its end.
 
-    :param folder: of one recipe and seed.
-    :param request: everything that decides the result.
+    :param folder: the folder of one recipe and seed.
+    :param request: everything that decides the result, as ``request.json`` holds it.
+    :return: result and timing; None if there is no finished result.
     :raises InputError: if the folder holds the result of another request.
     """
     result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")

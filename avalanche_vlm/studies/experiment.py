@@ -23,7 +23,6 @@ from avalanche_vlm.studies.outcome import (
     Result,
     Timing,
     declared_figures,
-    package_versions,
     protocol_of,
     scores_of,
     with_figures,
@@ -31,8 +30,6 @@ from avalanche_vlm.studies.outcome import (
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.settings import TrainSettings
-
-versions = package_versions
 
 
 def run_experiment(

@@ -108,7 +108,7 @@ def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any
     :param model: the model whose transforms and tokenizer read the samples.
     :param options: parameters of the format's stream, such as ``order``, ``seed``, ``label_space``, ``templates`` and
         ``on_error``; see :func:`~avalanche_vlm.benchmarks.sources.table.table_stream`.
-    :return: the benchmark.
+    :return: the benchmark that was built.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     path = Path(path)
@@ -142,7 +142,7 @@ _HERE = "avalanche_vlm.benchmarks.sources"
 
 for _format in (
     Format(
-        "class folder",
+        "class-folder",
         "images in folders task/class/image.jpg, or train/task/class/... and test/task/class/...",
         stream=f"{_HERE}.folder:image_folder_stream",
     ),

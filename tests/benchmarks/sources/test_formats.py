@@ -19,7 +19,7 @@ def fresh(monkeypatch):
 
 def test_shipped_formats_are_told_by_suffix_and_folder(tmp_path):
     assert [format_of(tmp_path / f"x{end}").name for end in (".csv", ".TSV", ".jsonl")] == ["csv", "tsv", "jsonl"]
-    assert format_of(tmp_path).name == "class folder"
+    assert format_of(tmp_path).name == "class-folder"
     with pytest.raises(InputError, match=r"x\.xls is no table .*: its name must end in \.csv, \.tsv or \.jsonl"):
         format_of(tmp_path / "x.xls")
 
@@ -61,7 +61,7 @@ def test_a_folder_from_outside_is_told_by_its_marker(tmp_path, fresh):
         return (path, seed)
 
     register_format(Format("shards", "a folder with an index", stream=opened, marker="index.json"))
-    assert format_of(tmp_path).name == "class folder"
+    assert format_of(tmp_path).name == "class-folder"
     (tmp_path / "index.json").write_text("{}")
     assert read_stream(tmp_path, model=create_vlm("tiny"), seed=3) == (tmp_path, 3)
     with pytest.raises(InputError, match="is no table: it holds a shards"):

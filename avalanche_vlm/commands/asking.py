@@ -1,0 +1,131 @@
+"""From parsed arguments to the request that they stand for, built once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from avalanche_vlm.commands.requests import (
+    SIZES,
+    AdviseRequest,
+    Assignment,
+    CompareRequest,
+    DiagnoseRequest,
+    Limits,
+    ListRequest,
+    ModelRequest,
+    ReportRequest,
+    Request,
+    RunRequest,
+    StreamRequest,
+    TrainChanges,
+)
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.presets import COMPARED
+
+
+def _run(options: argparse.Namespace) -> RunRequest:
+    return RunRequest(**_training(options), recipe=options.recipe, seed=options.seed)
+
+
+def _compare(options: argparse.Namespace) -> CompareRequest:
+    chosen = options.recipes is not None
+    recipes = _once(options.recipes if chosen else COMPARED)
+    return CompareRequest(**_training(options), recipes=recipes, chosen=chosen, seeds=options.seeds)
+
+
+def _advise(options: argparse.Namespace) -> AdviseRequest:
+    limits = Limits(
+        max_bytes=options.max_bytes,
+        raw_data=not options.no_raw_data,
+        task_id=not options.no_task_id,
+        max_train_seconds=options.max_train_seconds,
+        keep_zero_shot=options.keep_zero_shot,
+    )
+    recipes = _once(options.recipes)
+    return AdviseRequest(
+        **_training(options), recipes=recipes, seed=options.seed, minutes=options.minutes, limits=limits
+    )
+
+
+def _diagnose(options: argparse.Namespace) -> DiagnoseRequest:
+    return DiagnoseRequest(out=options.out, quiet=options.quiet, threads=options.threads)
+
+
+def _report(options: argparse.Namespace) -> ReportRequest:
+    return ReportRequest(out=options.out)
+
+
+def _list(options: argparse.Namespace) -> ListRequest:
+    return ListRequest(what=options.what, name=options.name, as_json=options.json)
+
+
+def _training(options: argparse.Namespace) -> dict[str, Any]:
+    """What the commands that train have in common."""
+    sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    stream = StreamRequest(
+        benchmark=None if options.data else options.benchmark,
+        data=options.data,
+        on_error=options.on_error,
+        label_space=options.label_space,
+        order=options.order,
+        template=options.template,
+        reference=options.reference,
+        generator=options.generator,
+        options={**sizes, **dict(map(_benchmark_option, options.option))},
+    )
+    train = TrainChanges(
+        lr=options.lr,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        warmup=options.warmup,
+        weight_decay=options.weight_decay,
+        amp=options.amp,
+        num_workers=options.workers,
+    )
+    return {
+        "out": options.out,
+        "quiet": options.quiet,
+        "threads": options.threads,
+        "stream": stream,
+        "model": ModelRequest(name=options.model, pretrained=options.pretrained),
+        "device": options.device,
+        "train": train,
+        "assignments": tuple(map(_assignment, options.set)),
+    }
+
+
+def _assignment(text: str) -> Assignment:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write OPTION=VALUE or RECIPE.OPTION=VALUE")
+    recipe, _, option = name.rpartition(".")
+    return Assignment(text=text, recipe=recipe or None, option=option, value=value)
+
+
+def _benchmark_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--option {text}: write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _once(names: Sequence[str]) -> tuple[str, ...]:
+    # A recipe that is named twice is one experiment.
+    return tuple(dict.fromkeys(names))
+
+
+REQUESTS: dict[str, Callable[[argparse.Namespace], Request | ListRequest]] = {
+    "run": _run,
+    "compare": _compare,
+    "diagnose": _diagnose,
+    "advise": _advise,
+    "report": _report,
+    "list": _list,
+}
+"""What turns the arguments of each command into its request."""

@@ -1,0 +1,208 @@
+"""From a request to what runs: experiments with all their defaults, the model, the benchmark."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm.benchmarks import registry
+from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
+from avalanche_vlm.commands.requests import SIZES, Assignment, Experiment, StreamRequest, TrainingRequest
+from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.models import VLM
+
+
+def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
+    """One experiment of a request, with every default said.
+
+    :param request: what was asked for.
+    :param recipe: name of the recipe.
+    :param seed: seed of data and training.
+    :return: the experiment that was asked for.
+    :raises InputError: for a recipe that does not exist or lacks a resource, and for an unusable option.
+    """
+    from avalanche_vlm.studies.outcome import package_versions
+    from avalanche_vlm.training import recipes
+    from avalanche_vlm.training.settings import TrainSettings
+
+    defaults = recipes.get(recipe).settings
+    if why := lacking(request.stream, recipe):
+        raise InputError(why)
+    train, options = settings(request, recipe)
+    return Experiment(
+        recipe=recipe,
+        recipe_options={**defaults, **options},
+        seed=seed,
+        stream=request.stream,
+        model=request.model,
+        device=device_of(request.device),
+        train=TrainSettings(**train),
+        versions=package_versions(),
+    )
+
+
+def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Training settings and recipe options: those of benchmark and recipe, overridden by what was asked for.
+
+    :param request: what was asked for.
+    :param recipe: name of the recipe.
+    :return: fields of :class:`~avalanche_vlm.training.settings.TrainSettings`, and options of the recipe that differ
+        from its own defaults.
+    :raises InputError: for an option that no recipe knows, or a value that it does not take.
+    """
+    from avalanche_vlm.presets import settings_for
+
+    train, options = settings_for(request.stream.benchmark or "data", recipe)
+    given = request.train.model_dump(exclude_none=True)
+    return {**train, **given}, {**options, **dict(_assigned(request, recipe))}
+
+
+def lacking(stream: StreamRequest, recipe: str) -> str | None:
+    """What a recipe cannot do without and nothing brings: known before anything is read.
+
+    :param stream: the stream that is asked for.
+    :param recipe: name of the recipe.
+    :return: the sentence, or None if nothing is lacking.
+    """
+    from avalanche_vlm.studies.experiment import lacks
+    from avalanche_vlm.training import recipes
+
+    missing = [name for name in recipes.get(recipe).needs if stream.data and getattr(stream, name) is None]
+    return lacks(recipe, stream.data, missing[0]) if missing else None
+
+
+def device_of(asked: str) -> str:
+    """The device to run on.
+
+    :param asked: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is CUDA where there is one.
+    :return: the device's name as torch has it.
+    :raises InputError: if it is neither CPU nor CUDA, or CUDA is asked for and missing.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
+        raise InputError(f"--device is auto, cpu, cuda or cuda:N, not {asked!r}")
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no CUDA device that torch can use")
+    return asked
+
+
+def open_model(asked: Experiment) -> VLM:
+    """The model of an experiment, fresh. The seed decides random weights.
+
+    :param asked: what is run.
+    :return: the model, on its device.
+    :raises InputError: for a model or weights that cannot be had.
+    """
+    import torch
+
+    from avalanche_vlm.models import create_vlm
+
+    torch.manual_seed(asked.seed)
+    return create_vlm(asked.model.name, asked.model.pretrained, device=device_of(asked.device))
+
+
+def open_benchmark(asked: Experiment, model: VLM) -> VLMBenchmark:
+    """The stream of an experiment, read as the model reads.
+
+    :param asked: what is run.
+    :param model: the model whose transforms and tokenizer are used.
+    :return: the benchmark that was built.
+    :raises InputError: for unusable data, and for an option that would go unheeded with it.
+    """
+    stream = asked.stream
+    common: dict[str, Any] = {"seed": asked.seed}
+    if stream.label_space:
+        common["label_space"] = stream.label_space
+    if stream.data:
+        return _own_data(asked, stream.data, common, model)
+    assert stream.benchmark is not None
+    return _registered(stream, stream.benchmark, common, model)
+
+
+def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
+    for option in ("reference", "generator", "template"):
+        if getattr(stream, option) is not None:
+            raise _does_not_apply(option, f"{name}, only to --data")
+    declared = registry.get(name)
+    if stream.order:
+        common[declared.order or "order"] = list(stream.order)
+    flags = {**common, **{option: value for option, value in stream.options.items() if option in SIZES}}
+    known = declared.options()
+    for option in flags:
+        if option not in known:
+            raise _does_not_apply(option, name)
+    return registry.create(name, model=model, **{**common, **stream.options})
+
+
+def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
+    from avalanche_vlm.benchmarks.label_space import PromptTemplates
+
+    stream = asked.stream
+    if not Path(data).exists():
+        raise InputError(f"--data: there is no file or folder at {data}")
+    for option in stream.options:
+        if option in SIZES:
+            raise _does_not_apply(option, "--data")
+    if stream.order:
+        common["order"] = list(stream.order)
+    if stream.template:
+        common["templates"] = PromptTemplates("given", stream.template)
+    benchmark = read_stream(data, model=model, **common, on_error=stream.on_error, **stream.options)
+    if stream.reference:
+        benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error)
+        benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]
+    if stream.generator:
+        from avalanche_vlm.memory.generators import DiffusersGenerator
+
+        size = model.transforms.eval.size
+        benchmark.generator = DiffusersGenerator(stream.generator, size=size, device=device_of(asked.device))
+    return benchmark
+
+
+def _does_not_apply(option: str, where: str) -> InputError:
+    return InputError(f"--{option.replace('_', '-')} does not apply to {where}")
+
+
+def _assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]]:
+    """The options that a recipe is given, checked."""
+    from avalanche_vlm.training import recipes
+
+    own = recipes.get(recipe).settings
+    for assignment in request.assignments:
+        if assignment.recipe not in (None, recipe):
+            recipes.get(assignment.recipe)
+        elif assignment.option in own:
+            yield assignment.option, _value(assignment, own[assignment.option])
+        elif assignment.recipe or not any(
+            assignment.option in recipes.get(name).settings for name in request.recipe_names()
+        ):
+            known = ", ".join(own) or "none"
+            raise InputError(
+                f"--set {assignment.text}: recipe {recipe} has no option {assignment.option!r}; it has {known}"
+            )  # else it is an option of another recipe of the comparison
+
+
+def _value(assignment: Assignment, default: Any) -> Any:
+    """An option's value: JSON, else the text as it stands; of the kind that its default is."""
+    value: Any
+    try:
+        value = json.loads(assignment.value)
+    except ValueError:
+        value = assignment.value
+    kinds: dict[type, tuple[str, Any]] = {int: ("a whole number", int), float: ("a number", (int, float))}
+    kinds[str] = ("a word", str)
+    # An option without a default of its own (None) is a number that is derived where it is not given.
+    words, kind = kinds.get(type(default), ("a number", (int, float, type(None))))
+    if isinstance(value, bool) or not isinstance(value, kind) or value in (math.inf, -math.inf) or value != value:
+        raise InputError(f"--set {assignment.text}: the value must be {words}")
+    return value

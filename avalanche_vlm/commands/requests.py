@@ -1,0 +1,254 @@
+"""What is asked for on the command line, typed: one request per command, built once and passed on as it is.
+
+An :class:`Experiment` is what a command makes of its request for one recipe and one seed: everything that decides a
+result and is known before it is there. It is stored as ``request.json`` beside the result, and read back from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from avalanche_vlm.training.settings import TrainSettings
+
+SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
+"""Options of benchmarks that the command line has flags of their own for."""
+
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A part of a request: immutable, and with no other fields than those it declares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamRequest(Part):
+    """Which stream of tasks.
+
+    :param benchmark: name of a benchmark; None where ``data`` is given.
+    :param data: path of the user's own data.
+    :param on_error: what is done with samples of ``data`` that cannot be read.
+    :param label_space: which classes compete at prediction; None for the benchmark's own default.
+    :param order: names of the tasks in the order of the stream; None for the stream's own order.
+    :param template: prompts with ``{}`` for the class name, for ``data``; None for the default ones.
+    :param reference: path of a table of reference pairs, for ``data``.
+    :param generator: name or path of a text-to-image model, for ``data``.
+    :param options: further options of the benchmark, such as its sizes.
+    """
+
+    benchmark: str | None = "picturebook"
+    data: str | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    label_space: Literal["task", "seen", "union"] | None = None
+    order: tuple[str, ...] | None = None
+    template: tuple[str, ...] | None = None
+    reference: str | None = None
+    generator: str | None = None
+    options: dict[str, JsonValue] = {}
+
+
+class ModelRequest(Part):
+    """Which model.
+
+    :param name: ``tiny``, or a name of open_clip's.
+    :param pretrained: open_clip's tag or a checkpoint file; None for the model's own default.
+    """
+
+    name: str = "tiny"
+    pretrained: str | None = None
+
+
+class TrainChanges(Part):
+    """Training settings that differ from what benchmark and recipe would get, named as in
+    :class:`~avalanche_vlm.training.settings.TrainSettings`; None where nothing was said.
+
+    :param lr: peak learning rate.
+    :param epochs: passes over each task.
+    :param batch_size: new samples per iteration.
+    :param warmup: iterations of warm-up.
+    :param weight_decay: weight decay of the optimizer.
+    :param amp: precision of automatic mixed precision.
+    :param num_workers: processes that load data.
+    """
+
+    lr: Rate | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    warmup: Count | None = None
+    weight_decay: Rate | None = None
+    amp: Literal["bf16"] | None = None
+    num_workers: Count | None = None
+
+
+class Assignment(Part):
+    """An option that a recipe is given, as ``[RECIPE.]OPTION=VALUE``.
+
+    :param text: the words as they were written, for messages.
+    :param recipe: name of the recipe that it is for; None for every recipe that has such an option.
+    :param option: the option's name.
+    :param value: the value as it was written.
+    """
+
+    text: str
+    recipe: str | None
+    option: str
+    value: str
+
+
+class Request(Part):
+    """What all commands that work on a folder are asked.
+
+    :param out: the folder that the command works on.
+    :param quiet: whether progress bars and remarks are left out.
+    :param threads: CPU threads of torch; None for torch's default.
+    """
+
+    out: Path
+    quiet: bool = False
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class TrainingRequest(Request):
+    """What all commands that train are asked.
+
+    :param stream: the stream of tasks.
+    :param model: the model that is trained.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    :param train: training settings that differ from the defaults.
+    :param assignments: options that recipes are given.
+    """
+
+    stream: StreamRequest = StreamRequest()
+    model: ModelRequest = ModelRequest()
+    device: str = "auto"
+    train: TrainChanges = TrainChanges()
+    assignments: tuple[Assignment, ...] = ()
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The recipes that the command is about, each once."""
+        raise NotImplementedError
+
+
+class RunRequest(TrainingRequest):
+    """``run``: one experiment.
+
+    :param recipe: name of the recipe.
+    :param seed: seed of data and training.
+    """
+
+    recipe: str = "fine-tune"
+    seed: Count = 0
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The one recipe."""
+        return (self.recipe,)
+
+
+class CompareRequest(TrainingRequest):
+    """``compare``: recipes and seeds side by side.
+
+    :param recipes: names of the recipes, each once.
+    :param chosen: whether the user named the recipes; without, those that lack a resource are left out.
+    :param seeds: seeds of data and training, each once.
+    """
+
+    recipes: tuple[str, ...]
+    chosen: bool = True
+    seeds: tuple[Count, ...] = (0,)
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The recipes side by side."""
+        return self.recipes
+
+
+class Limits(Part):
+    """What advice must keep within; see :class:`~avalanche_vlm.studies.advice.constraints.Constraints`.
+
+    :param max_bytes: bytes stored between tasks, RAM and disk together; None for no limit.
+    :param raw_data: whether samples of the user's may be kept.
+    :param task_id: whether a prediction may ask for its sample's task.
+    :param max_train_seconds: seconds of training on all data; None for no limit.
+    :param keep_zero_shot: points that the held-out sets may lose.
+    """
+
+    max_bytes: Count | None = None
+    raw_data: bool = True
+    task_id: bool = True
+    max_train_seconds: Rate | None = None
+    keep_zero_shot: Rate = 2.0
+
+
+class AdviseRequest(TrainingRequest):
+    """``advise``: pilots, a recommendation, a plan.
+
+    :param recipes: names of the recipes to try, each once.
+    :param seed: seed of data and training.
+    :param minutes: minutes that all pilots together may take.
+    :param limits: constraints on what is recommended.
+    """
+
+    recipes: tuple[str, ...]
+    seed: Count = 0
+    minutes: Rate = 4.5
+    limits: Limits = Limits()
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The recipes side by side."""
+        return self.recipes
+
+
+class DiagnoseRequest(Request):
+    """``diagnose``: the run of a folder again, with probes."""
+
+
+class ReportRequest(Request):
+    """``report``: one page of what a folder holds."""
+
+
+class ListRequest(Part):
+    """``list``: what there is, or one of them.
+
+    :param what: ``recipes``, ``benchmarks``, ``models`` or ``formats``.
+    :param name: the one to describe; None for all names.
+    :param as_json: whether it is printed as JSON instead of text.
+    """
+
+    what: Literal["recipes", "benchmarks", "models", "formats"]
+    name: str | None = None
+    as_json: bool = False
+
+
+class Experiment(Part):
+    """One experiment: everything that decides its result and is known before it is there.
+
+    Defaults, versions and the device that ``auto`` stands for are part of it: they can change between two starts.
+
+    :param recipe: name of the recipe.
+    :param recipe_options: all options of the recipe.
+    :param seed: seed of data and training.
+    :param stream: the stream of tasks.
+    :param model: the model that is trained.
+    :param device: ``cpu``, ``cuda`` or ``cuda:N``.
+    :param train: all training settings.
+    :param versions: versions of what decides the numbers.
+    """
+
+    recipe: str
+    recipe_options: dict[str, Any]
+    seed: Count
+    stream: StreamRequest
+    model: ModelRequest
+    device: str
+    train: TrainSettings
+    versions: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.recipe}, seed {self.seed}"
+
+    def stored(self) -> dict[str, Any]:
+        """The experiment as ``request.json`` holds it, in JSON types."""
+        return self.model_dump(mode="json")
