@@ -109,7 +109,7 @@ def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
     assert {p.name for p in (tmp_path / "a").iterdir()} == set(written.split())
     assert (tmp_path / "a/matrix.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    for column in ("Last", "Avg", "Transfer", "Forget", "BWT", "ZSD", "held-out R@1", "stored", "trainable", "seconds"):
+    for column in ("Last", "Avg", "Transfer", "Forget", "BWT", "ZSD", "Held-out R@1", "Stored", "Trainable", "Seconds"):
         assert column in out
     assert "(pretrained)" in out
     (row,) = csv.DictReader((tmp_path / "a/results.csv").open())
