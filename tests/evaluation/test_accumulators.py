@@ -1,0 +1,137 @@
+"""Accumulators reduce over processes by what their states declare: the parts give the figure of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns, share_of_process
+from avalanche_vlm.evaluation.held_out import read_held_out
+from avalanche_vlm.evaluation.retrieval import modality_gap, retrieval_metrics
+from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
+
+
+def fed(metric, columns, rows, batch):
+    """A metric that one process fed with these rows, batch by batch."""
+    for start in range(0, len(rows), batch):
+        chosen = rows[start : start + batch]
+        metric.update(*(column[chosen] for column in columns))
+    return metric
+
+
+split = st.tuples(st.integers(2, 40), st.integers(0, 2**16), st.integers(1, 9), st.floats(0, 1))
+
+
+def drawn(example):
+    """Which process has which of n samples, and the size of batches: either process may have none."""
+    n, seed, batch, share = example
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.rand(n, generator=generator) < share
+    return n, generator, first.nonzero().flatten(), (~first).nonzero().flatten(), batch
+
+
+@settings(deadline=None, max_examples=60)
+@given(split)
+def test_counts_of_two_processes_are_those_of_one(example):
+    n, generator, ours, theirs, batch = drawn(example)
+    right = torch.rand(n, generator=generator) < 0.5
+    whole = fed(AccuracyCounts(), [right], torch.arange(n), n)
+    merged, other = (fed(AccuracyCounts(), [right], rows, batch) for rows in (ours, theirs))
+    merged.merge_state(other)
+    assert merged.compute() == whole.compute() == pytest.approx(right.double().mean().item())
+
+
+@settings(deadline=None, max_examples=60)
+@given(split)
+def test_columns_of_two_processes_give_the_figures_of_one(example):
+    n, generator, ours, theirs, batch = drawn(example)
+    images, texts = (torch.randn(n, 4, generator=generator) for _ in range(2))
+    ids = torch.randint(0, max(2, n // 2), (n,), generator=generator)
+    columns = [images, texts, ids]
+    merged, other = (fed(SampleColumns("images", "texts", "ids"), columns, rows, batch) for rows in (ours, theirs))
+    assert merged.filled == (len(ours) > 0)
+    merged.merge_state(other)
+    together = merged.compute()
+    # The same samples in another order, rows still together.
+    order = torch.cat([ours, theirs]) if len(ours) and len(theirs) else torch.arange(n)
+    found = {tuple(row.tolist()) for row in torch.cat([*together[:2], together[2][:, None]], 1)}
+    assert found == {tuple(row.tolist()) for row in torch.cat([images, texts, ids[:, None]], 1)[order]}
+    whole, parts = (retrieval_metrics(*of[:2], of[2], of[2], ks=(1, 3)) for of in (columns, together))
+    assert parts == pytest.approx(whole, abs=1e-12)
+    assert modality_gap(*together[:2]) == pytest.approx(modality_gap(images, texts), abs=1e-12)
+
+
+def test_nothing_is_a_missing_figure():
+    assert np.isnan(AccuracyCounts().compute())
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Pretend to be one of two processes; nothing is sent between them."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    return lambda rank: monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+
+
+def test_two_processes_read_a_held_out_set_once_between_them(random_model, tiny_benchmark, two_processes):
+    captions, size, _ = tiny_benchmark.held_out
+    n = len(captions.dataset)
+    rows = []
+    for rank in (0, 1):
+        two_processes(rank)
+        rows += list(share_of_process(n))
+    assert sorted(rows) == list(range(n))
+
+
+def test_merged_held_out_sets_score_as_one_process_scores_them(random_model, tiny_benchmark):
+    captions, size, _ = tiny_benchmark.held_out
+    expected = [read_held_out(random_model, of) for of in (captions, size)]
+    halves = [torch.utils.data.Subset(captions.dataset, range(rank, len(captions.dataset), 2)) for rank in (0, 1)]
+    pairs, other = (encode_set(random_model, half) for half in halves)
+    pairs.merge_state(other)
+    images, texts, ids = pairs.compute()
+    scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
+    assert scores["image_to_text_hit@1"] == pytest.approx(expected[0][0]["captions R@1 image to text"])
+    assert modality_gap(images, texts) == pytest.approx(expected[0][1]["captions modality gap"])
+    halves = [torch.utils.data.Subset(size.dataset, range(rank, len(size.dataset), 2)) for rank in (0, 1)]
+    counts, other = (count_right(random_model, half, size.label_space) for half in halves)
+    counts.merge_state(other)
+    assert counts.compute() == expected[1][0]["size"]
+
+
+_PROCESS = """
+import os, sys
+import torch
+import torch.distributed as dist
+from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns, share_of_process
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+right = torch.arange(7) % 3 == 0
+rows = list(share_of_process(7))
+counts, columns = AccuracyCounts(), SampleColumns("row", "right")
+for row in rows:
+    counts.update(right[[row]])
+    columns.update(torch.tensor([row]), right[[row]])
+share = counts.compute()
+found, hits = columns.compute()
+assert torch.equal(hits, right[found]), (found, hits)
+print(share, sorted(found.tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_two_real_processes_gather_what_they_read(tmp_path):
+    import subprocess
+    import sys
+
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _PROCESS, str(tmp_path / "meeting"), str(rank)], stdout=subprocess.PIPE, text=True
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert outputs == [f"{3 / 7} [0, 1, 2, 3, 4, 5, 6]\n"] * 2
