@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,11 +65,14 @@ def version_of(tensor: torch.Tensor) -> int:
 class ResizesOnLoad(nn.Module):
     """Base of modules whose parts grow while they learn: before a state is loaded, :meth:`prepare_load` makes room.
 
-    torch offers a public hook for that from version 2.5 on only, and hooks do not survive a deep copy.
+    torch offers a public hook for that from version 2.5 on only, and hooks do not survive a deep copy. It also takes a
+    state without the entry of ``get_extra_state`` for a damaged one; here it is one that says less.
     """
 
-    def prepare_load(self, state: dict[str, Any]) -> None:
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
         """Take the shape of a state that is about to be loaded. By default every buffer takes that of its entry.
+
+        Whatever it draws does not move the global random state.
 
         :param state: the entries of this module, without the prefix that they have in a larger model; it must not be
             changed.
@@ -78,6 +81,24 @@ class ResizesOnLoad(nn.Module):
             if name in state:
                 setattr(self, name, torch.empty_like(state[name], device=buffer.device))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.prepare_load({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self.prepare_load({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if prefix + EXTRA in missing_keys:
+            missing_keys.remove(prefix + EXTRA)
+
+
+EXTRA = "_extra_state"
+"""What torch calls the entry of ``get_extra_state``; the name is documented, its constant is private."""

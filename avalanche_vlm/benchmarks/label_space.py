@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from avalanche_vlm.errors import InputError
 
@@ -98,6 +98,32 @@ class LabelSpace:
     def with_visible(self, visible: Visible) -> LabelSpace:
         """The same classes under another protocol."""
         return replace(self, visible=visible)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it in plain JSON types, for :meth:`from_json`."""
+        return {
+            "class_names": list(self.class_names),
+            "tasks": [list(task) for task in self.tasks],
+            "visible": self.visible,
+            "templates": [{"name": t.name, "templates": list(t.templates)} for t in self.templates],
+            "task_names": list(self.task_names),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LabelSpace:
+        """The label space that :meth:`as_json` has written down.
+
+        >>> space = LabelSpace.from_names(["cat", "dog"])
+        >>> LabelSpace.from_json(space.as_json()) == space
+        True
+        """
+        return cls(
+            tuple(values["class_names"]),
+            tuple(tuple(task) for task in values["tasks"]),
+            values["visible"],
+            tuple(PromptTemplates(t["name"], tuple(t["templates"])) for t in values["templates"]),
+            tuple(values["task_names"]),
+        )
 
     def describe(self) -> dict:
         """What a result must say of its label space: plain JSON types."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 
 MASKED = -1e4
@@ -17,11 +17,11 @@ ALL_CLASSES = object()
 """In the place of task labels: every class competes."""
 
 
-class CompetingClasses(nn.Module):
+class CompetingClasses(ResizesOnLoad):
     """Under the label space ``"task"`` the classes of the sample's task compete, under ``"seen"`` those that were
     trained, under ``"union"`` all of them.
 
-    Its state goes where the model goes, and is no part of what is saved.
+    Its buffers go where the model goes; what is saved are ids of classes.
 
     :param space: the label space; None has no classes.
     """
@@ -72,3 +72,15 @@ class CompetingClasses(nn.Module):
         if self.training:
             self.seen[classes] = True
         self.evaluated = torch.zeros_like(self.seen).index_fill_(0, classes, True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The ids of the classes met so far, as values that JSON has; torch asks for it."""
+        met = {name: getattr(self, name).nonzero()[:, 0].tolist() for name in ("seen", "evaluated")}
+        return {"classes": len(self.seen), **met}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` gave; torch calls it. That of another label space says nothing here."""
+        if state["classes"] == len(self.seen):
+            for name in ("seen", "evaluated"):
+                ids = torch.tensor(state[name], dtype=torch.long, device=self.seen.device)
+                setattr(self, name, torch.zeros_like(self.seen).index_fill_(0, ids, True))

@@ -1,11 +1,10 @@
-"""One wrapper for every open_clip model: encoders, a cached zero-shot head, towers that stay frozen."""
+"""A vision-language model as Avalanche sees one: a classifier over a label space, or over the texts of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,29 +15,29 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.competing import ALL_CLASSES, MASKED, CompetingClasses
+from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.heads.text import TextHead
-from avalanche_vlm.models.modules.routed import RoutedPool
-from avalanche_vlm.models.modules.site import train_modules, working_parameters
+from avalanche_vlm.models.modules.site import banks, restore_banks
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.slots import AUXILIARY, Slots
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.transforms import Transforms
 
-TOWERS = ("image", "text", "scale")
 
-
-class VLM(MultiTaskModule):
+class VLM(DualEncoder, MultiTaskModule):
     """A vision-language model as Avalanche sees one.
 
     ``forward(images, task_labels)`` gives zero-shot logits ``[B, classes]`` over the current label space, and
     ``forward(ImageText)`` the in-batch similarities ``[B, B]``. Under the label space ``"task"`` a sample's task label
     selects the classes that compete; the weights never see it.
 
-    The logit scale (and SigLIP's bias) start frozen, as in ZSCL's code: fine-tuning on small tasks otherwise sharpens
-    the softmax instead of learning. ``unfreeze("scale")`` trains them.
+    Its state dict has, beside weights, all that decides predictions and further training: the modules that methods have
+    added, the label space, and which classes were met. Loaded into a model that was made in the same way, with the same
+    method built on it, it makes that model predict and go on as this one would. What trains is not in it
+    (:meth:`~avalanche_vlm.models.encoder.DualEncoder.training_state` says that).
 
     :param clip: any model with open_clip's ``encode_image``, ``encode_text``, ``logit_scale`` and ``logit_bias``.
-    :param tokenizer: texts to token ids ``[N, L]``.
+    :param tokenizer: turns texts into token ids ``[N, L]``.
     :param transforms: the image transforms that belong to the weights.
     :param name: how results refer to the model.
     """
@@ -46,141 +45,22 @@ class VLM(MultiTaskModule):
     def __init__(
         self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
     ) -> None:
-        super().__init__()
-        self.clip = clip
-        self.tokenizer = tokenizer
-        self.transforms = transforms
-        self.name = name
+        super().__init__(clip, tokenizer, transforms, name)
         self.label_space: LabelSpace | None = None
         self.slots = Slots()
         """Who has taken which of the places that :meth:`install` fills."""
-        self.routed: RoutedPool | None = None
-        """Modules of which one works on each sample at prediction."""
-        self.image_path: nn.Module | None = None
-        """What a parameter-efficient method puts in the image's way: called as ``image_path(encode, images)`` it
-        returns features, where ``encode`` is the tower itself."""
-        self.text_path: Callable[..., torch.Tensor] | None = None
-        """The same for texts: called as ``text_path(encode, tokens)``. Its parameters, if it has any, are the text
-        tower's, whose state tells the zero-shot head when to encode anew."""
         self.class_head: nn.Module | None = None
         """What a method puts in the place of the zero-shot head at prediction: called as ``class_head(features,
         logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``, :data:`MASKED` for
         classes that do not compete, it returns logits of the same kind. One whose attribute ``trains`` is true answers
         in training as well, and the task loss is on what it says."""
         self.auxiliary = nn.ModuleDict()
-        """Modules that losses train along with the model and that prediction does not use, by name. Whoever puts one
-        here before Avalanche adapts the optimizer gets its parameters into it; teachers have none of them."""
+        """Modules that losses train along with the model and that prediction does not use, by name. Whoever installs
+        one before Avalanche adapts the optimizer gets its parameters into it; teachers have none of them."""
         self.taps: list[Callable[[ForwardFeatures], None]] = []
         """Called with the features of every :meth:`forward`, so that losses on features need no second pass."""
-        self._frozen: set[str] = set()
-        self._width: int | None = None
-        self._head = TextHead()
+        self.text_head = TextHead()
         self.competing = CompetingClasses()
-        self.freeze("scale")
-
-    # Towers ----------------------------------------------------------------------------------------------------------
-
-    def tower(self, name: str) -> nn.Module:
-        """The module of ``"image"`` or ``"text"``. Of a CLIP whose text tower has no module of its own, it is the
-        transformer.
-
-        :raises InputError: for another name.
-        """
-        if name not in ("image", "text"):
-            raise InputError(f"a VLM has the towers image and text, not {name!r}")
-        return self.clip.visual if name == "image" else getattr(self.clip, "text", None) or self.clip.transformer
-
-    def tower_parameters(self, tower: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of ``"image"``, ``"text"`` or ``"scale"`` (logit scale and bias)."""
-        if tower not in TOWERS:
-            raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {tower!r}")
-        for name, parameter in self.clip.named_parameters():
-            owner = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
-            if owner == tower:
-                yield name, parameter
-
-    def working_parameters(self, tower: str) -> Iterator[nn.Parameter]:
-        """Those of ``"image"`` or ``"text"`` that take part in a forward pass now: no inactive modules."""
-        self.tower(tower)
-        if tower == "image":
-            yield from working_parameters(self.clip.visual)
-            return
-        yield from (p for name, p in self.clip.named_parameters(recurse=False) if not name.startswith("logit_"))
-        for name, child in self.clip.named_children():
-            if name != "visual":
-                yield from working_parameters(child)
-
-    def freeze(self, *towers: str) -> VLM:
-        """Stop training these towers: no gradients, and eval mode that survives ``train()``."""
-        for tower in towers:
-            for _, parameter in self.tower_parameters(tower):
-                parameter.requires_grad_(False)
-            self._frozen.add(tower)
-        return self.train(self.training)
-
-    def unfreeze(self, *towers: str) -> VLM:
-        """Train these towers again."""
-        for tower in towers:
-            for _, parameter in self.tower_parameters(tower):
-                parameter.requires_grad_(True)
-            self._frozen.discard(tower)
-        return self.train(self.training)
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The frozen towers."""
-        return tuple(t for t in TOWERS if t in self._frozen)
-
-    def train(self, mode: bool = True) -> VLM:
-        """Set the mode of everything but the frozen towers, which stay in eval mode."""
-        super().train(mode)
-        for name, module in self.clip.named_children():
-            if ("image" if name == "visual" else "text") in self._frozen:
-                module.eval()
-        train_modules(self.clip, mode)
-        return self
-
-    @contextmanager
-    def evaluating(self) -> Iterator[VLM]:
-        """Eval mode without gradients within a block, and the mode as it was afterwards."""
-        mode = self.training
-        try:
-            with torch.no_grad():
-                yield self.eval()
-        finally:
-            self.train(mode)
-
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Names and parameters that an optimizer should hold."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    def training_state(self) -> dict[str, list[str]]:
-        """What trains, which a state dict does not say.
-
-        :return: ``trains``, the names of all parameters that train, and ``frozen``, the towers that stay in eval mode;
-            values that JSON has.
-        """
-        return {"trains": list(self.trainable_parameters()), "frozen": list(self.frozen)}
-
-    def load_training_state(self, state: Mapping[str, Sequence[str]]) -> VLM:
-        """Train what another model trained. Load its state dict first, which brings the parameters.
-
-        :param state: what :meth:`training_state` of a model made in the same way gave.
-        :raises InputError: if it names a parameter that this model does not have; nothing has changed then.
-        """
-        trains = set(state["trains"])
-        parameters = dict(self.named_parameters())
-        if trains - set(parameters):
-            raise InputError(f"the model has no parameter {min(trains - set(parameters))}, which is to train")
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in trains)
-        self._frozen = set(state["frozen"])
-        return self.train(self.training)
-
-    @property
-    def detour(self) -> nn.Module | None:
-        """What a method has put in the images' way, if one has: :attr:`routed` or :attr:`image_path`."""
-        return self.image_path if self.routed is None else self.routed
 
     # Slots -----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +85,7 @@ class VLM(MultiTaskModule):
     def uninstall(self, slot: str) -> Any:
         """Take out what :meth:`install` has put into a slot, so that the slot is free again.
 
-        :param slot: the slot, as for :meth:`install`.
+        :param slot: the slot's name, as :meth:`install` has it.
         :return: what was there, None if nothing was.
         """
         self.slots.leave(slot)
@@ -216,85 +96,10 @@ class VLM(MultiTaskModule):
         setattr(self, slot, None)
         return part
 
-    # Encoders --------------------------------------------------------------------------------------------------------
-
-    def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Image features ``[B, D]``, float32, of unit length if ``normalize``."""
-        if self.routed is not None:
-            groups = list(self.routed.groups(self._encode, images))
-            features = groups[0][1]
-            if len(groups) > 1:
-                features = features.new_empty(len(images), features.shape[1])
-                for rows, of_group in groups:
-                    features[rows] = of_group
-        elif self.image_path is None:
-            return self.encode_image_plain(images, normalize)
-        else:
-            features = self.image_path(self._encode, images)
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        return self.encode_image_plain(images, normalize=False)
-
-    def encode_image_plain(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Image features from the tower as it stands, its active module included, past :attr:`routed` and
-        :attr:`image_path`."""
-        self._check_images(images)
-        features = self.clip.encode_image(images, normalize=False).float()
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
-
-        :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
-        """
-        positions = getattr(getattr(self.clip, "text", self.clip), "positional_embedding", None)
-        if positions is not None and tokens.shape[1] > len(positions):
-            raise InputError(
-                f"the tokenizer gives {tokens.shape[1]} tokens per text, but {self.name}'s text tower takes at most "
-                f"{len(positions)}: give the model its own tokenizer"
-            )
-        encode = partial(self.clip.encode_text, normalize=False)
-        features = (encode(tokens) if self.text_path is None else self.text_path(encode, tokens)).float()
-        return F.normalize(features, dim=-1) if normalize else features
-
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Token ids ``[N, L]`` on the model's device."""
-        return self.tokenizer(list(texts)).to(self.device)
-
     @property
-    def device(self) -> torch.device:
-        return self.clip.logit_scale.device
-
-    @property
-    def width(self) -> int:
-        """Numbers per feature, of images and of texts alike."""
-        if self._width is None:
-            told = [getattr(part, "output_dim", None) for part in (self.clip.visual, getattr(self.clip, "text", None))]
-            self._width = next((number for number in told if isinstance(number, int)), None) or self._measured_width()
-        return self._width
-
-    def _measured_width(self) -> int:
-        size = self.transforms.eval.size
-        with self.evaluating():
-            return self.encode_image_plain(torch.zeros(1, 3, size, size, device=self.device)).shape[1]
-
-    @property
-    def scale(self) -> torch.Tensor:
-        """What similarities are multiplied by: exp(logit_scale), at most 100 (arXiv 2103.00020, section 2.5)."""
-        return self.clip.logit_scale.exp().clamp(max=100)
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """SigLIP's logit bias, None for CLIP."""
-        return getattr(self.clip, "logit_bias", None)
-
-    def similarity(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, N]`` of unit-length features ``[B, D]`` and ``[N, D]``."""
-        # Logits reach 100 and their differences decide: half precision would round them away.
-        with torch.autocast(image_features.device.type, enabled=False):
-            logits = self.scale * image_features.float() @ text_features.float().T
-            return logits if self.bias is None else logits + self.bias
+    def detour(self) -> nn.Module | None:
+        """What a method has put in the images' way, if one has: :attr:`routed` or :attr:`image_path`."""
+        return self.image_path if self.routed is None else self.routed
 
     # Prediction ------------------------------------------------------------------------------------------------------
 
@@ -369,12 +174,12 @@ class VLM(MultiTaskModule):
 
     def prompts(self, classes: torch.Tensor) -> Prompts:
         """The tokenised prompts of these classes, in ascending order of the ids ``[n]``."""
-        return self._head.prompts.of(classes).to(self.device)
+        return self.text_head.prompts.of(classes).to(self.device)
 
     def prompt_features(self, classes: torch.Tensor) -> torch.Tensor:
         """Unit-length text features ``[n, D]`` of these classes' prompts, in ascending order of the ids ``[n]``: with
         gradients while the text tower trains, from the cache otherwise."""
-        return self._head.features(self, classes)
+        return self.text_head.features(self, classes)
 
     def _pair_logits(self, pairs: ImageText) -> torch.Tensor:
         # Captions repeat in a batch (class prompts, several pictures of one text): encode each once.
@@ -389,7 +194,7 @@ class VLM(MultiTaskModule):
 
     # Label space -----------------------------------------------------------------------------------------------------
 
-    def set_label_space(self, label_space: LabelSpace) -> VLM:
+    def set_label_space(self, label_space: LabelSpace) -> Self:
         """Classify over these classes from now on; forgets which were seen.
 
         :raises InputError: if a prompt does not fit the text tower's vocabulary.
@@ -397,7 +202,7 @@ class VLM(MultiTaskModule):
         head = self._text_head(label_space)
         self.label_space = label_space
         self.competing = CompetingClasses(label_space).to(self.device).train(self.training)
-        self._head = head
+        self.text_head = head
         return self
 
     def _text_head(self, label_space: LabelSpace) -> TextHead:
@@ -428,10 +233,38 @@ class VLM(MultiTaskModule):
         if self.label_space is not None and getattr(experience, "label_space", self.label_space) is not None:
             self.competing.meet(experience)
 
-    def _check_images(self, images: torch.Tensor) -> None:
-        size = self.transforms.eval.size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise InputError(
-                f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
-                "give the benchmark this model's transforms"
-            )
+    # State and copies ------------------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What decides predictions and is no tensor, as values that JSON has; torch asks for it."""
+        return {
+            "label_space": None if self.label_space is None else self.label_space.as_json(),
+            "known_tasks": sorted(self.known_train_tasks_labels),
+            "sites": banks(self.clip),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` gave; torch calls it, before it loads what is inside the model.
+
+        A state of before the first experience has no label space: one that is set already stays then.
+        """
+        if state["label_space"] is not None:
+            space = LabelSpace.from_json(state["label_space"])
+            if space != self.label_space:
+                self.set_label_space(space)
+        self.known_train_tasks_labels = set(state["known_tasks"])
+        restore_banks(self.clip, state["sites"])
+
+    def frozen_copy(self) -> VLM:
+        """What the model is now, to be asked for features: in eval mode, with nothing that trains.
+
+        Weights that are frozen here are shared with the copy, since they are the same in both; only what trains is
+        copied. It has no heads, taps and auxiliary modules, which serve prediction and losses and may be large.
+        """
+        memo: dict[int, Any] = {id(part): part for part in (self.tokenizer, self.transforms, self.label_space)}
+        memo |= {id(self.text_head): TextHead(), id(self.class_head): None, id(self.taps): []}
+        memo[id(self.auxiliary)] = nn.ModuleDict()
+        for parameter in self.parameters():
+            own = parameter.requires_grad
+            memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False) if own else parameter
+        return copy.deepcopy(self, memo).eval()

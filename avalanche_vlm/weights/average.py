@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -10,9 +11,9 @@ State = dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def snapshot(state: Mapping[str, torch.Tensor]) -> State:
-    """A copy of the tensors, cut from the graph."""
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+def snapshot(state: Mapping[str, Any]) -> State:
+    """A copy of the tensors, cut from the graph; what a state dict has besides tensors is left out."""
+    return {name: part.detach().clone() for name, part in state.items() if isinstance(part, torch.Tensor)}
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from small_towers import pictures, resnet, sequence_first, transformer
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.cut import TowerCut, default_cut
+from avalanche_vlm.weights.average import snapshot
 
 TOWERS = [
     (transformer, "transformer.resblocks.1"),
@@ -119,13 +120,13 @@ def test_frozen_layers_keep_their_statistics_and_drop_nothing():
 
 def test_a_cut_changes_nothing_by_itself_and_a_frozen_tower_stays_frozen(random_model):
     images = pictures(2)
-    state = {name: value.clone() for name, value in random_model.state_dict().items()}
+    state = snapshot(random_model.state_dict())
     grads = {name: p.requires_grad for name, p in random_model.named_parameters()}
     modes = [m.training for m in random_model.modules()]
     generator = torch.random.get_rng_state()
     cut = TowerCut(random_model, default_cut(random_model))
     assert cut.layer == "transformer.resblocks.2" and cut.capture(images).shape == (2, 17, 128)
-    assert all(torch.equal(value, state[name]) for name, value in random_model.state_dict().items())
+    assert all(torch.equal(value, state[name]) for name, value in snapshot(random_model.state_dict()).items())
     assert grads == {name: p.requires_grad for name, p in random_model.named_parameters()}
     assert modes == [m.training for m in random_model.modules()]
     assert torch.equal(generator, torch.random.get_rng_state())

@@ -377,7 +377,7 @@ def test_the_account_is_complete(streams, policy, lifetime):
     for experience in benchmark.train_stream:
         strategy.train(experience)
         own = {id(model), id(model.tokenizer), id(model.transforms), id(model.label_space)}
-        own |= {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+        own |= {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
         found = sum(part.nbytes for part in arrays(plugin, own))
         account = stored_bytes([plugin]).total
         if lifetime == "always":

@@ -21,6 +21,7 @@ from avalanche.training.supervised import DER, ER_ACE, Cumulative, Naive
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import criterion_for
 from avalanche_vlm.training.data import images_of
+from avalanche_vlm.weights.average import snapshot
 
 DOCS = Path(__file__).parents[2] / "docs" / "stock_plugins.md"
 STREAMS = ("task", "union", "pairs")
@@ -107,7 +108,7 @@ def stopped(trained: Trained) -> bool:
     """After the first of its epochs, and the weights from before it are back."""
     best = trained.plugin.best_state
     return [len(losses) for losses in trained.seen.losses] == [4, 4] and all(
-        torch.equal(value, best[name]) for name, value in trained.strategy.model.state_dict().items()
+        torch.equal(value, best[name]) for name, value in snapshot(trained.strategy.model.state_dict()).items()
     )
 
 

@@ -124,11 +124,11 @@ def test_heads_are_not_carried_along(random_model):
     random_model.set_label_space(LabelSpace.from_names([f"class {i}" for i in range(50)]))
     random_model.class_head = nn.Linear(500, 500)
     with random_model.evaluating():
-        random_model._head.features(random_model, torch.arange(50))
+        random_model.text_head.features(random_model, torch.arange(50))
     teacher = Teacher(random_model)
-    assert not teacher._model._head._cached and len(teacher._model._head.prompts) == 0
+    assert not teacher._model.text_head._cached and len(teacher._model.text_head.prompts) == 0
     assert teacher._model.class_head is None and random_model.class_head is not None
-    assert random_model._head._cached
+    assert random_model.text_head._cached
     assert not hasattr(teacher, "classify")
 
 

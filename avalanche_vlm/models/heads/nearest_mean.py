@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.competing import MASKED
 
 
-class NearestMeanHead(nn.Module):
+class NearestMeanHead(ResizesOnLoad):
     """The nearest mean of exemplars (iCaRL, Rebuffi et al., arXiv 1611.07725, section 2.1), as a
     :attr:`~avalanche_vlm.models.VLM.class_head`.
 
@@ -59,13 +57,6 @@ class NearestMeanHead(nn.Module):
             nearest = self.scale * features.float() @ self.means.T
         nearest = nearest.masked_fill(~self.known | (logits == MASKED), MASKED)
         return torch.where(self.known[logits.argmax(1)][:, None], nearest, logits)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # The means of another number of classes: take the shape of what is loaded.
-        for name in ("means", "known"):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.means.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=tensor_bytes([self.means, self.known]))

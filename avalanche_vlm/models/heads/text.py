@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.weights.versions import optimizer_steps, versions
-
-if TYPE_CHECKING:
-    from avalanche_vlm.models.vlm import VLM
 
 
 class TextHead:
@@ -34,7 +31,7 @@ class TextHead:
         """The largest token id in the prompts, -1 without prompts."""
         return int(self.prompts.tokens.max()) if len(self.prompts) else -1
 
-    def features(self, model: VLM, classes: torch.Tensor) -> torch.Tensor:
+    def features(self, model: DualEncoder, classes: torch.Tensor) -> torch.Tensor:
         """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains.
 
         :param classes: ids in ascending order, each once.
@@ -56,7 +53,7 @@ class TextHead:
             self._cached[module] = state, features
         return features if len(classes) == len(self.prompts) else features[classes]
 
-    def encode(self, model: VLM, classes: torch.Tensor | None) -> torch.Tensor:
+    def encode(self, model: DualEncoder, classes: torch.Tensor | None) -> torch.Tensor:
         """Encode the prompts of these classes (all by default) and average each class's ensemble."""
         prompts = self.prompts if classes is None else self.prompts.of(classes)
         return prompts.to(model.device).encode(model.encode_text)

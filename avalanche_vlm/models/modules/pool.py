@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -156,6 +157,28 @@ class ModulePool:
         self.freeze(name)
         if current is not None:
             self.freeze(current, frozen=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The names of the modules, in values that JSON has; their tensors are in the towers' state."""
+        same = next(iter(self.sites.values())).second_names()
+        return {"names": list(self.names), "same": same, "current": self.current, "active": self.active}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the modules of a pool over the same sites, before or after the towers' state brings their tensors.
+
+        :param state: what :meth:`state_dict` gave.
+        """
+        with torch.random.fork_rng(devices=[]):
+            for site in self.sites.values():
+                site.hold(state["names"], state["same"])
+        self.names, self.current = list(state["names"]), state["current"]
+        self.activate(state["active"])
+
+    def take_over(self) -> None:
+        """Know the modules that the sites have by now: a state of the towers alone brings and drops some."""
+        there = [list(site.bank) for site in self.sites.values()]
+        self.names = [name for name in dict.fromkeys([*self.names, *there[0]]) if all(name in bank for bank in there)]
+        self.current = self.current if self.current in self.names else next(reversed(self.names), None)
 
     def nbytes(self) -> int:
         """Bytes of all modules."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from avalanche_vlm.compat import EXTRA, ResizesOnLoad
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.routers import Router
 
 
-class RoutedPool(nn.Module):
+class RoutedPool(ResizesOnLoad):
     """What a :class:`~avalanche_vlm.models.VLM` is answered with at prediction: each sample by its own task's module.
 
     In training the module that trains works on everything. In eval mode no module is active but while its own samples
@@ -46,6 +46,31 @@ class RoutedPool(nn.Module):
         """
         self.router.fit(features, labels)
         self.of_task.append(name)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The pool's modules and whose they are, as values that JSON has; torch asks for it."""
+        return {
+            "pool": self.pool.state_dict(),
+            "of_task": list(self.of_task),
+            "of_label": {str(label): name for label, name in self.of_label.items()},
+            "use_task_labels": self.use_task_labels,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` gave; torch calls it. Which module is active is the mode's affair."""
+        self.pool.load_state_dict(state["pool"])
+        self.of_task = list(state["of_task"])
+        self.of_label = {int(label): name for label, name in state["of_label"].items()}
+        self.use_task_labels = state["use_task_labels"]
+        self.pool.activate(self.pool.current if self.training else None)
+
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Of a state without :meth:`get_extra_state`'s entry, the towers tell which modules there are."""
+        if state and EXTRA not in state:
+            before = list(self.pool.names)
+            self.pool.take_over()
+            if self.pool.names != before:
+                self.of_task = list(self.pool.names)
 
     def train(self, mode: bool = True) -> RoutedPool:
         """In training the current module is active, otherwise none."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 
 
-class Site(nn.Module):
+class Site(ResizesOnLoad):
     """One place: the modules that were made for it, by name, and which of them is active.
 
     A subclass is a layer in the place of another (LoRA), or hangs on a layer of the tower by a hook
@@ -67,10 +69,53 @@ class Site(nn.Module):
         """
         raise InputError(f"{type(self).__name__} does not change weights, so nothing can be merged into them")
 
+    def hold(self, names: Sequence[str], same: Mapping[str, str] | None = None) -> None:
+        """Have the modules of these names and no others, in this order; those that are missing are built.
+
+        :param names: the names, each once.
+        :param same: names of modules that are another one's second names, and that one's name.
+        """
+        if self.active not in names:
+            self.active = None
+        kept = dict(self.bank)
+        self.bank.clear()
+        for name in names:
+            of = (same or {}).get(name)
+            if of is None and name in kept:
+                self.bank[name] = kept[name]
+            else:
+                self.add(name, None if of is None else self.bank[of])
+
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Have the modules that the state has, if it has any: a state of the tower alone says nothing about them."""
+        found = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("bank.")))
+        held = [name for name, module in self.bank.items() if name in found or not module.state_dict()]
+        if found:
+            self.hold([*held, *(name for name in found if name not in held)], self.second_names())
+        for name, module in self.bank.items():
+            _take_shapes(module, state, f"bank.{name}.")
+
+    def second_names(self) -> dict[str, str]:
+        """Names of modules that have another name as well, and that name."""
+        first: dict[int, str] = {}
+        found = {name: first.setdefault(id(module), name) for name, module in self.bank.items()}
+        return {name: of for name, of in found.items() if name != of}
+
     @property
     def reference(self) -> nn.Parameter:
         """A parameter of the tower, which tells device and precision."""
         return next(self.parameters())
+
+
+def _take_shapes(module: nn.Module, state: Mapping[str, Any], prefix: str) -> None:
+    """Give a module's tensors the shapes of a state's entries: a module may choose its own, by the weight it is for."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        entry = state.get(prefix + name)
+        if entry is not None and entry.shape != tensor.shape:
+            where, _, last = name.rpartition(".")
+            new = tensor.new_empty(entry.shape)
+            new = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+            setattr(module.get_submodule(where), last, new)
 
 
 class HookedSite(Site):
@@ -129,6 +174,32 @@ def named(tower: str, sites: Mapping[str, Site]) -> dict[str, Site]:
 def sites_of(model: nn.Module) -> Iterator[Site]:
     """All places in a model."""
     return (module for module in model.modules() if isinstance(module, Site))
+
+
+def banks(model: nn.Module) -> dict[str, Any]:
+    """Which modules the places of a model have, and which of them is active, as values that JSON has.
+
+    :param model: a tower, or a model of several.
+    :return: by the place's name in the model, the modules' ``names``, second names (``same``), and ``active``.
+    """
+    return {
+        where: {"names": list(site.bank), "same": site.second_names(), "active": site.active}
+        for where, site in model.named_modules()
+        if isinstance(site, Site)
+    }
+
+
+def restore_banks(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give the places of a model the modules that :func:`banks` has listed, with values of their own.
+
+    :param model: a model with the same places. What is listed for others is left out.
+    :param state: what :func:`banks` gave.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for where, site in list(model.named_modules()):
+            if isinstance(site, Site) and where in state:
+                site.hold(state[where]["names"], state[where]["same"])
+                site.active = state[where]["active"]
 
 
 def working_parameters(module: nn.Module) -> Iterator[nn.Parameter]:

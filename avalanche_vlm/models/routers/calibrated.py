@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.routers.base import Route
@@ -16,7 +16,7 @@ from avalanche_vlm.models.routers.calibration import check_share, upper_quantile
 Parts = Mapping[str, torch.Tensor]
 
 
-class CalibratedRouter(nn.Module):
+class CalibratedRouter(ResizesOnLoad):
     """One distance per task, and a border on each.
 
     A kind of router says what it keeps of a task (:meth:`_learn`) and how far a sample is from it
@@ -170,12 +170,13 @@ class CalibratedRouter(nn.Module):
         for name, part in parts.items():
             setattr(self, name, part)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Any number of tasks: take the shapes of what is loaded.
-        for name in self._names():
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.borders.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def get_extra_state(self) -> dict[str, Any]:
+        """The share that thresholds let in, which :meth:`calibrate` sets anew; torch asks for it."""
+        return {"quantile": self.quantile}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` gave; torch calls it."""
+        self.quantile = state["quantile"]
 
 
 def _full_precision(features: torch.Tensor) -> torch.autocast:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.heads.analytic.ridge import random_features, ridge_solution
@@ -13,7 +13,7 @@ from avalanche_vlm.models.routers.calibrated import CalibratedRouter
 from avalanche_vlm.models.routers.calibration import check_count, check_share
 
 
-class ReferenceGate(nn.Module):
+class ReferenceGate(ResizesOnLoad):
     """Ask a router for the task, and let a sample into it if it looks like that task rather than like the reference.
 
     A border around a task says nothing about who else is within it, and lets in more strangers with every task. Where

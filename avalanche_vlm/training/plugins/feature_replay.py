@@ -16,8 +16,9 @@ from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.statistics import FeatureMemory
+from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
-from avalanche_vlm.models.vlm import TOWERS, VLM
+from avalanche_vlm.models.vlm import VLM
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.heads.text import TextHead
 
 
 class Teacher:
@@ -29,15 +25,8 @@ class Teacher:
     def refresh(self, model: VLM) -> None:
         """Become what the model is now: the *previous* teacher, when called as a task starts."""
         self._model: VLM | None = None  # the old copy goes before the new one comes: never two at a time
-        memo = {id(part): part for part in (model.tokenizer, model.transforms, model.label_space)}
-        # Heads serve prediction, with caches and matrices that may be large.
-        memo |= {id(model._head): TextHead(), id(model.class_head): None, id(model.taps): []}
-        memo[id(model.auxiliary)] = nn.ModuleDict()  # serves losses
-        for parameter in model.parameters():
-            own = parameter.requires_grad
-            memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False) if own else parameter
         frozen = {id(p) for p in model.parameters() if not p.requires_grad}
-        teacher = copy.deepcopy(model, memo).eval()
+        teacher = model.frozen_copy()
         self._shared = {name: p for name, p in teacher.named_parameters() if id(p) in frozen}
         self._versions = {name: p._version for name, p in self._shared.items()}
         self._model = teacher

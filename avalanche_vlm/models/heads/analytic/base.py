@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-class Estimator(nn.Module):
+class Estimator(ResizesOnLoad):
     """How probable every class is, from features, fitted in closed form as the classes come.
 
     All of the state is in buffers: it is saved with the model, moves with it and is no parameter of any optimizer. The
@@ -84,13 +82,6 @@ class Estimator(nn.Module):
     def stored(self) -> StoredBytes:
         """Bytes of the whole state."""
         return StoredBytes(ram=tensor_bytes(self.buffers()))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Of another number of classes, samples or features: take the shape of what is loaded.
-        for name, buffer in list(self._buffers.items()):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def grown(tensor: torch.Tensor, size: int, dim: int = -1) -> torch.Tensor:

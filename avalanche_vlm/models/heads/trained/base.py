@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.heads.analytic.base import grown
 
 
-class LearnedClassesHead(nn.Module):
+class LearnedClassesHead(ResizesOnLoad):
     """Base of a :attr:`~avalanche_vlm.models.VLM.class_head` that is trained task by task.
 
     Classes are columns, by their ids. What belongs to the past is frozen where it lies, so that an optimizer that holds
@@ -27,6 +28,8 @@ class LearnedClassesHead(nn.Module):
     def __init__(self, scale: float = 100.0, bias: float = 0.0) -> None:
         super().__init__()
         self.scale, self.bias = scale, bias
+        self.open = False
+        """Whether the last task still trains."""
         self.register_buffer("known", torch.zeros(0, dtype=torch.bool))
         """Bool ``[C]``: classes whose text features are kept."""
         self.register_buffer("texts", torch.zeros(0, 0))
@@ -65,14 +68,23 @@ class LearnedClassesHead(nn.Module):
         """Bytes of all parameters and buffers."""
         return StoredBytes(ram=tensor_bytes([*self.parameters(), *self.buffers()]))
 
-    def extend_for(self, state: dict[str, torch.Tensor]) -> None:
-        """Make room for the tasks of a state that is about to be loaded, whose keys are without prefix."""
+    def extend_for(self, state: Mapping[str, Any]) -> None:
+        """Have the parts of the tasks that a state has which is about to be loaded.
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Of another number of classes and tasks: take the shapes of what is loaded.
-        state = {name.removeprefix(prefix): part for name, part in state_dict.items() if name.startswith(prefix)}
-        for name, buffer in list(self._buffers.items()):
-            if name in state:
-                setattr(self, name, torch.empty_like(state[name], device=buffer.device))
-        self.extend_for(state)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        :param state: the head's own entries, without prefix.
+        """
+
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Have the classes and tasks of the state."""
+        if "known" in state:
+            super().prepare_load(state)
+            self.open = False
+            self.extend_for(state)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Whether a task is open, as values that JSON has; torch asks for it."""
+        return {"open": self.open}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` gave; torch calls it."""
+        self.open = state["open"]

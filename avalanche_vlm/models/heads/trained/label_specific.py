@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.competing import MASKED
 from avalanche_vlm.models.heads.trained.base import LearnedClassesHead
-from avalanche_vlm.models.vlm import MASKED
 
 
 class LabelSpecificHead(LearnedClassesHead):
@@ -49,8 +52,6 @@ class LabelSpecificHead(LearnedClassesHead):
         """One ``[n, D]`` per task."""
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long))
         """The class of each unit, through all tasks."""
-        self.open = False
-        """Whether the last task still trains."""
 
     def begin(self, units: torch.Tensor, owners: torch.Tensor) -> None:
         """Start a task; one that did not come to its end is forgotten.
@@ -113,8 +114,7 @@ class LabelSpecificHead(LearnedClassesHead):
             added = self.alpha * self.width * near / counts.clamp_min(1)
         return torch.where(learned & competes, texts + added, MASKED)
 
-    def extend_for(self, state: dict[str, torch.Tensor]) -> None:
-        names = [name for name in state if name.startswith("units.")]
-        parts = [nn.Parameter(torch.empty_like(state[name], device=self.owners.device), False) for name in names]
-        self.units = nn.ParameterList(parts)
-        self.open = False
+    def extend_for(self, state: Mapping[str, Any]) -> None:
+        parts = [part for name, part in state.items() if name.startswith("units.")]
+        empty = (torch.empty_like(part, device=self.owners.device) for part in parts)
+        self.units = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in empty)

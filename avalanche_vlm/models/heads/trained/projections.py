@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,10 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.competing import MASKED
 from avalanche_vlm.models.heads.analytic.gaussian import ClassSums
 from avalanche_vlm.models.heads.trained.base import LearnedClassesHead
 from avalanche_vlm.models.heads.trained.fusion import CrossModalFusion
-from avalanche_vlm.models.vlm import MASKED
 
 _NUMBERS = 1 << 25
 """Of fused tokens that are held at a time at prediction."""
@@ -65,8 +66,6 @@ class ProjectionFusionHead(LearnedClassesHead):
         self.contexts = nn.ParameterList()
         self.fusion = CrossModalFusion(width, self._draws.next())
         self.prototypes = ClassSums("float32")
-        self.open = False
-        """Whether the last task still trains."""
         self._of_prototypes: torch.Tensor | None = None
 
     def begin(self) -> None:
@@ -163,10 +162,23 @@ class ProjectionFusionHead(LearnedClassesHead):
     def _parts(self, rows: torch.Tensor, classes: int) -> tuple[torch.Tensor, ...]:
         return (rows,) if self.training else rows.split(max(1, _NUMBERS // (2 * classes * self.width)))
 
-    def extend_for(self, state: dict[str, torch.Tensor]) -> None:
-        while f"contexts.{len(self.contexts)}" in state:
+    def extend_for(self, state: Mapping[str, Any]) -> None:
+        tasks = sum(name.startswith("contexts.") for name in state)
+        for _ in range(len(self.contexts), tasks):
             self.begin()
             self.seal()
+        self.image_projections = self.image_projections[:tasks]
+        self.text_projections = self.text_projections[:tasks]
+        self.contexts = nn.ParameterList(list(self.contexts)[:tasks])
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Whether a task is open, and how many draws were taken."""
+        return {**super().get_extra_state(), "draws": self._draws.count}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`get_extra_state` gave; torch calls it."""
+        super().set_extra_state(state)
+        self._draws.count = state["draws"]
 
 
 def _project(projections: nn.ModuleList, features: torch.Tensor) -> torch.Tensor:

@@ -51,6 +51,10 @@ class CodaPromptPool(QueryPromptPool):
             new = torch.stack([self._more(known, block, shape) for block in range(self.blocks)])
             known.append(self.parameter(new))
 
+    def keep(self, tasks: int) -> None:
+        known = (self.prompts, self.keys, self.attention)
+        self.prompts, self.keys, self.attention = (nn.ParameterList(list(part)[:tasks]) for part in known)
+
     def _more(self, known: nn.ParameterList, block: int, shape: tuple[int, ...]) -> torch.Tensor:
         """New rows ``[components, *shape]`` beside what earlier tasks have in a block."""
         width = torch.Size(shape).numel()

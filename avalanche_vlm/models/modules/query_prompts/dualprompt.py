@@ -72,6 +72,9 @@ class DualPromptPool(QueryPromptPool):
         self.prompts.append(self.parameter(self.prompts[-1].detach().clone() if len(self.prompts) else new))
         self.keys.append(self.parameter(small_uniform(self.query)))
 
+    def keep(self, tasks: int) -> None:
+        self.prompts, self.keys = (nn.ParameterList(list(known)[:tasks]) for known in (self.prompts, self.keys))
+
     def distances(self, query: torch.Tensor) -> torch.Tensor:
         """Cosine distances ``[B, tasks]`` of queries ``[B, D]`` from the tasks' keys."""
         return 1 - F.normalize(query, dim=1) @ F.normalize(torch.stack(list(self.keys)), dim=1).T

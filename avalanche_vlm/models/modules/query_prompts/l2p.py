@@ -73,6 +73,10 @@ class L2PPool(QueryPromptPool):
         self.used += self.using
         self.using.zero_()
 
+    def keep(self, tasks: int) -> None:
+        if not tasks:
+            self.prompts = self.keys = None
+
     def distances(self, query: torch.Tensor) -> torch.Tensor:
         """Cosine distances ``[B, M]`` of queries ``[B, D]`` from the keys."""
         return 1 - F.normalize(query, dim=1) @ F.normalize(self.keys, dim=1).T

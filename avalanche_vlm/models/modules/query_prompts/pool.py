@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.models.modules.query_prompts.places import Place
 
 
-class QueryPromptPool(nn.Module):
+class QueryPromptPool(ResizesOnLoad):
     """Prompts, and what decides for a sample's query which of them it gets.
 
     A query is the plain tower's unit-length feature of the sample. It has no gradient.
@@ -47,11 +48,21 @@ class QueryPromptPool(nn.Module):
         """A new parameter where the others are."""
         return nn.Parameter(values.to(self.begun.device, torch.float32))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Parameters come with tasks: make those of the tasks that are loaded.
-        for _ in range(self.tasks, int(state_dict.get(prefix + "begun", 0))):
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Have the parameters of as many tasks as the state has."""
+        wanted = int(state.get("begun", self.tasks))
+        for _ in range(self.tasks, wanted):
             self.begin_task()
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        if wanted < self.tasks:
+            self.keep(wanted)
+        self.tasks = wanted
+
+    def keep(self, tasks: int) -> None:
+        """Drop the parameters of all tasks but the first ones.
+
+        :param tasks: how many tasks stay, fewer than there are.
+        """
+        raise NotImplementedError
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:

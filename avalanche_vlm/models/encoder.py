@@ -1,0 +1,247 @@
+"""Two towers that put images and texts into one space, the paths that lead into them, and which of them trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.routed import RoutedPool
+from avalanche_vlm.models.modules.site import train_modules, working_parameters
+from avalanche_vlm.models.transforms import Transforms
+
+TOWERS = ("image", "text", "scale")
+
+TowerPath = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
+"""What a method puts before a tower: called with the tower itself and its inputs, it returns features."""
+
+
+class DualEncoder(ResizesOnLoad):
+    """The encoders of a vision-language model.
+
+    The logit scale (and SigLIP's bias) start frozen, as in ZSCL's code: fine-tuning on small tasks otherwise sharpens
+    the softmax instead of learning. ``unfreeze("scale")`` trains them.
+
+    :param clip: any model with open_clip's ``encode_image``, ``encode_text``, ``logit_scale`` and ``logit_bias``.
+    :param tokenizer: turns texts into token ids ``[N, L]``.
+    :param transforms: the image transforms that belong to the weights.
+    :param name: how results refer to the model.
+    """
+
+    def __init__(
+        self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.transforms = transforms
+        self.name = name
+        self.routed: RoutedPool | None = None
+        """Modules of which one works on each sample at prediction."""
+        self.image_path: nn.Module | None = None
+        """What a parameter-efficient method puts in the image's way: called as ``image_path(encode, images)`` it
+        returns features, where ``encode`` is the tower itself."""
+        self.text_path: TowerPath | None = None
+        """The same for texts: called as ``text_path(encode, tokens)``. Its parameters, if it has any, are the text
+        tower's, whose state tells the zero-shot head when to encode anew."""
+        self._frozen: set[str] = set()
+        self._width: int | None = None
+        self.freeze("scale")
+
+    # Towers ----------------------------------------------------------------------------------------------------------
+
+    def tower(self, name: str) -> nn.Module:
+        """The module of ``"image"`` or ``"text"``. Of a CLIP whose text tower has no module of its own, it is the
+        transformer.
+
+        :raises InputError: for another name.
+        """
+        if name not in ("image", "text"):
+            raise InputError(f"a VLM has the towers image and text, not {name!r}")
+        return self.clip.visual if name == "image" else getattr(self.clip, "text", None) or self.clip.transformer
+
+    def tower_parameters(self, tower: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of ``"image"``, ``"text"`` or ``"scale"`` (logit scale and bias)."""
+        if tower not in TOWERS:
+            raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {tower!r}")
+        for name, parameter in self.clip.named_parameters():
+            owner = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
+            if owner == tower:
+                yield name, parameter
+
+    def working_parameters(self, tower: str) -> Iterator[nn.Parameter]:
+        """Those of ``"image"`` or ``"text"`` that take part in a forward pass now: no inactive modules."""
+        self.tower(tower)
+        if tower == "image":
+            yield from working_parameters(self.clip.visual)
+            return
+        yield from (p for name, p in self.clip.named_parameters(recurse=False) if not name.startswith("logit_"))
+        for name, child in self.clip.named_children():
+            if name != "visual":
+                yield from working_parameters(child)
+
+    def freeze(self, *towers: str) -> Self:
+        """Stop training these towers: no gradients, and eval mode that survives ``train()``."""
+        for tower in towers:
+            for _, parameter in self.tower_parameters(tower):
+                parameter.requires_grad_(False)
+            self._frozen.add(tower)
+        return self.train(self.training)
+
+    def unfreeze(self, *towers: str) -> Self:
+        """Train these towers again."""
+        for tower in towers:
+            for _, parameter in self.tower_parameters(tower):
+                parameter.requires_grad_(True)
+            self._frozen.discard(tower)
+        return self.train(self.training)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The frozen towers."""
+        return tuple(t for t in TOWERS if t in self._frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but the frozen towers, which stay in eval mode."""
+        super().train(mode)
+        for name, module in self.clip.named_children():
+            if ("image" if name == "visual" else "text") in self._frozen:
+                module.eval()
+        train_modules(self.clip, mode)
+        return self
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Self]:
+        """Eval mode without gradients within a block, and the mode as it was afterwards."""
+        mode = self.training
+        try:
+            with torch.no_grad():
+                yield self.eval()
+        finally:
+            self.train(mode)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Names and parameters that an optimizer should hold."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def training_state(self) -> dict[str, list[str]]:
+        """What trains, which a state dict does not say.
+
+        :return: ``trains``, the names of all parameters that train, and ``frozen``, the towers that stay in eval mode;
+            values that JSON has.
+        """
+        return {"trains": list(self.trainable_parameters()), "frozen": list(self.frozen)}
+
+    def load_training_state(self, state: Mapping[str, Sequence[str]]) -> Self:
+        """Train what another model trained. Load its state dict first, which brings the parameters.
+
+        :param state: what :meth:`training_state` of a model made in the same way gave.
+        :raises InputError: if it names a parameter that this model does not have; nothing has changed then.
+        """
+        trains = set(state["trains"])
+        parameters = dict(self.named_parameters())
+        if trains - set(parameters):
+            raise InputError(f"the model has no parameter {min(trains - set(parameters))}, which is to train")
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in trains)
+        self._frozen = set(state["frozen"])
+        return self.train(self.training)
+
+    # Encoders --------------------------------------------------------------------------------------------------------
+
+    def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Image features ``[B, D]``, float32, of unit length if ``normalize``."""
+        if self.routed is not None:
+            groups = list(self.routed.groups(self._encode, images))
+            features = groups[0][1]
+            if len(groups) > 1:
+                features = features.new_empty(len(images), features.shape[1])
+                for rows, of_group in groups:
+                    features[rows] = of_group
+        elif self.image_path is None:
+            return self.encode_image_plain(images, normalize)
+        else:
+            features = self.image_path(self._encode, images)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        return self.encode_image_plain(images, normalize=False)
+
+    def encode_image_plain(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Image features from the tower as it stands, its active module included, past :attr:`routed` and
+        :attr:`image_path`.
+
+        :param images: ``[B, 3, H, W]`` under the model's transforms.
+        :param normalize: whether features are scaled to unit length.
+        :return: features ``[B, D]``, float32.
+        :raises InputError: if the images are of another size.
+        """
+        size = self.transforms.eval.size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise InputError(
+                f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
+                "give the benchmark this model's transforms"
+            )
+        features = self.clip.encode_image(images, normalize=False).float()
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
+
+        :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
+        """
+        positions = getattr(getattr(self.clip, "text", self.clip), "positional_embedding", None)
+        if positions is not None and tokens.shape[1] > len(positions):
+            raise InputError(
+                f"the tokenizer gives {tokens.shape[1]} tokens per text, but {self.name}'s text tower takes at most "
+                f"{len(positions)}: give the model its own tokenizer"
+            )
+        encode = partial(self.clip.encode_text, normalize=False)
+        features = (encode(tokens) if self.text_path is None else self.text_path(encode, tokens)).float()
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids ``[N, L]`` on the model's device."""
+        return self.tokenizer(list(texts)).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+    @property
+    def width(self) -> int:
+        """Numbers per feature, of images and of texts alike."""
+        if self._width is None:
+            told = [getattr(part, "output_dim", None) for part in (self.clip.visual, getattr(self.clip, "text", None))]
+            self._width = next((number for number in told if isinstance(number, int)), None) or self._measured_width()
+        return self._width
+
+    def _measured_width(self) -> int:
+        size = self.transforms.eval.size
+        with self.evaluating():
+            return self.encode_image_plain(torch.zeros(1, 3, size, size, device=self.device)).shape[1]
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What similarities are multiplied by: exp(logit_scale), at most 100 (arXiv 2103.00020, section 2.5)."""
+        return self.clip.logit_scale.exp().clamp(max=100)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """SigLIP's logit bias, None for CLIP."""
+        return getattr(self.clip, "logit_bias", None)
+
+    def similarity(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, N]`` of unit-length features ``[B, D]`` and ``[N, D]``."""
+        # Logits reach 100 and their differences decide: half precision would round them away.
+        with torch.autocast(image_features.device.type, enabled=False):
+            logits = self.scale * image_features.float() @ text_features.float().T
+            return logits if self.bias is None else logits + self.bias
