@@ -6,8 +6,10 @@ import torch
 
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
 from avalanche_vlm.models.routers.calibration import check_count
+from avalanche_vlm.models.routers.registry import register_router
 
 
+@register_router("autoencoder")
 class AutoencoderRouter(CalibratedRouter):
     """The best reconstruction by one small autoencoder per task (DDAS of MoE-Adapters, Yu et al., arXiv 2403.11549).
 

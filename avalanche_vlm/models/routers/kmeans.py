@@ -10,8 +10,10 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.density_fit import fit_density
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
 from avalanche_vlm.models.routers.calibration import check_count
+from avalanche_vlm.models.routers.registry import register_router
 
 
+@register_router("kmeans")
 class KMeansRouter(CalibratedRouter):
     """Nearest of a few k-means centres per task, whatever the classes (S-Prompts, Wang et al., arXiv 2207.12819).
 

@@ -8,6 +8,7 @@ from avalanche_vlm.memory.densities import Densities, DensityKind, log_prob
 from avalanche_vlm.memory.density_fit import Shrinkage, check_shrinkage, fit_density
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
 from avalanche_vlm.models.routers.calibration import check_count
+from avalanche_vlm.models.routers.registry import register_router
 
 
 class _DensityRouter(CalibratedRouter):
@@ -32,6 +33,7 @@ class _DensityRouter(CalibratedRouter):
         return {"values": density.values.to(device), "numbers": density.numbers.to(device)}
 
 
+@register_router("gaussian")
 class GaussianRouter(_DensityRouter):
     """The likeliest of one Gaussian per task, over all its classes (DIKI, Tang et al., arXiv 2407.05342).
 
@@ -56,6 +58,7 @@ class GaussianRouter(_DensityRouter):
         return self._packed(fit_density(features, "full", shrinkage=self.shrinkage), features.device)
 
 
+@register_router("mixture")
 class MixtureRouter(_DensityRouter):
     """The likeliest of one Gaussian mixture per task, over all its classes, with diagonal covariances.
 

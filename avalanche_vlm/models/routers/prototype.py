@@ -7,8 +7,10 @@ import torch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
 from avalanche_vlm.models.routers.calibration import check_count
+from avalanche_vlm.models.routers.registry import register_router
 
 
+@register_router("prototype")
 class PrototypeRouter(CalibratedRouter):
     """Nearest class prototype under a covariance shared within each task (Lee et al., arXiv 1807.03888, eq. 2).
 

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
 from avalanche_vlm.models.routers.calibration import check_count
 from avalanche_vlm.models.routers.prototype import class_prototypes
+from avalanche_vlm.models.routers.registry import register_router
 
 
+@register_router("top-prototypes")
 class TopPrototypesRouter(CalibratedRouter):
     """Mean cosine similarity to the ``top`` most similar class prototypes of a task (after ConDU, arXiv 2503.10705).
 

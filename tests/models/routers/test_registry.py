@@ -1,0 +1,82 @@
+"""A router from outside the package: one class with its name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import create_vlm
+from avalanche_vlm.models.routers import CalibratedRouter, create_router, list_routers, register_router
+from avalanche_vlm.models.routers.registry import ROUTERS
+from avalanche_vlm.training import VLMNaive, recipes
+
+
+@pytest.fixture
+def outsider():
+    """A router that a user has written: the distance from the mean of a task."""
+    before = dict(ROUTERS)
+
+    @register_router("task-mean")
+    class TaskMeanRouter(CalibratedRouter):
+        parts = ("means",)
+
+        def __init__(self, quantile: float = 0.95) -> None:
+            super().__init__(quantile)
+
+        def _learn(self, features, labels):
+            return {"means": features.mean(0, keepdim=True)}
+
+        def _measure(self, features, parts):
+            return torch.cdist(features, parts["means"])
+
+    yield TaskMeanRouter
+    ROUTERS.clear()
+    ROUTERS.update(before)
+
+
+def test_a_router_from_outside_is_listed_and_built_by_name(outsider):
+    assert "task-mean" in list_routers()
+    router = create_router("task-mean", quantile=0.9)
+    assert type(router) is outsider and router.quantile == 0.9
+    with pytest.raises(InputError, match="router task-mean has no option 'centres'; it has quantile"):
+        create_router("task-mean", centres=3)
+
+
+def test_a_recipe_takes_it_by_name_and_routes_with_it(outsider, tiny_benchmark):
+    torch.manual_seed(0)
+    model = create_vlm("tiny", "random")
+    plugins = recipes.build("adapter-per-task", model=model, router="task-mean", bottleneck=2)
+    strategy = VLMNaive(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01), train_mb_size=32, plugins=plugins
+    )
+    strategy.train(tiny_benchmark.train_stream)
+    assert type(model.routed.router) is outsider and len(model.routed.router) == 2
+    images = torch.stack([tiny_benchmark.test_stream[0].dataset.eval()[i][0] for i in range(4)])
+    route = model.routed.router.score(model.eval().encode_image_plain(images))
+    assert route.task.shape == (4,)
+    fresh = create_vlm("tiny", "random")
+    recipes.build("adapter-per-task", model=fresh, router="task-mean", bottleneck=2)
+    fresh.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(images, 0), model(images, 0))
+
+
+def test_a_name_is_taken_once(outsider):
+    with pytest.raises(InputError, match=r"a router called 'kmeans' exists already: .*KMeansRouter"):
+
+        @register_router("kmeans")
+        class Another(CalibratedRouter):
+            pass
+
+    assert ROUTERS["kmeans"].__name__ == "KMeansRouter"
+
+
+def test_the_same_class_may_come_again():
+    kind = ROUTERS["kmeans"]
+    assert register_router("kmeans")(kind) is kind
+
+
+def test_an_unknown_router_names_those_that_there_are():
+    with pytest.raises(InputError, match="no router is called 'nearest'; there are autoencoder, gaussian, kmeans, "):
+        create_router("nearest")
