@@ -35,6 +35,9 @@ class Memory(Stateful, ABC):
     name: ClassVar[str]
     """What this kind of memory is called in files and lists."""
 
+    grows_with_data: ClassVar[bool] = True
+    """Whether it keeps more of more data, up to its budget, as memories of samples do."""
+
     max_bytes: int | None
     """Bound on the bytes of all that is kept; None where there is none, or another one."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -21,7 +21,7 @@ DensityPrecision = Literal["int8", "fp16", "fp32"]
 
 FLOOR = 1e-6
 """Smallest variance, as scikit-learn's mixtures have it: a class of one sample has a density too."""
-DTYPES = {"int8": torch.int8, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES: dict[DensityPrecision, torch.dtype] = {"int8": torch.int8, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Densities:
     by at most ``2^-11`` of a value plus ``2^-25`` of that largest magnitude, whatever the scale of the features (below
     1e-30 all counts as zero).
 
-    :param kind: of all of them.
-    :param dim: ``D``.
     Prototypes may have a single byte per number, which is off by at most 1/254 of the largest magnitude.
 
+    :param kind: what every one of them is, as in the table.
+    :param dim: ``D``, the width of a feature.
     :param values: means and factors ``[G, K, D + F]``, int8, float16 or float32.
     :param numbers: scale of the mean, scale of the factors and weight ``[G, K, 3]``, float32. Weights sum to 1 over
         ``K``; a density with fewer components has weights of 0.
@@ -61,6 +61,7 @@ class Densities:
 
     @property
     def components(self) -> int:
+        """``K``, components that every density has room for."""
         return self.values.shape[1]
 
     @property
@@ -180,7 +181,7 @@ def moved(densities: Densities, before: torch.Tensor, after: torch.Tensor, sigma
     means = densities.means.double()
     # Over densities and not all at once: the distances of many means to many samples are large.
     steps = [torch.softmax(-torch.cdist(m, before).square() / (2 * sigma**2), -1) @ drift for m in means]
-    (precision,) = (name for name, dtype in DTYPES.items() if dtype == densities.values.dtype)
+    (precision,) = (name for name in get_args(DensityPrecision) if DTYPES[name] == densities.values.dtype)
     values, numbers = densities.values.clone(), densities.numbers.clone()
     values[..., : densities.dim], numbers[..., 0] = _scaled(means + torch.stack(steps), precision)
     return Densities(densities.kind, densities.dim, values, numbers)
@@ -228,6 +229,6 @@ def _scaled(part: torch.Tensor, precision: DensityPrecision) -> tuple[torch.Tens
     return (part / scale[..., None]).half(), scale
 
 
-def padded(part: torch.Tensor, length: int) -> torch.Tensor:
+def zero_padded(part: torch.Tensor, length: int) -> torch.Tensor:
     """Zeros after the rows of ``part``, up to ``length`` rows."""
     return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.densities import FLOOR, Densities, DensityKind, make_densities, padded
+from avalanche_vlm.memory.densities import FLOOR, Densities, DensityKind, make_densities, zero_padded
 
 Shrinkage = float | Literal["ledoit-wolf", "oas"]
 
@@ -29,11 +29,12 @@ def fit_density(
     samples: one sample is enough.
 
     :param features: finite, ``[N, D]``, ``N`` at least 1.
-    :param components: of ``"gmm"`` (diagonal covariances) and ``"kmeans"``.
-    :param shrinkage: of ``"full"``: the weight in [0, 1] of the identity times the mean variance, or how to estimate
-        that weight (Ledoit and Wolf 2004; Chen et al. 2010, oracle approximating shrinkage).
+    :param components: number of components of ``"gmm"`` (diagonal covariances) and ``"kmeans"``, at least 1.
+    :param shrinkage: how far a ``"full"`` covariance is shrunk: the weight in [0, 1] of the identity times the mean
+        variance, or how to estimate that weight (Ledoit and Wolf 2004; Chen et al. 2010, oracle approximating
+        shrinkage).
     :param spread: ``"kmeans"`` keeps one variance per centre (mean over its samples and all dimensions), or none.
-    :param seed: of the clustering.
+    :param seed: seed of the clustering.
 
     >>> fit_density(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), "diagonal").factors.tolist()
     [[[1.0, 0.0010000000474974513]]]
@@ -53,8 +54,8 @@ def fit_density(
         elif kind == "full":
             factors = _cholesky(_covariance(x, shrinkage))[None]
     width = components if kind in ("gmm", "kmeans") else 1
-    parts = (padded(torch.as_tensor(part), width)[None] for part in (means, factors, weights))
-    return make_densities(kind, *parts)
+    parts = [zero_padded(torch.as_tensor(part), width)[None] for part in (means, factors, weights)]
+    return make_densities(kind, parts[0], parts[1], parts[2])
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:

@@ -13,8 +13,8 @@ from avalanche_vlm.memory.densities import (
     DensityKind,
     DensityPrecision,
     make_densities,
-    padded,
     triangles,
+    zero_padded,
 )
 from avalanche_vlm.memory.rows import whole
 
@@ -107,8 +107,9 @@ def _halved(densities: Densities) -> Densities:
         means, variances, weights = (part[there].double() for part in parts)
         while len(weights) > target:
             means, variances, weights = _merge_nearest(means, variances, weights)
-        merged.append([padded(part, target) for part in (means, variances.sqrt(), weights)])
-    return make_densities(densities.kind, *(torch.stack(part) for part in zip(*merged, strict=True)))
+        merged.append([zero_padded(part, target) for part in (means, variances.sqrt(), weights)])
+    means, factors, weights = (torch.stack(part) for part in zip(*merged, strict=True))
+    return make_densities(densities.kind, means, factors, weights)
 
 
 def _merge_nearest(means: torch.Tensor, variances: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,7 @@ import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.pixels import Codec, Payload
-from avalanche_vlm.memory.rows import fitting, token_bytes, whole
+from avalanche_vlm.memory.rows import fitting, has_tokens, token_bytes, whole
 from avalanche_vlm.memory.selection import keep
 
 Policy = Literal["class-balanced", "reservoir", "herding", "hardest"]
@@ -39,7 +39,7 @@ def text_length(rows: np.ndarray | None) -> int:
 
     :param rows: what is kept; None for nothing.
     """
-    return 0 if rows is None or "tokens" not in rows.dtype.names else rows.dtype["tokens"].shape[0]
+    return rows.dtype["tokens"].shape[0] if rows is not None and has_tokens(rows) else 0
 
 
 def same_row_type(rows: np.ndarray) -> np.dtype:
@@ -135,7 +135,7 @@ class Budget:
     def chosen(self, rows: np.ndarray, policy: Policy, codec: Codec) -> np.ndarray:
         """Indices of the rows that stay, ascending.
 
-        :param rows: of all exemplars to choose among.
+        :param rows: rows of all exemplars to choose among.
         :param policy: which of them stay.
         :param codec: how their pictures are kept.
         :raises InputError: if it does not hold one of them.

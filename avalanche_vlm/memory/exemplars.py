@@ -41,10 +41,10 @@ class ExemplarMemory(Memory):
 
     :param max_bytes: bound on the bytes of all that is kept, labels and keys included.
     :param policy: which samples stay.
-    :param seed: of the keys and of :meth:`sample`.
+    :param seed: seed of the keys and of :meth:`sample`, 0 or more.
     :param max_samples: bound on the number instead of the bytes.
     :param codec: ``"uint8"`` or ``"png"`` keep every bit of an 8-bit picture, ``"jpeg"`` does not.
-    :param quality: of JPEG, 1 to 100.
+    :param quality: quality of JPEG, 1 to 100.
     :param folder: keep the pictures on disk, in a folder of this memory's own under it that lives as long as it does:
         memory-mapped, or as one image file each if they are encoded.
     :raises InputError: for a bad setting, or (when samples come) a budget that does not hold a single one.
@@ -111,7 +111,7 @@ class ExemplarMemory(Memory):
 
         :param pixels: uint8 ``[B, 3, H, W]``.
         :param y: class ids, or caption ids for pairs, ``[B]``.
-        :param task_labels: ``[B]``.
+        :param task_labels: task label of each sample ``[B]``.
         :param tokens: ``[B, L]`` for pairs.
         :param step: the experience that they come from.
         :param keys: ``[B]``, needed by ``"herding"`` and ``"hardest"`` only.
@@ -130,6 +130,7 @@ class ExemplarMemory(Memory):
     def sample(self, n: int, mixture: Mixture = "uniform") -> Columns:
         """``n`` samples without replacement, or all if there are fewer (with ``"single"``: in its step).
 
+        :param n: samples to draw, 0 or more.
         :param mixture: how much comes from which step, see :func:`~avalanche_vlm.memory.mixtures.sample_weights`.
         :return: ``pixels`` uint8 ``[n, 3, H, W]``, ``y`` and ``task`` int64 ``[n]``, ``tokens`` int64 ``[n, L]`` for
             pairs.
@@ -146,13 +147,17 @@ class ExemplarMemory(Memory):
         return self._read(chosen.numpy())
 
     def chunks(self, size: int = 256) -> Iterator[Columns]:
-        """Everything that is kept, part by part: no draw is taken, and no more than a part is decoded at a time."""
+        """Everything that is kept, part by part: no draw is taken, and no more than a part is decoded at a time.
+
+        :param size: samples of a part, at least 1.
+        """
         for start in range(0, len(self), size):
             yield self._read(np.arange(start, min(start + size, len(self))))
 
     def check_room(self, shape: tuple[int, ...]) -> None:
         """See before anything is trained whether raw pictures of this shape can be kept.
 
+        :param shape: shape of one picture, ``(3, H, W)``.
         :raises InputError: if the budget does not hold a single one; encoded, it is seen when they come.
         """
         if self.codec == "uint8" and self.max_bytes is not None:
@@ -168,7 +173,9 @@ class ExemplarMemory(Memory):
     def resize(self, max_bytes: int | None = None, *, max_samples: int | None = None) -> None:
         """Set a new budget; what no longer fits is given up at once.
 
-        :raises InputError: if the new budget does not hold a single exemplar.
+        :param max_bytes: bound on the bytes of all that is kept; None with ``max_samples``.
+        :param max_samples: bound on the number of exemplars; None with ``max_bytes``.
+        :raises InputError: if the new budget does not hold a single exemplar; the memory is then as before.
         """
         before, new = self._budget, Budget(max_bytes, max_samples)
         self._limit(new)
@@ -242,8 +249,10 @@ class ExemplarMemory(Memory):
         self.max_bytes, self.max_samples = budget.max_bytes, budget.max_samples
 
     def _read(self, chosen: np.ndarray) -> Columns:
+        if self._rows is None or self._store is None:
+            raise InputError("the exemplar memory is empty: there is nothing to read")
         rows = self._rows[chosen]
-        names = ("y", "task", "tokens") if "tokens" in rows.dtype.names else ("y", "task")
+        names = ("y", "task", "tokens") if text_length(rows) else ("y", "task")
         batch = {name: torch.from_numpy(rows[name].astype(np.int64)) for name in names}
         return {"pixels": decode(self._store.read(rows["slot"]), self.codec, self._shape), **batch}
 

@@ -23,8 +23,8 @@ class Generator(Protocol):
     def __call__(self, prompts: Sequence[str], seed: int) -> torch.Tensor:
         """One picture per prompt.
 
-        :param prompts: N texts.
-        :param seed: at least 0; the same prompts and seed give the same pictures.
+        :param prompts: N texts that say what to draw.
+        :param seed: seed of the pictures, at least 0; the same prompts and seed give the same pictures.
         :return: uint8 ``[N, 3, H, W]``, with one H and W for all calls.
         """
         ...
@@ -42,8 +42,8 @@ class DiffusersGenerator:
     :param model: a name on the Hugging Face hub, or a folder in which such a model lies.
     :param size: side in pixels that pictures are resized to, so that they are stored as the VLM takes them; None
         leaves them as the pipeline makes them. They are always generated at the pipeline's own size.
-    :param steps: of denoising, at least 1.
-    :param guidance_scale: of classifier-free guidance, at least 0.
+    :param steps: denoising steps, at least 1.
+    :param guidance_scale: scale of classifier-free guidance, at least 0.
     :param device: where the pipeline runs.
     :param batch_size: pictures made at a time, at least 1.
     :raises InputError: for a bad setting; at the first call, if ``diffusers`` is not installed or the model is not
@@ -127,7 +127,7 @@ def generate_pairs(
     :param generator: makes the pictures.
     :param prompts: one or more texts.
     :param n: pictures, at least 1.
-    :param seed: of the order and of the pictures, at least 0.
+    :param seed: seed of the order and of the pictures, at least 0.
     :param batch_size: prompts per call of the generator; another one gives other pictures.
     :return: uint8 ``[n, 3, H, W]`` on the CPU, and n captions.
     :raises InputError: for a bad setting, or a generator that gives something else than it should.
@@ -144,11 +144,11 @@ def generate_pairs(
     rng = np.random.default_rng(_derived(seed))
     passes = [rng.permutation(len(prompts)) for _ in range(-(-n // len(prompts)))]
     captions = [prompts[i] for i in np.concatenate(passes)[:n]]
-    pixels = None
+    pixels = torch.zeros(0, dtype=torch.uint8)
     for start in range(0, n, batch_size):
         chunk = captions[start : start + batch_size]
         made = _checked(generator(chunk, _derived(seed, start // batch_size)), len(chunk))
-        if pixels is None:
+        if start == 0:
             pixels = torch.empty(n, *made.shape[1:], dtype=torch.uint8)
         if made.shape[1:] != pixels.shape[1:]:
             raise InputError(

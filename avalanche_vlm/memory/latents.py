@@ -16,7 +16,7 @@ from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.packing import Json
 from avalanche_vlm.memory.quantize import dequantize_int8, quantize_int8, to_fp16
 from avalanche_vlm.memory.registry import register_memory
-from avalanche_vlm.memory.rows import fitting, token_bytes, whole
+from avalanche_vlm.memory.rows import fitting, has_tokens, token_bytes, whole
 from avalanche_vlm.memory.selection import keep, random_keys
 from avalanche_vlm.memory.state import KEPT, WORKING
 
@@ -34,7 +34,7 @@ class LatentMemory(Memory):
     :param precision: ``"fp16"``, two bytes per value, or ``"int8"``, one byte per value and four per row: a row is a
         token's vector in a transformer's ``[L, D]``, a channel's map in a convolution's ``[C, H, W]``. The errors are
         bounded as in :mod:`avalanche_vlm.memory.quantize`.
-    :param seed: of the keys and of :meth:`sample`.
+    :param seed: seed of the keys and of :meth:`sample`, 0 or more.
     :raises InputError: for a bad setting, or (when samples come) a budget that does not hold a single one.
     """
 
@@ -71,8 +71,8 @@ class LatentMemory(Memory):
     def check_room(self, shape: tuple[int, ...], tokens: int = 0) -> None:
         """See before anything is trained whether latents of this shape can be kept.
 
-        :param shape: of one sample.
-        :param tokens: of its text, 0 without.
+        :param shape: shape of one sample's latents.
+        :param tokens: number of tokens of its text, 0 without a text.
         :raises InputError: if the budget does not hold a single one.
         """
         self._kept(np.zeros(1, "f4"), np.zeros(1), _row_dtype(self.precision, shape, tokens, 2).itemsize)
@@ -91,7 +91,7 @@ class LatentMemory(Memory):
 
         :param latents: floating point ``[B, ...]``, of one shape for the whole memory.
         :param y: class ids, or caption ids for pairs, ``[B]``.
-        :param task_labels: ``[B]``.
+        :param task_labels: task label of each sample ``[B]``.
         :param tokens: ``[B, L]`` for pairs, otherwise None.
         :param step: the experience that they come from.
         :param raw_text: the tokens are texts of the user's, such as captions, and count as raw data. False for prompts
@@ -125,6 +125,7 @@ class LatentMemory(Memory):
     def sample(self, n: int) -> Columns:
         """``n`` samples without replacement, or all if there are fewer.
 
+        :param n: samples to draw, 0 or more.
         :return: ``latents`` float32 ``[n, ...]``, ``y`` and ``task`` int64 ``[n]``, ``tokens`` int64 ``[n, L]`` for
             pairs.
         :raises InputError: if nothing is kept.
@@ -139,13 +140,14 @@ class LatentMemory(Memory):
     def resize(self, max_bytes: int) -> None:
         """Set a new budget; what no longer fits is given up at once.
 
+        :param max_bytes: bound on the bytes of all that is kept, at least 1.
         :raises InputError: if the new budget does not hold a single sample; then nothing changes.
         """
         before, self.max_bytes = self.max_bytes, whole(max_bytes, 1, "the budget of a latent memory")
         if self._rows is None:
             return
         rows = self._rows
-        group = "step" if "tokens" in rows.dtype.names else "y"
+        group = "step" if has_tokens(rows) else "y"
         try:
             self._rows = rows[self._kept(rows["key"], rows[group], rows.itemsize)]
         except InputError:
@@ -173,7 +175,7 @@ class LatentMemory(Memory):
         rows = self._rows
         if rows is None:
             return
-        tokens = rows["tokens"] if "tokens" in rows.dtype.names else None
+        tokens = rows["tokens"] if has_tokens(rows) else None
         text = (0, 0) if tokens is None else (tokens.shape[1], tokens.itemsize)
         dtype = _row_dtype(self.precision, tuple(self._shape), *text)
         if rows.dtype != dtype or rows.ndim != 1 or not len(rows):
@@ -186,7 +188,7 @@ class LatentMemory(Memory):
         """What a row has to be to hold what is there and a new batch."""
         length = 0 if tokens is None else tokens.shape[1]
         if self._rows is not None:
-            old = self._rows["tokens"] if "tokens" in self._rows.dtype.names else np.zeros((0, 0), "u1")
+            old = self._rows["tokens"] if has_tokens(self._rows) else np.zeros((0, 0), "u1")
             if shape != self._shape or length != old.shape[1]:
                 raise InputError(
                     f"the latent memory holds latents {list(self._shape)} with {old.shape[1]} tokens each, which "
@@ -199,8 +201,8 @@ class LatentMemory(Memory):
         if size > self.max_bytes:
             raise InputError(f"a memory of {self.max_bytes} bytes cannot hold one sample of {size} bytes")
         sizes = torch.full((len(keys),), size)
-        groups = torch.from_numpy(groups.astype(np.int64))
-        return keep(torch.from_numpy(keys.copy()), sizes, self.max_bytes, groups).numpy()
+        of_groups = torch.from_numpy(groups.astype(np.int64))
+        return keep(torch.from_numpy(keys.copy()), sizes, self.max_bytes, of_groups).numpy()
 
     def _encode(self, latents: torch.Tensor, rows: np.ndarray) -> None:
         if not len(rows):

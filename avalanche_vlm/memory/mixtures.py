@@ -12,7 +12,11 @@ Mixture = Literal["uniform", "equal", "exponential", "single"]
 
 
 def check_mixture(mixture: str) -> None:
-    """:raises InputError: for an unknown name."""
+    """See whether a mixture is known.
+
+    :param mixture: name of a mixture.
+    :raises InputError: if there is none of that name.
+    """
     if mixture not in get_args(Mixture):
         raise InputError(f"a sampling mixture is {', '.join(get_args(Mixture))}, not {mixture!r}")
 
@@ -31,7 +35,7 @@ def sample_weights(steps: torch.Tensor, mixture: Mixture, generator: torch.Gener
     of their own and the text tower trains, encoding their prompts is what would grow with the number of tasks.
 
     :param steps: int64 ``[n]``, the experience of each stored sample.
-    :param mixture: as above.
+    :param mixture: which of the four ways above.
     :param generator: chooses the step of ``"single"``; None for torch's own.
     :return: ``[n]``, float64, sums to 1.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import numpy as np
@@ -46,7 +46,7 @@ class HasState(Protocol):
 def has_state(value: Any) -> TypeGuard[HasState]:
     """Whether a value gives and takes its state by itself. A class does not, only what is made of it.
 
-    :param value: anything.
+    :param value: anything at all, of any type.
     """
     return isinstance(value, HasState) and not isinstance(value, type)
 
@@ -54,7 +54,7 @@ def has_state(value: Any) -> TypeGuard[HasState]:
 def is_function(value: Any) -> bool:
     """Whether a value is something to call without a state of its own.
 
-    :param value: anything.
+    :param value: anything at all, of any type.
     """
     return callable(value) and not isinstance(value, type) and not has_state(value)
 
@@ -62,7 +62,7 @@ def is_function(value: Any) -> bool:
 def is_json(value: Any) -> bool:
     """Whether JSON holds a value and gives back the same: no tuples, no NaN, no keys but strings, no notes.
 
-    :param value: anything.
+    :param value: anything at all, of any type.
 
     >>> is_json({"a": [1, None]}), is_json((1, 2)), is_json(float("nan")), is_json({1: 2})
     (True, False, False, False)
@@ -125,11 +125,12 @@ def _note(name: str, value: Any, state: StateDict) -> Json:
         return _part(name, value, state)
     if isinstance(value, Mapping):
         return _mapping(name, value, state)
-    for kind, container in SEQUENCES.items():
-        if isinstance(value, container):
-            entries = _in_order(value) if kind.endswith("set") else list(value)
-            items = [_note(f"{name}.{i}", entry, state) for i, entry in enumerate(entries)]
-            return {MARK: kind, "items": items} | ({"maxlen": value.maxlen} if isinstance(value, deque) else {})
+    if isinstance(value, tuple(SEQUENCES.values())):
+        kind = next(kind for kind, container in SEQUENCES.items() if isinstance(value, container))
+        entries = _in_order(value) if isinstance(value, (set, frozenset)) else list(cast("Iterable[Any]", value))
+        note: dict[str, Json] = {MARK: kind}
+        note["items"] = [_note(f"{name}.{i}", entry, state) for i, entry in enumerate(entries)]
+        return note | ({"maxlen": value.maxlen} if isinstance(value, deque) else {})
     if isinstance(value, np.random.Generator):
         return {MARK: "numpy generator", "state": cast("Json", value.bit_generator.state)}
     if is_function(value):

@@ -31,11 +31,19 @@ class PixelStore(Protocol):
     """Pictures by slot."""
 
     def replace(self, kept: np.ndarray, payload: Payload) -> tuple[np.ndarray, np.ndarray]:
-        """Give up all slots but ``kept``, take new pictures; the slots of both from now on."""
+        """Give up all slots but ``kept``, take new pictures.
+
+        :param kept: slots of the pictures that stay, int64.
+        :param payload: new pictures as they are stored.
+        :return: the slots of those that stay and of those that are new, from now on.
+        """
         ...
 
     def read(self, slots: np.ndarray) -> Payload:
-        """Pictures as they are stored."""
+        """Pictures as they are stored.
+
+        :param slots: slots of the pictures that are asked for, int64.
+        """
         ...
 
     def stored(self) -> StoredBytes:
@@ -48,7 +56,7 @@ def encode(pixels: torch.Tensor, codec: Codec, quality: int) -> Payload:
 
     :param pixels: uint8 ``[B, 3, H, W]`` on the CPU.
     :param codec: ``"uint8"`` and ``"png"`` keep every bit, ``"jpeg"`` does not.
-    :param quality: of JPEG, 1 to 100.
+    :param quality: quality of JPEG, 1 to 100.
     """
     if codec == "uint8":
         return list(pixels.reshape(len(pixels), -1).numpy())
@@ -62,8 +70,12 @@ def encode(pixels: torch.Tensor, codec: Codec, quality: int) -> Payload:
 
 
 def decode(payload: Payload, codec: Codec, shape: tuple[int, ...]) -> torch.Tensor:
-    """Uint8 pixels ``[n, 3, H, W]``.
+    """Pictures as they were taken in, up to what the codec loses.
 
+    :param payload: n pictures as they are stored.
+    :param codec: how they are stored.
+    :param shape: shape of a picture, ``(3, H, W)``.
+    :return: uint8 pixels ``[n, 3, H, W]``.
     :raises InputError: if a stored picture is damaged.
     """
     if not len(payload):
@@ -93,7 +105,12 @@ def make_store(codec: Codec, capacity: int, size: int, folder: Path | None) -> P
 
 
 def check_codec(codec: str, quality: int) -> None:
-    """:raises InputError: for an unknown codec or quality."""
+    """See whether pictures can be kept so.
+
+    :param codec: name of a codec.
+    :param quality: quality of JPEG, 1 to 100.
+    :raises InputError: for an unknown codec, or a quality out of its range.
+    """
     if codec not in get_args(Codec):
         raise InputError(f"exemplars are kept as {', '.join(get_args(Codec))}, not {codec!r}")
     if not 1 <= quality <= 100:
@@ -144,7 +161,7 @@ class _Raw:
     def _shrunk(self, kept: np.ndarray) -> np.ndarray:
         """Give written pages back that fewer pictures do not need; the slots of those that stay."""
         rows, capacity = self._rows[kept], len(self._rows)
-        self._rows = self._map = None  # before its file is cut
+        self._rows, self._map = rows[:0], None  # the old array goes before its file is cut
         self._make(capacity)
         self._rows[: len(rows)] = rows
         return np.arange(len(rows))
@@ -206,7 +223,7 @@ class _Files:
         self._next = 0
         self._held = 0
 
-    def _path(self, slot: int) -> Path:
+    def _path(self, slot: int | np.integer) -> Path:
         return self._folder / f"{slot:09d}.{self._codec}"
 
     def replace(self, kept: np.ndarray, payload: Payload) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ def dequantize_int8(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """What :func:`quantize_int8` took in, approximately.
 
     :param values: int8 ``[..., D]``.
-    :param scale: float32 ``[...]``.
+    :param scale: scale of each row, float32 ``[...]``.
     :return: float32 ``[..., D]``.
 
     >>> dequantize_int8(torch.tensor([[0, -127]], dtype=torch.int8), torch.tensor([2.0])).tolist()

@@ -22,7 +22,7 @@ def register_memory(memory: M) -> M:
     """Register a memory by its name, as a decorator of its class.
 
     :param memory: the class, with its ``name``.
-    :return: the class.
+    :return: the class as it is.
     :raises InputError: if the name is taken.
     """
     _registry.add(memory)

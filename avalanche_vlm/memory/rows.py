@@ -12,8 +12,8 @@ def fitting(values: torch.Tensor, dtype: np.dtype, name: str) -> np.ndarray:
     """Integers on the CPU in a narrow type, after a check that it holds them.
 
     :param values: integers ``[n]``, at least one.
-    :param dtype: of an integer column.
-    :param name: of the column, for the error.
+    :param dtype: integer type of the column.
+    :param name: the column's name, for the error.
     :raises InputError: if a value is out of the type's range.
 
     >>> fitting(torch.tensor([1, 2]), np.dtype("<i2"), "task").tolist()
@@ -34,13 +34,25 @@ def token_bytes(tokens: torch.Tensor | None, rows: np.ndarray | None) -> int:
     """
     if tokens is None:
         return 0
-    kept = 0 if rows is None or "tokens" not in rows.dtype.names else rows.dtype["tokens"].base.itemsize
+    kept = rows.dtype["tokens"].base.itemsize if rows is not None and has_tokens(rows) else 0
     return max(kept, 2 if int(tokens.max()) < 2**16 else 4)
+
+
+def has_tokens(rows: np.ndarray) -> bool:
+    """Whether rows have a column of tokens.
+
+    :param rows: rows with named columns.
+    """
+    return "tokens" in (rows.dtype.names or ())
 
 
 def whole(value: int, least: int, name: str) -> int:
     """The value, if it is a whole number of ``least`` or more.
 
+    :param value: the value to check.
+    :param least: smallest value that is allowed.
+    :param name: what the value is called, for the error.
+    :return: the value itself.
     :raises InputError: if not, naming it.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -24,11 +24,11 @@ def keep(
 
     :param keys: ``[n]``, ties are broken by position.
     :param sizes: int64 ``[n]``, what each costs of the budget.
-    :param budget: in the unit of ``sizes``; a sample that is larger than all of it is passed over.
+    :param budget: what all of them may cost, in the unit of ``sizes``; a sample that is larger is passed over.
     :param groups: ``[n]`` class or task ids; None treats all alike.
-    :param quotas: with groups, no group takes more than its even share of the budget, whatever the others leave over:
-        with unit sizes the quota of iCaRL (arXiv 1611.07725, alg. 2), budget divided by the number of groups. A budget
-        of less than one sample per group is shared as without.
+    :param quotas: whether, with groups, no group takes more than its even share of the budget, whatever the others
+        leave over: with unit sizes the quota of iCaRL (arXiv 1611.07725, alg. 2), budget divided by the number of
+        groups. A budget of less than one sample per group is shared as without.
     :return: indices in ascending order.
 
     >>> keys, ones = torch.tensor([0.3, 0.1, 0.2, 0.9]), torch.ones(4, dtype=torch.long)
@@ -80,8 +80,8 @@ def herding_ranks(features: torch.Tensor, groups: torch.Tensor, limit: int | Non
     Each step takes the sample that brings the mean of those taken closest to the mean of the group, so the first m
     represent the group's mean better than m random samples, for every m.
 
-    :param features: of unit length ``[N, D]``.
-    :param groups: ``[N]``.
+    :param features: features of unit length ``[N, D]``.
+    :param groups: class or other group of each sample ``[N]``.
     :param limit: stop after this many of each group; the rest gets infinity.
     :return: ``[N]`` rank within the group, from 0, as float32.
 

@@ -125,7 +125,7 @@ class Stateful:
 
         An override that has entries of its own takes them out before it passes the rest on.
 
-        :param state: of an object made in the same way.
+        :param state: the state of an object made in the same way.
         :raises InputError: if it lacks an entry, has one too many, or one of another kind, type or shape.
         """
         owner = type(self).__name__

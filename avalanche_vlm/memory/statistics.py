@@ -53,20 +53,22 @@ class FeatureMemory(Memory):
     SDC's class prototypes          ``kind="prototype", by="class"``, then :meth:`compensate`
     =============================== ================================================================
 
-    :param kind: see :class:`~avalanche_vlm.memory.densities.Densities`.
+    :param kind: kind of all densities, see :class:`~avalanche_vlm.memory.densities.Densities`.
     :param by: one density for each class of an experience, or for the experience.
-    :param shrinkage: of ``"full"``, see :func:`~avalanche_vlm.memory.density_fit.fit_density`.
-    :param components: of ``"gmm"`` and ``"kmeans"``, per density.
+    :param shrinkage: how ``"full"`` covariances are shrunk, see
+        :func:`~avalanche_vlm.memory.density_fit.fit_density`.
+    :param components: components per density of ``"gmm"`` and ``"kmeans"``, at least 1.
     :param precision: ``"fp32"``; ``"fp16"``, which rounds to about three decimal digits, relative to each density's own
         scale; for prototypes also ``"int8"``, which rounds to two.
     :param max_bytes: bound on the bytes of all that is kept; None for no bound.
-    :param seed: of the clustering and of :meth:`sample`; at least 0.
+    :param seed: seed of the clustering and of :meth:`sample`, at least 0.
     :param normalize: samples come with unit length, as features of VLMs have it.
     :param spread: ``"kmeans"`` keeps a variance per centre; without, its samples are the centres.
     :raises InputError: for a bad setting.
     """
 
     name = "features"
+    grows_with_data = False
     states: ClassVar = {
         "max_bytes": WORKING,
         "_level": WORKING,
@@ -122,9 +124,8 @@ class FeatureMemory(Memory):
         return torch.from_numpy(self._packed[2])
 
     def _keep(self, densities: Densities, ids: torch.Tensor) -> None:
-        parts = (densities.values, densities.numbers, ids)
         self._dim = densities.dim
-        self._packed = tuple(part.numpy().copy() for part in parts)
+        self._packed = (densities.values.numpy().copy(), densities.numbers.numpy().copy(), ids.numpy().copy())
 
     @property
     def kind(self) -> DensityKind:
@@ -174,7 +175,7 @@ class FeatureMemory(Memory):
 
         :param features: finite, ``[N, D]``, on any device.
         :param y: class ids ``[N]``.
-        :param task_labels: ``[N]``.
+        :param task_labels: task label of each sample ``[N]``.
         :param step: the experience that they come from.
         :raises InputError: for bad input, or if not even prototypes fit the budget; the memory is then as before.
         """
@@ -208,6 +209,7 @@ class FeatureMemory(Memory):
     def sample(self, n: int) -> Columns:
         """``n`` features, as evenly over the densities as ``n`` allows, in random order.
 
+        :param n: features to draw, 0 or more.
         :return: ``features`` float32 ``[n, D]``, ``y`` and ``task`` int64 ``[n]``. ``y`` (``task``) is -1 where a
             density stands for several classes (task labels), as it does ``by="task"``: which of them a drawn feature
             belongs to is not known.
@@ -262,6 +264,7 @@ class FeatureMemory(Memory):
     def resize(self, max_bytes: int) -> None:
         """Set a new budget; what no longer fits is simplified at once.
 
+        :param max_bytes: bound on the bytes of all that is kept.
         :raises InputError: if not even prototypes fit; the memory is then as before.
         """
         if self._densities is not None:

@@ -23,7 +23,7 @@ def unpack(name: str, now: Any, state: Mapping[str, Any], owner: str) -> Any:
         place. A value of another kind is refused, and so is a tensor of another type, number of dimensions or size in
         any but the first of them. None goes for any kind, an empty tensor for any size.
     :param state: entries by name; those of other values are left alone.
-    :param owner: whose value it is, for the errors.
+    :param owner: class of the object whose value it is, for the errors.
     :return: the value, which shares no memory with the entries.
     :raises InputError: if an entry is missing, damaged or does not fit.
 

@@ -67,7 +67,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         self._forget_module()  # of an experience that broke off
-        super().before_train_dataset_adaptation(strategy)
+        super().prepare_parameters(strategy)
         units, owners = [], []
         for c in self.rows.classes:
             of_class = self.rows.features[self.rows.y == c]

@@ -44,7 +44,7 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin):
         super().__init__(model, head)
 
     def prepare_parameters(self, strategy: Strategy) -> None:
-        super().before_train_dataset_adaptation(strategy)
+        super().prepare_parameters(strategy)
         self.head.begin()
 
     @torch.no_grad()
