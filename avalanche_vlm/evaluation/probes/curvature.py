@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,10 @@ from avalanche_vlm.evaluation.probes.kept import KeptTask, precision_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.losses.fisher import Importance, sketched_squares, true_fisher_losses
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.protocol import Strategy
 
 
 def fisher_of(
-    strategy: Strategy,
+    strategy: Any,
     model: VLM,
     task: KeptTask,
     weights: dict[str, torch.nn.Parameter],
@@ -29,14 +28,11 @@ def fisher_of(
 
     Pairs are classified among the distinct texts kept with them.
 
-    :param strategy: strategy whose precision is taken.
-    :param model: model that answers, in eval mode meanwhile.
-    :param task: samples of the task.
-    :param weights: parameters by name; whether they train makes no difference.
-    :param kind: ``"true"``, labels drawn from the model, or ``"empirical"``, those of the data.
-    :param draws: number of backward passes.
+    :param weights: by name; whether they train makes no difference.
+    :param kind: labels drawn from the model, or those of the data.
+    :param draws: backward passes.
     :param generator: draws labels and signs, on the CPU.
-    :return: the diagonal, with the names and shapes of the weights.
+    :return: the same names and shapes.
     """
     x, y, task_labels = task.batch(model, model.device)
     frozen = [p for p in weights.values() if not p.requires_grad]
