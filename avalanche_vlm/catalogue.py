@@ -1,5 +1,8 @@
 """The names of the shipped recipes, with what a help text says of them, for readers that must not wait for torch.
 
+Which of them a command tries by default is a choice of the command's, not a fact of the method, and stands here beside
+them.
+
 ``catalogue.json`` is generated from the recipes' declarations (``python docs/generate.py``), and a test fails when it
 is stale. Recipes of other distributions are not in it: :func:`avalanche_vlm.training.recipes.list` knows them as well.
 """
@@ -10,6 +13,16 @@ import json
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
+
+COMPARED = ("fine-tune", "replay", "zscl", "lora")
+"""What ``compare`` tries where nothing is asked for: the baseline, and one recipe of each family."""
+
+ADVISED = (
+    *("fine-tune", "zero-shot", "wise-ft", "magmax", "zscl"),
+    *("nusa", "replay", "prototype-replay", "lora", "ranpac"),
+)
+"""What advice tries where nothing is asked for: doing nothing, and recipes of every family that a user can run without
+more than the stream, in the order of the first pilots."""
 
 
 class Listed(NamedTuple):

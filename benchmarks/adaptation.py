@@ -48,12 +48,12 @@ def run_one(recipe: str, stream: str, seed: int, n_train: int, n_test: int, devi
     from avalanche_vlm.evaluation import survey_metrics
     from avalanche_vlm.evaluation.routing import routing_scores
     from avalanche_vlm.models import create_vlm
-    from avalanche_vlm.presets import settings_for
     from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.training.recipes import settings_for
     from avalanche_vlm.training.settings import TrainSettings
 
     torch.set_num_threads(1)
-    train, options = settings_for("picturebook", recipe)
+    train, options = settings_for(recipe, "picturebook")
     name, _, how = stream.partition(", ")
     space = {"label_space": how} if how else {}
     benchmark = getattr(picturebook, name)(seed, n_train=n_train, n_test=n_test, n_held_out=500, **space)
@@ -183,9 +183,7 @@ def main() -> None:
     from avalanche_vlm.training import recipes
 
     torch.set_num_threads(1)
-    names = (
-        options.recipes.split(",") if options.recipes else [n for n, r in recipes.RECIPES.items() if r.family == "PEA"]
-    )
+    names = options.recipes.split(",") if options.recipes else recipes.list(family="PEA")
     streams = options.streams.split(";")
     seconds = {name: {tasks: seconds_per_image(name, tasks, options.rounds) for tasks in TASKS} for name in names}
     routed = [name for name in names if seconds[name][1] is not None]

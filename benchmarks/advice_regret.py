@@ -144,7 +144,7 @@ def main() -> None:
         return
     from avalanche_vlm.commands.inputs import BENCHMARKS
 
-    from avalanche_vlm.presets import ADVISED
+    from avalanche_vlm.catalogue import ADVISED
     from avalanche_vlm.training import recipes
 
     there = [name for name, arguments in STREAMS.items() if arguments[1] in BENCHMARKS]

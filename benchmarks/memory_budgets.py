@@ -83,15 +83,15 @@ def run_one(kind: str, budget: int, seed: int, n_train: int, n_test: int) -> dic
     from avalanche_vlm.models import create_vlm
     from avalanche_vlm.models.cut import TowerCut, default_cut
     from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
-    from avalanche_vlm.presets import settings_for
     from avalanche_vlm.studies.experiment import run_experiment
     from avalanche_vlm.training.plugins import ConsolidatedDistillationPlugin
+    from avalanche_vlm.training.recipes import settings_for
     from avalanche_vlm.training.settings import TrainSettings
 
     torch.set_num_threads(1)
     recipe, options = KINDS.get(kind, ("fine-tune", {}))
     options = dict(options)
-    train, preset = settings_for("picturebook", "prototype-replay" if "adapter" in kind else recipe)
+    train, preset = settings_for("prototype-replay" if "adapter" in kind else recipe, "picturebook")
     model = create_vlm("tiny")
     if kind == NOTHING[1]:
         TowerCut(model, default_cut(model)).freeze_below()

@@ -41,13 +41,13 @@ def run_one(recipe: str, stream: str, seed: int, n_train: int, n_test: int, devi
 
     from avalanche_vlm.benchmarks import picturebook
     from avalanche_vlm.models import create_vlm
-    from avalanche_vlm.presets import settings_for
     from avalanche_vlm.report.table import row
     from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.training.recipes import settings_for
     from avalanche_vlm.training.settings import TrainSettings
 
     torch.set_num_threads(1)
-    train, options = settings_for("picturebook", recipe)
+    train, options = settings_for(recipe, "picturebook")
     benchmark = getattr(picturebook, stream)(seed, n_train=n_train, n_test=n_test, n_held_out=500)
     model = create_vlm("tiny").to(device)
     gc.collect()
@@ -89,7 +89,7 @@ def main() -> None:
         return
     from avalanche_vlm.training import recipes
 
-    names = options.recipes.split(",") if options.recipes else list(recipes.RECIPES)
+    names = options.recipes.split(",") if options.recipes else recipes.list()
     kind = {"mtil_like": "classes", "pairs": "pairs"}
     sizes = (options.n_train, options.n_test)
     jobs = {

@@ -30,7 +30,7 @@ from avalanche.training.supervised import Naive
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.presets import settings_for
+from avalanche_vlm.training.recipes import settings_for
 
 WAYS = ("without", "drift", "interference", "erosion", "all three")
 
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    settings, _ = settings_for("picturebook", "fine-tune")
+    settings, _ = settings_for("fine-tune", "picturebook")
     benchmark = picturebook.mtil_like(seed=0, n_train=options.images)
     ways = WAYS if options.apart else ("without", "all three")
     runs = {way: start(way, benchmark, settings) for way in ways}

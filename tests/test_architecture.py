@@ -34,7 +34,7 @@ LEVELS = (
 )
 """What stands on what: a room imports from itself and from lower levels, never from another room of its own level."""
 
-LIGHT = ("__init__", "_lazy", "catalogue", "presets")
+LIGHT = ("__init__", "_lazy", "catalogue")
 """Top-level modules that name what there is and load nothing until it is asked for: everyone may read them."""
 
 ROOMS = tuple(room for level in LEVELS for room in level if (ROOT / room).is_dir() or (ROOT / f"{room}.py").is_file())

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from avalanche_vlm import cli
+from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 from avalanche_vlm.commands import store
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.presets import COMPARED
 
 SIZES = "--n-train 64 --n-test 20 --n-held-out 40 --n-reference 40"
 SMALL = f"{SIZES} --epochs 1 --order sketches,night --quiet".split()
@@ -42,11 +42,10 @@ def test_help_imports_nothing_heavy():
 
 
 def test_names_on_the_command_line_are_those_of_the_library():
-    from avalanche_vlm.catalogue import catalogue
     from avalanche_vlm.training import recipes
 
     shipped = [line.name for line in catalogue()]
-    assert set(recipes.RECIPES) == set(shipped) and set(COMPARED) < set(shipped)
+    assert recipes.list() == shipped and {*COMPARED, *ADVISED} < set(shipped)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +83,8 @@ def test_an_unknown_argument_is_answered_with_the_usage_of_its_command(capsys):
         (["--n-test", "4000", "--order", "digits"], "400 pictures for test, 4000 were asked for"),
         (["--device", "cuda:7"], "has no CUDA device"),
         (["--device", "gpu"], "--device is auto, cpu, cuda or cuda:N, not 'gpu'"),
-        (["--recipe", "lora", "--set", "rank=abc"], "--set rank=abc: the value must be a whole number"),
-        (["--recipe", "zscl", "--set", "weight=NaN"], "--set weight=NaN: the value must be a number"),
+        (["--recipe", "lora", "--set", "rank=abc"], "recipe lora: rank is a whole number of 1 or more, not abc"),
+        (["--recipe", "zscl", "--set", "weight=NaN"], "recipe zscl: weight is a number of 0 or more, not NaN"),
         (["--lr", "0"], "lr must be positive"),
         (["--reference", "/no/such.csv"], "--reference does not apply to picturebook, only to --data"),
         (["--data", str(Path(__file__).parent)], "--n-train does not apply to --data"),

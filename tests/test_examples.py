@@ -14,7 +14,7 @@ from avalanche.training.supervised import Naive
 from nbclient import NotebookClient
 
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.training.recipes import registry
+from avalanche_vlm.training import recipes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -92,13 +92,19 @@ def test_the_snippet_of_the_adaptation_page_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "sketches.safetensors").stat().st_size < 200_000
 
 
-def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, monkeypatch):
-    monkeypatch.setattr(registry, "RECIPES", dict(registry.RECIPES))
+@pytest.fixture
+def forgotten_afterwards():
+    yield
+    recipes.forget("ldifs")
+
+
+def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, forgotten_afterwards):
     page = (EXAMPLES.parent / "docs" / "adding_a_method.md").read_text()
     method, use = (snippet.split("```")[0] for snippet in page.split("```python")[1:])
     assert len([line for line in method.splitlines() if line.strip()]) <= 22  # its imports included
     names: dict = {}
     exec(method, names)
+    assert recipes.list(family="CREG")[-1] == "ldifs" and recipes.describe("ldifs").papers == ("arXiv 2308.13320",)
     exec(use, names)
     assert names["strategy"].clock.train_exp_counter == 2
 
@@ -116,7 +122,7 @@ def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, monkeypatch):
             criterion=torch.nn.CrossEntropyLoss(),
             train_mb_size=32,
             train_epochs=2,
-            plugins=registry.build("ldifs", model=model, weight=weight),
+            plugins=recipes.build("ldifs", model=model, weight=weight),
         ).train(experience)
         with model.evaluating():
             return (model.encode_image(images) - before).square().sum(1).mean().item()

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from avalanche_vlm.benchmarks.registry import names as benchmark_names
-from avalanche_vlm.catalogue import catalogue
-from avalanche_vlm.presets import ADVISED, COMPARED
+from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import ListRequest, Request

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import (
     SIZES,
     AdviseRequest,
@@ -23,7 +24,6 @@ from avalanche_vlm.commands.requests import (
     TrainChanges,
 )
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.presets import COMPARED
 
 
 def _run(options: argparse.Namespace) -> RunRequest:

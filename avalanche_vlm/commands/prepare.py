@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks import registry
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
-from avalanche_vlm.commands.requests import SIZES, Assignment, Experiment, StreamRequest, TrainingRequest
+from avalanche_vlm.commands.requests import SIZES, Experiment, StreamRequest, TrainingRequest
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,9 +55,9 @@ def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dic
         from its own defaults.
     :raises InputError: for an option that no recipe knows, or a value that it does not take.
     """
-    from avalanche_vlm.presets import settings_for
+    from avalanche_vlm.training.recipes import settings_for
 
-    train, options = settings_for(request.stream.benchmark or "data", recipe)
+    train, options = settings_for(recipe, request.stream.benchmark or "data")
     given = request.train.model_dump(exclude_none=True)
     return {**train, **given}, {**options, **dict(_assigned(request, recipe))}
 
@@ -182,7 +180,7 @@ def _assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]
         if assignment.recipe not in (None, recipe):
             recipes.get(assignment.recipe)
         elif assignment.option in own:
-            yield assignment.option, _value(assignment, own[assignment.option])
+            yield from recipes.parse_options(recipe, {assignment.option: assignment.value}).items()
         elif assignment.recipe or not any(
             assignment.option in recipes.get(name).settings for name in request.recipe_names()
         ):
@@ -190,19 +188,3 @@ def _assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]
             raise InputError(
                 f"--set {assignment.text}: recipe {recipe} has no option {assignment.option!r}; it has {known}"
             )  # else it is an option of another recipe of the comparison
-
-
-def _value(assignment: Assignment, default: Any) -> Any:
-    """An option's value: JSON, else the text as it stands; of the kind that its default is."""
-    value: Any
-    try:
-        value = json.loads(assignment.value)
-    except ValueError:
-        value = assignment.value
-    kinds: dict[type, tuple[str, Any]] = {int: ("a whole number", int), float: ("a number", (int, float))}
-    kinds[str] = ("a word", str)
-    # An option without a default of its own (None) is a number that is derived where it is not given.
-    words, kind = kinds.get(type(default), ("a number", (int, float, type(None))))
-    if isinstance(value, bool) or not isinstance(value, kind) or value in (math.inf, -math.inf) or value != value:
-        raise InputError(f"--set {assignment.text}: the value must be {words}")
-    return value

@@ -50,7 +50,8 @@ class TaskAnswers(VLMMetric):
         experience = strategy.experience
         if experience.origin_stream.name == self.stream and (self._classes.filled or self._pairs.filled):
             if self._pairs.filled:
-                right = first_hits(*self._pairs.compute()).double().mean(0)
+                images, texts, ids = self._pairs.compute()
+                right = first_hits(images, texts, ids).double().mean(0)
             else:
                 (right,) = self._classes.compute()
             self._right[f"{self.row}/{experience.current_experience}"] = right.cpu().double()

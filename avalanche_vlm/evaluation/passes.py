@@ -42,7 +42,9 @@ class FlopCounter(OperatorMode):
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not _uncounted and (formula := _formulas().get(str(func).rpartition(".")[0])):
@@ -70,7 +72,7 @@ def _attention_backward(*args: Any, **_: Any) -> int:
 
 
 def _fused_attention(query: torch.Tensor, key: Any, value: Any, width: int, heads: int, *_: Any, **__: Any) -> int:
-    batch, length, _ = query.shape
+    batch, length = query.shape[:2]
     per_head = (batch, heads, length, width // heads)
     return 8 * batch * length * width**2 + sdpa_flop_count(per_head, per_head, per_head)
 

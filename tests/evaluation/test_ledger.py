@@ -69,7 +69,7 @@ def outcome_of(streams):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, known in recipes.RECIPES.items() for kind in known.kinds]
+    ("name", "kind"), [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
 )
 def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     outcome = outcome_of(name, kind)

@@ -49,7 +49,7 @@ def run(recipe: str, seed: int = 0, **settings):
     return outcome
 
 
-@pytest.mark.parametrize("recipe", recipes.RECIPES)
+@pytest.mark.parametrize("recipe", recipes.list())
 def test_the_same_seed_gives_the_same_result(recipe):
     outcomes = run(recipe), run(recipe)
     first, second = (outcome.result for outcome in outcomes)
@@ -144,7 +144,7 @@ def test_bad_settings():
 @pytest.mark.gpu
 def test_cuda():
     benchmark = picturebook.mtil_like(0, **SMALL)
-    for recipe in recipes.RECIPES:
+    for recipe in recipes.list():
         model = create_vlm("tiny", device="cuda")
         result = run_experiment(
             benchmark, recipe, model=model, settings=TrainSettings(lr=1e-3, epochs=1, amp="bf16"), device="cuda"

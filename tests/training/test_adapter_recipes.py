@@ -18,7 +18,7 @@ from avalanche_vlm.models.modules.experts import ExpertSite
 from avalanche_vlm.models.routers import AutoencoderRouter, PrototypeRouter
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.experts import SharedExpertsPlugin
-from avalanche_vlm.training.recipes import adapters
+from avalanche_vlm.training.recipes.adaptation import adapters
 
 assert adapters  # importing registers the recipes
 

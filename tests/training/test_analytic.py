@@ -17,7 +17,6 @@ from avalanche_vlm.models.feature_cache import FeatureCache
 from avalanche_vlm.models.heads.analytic import AnalyticHead, NearestClassMean, RecursiveRidge
 from avalanche_vlm.training import ContrastiveCriterion, VLMNaive, recipes
 from avalanche_vlm.training.plugins.analytic import AnalyticHeadPlugin, NoTrainingPlugin
-from avalanche_vlm.training.recipes import analytic as registered  # noqa: F401
 from avalanche_vlm.weights.average import snapshot
 
 HEADS = {"rail-primal": {"hidden": 256}, "rail-dual": {}, "ranpac": {"hidden": 256}, "simplecil": {}}

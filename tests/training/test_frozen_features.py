@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import MASKED, create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
-from avalanche_vlm.training.recipes import feature_heads as registered  # noqa: F401
 
 HEADS = {"lada": {"units": 4, "bottleneck": 4}, "proof": {"exemplars": 4}}
 RATES = {"lada": 1e-2, "proof": 1e-3}

@@ -13,7 +13,7 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.training.criteria import criterion_for
-from avalanche_vlm.training.recipes.distillation import gnsp
+from avalanche_vlm.training.recipes.regularization.subspaces import gnsp
 from avalanche_vlm.training.reference import ReferenceSet
 from avalanche_vlm.weights.average import snapshot
 from avalanche_vlm.weights.subspaces import null_space

@@ -19,7 +19,7 @@ from avalanche_vlm.models.modules.lora import LoRAAttention, LoRALayer
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import DistillationPlugin
 from avalanche_vlm.training.plugins.merged_lora import MergedLowRankPlugin
-from avalanche_vlm.training.recipes import low_rank
+from avalanche_vlm.training.recipes.regularization import subspaces
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import InitialTeacher
 from avalanche_vlm.weights.average import snapshot
@@ -292,4 +292,4 @@ def test_what_cannot_be_merged_is_named(random_model):
             MergedLowRankPlugin(random_model, **options)
     with pytest.raises(InputError, match="parts of attention are q, k, v, out, not 'in'"):
         recipes.build("c-clip", model=random_model, attention="in")
-    assert low_rank.nusa.__doc__ and recipes.get("nusa").family == "CREG"
+    assert subspaces.nusa.__doc__ and recipes.get("nusa").family == "CREG"

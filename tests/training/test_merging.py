@@ -21,7 +21,7 @@ from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import criterion_for, recipes
 from avalanche_vlm.training.plugins import RunningMeanPlugin
 from avalanche_vlm.training.plugins.merging import InterpolationPlugin, TaskVectorMergePlugin
-from avalanche_vlm.training.recipes.fusion import magmax, ties
+from avalanche_vlm.training.recipes.fusion.merging import magmax, ties
 from avalanche_vlm.weights import task_vectors
 from avalanche_vlm.weights.average import interpolate, snapshot
 
@@ -296,8 +296,8 @@ def test_other_settings_out_of_their_range():
     for weight in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match=f"lies in .0, 1., not {weight}"):
             InterpolationPlugin(weight)
-    with pytest.raises(InputError, match="recipe magmax merges by magmax, average or random, not 'ties'"):
-        magmax(None, method="ties")
+    with pytest.raises(InputError, match="recipe magmax: method is magmax, average or random, not 'ties'"):
+        recipes.build("magmax", model=create_vlm("tiny", "random"), method="ties")
 
 
 def test_the_published_scales():

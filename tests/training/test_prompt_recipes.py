@@ -18,7 +18,6 @@ from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_text_prompts
 from avalanche_vlm.training.plugins.shared_module import SharedModulePlugin
 from avalanche_vlm.training.recipes import build
-from avalanche_vlm.training.recipes import prompts as prompts  # registers them
 
 SHARED = ("coop", "maple")
 PER_TASK = ("s-prompts", "diki")

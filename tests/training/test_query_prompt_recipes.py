@@ -18,7 +18,6 @@ from avalanche_vlm.memory import stored_bytes
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
-from avalanche_vlm.training.recipes import query_prompts as _  # noqa: F401, registers them
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "l2p": {"size": 6, "length": 3, "chosen": 2, "selection": "diverse"},

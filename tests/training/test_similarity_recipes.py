@@ -15,9 +15,10 @@ from avalanche_vlm.benchmarks import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.training import recipes
 from avalanche_vlm.training.criteria import criterion_for
 from avalanche_vlm.training.plugins import Comparison, ExemplarReplayPlugin
-from avalanche_vlm.training.recipes.similarity import ctp, dkr, mod_x
+from avalanche_vlm.training.recipes.regularization.similarity import ctp, dkr, mod_x
 from avalanche_vlm.training.teachers.base import Side
 from avalanche_vlm.weights.average import snapshot
 
@@ -331,7 +332,6 @@ def test_half_precision_around_it_does_not_round_ctps_cosines(random_model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"queue": 0}, "holds 1 pair or more, not 0"),
         ({"decay": 1.5}, "compatible momentum lies in .0, 1., not 1.5"),
         ({"first_decay": -1.0}, "moving average lies in .0, 1., not -1"),
     ],
@@ -339,6 +339,19 @@ def test_half_precision_around_it_does_not_round_ctps_cosines(random_model):
 def test_wrong_options_are_named(random_model, options, message):
     with pytest.raises(InputError, match=message):
         ctp(random_model, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queue": 0}, "recipe ctp: queue is a whole number of 1 or more, not 0"),
+        ({"decay": 1.5}, "recipe ctp: decay is a number from 0 to 1, not 1.5"),
+        ({"first_decay": -1.0}, "recipe ctp: first_decay is a number from 0 to 1, not -1.0"),
+    ],
+)
+def test_the_recipe_refuses_them_by_name(random_model, options, message):
+    with pytest.raises(InputError, match=message):
+        recipes.build("ctp", model=random_model, **options)
 
 
 @pytest.mark.parametrize("recipe", [mod_x, dkr, ctp])

@@ -17,10 +17,10 @@ def gradient_cosines(first: Tensors, second: Tensors, blocks: Blocks) -> dict[st
     """Cosine of two gradients in every block. Below 0 they conflict: a small step along one raises the other's loss
     (Yu et al., PCGrad, arXiv 2001.06782, definition 1, there over all weights at once).
 
-    :param first: gradients by parameter.
-    :param second: likewise.
-    :param blocks: parameters by block; one without a gradient counts as 0.
-    :return: in [-1, 1]; NaN for a block in which either gradient is 0 or absent.
+    :param first: gradients of one task by parameter.
+    :param second: gradients of another task by parameter.
+    :param blocks: names of parameters by block; a parameter without a gradient counts as 0.
+    :return: cosines in [-1, 1] by block; NaN for a block in which either gradient is 0 or absent.
 
     >>> first = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([1.0])}
     >>> second = {"a": torch.tensor([-3.0, 4.0]), "b": None}
@@ -30,8 +30,9 @@ def gradient_cosines(first: Tensors, second: Tensors, blocks: Blocks) -> dict[st
     """
     found = {}
     for block, names in blocks.items():
-        dot = _total(_dot(first[n], second[n]) for n in names if _there(first, n) and _there(second, n))
-        squares = [_total(_dot(side[n], side[n]) for n in names if _there(side, n)) for side in (first, second)]
+        both = [_known(side, names) for side in (first, second)]
+        dot = _total(_dot(tensor, both[1][name]) for name, tensor in both[0].items() if name in both[1])
+        squares = [_total(_dot(tensor, tensor) for tensor in side.values()) for side in both]
         norm = (squares[0] * squares[1]) ** 0.5
         found[block] = max(-1.0, min(1.0, dot / norm)) if norm > 0 else float("nan")
     return found
@@ -39,6 +40,8 @@ def gradient_cosines(first: Tensors, second: Tensors, blocks: Blocks) -> dict[st
 
 def negative_share(cosines: Iterable[float]) -> float:
     """Share of pairs that conflict, in [0, 1]: of those that are not NaN, of which there may be none (NaN).
+
+    :param cosines: cosine of each pair's gradients.
 
     >>> negative_share([-0.5, 0.5, 0.25, float("nan"), -0.1])
     0.5
@@ -55,11 +58,12 @@ def weighted_update(before: Tensors, after: Tensors, weights: Tensors, blocks: B
     nats of KL divergence per sample) the update moves what the model says about them: what EWC holds down (Kirkpatrick
     et al., arXiv 1612.00796, eq. 3).
 
-    :param before: parameters by name.
-    :param after: likewise.
-    :param weights: likewise, at least 0. What is missing in one of the three, or changed its shape, is left out.
-    :param blocks: parameters by block.
-    :return: at least 0; NaN for a block of which nothing is known.
+    :param before: parameters by name before the update.
+    :param after: parameters by name after it.
+    :param weights: weights F by parameter, at least 0. What is missing in one of the three, or changed its shape, is
+        left out.
+    :param blocks: names of parameters by block.
+    :return: sums by block, at least 0; NaN for a block of which nothing is known.
 
     >>> before, after = {"a": torch.zeros(2)}, {"a": torch.tensor([1.0, 3.0])}
     >>> weighted_update(before, after, {"a": torch.tensor([2.0, 1.0])}, {"one": ["a"], "two": ["b"]})
@@ -67,15 +71,16 @@ def weighted_update(before: Tensors, after: Tensors, weights: Tensors, blocks: B
     """
     found = {}
     for block, names in blocks.items():
-        known = [n for n in names if all(_there(side, n) for side in (before, after, weights))]
-        known = [n for n in known if before[n].shape == after[n].shape == weights[n].shape]
-        parts = (_dot(weights[n], (after[n] - before[n]).square()) for n in known)
+        start, end, weight = (_known(side, names) for side in (before, after, weights))
+        known = [n for n in start if n in end and n in weight and start[n].shape == end[n].shape == weight[n].shape]
+        parts = (_dot(weight[n], (end[n] - start[n]).square()) for n in known)
         found[block] = _total(parts) if known else float("nan")
     return found
 
 
-def _there(tensors: Tensors, name: str) -> bool:
-    return tensors.get(name) is not None
+def _known(tensors: Tensors, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The tensors that are there, in the order of the names."""
+    return {name: tensor for name in names if (tensor := tensors.get(name)) is not None}
 
 
 def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,11 @@ from avalanche_vlm.evaluation.probes.kept import KeptTask, precision_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.losses.fisher import Importance, sketched_squares, true_fisher_losses
 from avalanche_vlm.models import VLM
+from avalanche_vlm.training.protocol import Strategy
 
 
 def fisher_of(
-    strategy: Any,
+    strategy: Strategy,
     model: VLM,
     task: KeptTask,
     weights: dict[str, torch.nn.Parameter],
@@ -28,11 +29,14 @@ def fisher_of(
 
     Pairs are classified among the distinct texts kept with them.
 
-    :param weights: by name; whether they train makes no difference.
-    :param kind: labels drawn from the model, or those of the data.
-    :param draws: backward passes.
+    :param strategy: strategy whose precision is taken.
+    :param model: model that answers, in eval mode meanwhile.
+    :param task: samples of the task.
+    :param weights: parameters by name; whether they train makes no difference.
+    :param kind: ``"true"``, labels drawn from the model, or ``"empirical"``, those of the data.
+    :param draws: number of backward passes.
     :param generator: draws labels and signs, on the CPU.
-    :return: the same names and shapes.
+    :return: the diagonal, with the names and shapes of the weights.
     """
     x, y, task_labels = task.batch(model, model.device)
     frozen = [p for p in weights.values() if not p.requires_grad]

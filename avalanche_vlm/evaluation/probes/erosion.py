@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,16 +13,18 @@ from torch.utils.data import DataLoader, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
+from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.calibration import expected_calibration_error
-from avalanche_vlm.evaluation.probes.quiet import model_of, undisturbed
+from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
-from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT, WORKING, Declared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.protocol import Strategy, model_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Answers:
 
     @property
     def score(self) -> float:
-        """In [0, 1]."""
+        """Share of right answers, in [0, 1]."""
         return float(self.right.mean())
 
 
@@ -55,13 +57,20 @@ class ErosionProbe(VLMMetric):
 
     Emits ``Erosion/<set>`` (how much of the score is gone since row 0, in [-1, 1]) and ``CalibrationError/<set>``.
 
-    :param held_out: for example ``benchmark.held_out``.
-    :param max_samples: of each held-out set, drawn once; None takes all.
-    :param bins: of the calibration error.
+    :param held_out: sets to read, for example ``benchmark.held_out``.
+    :param max_samples: most samples of each held-out set, drawn once; None takes all.
+    :param bins: number of bins of the calibration error.
     :param stream: name of the stream whose tasks are read.
-    :param batch_size: samples of held-out sets at a time.
-    :param seed: of the draw.
+    :param batch_size: samples of held-out sets that are read at a time.
+    :param seed: seed of the draw.
     """
+
+    states: ClassVar[Mapping[str, Declared]] = {
+        "_right": KEPT,
+        "_errors": WORKING,
+        "_classes": WORKING,
+        "_trained": WORKING,
+    }
 
     def __init__(
         self,
@@ -77,33 +86,41 @@ class ErosionProbe(VLMMetric):
         self.bins, self.stream, self.batch_size = whole(bins, 1, "bins"), stream, whole(batch_size, 1, "batch_size")
         most = None if max_samples is None else whole(max_samples, 1, "max_samples")
         generator = torch.Generator().manual_seed(seed)
-        drawn = [torch.randperm(len(of.dataset), generator=generator)[:most].sort().values for of in self.held_out]
+        sizes = [len(cast("Sized", of.dataset)) for of in self.held_out]
+        drawn = [torch.randperm(n, generator=generator)[:most].sort().values for n in sizes]
         self.chosen = [rows.tolist() for rows in drawn]
-        self._answers: dict[str, dict[int, Answers]] = {}
-        self._classes = {of.name: of.label_space.class_names for of in self.held_out if of.label_space is not None}
-        self._trained: set[int] = set()
+        self._right: dict[str, torch.Tensor] = {}
+        """Which samples were answered right, and of classes also ``y``, by :func:`_key`."""
+        self._errors: dict[str, dict[str, float]] = {}
+        """Calibration error by set and, as a word, step: every set and step that was read, in that order."""
+        self._classes = {
+            of.name: list(of.label_space.class_names) for of in self.held_out if of.label_space is not None
+        }
+        self._trained: list[int] = []
         self._reading = False
-        self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._said = SampleColumns("confidence", "right", "y")
+        self._pairs = SampleColumns("images", "texts", "ids")
+        self._features: tuple[torch.Tensor, torch.Tensor] | None = None
 
     # Held-out sets ---------------------------------------------------------------------------------------------------
 
-    def before_training(self, strategy: Any) -> list[MetricValue] | None:
-        unread = any(0 not in self._answers.get(of.name, {}) for of in self.held_out)
+    def before_training(self, strategy: Strategy) -> list[MetricValue] | None:
+        unread = any("0" not in self._errors.get(of.name, {}) for of in self.held_out)
         return self._read_held_out(strategy) if self.step == 0 and unread else None
 
-    def after_eval(self, strategy: Any) -> list[MetricValue] | None:
+    def after_eval(self, strategy: Strategy) -> list[MetricValue] | None:
         return None if self.training else self.before_training(strategy)
 
-    def before_training_exp(self, strategy: Any) -> None:
+    def before_training_exp(self, strategy: Strategy) -> None:
         super().before_training_exp(strategy)
-        self._trained.add(strategy.experience.current_experience)
+        self._trained.append(strategy.experience.current_experience)
 
-    def after_training_exp(self, strategy: Any) -> list[MetricValue]:
+    def after_training_exp(self, strategy: Strategy) -> list[MetricValue]:
         super().after_training_exp(strategy)
         return self._read_held_out(strategy)
 
     @uncounted()
-    def _read_held_out(self, strategy: Any) -> list[MetricValue]:
+    def _read_held_out(self, strategy: Strategy) -> list[MetricValue]:
         emitted: list[MetricValue] = []
         model = model_of(strategy)
         for of, chosen in zip(self.held_out, self.chosen, strict=True):
@@ -113,48 +130,55 @@ class ErosionProbe(VLMMetric):
 
     # Tasks -----------------------------------------------------------------------------------------------------------
 
-    def before_eval_exp(self, strategy: Any) -> None:
+    def before_eval_exp(self, strategy: Strategy) -> None:
         experience = strategy.experience
         untrained = experience.current_experience not in self._trained
         self._reading = untrained and experience.origin_stream.name == self.stream
-        self._parts = []
+        self._said.reset()
+        self._pairs.reset()
 
-    def before_eval_forward(self, strategy: Any) -> None:
+    def before_eval_forward(self, strategy: Strategy) -> None:
         if self._reading and isinstance(strategy.mb_x, ImageText):
             model_of(strategy).taps.append(self._keep)
 
-    def after_eval_forward(self, strategy: Any) -> None:
+    def after_eval_forward(self, strategy: Strategy) -> None:
         if self._reading and isinstance(strategy.mb_x, ImageText):
-            strategy.model.taps.remove(self._keep)
+            model_of(strategy).taps.remove(self._keep)
 
-    def after_eval_iteration(self, strategy: Any) -> None:
+    def after_eval_iteration(self, strategy: Strategy) -> None:
         if not self._reading:
             return
         y = strategy.mb_y
         if isinstance(strategy.mb_x, ImageText):
-            self._parts[-1] = (*self._parts[-1], y)
+            if self._features is not None:
+                self._pairs.update(*self._features, y)
+            self._features = None
         else:
             confidence, best = strategy.mb_output.float().softmax(1).max(1)
-            self._parts.append((confidence, best == y, y))
+            self._said.update(confidence, best == y, y)
 
-    def after_eval_exp(self, strategy: Any) -> list[MetricValue] | None:
-        if not self._reading or not self._parts:
+    def after_eval_exp(self, strategy: Strategy) -> list[MetricValue] | None:
+        if not self._reading or not (self._said.filled or self._pairs.filled):
             return None
+        self._reading = False
         experience = strategy.experience
         name = f"task {getattr(experience, 'task_name', experience.current_experience)}"
-        columns = [torch.cat(column) for column in zip(*self._parts, strict=True)]
-        self._parts, self._reading = [], False
-        if columns[0].ndim == 2:
-            answers = answers_on_pairs(strategy.model, *columns, self.bins)
+        if self._pairs.filled:
+            images, texts, ids = self._pairs.compute()
+            answers = answers_on_pairs(model_of(strategy), images, texts, ids, self.bins)
         else:
-            answers = answers_on_classes(*columns, self.bins)
+            confidence, right, y = self._said.compute()
+            answers = answers_on_classes(confidence, right, y, self.bins)
             space = strategy.model.label_space if isinstance(strategy.model, VLM) else None
             if space is not None:
-                self._classes[name] = space.class_names
+                self._classes[name] = list(space.class_names)
+        self._said.reset()
+        self._pairs.reset()
         return self._file(name, self.row, answers)
 
     def _keep(self, features: ForwardFeatures) -> None:
-        self._parts.append((features.images, features.texts[features.text_of_image]))
+        if features.texts is not None and features.text_of_image is not None:
+            self._features = features.images, features.texts[features.text_of_image]
 
     # Results ---------------------------------------------------------------------------------------------------------
 
@@ -163,7 +187,8 @@ class ErosionProbe(VLMMetric):
         read. ``classes``: all of them as ``set``, ``class``, ``before`` (row 0) and ``after`` (the last step read),
         accuracies in [0, 1], most eroded first."""
         sets, nan = {}, float("nan")
-        for name, by_step in self._answers.items():
+        for name in self._errors:
+            by_step = self._answers(name)
             read = [by_step.get(step) for step in range(self.step + 1)]
             sets[name] = {
                 "score": [nan if a is None else a.score for a in read],
@@ -173,16 +198,21 @@ class ErosionProbe(VLMMetric):
 
     def right(self) -> dict[str, dict[int, np.ndarray]]:
         """By set and step, bool ``[N]``, or ``[2, N]`` for pairs: which samples were answered right."""
-        return {name: {step: a.right for step, a in by_step.items()} for name, by_step in self._answers.items()}
+        return {name: {step: a.right for step, a in self._answers(name).items()} for name in self._errors}
 
-    def stored(self) -> StoredBytes:
-        """The answers; nothing of the data is kept."""
-        answers = [a for by_step in self._answers.values() for a in by_step.values()]
-        return StoredBytes(ram=sum(a.right.nbytes + (0 if a.y is None else a.y.nbytes) for a in answers))
+    def _answers(self, name: str) -> dict[int, Answers]:
+        """What was said to a set, by step."""
+        found = {}
+        for step, error in self._errors[name].items():
+            y = self._right.get(_key(name, step, "y"))
+            right = self._right[_key(name, step, "right")]
+            found[int(step)] = Answers(right.numpy(), error, None if y is None else y.numpy())
+        return found
 
     def _eroded(self) -> list[dict[str, Any]]:
         found = []
-        for name, by_step in self._answers.items():
+        for name in self._errors:
+            by_step = self._answers(name)
             last = by_step[max(by_step)]
             if 0 not in by_step or last is by_step[0] or last.y is None:
                 continue
@@ -196,39 +226,56 @@ class ErosionProbe(VLMMetric):
         return sorted(found, key=lambda entry: entry["after"] - entry["before"])
 
     def _file(self, name: str, step: int, answers: Answers) -> list[MetricValue]:
-        by_step = self._answers.setdefault(name, {})
-        by_step[step] = answers
+        self._errors.setdefault(name, {})[str(step)] = answers.error
+        self._right[_key(name, step, "right")] = torch.from_numpy(answers.right)
+        if answers.y is not None:
+            self._right[_key(name, step, "y")] = torch.from_numpy(answers.y)
         emitted = {f"CalibrationError/{name}": answers.error}
-        if 0 in by_step:
-            emitted[f"Erosion/{name}"] = by_step[0].score - answers.score
+        if "0" in self._errors[name]:
+            emitted[f"Erosion/{name}"] = self._answers(name)[0].score - answers.score
         return [MetricValue(self, key, value, step) for key, value in emitted.items()]
 
-    def __str__(self) -> str:
-        return "ErosionProbe"
+
+def _key(name: str, step: int | str, column: str) -> str:
+    return f"{step}/{column}/{name}"
 
 
 @torch.no_grad()
 def read_set(model: VLM, of: HeldOutSet, chosen: Sequence[int], bins: int = 15, batch_size: int = 256) -> Answers:
     """A model's answers to samples of a held-out set; nothing of the model is changed.
 
-    :param chosen: which samples.
+    :param model: model to look at, in eval mode meanwhile.
+    :param of: set to read.
+    :param chosen: positions of the samples that are read.
+    :param bins: number of bins of the calibration error.
+    :param batch_size: samples that are read at a time.
     """
-    parts: list[tuple[torch.Tensor, ...]] = []
+    said = SampleColumns("confidence", "right", "y", sync_on_compute=False)
+    pairs = SampleColumns("images", "texts", "ids", sync_on_compute=False)
     with undisturbed(model):
         classes = None if of.label_space is None else model.class_features(of.label_space)
         for x, y, *_ in DataLoader(Subset(of.dataset, list(chosen)), batch_size):
             x, y = x.to(model.device), y.to(model.device)
             if classes is None:
-                parts.append((*encode_pairs(model, x), y))
+                pairs.update(*encode_pairs(model, x), y)
             else:
                 confidence, best = model.similarity(model.encode_image(x), classes).softmax(1).max(1)
-                parts.append((confidence, best == y, y))
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return answers_on_pairs(model, *columns, bins) if classes is None else answers_on_classes(*columns, bins)
+                said.update(confidence, best == y, y)
+    if classes is None:
+        images, texts, ids = pairs.compute()
+        return answers_on_pairs(model, images, texts, ids, bins)
+    confidence, right, y = said.compute()
+    return answers_on_classes(confidence, right, y, bins)
 
 
 def answers_on_classes(confidence: torch.Tensor, right: torch.Tensor, y: torch.Tensor, bins: int = 15) -> Answers:
-    """:class:`Answers` of what was predicted: all ``[N]``."""
+    """:class:`Answers` to samples with classes.
+
+    :param confidence: probability of the predicted class ``[N]``.
+    :param right: bool ``[N]``, whether the predicted class is the sample's.
+    :param y: class ids ``[N]``.
+    :param bins: number of bins of the calibration error.
+    """
     error = expected_calibration_error(confidence, right, bins)
     return Answers(right.cpu().numpy(), error, y.cpu().numpy())
 
@@ -237,7 +284,14 @@ def answers_on_classes(confidence: torch.Tensor, right: torch.Tensor, y: torch.T
 def answers_on_pairs(
     model: VLM, images: torch.Tensor, texts: torch.Tensor, ids: torch.Tensor, bins: int = 15
 ) -> Answers:
-    """:class:`Answers` among pairs: features ``[N, D]`` and ids ``[N]``."""
+    """:class:`Answers` among pairs.
+
+    :param model: model whose scale and bias make features logits.
+    :param images: features of the images ``[N, D]``.
+    :param texts: features of the texts ``[N, D]``, row n that of image n's.
+    :param ids: numbers ``[N]``; pairs with equal ones match.
+    :param bins: number of bins of the calibration error.
+    """
     _, first, label = np.unique(ids.cpu().numpy(), return_index=True, return_inverse=True)
     logits = model.similarity(images, texts[torch.as_tensor(first, device=texts.device)])
     confidence, best = logits.softmax(1).max(1)
@@ -246,4 +300,5 @@ def answers_on_pairs(
 
 
 def _by_class(answers: Answers) -> dict[int, float]:
-    return {int(c): float(answers.right[answers.y == c].mean()) for c in np.unique(answers.y)}
+    y = answers.y
+    return {} if y is None else {int(c): float(answers.right[y == c].mean()) for c in np.unique(y)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
@@ -14,13 +14,13 @@ from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.conflict import gradient_cosines, negative_share, weighted_update
 from avalanche_vlm.evaluation.probes.curvature import fisher_of
-from avalanche_vlm.evaluation.probes.kept import KeptTask, loss_gradients
-from avalanche_vlm.evaluation.probes.quiet import model_of
+from avalanche_vlm.evaluation.probes.kept import KeptTask, as_tensors, from_tensors, loss_gradients
 from avalanche_vlm.losses.fisher import accumulate
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT, RAW, WORKING, Declared
 from avalanche_vlm.models import VLM
+from avalanche_vlm.training.protocol import Strategy, model_of
 
 Fisher = Literal["true", "empirical"]
 
@@ -50,18 +50,32 @@ class InterferenceProbe(VLMMetric):
     Emits ``Conflict/<block>`` (mean cosine), ``ConflictShare/<block>`` and ``FisherUpdate/<block>`` after every
     experience from the second on.
 
-    :param samples: kept of every experience, drawn at random.
+    :param samples: number of samples kept of every experience, drawn at random.
     :param per_experience: comparisons in an experience, evenly spread over its iterations; 0 makes none.
-    :param interval: compare every so many iterations instead.
+    :param interval: number of iterations from one comparison to the next, in the place of ``per_experience``.
     :param tasks_at_once: earlier tasks per comparison, in turn, so that a comparison costs the same however many there
         are; None takes all.
-    :param max_tasks: tasks whose samples are kept, the earliest first to go; None keeps all.
+    :param max_tasks: most tasks whose samples are kept, the earliest first to go; None keeps all.
     :param fisher: ``"true"``, labels drawn from the model, or ``"empirical"``, those of the data.
     :param draws: passes of the Fisher's estimate, see :func:`~avalanche_vlm.losses.fisher.sketched_squares`; 0 leaves
         the update out.
-    :param seed: of samples, labels and signs.
+    :param seed: seed of samples, labels and signs, 0 or more.
     :raises InputError: for a setting out of its range.
     """
+
+    states: ClassVar[Mapping[str, Declared]] = {
+        "_samples": RAW,
+        "fisher": KEPT,
+        "_conflicts": WORKING,
+        "_updates": WORKING,
+        "_blocks": WORKING,
+        "_drawn": WORKING,
+        "_turn": WORKING,
+        "_iteration": WORKING,
+        "_start": WORKING,
+        "_trains": WORKING,
+        "_at": WORKING,
+    }
 
     def __init__(
         self,
@@ -83,53 +97,66 @@ class InterferenceProbe(VLMMetric):
         self.max_tasks = None if max_tasks is None else whole(max_tasks, 1, "max_tasks")
         self.kind: Fisher = fisher
         self.draws = whole(draws, 0, "draws")
+        self.seed = whole(seed, 0, "a seed")
         self.kept: list[KeptTask] = []
         self.fisher: dict[str, torch.Tensor] = {}
         """Sum over the tasks so far."""
-        self.conflicts: dict[int, list[dict[str, Any]]] = {}
+        self._conflicts: dict[str, list[dict[str, Any]]] = {}
+        self._updates: dict[str, dict[str, float]] = {}
+        self._blocks: list[str] = []
+        self._start: dict[str, torch.Tensor] = {}
+        self._trains: list[str] = []
+        self._at: list[int] = []
+        self._iteration = self._turn = self._drawn = 0
+
+    @property
+    def conflicts(self) -> dict[int, list[dict[str, Any]]]:
         """By step, every comparison: ``iteration``, ``task`` (the step at whose end its samples were kept) and
         ``cosine`` by block."""
-        self._updates: dict[int, dict[str, float]] = {}
-        self._blocks: dict[str, None] = {}
-        self._random = Draws(seed)
-        self._start: dict[str, torch.Tensor] = {}
-        self._trains: set[str] = set()
-        self._at: set[int] = set()
-        self._iteration = self._turn = 0
+        return {int(step): entries for step, entries in self._conflicts.items()}
+
+    @property
+    def _samples(self) -> dict[str, torch.Tensor]:
+        """:attr:`kept` as tensors."""
+        return as_tensors(self.kept)
+
+    @_samples.setter
+    def _samples(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.kept = from_tensors(tensors)
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def before_training_exp(self, strategy: Any) -> None:
+    def before_training_exp(self, strategy: Strategy) -> None:
         super().before_training_exp(strategy)
         model = model_of(strategy)
-        self._blocks |= dict.fromkeys(blocks(model))
+        self._blocks = list(dict.fromkeys([*self._blocks, *blocks(model)]))
         self._iteration = 0
-        self._trains = set()
-        self._at = set() if self.interval else _evenly(self.per_experience, _iterations(strategy))
+        self._trains = []
+        self._at = [] if self.interval else _evenly(self.per_experience, _iterations(strategy))
         if self.draws:
             self._start = {name: p.detach().clone() for name, p in _weights(model).items()}
 
-    def after_backward(self, strategy: Any) -> None:
+    def after_backward(self, strategy: Strategy) -> None:
         model = model_of(strategy)
         if self._iteration == 0:
-            self._trains = {name for name, p in _weights(model).items() if p.requires_grad}
+            self._trains = [name for name, p in _weights(model).items() if p.requires_grad]
         due = self._iteration % self.interval == 0 if self.interval else self._iteration in self._at
         if due and self.kept:
             self._compare(strategy, model)
         self._iteration += 1
 
-    def after_training_exp(self, strategy: Any) -> list[MetricValue]:
+    def after_training_exp(self, strategy: Strategy) -> list[MetricValue]:
         super().after_training_exp(strategy)
         model = model_of(strategy)
-        kept = KeptTask.of(strategy, model, self.step, self.samples, self._random.next())
+        kept = KeptTask.of(strategy, model, self.step, self.samples, self._generator())
         if self.draws:
             self._weigh(strategy, model, kept)
         self.kept.append(kept)
         if self.max_tasks is not None:
             del self.kept[: -self.max_tasks]
         self._start = {}
-        emitted = {f"FisherUpdate/{block}": value for block, value in self._updates.get(self.step, {}).items()}
-        for block in self._blocks if self.conflicts.get(self.step) else ():
+        emitted = {f"FisherUpdate/{block}": value for block, value in self._updates.get(str(self.step), {}).items()}
+        for block in self._blocks if self._conflicts.get(str(self.step)) else ():
             cosines = self._cosines(self.step, block)
             emitted[f"Conflict/{block}"] = _mean(cosines)
             emitted[f"ConflictShare/{block}"] = negative_share(cosines)
@@ -139,8 +166,8 @@ class InterferenceProbe(VLMMetric):
 
     def result(self) -> dict[str, Any]:
         """``blocks``; ``conflict``, of which ``cosine`` and ``negative share`` have a row per trained experience and a
-        column per block, over all comparisons with earlier tasks; ``update`` likewise. Plain numbers, NaN where
-        nothing can be said, as in the first row."""
+        column per block, over all comparisons with earlier tasks; ``update``, with the same rows and columns. Plain
+        numbers, NaN where nothing can be said, as in the first row."""
         steps, nan = range(1, self.step + 1), float("nan")
         cosines = [[self._cosines(step, block) for block in self._blocks] for step in steps]
         return {
@@ -149,17 +176,19 @@ class InterferenceProbe(VLMMetric):
                 "cosine": [[_mean(of) for of in row] for row in cosines],
                 "negative share": [[negative_share(of) for of in row] for row in cosines],
             },
-            "update": [[self._updates.get(step, {}).get(block, nan) for block in self._blocks] for step in steps],
+            "update": [[self._updates.get(str(step), {}).get(block, nan) for block in self._blocks] for step in steps],
         }
 
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=sum(task.nbytes for task in self.kept) + tensor_bytes(self.fisher.values()))
+    def _generator(self) -> torch.Generator:
+        """The generator of the next draw."""
+        self._drawn += 1
+        return Draws(self.seed, self._drawn - 1).next()
 
     def _cosines(self, step: int, block: str) -> list[float]:
-        return [entry["cosine"].get(block, float("nan")) for entry in self.conflicts.get(step, [])]
+        return [entry["cosine"].get(block, float("nan")) for entry in self._conflicts.get(str(step), [])]
 
     @uncounted()
-    def _compare(self, strategy: Any, model: VLM) -> None:
+    def _compare(self, strategy: Strategy, model: VLM) -> None:
         weights = _weights(model)
         training = {name: p for name, p in weights.items() if p.requires_grad}
         if not training:
@@ -173,26 +202,23 @@ class InterferenceProbe(VLMMetric):
             before = loss_gradients(strategy, model, task, training)
             cosine = gradient_cosines(now, before, of_block)
             entry = {"iteration": self._iteration, "task": task.step, "cosine": cosine}
-            self.conflicts.setdefault(self.step + 1, []).append(entry)
+            self._conflicts.setdefault(str(self.step + 1), []).append(entry)
 
     @uncounted()
-    def _weigh(self, strategy: Any, model: VLM, kept: KeptTask) -> None:
+    def _weigh(self, strategy: Strategy, model: VLM, kept: KeptTask) -> None:
         """The update under the earlier tasks' Fisher; then this task's joins it."""
         weights = _weights(model)
         moved = {name for name, p in weights.items() if not _same(p, self._start.get(name))}
         if self.kept:
             past = {name: f / (self.step - 1) for name, f in self.fisher.items()}
             after = {name: p.detach() for name, p in weights.items()}
-            self._updates[self.step] = weighted_update(self._start, after, past, blocks(model))
-        wanted = {name: p for name, p in weights.items() if name in moved | self._trains}
+            self._updates[str(self.step)] = weighted_update(self._start, after, past, blocks(model))
+        wanted = {name: p for name, p in weights.items() if name in moved.union(self._trains)}
         if wanted:
-            new = fisher_of(strategy, model, kept, wanted, self.kind, self.draws, self._random.next())
+            new = fisher_of(strategy, model, kept, wanted, self.kind, self.draws, self._generator())
             # A weight that was replaced by one of another shape starts anew, one that is gone is forgotten.
             old = {name: f for name, f in self.fisher.items() if name in weights and f.shape == weights[name].shape}
             self.fisher = accumulate(old, new)
-
-    def __str__(self) -> str:
-        return "InterferenceProbe"
 
 
 def _weights(model: VLM) -> Mapping[str, torch.nn.Parameter]:
@@ -203,7 +229,7 @@ def _same(weight: torch.Tensor, before: torch.Tensor | None) -> bool:
     return before is not None and before.shape == weight.shape and torch.equal(weight, before)
 
 
-def _iterations(strategy: Any) -> int:
+def _iterations(strategy: Strategy) -> int:
     """Of an experience; 0 where the loader has no length."""
     try:
         return len(strategy.dataloader) * strategy.train_epochs
@@ -211,9 +237,9 @@ def _iterations(strategy: Any) -> int:
         return 0
 
 
-def _evenly(n: int, total: int) -> set[int]:
+def _evenly(n: int, total: int) -> list[int]:
     """The middles of ``n`` equal parts of ``range(total)``."""
-    return {int((part + 0.5) * total / n) for part in range(n)} if total else set()
+    return sorted({int((part + 0.5) * total / n) for part in range(n)}) if total else []
 
 
 def _mean(values: list[float]) -> float:

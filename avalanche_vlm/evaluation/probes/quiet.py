@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 
-from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.vlm import VLM
 
 
@@ -31,14 +30,3 @@ def undisturbed(model: VLM) -> Iterator[VLM]:
             for module, before in modes:
                 module.training = before
             model.taps = taps
-
-
-def model_of(strategy: object) -> VLM:
-    """The strategy's model.
-
-    :raises InputError: if it is no VLM.
-    """
-    model = getattr(strategy, "model", None)
-    if not isinstance(model, VLM):
-        raise InputError(f"probes look at a VLM from create_vlm or from_open_clip, not at a {type(model).__name__}")
-    return model

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
+
+S = TypeVar("S", bound="Site")
 
 
 class Site(ResizesOnLoad):
@@ -166,7 +168,7 @@ def attach(tower: nn.Module, name: str, kind: str, site: HookedSite) -> None:
             return
 
 
-def named(tower: str, sites: Mapping[str, Site]) -> dict[str, Site]:
+def named(tower: str, sites: Mapping[str, S]) -> dict[str, S]:
     """The same under the tower's name, as a pool wants them."""
     return {f"{tower}.{name}": site for name, site in sites.items()}
 

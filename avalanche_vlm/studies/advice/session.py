@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.catalogue import ADVISED
 from avalanche_vlm.models import VLM
-from avalanche_vlm.presets import ADVISED
 from avalanche_vlm.studies.advice.constraints import Constraints
 from avalanche_vlm.studies.advice.document import document
 from avalanche_vlm.studies.advice.halving import Halving

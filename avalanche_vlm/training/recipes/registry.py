@@ -1,111 +1,176 @@
-"""What a recipe is, and how one is found, described and built."""
+"""Where recipes are declared, and found again by name."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import pkgutil
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType, ModuleType
+from typing import TypeVar
 
-from avalanche.training.plugins import SupervisedPlugin
-
-from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.generators import Generator
-from avalanche_vlm.models import VLM
+from avalanche_vlm.training.recipes.declaration import (
+    FAMILIES,
+    KINDS,
+    RESOURCES,
+    AdamW,
+    Paper,
+    Plugins,
+    Published,
+    Recipe,
+    Tuned,
+    Unpublished,
+)
 
-Plugins = list[SupervisedPlugin]
+GROUP = "avalanche_vlm.recipes"
+"""Entry points of this group name modules of other distributions that declare recipes."""
 
-RESOURCES = {"reference": "reference=ReferencePairs(...)", "generator": "generator=..., to draw pictures of prompts"}
-"""What a recipe may take besides options, and how to give it. A parameter without a default must be given."""
+_SHIPPED = ("baseline", "replay", "regularization", "adaptation", "fusion")
+"""Modules and folders of this package that declare recipes, in the order in which recipes are listed."""
+
+_Compose = TypeVar("_Compose", bound=Callable[..., Plugins])
+_recipes: dict[str, Recipe] = {}
+_begun: set[str] = set()
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A named composition.
+def recipe(
+    name: str,
+    *,
+    family: str,
+    summary: str,
+    kinds: Iterable[str] = KINDS,
+    paper: Iterable[str | Paper] = (),
+    training: Iterable[Published | Unpublished] = (),
+    adamw: AdamW | None = None,
+    picturebook: Tuned | None = None,
+) -> Callable[[_Compose], _Compose]:
+    """Declare a recipe: a function ``(model, *, ...) -> plugins`` with its facts.
+
+    Options are the function's keyword parameters, annotated with what they accept
+    (:mod:`~avalanche_vlm.training.recipes.ranges`).
 
     :param name: as users write it.
-    :param family: of the survey's paradigms: ``none``, ``MMRE``, ``CREG``, ``PEA``, ``fusion``.
-    :param compose: ``(model, *, ...) -> plugins``.
-    :param kinds: of streams that it is for.
+    :param family: the survey's paradigm: ``none``, ``MMRE``, ``CREG``, ``PEA`` or ``fusion``.
+    :param summary: what it does, in a phrase for tables.
+    :param kinds: kinds of streams that it is for, ``classes`` and ``pairs`` by default.
+    :param paper: arXiv ids, or where else its sources appeared.
+    :param training: published training settings; for other benchmarks than the picturebook the first entry that AdamW
+        can run decides the rate.
+    :param adamw: a rate for them that is not published, which goes before what was published.
+    :param picturebook: what the picturebook's streams are trained with; by default what trains whole towers there.
+    :raises InputError: for a name that is taken, and for a fact that is out of place.
     """
+    papers = tuple(work if isinstance(work, Paper) else Paper(work) for work in paper)
 
-    name: str
-    family: str
-    compose: Callable[..., Plugins]
-    kinds: tuple[str, ...] = ("classes", "pairs")
-
-    @property
-    def _parameters(self) -> dict[str, inspect.Parameter]:
-        return {name: p for name, p in inspect.signature(self.compose).parameters.items() if name != "model"}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options and their defaults."""
-        return {name: p.default for name, p in self._parameters.items() if name not in RESOURCES}
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """The resources that it can use, of :data:`RESOURCES`."""
-        return tuple(name for name in self._parameters if name in RESOURCES)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Those that it cannot do without."""
-        return tuple(name for name in self.takes if self._parameters[name].default is inspect.Parameter.empty)
-
-
-RECIPES: dict[str, Recipe] = {}
-
-
-def recipe(name: str, **facts: Any) -> Callable[[Callable[..., Plugins]], Callable[..., Plugins]]:
-    """Register a composition.
-
-    :param facts: fields of :class:`Recipe`.
-    """
-
-    def register(compose: Callable[..., Plugins]) -> Callable[..., Plugins]:
-        RECIPES[name] = Recipe(name, compose=compose, **facts)
+    def register(compose: _Compose) -> _Compose:
+        if not (compose.__module__ or "").startswith(f"{__package__}."):
+            _load_shipped()
+        if name in _recipes:
+            first = _recipes[name].compose
+            raise InputError(
+                f"a recipe is called {name!r} already, {first.__module__}.{first.__qualname__}; "
+                f"recipes.forget({name!r}) takes it out"
+            )
+        _recipes[name] = Recipe(
+            name=name,
+            family=family,
+            summary=summary,
+            compose=compose,
+            kinds=tuple(kinds),
+            paper=papers,
+            training=tuple(training),
+            adamw=adamw,
+            picturebook=picturebook,
+        )
         return compose
 
     return register
 
 
-def get(name: str) -> Recipe:
-    """The recipe of that name.
+def forget_recipe(name: str) -> None:
+    """Take a recipe out of the registry, so that its name can be declared anew.
 
+    :param name: the recipe's name.
+    :raises InputError: if there is none of that name.
+    """
+    get_recipe(name)
+    del _recipes[name]
+
+
+def all_recipes() -> Mapping[str, Recipe]:
+    """All recipes by name: the shipped ones in the survey's order of families, then those of other distributions."""
+    _load_shipped()
+    if "others" not in _begun:
+        _begun.add("others")
+        _load_others()
+    return MappingProxyType(_recipes)
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    :param name: as in its declaration.
     :raises InputError: if there is none.
     """
-    if name not in RECIPES:
-        raise InputError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]
+    known = all_recipes()
+    if name not in known:
+        raise InputError(f"no recipe is called {name!r}; there are {', '.join(known)}")
+    return known[name]
 
 
-def build(
-    name: str,
-    *,
-    model: VLM,
-    reference: ReferencePairs | None = None,
-    generator: Generator | None = None,
-    **settings: Any,
-) -> Plugins:
-    """The plugins of a recipe.
+def recipe_names(
+    family: str | None = None, kind: str | None = None, needs: str | Iterable[str] | None = None
+) -> list[str]:
+    """Names of recipes.
 
-    :param name: one of :data:`RECIPES`.
-    :param model: the model that will be trained; some recipes adapt it in place.
-    :param reference: pairs to distil or train on, for the recipes that take them.
-    :param generator: draws pictures of prompts, for the recipes that take one.
-    :param settings: override the recipe's defaults.
-    :raises InputError: for an unknown recipe or option, or a resource that is missing.
+    :param family: those of one of the survey's paradigms; None for all.
+    :param kind: those for a kind of stream, ``classes`` or ``pairs``; None for all.
+    :param needs: those that need exactly these resources, ``reference`` or ``generator``, and no others; an empty
+        sequence for those that need none, None for all.
+    :raises InputError: for a family, kind or resource that there is not.
+
+    >>> recipe_names(family="fusion", kind="pairs")
+    ['wise-ft', 'magmax', 'ties']
+    >>> recipe_names(needs="generator")
+    ['gift']
     """
-    chosen = get(name)
-    unknown = set(settings) - set(chosen.settings)
-    if unknown:
-        options = ", ".join(chosen.settings) or "none"
-        raise InputError(f"recipe {name} has no option {sorted(unknown)[0]!r}; it has {options}")
-    given = {"reference": reference, "generator": generator}
-    for resource in chosen.needs:
-        if given[resource] is None:
-            raise InputError(f"recipe {name} needs {RESOURCES[resource]}")
-    resources = {resource: given[resource] for resource in chosen.takes if given[resource] is not None}
-    return chosen.compose(model, **resources, **settings)
+    wanted = None if needs is None else {needs} if isinstance(needs, str) else set(needs)
+    for what, value, known in (("family", family, FAMILIES), ("kind", kind, KINDS)):
+        if value is not None and value not in known:
+            raise InputError(f"the {what} of a recipe is {', '.join(known)}, not {value!r}")
+    if wanted is not None and not wanted <= set(RESOURCES):
+        raise InputError(f"recipes need {', '.join(RESOURCES)}, not {', '.join(sorted(wanted - set(RESOURCES)))}")
+    return [
+        name
+        for name, known in all_recipes().items()
+        if family in (None, known.family)
+        and (kind is None or kind in known.kinds)
+        and wanted in (None, set(known.needs))
+    ]
+
+
+def _load_shipped() -> None:
+    for module in _SHIPPED:
+        if module not in _begun:
+            _begun.add(module)
+            _load_all(import_module(f"{__package__}.{module}"))
+
+
+def _load_all(module: ModuleType) -> None:
+    """Import what lies in a folder: what it lists in its order, then what it does not list, so that a new file is all
+    that a new recipe needs."""
+    found = [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", ()))]
+    for name in dict.fromkeys([*(getattr(module, "ORDER", ())), *found]):
+        import_module(f"{module.__name__}.{name}")
+
+
+def _load_others() -> None:
+    for point in entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:
+            where = f"{point.dist.name}, {point.value}" if point.dist else point.value
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            warnings.warn(f"the recipes of {where} are left out, since they cannot be loaded: {reason}", stacklevel=4)

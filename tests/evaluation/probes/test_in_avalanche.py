@@ -205,7 +205,7 @@ def test_pairs_that_are_none_are_refused(random_model, tiny_benchmark):
         naive(random_model, [DriftProbe(size.dataset)]).eval(tiny_benchmark.test_stream)
     with pytest.raises(InputError, match="4 or more"):
         DriftProbe([1, 2, 3])
-    with pytest.raises(InputError, match="not at a Linear"):
+    with pytest.raises(InputError, match="the strategy trains a Linear"):
         naive(nn.Linear(2, 2), [DriftProbe(tiny_benchmark.held_out[0])]).train(tiny_benchmark.train_stream[0])
 
 

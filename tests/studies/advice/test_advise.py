@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from avalanche_vlm import cli
-from avalanche_vlm.presets import ADVISED
+from avalanche_vlm.catalogue import ADVISED
 from avalanche_vlm.studies.advice.pareto import front
 
 STREAM = ["--n-train", "16", "--n-test", "8", "--n-held-out", "16", "--n-reference", "16", "--order", "sketches,night"]

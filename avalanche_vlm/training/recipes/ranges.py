@@ -1,0 +1,38 @@
+"""Types of options, with the range that each accepts: what a recipe's signature says is what is checked.
+
+A recipe annotates its options with these, with ``Literal`` for names among few, or with ranges of its own:
+``Annotated[float, Field(gt=0)]``. A recipe is built from values in range alone, from Python and from a command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+NonNegative = Annotated[float, Field(ge=0)]
+"""A factor in a sum of losses, whose term 0 leaves out; a distance."""
+
+Positive = Annotated[float, Field(gt=0)]
+"""A temperature, a scale, a rate: nothing to be divided by zero."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, from none to all of it."""
+
+SomeShare = Annotated[float, Field(gt=0, le=1)]
+"""A part of a whole that is not empty."""
+
+PartialShare = Annotated[float, Field(ge=0, lt=1)]
+"""A part of a whole that leaves something of it, such as a dropout or a label smoothing."""
+
+Inner = Annotated[float, Field(gt=0, lt=1)]
+"""A part of a whole that neither is empty nor takes everything."""
+
+Natural = Annotated[int, Field(ge=0)]
+"""A number of things, 0 for none."""
+
+Count = Annotated[int, Field(ge=1)]
+"""A number of things of which there is one at least."""
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What random draws follow from; within 32 bits, as scikit-learn has it."""

@@ -1,0 +1,212 @@
+"""Write what README, the pages of this folder and the catalogue say of the recipes, from the recipes' declarations.
+
+``python docs/generate.py`` writes; with ``--check`` it names the files that are stale and exits with 1. A block stands
+between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.recipes import AdamW, Published, Tuned, Unpublished
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {
+    "README.md": ("recipes",),
+    "docs/recipes.md": ("recipes", "options", "published settings", "rates on new data", "picturebook"),
+}
+"""Files, and the blocks that each must have."""
+CATALOGUE = "avalanche_vlm/catalogue.json"
+FAMILIES = {
+    "none": "(none)",
+    "MMRE": "multi-modal replay",
+    "CREG": "cross-modal regularization",
+    "PEA": "parameter-efficient adaptation",
+    "fusion": "model fusion",
+}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table.
+
+    :param head: names of the columns.
+    :param rows: cells as texts.
+
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    head = list(head)
+    lines = [head, *map(list, rows)]
+    texts = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([texts[0], "|" + "---|" * len(head), *texts[1:]])
+
+
+def shipped() -> list[str]:
+    """Names of the package's own recipes: those of other distributions may be installed beside it."""
+    return [name for name in recipes.list() if recipes.get(name).compose.__module__.startswith("avalanche_vlm.")]
+
+
+def recipe_table() -> str:
+    """All recipes in a line each."""
+    rows = []
+    last = ""
+    for described in map(recipes.describe, shipped()):
+        family = FAMILIES[described.family]
+        needs = ", ".join([*(f"needs a {need}" for need in described.needs), *only(described.kinds)])
+        summary = described.summary + (f" ({needs})" if needs else "")
+        rows.append([f"`{described.name}`", "" if family == last else family, summary, "; ".join(described.papers)])
+        last = family
+    return table(["recipe", "family of the survey", "what it does", "source"], rows)
+
+
+def only(kinds: tuple[str, ...]) -> list[str]:
+    """The remark on a recipe that is for one kind of stream."""
+    return [] if len(kinds) > 1 else [f"streams of {kinds[0]}"]
+
+
+def option_table() -> str:
+    """All options of all recipes."""
+    rows = [
+        [f"`{name}`", f"`{option.name}`", f"`{option.default!r}`", option.accepts, option.description]
+        for name in shipped()
+        for option in recipes.describe(name).options
+    ]
+    return table(["recipe", "option", "default", "accepts", "what it is"], rows)
+
+
+def published_table() -> str:
+    """What was published, an entry in a line."""
+    rows = []
+    for name in shipped():
+        for entry in recipes.get(name).training:
+            if isinstance(entry, Unpublished):
+                rows.append([f"`{name}`", "", f"none: {entry.reason}", "", "", "", ""])
+            else:
+                rows.append([f"`{name}`", entry.benchmark, *settings_of(entry), entry.source])
+    return table(["recipe", "on", "optimizer", "schedule", "length", "batch", "source"], rows)
+
+
+def settings_of(entry: Published) -> list[str]:
+    """Cells on optimizer, schedule, length and batch."""
+    optimizer = [
+        entry.optimizer or "",
+        stating("at {:g}", entry.lr) + stating(" per {} samples", entry.lr_batch),
+        stating("text tower x {:g}", entry.text_lr_factor),
+        stating("decay {:g}", entry.weight_decay),
+        stating("momentum {:g}", entry.momentum),
+        "" if entry.betas is None else f"betas {entry.betas[0]:g}, {entry.betas[1]:g}",
+        stating("smoothing {:g}", entry.label_smoothing),
+        stating("gradients clipped to {:g}", entry.max_grad_norm),
+        ", ".join(f"`{name}={value!r}`" for name, value in entry.options.items()),
+        entry.note,
+    ]
+    warmup = stating("warm-up {} iterations", entry.warmup) or stating("warm-up {} epochs", entry.warmup_epochs)
+    epochs = entry.epochs if not isinstance(entry.epochs, tuple) else "{} to {}".format(*entry.epochs)
+    length = stating("{} epochs", epochs) or stating("{} iterations", entry.iterations)
+    joined = ", ".join(filter(None, optimizer)).replace(f"{entry.optimizer}, at", f"{entry.optimizer} at")
+    return [joined, ", ".join(filter(None, [entry.schedule or "", warmup])), length, stating("{}", entry.batch_size)]
+
+
+def stating(form: str, value: Any) -> str:
+    """A text about a value, or nothing where there is none."""
+    return "" if value is None else form.format(value)
+
+
+def new_data_table() -> str:
+    """The rates for a user's own data, recipes with the same reason in one line."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for name in shipped():
+        fields, _ = recipes.settings_for(name, "data")
+        if any(isinstance(entry, Unpublished) and "nothing is trained" in entry.reason for entry in training(name)):
+            continue
+        ours = recipes.get(name).adamw
+        why = f"ours, {ours.why}" if isinstance(ours, AdamW) else "published"
+        lines.setdefault((f"{fields['lr']:g}", f"{fields['weight_decay']:g}", why), []).append(f"`{name}`")
+    rows = [[", ".join(names), *facts] for facts, names in lines.items()]
+    return table(["recipes", "learning rate", "weight decay", "from"], rows)
+
+
+def training(name: str) -> tuple[Published | Unpublished, ...]:
+    """The published settings of a recipe."""
+    return recipes.get(name).training
+
+
+def picturebook_table() -> str:
+    """What the picturebook's streams are trained with, recipes with the same entry in one line."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for name in shipped():
+        tuned = recipes.get(name).picturebook
+        if isinstance(tuned, Tuned):
+            options = ", ".join(f"`{option}={value!r}`" for option, value in tuned.options.items())
+            lines.setdefault((f"{tuned.lr:g}", options, tuned.how), []).append(f"`{name}`")
+    rows = [[", ".join(names), *facts] for facts, names in lines.items()]
+    return table(["recipes", "learning rate", "options", "what was tried"], rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "recipes": recipe_table,
+    "options": option_table,
+    "published settings": published_table,
+    "rates on new data": new_data_table,
+    "picturebook": picturebook_table,
+}
+
+
+def filled(text: str, names: Iterable[str], where: str) -> str:
+    """A page with its blocks as they should be.
+
+    :param text: the page as it is.
+    :param names: names of the blocks that it must have.
+    :param where: the page's name, for the error.
+    :raises SystemExit: if a block is missing.
+    """
+    for name in names:
+        block = re.compile(rf"(<!-- generated: {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        if not block.search(text):
+            raise SystemExit(f"{where} has no block <!-- generated: {name} --> ... <!-- end -->")
+        made = BLOCKS[name]()
+        text = block.sub(lambda match, made=made: match[1] + made + match[2], text)
+    return text
+
+
+def catalogue() -> str:
+    """The light list of shipped recipes, for help texts."""
+    facts = map(recipes.describe, shipped())
+    lines = [
+        json.dumps({"name": r.name, "family": r.family, "summary": r.summary, "kinds": list(r.kinds)}) for r in facts
+    ]
+    return '{"recipes": [\n  ' + ",\n  ".join(lines) + "\n]}\n"
+
+
+def wanted(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated file, as it should be.
+
+    :param root: the checkout.
+    """
+    pages = {root / name: filled((root / name).read_text(), blocks, name) for name, blocks in PAGES.items()}
+    return {**pages, root / CATALOGUE: catalogue()}
+
+
+def main(check: bool) -> int:
+    """Write what is stale, or say it.
+
+    :param check: whether files stay as they are.
+    """
+    stale = {path: text for path, text in wanted().items() if path.read_text() != text}
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text)
+        print(f"{path.relative_to(ROOT)} {'is stale: run python docs/generate.py' if check else 'is written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

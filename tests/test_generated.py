@@ -1,0 +1,47 @@
+"""Tables and the catalogue are what the recipes' declarations give."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def generate():
+    return runpy.run_path(str(ROOT / "docs/generate.py"))
+
+
+def test_what_is_generated_is_fresh(generate):
+    stale = [path.name for path, text in generate["wanted"]().items() if path.read_text() != text]
+    assert not stale, f"run python docs/generate.py: {', '.join(stale)}"
+
+
+def test_a_stale_cell_is_noticed(generate):
+    page = (ROOT / "README.md").read_text()
+    changed = page.replace("the task loss and nothing else", "the task loss")
+    assert changed != page and generate["filled"](changed, ["recipes"], "README.md") == page
+
+
+def test_a_missing_block_is_named(generate):
+    page = (ROOT / "README.md").read_text().replace("<!-- generated: recipes -->", "")
+    with pytest.raises(SystemExit, match=r"README\.md has no block <!-- generated: recipes -->"):
+        generate["filled"](page, ["recipes"], "README.md")
+
+
+def test_every_recipe_is_in_every_table_that_is_about_it(generate):
+    for block in ("recipes", "published settings"):
+        rows = generate["BLOCKS"][block]().splitlines()[2:]
+        named = {row.split("`")[1] for row in rows}
+        assert named == set(generate["shipped"]())
+    options = {tuple(row.split("`")[1:4:2]) for row in generate["BLOCKS"]["options"]().splitlines()[2:]}
+    assert ("zscl", "side") in options and ("lwf", "temperature") in options
+
+
+def test_every_recipe_has_prose_beside_its_row():
+    page = (ROOT / "docs/recipes.md").read_text()
+    for name in runpy.run_path(str(ROOT / "docs/generate.py"))["shipped"]():
+        assert f"## {name}\n" in page or f"`{name}`" in page.split("## Adaptation", 1)[1].split("\n## ", 1)[0], name
