@@ -17,8 +17,8 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training import plugins as stock
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import DER, ER_ACE, Cumulative, Naive
+from mini import mini
 
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import criterion_for
 from avalanche_vlm.training.data import images_of
 from avalanche_vlm.weights.average import snapshot
@@ -129,7 +129,7 @@ def impatient(optimizer: torch.optim.Optimizer) -> SupervisedPlugin:
 
 STOCK: dict[str, Stock] = {
     "Replay": Stock(lambda o: stock.ReplayPlugin(20), replayed),
-    "EWC": Stock(lambda o: stock.EWCPlugin(1e3), penalised),
+    "EWC": Stock(lambda o: stock.EWCPlugin(1e2), penalised),
     "LwF": Stock(lambda o: stock.LwFPlugin(1.0, 2.0), penalised),
     "SI": Stock(lambda o: stock.SynapticIntelligencePlugin(1e3), penalised),
     "MAS": Stock(lambda o: stock.MASPlugin(1.0), penalised),
@@ -206,7 +206,7 @@ def train(name: str, benchmark, freeze: tuple[str, ...] | None = None, **options
     """Two experiences with Avalanche's own strategy, then its evaluation."""
     torch.manual_seed(0)
     chosen = STOCK[name]
-    model = create_vlm("tiny", "random", freeze=chosen.freeze if freeze is None else freeze)
+    model = mini(chosen.freeze if freeze is None else freeze)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     plugin = chosen.make(optimizer) if chosen.strategy is None else None
     before = Before()

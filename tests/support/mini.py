@@ -1,0 +1,23 @@
+"""A CLIP as deep as the shipped one and a sixteenth as costly, for tests that train it again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from open_clip.model import CLIP
+
+from avalanche_vlm.models import VLM, from_open_clip, tiny
+
+WIDTH, IMAGE_BLOCKS, TEXT_BLOCKS = 32, 4, 3
+
+
+def mini(freeze: Iterable[str] = ("scale",)) -> VLM:
+    """A model with random weights that reads the picturebook: 32 pixels, the shipped model's words."""
+    tokenizer = tiny.build_tokenizer()
+    vision = {"image_size": 32, "patch_size": 8, "width": WIDTH, "layers": IMAGE_BLOCKS, "head_width": 16}
+    text = {"width": WIDTH, "heads": 2, "layers": TEXT_BLOCKS, "context_length": tokenizer.context_length}
+    torch.manual_seed(0)
+    clip = CLIP(WIDTH, vision, {**text, "vocab_size": tokenizer.vocab_size})
+    model = from_open_clip(clip, tokenizer, image_size=32, mean=tiny.MEAN, std=tiny.STD, name="mini")
+    return model.unfreeze(*model.frozen).freeze(*freeze)
