@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from avalanche.training.plugins import ReplayPlugin
+from mini import mini
 
 from avalanche_vlm.evaluation.ledger import fingerprints
 from avalanche_vlm.evaluation.passes import FlopCounter, inference_flops
 from avalanche_vlm.evaluation.user_data import keeps_user_data, may_keep_pictures
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
@@ -61,7 +61,7 @@ def outcome_of(streams):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 known[key] = run_experiment(
-                    streams[kind], name, model=create_vlm("tiny"), settings=train, options=options, evaluate=False
+                    streams[kind], name, model=mini(), settings=train, options=options, evaluate=False
                 )
         return known[key]
 
@@ -78,7 +78,7 @@ def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     assert entry["reference_pairs_needed"] == ("reference" in recipes.get(name).needs)
     assert entry["task_id_needed"] == (kind == "classes")  # these classes compete within their task
     # Whoever leaves the pretrained weights alone can go back to them, and nobody else can.
-    untouched = fingerprints(create_vlm("tiny")) <= fingerprints(model)
+    untouched = fingerprints(mini()) <= fingerprints(model)
     assert entry["reversible"] == untouched == ("weights" not in entry["artifacts"])
     if recipes.get(name).family == "PEA" and name not in MERGED:
         assert untouched
@@ -86,11 +86,11 @@ def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
         assert "modules" in entry["artifacts"] and entry["added_parameters"] > 0
     assert entry["stored_ram_bytes"] + entry["stored_disk_bytes"] == outcome.result["costs"]["stored_bytes"]
     assert entry["training_flops_per_sample"] > 0 or name == "zero-shot"
-    assert entry["inference_flops_per_sample"] > 1e7
+    assert entry["inference_flops_per_sample"] > 2e6
 
 
 def test_switching_modules_off_gives_the_pretrained_answers_back(outcome_of, streams):
-    model, plain = outcome_of("lora").strategy.model, create_vlm("tiny")
+    model, plain = outcome_of("lora").strategy.model, mini()
     x = torch.rand(4, 3, 32, 32)
     model.eval()
     with torch.no_grad(), model.routed.pool.using(None):
@@ -143,7 +143,7 @@ def test_counting_changes_no_result(streams):
     x, y = torch.rand(8, 3, 32, 32), torch.arange(8) % 10
     losses = []
     for counted in (False, True):
-        model = create_vlm("tiny")
+        model = mini()
         model.set_label_space(streams["classes"].label_space)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(3):
@@ -163,7 +163,7 @@ def test_counting_changes_no_result(streams):
 def test_avalanches_replay_keeps_user_data(streams):
     from avalanche_vlm.training import VLMNaive, criterion_for
 
-    benchmark, model = streams["classes"], create_vlm("tiny")
+    benchmark, model = streams["classes"], mini()
     model.set_label_space(benchmark.label_space)
     plugin = ReplayPlugin(mem_size=8)
     assert not keeps_user_data([plugin], False, (3, 32, 32))
@@ -195,7 +195,7 @@ def test_what_will_keep_pictures_is_known_before_it_does(streams):
     found = {
         name
         for name in ("fine-tune", "replay", "icarl", "tic-cumulative", "proof", "lora", "text-replay", "ewc-clip")
-        if may_keep_pictures(recipes.build(name, model=create_vlm("tiny"), **LESS.get(name, {})))
+        if may_keep_pictures(recipes.build(name, model=mini(), **LESS.get(name, {})))
     }
     assert found == expected
 
@@ -222,9 +222,7 @@ def test_a_run_that_fails_leaves_no_counter_behind(streams, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(
-            streams["classes"], "fine-tune", model=create_vlm("tiny"), settings=settings, progress=stop, evaluate=False
-        )
+        run_experiment(streams["classes"], "fine-tune", model=mini(), settings=settings, progress=stop, evaluate=False)
     assert not _get_current_dispatch_mode_stack()
     assert not torch.nn.modules.module._global_forward_hooks
 
@@ -238,7 +236,7 @@ def test_what_probes_look_at_is_no_cost_of_the_recipe(streams, outcome_of):
         probed = run_experiment(
             streams["classes"],
             "replay",
-            model=create_vlm("tiny"),
+            model=mini(),
             settings=TrainSettings(lr=1e-3, epochs=1, batch_size=8),
             options={"batch_size": 8},
             metrics=[DriftProbe(held_out[0]), InterferenceProbe(samples=8), ErosionProbe(held_out)],

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from mini import IMAGE_BLOCKS, WIDTH, mini
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
@@ -39,7 +40,7 @@ def run(recipe: str, seed: int = 0, **settings):
     outcome = run_experiment(
         benchmark,
         recipe,
-        model=create_vlm("tiny", "random"),
+        model=mini(),
         settings=TrainSettings(**{"lr": 1e-3, "epochs": 1, **settings}),
         options=OPTIONS.get(recipe),
         seed=seed,
@@ -70,7 +71,7 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
 
 
 def check_costs(recipe: str, costs: dict) -> None:
-    width, blocks, rank = 128, 4, 2
+    width, blocks, rank = WIDTH, IMAGE_BLOCKS, 2
     if recipe == "lora":
         # q, k, v, out: 2 * width per rank each; the MLP's two layers: 5 * width per rank each.
         module = blocks * rank * (4 * 2 * width + 2 * 5 * width)
@@ -94,8 +95,10 @@ def check_costs(recipe: str, costs: dict) -> None:
         # Modules stay beside the model, unless they are merged into its weights.
         assert (costs["added_parameters"] >= costs["trainable_parameters"]) == (recipe != "keeplora")
     else:
-        frozen = 0 if recipe != "latent-replay" else 2 * 12 * width**2  # half of the blocks and what is before them
-        assert frozen < costs["model_parameters"] - costs["trainable_parameters"] < 1.2 * frozen + 2
+        # Half of the blocks, and what is before them: patches, positions and a norm.
+        before = 3 * 8 * 8 * width + (1 + 17) * width + 2 * width
+        frozen = 0 if recipe != "latent-replay" else before + 2 * (12 * width**2 + 13 * width)
+        assert frozen < costs["model_parameters"] - costs["trainable_parameters"] < frozen + 2
         assert costs["added_parameters"] == 0
     if recipe == "replay":
         assert 0 < costs["stored_bytes"] <= 60_000
@@ -105,7 +108,7 @@ def check_costs(recipe: str, costs: dict) -> None:
         assert costs["stored_bytes"] == 0
     if recipe == "zscl":
         n = SMALL["n_reference"]
-        pictures, features = n * 3 * 32 * 32, 2 * n * 128 * 4
+        pictures, features = n * 3 * 32 * 32, 2 * n * width * 4
         weights = 4 * costs["trainable_parameters"]
         assert pictures + features < costs["stored_bytes"] < 1.1 * (pictures + features + weights)
 

@@ -14,13 +14,14 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mini import mini
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, ReferencePairs, VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.memory import ExemplarMemory, stored_bytes
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.site import Site, sites_of
 from avalanche_vlm.training import criterion_for, recipes
 from avalanche_vlm.training.plugins import DistillationPlugin, ReferenceReplayPlugin
@@ -60,7 +61,7 @@ def trained(tiny_benchmark, tiny_pairs):
         if (name, kind) not in cache:
             torch.manual_seed(0)
             benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
-            model = create_vlm("tiny", "random")
+            model = mini()
             resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
             # Budgets that fill up, as they do in use.
             options = {"max_bytes": 100_000} if "max_bytes" in recipes.get(name).settings else {}
