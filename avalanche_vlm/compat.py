@@ -54,6 +54,20 @@ def criterion_of(strategy: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.
     return strategy._criterion
 
 
+class UnpacksContainers:
+    """Mixin for Avalanche's strategies: minibatches may hold containers that move themselves.
+
+    Avalanche's master accepts only tensors and dicts when it moves a minibatch, and its hook for that has no public
+    name. Put it before the strategy's class.
+    """
+
+    mbatch: Any
+    device: torch.device
+
+    def _unpack_minibatch(self) -> None:
+        self.mbatch = [part.to(self.device, non_blocking=True) for part in self.mbatch]
+
+
 def version_of(tensor: torch.Tensor) -> int:
     """How often a tensor was written to in place, as far as torch counts.
 

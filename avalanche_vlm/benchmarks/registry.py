@@ -28,28 +28,20 @@ class TransformPair(Protocol):
     """The image transforms of a model: with its augmentation for training, without for evaluation."""
 
     @property
-    def train(self) -> Callable[[Any], Any]:
-        """The transform of training images."""
-        ...
+    def train(self) -> Callable[[Any], Any]: ...
 
     @property
-    def eval(self) -> Callable[[Any], Any]:
-        """The transform of images that are evaluated."""
-        ...
+    def eval(self) -> Callable[[Any], Any]: ...
 
 
 class Reader(Protocol):
     """What reads the samples of a benchmark: a model, as far as a benchmark knows it."""
 
     @property
-    def transforms(self) -> TransformPair:
-        """The image transforms."""
-        ...
+    def transforms(self) -> TransformPair: ...
 
     @property
-    def tokenizer(self) -> Callable[..., Any]:
-        """The function from texts to tokens."""
-        ...
+    def tokenizer(self) -> Callable[..., Any]: ...
 
 
 def brought_by(model: Reader | None) -> dict[str, Any]:
@@ -142,7 +134,7 @@ def get(name: str) -> Benchmark:
     """The declaration of a benchmark.
 
     :param name: one of :func:`names`.
-    :return: declaration of that benchmark.
+    :return: the declaration.
     :raises InputError: if there is none of that name.
     """
     return BENCHMARKS.get(name)

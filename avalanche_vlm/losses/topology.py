@@ -148,6 +148,15 @@ class FeatureQueue:
         """Bytes of its tensors, filled or not."""
         return self.features.nbytes + self.ids.nbytes
 
+    def to(self, device: torch.device | str) -> FeatureQueue:
+        """Keep everything on another device from now on.
+
+        :param device: the new device.
+        :return: the queue itself.
+        """
+        self.features, self.ids = self.features.to(device), self.ids.to(device)
+        return self
+
     def state_dict(self) -> dict[str, torch.Tensor | int]:
         """What was pushed, and where the next feature goes; the tensors are not copied."""
         return {"features": self.features, "ids": self.ids, "filled": self.filled, "next": self._next}

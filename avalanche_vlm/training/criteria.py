@@ -6,15 +6,16 @@ import torch
 from torch import nn
 
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive, sigmoid_contrastive
+from avalanche_vlm.losses.reduction import Reduction
 
 
 class ContrastiveCriterion(nn.Module):
     """CLIP's symmetric loss on in-batch logits ``[B, B]``; equal ``y`` are positives of each other.
 
-    :param reduction: ``"mean"``, or ``"none"`` for one loss per pair (Avalanche's MIR sets it).
+    :param reduction: ``"mean"`` over the pairs, or ``"none"`` for one loss per pair (Avalanche's MIR sets it).
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
         self.reduction = reduction
 
@@ -25,10 +26,10 @@ class ContrastiveCriterion(nn.Module):
 class SigmoidCriterion(nn.Module):
     """SigLIP's loss on in-batch logits ``[B, B]``; equal ``y`` are positives of each other.
 
-    :param reduction: ``"mean"``, or ``"none"`` for one loss per image.
+    :param reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image.
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
         self.reduction = reduction
 
@@ -39,9 +40,10 @@ class SigmoidCriterion(nn.Module):
 def criterion_for(kind: str, model: nn.Module, label_smoothing: float = 0.0) -> nn.Module:
     """The task loss of a benchmark's kind.
 
-    :param kind: ``"classes"`` or ``"pairs"``.
-    :param model: a model with a logit bias (SigLIP) takes the sigmoid loss on pairs.
-    :param label_smoothing: for classes, in [0, 1); spreads over the whole label space, so use it with ``"union"``.
+    :param kind: kind of the benchmark's samples, ``"classes"`` or ``"pairs"``.
+    :param model: the model that is trained; one with a logit bias (SigLIP) takes the sigmoid loss on pairs.
+    :param label_smoothing: label smoothing for classes, in [0, 1); it spreads over the whole label space, so use it
+        with ``"union"``.
     """
     if kind == "classes":
         return nn.CrossEntropyLoss(label_smoothing=label_smoothing)

@@ -3,32 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
+from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
+from avalanche_vlm.training.protocol import Strategy, model_of
+
+Batch = tuple[torch.Tensor | ImageText, torch.Tensor, torch.Tensor]
+"""Images or image-text pairs, class or caption ids ``[B]``, and task labels ``[B]``."""
 
 
-def experience_batches(strategy: Any, batch_size: int = 256) -> Iterator[list]:
+class LabelledFeatures(NamedTuple):
+    """Samples as a frozen image tower sees them.
+
+    :param features: image features of unit length ``[N, D]``.
+    :param y: class or caption ids ``[N]``.
+    :param task: task labels ``[N]``.
+    """
+
+    features: torch.Tensor
+    y: torch.Tensor
+    task: torch.Tensor
+
+    @property
+    def classes(self) -> torch.Tensor:
+        """The class ids that occur, in ascending order ``[n]``."""
+        return self.y.unique()
+
+
+def experience_batches(strategy: Strategy, batch_size: int = 256) -> Iterator[Batch]:
     """The current experience under its *evaluation* transforms, in order, on the strategy's device.
 
-    :return: minibatches ``[x, y, task_label]``.
+    :param strategy: the strategy, while an experience is at hand.
+    :param batch_size: samples per minibatch, at least 1.
+    :return: minibatches of inputs, ids and task labels.
     """
-    loader = DataLoader(strategy.experience.dataset.eval(), batch_size=batch_size)
-    for batch in loader:
-        yield [part.to(strategy.device) for part in batch]
+    for x, y, task in DataLoader(strategy.experience.dataset.eval(), batch_size=batch_size):
+        yield x.to(strategy.device), y.to(strategy.device), task.to(strategy.device)
 
 
-def images_of(x: Any) -> torch.Tensor:
-    """The images of a class-labelled or of an image-text batch."""
-    return x if isinstance(x, torch.Tensor) else x.image
+def experience_features(strategy: Strategy) -> LabelledFeatures:
+    """What the plain image tower says of the current experience, in eval mode and without gradients.
+
+    The precision is that of the context around the call.
+
+    :param strategy: the strategy, while an experience is at hand.
+    """
+    model = model_of(strategy)
+    with model.evaluating():
+        parts = [(model.encode_image_plain(images_of(x)), y, task) for x, y, task in experience_batches(strategy)]
+    return LabelledFeatures(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def images_of(x: torch.Tensor | ImageText) -> torch.Tensor:
+    """The images ``[B, 3, H, W]`` of a class-labelled or of an image-text batch.
+
+    :param x: the batch's inputs.
+    """
+    return x.image if isinstance(x, ImageText) else x
 
 
 def reference_features(model: VLM, reference: ReferencePairs, batch_size: int = 256) -> torch.Tensor:
-    """Unit-length features of the reference pictures by the plain image tower ``[N, D]``."""
+    """Unit-length features of the reference pictures by the plain image tower ``[N, D]``.
+
+    :param model: the model whose tower encodes them.
+    :param reference: the pairs; their captions are not read.
+    :param batch_size: pictures per forward pass, at least 1.
+    """
     with model.evaluating():
         parts = [
             model.encode_image_plain(reference.batch(rows).to(model.device))

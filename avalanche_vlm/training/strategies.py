@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from avalanche.models.dynamic_optimizers import update_optimizer
 from avalanche.training.supervised import Naive
 
+from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.protocol import Strategy
 
-_AMP = {None: None, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    from avalanche.training.templates import SupervisedTemplate as _Template
+else:
+    _Template = object
+
+_AMP = {"bf16": torch.bfloat16}
 
 
-class VLMMixin:
+class VLMMixin(UnpacksContainers, _Template):
     """Put it before an Avalanche strategy: ``class VLMReplay(VLMMixin, Replay): ...``.
 
     It keeps the optimizer to the trainable parameters, starts every experience with fresh optimizer state (as all
@@ -26,6 +33,8 @@ class VLMMixin:
     :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does.
     """
 
+    optimized_param_id: dict[str, torch.nn.Parameter] | None
+
     def __init__(
         self,
         *,
@@ -34,7 +43,7 @@ class VLMMixin:
         keep_optimizer_state: bool = False,
         **kwargs: Any,
     ) -> None:
-        if amp not in _AMP:
+        if amp is not None and amp not in _AMP:
             raise InputError(f"amp is None or 'bf16', not {amp!r}")
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise InputError(f"max_grad_norm must be positive, not {max_grad_norm}")
@@ -43,7 +52,7 @@ class VLMMixin:
         self.max_grad_norm = max_grad_norm
         self.keep_optimizer_state = keep_optimizer_state
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The precision context of this strategy; plugins that run the model on data of their own enter it too."""
         if self.amp is None:
             return nullcontext()
@@ -83,15 +92,14 @@ class VLMMixin:
             remove_params=True,
         )
 
-    def _unpack_minibatch(self) -> None:
-        # Avalanche's master accepts only tensors and dicts here; a container that moves itself is all we need.
-        self.mbatch = [part.to(self.device, non_blocking=True) for part in self.mbatch]
-
 
 class VLMNaive(VLMMixin, Naive):
     """Avalanche's ``Naive`` with :class:`VLMMixin`: plain fine-tuning, to which recipes add their plugins."""
 
 
-def autocast_of(strategy: Any) -> AbstractContextManager:
-    """The strategy's precision context; none for Avalanche's own strategies."""
+def autocast_of(strategy: Strategy) -> AbstractContextManager[Any]:
+    """The strategy's precision context; none for Avalanche's own strategies.
+
+    :param strategy: the strategy whose precision a plugin's own passes take.
+    """
     return strategy.autocast() if isinstance(strategy, VLMMixin) else nullcontext()

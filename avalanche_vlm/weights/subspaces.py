@@ -96,3 +96,56 @@ def project(
     if output_basis is not None:
         projected = output_basis @ (output_basis.T @ projected.to(output_basis))
     return projected.to(update)
+
+
+@torch.no_grad()
+def grow_basis(basis: torch.Tensor, covariance: torch.Tensor, share: float) -> torch.Tensor:
+    """A basis with the fewest further directions with which it holds a share of the energy.
+
+    KeepLoRA's growth of the unified subspace, which is Gradient Projection Memory's (Saha et al., arXiv 2103.09762, eq.
+    9): the eigenvectors of ``(I - M M^T) C (I - M M^T)`` from the largest eigenvalue on, until these and what ``M``
+    holds sum up to the share of the trace of ``C``.
+
+    :param basis: ``M [in, k]``, orthonormal columns; k may be 0.
+    :param covariance: ``C [in, in]``, symmetric and positive semi-definite.
+    :param share: share of the energy that is held then, in [0, 1].
+    :return: ``[in, k']``, orthonormal, k' at least k and at most ``in``.
+
+    >>> grow_basis(torch.eye(3)[:, :1], torch.diag(torch.tensor([1.0, 8.0, 1.0])), share=0.9).shape
+    torch.Size([3, 2])
+    """
+    wanted = share * covariance.trace()
+    rest = covariance - basis @ (basis.T @ covariance)
+    rest = rest - (rest @ basis) @ basis.T
+    held = covariance.trace() - rest.trace()
+    energies, vectors = torch.linalg.eigh((rest + rest.T) / 2)
+    energies, vectors = energies.flip(0), vectors.flip(1)
+    # What is below the precision is no direction of the data.
+    noise = torch.finfo(energies.dtype).eps * len(energies) * covariance.trace()
+    before = held + energies.cumsum(0) - energies
+    count = int(((before < wanted) & (energies > noise)).sum())
+    # Rounding must not add up over tasks: M M^T has to stay a projector.
+    return torch.linalg.qr(torch.cat([basis, vectors[:, :count]], dim=1)).Q if count else basis
+
+
+@torch.no_grad()
+def steepest_directions(gradient: torch.Tensor, basis: torch.Tensor, rank: int) -> torch.Tensor:
+    """The input directions in which a loss falls fastest outside of a subspace: the first right singular vectors of
+    ``G - G M M^T``.
+
+    :param gradient: ``G [out, in]``.
+    :param basis: ``M [in, k]``, orthonormal columns.
+    :param rank: number of directions at most. Those that the projected gradient does not have are left out: nothing
+        would keep them off the subspace.
+    :return: orthonormal rows ``[r, in]``, r at most ``rank``; none where all inputs are protected.
+
+    >>> steepest_directions(torch.tensor([[3.0, 2.0, 0.0]]), torch.eye(3)[:, :1], rank=2).abs()
+    tensor([[0., 1., 0.]])
+    """
+    gradient, basis = gradient.float(), basis.float()
+    _, strengths, vectors = torch.linalg.svd(gradient - gradient @ basis @ basis.T, full_matrices=False)
+    noise = torch.finfo(strengths.dtype).eps * max(gradient.shape) * torch.linalg.matrix_norm(gradient)
+    found = vectors[:rank][strengths[:rank] > noise]
+    # Once more, as the weakest are the least exact.
+    found = found - found @ basis @ basis.T
+    return torch.linalg.qr(found.T).Q.T

@@ -7,7 +7,7 @@ time. The ``update_*`` functions take one vector in, in place: what a plugin tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -145,10 +145,28 @@ class TiesSums:
     ten tasks than for two: the merged vector alone would not do, since which sign wins is known only at the end.
     """
 
-    positive: State
-    negative: State
-    positives: State
-    negatives: State
+    positive: State = field(default_factory=dict)
+    negative: State = field(default_factory=dict)
+    positives: State = field(default_factory=dict)
+    negatives: State = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all four."""
+        return sum(tensor.nbytes for part in vars(self).values() for tensor in part.values())
+
+    def state_dict(self) -> State:
+        """All tensors, by the field that they are in, a dot, and their name."""
+        return {f"{part}.{name}": tensor for part, of in vars(self).items() for name, tensor in of.items()}
+
+    def load_state_dict(self, state: Vector) -> None:
+        """Go on from a state that :meth:`state_dict` gave.
+
+        :param state: tensors by field and name.
+        """
+        for part in vars(self):
+            own = {key: tensor for key, tensor in state.items() if key.startswith(f"{part}.")}
+            setattr(self, part, {key.removeprefix(f"{part}."): tensor.clone() for key, tensor in own.items()})
 
 
 def no_ties(like: Vector) -> TiesSums:

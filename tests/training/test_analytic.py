@@ -190,9 +190,9 @@ def test_what_it_does_not_go_with_is_refused(random_model, tiny_pairs):
     strategy = naive(random_model, [AnalyticHeadPlugin(random_model, head, FeatureCache("unused"))])
     with pytest.raises(InputError, match="needs a class-labelled stream"):
         strategy.train(tiny_pairs.train_stream[0])
-    with pytest.raises(InputError, match="has a class head already"):
+    with pytest.raises(InputError, match="class head is taken by an analytic head, and an analytic head needs it"):
         AnalyticHeadPlugin(random_model, head)
-    random_model.class_head = None
-    random_model.image_path = torch.nn.Identity()
-    with pytest.raises(InputError, match="image path is taken by Identity"):
+    random_model.uninstall("class_head")
+    random_model.install("image_path", torch.nn.Identity(), "a detour")
+    with pytest.raises(InputError, match="image path is taken by a detour, and the class head of an analytic head"):
         AnalyticHeadPlugin(random_model, head)

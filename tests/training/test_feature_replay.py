@@ -352,7 +352,7 @@ def test_without_training_towers_there_is_nothing_to_compensate(random_model):
 
 def test_an_image_path_that_is_taken(random_model):
     recipes.build("lora", model=random_model, rank=2)
-    with pytest.raises(InputError, match="image path is taken by RoutedPool"):
+    with pytest.raises(InputError, match="image path is taken by modules per task, and feature replay needs it"):
         FeatureReplayPlugin(random_model, memory_for("classes"))
 
 

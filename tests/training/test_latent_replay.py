@@ -226,8 +226,8 @@ def test_bad_settings_are_refused(random_model, tiny_benchmark, tiny_pairs):
     with pytest.raises(InputError, match="whole number of 1 or more, not 0"):
         LatentReplayPlugin(random_model, memory, batch_size=0)
     routed = copy.deepcopy(random_model)
-    routed.image_path = torch.nn.Identity()
-    with pytest.raises(InputError, match="needs the plain image tower"):
+    routed.install("image_path", torch.nn.Identity(), "a detour")
+    with pytest.raises(InputError, match="image path is taken by a detour, and latent replay needs it"):
         LatentReplayPlugin(routed, memory)
     plugin = LatentReplayPlugin(random_model, memory)
     naive(random_model, [plugin]).train(tiny_benchmark.train_stream[0])

@@ -153,5 +153,5 @@ def test_defaults_are_the_published_ones_and_errors_name_the_culprit(random_mode
     assert random_model.image_path is None
     (plugin,) = recipes.build("l2p", model=random_model)
     assert isinstance(plugin, QueryPromptPlugin) and set(random_model.frozen) == {"image", "text", "scale"}
-    with pytest.raises(InputError, match="image path is taken by QueryPromptPath"):
+    with pytest.raises(InputError, match="image path is taken by prompts by query, and prompts by query needs it"):
         recipes.build("dualprompt", model=random_model)

@@ -13,14 +13,18 @@ from avalanche_vlm.benchmarks import ImageText, ReferencePairs
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
 
 SPACE = LabelSpace(tuple("abcdef"), ((0, 2, 4), (1, 3, 5)), "union", (PromptTemplates("t", ("a {}", "the {}")),))
 
 
-class Model:
+class Model(VLM):
     """As much of a model as a reference reads."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
 
     label_space = SPACE
     tokenizer = staticmethod(lambda texts: torch.tensor([[len(t), *t.encode()[:3].ljust(3)] for t in texts]))

@@ -264,5 +264,5 @@ def test_means_are_those_of_the_exemplars_under_the_current_encoder(random_model
         assert head.known.nonzero()[:, 0].tolist() == stored["y"].unique().tolist()
     quota = 20 // len(memory.labels.unique())
     assert torch.bincount(memory.labels)[memory.labels.unique()].tolist() == [quota] * len(memory.labels.unique())
-    with pytest.raises(InputError, match="has a class head already"):
+    with pytest.raises(InputError, match="class head is taken by a nearest-mean head"):
         NearestMeanPlugin(random_model, memory)

@@ -13,6 +13,7 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm.benchmarks import ImageText
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.topology import FeatureQueue
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training import recipes
@@ -278,6 +279,7 @@ def seen_by(student, previous, momentum, past: int = 1) -> Comparison:
 
 def test_neither_teachers_nor_the_queue_get_gradients(random_model):
     loss = ctp(random_model, queue=8)[0].loss
+    loss.queue = FeatureQueue(8, 2 * 4)
     first = [leaves(5, 4) for _ in range(3)]
     loss(seen_by(*first)).backward()
     assert not loss.queue.features.requires_grad
@@ -291,6 +293,7 @@ def test_neither_teachers_nor_the_queue_get_gradients(random_model):
 
 def test_the_queue_keeps_what_was_pushed_and_not_what_became_of_it(random_model):
     loss = ctp(random_model, queue=8)[0].loss
+    loss.queue = FeatureQueue(8, 2 * 4)
     momentum = [x.detach() for x in leaves(3, 4)]
     pushed = torch.cat(momentum, dim=1).clone()
     loss(seen_by(leaves(3, 4), leaves(3, 4), momentum))
@@ -307,6 +310,7 @@ def test_the_first_task_does_not_ask_the_previous_model(random_model):
     seen = seen_by(student, student, momentum, past=0)
     unasked = Side(never, never, torch.tensor(10.0), seen.text_of_image)
     loss = ctp(random_model, contrast=2.0, topology=7.0)[0].loss
+    loss.queue = FeatureQueue(8, 2 * 4)
     value = loss(Comparison(seen.student, (unasked, seen.teachers[1]), 0, seen.text_of_image, seen.y))
     y = list(range(5))
     there, back = contrast(student[0], momentum[1], [], y, []), contrast(student[1], momentum[0], [], y, [])
@@ -314,7 +318,7 @@ def test_the_first_task_does_not_ask_the_previous_model(random_model):
 
 
 def test_each_of_ctps_losses_has_its_weight(random_model):
-    sides = [leaves(5, 4) for _ in range(3)]
+    sides = [leaves(5, random_model.width) for _ in range(3)]
     values = [
         ctp(random_model, contrast=a, topology=b)[0].loss(seen_by(*sides)).item() for a, b in ((1, 0), (0, 1), (2, 3))
     ]
@@ -323,7 +327,7 @@ def test_each_of_ctps_losses_has_its_weight(random_model):
 
 
 def test_half_precision_around_it_does_not_round_ctps_cosines(random_model):
-    sides = [leaves(5, 64) for _ in range(3)]
+    sides = [leaves(5, random_model.width) for _ in range(3)]
     exact = ctp(random_model)[0].loss(seen_by(*sides))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(ctp(random_model)[0].loss(seen_by(*sides)), exact)

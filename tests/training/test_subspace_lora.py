@@ -16,7 +16,8 @@ from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.modules.lora import LoRAAttention
 from avalanche_vlm.models.modules.low_rank import SubspaceLowRank
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
-from avalanche_vlm.training.plugins.subspace_lora import SubspaceLoRAPlugin, directions, grown
+from avalanche_vlm.training.plugins.subspace_lora import SubspaceLoRAPlugin
+from avalanche_vlm.weights.subspaces import grow_basis, steepest_directions
 
 KINDS = ("classes", "pairs")
 
@@ -39,7 +40,7 @@ def strategy_for(model, plugins, kind="classes", base=Naive, **settings):
 
 def weights(plugin) -> dict:
     """Of all adapted layers, as they are."""
-    return {place: weight.detach().clone() for place, weight in plugin._weights()}
+    return {weight.name: weight.value.detach().clone() for weight in plugin._weights()}
 
 
 def test_a_basis_grows_by_the_fewest_directions_that_hold_the_share():
@@ -49,7 +50,7 @@ def test_a_basis_grows_by_the_fewest_directions_that_hold_the_share():
     basis = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64)).Q
     covariance = samples.T @ samples
     for share in (0.0, 0.3, 0.8, 0.95, 0.999, 1.0):
-        more = grown(basis, covariance, share)
+        more = grow_basis(basis, covariance, share)
         k = more.shape[1]
         torch.testing.assert_close(more.T @ more, torch.eye(k, dtype=torch.float64), atol=1e-12, rtol=0)
         assert (basis - more @ (more.T @ basis)).abs().max() < 1e-12  # what was protected still is
@@ -67,15 +68,15 @@ def test_a_basis_grows_by_the_fewest_directions_that_hold_the_share():
 
 def test_directions_are_the_first_of_the_projected_gradient_and_no_others():
     gradient, basis = torch.randn(7, 5), torch.linalg.qr(torch.randn(5, 2)).Q
-    found = directions(gradient, basis, 2)
+    found = steepest_directions(gradient, basis, 2)
     v = torch.linalg.svd(gradient.double() @ (torch.eye(5) - basis @ basis.T).double()).Vh[:2].float()
     torch.testing.assert_close(found.T @ found, v.T @ v, atol=1e-5, rtol=0)
     # Three inputs are free, whatever the rank; a gradient of rank one has one direction; none, if all is protected.
-    assert directions(gradient, basis, 5).shape == (3, 5)
-    assert (directions(gradient, basis, 5) @ basis).abs().max() < 1e-6
-    assert directions(torch.outer(torch.randn(7), torch.randn(5)), basis, 3).shape == (1, 5)
-    assert directions(gradient, torch.eye(5), 3).shape == (0, 5)
-    assert directions(torch.zeros(7, 5), basis, 3).shape == (0, 5)
+    assert steepest_directions(gradient, basis, 5).shape == (3, 5)
+    assert (steepest_directions(gradient, basis, 5) @ basis).abs().max() < 1e-6
+    assert steepest_directions(torch.outer(torch.randn(7), torch.randn(5)), basis, 3).shape == (1, 5)
+    assert steepest_directions(gradient, torch.eye(5), 3).shape == (0, 5)
+    assert steepest_directions(torch.zeros(7, 5), basis, 3).shape == (0, 5)
 
 
 def test_training_b_from_zero_is_training_the_papers_reparametrised_weight():
@@ -110,8 +111,8 @@ def test_the_first_bases_hold_the_share_of_the_pretrained_weights():
     model = create_vlm("tiny")
     plugin = SubspaceLoRAPlugin(model, weight_energy={"image": 0.85, "text": 0.2})
     assert len(plugin.bases) == 4 * 7  # q, k, v, out in 4 + 3 blocks
-    for (where, part), weight in weights(plugin).items():
-        basis, share = plugin.bases[where, part], 0.85 if where.startswith("image.") else 0.2
+    for where, weight in weights(plugin).items():
+        basis, share = plugin.bases[where], 0.85 if where.startswith("image.") else 0.2
         total = weight.square().sum()
         assert (weight @ basis).square().sum() >= share * total * (1 - 1e-5)
         assert (weight @ basis[:, :-1]).square().sum() < share * total
@@ -133,14 +134,14 @@ def test_what_a_task_changes_reads_nothing_that_is_protected(stream, kind, base)
     rest = {n: p.detach().clone() for n, p in model.named_parameters() if ".attn." not in n}
     seen = []
     for experience in stream[kind]:
-        before, protected = weights(plugin), {place: basis.clone() for place, basis in plugin.bases.items()}
+        before, protected = weights(plugin), {name: basis.clone() for name, basis in plugin.bases.items()}
         strategy.train(experience)
-        for place, weight in weights(plugin).items():
-            change = weight - before[place]
-            assert change.abs().max() > 1e-5, place
-            assert (change @ protected[place]).abs().max() < 1e-5 * max(1.0, weight.abs().max()), place
+        for name, weight in weights(plugin).items():
+            change = weight - before[name]
+            assert change.abs().max() > 1e-5, name
+            assert (change @ protected[name]).abs().max() < 1e-5 * max(1.0, weight.abs().max()), name
             assert torch.linalg.matrix_rank(change.double(), atol=1e-4) <= 4
-            new, old = plugin.bases[place], protected[place]
+            new, old = plugin.bases[name], protected[name]
             assert (old - new @ (new.T @ old)).abs().max() < 1e-4
             torch.testing.assert_close(new.T @ new, torch.eye(new.shape[1]), atol=1e-4, rtol=0)
         seen.append(sum(basis.shape[1] for basis in plugin.bases.values()))
@@ -149,7 +150,7 @@ def test_what_a_task_changes_reads_nothing_that_is_protected(stream, kind, base)
     assert seen[0] < seen[1]
     assert set().union(*trained.values) == {
         f"clip.{'visual.' if where.startswith('image.') else ''}{tail(where)}.bank.task.{part}.B"
-        for where, part in plugin.bases
+        for where, _, part in (name.rpartition(".") for name in plugin.bases)
     }
     assert all(torch.equal(p, rest[n]) for n, p in model.named_parameters() if n in rest)
 
@@ -168,10 +169,12 @@ def test_directions_come_from_the_gradient_of_the_whole_task(stream, kind):
     read = Recorder(
         "before_training_epoch",
         lambda s: {
-            (w, p): plugin.layers[w].bank["task"][p].A.clone() for w, p in plugin.bases if w.startswith("image.")
+            f"{w}.{p}": plugin.layers[w].bank["task"][p].A.clone()
+            for w, _, p in (name.rpartition(".") for name in plugin.bases)
+            if w.startswith("image.")
         },
     )
-    held = {place: basis.clone() for place, basis in plugin.bases.items()}
+    held = {name: basis.clone() for name, basis in plugin.bases.items()}
     strategy = strategy_for(model, [plugin, read], kind)
     # All 64 samples in one batch, so that the order is of no consequence.
     strategy.train_mb_size = 64
@@ -180,11 +183,12 @@ def test_directions_come_from_the_gradient_of_the_whole_task(stream, kind):
     images, texts, owner = whole(twin, stream[kind][0], kind)
     logits = twin.similarity(twin.encode_image(images), F.normalize(texts, dim=-1))
     criterion_for(kind, twin)(logits if kind == "classes" else logits[:, owner], owner).backward()
-    for (where, part), a in read.values[0].items():
+    for name, a in read.values[0].items():
+        where, _, part = name.rpartition(".")
         layer = twin.clip.visual.get_submodule(where.removeprefix("image."))
         fused = part != "weight"
         gradient = layer.in_proj_weight.grad.chunk(3)["qkv".index(part)] if fused else layer.weight.grad
-        basis = held[where, part]
+        basis = held[name]
         _, s, v = torch.linalg.svd(gradient - gradient @ basis @ basis.T)
         if s[2] > 1.05 * s[3]:  # else the third direction is as good as the fourth
             torch.testing.assert_close(a.T @ a, v[:3].T @ v[:3], atol=2e-2, rtol=0)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import tensor_bytes
+from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.modules.files import read_module, write_module
 from avalanche_vlm.models.modules.site import Site
 
@@ -184,6 +184,10 @@ class ModulePool:
         """Bytes of all modules."""
         # A shared module counts once.
         return tensor_bytes({t.data_ptr(): t for name in self.names for t in self.state(name).values()}.values())
+
+    def stored(self) -> StoredBytes:
+        """Bytes of all modules."""
+        return StoredBytes(ram=self.nbytes())
 
     def _check(self, name: str) -> None:
         if name not in self.names:

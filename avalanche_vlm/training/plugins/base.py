@@ -11,7 +11,7 @@ from avalanche_vlm.memory.state import Stateful
 from avalanche_vlm.training.protocol import Strategy
 
 
-class VLMPlugin(SupervisedPlugin[Any], Stateful, supports_distributed=False):
+class VLMPlugin(SupervisedPlugin[Any], Stateful):
     """Base of our plugins.
 
     A subclass lists in :attr:`~avalanche_vlm.memory.state.Stateful.states` what changes while a stream is trained.
@@ -19,6 +19,10 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful, supports_distributed=False):
     Avalanche asks every subclass anew whether it supports distributed training: say so in the class statement, as in
     ``class P(VLMPlugin, supports_distributed=True)``; in the class body it is overwritten.
     """
+
+    def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.supports_distributed = supports_distributed
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         """The first callback of an experience: calls :meth:`prepare_parameters`."""

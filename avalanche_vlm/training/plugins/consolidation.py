@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Reference
 from avalanche_vlm.training.teachers.base import TeacherPolicy
-from avalanche_vlm.weights.average import snapshot
+from avalanche_vlm.weights.average import State, snapshot
 
 
 class ConsolidatedDistillationPlugin(DistillationPlugin):
@@ -24,13 +24,15 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
     where F is :func:`~avalanche_vlm.losses.penalty.adaptive_fisher` of the given loss's gradient in this very step.
     Differs from the authors' code, which gives weights without a gradient the importance 1e-6, where ours is 0.
 
-    :param model: as for :class:`~avalanche_vlm.training.plugins.DistillationPlugin`, like the next three.
+    :param model: the student, as the initial teacher will know it.
     :param loss: takes a :class:`~avalanche_vlm.training.plugins.Comparison`, gives a scalar.
     :param reference: what student and teachers are compared on.
-    :param teachers: one or several.
+    :param teachers: one teacher or several.
     :param consolidation: weight of the penalty. Importances are large where a tensor's gradient is sparse, so with
         plain SGD a step along the penalty's gradient can overshoot and diverge: it is meant for AdamW.
     """
+
+    states: ClassVar = {"_anchor": KEPT}
 
     def __init__(
         self,
@@ -42,11 +44,11 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
     ) -> None:
         super().__init__(model, loss, reference, teachers)
         self.consolidation = consolidation
-        self._anchor: dict[str, torch.Tensor] = {}
+        self._anchor: State = {}
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_training_exp(strategy, **kwargs)
-        self._anchor = snapshot(strategy.model.trainable_parameters())
+        self._anchor = snapshot(model_of(strategy).trainable_parameters())
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         others = strategy.loss
@@ -55,7 +57,7 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         loss, strategy.loss = strategy.loss, others
         if not loss.requires_grad:  # there was nothing to compare
             return
-        trainable = strategy.model.trainable_parameters()
+        trainable = model_of(strategy).trainable_parameters()
         found = torch.autograd.grad(
             loss,
             list(trainable.values()),
@@ -72,7 +74,3 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         self._anchor = {}  # the next task starts from the weights themselves
-
-    def stored(self) -> StoredBytes:
-        """Bytes of what is kept now: while a task trains its first weights as well."""
-        return super().stored() + StoredBytes(ram=tensor_bytes(self._anchor.values()))

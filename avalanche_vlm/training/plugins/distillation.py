@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.memory.state import stored_bytes
+from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.plugins.taps import FeatureTapPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Reference
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.training.teachers.base import Side, TeacherPolicy, scaled_cosines
@@ -25,12 +25,12 @@ StudentSide = Literal["image", "text", "both"]
 class Comparison:
     """What a loss gets to see: the same inputs through the student's eyes and through each teacher's.
 
-    :param student: with gradients.
-    :param teachers: without, in the order in which the plugin was given them.
-    :param past: how many experiences were trained before this one.
-    :param text_of_image: int64 ``[B]``, which text each image belongs to; None if they have nothing to do with each
-        other.
-    :param y: of the minibatch that trains, ``[M]``.
+    :param student: the student's eyes, with gradients.
+    :param teachers: the teachers' eyes, without gradients, in the order in which the plugin was given them.
+    :param past: number of experiences that were trained before this one.
+    :param text_of_image: which text each image belongs to, int64 ``[B]``; None if images and texts have nothing to do
+        with each other.
+    :param y: ids of the minibatch that trains, ``[M]``.
     """
 
     student: Side
@@ -77,10 +77,13 @@ class DistillationPlugin(FeatureTapPlugin):
     for, and what a constant teacher says of the same input is computed once.
 
     :param model: the student, as the initial teacher will know it.
-    :param loss: takes a :class:`Comparison`, gives a scalar. One with a state of its own may have ``stored()``.
-    :param reference: what they are compared on.
-    :param teachers: one or several.
+    :param loss: takes a :class:`Comparison`, gives a scalar. One that keeps anything has a
+        :class:`~avalanche_vlm.memory.state.Stateful`'s state.
+    :param reference: what student and teachers are compared on.
+    :param teachers: one teacher or several.
     """
+
+    states: ClassVar = {"reference": KEPT, "loss": KEPT, "teachers": KEPT, "_past": WORKING}
 
     def __init__(
         self, model: VLM, loss: Loss, reference: Reference, teachers: TeacherPolicy | Sequence[TeacherPolicy]
@@ -96,7 +99,7 @@ class DistillationPlugin(FeatureTapPlugin):
         super().before_training_exp(strategy, **kwargs)
         self.reference.start(strategy)
         for teacher in self.teachers:
-            teacher.start(strategy.model, self.reference, autocast_of(strategy))
+            teacher.start(model_of(strategy), self.reference, autocast_of(strategy))
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         inputs = self.reference.next(strategy, self.features)
@@ -105,33 +108,26 @@ class DistillationPlugin(FeatureTapPlugin):
         with autocast_of(strategy):
             teachers = tuple(teacher.side(inputs) for teacher in self.teachers)
             comparison = Comparison(
-                _student(strategy.model, inputs), teachers, self._past, inputs.text_of_image, strategy.mb_y
+                _student(model_of(strategy), inputs), teachers, self._past, inputs.text_of_image, strategy.mb_y
             )
             strategy.loss += self.loss(comparison)
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         for teacher in self.teachers:
-            teacher.follow(strategy.model)
+            teacher.follow(model_of(strategy))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        for part in (*self.teachers, self.reference):
-            part.end()
+        for teacher in self.teachers:
+            teacher.end()
+        self.reference.end()
         self._past += 1
-
-    def stored(self) -> StoredBytes:
-        return stored_bytes([self.reference, self.loss, *self.teachers])
 
 
 def _student(model: VLM, inputs: Inputs) -> Side:
-    def images() -> torch.Tensor:
-        return model.encode_image(inputs.images) if inputs.student_images is None else inputs.student_images
+    def images(pictures: torch.Tensor) -> torch.Tensor:
+        return model.encode_image(pictures) if inputs.student_images is None else inputs.student_images
 
-    def texts() -> torch.Tensor:
-        return inputs.texts.encode(model.encode_text) if inputs.student_texts is None else inputs.student_texts
+    def texts(prompts: Prompts) -> torch.Tensor:
+        return prompts.encode(model.encode_text) if inputs.student_texts is None else inputs.student_texts
 
-    return Side(
-        None if inputs.images is None else images,
-        None if inputs.texts is None else texts,
-        model.scale,
-        inputs.text_of_image,
-    )
+    return Side.of(inputs, images, texts, model.scale)

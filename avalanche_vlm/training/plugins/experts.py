@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models.modules.experts import ExpertSite
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
@@ -15,18 +18,20 @@ from avalanche_vlm.training.protocol import Strategy
 
 class SharedExpertsPlugin(VLMPlugin):
     """The life of the experts whose gates a pool holds: put it after the
-    :class:`~avalanche_vlm.training.plugins.ModulePerTaskPlugin` of the same places.
+    :class:`~avalanche_vlm.training.plugins.ModulePerTaskPlugin` of the same sites.
 
     In every task all experts train that are not frozen, the loss gets ``balance`` times the sum of
-    :func:`~avalanche_vlm.models.modules.experts.load_balance` over the places, and at the task's end the experts that
+    :func:`~avalanche_vlm.models.modules.experts.load_balance` over the sites, and at the task's end the experts that
     it used most freeze (Yu et al., arXiv 2403.11549). An expert that no sample of a batch chose has no gradient, so
     optimizers leave it alone, momentum and weight decay included.
 
-    :param sites: where the experts are.
+    :param sites: where the experts are, by name.
     :param balance: weight of the load balance, 0 or more.
-    :param freeze: experts that freeze per place and task, 0 or more.
+    :param freeze: experts that freeze per site and task, 0 or more.
     :raises InputError: for a setting out of its range.
     """
+
+    states: ClassVar = {"_parts": IN_MODEL}
 
     def __init__(self, sites: Mapping[str, ExpertSite], *, balance: float = 0.01, freeze: int = 2) -> None:
         super().__init__()
@@ -35,6 +40,14 @@ class SharedExpertsPlugin(VLMPlugin):
         self.freeze = whole(freeze, 0, "the number of experts that freeze")
         self.balance = balance
         self.sites = dict(sites)
+
+    @property
+    def _parts(self) -> list[nn.Module | torch.Tensor]:
+        """The experts, and what is known of their use; the gates are the pool's."""
+        parts: list[nn.Module | torch.Tensor] = []
+        for site in self.sites.values():
+            parts += [site.experts, *site.buffers(recurse=False)]
+        return parts
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         for site in self.sites.values():
@@ -58,9 +71,3 @@ class SharedExpertsPlugin(VLMPlugin):
     def _listen(self, now: bool) -> None:
         for site in self.sites.values():
             site.balances = [] if now else None
-
-    def stored(self) -> StoredBytes:
-        """Bytes of the experts and of what is known of their use; the gates are the pool's."""
-        sites = self.sites.values()
-        parts = (part for site in sites for part in (site.experts.state_dict().values(), site.buffers(recurse=False)))
-        return StoredBytes(ram=sum(map(tensor_bytes, parts)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import IN_MODEL, KEPT, WORKING
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
 from avalanche_vlm.models.vlm import VLM
-from avalanche_vlm.training.data import experience_batches, images_of
-from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.data import LabelledFeatures, experience_batches, experience_features
+from avalanche_vlm.training.plugins.base import VLMPlugin, add_as_one_batch
+from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 Extra = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -56,8 +56,11 @@ class FeatureReplayPlugin(VLMPlugin):
         then go out of date.
     :param compensate: move stored statistics along with the towers by semantic drift compensation (arXiv 2004.00440):
         costs one more pass over every experience, whose features are held while it trains.
-    :raises InputError: for a setting out of its range, or a model whose image path is taken.
+    :raises InputError: for a setting out of its range, or if another method has the model's image path or its class
+        head.
     """
+
+    states: ClassVar = {"memory": KEPT, "path": IN_MODEL, "_before": WORKING}
 
     def __init__(
         self,
@@ -77,14 +80,10 @@ class FeatureReplayPlugin(VLMPlugin):
             raise InputError(f"the weight of pseudo-features is a number of 0 or more, or None, not {weight}")
         if compensate and not {"image", "text"} & set(train_towers):
             raise InputError("compensate=True follows towers that train: name them in train_towers")
-        if model.detour is not None:
-            raise InputError(
-                f"the model's image path is taken by {type(model.detour).__name__}: feature replay needs it"
-            )
-        adapter = FeatureAdapter(_width(model), bottleneck=bottleneck).to(model.device)
+        self.path = AdapterPath(FeatureAdapter(model.width, bottleneck=bottleneck))
+        model.slots.check("image_path", "feature replay")
         model.freeze(*(tower for tower in TOWERS if tower not in train_towers)).unfreeze(*train_towers)
-        self.path = AdapterPath(adapter).train(model.training)
-        model.image_path = self.path
+        model.install("image_path", self.path, "feature replay")
         self.memory = memory
         self.batch_size = batch_size
         self.weight, self.extra = weight, extra
@@ -92,7 +91,7 @@ class FeatureReplayPlugin(VLMPlugin):
         self._before: torch.Tensor | None = None
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        if self.memory.by != "class" and not isinstance(strategy.experience.dataset.eval()[0][0], ImageText):
+        if self.memory.by != "class" and not is_pair_stream(strategy):
             raise InputError("feature replay on class labels needs FeatureMemory(by='class'), this one has by='task'")
         if self.compensate and len(self.memory) > 0:
             self._before = _plain_features(strategy)[0]
@@ -102,16 +101,14 @@ class FeatureReplayPlugin(VLMPlugin):
             return
         old = {name: column.to(strategy.device) for name, column in self.memory.sample(self.batch_size).items()}
         with autocast_of(strategy):
-            adapted, logits, y = self._predict(strategy.model, old)
+            adapted, logits, y = self._predict(model_of(strategy), old)
             loss = criterion_of(strategy)(logits, y)
             if self.extra is not None:
                 strategy.loss = strategy.loss + self.extra(strategy, adapted, y)
         if self.weight is not None:
             strategy.loss = strategy.loss + self.weight * loss
-            return
-        # The task loss afresh, since strategy.loss may hold what other plugins added: their weights stay theirs.
-        current, n_old = strategy.criterion(), len(old["features"])
-        strategy.loss = strategy.loss + n_old / (len(strategy.mb_y) + n_old) * (loss - current)
+        else:
+            add_as_one_batch(strategy, loss, len(old["features"]))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         features, y, task_labels = _plain_features(strategy)
@@ -122,9 +119,6 @@ class FeatureReplayPlugin(VLMPlugin):
             # By themselves: a density of several tasks has no task label to draw its features with.
             rows = task_labels == task
             self.memory.fit(features[rows], y[rows], task_labels[rows], step=strategy.experience.current_experience)
-
-    def stored(self) -> StoredBytes:
-        return self.memory.stored() + StoredBytes(ram=tensor_bytes(self.path.parameters()))
 
     def _predict(self, model: VLM, old: Columns) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pseudo-features under the adapter as it is now, their logits and targets."""
@@ -140,27 +134,19 @@ class FeatureReplayPlugin(VLMPlugin):
         return adapted, model.similarity(adapted, text), torch.arange(len(features), device=features.device)
 
 
-def _plain_features(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Unit-length features of the experience past the adapter ``[N, D]``, labels and task labels ``[N]``.
-
-    For pairs the features are ``[N, 2 D]``: image beside text, over the root of two.
-    """
-    model: VLM = strategy.model
-    features, labels, tasks = [], [], []
+def _plain_features(strategy: Strategy) -> LabelledFeatures:
+    """The experience past the adapter. For pairs the features are ``[N, 2 D]``: image beside text, over the root of
+    two."""
+    if not is_pair_stream(strategy):
+        return experience_features(strategy)
+    model = model_of(strategy)
+    features, tasks = [], []
     with model.evaluating():
-        for x, y, task_labels in experience_batches(strategy):
-            image = model.encode_image_plain(images_of(x))
-            if isinstance(x, ImageText):
-                image = torch.cat([image, model.encode_text(x.tokens)], dim=1) / math.sqrt(2)
-                y = torch.zeros_like(y)  # captions hardly repeat: a density for each would be the pairs themselves
-            features.append(image)
-            labels.append(y)
+        for pairs, _, task_labels in experience_batches(strategy):
+            assert isinstance(pairs, ImageText)
+            both = model.encode_image_plain(pairs.image), model.encode_text(pairs.tokens)
+            features.append(torch.cat(both, dim=1) / math.sqrt(2))
             tasks.append(task_labels)
-    return torch.cat(features), torch.cat(labels), torch.cat(tasks)
-
-
-def _width(model: VLM) -> int:
-    """Width of the features: image towers have no common name for it, so one blank picture tells."""
-    size = model.transforms.eval.size
-    with model.evaluating():
-        return model.encode_image_plain(torch.zeros(1, 3, size, size, device=model.device)).shape[1]
+    task = torch.cat(tasks)
+    # Captions hardly repeat: a density for each would be the pairs themselves.
+    return LabelledFeatures(torch.cat(features), torch.zeros_like(task), task)

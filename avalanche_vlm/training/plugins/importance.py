@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,16 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.fisher import accumulate, squared_gradients, true_fisher_losses
 from avalanche_vlm.losses.penalty import quadratic_penalty
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.average import State, snapshot
 
-Kind = Literal["true", "empirical"]
+Labels = Literal["true", "empirical"]
 
 
 class FisherPenaltyPlugin(VLMPlugin):
@@ -38,26 +38,28 @@ class FisherPenaltyPlugin(VLMPlugin):
 
     Costs two copies of what trains, and after every task one backward pass per sample.
 
-    :param weight: of the penalty, at least 0.
-    :param kind: ``"true"`` or ``"empirical"``.
-    :param samples: of every experience, at least 1.
-    :param decay: of the earlier Fisher, in [0, 1].
+    :param weight: weight of the penalty, at least 0.
+    :param kind: labels that the Fisher is estimated with, ``"true"`` or ``"empirical"``.
+    :param samples: samples of every experience that it is estimated from, at least 1.
+    :param decay: what the earlier Fisher is multiplied by at the end of a task, in [0, 1].
     :param batch_size: samples per forward pass; on image-text streams also what a text is told apart from.
-    :param seed: of the samples and labels.
+    :param seed: seed of the choice of samples and of the drawn labels, 0 or more.
     :raises InputError: for a setting out of its range.
     """
+
+    states: ClassVar = {"fisher": KEPT, "anchor": KEPT, "_draws": WORKING}
 
     def __init__(
         self,
         weight: float = 1.0,
-        kind: Kind = "true",
+        kind: Labels = "true",
         samples: int = 128,
         decay: float = 1.0,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if kind not in get_args(Kind):
+        if kind not in get_args(Labels):
             raise InputError(f"the Fisher information is true or empirical, not {kind!r}")
         if not weight >= 0:
             raise InputError(f"the weight of the penalty is 0 or more, not {weight}")
@@ -70,13 +72,13 @@ class FisherPenaltyPlugin(VLMPlugin):
         self._draws = Draws(seed)
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        trainable = strategy.model.trainable_parameters()
+        trainable = model_of(strategy).trainable_parameters()
         anchor = {name: weight for name, weight in self.anchor.items() if name in trainable}
         if anchor:
             strategy.loss += self.weight / 2 * quadratic_penalty(trainable, anchor, self.fisher)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        model: VLM = strategy.model
+        model = model_of(strategy)
         trainable = model.trainable_parameters()
         new: State = {}
         mode, taken = model.training, 0
@@ -95,9 +97,6 @@ class FisherPenaltyPlugin(VLMPlugin):
         self.fisher = accumulate(self.fisher, new, self.decay)
         self.anchor = self.anchor | snapshot(trainable)
 
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=tensor_bytes([*self.fisher.values(), *self.anchor.values()]))
-
     def _losses(self, strategy: Strategy) -> Iterator[torch.Tensor]:
         """The negative log-likelihood of every sample ``[B]``, batch by batch, with their graph."""
         data = strategy.experience.dataset.eval()
@@ -106,7 +105,7 @@ class FisherPenaltyPlugin(VLMPlugin):
         for batch in DataLoader(Subset(data, chosen), self.batch_size):
             x, y, task_labels = (part.to(strategy.device) for part in batch)
             with autocast_of(strategy):
-                logits, y = _likelihood(strategy.model, x, y, task_labels)
+                logits, y = _likelihood(model_of(strategy), x, y, task_labels)
             if self.kind == "empirical":
                 yield F.cross_entropy(logits, y, reduction="none")
             else:

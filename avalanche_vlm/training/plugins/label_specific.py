@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.memory.density_fit import fit_density
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import LabelSpecificHead
@@ -19,14 +19,16 @@ from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.vlm import MASKED
+from avalanche_vlm.training.plugins.base import add_with_share
 from avalanche_vlm.training.plugins.frozen_features import FrozenFeaturesPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.plugins.taps import Tap
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 _MODULE = "task"
 
 
-class LabelSpecificPlugin(FrozenFeaturesPlugin):
+class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
     """Train the memory units of an experience's classes, from k-means centres of their features, and adapters on the
     text tower; keep the texts that come of it, and forget the adapters (LADA, Luo et al., arXiv 2505.23271).
 
@@ -35,14 +37,17 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
     mean over classes of the two. Where no class that trains competes with the drawn ones, as under the label space
     ``"task"``, there is nothing to learn from them, and none is drawn.
 
-    :param model: adapted in place at construction.
+    :param model: the model that the strategy trains, adapted in place at construction.
     :param head: the units.
-    :param memory: ``by="class"``, fitted on every experience after it was trained.
-    :param bottleneck: of the adapters on the text tower's MLPs; 0 leaves texts as they are.
+    :param memory: statistics by class (``by="class"``), fitted on every experience after it was trained.
+    :param bottleneck: inner width of the adapters on the text tower's MLPs; 0 leaves texts as they are.
     :param batch_size: drawn features per iteration, at least 1.
-    :param seed: of the clustering.
-    :raises InputError: for a setting out of its range, a memory of another kind, or a model that is not plain.
+    :param seed: seed of the clustering, 0 or more.
+    :raises InputError: for a setting out of its range, a memory of another kind, or if another method has the model's
+        class head or its image path.
     """
+
+    states: ClassVar = {"memory": KEPT}
 
     def __init__(
         self,
@@ -63,11 +68,10 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
         self.pool: ModulePool | None = None
         if bottleneck:
             self.pool = ModulePool(named("text", inject_adapters(model.tower("text"), bottleneck=bottleneck)))
-        self._seen: ForwardFeatures | None = None
+        self._tap: Tap[ForwardFeatures] = Tap()
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         self._forget_module()  # of an experience that broke off
-        super().prepare_parameters(strategy)
         units, owners = [], []
         for c in self.rows.classes:
             of_class = self.rows.features[self.rows.y == c]
@@ -80,22 +84,21 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
             self.pool.add(_MODULE)
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self._disarm(strategy)
+        self._tap.disarm(model_of(strategy).taps)
 
     def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
-        self._disarm(strategy)
+        self._tap.disarm(model_of(strategy).taps)
         if len(self.memory):
-            strategy.model.taps.append(self._see)
+            self._tap.arm(model_of(strategy).taps)
 
     def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
-        if len(self.memory):
-            strategy.model.taps.remove(self._see)
+        self._tap.close(model_of(strategy).taps)
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        seen, self._seen = self._seen, None
-        if seen is None:
+        model, seen = model_of(strategy), self._tap.seen
+        self._tap.disarm(model.taps)
+        if seen is None or seen.texts is None:
             return
-        model: VLM = strategy.model
         new = self.rows.classes
         old = self.memory.labels.unique()
         if not bool(model.competing.of(self.memory.task_labels.to(strategy.device))[..., new].any()):
@@ -107,27 +110,13 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin):
         logits[:, seen.classes] = model.similarity(drawn["features"], seen.texts)
         with autocast_of(strategy):
             loss = criterion_of(strategy)(self.head.among_learned(drawn["features"], logits, competes), drawn["y"])
-        share = len(old) / (len(old) + len(new))
-        # The task loss afresh, since strategy.loss may hold what other plugins added: their weights stay theirs.
-        strategy.loss = strategy.loss + share * (loss - strategy.criterion())
+        add_with_share(strategy, loss, len(old) / (len(old) + len(new)))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.head.seal(*self.class_texts(strategy))
         self._forget_module()
         self.memory.fit(*self.rows, step=strategy.experience.current_experience)
         super().after_training_exp(strategy)
-
-    def stored(self) -> StoredBytes:
-        return self.head.stored() + self.memory.stored()
-
-    def _see(self, features: ForwardFeatures) -> None:
-        self._seen = features
-
-    def _disarm(self, strategy: Strategy) -> None:
-        """Clear what a forward pass that raised has left."""
-        self._seen = None
-        if self._see in strategy.model.taps:
-            strategy.model.taps.remove(self._see)
 
     def _forget_module(self) -> None:
         if self.pool is not None and _MODULE in self.pool.names:

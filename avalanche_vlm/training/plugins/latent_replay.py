@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.cut import TowerCut, default_cut
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 
@@ -33,19 +33,17 @@ class LatentReplayPlugin(VLMPlugin):
     before it.
 
     :param model: frozen below the cut at construction; only its plain image tower can be replayed into.
-    :param memory: what is kept.
-    :param layer: the cut is before this submodule of the image tower; None cuts before its middle block.
+    :param memory: where the lower part's outputs are kept.
+    :param layer: name of the image tower's submodule before which the cut is; None cuts before its middle block.
     :param batch_size: replayed samples per iteration (fewer while the memory holds fewer), at least 1.
-    :raises InputError: if the tower cannot be cut there, or the model has an image path.
+    :raises InputError: if the tower cannot be cut there, or another method has the model's image path.
     """
+
+    states: ClassVar = {"memory": KEPT, "_images": WORKING}
 
     def __init__(self, model: VLM, memory: LatentMemory, *, layer: str | None = None, batch_size: int = 64) -> None:
         super().__init__()
-        if model.detour is not None:
-            raise InputError(
-                "latent replay needs the plain image tower, but the model has an image path: a method that routes "
-                "images cannot be combined with it"
-            )
+        model.slots.check("image_path", "latent replay", changes=False)
         self.cut = TowerCut(model, default_cut(model) if layer is None else layer)
         self.cut.freeze_below()
         self.memory = memory
@@ -54,9 +52,10 @@ class LatentReplayPlugin(VLMPlugin):
         blank = self.cut.capture(torch.zeros(1, 3, size, size, device=model.device))
         memory.check_room(tuple(blank.shape[1:]))
         self._images = 0
+        model.install("image_path", None, "latent replay")  # it needs the plain tower, and keeps it plain
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        if not self.cut.is_in(strategy.model):
+        if not self.cut.is_in(model_of(strategy)):
             raise InputError("latent replay was made for another model than the one that is trained")
 
     def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -97,6 +96,3 @@ class LatentReplayPlugin(VLMPlugin):
     def before_eval(self, strategy: Strategy, **kwargs: Any) -> None:
         # A pass that failed before the cut leaves it armed.
         self.cut.disarm()
-
-    def stored(self) -> StoredBytes:
-        return self.memory.stored()

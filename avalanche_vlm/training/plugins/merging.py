@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.weights.average import State, interpolate, snapshot, update_running_mean
 from avalanche_vlm.weights.svd_fusion import svd_fusion
 from avalanche_vlm.weights.task_vectors import (
@@ -42,9 +42,11 @@ class InterpolationPlugin(VLMPlugin, supports_distributed=True):
     those of the fine-tuned model. A plugin that reads weights at a task's end has to stand after this one, one that
     changes them there before it.
 
-    :param weight: of what was learned, in [0, 1]; 0.8 is the default of ZSCL's code.
+    :param weight: weight of what was learned, in [0, 1]; 0.8 is the default of ZSCL's code.
     :raises InputError: for a weight outside.
     """
+
+    states: ClassVar = {"_start": KEPT}
 
     def __init__(self, weight: float = 0.8) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class InterpolationPlugin(VLMPlugin, supports_distributed=True):
         self._start: State = {}
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self._start = snapshot(strategy.model.trainable_parameters())
+        self._start = snapshot(model_of(strategy).trainable_parameters())
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -62,9 +64,6 @@ class InterpolationPlugin(VLMPlugin, supports_distributed=True):
         for name, start in self._start.items():
             weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
         self._start = {}
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=tensor_bytes(self._start.values()))
 
 
 class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
@@ -94,13 +93,23 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     Fine-tuned weights come back before any plugin sees the start of a task, so that only the order at its end matters:
     a plugin that changes weights there (a running mean) has to stand before this one, one that reads them after it.
 
-    :param method: as above.
-    :param scale: of the merged vector, more than 0; None for the published one of the method, :data:`SCALES`.
+    :param method: how the vectors are merged, of the ways above.
+    :param scale: what the merged vector is multiplied by, more than 0; None for what is published of the method,
+        :data:`SCALES`.
     :param keep: share of every vector's elements that ``"ties"`` keeps, in (0, 1].
-    :param seed: of ``"random"``.
+    :param seed: seed of the draws of ``"random"``, 0 or more.
     :raises InputError: for an unknown method, or a number out of its range. As a task starts: if other weights train
         than in the first task.
     """
+
+    states: ClassVar = {
+        "_generator": WORKING,
+        "_initial": KEPT,
+        "_other": KEPT,
+        "_sums": KEPT,
+        "_tasks": WORKING,
+        "_given_out": WORKING,
+    }
 
     def __init__(self, method: Merge = "magmax", scale: float | None = None, keep: float = 0.2, seed: int = 0) -> None:
         super().__init__()
@@ -116,7 +125,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         self._initial: State = {}
         # The fine-tuned weights between tasks; while a task trains, the merged ones.
         self._other: State = {}
-        self._sums: TiesSums | None = None
+        self._sums = TiesSums()
         self._tasks = 0
         self._given_out = False
 
@@ -134,7 +143,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         self._given_out = False
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        weights = strategy.model.trainable_parameters()
+        weights = model_of(strategy).trainable_parameters()
         if not self._initial:
             self._initial = snapshot(weights)
         other = {n for n, w in weights.items() if n not in self._initial or w.shape != self._initial[n].shape}
@@ -154,10 +163,6 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         self._tasks += 1
         self._given_out = True
 
-    def stored(self) -> StoredBytes:
-        sums = [] if self._sums is None else vars(self._sums).values()
-        return StoredBytes(ram=sum(tensor_bytes(part.values()) for part in (self._initial, self._other, *sums)))
-
     def _of_first_task(self, strategy: Strategy) -> State:
         # By name and not by requires_grad: a plugin may freeze what it trained as the task ends.
         return {name: p for name, p in strategy.model.named_parameters() if name in self._initial}
@@ -166,7 +171,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         """The merge of all vectors so far, this task's among them, as tensors by name."""
         if self.method == "ties":
             vector = task_vector(weights, self._initial)
-            self._sums = no_ties(vector) if self._sums is None else self._sums
+            self._sums = self._sums if self._tasks else no_ties(vector)
             update_ties(self._sums, vector, self.keep)
             del vector
             yield from elect_ties(self._sums).items()
@@ -194,10 +199,12 @@ class AdapterFusionPlugin(VLMPlugin, supports_distributed=True):
     task is left as it is, for before it there is nothing but the identity. Statistics that a memory fits at a task's
     end are of the plain tower's features, so the order of the two plugins does not matter.
 
-    :param adapter: without a bottleneck.
+    :param adapter: the adapter, which must have no bottleneck.
     :param bias: the least share of the new value, in [0, 1].
     :raises InputError: for another adapter or bias.
     """
+
+    states: ClassVar = {"_before": WORKING, "_tasks": WORKING}
 
     def __init__(self, adapter: FeatureAdapter, bias: float = 0.6) -> None:
         super().__init__()
@@ -220,6 +227,3 @@ class AdapterFusionPlugin(VLMPlugin, supports_distributed=True):
             weight.copy_(svd_fusion(identity + self._before, identity + weight, self.bias) - identity)
         self._before = None
         self._tasks += 1
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes()  # the adapter counts where it is trained

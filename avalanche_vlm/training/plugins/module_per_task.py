@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-import torch
-
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory import StoredBytes
+from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.models.routers import Router
-from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_features
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
+
+Route = Callable[[ModulePool, Any], RoutedPool]
 
 
 class ModulePerTaskPlugin(VLMPlugin):
@@ -25,37 +24,30 @@ class ModulePerTaskPlugin(VLMPlugin):
     A sample that the router places in no known task is answered by the pretrained model itself, so with image modules
     alone every task's prompts and every held-out caption keep their features.
 
-    :param model: adapted in place at construction: towers frozen, samples routed.
+    :param model: the model that the strategy trains, adapted in place at construction: towers frozen, samples routed.
     :param sites: where the modules act, in the model's towers, by ``image.`` or ``text.`` and a name.
     :param router: fitted on the plain tower's features of every experience after it was trained.
-    :raises InputError: if the model's samples are routed already, or take another way.
+    :param route: makes the way of samples through the modules, of the pool and the router.
+    :raises InputError: if another method has the model's image path or its class head.
     """
 
-    def __init__(self, model: VLM, sites: Mapping[str, Site], router: Router) -> None:
+    states: ClassVar = {"pool": IN_MODEL, "router": IN_MODEL}
+
+    def __init__(self, model: VLM, sites: Mapping[str, Site], router: Router, route: Route = RoutedPool) -> None:
         super().__init__()
-        if model.detour is not None:
-            raise InputError(
-                f"the model's image path is taken by {type(model.detour).__name__}: modules per task need it"
-            )
-        model.freeze("image", "text", "scale")
         self.pool = ModulePool(sites)
         self.router = router
-        model.routed = RoutedPool(self.pool, router).train(model.training)
+        self.routed = route(self.pool, router)
+        model.install("routed", self.routed, "modules per task")
+        model.freeze("image", "text", "scale")
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         name = f"task_{len(self.pool)}"
         self.pool.add(name)
-        strategy.model.routed.of_label |= dict.fromkeys(strategy.experience.task_labels, name)
+        self.routed.of_label |= dict.fromkeys(strategy.experience.task_labels, name)
 
-    @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        model: VLM = strategy.model
-        features, labels = [], []
+        assert self.pool.current is not None  # prepare_parameters has added it
         with self.pool.using(None):
-            for x, y, _ in experience_batches(strategy):
-                features.append(model.encode_image_plain(images_of(x)))
-                labels.append(y)
-        model.routed.learn(self.pool.current, torch.cat(features), torch.cat(labels))
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=self.pool.nbytes()) + self.router.stored()
+            features, y, _ = experience_features(strategy)
+        self.routed.learn(self.pool.current, features, y)

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory import ExemplarMemory, StoredBytes
+from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.nearest_mean import NearestMeanHead
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of, refuse_pairs
 
 
 class NearestMeanPlugin(VLMPlugin):
     """Give the model a nearest-mean head, and its means anew after every experience.
 
-    Put it after the plugin that fills the memory: the means are those of what is then stored, under the encoder as it
-    then stands (iCaRL, arXiv 1611.07725, algorithm 1).
+    Put it after the plugin that fills the memory, and whose state the memory is: the means are those of what is then
+    stored, under the encoder as it then stands (iCaRL, arXiv 1611.07725, algorithm 1).
 
-    :param model: gets the head.
+    :param model: the model that the strategy trains; it gets the head.
     :param memory: the exemplars.
-    :raises InputError: if the model has another head already.
+    :raises InputError: if another method has the model's class head or its image path.
     """
+
+    states: ClassVar = {"head": IN_MODEL}
 
     def __init__(self, model: VLM, memory: ExemplarMemory) -> None:
         super().__init__()
-        if model.class_head is not None:
-            raise InputError("the model has a class head already: nearest means need a plain zero-shot model")
         self.memory = memory
         self.head = NearestMeanHead(float(model.scale))
-        model.class_head = self.head
+        model.install("class_head", self.head, "a nearest-mean head")
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        if isinstance(strategy.experience.dataset.eval()[0][0], ImageText):
-            raise InputError("nearest means of exemplars need a class-labelled stream; this one has image-text pairs")
+        refuse_pairs(strategy, "a nearest-mean head")
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        model: VLM = strategy.model
+        model = model_of(strategy)
+        assert model.label_space is not None  # Avalanche's adaptation to a class-labelled experience has set it
         features, labels = [], []
         with model.evaluating():
             for part in self.memory.chunks():
@@ -47,6 +46,3 @@ class NearestMeanPlugin(VLMPlugin):
                 features.append(model.encode_image(images))
                 labels.append(part["y"].to(model.device))
             self.head.fit(torch.cat(features), torch.cat(labels), len(model.label_space))
-
-    def stored(self) -> StoredBytes:
-        return self.head.stored()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+from avalanche_vlm.memory.state import WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
 
 class ProgressPlugin(VLMPlugin, supports_distributed=True):
-    """Reports every training iteration to a callback ``(experience, iteration, iterations)``."""
+    """Reports every training iteration.
+
+    :param callback: called as ``callback(experience, iteration, iterations)``, the first from 0 and the second from 1.
+    """
+
+    states: ClassVar = {"_iteration": WORKING}
 
     def __init__(self, callback: Callable[[int, int, int], None]) -> None:
         super().__init__()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.plugins.layer_inputs import reading_inputs
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.weights.subspaces import accumulate_covariance, null_space, project
 
 DEFAULT_PATTERN = r"resblocks\.\d+\.mlp\.(c_fc|c_proj)$"
@@ -54,10 +53,12 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         the constant 1, which every past sample had.
     :param freeze_rest: stop training every other parameter of the model once there is something to protect, that is
         from the second experience on.
-    :param dtype: of the covariances, ``[in, in]`` per layer. float64 makes small tail energies exact, for twice the
-        bytes.
+    :param dtype: data type of the covariances, ``[in, in]`` per layer. float64 makes small tail energies exact, for
+        twice the bytes.
     :raises InputError: if nothing matches, a match is no linear layer, or the tail energy is out of its range.
     """
+
+    states: ClassVar = {"covariances": KEPT, "_bases": WORKING}
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         super().__init__()
         if not 0 <= tail_energy <= 1:
             raise InputError(f"the tail energy is a share in [0, 1], not {tail_energy}")
-        self.layers = _linear_layers(model.clip.visual, pattern)
+        self.layers = _linear_layers(model.tower("image"), pattern)
         self.tail_energy = tail_energy
         self.hold_biases, self.freeze_rest = hold_biases, freeze_rest
         self.dtype = dtype
@@ -81,7 +82,6 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         self._before: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def prepare_parameters(self, strategy: Strategy) -> None:
-        # Before the optimizer is fitted to what trains.
         if self.freeze_rest and self.covariances:
             kept = {id(p) for layer in self.layers.values() for p in layer.parameters()}
             for parameter in strategy.model.parameters():
@@ -105,18 +105,22 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         for name, (weight, bias) in self._before.items():
             layer = self.layers[name]
             layer.weight.copy_(weight + project(layer.weight - weight, input_basis=self._bases[name]))
-            if bias is not None:
+            if bias is not None and layer.bias is not None:
                 layer.bias.copy_(bias)
         self._before = {}
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._bases = {}
-        model: VLM = strategy.model
+        model = model_of(strategy)
         found = {
             name: torch.zeros(layer.in_features, layer.in_features, dtype=self.dtype, device=layer.weight.device)
             for name, layer in self.layers.items()
         }
-        with model.evaluating(), self._reading(lambda name, x: accumulate_covariance(found[name], x)):
+
+        def read(name: str, x: torch.Tensor) -> None:
+            accumulate_covariance(found[name], x)
+
+        with model.evaluating(), reading_inputs(self.layers, read):
             for x, *_ in experience_batches(strategy):
                 model.encode_image_plain(images_of(x))
         for name, covariance in found.items():
@@ -127,22 +131,6 @@ class NullSpaceProjectionPlugin(VLMPlugin):
             if name in self.covariances:
                 covariance += self.covariances[name].to(covariance)
             self.covariances[name] = covariance
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=tensor_bytes(self.covariances.values()))
-
-    @contextmanager
-    def _reading(self, read: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-        """Hand every input of the layers to a function, for as long as the block lasts."""
-        handles = [
-            layer.register_forward_pre_hook(lambda _, inputs, name=name: read(name, inputs[0]))
-            for name, layer in self.layers.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _linear_layers(tower: nn.Module, pattern: str) -> dict[str, nn.Linear]:

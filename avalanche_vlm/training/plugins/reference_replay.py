@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
-from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.memory.state import GIVEN, KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.criteria import criterion_for
-from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin, add_as_one_batch
 from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
@@ -24,11 +24,13 @@ class ReferenceReplayPlugin(VLMPlugin):
     data, a part of the update, a part of the buffer. The parts weigh by their number of samples. There they share one
     contrastive batch; here the reference pairs have one of their own, since a stream of classes has no captions.
 
-    :param model: its tokenizer reads the captions.
+    :param model: the model whose tokenizer reads the captions.
     :param reference: pairs that stand for the pretraining data.
-    :param batch_size: pairs per iteration.
-    :param seed: of their order.
+    :param batch_size: pairs per iteration, at least 1.
+    :param seed: seed of their order, 0 or more.
     """
+
+    states: ClassVar = {"reference": GIVEN, "tokens": GIVEN, "ids": GIVEN, "_passes": KEPT}
 
     def __init__(self, model: VLM, reference: ReferencePairs, batch_size: int = 64, seed: int = 0) -> None:
         super().__init__()
@@ -45,10 +47,4 @@ class ReferenceReplayPlugin(VLMPlugin):
         pairs = ImageText(images, self.tokens[indices]).to(strategy.device)
         with autocast_of(strategy):
             loss = self.criterion(strategy.model(pairs), self.ids[indices].to(strategy.device))
-        share = len(indices) / (len(indices) + len(strategy.mb_y))
-        # The task loss afresh: what other plugins added to strategy.loss keeps its weight.
-        strategy.loss = strategy.loss + share * (loss - strategy.criterion())
-
-    def stored(self) -> StoredBytes:
-        held = self.reference.nbytes + tensor_bytes([self.tokens, self.ids])
-        return StoredBytes(ram=held + self._passes.nbytes)
+        add_as_one_batch(strategy, loss, len(indices))

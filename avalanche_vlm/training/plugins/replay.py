@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory import ExemplarMemory, StoredBytes
+from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.mixtures import Mixture, check_mixture
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
+from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 
 
 class ExemplarReplayPlugin(VLMPlugin):
@@ -29,13 +30,15 @@ class ExemplarReplayPlugin(VLMPlugin):
 
     :param model: its transform maps stored pixels to inputs; its features decide what a memory with ``"herding"`` or
         ``"hardest"`` keeps.
-    :param memory: what is kept.
-    :param batch_size: replayed samples per iteration (fewer while the memory holds fewer).
+    :param memory: the exemplars.
+    :param batch_size: replayed samples per iteration, at least 1 (fewer while the memory holds fewer).
     :param mixture: how much of them comes from which past experience.
     :param share: None to append ``batch_size`` samples; a number in (0, 1), the share of the minibatch that is
         replayed; or ``"proportional"``, as many as the memory has beside the experience's data.
     :raises InputError: for an unknown mixture or a share out of range.
     """
+
+    states: ClassVar = {"memory": KEPT}
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class ExemplarReplayPlugin(VLMPlugin):
         images = self.transform.from_uint8(old["pixels"].to(strategy.device))
         if ("tokens" in old) != isinstance(strategy.mbatch[0], ImageText):
             raise InputError("a memory of image-text pairs cannot be replayed into a class stream, or the reverse")
-        x = ImageText(images, old["tokens"].to(strategy.device)) if "tokens" in old else images
+        x: Any = ImageText(images, old["tokens"].to(strategy.device)) if "tokens" in old else images
         strategy.mbatch[0] = torch.cat([strategy.mbatch[0], x])
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(strategy.device)])
         strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(strategy.device)])
@@ -75,7 +78,7 @@ class ExemplarReplayPlugin(VLMPlugin):
     def _make_room(self, strategy: Strategy) -> int:
         """Drop as much of the minibatch, whose order is random, as is replayed; at least one new sample stays."""
         stored, new = len(self.memory), len(strategy.experience.dataset)
-        share = stored / (stored + new) if self.share == "proportional" else self.share
+        share = self.share if isinstance(self.share, float) else stored / (stored + new)
         size = len(strategy.mbatch[0])
         n = min(round(share * size), size - 1, stored)
         strategy.mbatch[:] = [part[: size - n] for part in strategy.mbatch]
@@ -96,16 +99,13 @@ class ExemplarReplayPlugin(VLMPlugin):
             )
             start += len(y)
 
-    def stored(self) -> StoredBytes:
-        return self.memory.stored()
-
 
 def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
     """The keys of the experience's samples, in order; None where the memory draws its own."""
     policy = memory.policy
     if policy not in ("herding", "hardest"):
         return None
-    model: VLM = strategy.model
+    model = model_of(strategy)
     images, texts, labels, margins = [], [], [], []
     with model.evaluating():
         for x, y, task_labels in experience_batches(strategy):
@@ -123,7 +123,7 @@ def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
         y = torch.cat(labels)
         if policy == "herding":
             # Captions are hardly ever repeated: pairs are herded as one group.
-            groups = torch.zeros_like(y) if isinstance(x, ImageText) else y
+            groups = torch.zeros_like(y) if is_pair_stream(strategy) else y
             # Quotas only shrink: no group will ever have more than its share among these.
             limit = memory.capacity and max(1, memory.capacity // len(groups.unique()))
             return herding_ranks(torch.cat(images), groups, limit)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
+from avalanche_vlm.memory.state import WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
@@ -34,6 +35,8 @@ class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
         learning rate was ever reached.
     :param floor: factor of the base learning rate at the end of the experience.
     """
+
+    states: ClassVar = {"_base": WORKING, "_step": WORKING, "_total": WORKING}
 
     def __init__(self, warmup: int = 0, floor: float = 0.0) -> None:
         super().__init__()

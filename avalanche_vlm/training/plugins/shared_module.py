@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
-from avalanche_vlm.memory import StoredBytes
+from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import Site
@@ -18,9 +19,12 @@ class SharedModulePlugin(VLMPlugin):
     There is nothing to choose, so the module works on every sample, in training and at prediction, held-out data
     included: what it forgets, and what it costs in zero-shot, shows.
 
-    :param model: adapted in place at construction: towers frozen, the module added and active.
+    :param model: the model that the strategy trains, adapted in place at construction: towers frozen, the module added
+        and active.
     :param sites: where the module acts, in the model's towers, by ``image.`` or ``text.`` and a name.
     """
+
+    states: ClassVar = {"pool": IN_MODEL}
 
     def __init__(self, model: VLM, sites: Mapping[str, Site]) -> None:
         super().__init__()
@@ -29,6 +33,3 @@ class SharedModulePlugin(VLMPlugin):
         # At once, so that an optimizer over the model's parameters has it.
         self.pool.add("shared")
         model.train(model.training)
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=self.pool.nbytes())

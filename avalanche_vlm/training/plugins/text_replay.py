@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory import StoredBytes
 from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy, is_pair_stream
+from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 
@@ -26,12 +26,14 @@ class TextReplayPlugin(VLMPlugin):
     student's features of a draw of them are pulled back by one minus the cosine. Texts are the small half of the data,
     and often the one that may be kept. The image tower is not held by it.
 
-    :param model: its text tower is held; it must train.
+    :param model: the model whose text tower is held; it must train.
     :param memory: what is kept: features of the texts as latents, with the tokens.
-    :param batch_size: texts per iteration.
-    :param weight: of the loss.
+    :param batch_size: texts per iteration, at least 1.
+    :param weight: weight of the loss, 0 or more.
     :raises InputError: if the text tower is frozen, and so could not drift.
     """
+
+    states: ClassVar = {"memory": KEPT}
 
     def __init__(self, model: VLM, memory: LatentMemory, *, batch_size: int = 64, weight: float = 1.0) -> None:
         super().__init__()
@@ -48,12 +50,12 @@ class TextReplayPlugin(VLMPlugin):
             return
         old = self.memory.sample(self.batch_size)
         with autocast_of(strategy):
-            features = strategy.model.encode_text(old["tokens"].to(strategy.device))
+            features = model_of(strategy).encode_text(old["tokens"].to(strategy.device))
         cosines = (features.float() * old["latents"].to(strategy.device)).sum(1)
         strategy.loss += self.weight * (1 - cosines).mean()
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        model: VLM = strategy.model
+        model = model_of(strategy)
         tokens, y, task_labels = _texts(strategy)
         # A text that comes again keeps the feature that it had at first: two would pull it apart.
         new = ~torch.isin(y.cpu(), self.memory.labels).to(y.device)
@@ -66,15 +68,12 @@ class TextReplayPlugin(VLMPlugin):
             for part, ids, tasks in zip(tokens.split(256), y.split(256), task_labels.split(256), strict=True):
                 self.memory.add(model.encode_text(part), ids, tasks, part, step=step, raw_text=captions)
 
-    def stored(self) -> StoredBytes:
-        return self.memory.stored()
-
 
 def _texts(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The experience's distinct texts: tokens ``[N, L]``, class or caption ids and task labels ``[N]``."""
-    model: VLM = strategy.model
-    experience = strategy.experience
-    if not isinstance(experience.dataset.eval()[0][0], ImageText):
+    model, experience = model_of(strategy), strategy.experience
+    if not is_pair_stream(strategy):
+        assert model.label_space is not None  # Avalanche's adaptation to a class-labelled experience has set it
         prompts = model.label_space.prompts()
         classes = sorted(experience.classes_in_this_experience)
         texts = [(text, c) for c in classes for text in prompts[c]]
@@ -82,6 +81,7 @@ def _texts(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
         return model.tokenize([text for text, _ in texts]), y, torch.full_like(y, experience.task_labels[0])
     found: dict[int, tuple[torch.Tensor, int]] = {}
     for x, y, task_labels in experience_batches(strategy):
+        assert isinstance(x, ImageText)
         for tokens, caption, task in zip(x.tokens, y.tolist(), task_labels.tolist(), strict=True):
             found.setdefault(caption, (tokens, task))
     y = torch.tensor(list(found), device=model.device)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.state import GIVEN, KEPT, WORKING, Stateful
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.data import images_of
-from avalanche_vlm.training.reference.base import Inputs, Lifetime, Rows
+from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.reference.base import Inputs, Lifetime, Numbers
 
 _OF_CLASSES = ("batch", "task", "seen")
 
 
-class CurrentBatch:
+class CurrentBatch(Stateful):
     """The images of the minibatch, as they are when they reach the model (replayed ones included), with texts:
 
     - ``"batch"``: their own, each once: captions, or the prompts of the classes in the batch;
@@ -32,20 +33,21 @@ class CurrentBatch:
     On image-text streams the first two are the captions of the batch, and there is no ``"seen"``. What the student's
     own forward pass encodes is not encoded again.
 
-    :param texts: as above.
-    :param tokenizer: for a list of texts.
-    :param texts_per_step: of a list, so many in every iteration, in shuffled passes; None for all of them.
-    :param seed: of the passes.
+    :param texts: the texts that the images are compared with, of the kinds above.
+    :param tokenizer: the model's tokenizer, for a list of texts.
+    :param texts_per_step: texts of a list that every iteration takes, in shuffled passes, at least 1; None for all.
+    :param seed: seed of the passes, 0 or more.
     :raises InputError: for texts of another kind, or none; in training, for ``"seen"`` on image-text pairs, and beside
         latent replay, whose samples have no images.
     """
 
+    states: ClassVar = {"texts": GIVEN, "_passes": KEPT, "_seen": KEPT, "_of_task": WORKING}
     lifetime: Lifetime = "batch"
 
     def __init__(
         self,
         texts: str | Sequence[str] | torch.Tensor = "batch",
-        tokenizer: Any = None,
+        tokenizer: Callable[[list[str]], torch.Tensor] | None = None,
         *,
         texts_per_step: int | None = None,
         seed: int = 0,
@@ -56,31 +58,30 @@ class CurrentBatch:
             raise InputError(f"texts_per_step is for a list of texts: of the texts of the {texts} all are compared")
         if len(texts) == 0:
             raise InputError("the list of texts is empty: there is nothing to compare the images with")
-        if not isinstance(texts, (str, torch.Tensor)):
-            if tokenizer is None:
-                raise InputError("a list of texts needs the model's tokenizer: CurrentBatch(texts, model.tokenizer)")
-            texts = tokenizer(list(texts))
-        self.texts: str | torch.Tensor = texts
+        self.texts: str | torch.Tensor = (
+            texts if isinstance(texts, (str, torch.Tensor)) else _tokenized(texts, tokenizer)
+        )
         self._passes = None if texts_per_step is None else Passes(len(texts), texts_per_step, seed)
         self._seen = torch.zeros(0, dtype=torch.long)
         self._of_task = torch.zeros(0, dtype=torch.long)
         self._numbers: dict[bytes, int] = {}
 
-    def start(self, strategy: Any) -> None:
-        if getattr(strategy.experience, "label_space", strategy.model.label_space) is not None:
+    def start(self, strategy: Strategy) -> None:
+        if getattr(strategy.experience, "label_space", model_of(strategy).label_space) is not None:
             self._of_task = torch.tensor(sorted(strategy.experience.classes_in_this_experience))
 
     def chunks(self, size: int = 256) -> Iterator[Inputs]:
         return iter(())
 
-    def next(self, strategy: Any, forward: ForwardFeatures) -> Inputs | None:
+    def next(self, strategy: Strategy, forward: ForwardFeatures | None) -> Inputs | None:
+        assert forward is not None, "the current batch has passed through the student"
         x, y = strategy.mb_x, strategy.mb_y
         if len(images_of(x)) != len(forward.images):
             raise InputError(
                 "distillation on the current batch needs its images, and latent replay has appended samples without any"
             )
         if isinstance(self.texts, torch.Tensor):
-            rows: Rows = slice(None) if self._passes is None else self._passes.next().sort().values
+            rows: Numbers = slice(None) if self._passes is None else self._passes.next().sort().values
             texts = Prompts(self.texts[rows].to(y.device))
             return Inputs(images_of(x), texts, text_rows=rows, student_images=forward.images)
         if isinstance(x, ImageText):
@@ -88,6 +89,7 @@ class CurrentBatch:
                 raise InputError(
                     "distillation of seen classes needs a class-labelled stream; this one has image-text pairs"
                 )
+            assert forward.tokens is not None  # a forward pass on pairs tells them
             return Inputs(
                 x.image,
                 Prompts(forward.tokens),
@@ -100,7 +102,7 @@ class CurrentBatch:
         classes = known[self.texts].to(y.device)
         if len(classes) == 0:
             return None
-        model: VLM = strategy.model
+        model = model_of(strategy)
         places = torch.searchsorted(classes, y).clamp(max=len(classes) - 1)
         return Inputs(
             x,
@@ -117,15 +119,16 @@ class CurrentBatch:
         self._of_task = self._of_task[:0]
         self._numbers = {}
 
-    def stored(self) -> StoredBytes:
-        texts = [self.texts] if isinstance(self.texts, torch.Tensor) else []
-        passes = 0 if self._passes is None else self._passes.nbytes
-        return StoredBytes(ram=tensor_bytes([self._seen, *texts]) + passes)
-
     def _numbered(self, tokens: torch.Tensor) -> torch.Tensor:
         """A number for every text of the task: epochs bring the same captions again."""
         texts = [row.tobytes() for row in tokens.cpu().numpy()]
         return torch.tensor([self._numbers.setdefault(text, len(self._numbers)) for text in texts])
+
+
+def _tokenized(texts: Sequence[str], tokenizer: Callable[[list[str]], torch.Tensor] | None) -> torch.Tensor:
+    if tokenizer is None:
+        raise InputError("a list of texts needs the model's tokenizer: CurrentBatch(texts, model.tokenizer)")
+    return tokenizer(list(texts))
 
 
 def _among(forward: ForwardFeatures, classes: torch.Tensor) -> torch.Tensor | None:
@@ -140,10 +143,10 @@ def random_sentences(model: VLM, n: int = 1000, words: int = 10, seed: int = 0) 
     """Sentences of random tokens, between the tokens with which the model's tokenizer starts and ends a text: the
     anchors of LwF-VR (Ding et al., arXiv 2207.09248; ZSCL's code takes 1000 of 10 tokens).
 
-    :param model: whose vocabulary they are drawn from.
-    :param n: how many.
-    :param words: random tokens in each.
-    :param seed: of the draw.
+    :param model: the model whose vocabulary they are drawn from.
+    :param n: number of sentences, at least 1.
+    :param words: random tokens in each sentence, at least 1.
+    :param seed: seed of the draw, 0 or more.
     :return: token ids ``[n, L]``, int64.
     :raises InputError: if they do not fit the model's context, for less than one sentence or word, and for a text tower
         that does not tell the size of its vocabulary.

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.memory.state import GIVEN, KEPT, Stateful
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.reference.base import Inputs, Lifetime
 
 
-class ReferenceSet:
+class ReferenceSet(Stateful):
     """Batches of reference pairs, in shuffled passes, with the captions of the batch or of the whole set.
 
-    :param model: its tokenizer reads the captions.
-    :param pairs: they stand for the pretrained model's knowledge.
-    :param batch_size: images per iteration.
-    :param texts: ``"batch"``, the captions of these images; ``"all"``, every caption of the set, each once (ZSCL).
-    :param seed: of the order.
+    :param model: the model whose tokenizer reads the captions.
+    :param pairs: the pairs, which stand for the pretrained model's knowledge.
+    :param batch_size: images per iteration, at least 1.
+    :param texts: what the images are compared with: ``"batch"``, the captions of these images; ``"all"``, every caption
+        of the set, each once (ZSCL).
+    :param seed: seed of the order, 0 or more.
     :raises InputError: for texts of another kind, or a set without pairs.
     """
 
+    states: ClassVar = {"pairs": GIVEN, "text_of_pair": GIVEN, "tokens": GIVEN, "_passes": KEPT}
     lifetime: Lifetime = "always"
 
     def __init__(
@@ -47,7 +50,7 @@ class ReferenceSet:
         self._passes = Passes(len(pairs), batch_size, seed)
         self.tokens = model.tokenizer(list(ids))
 
-    def start(self, strategy: Any) -> None:
+    def start(self, strategy: Strategy) -> None:
         if self.tokens.device != strategy.device:
             self.tokens = self.tokens.to(strategy.device)
 
@@ -57,7 +60,7 @@ class ReferenceSet:
         for part in self.tokens.split(size):
             yield Inputs(texts=Prompts(part))
 
-    def next(self, strategy: Any, forward: ForwardFeatures) -> Inputs:
+    def next(self, strategy: Strategy, forward: ForwardFeatures | None) -> Inputs:
         rows = self._passes.next()
         images = self.pairs.batch(rows.tolist()).to(strategy.device)
         text_of_image = self.text_of_pair[rows]
@@ -69,7 +72,3 @@ class ReferenceSet:
 
     def end(self) -> None:
         return
-
-    def stored(self) -> StoredBytes:
-        ids = tensor_bytes([self.text_of_pair, self.tokens])
-        return StoredBytes(ram=self.pairs.nbytes + ids + self._passes.nbytes)

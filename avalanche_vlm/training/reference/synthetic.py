@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.generators import Generator, generate_pairs
 from avalanche_vlm.memory.rows import token_bytes
+from avalanche_vlm.memory.state import GIVEN, KEPT, Stateful
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Lifetime
 
 
-class SyntheticPairs:
+class SyntheticPairs(Stateful):
     """Pictures of what must not be forgotten, each with the prompt that it was made of: GIFT's (Wu et al., arXiv
     2503.04229).
 
@@ -37,15 +39,22 @@ class SyntheticPairs:
     the base prompts alone. On a class-labelled stream without base prompts there is nothing in the first task, for
     nothing has been learned that could be named.
 
-    :param model: its transforms and its tokenizer read the pairs.
-    :param generator: makes the pictures; what it gives at another size than the model's is resized.
+    :param model: the model whose transforms and tokenizer read the pairs.
+    :param generator: makes the pictures; those of another size than the model's are resized.
     :param prompts: base prompts: texts from the pretrained model's world, such as reference captions.
     :param n: pairs per task, at least 2.
     :param batch_size: pairs per iteration, at least 2; at most ``n`` are taken.
-    :param seed: of the pairs and their batches, at least 0.
+    :param seed: seed of the pairs and of their batches, at least 0.
     :raises InputError: for a bad setting; as a task starts, if a pair stream has no base prompts.
     """
 
+    states: ClassVar = {
+        "_prompts": GIVEN,
+        "_seen": KEPT,
+        "_of_task": KEPT,
+        "pairs": GIVEN,  # drawn again when their task starts again
+        "_batches": GIVEN,
+    }
     lifetime: Lifetime = "task"
 
     def __init__(
@@ -71,9 +80,9 @@ class SyntheticPairs:
         self._seen = self._of_task = torch.zeros(0, dtype=torch.long)
         self._batches: Passes | None = None
 
-    def start(self, strategy: Any) -> None:
+    def start(self, strategy: Strategy) -> None:
         self.pairs = self._batches = None
-        space = getattr(strategy.experience, "label_space", strategy.model.label_space)
+        space = getattr(strategy.experience, "label_space", model_of(strategy).label_space)
         classes = [] if space is None else list(strategy.experience.classes_in_this_experience)
         self._of_task = torch.tensor(classes, dtype=torch.long)
         prompts = self._known(space)
@@ -92,8 +101,8 @@ class SyntheticPairs:
         for start in range(0, len(self.pairs.tokens), size):
             yield Inputs(texts=self._texts(slice(start, start + size)))
 
-    def next(self, strategy: Any, forward: ForwardFeatures) -> Inputs | None:
-        if self.pairs is None:
+    def next(self, strategy: Strategy, forward: ForwardFeatures | None) -> Inputs | None:
+        if self.pairs is None or self._batches is None:
             return None
         rows, device = self._batches.next(), strategy.device
         # Prompts repeat in a batch.
@@ -110,13 +119,6 @@ class SyntheticPairs:
         self.pairs = self._batches = None
         self._seen = torch.cat([self._seen, self._of_task]).unique()
         self._of_task = torch.zeros(0, dtype=torch.long)
-
-    def stored(self) -> StoredBytes:
-        """Bytes of what is kept now: while a task trains its pairs as well."""
-        kept = StoredBytes(ram=len(self._prompts) + tensor_bytes([self._seen, self._of_task]))
-        if self.pairs is None:
-            return kept
-        return kept + self.pairs.stored() + StoredBytes(ram=self._batches.nbytes)
 
     def _known(self, space: LabelSpace | None) -> list[str]:
         """Prompts of what must not be forgotten, each once.
@@ -147,11 +149,16 @@ class SyntheticPairs:
             tokens.numpy().astype(f"<u{token_bytes(tokens, None)}"),
         )
 
+    @property
+    def _there(self) -> GeneratedPairs:
+        assert self.pairs is not None  # asked for while there are pairs only
+        return self.pairs
+
     def _images(self, rows: np.ndarray | slice, device: torch.device | str = "cpu") -> torch.Tensor:
-        return self._transform.from_uint8(torch.from_numpy(self.pairs.pixels[rows]).to(device))
+        return self._transform.from_uint8(torch.from_numpy(self._there.pixels[rows]).to(device))
 
     def _texts(self, rows: np.ndarray | slice) -> Prompts:
-        return Prompts(torch.from_numpy(self.pairs.tokens[rows].astype(np.int64)))
+        return Prompts(torch.from_numpy(self._there.tokens[rows].astype(np.int64)))
 
 
 @dataclass(slots=True, eq=False)

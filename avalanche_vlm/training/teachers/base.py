@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.reference.base import Inputs, Reference
 
 
@@ -19,9 +20,10 @@ class Side:
     """One model's features of the inputs, each computed when a loss first asks for it.
 
     :param images: makes the unit-length image features ``[B, D]``; None if there are no images.
-    :param texts: likewise ``[N, D]``.
-    :param scale: what the model multiplies cosines by.
-    :param text_of_image: int64 ``[B]``, see :class:`~avalanche_vlm.training.reference.Inputs`.
+    :param texts: makes the unit-length text features ``[N, D]``; None if there are no texts.
+    :param scale: what the model multiplies cosines by, a scalar.
+    :param text_of_image: which text each image belongs to, int64 ``[B]``, see
+        :class:`~avalanche_vlm.training.reference.Inputs`.
     """
 
     def __init__(
@@ -33,6 +35,29 @@ class Side:
     ) -> None:
         self._images, self._texts, self._text_of_image = images, texts, text_of_image
         self.scale = scale
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Inputs,
+        encode_images: Callable[[torch.Tensor], torch.Tensor],
+        encode_texts: Callable[[Prompts], torch.Tensor],
+        scale: torch.Tensor,
+    ) -> Side:
+        """A model's features of inputs.
+
+        :param inputs: what is encoded, when a loss first asks for it.
+        :param encode_images: ``[B, 3, H, W]`` to unit-length features ``[B, D]``.
+        :param encode_texts: N texts to unit-length features ``[N, D]``.
+        :param scale: what the model multiplies cosines by.
+        """
+        images, texts = inputs.images, inputs.texts
+        return cls(
+            None if images is None else lambda: encode_images(images),
+            None if texts is None else lambda: encode_texts(texts),
+            scale,
+            inputs.text_of_image,
+        )
 
     @cached_property
     def images(self) -> torch.Tensor:
@@ -83,12 +108,15 @@ def scaled_cosines(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tenso
 
 
 class TeacherPolicy(Protocol):
-    """A teacher, and when it learns. One serves one plugin: what it keeps belongs to that plugin's reference."""
+    """A teacher, and when it learns. One serves one plugin: what it keeps belongs to that plugin's reference.
+
+    Ours are :class:`~avalanche_vlm.memory.state.Stateful`; so is yours to be, if its training is to be resumed.
+    """
 
     def prepare(self, model: VLM, reference: Reference) -> None:
         """The plugin that asks it is made."""
 
-    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager[Any]) -> None:
         """A task starts; the reference has started already."""
 
     def follow(self, model: VLM) -> None:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
-from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.memory.state import KEPT, WORKING, Stateful
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.reference.base import Inputs, Reference, Rows
+from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.training.reference.base import Inputs, Numbers, Reference
 from avalanche_vlm.training.teachers.base import Side
 from avalanche_vlm.training.teachers.frozen import Teacher
 from avalanche_vlm.training.teachers.store import FeatureStore
 
 
-class _ConstantTeacher:
+class _ConstantTeacher(Stateful):
     """The model as it was at some moment.
 
     Of a reference *set* its features are computed at that moment, by the model itself, and no copy of the weights is
     kept. Of inputs that are new in every batch a frozen copy computes them, texts that come again excepted.
 
-    :param max_bytes: of features in memory; more goes to a file.
-    :param folder: for that file.
+    :param max_bytes: limit of the features in memory, in bytes; more goes to a file.
+    :param folder: where that file is made; None takes the system's temporary folder.
     """
+
+    states: ClassVar = {"_features": KEPT, "_first_text": WORKING, "_copy": KEPT, "_scale": WORKING}
 
     def __init__(self, max_bytes: int = 1 << 31, folder: str | Path | None = None) -> None:
         # A set's images, then texts: in one store, for a tensor takes half a kilobyte beside its elements.
@@ -35,7 +39,7 @@ class _ConstantTeacher:
     def prepare(self, model: VLM, reference: Reference) -> None:
         return
 
-    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager[Any]) -> None:
         return
 
     def follow(self, model: VLM) -> None:
@@ -45,13 +49,19 @@ class _ConstantTeacher:
         return
 
     def side(self, inputs: Inputs) -> Side:
-        images = None if inputs.images is None else lambda: self._encode_images(inputs)
-        texts = None if inputs.texts is None else lambda: self._encode_texts(inputs)
-        return Side(images, texts, self._scale, inputs.text_of_image)
+        def images(pictures: torch.Tensor) -> torch.Tensor:
+            return self._encode_images(pictures, inputs.image_rows)
 
-    def stored(self) -> StoredBytes:
-        kept = self._features.stored()
-        return kept if self._copy is None else kept + self._copy.stored()
+        def texts(prompts: Prompts) -> torch.Tensor:
+            return self._encode_texts(prompts, inputs.text_rows)
+
+        return Side.of(inputs, images, texts, self._scale)
+
+    @property
+    def copy(self) -> Teacher:
+        """The frozen copy that answers for inputs that are new in every batch."""
+        assert self._copy is not None, "a reference of batches or of a task's sets is answered by a copy"
+        return self._copy
 
     def _become(self, model: VLM) -> None:
         if self._copy is None:
@@ -74,8 +84,8 @@ class _ConstantTeacher:
                 if part.texts is not None:
                     texts.append(part.texts)
             self._first_text = len(self._features)
-            for part in texts:
-                self._features.append(part.to(device).encode(teacher.encode_text))
+            for prompts in texts:
+                self._features.append(prompts.to(device).encode(teacher.encode_text))
         self._features.trim()
 
     def _forget_features(self) -> None:
@@ -87,24 +97,21 @@ class _ConstantTeacher:
         self._forget_features()
 
     @torch.no_grad()
-    def _encode_images(self, inputs: Inputs) -> torch.Tensor:
-        rows = inputs.image_rows
+    def _encode_images(self, pictures: torch.Tensor, rows: Numbers | None) -> torch.Tensor:
         if rows is None or self._first_text == 0:
-            return self._copy.encode_image(inputs.images)
+            return self.copy.encode_image(pictures)
         rows = torch.arange(self._first_text)[rows if isinstance(rows, slice) else rows.cpu()]
-        return self._features.rows(rows).to(inputs.images.device)
+        return self._features.rows(rows).to(pictures.device)
 
     @torch.no_grad()
-    def _encode_texts(self, inputs: Inputs) -> torch.Tensor:
-        texts = inputs.texts
-        if inputs.text_rows is None:
-            return texts.encode(self._copy.encode_text)
+    def _encode_texts(self, texts: Prompts, rows: Numbers | None) -> torch.Tensor:
+        if rows is None:
+            return texts.encode(self.copy.encode_text)
 
-        def compute(missing: Rows) -> torch.Tensor:
+        def compute(missing: Numbers) -> torch.Tensor:
             asked = texts if isinstance(missing, slice) else texts.of(missing)
-            return asked.encode(self._copy.encode_text)
+            return asked.encode(self.copy.encode_text)
 
-        rows = inputs.text_rows
         rows = slice(self._first_text, None) if isinstance(rows, slice) else rows + self._first_text
         return self._features.rows(rows, compute).to(texts.tokens.device)
 
@@ -112,8 +119,8 @@ class _ConstantTeacher:
 class InitialTeacher(_ConstantTeacher):
     """The model as it was when the plugin was made: ZSCL's teacher (arXiv 2303.06628), the pretrained one.
 
-    :param max_bytes: of features in memory; more goes to a file.
-    :param folder: for that file.
+    :param max_bytes: limit of the features in memory, in bytes; more goes to a file.
+    :param folder: where that file is made; None takes the system's temporary folder.
     """
 
     def prepare(self, model: VLM, reference: Reference) -> None:
@@ -122,10 +129,10 @@ class InitialTeacher(_ConstantTeacher):
         else:
             self._become(model)
 
-    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager[Any]) -> None:
         if reference.lifetime == "task":
             with precision:
-                self._compute(self._copy, model, reference)
+                self._compute(self.copy, model, reference)
         self._features.to(model.device)  # where the model was made is not where it trains
 
     def end(self) -> None:
@@ -138,11 +145,11 @@ class PreviousTeacher(_ConstantTeacher):
 
     Between tasks nothing is kept, for it is then the student itself.
 
-    :param max_bytes: of features in memory; more goes to a file.
-    :param folder: for that file.
+    :param max_bytes: limit of the features in memory, in bytes; more goes to a file.
+    :param folder: where that file is made; None takes the system's temporary folder.
     """
 
-    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager) -> None:
+    def start(self, model: VLM, reference: Reference, precision: AbstractContextManager[Any]) -> None:
         with precision:
             if reference.lifetime == "batch":
                 self._become(model)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+from avalanche_vlm.compat import version_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
+from avalanche_vlm.memory.state import StateDict, Stateful
 from avalanche_vlm.models import VLM
 
 
-class Teacher:
+class Teacher(Stateful):
     """What a model was when this was made: in eval mode for ever, without gradients.
 
     Weights that are frozen in the student are shared with it, since they are the same in both; only what trains is
@@ -28,8 +33,8 @@ class Teacher:
         frozen = {id(p) for p in model.parameters() if not p.requires_grad}
         teacher = model.frozen_copy()
         self._shared = {name: p for name, p in teacher.named_parameters() if id(p) in frozen}
-        self._versions = {name: p._version for name, p in self._shared.items()}
         self._model = teacher
+        self._trust_shared()
 
     @torch.no_grad()
     def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
@@ -55,11 +60,43 @@ class Teacher:
     @property
     def scale(self) -> torch.Tensor:
         """What the teacher's similarities are multiplied by."""
-        return self._model.scale.detach()
+        return self.model.scale.detach()
+
+    @property
+    def model(self) -> VLM:
+        """The copy itself."""
+        assert self._model is not None
+        return self._model
 
     def stored(self) -> StoredBytes:
         """Bytes of the weights and buffers that are the teacher's own; what it shares is the student's."""
         return StoredBytes(ram=tensor_bytes(self._held()))
+
+    def state_dict(self) -> StateDict:
+        """The weights that are the teacher's own, and its buffers; what it shares, the student's state has."""
+        return {name: tensor.detach() for name, tensor in self._state().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what another teacher was. Load the state of the student first, with which this one shares weights.
+
+        :param state: what :meth:`state_dict` of a teacher of an equal student gave.
+        :raises InputError: if it has other weights; nothing has changed then.
+        """
+        mine = self._state()
+        if mine.keys() != state.keys():
+            odd = min(mine.keys() ^ state.keys())
+            raise InputError(f"the state of a frozen copy does not fit its student: only one of them has {odd}")
+        for name, tensor in mine.items():
+            tensor.copy_(state[name])
+        self._trust_shared()
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {**self.own(), **{f"clip.{name}": buffer for name, buffer in self.model.clip.named_buffers()}}
+
+    def _trust_shared(self) -> None:
+        """Take the shared weights for right as they are now."""
+        self._versions = {name: version_of(p) for name, p in self._shared.items()}
 
     def _at(self, device: torch.device) -> VLM:
         for name, parameter in self._shared.items():
@@ -68,24 +105,24 @@ class Teacher:
                     f"the teacher shares {name} with its student, which trains it now: unfreeze it before the teacher "
                     "is made, or refresh the teacher"
                 )
-            if parameter._version != self._versions[name]:
+            if version_of(parameter) != self._versions[name]:
                 raise InputError(
                     f"the teacher shares {name}, which is frozen in its student, but was written to since: the teacher "
                     "is no longer what it was"
                 )
         if any(tensor.device != device for tensor in self._held()):
-            self._model.to(device)  # what is shared is there already, or the student could not take these inputs
-        return self._model
+            self.model.to(device)  # what is shared is there already, or the student could not take these inputs
+        return self.model
 
     def own(self) -> dict[str, torch.Tensor]:
         """The weights by name that are the teacher's own, and not shared with the student."""
-        return {name: p for name, p in self._model.named_parameters() if name not in self._shared}
+        return {name: p for name, p in self.model.named_parameters() if name not in self._shared}
 
     @torch.no_grad()
     def take_buffers(self, model: VLM) -> None:
         """Statistics of normalisation layers as the student has them."""
-        for mine, other in zip(self._model.clip.buffers(), model.clip.buffers(), strict=True):
+        for mine, other in zip(self.model.clip.buffers(), model.clip.buffers(), strict=True):
             mine.copy_(other)
 
     def _held(self) -> list[torch.Tensor]:
-        return [*self.own().values(), *self._model.buffers()]
+        return [*self.own().values(), *self.model.buffers()]

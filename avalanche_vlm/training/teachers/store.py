@@ -5,16 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, ClassVar
 
 import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.training.reference.base import Rows
+from avalanche_vlm.memory.state import KEPT, WORKING, Stateful
+from avalanche_vlm.training.reference.base import Numbers
 
 
-class FeatureStore:
+class FeatureStore(Stateful):
     """Rows of features by number, each computed when it is first asked for.
 
     The first rows that come are kept in memory, on the device that they came on; what is over the limit goes to a file.
@@ -33,6 +35,15 @@ class FeatureStore:
     [[0, 1], [1]]
     """
 
+    states: ClassVar = {
+        "_width": WORKING,
+        "_in_ram": WORKING,
+        "_filled": WORKING,
+        "_places": KEPT,
+        "_ram": KEPT,
+        "_far": KEPT,
+    }
+
     def __init__(self, max_bytes: int = 1 << 30, folder: str | Path | None = None) -> None:
         if max_bytes < 0:
             raise InputError(f"the limit of stored features is 0 bytes or more, not {max_bytes}")
@@ -46,7 +57,7 @@ class FeatureStore:
         """Forget everything."""
         self._places = torch.zeros(0, dtype=torch.long)
         self._ram: torch.Tensor | None = None
-        self._file: tempfile._TemporaryFileWrapper | None = None
+        self._file: IO[bytes] | None = None
         self._filled = self._in_ram = self._width = 0
 
     def append(self, features: torch.Tensor) -> None:
@@ -63,7 +74,7 @@ class FeatureStore:
         self._ram = None if self._ram is None else self._ram.to(device)
         return self
 
-    def rows(self, rows: Rows, compute: Callable[[Rows], torch.Tensor] | None = None) -> torch.Tensor:
+    def rows(self, rows: Numbers, compute: Callable[[Numbers], torch.Tensor] | None = None) -> torch.Tensor:
         """Features ``[n, D]`` of these rows.
 
         :param rows: numbers, each once; or ``slice(start, None)`` for all from there on, in the order in which they
@@ -73,17 +84,37 @@ class FeatureStore:
         """
         if isinstance(rows, slice):
             if self._filled <= (rows.start or 0):
+                assert compute is not None, "rows that are not there have to be computed"
                 self.append(compute(rows))
-            return self._read(torch.arange(self._filled)[rows]) if self._on_disk else self._ram[: self._filled][rows]
+            if self._on_disk or self._ram is None:
+                return self._read(torch.arange(self._filled)[rows])
+            return self._ram[: self._filled][rows]
         rows = rows.cpu()
         missing = self._missing(rows)
         if len(missing):
+            assert compute is not None, "rows that are not there have to be computed"
             self._add(rows[missing], compute(missing))
         return self._read(self._places[rows])
 
     def stored(self) -> StoredBytes:
+        """Bytes of what is kept. Said here, since the declaration does not tell memory from disk."""
         ram = 0 if self._ram is None else self._ram.nbytes
         return StoredBytes(ram=ram + self._places.nbytes, disk=self._on_disk * self._width * 4)
+
+    @property
+    def _far(self) -> torch.Tensor | None:
+        """The features in the file ``[n, D]``."""
+        return torch.from_numpy(self._mapped().copy()) if self._on_disk else None
+
+    @_far.setter
+    def _far(self, features: torch.Tensor | None) -> None:
+        self._file = None
+        if features is not None:
+            self._write(features, 0)
+
+    def _mapped(self) -> np.ndarray:
+        assert self._file is not None
+        return np.memmap(self._file.name, np.float32, "r", shape=(self._on_disk, self._width))
 
     @property
     def _on_disk(self) -> int:
@@ -102,31 +133,34 @@ class FeatureStore:
         fits = max(0, self.max_bytes // (4 * self._width) - self._in_ram)
         here, there = features[:fits], features[fits:]
         if len(there):
-            self._write(there)  # what may fail comes first: a store whose disk was full is what it was before
+            # What may fail comes first: a store whose disk was full is what it was before.
+            self._write(there, self._on_disk)
         if len(here):
-            self._grow(len(here), here)
-            self._ram[self._in_ram : self._in_ram + len(here)] = here
+            ram = self._grow(len(here), here)
+            ram[self._in_ram : self._in_ram + len(here)] = here
             self._in_ram += len(here)
         self._places[rows] = torch.arange(self._filled, self._filled + len(rows))
         self._filled += len(rows)
 
-    def _grow(self, n: int, like: torch.Tensor) -> None:
+    def _grow(self, n: int, like: torch.Tensor) -> torch.Tensor:
+        """Make room in memory for n more rows."""
         capacity = 0 if self._ram is None else len(self._ram)
-        if self._in_ram + n <= capacity:
-            return
+        if self._ram is not None and self._in_ram + n <= capacity:
+            return self._ram
         larger = like.new_empty(
             min(max(self._in_ram + n, 2 * capacity), self.max_bytes // (4 * self._width)), self._width
         )
         if self._ram is not None:
             larger[: self._in_ram] = self._ram[: self._in_ram]
         self._ram = larger
+        return larger
 
-    def _write(self, features: torch.Tensor) -> None:
+    def _write(self, features: torch.Tensor, row: int) -> None:
         try:
             if self._file is None:
                 # Lives as long as the store.
                 self._file = tempfile.NamedTemporaryFile(prefix="features-", dir=self.folder)  # noqa: SIM115
-            self._file.seek(self._on_disk * self._width * 4)
+            self._file.seek(row * self._width * 4)
             self._file.write(features.cpu().numpy().tobytes())
             self._file.flush()
         except OSError as error:
@@ -135,8 +169,9 @@ class FeatureStore:
 
     def _read(self, places: torch.Tensor) -> torch.Tensor:
         if not self._on_disk:
+            assert self._ram is not None
             return self._ram[places.to(self._ram.device)]
-        on_disk = np.memmap(self._file.name, np.float32, "r", shape=(self._on_disk, self._width))
+        on_disk = self._mapped()
         far = places >= self._in_ram
         found = torch.empty(len(places), self._width)
         found[far] = torch.from_numpy(on_disk[(places[far] - self._in_ram).numpy()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.coupled import inject_coupled_prompts
@@ -205,6 +207,5 @@ def diki(model: VLM, *, length: Count = 8, depth: Count = 8, quantile: Inner = 0
     image = inject_key_values(model.tower("image"), length=length, depth=depth)
     text = inject_key_values(model.tower("text"), length=length, depth=depth)
     router = GaussianRouter(quantile, shrinkage)
-    plugin = ModulePerTaskPlugin(model, named("image", image) | named("text", text), router)
-    model.routed = CalibratedPool(plugin.pool, router, image.values()).train(model.training)
-    return [plugin]
+    sites = named("image", image) | named("text", text)
+    return [ModulePerTaskPlugin(model, sites, router, partial(CalibratedPool, layers=image.values()))]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from avalanche_vlm.losses.similarity import two_way
 from avalanche_vlm.losses.topology import FeatureQueue, momentum_contrast, topology_preservation
-from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.memory.state import KEPT, Stateful
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin
 from avalanche_vlm.training.recipes.declaration import AdamW, Plugins, Published, Unpublished
@@ -147,24 +149,23 @@ def ctp(
     :param first_decay: decay of the momentum model in the first task; the rest comes from the student.
     """
     teachers: list[TeacherPolicy] = [PreviousTeacher(), MomentumTeacher(decay, first_decay)]
-    loss = _CTP(topology, contrast, temperature, queue)
+    loss = _CTP(topology, contrast, temperature, FeatureQueue(queue, 2 * model.width, model.device))
     return [DistillationPlugin(model, loss, CurrentBatch("batch"), teachers)]
 
 
-class _CTP:
+class _CTP(Stateful):
     """CTP's two losses, with the queue of one of them: ``[size, 2 D]``, image features beside their texts'."""
 
-    def __init__(self, topology: float, contrast: float, temperature: float, size: int) -> None:
-        self.topology, self.contrast, self.temperature, self.size = topology, contrast, temperature, size
-        self.queue: FeatureQueue | None = None
+    states: ClassVar = {"queue": KEPT}
+
+    def __init__(self, topology: float, contrast: float, temperature: float, queue: FeatureQueue) -> None:
+        self.topology, self.contrast, self.temperature, self.queue = topology, contrast, temperature, queue
 
     def __call__(self, c: Comparison) -> torch.Tensor:
         student, momentum = _pairs(c.student), _pairs(c.teachers[1])
         previous = _pairs(c.teachers[0]) if c.past else None
         keys = torch.cat(momentum, dim=1)
-        if self.queue is None:
-            self.queue = FeatureQueue(self.size, keys.shape[1], keys.device)
-        queued, ids = self.queue.entries()
+        queued, ids = self.queue.to(keys.device).entries()
         queued_images, queued_texts = queued.chunk(2, dim=1)
         # Neighbours differ by less than what half precision rounds cosines to.
         with torch.autocast(keys.device.type, enabled=False):
@@ -175,9 +176,6 @@ class _CTP:
                 loss = loss + self.topology * topology_preservation(*student, *previous, self.temperature)
         self.queue.push(keys, c.y)
         return loss
-
-    def stored(self) -> StoredBytes:
-        return StoredBytes(ram=0 if self.queue is None else self.queue.nbytes)
 
 
 def _pairs(side: Side) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,35 @@
+"""What layers read while a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def reading_inputs(layers: Mapping[str, nn.Module], read: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Hand every input of some layers to a function, for as long as the block lasts.
+
+    :param layers: the layers, by the name that the function gets.
+    :param read: called as ``read(name, input)`` before each forward pass of a layer, with its first argument.
+
+    >>> layer, norms = nn.Linear(2, 1), {}
+    >>> with reading_inputs({"only": layer}, lambda name, x: norms.update({name: x.norm().item()})):
+    ...     output = layer(torch.tensor([3.0, 4.0]))
+    >>> norms
+    {'only': 5.0}
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, inputs: read(name, inputs[0])
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
