@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,8 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.memory.files import replace_file
-from avalanche_vlm.weights.versions import optimizer_steps, versions
-
-if TYPE_CHECKING:
-    from avalanche_vlm.models.vlm import VLM
+from avalanche_vlm.models.encoder import DualEncoder
+from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
 
 Batches = Callable[[], Iterable[Sequence[torch.Tensor]]]
 _FORMAT = "avalanche_vlm features 1"
@@ -61,7 +59,7 @@ class FeatureCache:
         self._weights: tuple[Callable[[], Any], tuple, str] | None = None
         self._last: tuple[Callable[[], Any], str, Columns] | None = None
 
-    def features(self, model: VLM, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+    def features(self, model: DualEncoder, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """What ``model.encode_image_plain(images, normalize)`` gives in eval mode ``[B, D]``, computed for images that
         are new. Call :meth:`flush` after the last one.
 
@@ -78,7 +76,7 @@ class FeatureCache:
         shelf.write(self.buffer)
         return F.normalize(found, dim=-1) if normalize else found
 
-    def experience(self, model: VLM, owner: Any, batches: Batches) -> Columns:
+    def experience(self, model: DualEncoder, owner: Any, batches: Batches) -> Columns:
         """All of an experience, at once for as long as it is the last one that was asked for.
 
         :param owner: what stands for the data; asked for again, it is answered without loading an image.
@@ -113,17 +111,17 @@ class FeatureCache:
         self.flush()
         return {**self.__dict__, "_shelves": {}, "_weights": None, "_last": None}
 
-    def _shelf(self, model: VLM) -> _Shelf:
+    def _shelf(self, model: DualEncoder) -> _Shelf:
         key = self._key(model)
         if key not in self._shelves:
             self._shelves[key] = _Shelf(self.folder / key, key, model.name)
         return self._shelves[key]
 
-    def _key(self, model: VLM) -> str:
+    def _key(self, model: DualEncoder) -> str:
         tower, transform = model.tower("image"), model.transforms.eval
         tensors = [*tower.parameters(), *tower.buffers()]
         # Fused optimizers raise no counter of a tensor, so a step of any optimizer makes us look again.
-        state = (optimizer_steps(), versions(tensors))
+        state = (optimizer_steps(), tensor_versions(tensors))
         if self._weights is None or self._weights[0]() is not tower or self._weights[1] != state:
             self._weights = weakref.ref(tower), state, _weights_digest(tower)
         kind = model.device.type

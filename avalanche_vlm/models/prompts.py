@@ -47,6 +47,7 @@ class Prompts:
         return Prompts(self.tokens[rows.to(self.tokens.device)], self.counts[groups])
 
     def to(self, device: torch.device) -> Prompts:
+        """The same with the tokens on a device."""
         return Prompts(self.tokens.to(device), self.counts)
 
     def encode(self, encoder: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

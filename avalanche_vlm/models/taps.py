@@ -11,7 +11,7 @@ import torch
 class ForwardFeatures:
     """Unit-length features of one forward pass, with their graph.
 
-    :param images: ``[B, D]``.
+    :param images: image features ``[B, D]``.
     :param texts: ``[N, D]``: of a batch of pairs, of its N distinct captions; of images, of the N classes that compete
         (None where every known task's logits were asked for).
     :param classes: int64 ``[N]``, these classes' ids in ascending order; None for pairs.

@@ -11,7 +11,7 @@ from avalanche_vlm.benchmarks.transforms import ImageTransform
 class Transforms:
     """The transforms that come with a model.
 
-    :param train: with the model's augmentation, if it has one.
+    :param train: the transform with the model's augmentation, if it has one.
     :param eval: without. Never confuse the two: scores under training transforms are not comparable.
     """
 

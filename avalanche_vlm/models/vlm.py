@@ -70,7 +70,7 @@ class VLM(DualEncoder, MultiTaskModule):
         :param slot: ``"routed"`` or ``"image_path"``, of which a model has one at most; ``"text_path"``,
             ``"class_head"``; or ``"auxiliary."`` and a name.
         :param part: what goes there. None lets the place stay as it is and refuses it to all others.
-        :param owner: whose part it is, in words that an error can say: ``"LoRA per task"``.
+        :param owner: the method whose part it is, in words that an error can say: ``"LoRA per task"``.
         :raises InputError: if another method has the slot, or a class head and an image path of two methods would meet;
             the sentence names both methods, and nothing has changed.
         """

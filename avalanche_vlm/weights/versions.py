@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from avalanche_vlm.compat import version_of
+
 
 class _OptimizerSteps:
     """Counts the steps of all optimizers of this process."""
@@ -27,16 +29,16 @@ def optimizer_steps() -> int:
     return _OptimizerSteps.taken
 
 
-def versions(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, int], ...]:
+def tensor_versions(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, int], ...]:
     """Where each tensor lies, and the version counter that torch raises on in-place operations.
 
     What torch does not see is a write through ``tensor.data``, and steps of fused optimizers:
     :func:`optimizer_steps` tells of those.
 
     >>> weight = torch.zeros(2)
-    >>> before = versions([weight])
+    >>> before = tensor_versions([weight])
     >>> _ = weight.add_(1)
-    >>> versions([weight]) == before
+    >>> tensor_versions([weight]) == before
     False
     """
-    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    return tuple((tensor.data_ptr(), version_of(tensor)) for tensor in tensors)

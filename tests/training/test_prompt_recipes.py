@@ -186,5 +186,5 @@ def test_the_optimizer_may_come_before_or_after_the_shared_module(tiny_benchmark
     start = vectors.detach().clone()
     strategy.train(tiny_benchmark.train_stream[0])
     assert (vectors - start).abs().max() > 1e-3
-    with pytest.raises(InputError, match="texts have a learned context already"):
+    with pytest.raises(InputError, match="text path is taken by a learned context of texts"):
         build("coop", model=model)

@@ -20,7 +20,7 @@ class NearestMeanHead(ResizesOnLoad):
     answer stands. Where all competing classes have a mean, this is iCaRL's classifier. Every sample is answered for
     itself.
 
-    :param scale: of the cosines; the model's own makes logits comparable to the zero-shot ones.
+    :param scale: factor of the cosines; the model's own makes logits comparable to the zero-shot ones.
     """
 
     def __init__(self, scale: float = 100.0) -> None:
@@ -47,7 +47,7 @@ class NearestMeanHead(ResizesOnLoad):
     def forward(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, classes]``.
 
-        :param features: of unit length ``[B, D]``.
+        :param features: image features of unit length ``[B, D]``.
         :param logits: zero-shot ``[B, classes]``, ``MASKED`` for classes that do not compete.
         """
         if not bool(self.known.any()):
@@ -59,4 +59,5 @@ class NearestMeanHead(ResizesOnLoad):
         return torch.where(self.known[logits.argmax(1)][:, None], nearest, logits)
 
     def stored(self) -> StoredBytes:
+        """Bytes of the means."""
         return StoredBytes(ram=tensor_bytes([self.means, self.known]))

@@ -9,7 +9,7 @@ import torch
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
-from avalanche_vlm.weights.versions import optimizer_steps, versions
+from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
 
 
 class TextHead:
@@ -44,7 +44,7 @@ class TextHead:
         kind = model.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         precision = torch.get_autocast_dtype(kind) if cast else None
-        state = (str(model.device), precision, steps, versions(parameters))
+        state = (str(model.device), precision, steps, tensor_versions(parameters))
         module = None if model.routed is None else model.routed.pool.text_module
         before, features = self._cached.get(module, (None, None))
         if state != before:

@@ -12,7 +12,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.site import HookedSite, attach, is_attention_pool, matching, sites_of
+from avalanche_vlm.models.modules.site import HookedSite, attach_site, is_attention_pool, matching, sites_of
 
 DEFAULT_PATTERN = r"(resblocks|blocks)\.\d+\.mlp$"
 """The MLP of every block, of open_clip's towers and of timm's."""
@@ -26,9 +26,9 @@ class Adapter(nn.Module):
     AdaptFormer's (Chen et al., arXiv 2205.13535, eq. 2) and, with a scale of 1, Houlsby's (arXiv 1902.00751, section
     2.1), whose small random weights are zeros here.
 
-    :param width: of what it reads and adds, at least 1.
+    :param width: numbers per token that it reads and adds, at least 1.
     :param bottleneck: inner width, at least 1.
-    :param scale: of what it adds.
+    :param scale: factor of what it adds.
     :param dropout: share of inner values that are left out in training, in [0, 1).
     :raises InputError: for a setting out of its range.
 
@@ -79,10 +79,10 @@ class OutputSite(HookedSite):
 class AdapterSite(OutputSite):
     """An adapter per module beside a layer or after it.
 
-    :param host: the layer.
-    :param width: of its output.
+    :param host: the layer beside which it works.
+    :param width: numbers per token of the layer's output.
     :param kind: ``"parallel"`` reads what the layer reads, ``"sequential"`` what it gives; both add to what it gives.
-    :param settings: of :class:`Adapter`.
+    :param settings: what :class:`Adapter` takes besides the width.
     """
 
     def __init__(self, host: nn.Module, width: int, kind: str = "parallel", **settings: float) -> None:
@@ -90,9 +90,11 @@ class AdapterSite(OutputSite):
         self.width, self.kind, self.settings = width, kind, settings
 
     def build(self) -> Adapter:
+        """A new adapter."""
         return Adapter(self.width, **self.settings)
 
     def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What the active adapter adds to ``y``."""
         return self.module(x if self.kind == "parallel" else y)
 
 
@@ -105,16 +107,16 @@ def inject_adapters(
     dropout: float = 0.0,
     kind: str = "parallel",
 ) -> dict[str, AdapterSite]:
-    """Hang places for adapters on the matching layers of a tower; the layers and their state-dict keys stay.
+    """Put places for adapters on the matching layers of a tower; the layers and their state-dict keys stay.
 
     The defaults are AdaptFormer's; Houlsby's places are ``pattern=r"resblocks\\.\\d+\\.(attn|mlp)$"`` with
     ``kind="sequential"`` and ``scale=1``.
 
-    :param tower: for example ``clip.visual``.
+    :param tower: a tower, for example ``clip.visual``.
     :param pattern: regular expression searched in module names; must match layers that work on the last axis.
     :param bottleneck: inner width of every adapter, at least 1.
-    :param scale: of what an adapter adds.
-    :param dropout: in training, in [0, 1).
+    :param scale: factor of what an adapter adds.
+    :param dropout: share of inner values left out in training, in [0, 1).
     :param kind: ``"parallel"`` or ``"sequential"``, as in :class:`AdapterSite`.
     :return: the places by name, in the tower's order.
     :raises InputError: for a setting out of its range, if nothing matches, if a match has no linear layer (a
@@ -124,18 +126,18 @@ def inject_adapters(
     if kind not in KINDS:
         raise InputError(f"adapters are {' or '.join(KINDS)}, not {kind!r}")
     settings = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
-    Adapter(1, **settings)  # refuses wrong settings before anything hangs
+    Adapter(1, **settings)  # refuses wrong settings before anything changes
 
     def make(_name: str, host: nn.Module, _reads: int, gives: int) -> AdapterSite:
         return AdapterSite(host, gives, kind, **settings)
 
-    return hang(tower, pattern, "adapters", AdapterSite, make, same=kind == "parallel")
+    return put_sites(tower, pattern, "adapters", AdapterSite, make, same=kind == "parallel")
 
 
 HookedKind = TypeVar("HookedKind", bound=HookedSite)
 
 
-def hang(
+def put_sites(
     tower: nn.Module,
     pattern: str,
     called: str,
@@ -143,11 +145,11 @@ def hang(
     make: Callable[[str, nn.Module, int, int], HookedKind],
     same: bool,
 ) -> dict[str, HookedKind]:
-    """Hang a place on every matching layer, or on none.
+    """Put a place on every matching layer, or on none.
 
     :param pattern: regular expression searched in module names.
     :param called: how the places are called in the tower, after the layer's name.
-    :param kind: of place; a layer has at most one of each.
+    :param kind: class of the place; a layer has at most one of each.
     :param make: a place from a layer's name, the layer, and how many numbers it reads and gives.
     :param same: whether those two must be equal.
     :return: the places by the layers' names, in the tower's order.
@@ -166,14 +168,14 @@ def hang(
         found.append((name, host, reads, gives))
     sites = {name: make(name, host, reads, gives) for name, host, reads, gives in found}
     for name, site in sites.items():
-        attach(tower, name, called, site.train(site.host.training))
+        attach_site(tower, name, called, site.train(site.host.training))
     return sites
 
 
 def widths(name: str, layer: nn.Module) -> tuple[int, int]:
     """How many numbers a layer reads and gives per token: those of its first and last linear layers.
 
-    :param name: of the layer, for the error.
+    :param name: the layer's name, for the error.
     :raises InputError: if it has none.
 
     >>> widths("mlp", nn.Sequential(nn.Linear(3, 12), nn.GELU(), nn.Linear(12, 4)))
@@ -195,7 +197,7 @@ def _check_called(tower: nn.Module, name: str) -> None:
 
 
 def _linears(layer: nn.Module) -> Iterator[nn.Module]:
-    """Linear layers, adapted ones too, but none of what was hung on."""
+    """Linear layers, adapted ones too, but none of what sites have added."""
     if isinstance(getattr(layer, "out_features", None), int):
         yield layer
         return

@@ -1,6 +1,6 @@
 """Coupled prompts: those of the image tower are linear functions of those of the text tower (MaPLe, arXiv 2210.03117).
 
-They are one module at one place, which hangs on both towers: what a pool saves, freezes or drops is always the whole.
+They are one module at one place, which both towers have: what a pool saves, freezes or drops is always the whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from avalanche_vlm.models.modules.tokens import AppendedTokens, PromptTokens, TextPrompts, hang, image_blocks
+from avalanche_vlm.models.modules.tokens import AppendedTokens, PromptTokens, TextPrompts, image_blocks, install_context
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
@@ -21,8 +21,8 @@ class CoupledTokens(PromptTokens):
 
     :param depth: how many blocks have their own, at least 1.
     :param length: vectors per block, at least 1.
-    :param width: of the text tower's activations.
-    :param image_width: of the image tower's.
+    :param width: width of the text tower's activations.
+    :param image_width: width of the image tower's activations.
     """
 
     def __init__(self, depth: int, length: int, width: int, image_width: int) -> None:
@@ -37,7 +37,7 @@ class CoupledTokens(PromptTokens):
 class CoupledPrompts(TextPrompts):
     """The place of coupled prompts: on the text tower as :class:`TextPrompts`, and on the image tower's blocks.
 
-    :param model: whose towers they are.
+    :param model: the model whose towers get the prompts.
     :param length: vectors per block in either tower, at least 1.
     :param depth: the first blocks, which get vectors of their own; at most as many as the shorter tower has.
     :param words: what the context starts as; empty for random vectors.
@@ -50,6 +50,7 @@ class CoupledPrompts(TextPrompts):
         AppendedTokens(self, self.visual, blocks, self.depth, length)
 
     def build(self) -> nn.Module:
+        """New coupled prompts."""
         return self.start_with_words(CoupledTokens(self.depth, self.length, self.width, self.image_width))
 
     def visual(self, number: int) -> torch.Tensor:
@@ -69,4 +70,4 @@ def inject_coupled_prompts(
     :return: the one place, by the name of the token embedding.
     :raises InputError: for other numbers, too few words, and towers that prompts cannot enter.
     """
-    return hang(model, CoupledPrompts(model, length, depth, words))
+    return install_context(model, CoupledPrompts(model, length, depth, words))

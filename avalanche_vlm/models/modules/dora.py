@@ -53,10 +53,12 @@ class DoRA(LowRank):
         return (scale - 1) * F.linear(x, weight) + F.linear(F.linear(x, a), b)
 
     def factors(self, weight: torch.Tensor) -> Factors:
+        """The same for several modules at once, the magnitudes with it."""
         scale = self.magnitude / self._norm(weight)
         return self.A, (self.scale * scale).unsqueeze(1) * self.B, scale
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        """The change of the weight ``[fan_out, fan_in]`` that this module stands for."""
         _, b, scale = self.factors(weight)
         return (scale - 1).unsqueeze(1) * weight + b @ self.A
 

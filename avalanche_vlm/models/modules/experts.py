@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,10 +11,10 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.adapter import DEFAULT_PATTERN, Adapter, OutputSite, hang
+from avalanche_vlm.models.modules.adapter import DEFAULT_PATTERN, Adapter, OutputSite, put_sites
 
 
-class Choice(NamedTuple):
+class ExpertChoice(NamedTuple):
     """Which experts work on a sample.
 
     :param experts: int64 ``[B, k]``, the chosen ones.
@@ -28,13 +27,13 @@ class Choice(NamedTuple):
     load: torch.Tensor | None
 
 
-def noisy_top_k(logits: torch.Tensor, deviation: torch.Tensor | None, k: int) -> Choice:
+def noisy_top_k(logits: torch.Tensor, deviation: torch.Tensor | None, k: int) -> ExpertChoice:
     """Noisy top-k gating (Shazeer et al., arXiv 1701.06538, eq. 3 to 5, and 9 for the load).
 
     An expert's probability of being chosen is over a new draw of its own noise, while that of the others stays.
 
-    :param logits: ``[B, E]``.
-    :param deviation: of the normal noise, ``[B, E]``; None adds none.
+    :param logits: scores of the experts ``[B, E]``.
+    :param deviation: standard deviation of the normal noise, ``[B, E]``; None adds none.
     :param k: experts per sample, at most E.
 
     >>> noisy_top_k(torch.tensor([[1.0, 3.0, 3.0]]), None, 2)[1:]
@@ -44,20 +43,20 @@ def noisy_top_k(logits: torch.Tensor, deviation: torch.Tensor | None, k: int) ->
     top, experts = noisy.topk(min(k + 1, logits.shape[1]), dim=1)
     chosen, weights = experts[:, :k], top[:, :k].softmax(1)
     if deviation is None or top.shape[1] == k:
-        return Choice(chosen, weights, None)
+        return ExpertChoice(chosen, weights, None)
     # The k-th largest of the others: for those that were chosen the next one in line, for the rest the last chosen.
-    border = top[:, k - 1 : k].expand_as(logits).scatter(1, chosen, top[:, k:].expand_as(chosen))
-    return Choice(chosen, weights, torch.special.ndtr((logits - border) / deviation))
+    threshold = top[:, k - 1 : k].expand_as(logits).scatter(1, chosen, top[:, k:].expand_as(chosen))
+    return ExpertChoice(chosen, weights, torch.special.ndtr((logits - threshold) / deviation))
 
 
-def load_balance(choice: Choice, experts: int) -> torch.Tensor:
+def load_balance(choice: ExpertChoice, experts: int) -> torch.Tensor:
     """How unequally a batch uses the experts: the squared coefficients of variation of their importance, which is the
     sum of their weights, and of their load (arXiv 1701.06538, eq. 6, 7, 10 and 11, both weights 1).
 
-    :param choice: of a batch.
+    :param choice: the choice for a batch.
     :param experts: how many there are.
 
-    >>> load_balance(Choice(torch.tensor([[0], [0]]), torch.ones(2, 1), None), 2)
+    >>> load_balance(ExpertChoice(torch.tensor([[0], [0]]), torch.ones(2, 1), None), 2)
     tensor(1.)
     """
     weights = choice.weights
@@ -71,7 +70,7 @@ def _variation(x: torch.Tensor) -> torch.Tensor:
     return x.var(correction=0) / (x.mean().square() + 1e-10)
 
 
-def mixture(x: torch.Tensor, choice: Choice, experts: Sequence[nn.Module], like: torch.Tensor) -> torch.Tensor:
+def mixture(x: torch.Tensor, choice: ExpertChoice, experts: Sequence[nn.Module], like: torch.Tensor) -> torch.Tensor:
     """The weighted sum of what each sample's experts make of it. Every expert that was chosen runs once, on its own
     samples; the others do not run.
 
@@ -92,8 +91,8 @@ class Gate(nn.Module):
 
     Its weights start at zero, and the deviation of the noise is at least 0.01, as in the code of MoE-Adapters.
 
-    :param width: of tokens.
-    :param experts: to choose from.
+    :param width: numbers per token.
+    :param experts: how many experts there are to choose from.
     :param k: how many a sample gets.
     """
 
@@ -103,7 +102,7 @@ class Gate(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width, experts))
         self.noise = nn.Parameter(torch.zeros(width, experts))
 
-    def forward(self, x: torch.Tensor) -> Choice:
+    def forward(self, x: torch.Tensor) -> ExpertChoice:
         """The choice for tokens ``[B, D]``."""
         # Half precision would decide between near experts by its rounding.
         with torch.autocast(x.device.type, enabled=False):
@@ -117,7 +116,7 @@ class ExpertSite(OutputSite):
     """Experts beside a layer. A module of the pool is a gate; the experts belong to the place.
 
     :param host: works on tokens, ``[B, L, D]``.
-    :param width: of the tokens that it reads.
+    :param width: numbers per token that it reads.
     :param experts: what the gates choose from; each is called with tokens ``[n, L, D]`` and gives what it adds to the
         layer's output.
     :param k: experts per sample.
@@ -138,12 +137,15 @@ class ExpertSite(OutputSite):
 
     @property
     def shared(self) -> nn.Module:
+        """The experts."""
         return self.experts
 
     def build(self) -> Gate:
+        """A new gate."""
         return Gate(self.width, len(self.experts), self.k)
 
     def change(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What the experts of the active gate's choice add to ``y``; raises InputError where there are no tokens."""
         if x.ndim != 3:
             raise InputError(f"experts are chosen by a sample's first token, and there are none in {list(x.shape)}")
         if not self.batch_first:
@@ -180,23 +182,6 @@ class ExpertSite(OutputSite):
         return most.tolist()
 
 
-class WeightExpert(nn.Module):
-    """A change of a linear layer's weight, such as :class:`~avalanche_vlm.models.modules.lora.LowRank`, as an expert.
-
-    :param layer: it belongs to; remains the tower's child and not this one's.
-    :param make: the change, for a weight ``[fan_out, fan_in]``.
-    """
-
-    def __init__(self, layer: nn.Linear, make: Callable[[torch.Tensor], nn.Module]) -> None:
-        super().__init__()
-        self.__dict__["layer"] = layer
-        self.change = make(layer.weight.detach())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What it adds to the layer's output ``[..., fan_out]`` for inputs ``[..., fan_in]``."""
-        return self.change(x, self.layer.weight)
-
-
 def inject_experts(
     tower: nn.Module,
     *,
@@ -206,22 +191,18 @@ def inject_experts(
     scale: float = 0.1,
     dropout: float = 0.1,
     pattern: str = DEFAULT_PATTERN,
-    make: Callable[[nn.Module], nn.Module] | None = None,
 ) -> dict[str, ExpertSite]:
-    """Hang experts on the matching layers of a tower; the layers and their state-dict keys stay.
+    """Put experts beside the matching layers of a tower; the layers and their state-dict keys stay.
 
     The defaults are those of MoE-Adapters (Yu et al., arXiv 2403.11549).
 
-    :param tower: for example ``clip.visual``.
-    :param experts: in every place, at least 1.
+    :param tower: a tower, for example ``clip.visual``.
+    :param experts: number of experts in every place, at least 1.
     :param k: how many of them work on a sample, at least 1.
     :param bottleneck: inner width of adapters, at least 1.
-    :param scale: of what an adapter adds.
-    :param dropout: of adapters, in training, in [0, 1).
+    :param scale: factor of what an adapter adds.
+    :param dropout: share of an adapter's inner values left out in training, in [0, 1).
     :param pattern: regular expression searched in module names; must match layers that work on tokens.
-    :param make: another kind of expert than :class:`~avalanche_vlm.models.modules.adapter.Adapter`, for the layer that
-        it is given: ``partial(WeightExpert, make=partial(LowRank, rank=4))`` on linear layers. The three settings of
-        adapters are then not used.
     :return: the places by name, in the tower's order.
     :raises InputError: for a setting out of its range, and as
         :func:`~avalanche_vlm.models.modules.adapter.inject_adapters`.
@@ -230,13 +211,13 @@ def inject_experts(
     if whole(k, 1, "the number of experts per sample") > experts:
         raise InputError(f"a sample cannot have {k} of {experts} experts")
     settings = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
-    Adapter(1, **settings)  # refuses wrong settings before anything hangs
+    Adapter(1, **settings)  # refuses wrong settings before anything changes
 
     def place(name: str, host: nn.Module, reads: int, _gives: int) -> ExpertSite:
-        new = partial(make, host) if make else partial(Adapter, reads, **settings)
-        return ExpertSite(host, reads, [new() for _ in range(experts)], k, _batch_first(tower, name))
+        new = [Adapter(reads, **settings) for _ in range(experts)]
+        return ExpertSite(host, reads, new, k, _batch_first(tower, name))
 
-    return hang(tower, pattern, "experts", ExpertSite, place, same=make is None)
+    return put_sites(tower, pattern, "experts", ExpertSite, place, same=True)
 
 
 def _batch_first(tower: nn.Module, name: str) -> bool:

@@ -18,7 +18,7 @@ class FeatureAdapter(nn.Module):
     pulls towards the pretrained features instead of towards zero; the bottleneck follows CLIP-Adapter (arXiv
     2110.04544), whose output is added in part, here in full.
 
-    :param width: of the features, at least 1.
+    :param width: numbers per feature, at least 1.
     :param bottleneck: inner width, at least 1; None for the linear form.
     :raises InputError: for a width below 1.
 
@@ -45,7 +45,7 @@ class FeatureAdapter(nn.Module):
 class AdapterPath(nn.Module):
     """What stands in a :class:`~avalanche_vlm.models.VLM`'s image path: every image's features go through the adapter.
 
-    :param adapter: from unit-length features to features.
+    :param adapter: makes features of unit-length features.
     """
 
     def __init__(self, adapter: FeatureAdapter) -> None:

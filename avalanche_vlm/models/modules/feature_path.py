@@ -21,7 +21,7 @@ class FeaturePath(nn.Module):
     def forward(self, encode: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """Features ``[B, D]``.
 
-        :param encode: the tower.
+        :param encode: the tower, from images to features.
         :param x: images ``[B, 3, H, W]``, or features ``[B, D]``.
         """
         return x if x.ndim == 2 else encode(x)

@@ -25,7 +25,7 @@ class KeyValuePrompts(nn.Module):
     """Keys, uniform in [-1, 1], and values, zero, so that a new module changes nothing; both as in the authors' code.
 
     :param length: pairs, at least 1.
-    :param width: of the tower's activations, over all heads.
+    :param width: width of the tower's activations, over all heads.
     """
 
     def __init__(self, length: int, width: int) -> None:
@@ -52,14 +52,17 @@ class KeyValueAttention(FusedAttention, Site):
 
     @property
     def unchanged(self) -> bool:
+        """Whether no module is active."""
         return self.active is None
 
     def build(self) -> nn.Module:
+        """New prompts, which change nothing yet."""
         return KeyValuePrompts(self.length, self.embed_dim)
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
     ) -> torch.Tensor:
+        """What the queries gather of tokens and, added to it, of the active module's prompts."""
         y = super().attend(q, k, v, mask, x)
         if self.active is None:
             return y
@@ -79,7 +82,7 @@ def inject_key_values(
 ) -> dict[str, KeyValueAttention]:
     """Replace the attention of a tower's first blocks in place.
 
-    :param tower: for example ``clip.visual``.
+    :param tower: a tower, for example ``clip.visual``.
     :param length: pairs of every module in each layer, at least 1.
     :param depth: how many of the matching layers, at least 1, from the first; at most all.
     :param pattern: regular expression, searched in module names; must match open_clip's attention.
@@ -103,8 +106,8 @@ def inject_key_values(
 def strength(layers: Iterable[KeyValueAttention], weight: float | torch.Tensor) -> Iterator[None]:
     """Weigh the prompts within a block, and in full afterwards.
 
-    :param layers: of one tower.
-    :param weight: for all samples, or ``[B]``.
+    :param layers: the places of one tower.
+    :param weight: one number for all samples, or ``[B]``.
     """
     layers = list(layers)
     try:
@@ -126,7 +129,7 @@ class CalibratedPool(RoutedPool):
     Differs from the authors' code, which weighs the text tower's prompts by the mean over the batch: they count in full
     here, so that nothing depends on the batch and a task's class prompts are encoded once.
 
-    :param pool: the modules.
+    :param pool: the modules that samples are sent to.
     :param router: places samples by their features of the plain tower.
     :param layers: the image tower's places.
     """

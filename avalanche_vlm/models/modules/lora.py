@@ -50,6 +50,7 @@ class LoRALayer(Site):
         raise NotImplementedError
 
     def build(self) -> nn.Module:
+        """A new module for each of the layer's weights."""
         return nn.ModuleDict({part: self.make(weight.detach()) for part, weight in self.weights().items()})
 
     @torch.no_grad()
@@ -71,6 +72,7 @@ class LoRALinear(LoRALayer):
         self.weight, self.bias = linear.weight, linear.bias
 
     def weights(self) -> dict[str, torch.Tensor]:
+        """The one weight."""
         return {"weight": self.weight}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,6 +81,7 @@ class LoRALinear(LoRALayer):
         return changed_linear(x, self.weight, self.bias, [self.bank[self.active]["weight"]])
 
     def merge(self, name: str, coefficient: float = 1.0) -> None:
+        """Add a module's change to the weight for good and drop the module."""
         self.weight = changed(self.weight, self._take(name, coefficient)["weight"])
 
 
@@ -98,13 +101,16 @@ class LoRAAttention(FusedAttention, LoRALayer):
 
     @property
     def unchanged(self) -> bool:
+        """Whether no module is active, here or on the output's projection."""
         return self.active is None and getattr(self.out_proj, "active", None) is None
 
     def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the adapted ones of q, k and v."""
         q_k_v = dict(zip(PARTS, self.in_proj_weight.chunk(3), strict=False))
         return {part: q_k_v[part] for part in self.parts}
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values ``[B, L, 3 D]``, with the active module's changes."""
         if self.active is None or not self.parts:
             return super().project(x)
         modules = self.bank[self.active]
@@ -112,6 +118,7 @@ class LoRAAttention(FusedAttention, LoRALayer):
         return changed_linear(x, self.in_proj_weight, self.in_proj_bias, of_parts)
 
     def merge(self, name: str, coefficient: float = 1.0) -> None:
+        """Add a module's change to the fused weight for good and drop the module."""
         changes = self._take(name, coefficient)
         if not changes:
             return
@@ -131,7 +138,7 @@ def inject_lora(
 ) -> dict[str, LoRALayer]:
     """Replace the matching layers of a tower in place.
 
-    :param tower: for example ``clip.visual``, open_clip's own or timm's.
+    :param tower: a tower, for example ``clip.visual``, open_clip's own or timm's.
     :param rank: inner width of every module.
     :param alpha: scale times rank; the rank by default (scale 1).
     :param pattern: regular expression searched in module names; must match linear layers or attention.

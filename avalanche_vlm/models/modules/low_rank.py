@@ -47,7 +47,7 @@ class SubspaceLowRank(LowRank):
 
     Without directions (the rows of ``A`` are zero) it changes nothing and has no gradient.
 
-    :param weight: as for :class:`LowRank`.
+    :param weight: ``[fan_out, fan_in]``, the weight that it changes; only its shape counts.
     :param rank: directions at most, at least 1.
     :param alpha: scale times rank; the rank by default (scale 1).
     """

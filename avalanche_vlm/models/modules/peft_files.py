@@ -45,9 +45,9 @@ _UNKNOWN = {
 def export_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> None:
     """Write a module, in both towers where it acts in both, as peft would.
 
-    :param model: whose ``clip`` the pool adapts.
-    :param pool: of LoRA or DoRA.
-    :param name: of the module.
+    :param model: the model whose ``clip`` the pool adapts.
+    :param pool: a pool of LoRA or DoRA.
+    :param name: the module's name.
     :param folder: gets ``adapter_config.json`` and ``adapter_model.safetensors``.
     :raises InputError: if the pool has no such module or belongs to another model, if the module is of another kind or
         of more than one rank or scale, or if nothing can be written there.
@@ -90,10 +90,10 @@ def import_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> 
 
     The file's scale (alpha over rank, or over its root) becomes part of ``B`` where the pool's own differs.
 
-    :param model: whose ``clip`` the pool adapts.
+    :param model: the model whose ``clip`` the pool adapts.
     :param pool: its sites are the file's layers, of the file's kind and rank.
-    :param name: of the new module.
-    :param folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+    :param name: the new module's name.
+    :param folder: the folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
     :raises InputError: if the files are missing or no adapter, use what we have not (biases, ranks of their own), or
         belong to other layers, another kind or rank; the pool is then what it was.
     """

@@ -66,7 +66,7 @@ class ModulePool:
     def merge(self, name: str, coefficient: float = 1.0) -> None:
         """Make a module part of the base weights, under which all others work from then on, and forget it.
 
-        :param coefficient: of its change.
+        :param coefficient: factor of the module's change.
         :raises InputError: if it is more than a change of weights; nothing has changed then.
         """
         self._check(name)
@@ -92,6 +92,7 @@ class ModulePool:
 
     @property
     def active(self) -> str | None:
+        """The name of the module that works now, if one does."""
         return next(iter(self.sites.values())).active
 
     @property

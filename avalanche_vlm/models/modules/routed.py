@@ -20,7 +20,7 @@ class RoutedPool(ResizesOnLoad):
     are at work: the plain tower's features go to the router; a sample that belongs to no known task keeps them, the
     others run once more, grouped by task.
 
-    :param pool: the modules.
+    :param pool: the modules that samples are sent to.
     :param router: places samples by their features of the plain tower. If it knows tasks already, the pool's first
         modules are theirs.
     """
@@ -40,8 +40,8 @@ class RoutedPool(ResizesOnLoad):
     def learn(self, name: str, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Let the router know the samples of a module's task.
 
-        :param name: of the module.
-        :param features: of the plain tower, of unit length ``[N, D]``.
+        :param name: the module's name.
+        :param features: the plain tower's features, of unit length ``[N, D]``.
         :param labels: class or caption ids ``[N]``.
         """
         self.router.fit(features, labels)
@@ -110,7 +110,7 @@ class RoutedPool(ResizesOnLoad):
     def route(self, features: torch.Tensor) -> list[str | None]:
         """The module of each sample, None for the pretrained model: also where the module was dropped.
 
-        :param features: of the plain tower, of unit length ``[B, D]``.
+        :param features: the plain tower's features, of unit length ``[B, D]``.
         """
         if len(self.router) == 0:
             return [None] * len(features)

@@ -18,7 +18,7 @@ S = TypeVar("S", bound="Site")
 class Site(ResizesOnLoad):
     """One place: the modules that were made for it, by name, and which of them is active.
 
-    A subclass is a layer in the place of another (LoRA), or hangs on a layer of the tower by a hook
+    A subclass is a layer in the place of another (LoRA), or follows a layer of the tower by a hook
     (:class:`HookedSite`). With no module active the tower computes, bit for bit, what it computes without the site.
     """
 
@@ -66,7 +66,7 @@ class Site(ResizesOnLoad):
 
         The weight becomes a new parameter, and the old one stays as it was: a teacher may share it.
 
-        :param coefficient: of the change.
+        :param coefficient: factor of the change.
         :raises InputError: if modules of this kind are no change of weights.
         """
         raise InputError(f"{type(self).__name__} does not change weights, so nothing can be merged into them")
@@ -132,6 +132,7 @@ class HookedSite(Site):
 
     @property
     def reference(self) -> nn.Parameter:
+        """A parameter of the layer, which tells device and precision."""
         return next(self.host.parameters())
 
 
@@ -153,10 +154,10 @@ def is_attention_pool(module: nn.Module) -> bool:
     return type(module).__name__ == "AttentionPool2d" and hasattr(module, "c_proj")
 
 
-def attach(tower: nn.Module, name: str, kind: str, site: HookedSite) -> None:
-    """Make a site the tower's child, beside the layer that it hangs on.
+def attach_site(tower: nn.Module, name: str, kind: str, site: HookedSite) -> None:
+    """Make a site the tower's child, beside its layer.
 
-    :param name: of the layer.
+    :param name: the layer's name in the tower.
     :param kind: what it is called there.
     """
     path = name.split(".")
@@ -182,7 +183,8 @@ def banks(model: nn.Module) -> dict[str, Any]:
     """Which modules the places of a model have, and which of them is active, as values that JSON has.
 
     :param model: a tower, or a model of several.
-    :return: by the place's name in the model, the modules' ``names``, second names (``same``), and ``active``.
+    :return: a mapping from a place's name in the model to its modules' ``names``, second names (``same``), and
+        ``active``.
     """
     return {
         where: {"names": list(site.bank), "same": site.second_names(), "active": site.active}

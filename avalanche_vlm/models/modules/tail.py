@@ -19,12 +19,12 @@ class TailLowRank(nn.Module):
     first gradient and keeps the features of past tasks out of them too; here they are those of the smallest singular
     values of the weight, which needs no data.
 
-    :param weight: ``[fan_out, fan_in]``.
+    :param weight: the weight that it changes, ``[fan_out, fan_in]``.
     :param rank: directions at most.
     :param tail_energy: share of the weight's squared singular values that the directions may hold together, in (0, 1].
         The smallest singular value is always in. With 1 the rank alone decides, and a layer that is no wider than the
         rank has no head left that is held.
-    :param hold_outputs: as above.
+    :param hold_outputs: whether the outputs of the head are held as well.
 
     >>> tail = TailLowRank(torch.diag(torch.tensor([3.0, 2.0, 0.5])), rank=2, tail_energy=0.1)
     >>> tail.V.abs().T, tail.M.shape

@@ -18,10 +18,14 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.site import HookedSite, Site, attach
+from avalanche_vlm.models.modules.site import HookedSite, Site, attach_site
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
+
+
+CONTEXT = "a learned context of texts"
+"""Who takes a model's text path, in an error."""
 
 
 class PromptTokens(nn.Module):
@@ -31,8 +35,8 @@ class PromptTokens(nn.Module):
 
     :param depth: how many blocks have their own, at least 1.
     :param length: vectors per block, at least 1.
-    :param width: of the tower's activations.
-    :param std: standard deviation.
+    :param width: width of the tower's activations.
+    :param std: standard deviation of the initial vectors.
     """
 
     def __init__(self, depth: int, length: int, width: int, std: float = 0.02) -> None:
@@ -45,13 +49,13 @@ class PromptTokens(nn.Module):
         return self.vectors[depth]
 
 
-class Blocks(NamedTuple):
+class TowerBlocks(NamedTuple):
     """The residual blocks of a tower.
 
-    :param name: of the submodule that holds them, within the tower.
-    :param host: that submodule.
+    :param name: name within the tower of the submodule that holds them.
+    :param host: the submodule of that name.
     :param layers: the blocks in their order.
-    :param width: of the activations.
+    :param width: width of the activations.
     :param dim: the sequence's dimension in the activations: 1 for ``[B, L, D]``, 0 for ``[L, B, D]``.
     """
 
@@ -62,15 +66,15 @@ class Blocks(NamedTuple):
     dim: int
 
 
-def open_clip_blocks(tower: nn.Module) -> Blocks | None:
+def open_clip_blocks(tower: nn.Module) -> TowerBlocks | None:
     """Those of a tower of open_clip's own, None for others."""
     host = getattr(tower, "transformer", None)
     if not hasattr(host, "resblocks"):
         return None
-    return Blocks("transformer", host, list(host.resblocks), host.width, int(getattr(host, "batch_first", True)))
+    return TowerBlocks("transformer", host, list(host.resblocks), host.width, int(getattr(host, "batch_first", True)))
 
 
-def image_blocks(tower: nn.Module) -> Blocks:
+def image_blocks(tower: nn.Module) -> TowerBlocks:
     """Those of an image tower, open_clip's or a timm vision transformer.
 
     :raises InputError: for others, such as ResNets.
@@ -81,14 +85,14 @@ def image_blocks(tower: nn.Module) -> Blocks:
         from timm.models.vision_transformer import VisionTransformer
 
         if isinstance(trunk, VisionTransformer):
-            blocks = Blocks("trunk", trunk, list(trunk.blocks), trunk.embed_dim, 1)
+            blocks = TowerBlocks("trunk", trunk, list(trunk.blocks), trunk.embed_dim, 1)
     if blocks is None:
         kind = type(tower if trunk is None else trunk).__name__
         raise InputError(f"prompts need an image tower of residual blocks that pass tokens on, and a {kind} is none")
     return blocks
 
 
-def text_tower(model: VLM) -> tuple[nn.Module, Blocks]:
+def text_tower(model: VLM) -> tuple[nn.Module, TowerBlocks]:
     """The module that embeds a model's tokens, and its blocks.
 
     :raises InputError: if the text tower is not open_clip's own.
@@ -126,13 +130,13 @@ class AppendedTokens:
 
     :param site: they work while it has an active module.
     :param vectors: gives the ones of a block ``[length, D]``, by its number.
-    :param blocks: of the tower.
+    :param blocks: the tower's residual blocks.
     :param depth: the first blocks, which get vectors of their own.
-    :param length: how many.
+    :param length: vectors per block, at least 1.
     """
 
     def __init__(
-        self, site: Site, vectors: Callable[[int], torch.Tensor], blocks: Blocks, depth: int, length: int
+        self, site: Site, vectors: Callable[[int], torch.Tensor], blocks: TowerBlocks, depth: int, length: int
     ) -> None:
         self.site, self.vectors, self.length, self.dim = site, vectors, length, blocks.dim
         # Bound methods and partials of them, so that deepcopy and pickle work.
@@ -141,6 +145,7 @@ class AppendedTokens:
         blocks.layers[-1].register_forward_hook(self.leave)
 
     def enter(self, number: int, _layer: nn.Module, inputs: tuple) -> tuple | None:
+        """Hook before a block: its vectors come in, or take the place of those of the block before."""
         if self.site.active is None:
             return None
         x, *others = inputs
@@ -148,6 +153,7 @@ class AppendedTokens:
         return splice(x, self.vectors(number), x.shape[self.dim] - replaced, replaced, self.dim), *others
 
     def leave(self, _layer: nn.Module, _inputs: tuple, x: torch.Tensor) -> torch.Tensor | None:
+        """Hook behind the last block: the vectors go out."""
         # Pooling over the whole sequence is to see what it sees without prompts.
         return None if self.site.active is None else x.narrow(self.dim, 0, x.shape[self.dim] - self.length)
 
@@ -155,17 +161,18 @@ class AppendedTokens:
 class ImagePrompts(HookedSite):
     """The place of visual prompts in an image tower.
 
-    :param blocks: of the tower.
+    :param blocks: the tower's residual blocks.
     :param length: vectors per block, at least 1.
     :param depth: the first blocks, which get vectors of their own; at most all.
     """
 
-    def __init__(self, blocks: Blocks, length: int, depth: int) -> None:
+    def __init__(self, blocks: TowerBlocks, length: int, depth: int) -> None:
         super().__init__(blocks.host)
         self.length, self.depth, self.width = length, min(depth, len(blocks.layers)), blocks.width
         AppendedTokens(self, self.vectors, blocks, self.depth, length)
 
     def build(self) -> nn.Module:
+        """New visual prompts."""
         return PromptTokens(self.depth, self.length, self.width)
 
     def vectors(self, number: int) -> torch.Tensor:
@@ -181,7 +188,7 @@ class TextPrompts(HookedSite):
     Whoever encodes texts has to call :meth:`through`, and a :class:`~avalanche_vlm.models.VLM` does by its
     ``text_path``; for all others the tower is the plain one.
 
-    :param model: whose text tower it is.
+    :param model: the model whose text tower it is.
     :param length: vectors per block, at least 1.
     :param depth: the first blocks, which get vectors of their own; at most all.
     :param words: the first block's vectors start as the embeddings of these words' first tokens; empty for random ones.
@@ -191,8 +198,7 @@ class TextPrompts(HookedSite):
     def __init__(self, model: VLM, length: int, depth: int, words: str = "") -> None:
         whole(length, 1, "the length of a text prompt")
         whole(depth, 1, "the depth of prompts")
-        if model.text_path is not None:
-            raise InputError("the model's texts have a learned context already, and there is room for one")
+        model.slots.check("text_path", CONTEXT)
         root, blocks = text_tower(model)
         super().__init__(root.token_embedding)
         empty, first, other = model.tokenizer(["", "a", "of"])
@@ -214,6 +220,7 @@ class TextPrompts(HookedSite):
             layer.register_forward_pre_hook(partial(self.enter, number))
 
     def build(self) -> nn.Module:
+        """A new context."""
         return self.start_with_words(PromptTokens(self.depth, self.length, self.width))
 
     @torch.no_grad()
@@ -260,9 +267,11 @@ class TextPrompts(HookedSite):
         return torch.cat([tokens[:, : self.start], room, tokens[:, self.start : left]], dim=1)
 
     def embedded(self, _layer: nn.Module, _inputs: tuple, x: torch.Tensor) -> torch.Tensor | None:
+        """Hook behind the token embedding: the context takes the room that was made for it."""
         return splice(x, self.module(0), self.start, self.length, dim=1) if self._inserted else None
 
     def enter(self, number: int, _layer: nn.Module, inputs: tuple) -> tuple[Any, ...] | None:
+        """Hook before a later block: its own vectors take the place of those of the block before."""
         if not self._inserted:
             return None
         x, *others = inputs
@@ -282,7 +291,7 @@ def inject_image_prompts(tower: nn.Module, *, length: int = 10, depth: int = 1) 
     whole(depth, 1, "the depth of prompts")
     blocks = image_blocks(tower)
     site = ImagePrompts(blocks, length, depth)
-    attach(tower, blocks.name, "prompts", site)
+    attach_site(tower, blocks.name, "prompts", site)
     return {blocks.name: site}
 
 
@@ -297,11 +306,11 @@ def inject_text_prompts(model: VLM, *, length: int = 4, depth: int = 1, words: s
     :return: the place, by the name of the token embedding.
     :raises InputError: for other numbers, too few words, and if the tower has no token embedding in front of blocks.
     """
-    return hang(model, TextPrompts(model, length, depth, words))
+    return install_context(model, TextPrompts(model, length, depth, words))
 
 
-def hang(model: VLM, site: TextPrompts) -> dict[str, TextPrompts]:
+def install_context(model: VLM, site: TextPrompts) -> dict[str, TextPrompts]:
     """Make a context the text tower's own, and put it into the texts' way."""
-    attach(text_tower(model)[0], "token_embedding", "prompts", site)
-    model.text_path = site.through
+    attach_site(text_tower(model)[0], "token_embedding", "prompts", site)
+    model.install("text_path", site.through, CONTEXT)
     return {"token_embedding": site}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
+from avalanche_vlm.models.routers.calibrated import CalibratedRouter, TaskParts
 from avalanche_vlm.models.routers.calibration import check_count
 from avalanche_vlm.models.routers.registry import register_router
 
@@ -17,13 +17,13 @@ class AutoencoderRouter(CalibratedRouter):
     weight decay are those of the authors' code, without its decay of the learning rate. That code works on sigmoids of
     an AlexNet's last feature map (43,264 numbers, 100 hidden units), has one threshold for all tasks, and takes the
     error's mean over the whole batch. Here it is the VLM's own features, centred on the task's mean and divided by one
-    number; a border per task; and every sample for itself.
+    number; a threshold per task; and every sample for itself.
 
-    :param quantile: share of a task's own samples that the border lets in, in (0, 1).
+    :param quantile: share of a task's own samples that the threshold lets in, in (0, 1).
     :param hidden: units; half the features' width if that is less.
-    :param steps: of training, whatever the number of samples. More is not always better: the border then comes from
-        samples that are reconstructed worse than the learned ones.
-    :param seed: of weights and batches; the global random state is left alone.
+    :param steps: number of training steps, whatever the number of samples. More is not always better: the threshold
+        then comes from samples that are reconstructed worse than the learned ones.
+    :param seed: seed of weights and batches, 0 or more; the global random state is left alone.
     :raises InputError: if an option is out of its range.
     """
 
@@ -39,7 +39,7 @@ class AutoencoderRouter(CalibratedRouter):
         self.steps = steps
         self.seed = seed
 
-    def _learn(self, features: torch.Tensor, labels: torch.Tensor) -> Parts:
+    def _learn(self, features: torch.Tensor, labels: torch.Tensor) -> TaskParts:
         mean = features.mean(0)
         scale = (features - mean).square().mean().sqrt().clamp_min(1e-6)
         encode, encode_bias, decode, decode_bias = self._train((features - mean) / scale)
@@ -49,7 +49,7 @@ class AutoencoderRouter(CalibratedRouter):
         parts = (encode, encode_bias, decode * scale, decode_bias * scale + mean)
         return dict(zip(self.parts, (part[None] for part in parts), strict=True))
 
-    def _measure(self, features: torch.Tensor, parts: Parts) -> torch.Tensor:
+    def _measure(self, features: torch.Tensor, parts: TaskParts) -> torch.Tensor:
         tasks = zip(*(parts[name] for name in self.parts), strict=True)
         # Task by task: at once would hold all reconstructions, B x T x D numbers.
         errors = [(_reconstruct(features, weights) - features).square().mean(1) for weights in tasks]

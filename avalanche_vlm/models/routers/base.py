@@ -12,9 +12,9 @@ from avalanche_vlm.memory.accounting import StoredBytes
 class Route(NamedTuple):
     """A router's answer, per sample.
 
-    :param task: int64 ``[B]``, index of the nearest task, of those whose border it is within if there are any.
+    :param task: int64 ``[B]``, index of the nearest task, of those whose threshold it is within if there are any.
     :param confidence: ``[B]`` in [0, 1]: that task's share in the softmax over all tasks' negative distances.
-    :param is_out_of_distribution: bool ``[B]``: beyond the border of every task.
+    :param is_out_of_distribution: bool ``[B]``: beyond the threshold of every task.
     """
 
     task: torch.Tensor
@@ -38,4 +38,6 @@ class Router(Protocol):
     def score(self, features: torch.Tensor) -> Route:
         """Route unit-length features ``[B, D]`` of the plain tower."""
 
-    def stored(self) -> StoredBytes: ...
+    def stored(self) -> StoredBytes:
+        """Bytes of what it keeps of the tasks."""
+        ...

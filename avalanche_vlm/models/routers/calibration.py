@@ -1,4 +1,4 @@
-"""Where a task ends: borders from samples that were kept out of its fit, and the rates that they achieve."""
+"""Where a task ends: thresholds from samples that were kept out of its fit, and the rates that they achieve."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from avalanche_vlm.models.routers.base import Route
 
 
 class Rates(NamedTuple):
-    """What borders do to samples whose task is known, and to samples of none.
+    """What thresholds do to samples whose task is known, and to samples of none.
 
     :param turned_away: ``[T]``, share of each task's own samples that were out of distribution: false positives.
     :param misplaced: ``[T]``, share of them that went to another task.
-    :param strangers_let_in: share of the strangers that went to any task: false negatives.
+    :param ood_accepted: share of the samples of no task that went to any: false negatives.
     """
 
     turned_away: torch.Tensor
     misplaced: torch.Tensor
-    strangers_let_in: float
+    ood_accepted: float
 
 
-def achieved_rates(own: Sequence[Route], strangers: Route) -> Rates:
+def achieved_rates(own: Sequence[Route], others: Route) -> Rates:
     """The rates at which a router errs, on samples that it has not seen.
 
-    :param own: of each task's samples, in the order of the tasks.
-    :param strangers: of samples that belong to none.
+    :param own: a router's answers for each task's samples, in the order of the tasks.
+    :param others: its answers for samples that belong to none.
 
     >>> yes, no = torch.tensor([True]), torch.tensor([False])
     >>> first, second = torch.tensor([0]), torch.tensor([1])
     >>> kept, away, wrong = Route(first, yes, no), Route(second, yes, yes), Route(second, yes, no)
     >>> rates = achieved_rates([wrong, away], kept)
-    >>> rates.turned_away.tolist(), rates.misplaced.tolist(), rates.strangers_let_in
+    >>> rates.turned_away.tolist(), rates.misplaced.tolist(), rates.ood_accepted
     ([0.0, 1.0], [1.0, 0.0], 1.0)
     """
     away = [route.is_out_of_distribution for route in own]
@@ -43,7 +43,7 @@ def achieved_rates(own: Sequence[Route], strangers: Route) -> Rates:
     return Rates(
         torch.stack([part.float().mean() for part in away]),
         torch.stack([part.float().mean() for part in misplaced]),
-        1 - strangers.is_out_of_distribution.float().mean().item(),
+        1 - others.is_out_of_distribution.float().mean().item(),
     )
 
 
@@ -54,7 +54,7 @@ def upper_quantile(values: torch.Tensor, share: float) -> torch.Tensor:
     1604.04173), or the largest if there are too few to promise so much: for a share of 0.95 one needs 19.
 
     :param values: ``[n]``, ``n`` at least 1.
-    :param share: in (0, 1).
+    :param share: the probability, in (0, 1).
 
     >>> upper_quantile(torch.arange(1.0, 20.0), 0.95).item(), upper_quantile(torch.arange(1.0, 4.0), 0.5).item()
     (19.0, 2.0)

@@ -8,7 +8,7 @@ import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.density_fit import fit_density
-from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
+from avalanche_vlm.models.routers.calibrated import CalibratedRouter, TaskParts
 from avalanche_vlm.models.routers.calibration import check_count
 from avalanche_vlm.models.routers.registry import register_router
 
@@ -18,12 +18,12 @@ class KMeansRouter(CalibratedRouter):
     """Nearest of a few k-means centres per task, whatever the classes (S-Prompts, Wang et al., arXiv 2207.12819).
 
     The paper speaks of the nearest centre, its code sums absolute differences: the default follows the code. Neither
-    has a border.
+    has a threshold.
 
-    :param quantile: share of a task's own samples that the border lets in, in (0, 1).
-    :param centres: per task.
+    :param quantile: share of a task's own samples that the threshold lets in, in (0, 1).
+    :param centres: number of centres per task, at least 1.
     :param metric: ``"l1"`` or ``"l2"``. The centres are means either way.
-    :param seed: of the clustering.
+    :param seed: seed of the clustering, 0 or more.
     :raises InputError: if an option is out of its range.
     """
 
@@ -40,14 +40,14 @@ class KMeansRouter(CalibratedRouter):
         self.metric = metric
         self.seed = seed
 
-    def _learn(self, features: torch.Tensor, labels: torch.Tensor) -> Parts:
+    def _learn(self, features: torch.Tensor, labels: torch.Tensor) -> TaskParts:
         fitted = fit_density(features, "kmeans", components=self.clusters, spread=False, seed=self.seed)
         centres = fitted.means[0]
         # Fewer distinct samples than centres: a centre more than once is no nearer.
         centres = torch.where(fitted.weights[0][:, None] > 0, centres, centres[:1])
         return {"centres": centres[None].to(features.device)}
 
-    def _measure(self, features: torch.Tensor, parts: Parts) -> torch.Tensor:
+    def _measure(self, features: torch.Tensor, parts: TaskParts) -> torch.Tensor:
         centres = parts["centres"]
         # The direct form: the expanded one cancels, and its rounding depends on the batch.
         distances = torch.cdist(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.routers.calibrated import CalibratedRouter, Parts
+from avalanche_vlm.models.routers.calibrated import CalibratedRouter, TaskParts
 from avalanche_vlm.models.routers.calibration import check_count
 from avalanche_vlm.models.routers.registry import register_router
 
@@ -18,7 +18,7 @@ class PrototypeRouter(CalibratedRouter):
     logarithm of the covariance's determinant: the negative log-likelihood of the nearest class, without a constant.
     The paper has one covariance for all classes, where the determinant does not matter.
 
-    :param quantile: share of a task's own samples that the border lets in, in (0, 1).
+    :param quantile: share of a task's own samples that the threshold lets in, in (0, 1).
     :param shrinkage: weight of the scaled identity in the covariance, in (0, 1].
     :param max_prototypes: tasks with more classes (or with captions in their place) get this many k-means centres.
     :raises InputError: if an option is out of its range.
@@ -34,7 +34,7 @@ class PrototypeRouter(CalibratedRouter):
         self.shrinkage = shrinkage
         self.max_prototypes = max_prototypes
 
-    def _learn(self, features: torch.Tensor, labels: torch.Tensor) -> Parts:
+    def _learn(self, features: torch.Tensor, labels: torch.Tensor) -> TaskParts:
         features = features.double()
         prototypes, index = class_prototypes(features, labels, self.max_prototypes)
         residuals = features - prototypes[index]
@@ -51,7 +51,7 @@ class PrototypeRouter(CalibratedRouter):
             "counts": torch.tensor([len(prototypes)], device=features.device),
         }
 
-    def _measure(self, features: torch.Tensor, parts: Parts) -> torch.Tensor:
+    def _measure(self, features: torch.Tensor, parts: TaskParts) -> torch.Tensor:
         own = parts["prototypes"].split(parts["counts"].tolist())
         nearest = [
             # The direct form: the expanded one cancels, and its rounding depends on the batch.
@@ -69,8 +69,8 @@ def class_prototypes(
     More classes than ``max_prototypes``, or fewer than two samples to a class on average (captions), and k-means
     centres take the place of the means: one for ten samples, up to that number.
 
-    :param features: ``[N, D]``.
-    :param labels: ``[N]``.
+    :param features: features of one task ``[N, D]``.
+    :param labels: class or caption ids ``[N]``.
     """
     _, index = torch.unique(labels, return_inverse=True)
     classes = int(index.max()) + 1

@@ -11,10 +11,10 @@ from avalanche_vlm.models.routers.base import Router
 ROUTERS: dict[str, type[Router]] = {}
 """The classes that :func:`register_router` has taken in, by name."""
 
-Kind = TypeVar("Kind", bound=type[Router])
+_Kind = TypeVar("_Kind", bound=type[Router])
 
 
-def register_router(name: str) -> Callable[[Kind], Kind]:
+def register_router(name: str) -> Callable[[_Kind], _Kind]:
     """Give a class of routers the name by which recipes and commands choose it; a decorator.
 
     :param name: the name, as it is written in an option: ``"nearest-mean"``.
@@ -22,7 +22,7 @@ def register_router(name: str) -> Callable[[Kind], Kind]:
     :raises InputError: if another class has the name.
     """
 
-    def take(kind: Kind) -> Kind:
+    def take(kind: _Kind) -> _Kind:
         other = ROUTERS.setdefault(name, kind)
         # A module that is executed again, as notebooks do it, brings the same class anew.
         if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):

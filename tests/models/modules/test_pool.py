@@ -11,7 +11,7 @@ from pools import Tower, filled
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
-from avalanche_vlm.models.modules.site import HookedSite, attach, matching
+from avalanche_vlm.models.modules.site import HookedSite, attach_site, matching
 
 
 def test_adding_a_module_freezes_the_others_and_activates_the_new_one():
@@ -121,7 +121,7 @@ def test_a_hooked_site_is_the_towers_child_and_copies_are_independent():
     site = Offset(host)
     root = torch.nn.Module()
     root.body = tower
-    attach(root, "body.0.0", "offset", site)
+    attach_site(root, "body.0.0", "offset", site)
     assert name == "tower.0.0" and root.body_0_0_offset is site  # no container runs it
     x = torch.randn(2, 3)
     plain = tower(x)

@@ -229,7 +229,7 @@ def test_what_prompts_cannot_enter_is_named():
     with pytest.raises(InputError, match="length of a visual prompt is a whole number of 1 or more, not 0"):
         inject_image_prompts(model.tower("image"), length=0)
     inject_text_prompts(model)
-    with pytest.raises(InputError, match="texts have a learned context already"):
+    with pytest.raises(InputError, match="text path is taken by a learned context of texts"):
         inject_text_prompts(model)
     resnet = CLIP(32, {"layers": (1, 1, 1, 1), "width": 8, "image_size": 64}, {"layers": 1, "width": 64, "heads": 1})
     with pytest.raises(InputError, match="blocks that pass tokens on, and a ModifiedResNet is none"):

@@ -1,4 +1,4 @@
-"""A gate that knows what strangers look like."""
+"""A gate that knows what out-of-distribution samples look like."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.routers import KMeansRouter, ReferenceGate
+from avalanche_vlm.weights.average import snapshot
 
 WIDTH = 24
 
@@ -33,36 +34,36 @@ def fitted(tasks: int = 3, **options) -> ReferenceGate:
     return gate
 
 
-@pytest.mark.parametrize("strangers", [0.02, 0.1, 0.3])
-def test_as_many_strangers_as_promised_come_in(strangers):
-    gate = fitted(strangers=strangers, margin=0.0)
+@pytest.mark.parametrize("ood_accepted", [0.02, 0.1, 0.3])
+def test_as_many_of_the_reference_kind_as_promised_come_in(ood_accepted):
+    gate = fitted(ood_accepted=ood_accepted, margin=0.0)
     held = gate.reference[:200]
     let_in = ~gate.score(held).is_out_of_distribution
-    assert let_in.sum() == int(strangers * 200)  # over all tasks together
+    assert let_in.sum() == int(ood_accepted * 200)  # over all tasks together
     fresh = ~gate.score(cloud(9, 4000, draw=1)).is_out_of_distribution
     # Of 200 held-out ones: three standard deviations of the rate.
-    assert abs(fresh.float().mean() - strangers) < 3 * (strangers * (1 - strangers) / 200) ** 0.5 + 0.01
+    assert abs(fresh.float().mean() - ood_accepted) < 3 * (ood_accepted * (1 - ood_accepted) / 200) ** 0.5 + 0.01
 
 
 def test_the_margin_keeps_more_out():
-    strict, plain = fitted(strangers=0.1, margin=0.2), fitted(strangers=0.1, margin=0.0)
-    assert strict.bar == pytest.approx(plain.bar.item() + 0.2)
+    strict, plain = fitted(ood_accepted=0.1, margin=0.2), fitted(ood_accepted=0.1, margin=0.0)
+    assert strict.threshold == pytest.approx(plain.threshold.item() + 0.2)
     strangers = cloud(9, 2000, draw=1)
     in_, plainly_in = (~gate.score(strangers).is_out_of_distribution for gate in (strict, plain))
     assert 0 < in_.sum() < 0.7 * plainly_in.sum() and not (in_ & ~plainly_in).any()
 
 
-def test_its_own_samples_come_in_where_a_border_keeps_fewer_strangers_out():
-    gate = fitted(strangers=0.05)
+def test_its_own_samples_come_in_where_a_threshold_keeps_fewer_strangers_out():
+    gate = fitted(ood_accepted=0.05)
     own = torch.cat([cloud(seed, 500, draw=1) for seed in range(3)])
     strangers = cloud(9, 2000, draw=1)
     mine = 1 - gate.score(own).is_out_of_distribution.float().mean()
     assert 0.5 < mine < 1
-    # The router's own borders at the same cost to its own samples.
+    # The router's own thresholds at the same cost to its own samples.
     router = copy.deepcopy(gate.router)
     router.calibrate([cloud(seed, 500, draw=2) for seed in range(3)], 1 - float(mine))
-    border = 1 - router.score(strangers).is_out_of_distribution.float().mean()
-    assert 1 - gate.score(strangers).is_out_of_distribution.float().mean() < 0.5 * border
+    threshold = 1 - router.score(strangers).is_out_of_distribution.float().mean()
+    assert 1 - gate.score(strangers).is_out_of_distribution.float().mean() < 0.5 * threshold
 
 
 def test_the_router_chooses_the_task():
@@ -111,7 +112,7 @@ def test_it_holds_what_it_says():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"strangers": 0.0}, "strangers"),
+        ({"ood_accepted": 0.0}, "ood_accepted"),
         ({"hidden": 0}, "hidden"),
         ({"ridge": 0.0}, "ridge is positive"),
         ({"margin": -1.0}, "margin not negative"),
@@ -129,7 +130,7 @@ def test_too_small_a_reference():
 
 def test_a_fit_that_fails_leaves_it_as_it_was():
     gate = fitted(1)
-    before = {name: value.clone() for name, value in gate.state_dict().items()}
+    before = snapshot(gate.state_dict())
     with pytest.raises(InputError, match="ten samples"):
         gate.fit(cloud(1, 5), labels(cloud(1, 5)))
-    assert all(torch.equal(before[name], value) for name, value in gate.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in snapshot(gate.state_dict()).items())

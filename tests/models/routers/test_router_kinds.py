@@ -103,7 +103,7 @@ def test_log_likelihoods_are_given_for_every_task(name):
         router.fit(*task(seed))
     given = router.log_likelihood(FRESH)
     assert given.shape == (40, 2)
-    expected = (-given - router.middles) / (router.borders - router.middles)
+    expected = (-given - router.middles) / (router.thresholds - router.middles)
     torch.testing.assert_close(router.distances(FRESH), expected)
     # A density: of all the points in a box around the task, those of the task are the likeliest.
     assert given[:30, 0].min() > given[30:, 0].max()

@@ -9,7 +9,7 @@ from avalanche_vlm._lazy import attach
 if TYPE_CHECKING:
     from avalanche_vlm.models.heads.analytic.base import Estimator
     from avalanche_vlm.models.heads.analytic.gate import AnalyticHead
-    from avalanche_vlm.models.heads.analytic.gaussian import LinearDiscriminant, NearestClassMean
+    from avalanche_vlm.models.heads.analytic.gaussian import NearestClassMean
     from avalanche_vlm.models.heads.analytic.kernel import KernelRidge
     from avalanche_vlm.models.heads.analytic.ridge import RandomProjectionRidge, RecursiveRidge
 else:
@@ -19,7 +19,6 @@ __all__ = [
     "AnalyticHead",
     "Estimator",
     "KernelRidge",
-    "LinearDiscriminant",
     "NearestClassMean",
     "RandomProjectionRidge",
     "RecursiveRidge",

@@ -18,7 +18,7 @@ class Estimator(ResizesOnLoad):
     All of the state is in buffers: it is saved with the model, moves with it and is no parameter of any optimizer. The
     column of a class is its id, and a class may come again in a later experience.
 
-    :param precision: ``"float64"`` or ``"float32"``, of the state and of all that is computed with it.
+    :param precision: ``"float64"`` or ``"float32"``, the precision of the state and of all that is computed with it.
     :raises InputError: for another precision.
     """
 
@@ -47,7 +47,7 @@ class Estimator(ResizesOnLoad):
         if self.known.any() and features.shape[1] != self.width:
             raise InputError(f"the head was fitted on {self.width} features, and these are {features.shape[1]}")
         y = y.to(features.device)
-        self.known = grown(self.known.to(features.device), max(len(self.known), int(y.max()) + 1))
+        self.known = widened(self.known.to(features.device), max(len(self.known), int(y.max()) + 1))
         self.known[y] = True
         # Half precision would round a Gram matrix into another one.
         with torch.autocast(features.device.type, enabled=False):
@@ -84,10 +84,10 @@ class Estimator(ResizesOnLoad):
         return StoredBytes(ram=tensor_bytes(self.buffers()))
 
 
-def grown(tensor: torch.Tensor, size: int, dim: int = -1) -> torch.Tensor:
+def widened(tensor: torch.Tensor, size: int, dim: int = -1) -> torch.Tensor:
     """The tensor with zeros behind, so that the dimension has this size.
 
-    >>> grown(torch.ones(2, 2), 3).tolist()
+    >>> widened(torch.ones(2, 2), 3).tolist()
     [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
     """
     missing = list(tensor.shape)

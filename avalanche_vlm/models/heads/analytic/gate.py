@@ -10,7 +10,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.models.competing import MASKED
-from avalanche_vlm.models.heads.analytic.base import Estimator, grown
+from avalanche_vlm.models.heads.analytic.base import Estimator, widened
 
 SMALLEST = 1e-4
 """Scores above this are taken for probabilities."""
@@ -34,9 +34,9 @@ def fuse(logits: torch.Tensor, estimates: torch.Tensor, known: torch.Tensor, wei
     An estimate counts for known classes only, and with the weight 1 nothing but they can be the answer.
 
     :param logits: zero-shot ``[B, C]``, ``MASKED`` for classes that do not compete.
-    :param estimates: ``[B, C]``.
-    :param known: bool ``[C]``.
-    :param weight: of the estimates, in [0, 1].
+    :param estimates: estimates of the classes' probabilities, ``[B, C]``.
+    :param known: bool ``[C]``, which classes were learned.
+    :param weight: weight of the estimates in the mixture, in [0, 1].
     """
     competes = logits != MASKED
     if weight == 1:
@@ -61,8 +61,8 @@ class AnalyticHead(nn.Module):
     without being bound to [0, 1]; :func:`log_scores` says what is done outside. The authors compare the mixture as it
     is: the order of the classes is theirs.
 
-    :param estimator: of the learned classes.
-    :param weight: of its estimates in the mixture, in [0, 1]; published: 0.8. With 1 it decides alone among the
+    :param estimator: estimates how probable the learned classes are.
+    :param weight: weight of its estimates in the mixture, in [0, 1]; published: 0.8. With 1 it decides alone among the
         classes learned.
     :raises InputError: for a weight out of its range.
     """
@@ -81,7 +81,7 @@ class AnalyticHead(nn.Module):
     def forward(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, C]``.
 
-        :param features: of unit length ``[B, D]``.
+        :param features: image features of unit length ``[B, D]``.
         :param logits: zero-shot ``[B, C]``, ``MASKED`` for classes that do not compete.
         :raises InputError: if a class was learned that is not among them.
         """
@@ -90,13 +90,14 @@ class AnalyticHead(nn.Module):
             raise InputError(f"the head has learned class id {len(known) - 1}, but there are only {classes} classes")
         if not bool(known.any()):
             return logits
-        every = grown(known, classes)
+        every = widened(known, classes)
         (rows,) = every[logits.argmax(1)].nonzero(as_tuple=True)
         if not len(rows):
             return logits
         competes = logits[rows, : len(known)] != MASKED
-        estimates = grown(self.estimator(features[rows], competes), classes)
+        estimates = widened(self.estimator(features[rows], competes), classes)
         return logits.index_copy(0, rows, fuse(logits[rows], estimates, every, self.weight))
 
     def stored(self) -> StoredBytes:
+        """Bytes of the estimator's state."""
         return self.estimator.stored()

@@ -1,12 +1,11 @@
-"""Classes as points, or as Gaussians of one shape: the nearest class mean and linear discriminant analysis."""
+"""Classes as points: sums of their features, and the nearest class mean."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.heads.analytic.base import Estimator, grown
+from avalanche_vlm.models.heads.analytic.base import Estimator, widened
 
 
 class ClassSums(Estimator):
@@ -29,8 +28,8 @@ class ClassSums(Estimator):
     def update(self, features: torch.Tensor, y: torch.Tensor) -> None:
         classes = len(self.known)
         sums = self.sums.to(features) if len(self.sums) else features.new_zeros(0, features.shape[1])
-        self.sums = grown(sums, classes, dim=0).index_add(0, y, features)
-        self.counts = grown(self.counts.to(y.device), classes) + torch.bincount(y, minlength=classes)
+        self.sums = widened(sums, classes, dim=0).index_add(0, y, features)
+        self.counts = widened(self.counts.to(y.device), classes) + torch.bincount(y, minlength=classes)
 
     @staticmethod
     def probabilities(logits: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
@@ -46,8 +45,8 @@ class NearestClassMean(ClassSums):
     Differs from the authors' code: means are of unit-length features, and cosines have the model's own scale instead
     of none, which changes no answer.
 
-    :param scale: of the cosines.
-    :param precision: as for :class:`Estimator`.
+    :param scale: factor of the cosines in the softmax.
+    :param precision: precision of the state, ``"float64"`` or ``"float32"``.
     """
 
     def __init__(self, scale: float = 100.0, *, precision: str = "float64") -> None:
@@ -57,43 +56,3 @@ class NearestClassMean(ClassSums):
     def estimate(self, features: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
         cosines = F.normalize(features, dim=1) @ F.normalize(self.sums, dim=1).T
         return self.probabilities(self.scale * cosines, competes)
-
-
-class LinearDiscriminant(ClassSums):
-    """Gaussians with one covariance for all classes and equal priors (streaming LDA, Hayes and Kanan, arXiv 1909.01520,
-    computed from sums instead of one sample after another).
-
-    The covariance is that within the classes of all experiences. It is shrunk towards the identity times its mean
-    variance, where the paper takes 1e-4 of the identity itself: unit-length features have variances of about 1 / D.
-
-    :param shrinkage: weight of the scaled identity, in (0, 1].
-    :param precision: as for :class:`Estimator`.
-    """
-
-    def __init__(self, shrinkage: float = 0.1, *, precision: str = "float64") -> None:
-        super().__init__(precision)
-        if not 0 < shrinkage <= 1:
-            raise InputError(f"the shrinkage is above 0 and at most 1, not {shrinkage}")
-        self.shrinkage = shrinkage
-        self.register_buffer("moments", torch.zeros(0, 0, dtype=self.dtype))
-        """Sum of the outer products of all features with themselves ``[D, D]``."""
-        self.register_buffer("coefficients", torch.zeros(0, 0, dtype=self.dtype))
-        self.register_buffer("intercepts", torch.zeros(0, dtype=self.dtype))
-
-    def update(self, features: torch.Tensor, y: torch.Tensor) -> None:
-        super().update(features, y)
-        if not len(self.moments):
-            self.moments = features.new_zeros(self.width, self.width)
-        self.moments = self.moments.addmm(features.T, features)
-        means = self.means
-        n = self.counts.sum()
-        within = (self.moments - self.sums.T @ means) / n
-        # Of one sample per class nothing is left but rounding, and the nearest mean is to decide.
-        spread = within.diagonal().mean().clamp_min(1e-6 * self.moments.diagonal().mean() / n)
-        covariance = (1 - self.shrinkage) * within
-        covariance.diagonal().add_(self.shrinkage * spread)
-        self.coefficients = torch.linalg.solve(covariance, means.T).T.contiguous()
-        self.intercepts = -0.5 * (self.coefficients * means).sum(1)
-
-    def estimate(self, features: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
-        return self.probabilities(features @ self.coefficients.T + self.intercepts, competes)

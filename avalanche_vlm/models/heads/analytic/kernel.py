@@ -21,9 +21,9 @@ def rbf(a: torch.Tensor, b: torch.Tensor, gamma: float) -> torch.Tensor:
 def grow_cholesky(factor: torch.Tensor, cross: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """The lower Cholesky factor of ``[[A, cross], [cross^T, corner]]`` from that of A: the rows that are there stay.
 
-    :param factor: ``[N, N]``, of A.
-    :param cross: ``[N, n]``.
-    :param corner: ``[n, n]``.
+    :param factor: lower Cholesky factor of A, ``[N, N]``.
+    :param cross: the block beside A, ``[N, n]``.
+    :param corner: the block in the new corner, ``[n, n]``.
 
     >>> whole = torch.tensor([[4.0, 2.0], [2.0, 5.0]])
     >>> grow_cholesky(torch.tensor([[2.0]]), whole[:1, 1:], whole[1:, 1:]).tolist()
@@ -50,9 +50,10 @@ class KernelRidge(Estimator):
 
     The estimates are raw regression values: near 0 and 1, but not probabilities.
 
-    :param gamma: of the kernel, positive.
+    :param gamma: sharpness of the kernel, positive.
     :param ridge: added to the kernel matrix's diagonal, positive.
-    :param precision: as for :class:`Estimator`; float32 fails where the kernel matrix is as good as singular.
+    :param precision: precision of the state, ``"float64"`` or ``"float32"``; float32 fails where the kernel matrix is
+        as good as singular.
     """
 
     def __init__(self, gamma: float = 0.1, ridge: float = 0.001, *, precision: str = "float64") -> None:

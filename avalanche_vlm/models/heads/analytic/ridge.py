@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.heads.analytic.base import Estimator, grown
+from avalanche_vlm.models.heads.analytic.base import Estimator, widened
 
 RIDGES = tuple(10.0**power for power in range(-8, 9))
 """From which RanPAC chooses."""
@@ -65,7 +65,7 @@ def choose_ridge(inputs: torch.Tensor, targets: torch.Tensor, ridges: Sequence[f
     (as RanPAC's code does it, arXiv 2307.02251).
 
     :param inputs: ``[N, H]``, at least two, in random order.
-    :param targets: ``[N, C]``.
+    :param targets: one-hot labels ``[N, C]``.
     """
     n = min(int(0.8 * len(inputs)), len(inputs) - 1)
     # One decomposition serves all candidates.
@@ -82,7 +82,7 @@ class RandomFeatures(Estimator):
 
     :param hidden: random features, at least 1.
     :param spread: ``"uniform"`` draws the projection from +- 1 / sqrt(D), ``"normal"`` from N(0, 1).
-    :param seed: of the projection.
+    :param seed: seed of the projection, 0 or more.
     """
 
     def __init__(self, hidden: int, spread: str, seed: int, precision: str) -> None:
@@ -126,8 +126,8 @@ class RecursiveRidge(RandomFeatures):
     :param hidden: random features; published: 15000.
     :param ridge: weight of the squared weights, positive.
     :param chunk: samples per update; changes nothing but the speed.
-    :param seed: of the projection, uniform in +- 1 / sqrt(D) as in the authors' code.
-    :param precision: as for :class:`Estimator`.
+    :param seed: seed of the projection, uniform in +- 1 / sqrt(D) as in the authors' code.
+    :param precision: precision of the state, ``"float64"`` or ``"float32"``.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class RecursiveRidge(RandomFeatures):
     def update(self, features: torch.Tensor, y: torch.Tensor) -> None:
         if not len(self.inverse):
             self.inverse = torch.eye(self.hidden, dtype=self.dtype, device=features.device) / self.ridge
-        self.weights = grown(self.weights.to(features), len(self.known))
+        self.weights = widened(self.weights.to(features), len(self.known))
         for part, labels in zip(features.split(self.chunk), y.split(self.chunk), strict=True):
             recursive_update_(self.inverse, self.weights, self.project(part), self.targets(labels))
 
@@ -159,8 +159,8 @@ class RandomProjectionRidge(RandomFeatures):
     Differs from the code: features are of unit length there only if the network makes them so.
 
     :param hidden: random features; published: 10000.
-    :param seed: of the projection, N(0, 1) as published, and of the split.
-    :param precision: as for :class:`Estimator`.
+    :param seed: seed of the projection, N(0, 1) as published, and of the split.
+    :param precision: precision of the state, ``"float64"`` or ``"float32"``.
     """
 
     def __init__(self, hidden: int = 1024, *, seed: int = 0, precision: str = "float64") -> None:
@@ -174,7 +174,7 @@ class RandomProjectionRidge(RandomFeatures):
         if not len(self.gram):
             self.gram = inputs.new_zeros(self.hidden, self.hidden)
         self.gram = self.gram.addmm(inputs.T, inputs)
-        self.products = grown(self.products.to(inputs), len(self.known)).addmm(inputs.T, targets)
+        self.products = widened(self.products.to(inputs), len(self.known)).addmm(inputs.T, targets)
         if len(y) > 1:
             order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.seed)).to(y.device)
             self.ridge = torch.full_like(self.ridge, choose_ridge(inputs[order], targets[order]))

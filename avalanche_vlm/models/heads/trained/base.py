@@ -10,7 +10,7 @@ import torch
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
-from avalanche_vlm.models.heads.analytic.base import grown
+from avalanche_vlm.models.heads.analytic.base import widened
 
 
 class LearnedClassesHead(ResizesOnLoad):
@@ -19,8 +19,8 @@ class LearnedClassesHead(ResizesOnLoad):
     Classes are columns, by their ids. What belongs to the past is frozen where it lies, so that an optimizer that holds
     it leaves it alone.
 
-    :param scale: of cosines; the model's own makes logits comparable to the zero-shot ones.
-    :param bias: of the logits, SigLIP's.
+    :param scale: factor of cosines; the model's own makes logits comparable to the zero-shot ones.
+    :param bias: number added to every logit, SigLIP's.
     """
 
     trains = True
@@ -39,13 +39,13 @@ class LearnedClassesHead(ResizesOnLoad):
     def keep(self, classes: torch.Tensor, texts: torch.Tensor) -> None:
         """Keep the text features of these classes, in the place of older ones.
 
-        :param classes: ids ``[n]``.
-        :param texts: of unit length ``[n, D]``.
+        :param classes: ids of the classes ``[n]``.
+        :param texts: text features of unit length ``[n, D]``.
         """
         size = max(len(self.known), int(classes.max()) + 1)
         before = self.texts.to(texts) if self.texts.numel() else texts.new_zeros(0, texts.shape[1])
-        self.known = grown(self.known.to(texts.device), size)
-        self.texts = grown(before, size, dim=0)
+        self.known = widened(self.known.to(texts.device), size)
+        self.texts = widened(before, size, dim=0)
         self.known[classes] = True
         self.texts[classes] = texts.float()
 
@@ -56,7 +56,7 @@ class LearnedClassesHead(ResizesOnLoad):
         """
         if len(of_classes) > classes:
             raise InputError(f"the head has learned class id {len(of_classes) - 1}, but there are only {classes}")
-        return grown(of_classes, classes)
+        return widened(of_classes, classes)
 
     def cosine_logits(self, features: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """Scaled similarities of unit-length features ``[B, D]`` with ``[n, D]``, or row by row with ``[B, n, D]``."""

@@ -20,8 +20,8 @@ class CrossModalFusion(nn.Module):
     Differs from the authors' code: the output's projection starts at zero, so that a new fusion normalises and does
     nothing else; there is no dropout.
 
-    :param width: of the features.
-    :param generator: of the initial weights; None for torch's own.
+    :param width: numbers per feature, at least 1.
+    :param generator: where the initial weights are drawn from; None for torch's own.
     """
 
     def __init__(self, width: int, generator: torch.Generator | None = None) -> None:
@@ -38,7 +38,7 @@ class CrossModalFusion(nn.Module):
     def forward(self, images: torch.Tensor, tokens: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Fused images ``[B, D]``, and each image's versions of the first tokens ``[B, n, D]``.
 
-        :param images: ``[B, D]``.
+        :param images: image features ``[B, D]``.
         :param tokens: ``[N, D]``, shared by all images.
         :param n: how many of them are wanted.
         """

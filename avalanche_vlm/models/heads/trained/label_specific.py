@@ -35,11 +35,11 @@ class LabelSpecificHead(LearnedClassesHead):
     of learned classes and the plain ones of all others. Nothing in the loss ties the two together, and what texts gain
     on each other in training they can lose to those of classes that no task has seen.
 
-    :param units: per class, at least 1.
+    :param units: memory units per class, at least 1.
     :param alpha: weight of the units' logits.
     :param beta: sharpness, more than 0.
-    :param scale: as for :class:`LearnedClassesHead`.
-    :param bias: as for :class:`LearnedClassesHead`.
+    :param scale: factor of cosines, the model's own by custom.
+    :param bias: number added to every logit, SigLIP's.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class LabelSpecificHead(LearnedClassesHead):
     def forward(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, C]``.
 
-        :param features: of unit length ``[B, D]``.
-        :param logits: of texts ``[B, C]``, ``MASKED`` for classes that do not compete.
+        :param features: image features of unit length ``[B, D]``.
+        :param logits: logits of texts ``[B, C]``, ``MASKED`` for classes that do not compete.
         """
         if not len(self.owners):
             return logits
@@ -90,8 +90,8 @@ class LabelSpecificHead(LearnedClassesHead):
     def among_learned(self, features: torch.Tensor, logits: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, C]`` of texts and units, ``MASKED`` for classes that were not learned.
 
-        :param features: of unit length ``[B, D]``.
-        :param logits: of texts ``[B, C]``; of classes whose texts are kept they are not looked at.
+        :param features: image features of unit length ``[B, D]``.
+        :param logits: logits of texts ``[B, C]``; of classes whose texts are kept they are not looked at.
         :param competes: bool ``[B, C]``.
         """
         classes = logits.shape[1]
@@ -115,6 +115,7 @@ class LabelSpecificHead(LearnedClassesHead):
         return torch.where(learned & competes, texts + added, MASKED)
 
     def extend_for(self, state: Mapping[str, Any]) -> None:
+        """Have the units of the state's tasks."""
         parts = [part for name, part in state.items() if name.startswith("units.")]
         empty = (torch.empty_like(part, device=self.owners.device) for part in parts)
         self.units = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in empty)

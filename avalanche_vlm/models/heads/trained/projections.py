@@ -48,11 +48,11 @@ class ProjectionFusionHead(LearnedClassesHead):
     they are random, and with them the sum. Old text projections freeze, as the paper has it and the code does not.
     Contexts start at unit length.
 
-    :param width: of the features.
+    :param width: numbers per feature, at least 1.
     :param contexts: learned tokens per task, at least 0.
-    :param scale: as for :class:`LearnedClassesHead`.
-    :param bias: as for :class:`LearnedClassesHead`.
-    :param seed: of the initial weights.
+    :param scale: factor of cosines, the model's own by custom.
+    :param bias: number added to every logit, SigLIP's.
+    :param seed: seed of the initial weights, 0 or more.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class ProjectionFusionHead(LearnedClassesHead):
     def learn(self, features: torch.Tensor, y: torch.Tensor, classes: torch.Tensor, texts: torch.Tensor) -> None:
         """Take in a task's classes: the means of their features as prototypes, and their texts.
 
-        :param features: of unit length ``[N, D]``.
+        :param features: image features of unit length ``[N, D]``.
         :param y: their class ids ``[N]``.
         :param classes: the ids of the texts ``[n]``.
-        :param texts: of unit length ``[n, D]``.
+        :param texts: text features of unit length ``[n, D]``.
         """
         self.prototypes.fit(features, y)
         self.keep(classes, texts)
@@ -116,14 +116,14 @@ class ProjectionFusionHead(LearnedClassesHead):
         prototypes = self.project_images(F.normalize(self.prototypes.means[classes], dim=1))
         tokens = torch.cat([texts, prototypes, *self.contexts])
         n = len(classes)
-        fused, versions = (F.normalize(part, dim=-1) for part in self.fusion(images, tokens, 2 * n))
+        fused, tokens_of_image = (F.normalize(part, dim=-1) for part in self.fusion(images, tokens, 2 * n))
         projected = self.cosine_logits(images, texts)
-        return Similarities(projected, *self.cosine_logits(fused, versions).split(n, 1))
+        return Similarities(projected, *self.cosine_logits(fused, tokens_of_image).split(n, 1))
 
     def forward(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, C]``: in training those of fused texts, for the task loss; see :meth:`take_prototype_logits`.
 
-        :param features: of unit length ``[B, D]``.
+        :param features: image features of unit length ``[B, D]``.
         :param logits: zero-shot ``[B, C]``, ``MASKED`` for classes that do not compete.
         :raises InputError: if a class was learned that is not among them.
         """
@@ -163,6 +163,7 @@ class ProjectionFusionHead(LearnedClassesHead):
         return (rows,) if self.training else rows.split(max(1, _NUMBERS // (2 * classes * self.width)))
 
     def extend_for(self, state: Mapping[str, Any]) -> None:
+        """Have the projections and contexts of the state's tasks."""
         tasks = sum(name.startswith("contexts.") for name in state)
         for _ in range(len(self.contexts), tasks):
             self.begin()

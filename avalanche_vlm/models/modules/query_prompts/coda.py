@@ -8,7 +8,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.query_prompts.places import Place, put_prefixes
+from avalanche_vlm.models.modules.query_prompts.places import PromptPlace, put_prefixes
 from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool, freeze
 from avalanche_vlm.models.modules.tokens import image_blocks
 
@@ -23,8 +23,9 @@ class CodaPromptPool(QueryPromptPool):
 
     :param tower: the image tower that the prompts are for.
     :param query: width of the queries.
-    :param components: that a task adds, at least 1.
-    :param length: of a prompt in a block, even: one half are keys, the other values, behind the layer's projections.
+    :param components: number of components that a task adds, at least 1.
+    :param length: vectors of a prompt in a block, even: one half are keys, the other values, behind the layer's
+        projections.
     :param blocks: how many of the first blocks have prompts, at least 1; of a tower with fewer, all.
     :raises InputError: for a number out of its range, or a tower without blocks.
     """
@@ -40,10 +41,12 @@ class CodaPromptPool(QueryPromptPool):
         self.keys = nn.ParameterList()
         self.attention = nn.ParameterList()
 
-    def install(self, tower: nn.Module) -> list[Place]:
+    def install(self, tower: nn.Module) -> list[PromptPlace]:
+        """Let prefixes into the attention of the first blocks."""
         return put_prefixes(image_blocks(tower).layers[: self.blocks])
 
     def begin_task(self) -> None:
+        """Add the components of the next task and freeze those before."""
         super().begin_task()
         freeze([*self.prompts, *self.keys, *self.attention])
         shapes = (2, self.length // 2, self.width), (self.query,), (self.query,)
@@ -52,6 +55,7 @@ class CodaPromptPool(QueryPromptPool):
             known.append(self.parameter(new))
 
     def keep(self, tasks: int) -> None:
+        """Drop the components of all tasks but the first ones."""
         known = (self.prompts, self.keys, self.attention)
         self.prompts, self.keys, self.attention = (nn.ParameterList(list(part)[:tasks]) for part in known)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.query_prompts.places import Place, put_prefixes
+from avalanche_vlm.models.modules.query_prompts.places import PromptPlace, put_prefixes
 from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool, freeze, small_uniform
 from avalanche_vlm.models.modules.tokens import image_blocks
 
@@ -28,8 +28,8 @@ class DualPromptPool(QueryPromptPool):
     :param query: width of the queries.
     :param shared_blocks: how many of the first blocks have the G-prompt, at least 1.
     :param task_blocks: how many blocks after them have E-prompts, at least 1; of a tower with fewer, all that are left.
-    :param shared_length: of the G-prompt in a block, at least 1.
-    :param task_length: of an E-prompt in a block, at least 1.
+    :param shared_length: vectors of the G-prompt in a block, at least 1.
+    :param task_length: vectors of an E-prompt in a block, at least 1.
     :raises InputError: for a number below 1, or a tower without blocks for E-prompts.
     """
 
@@ -62,10 +62,12 @@ class DualPromptPool(QueryPromptPool):
             )
         return depth - self.shared_blocks
 
-    def install(self, tower: nn.Module) -> list[Place]:
+    def install(self, tower: nn.Module) -> list[PromptPlace]:
+        """Let prefixes into the attention of the first blocks."""
         return put_prefixes(image_blocks(tower).layers[: self.shared_blocks + self.task_blocks])
 
     def begin_task(self) -> None:
+        """Add the next task's E-prompt and key, and freeze those before."""
         super().begin_task()
         freeze([*self.prompts, *self.keys])
         new = small_uniform(self.task_blocks, 2, self.task_length, self.width)
@@ -73,6 +75,7 @@ class DualPromptPool(QueryPromptPool):
         self.keys.append(self.parameter(small_uniform(self.query)))
 
     def keep(self, tasks: int) -> None:
+        """Drop the E-prompts and keys of all tasks but the first ones."""
         self.prompts, self.keys = (nn.ParameterList(list(known)[:tasks]) for known in (self.prompts, self.keys))
 
     def distances(self, query: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.query_prompts.places import Place, TokenPlace
+from avalanche_vlm.models.modules.query_prompts.places import PromptPlace, TokenPlace
 from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool, small_uniform
 from avalanche_vlm.models.modules.tokens import image_blocks
 
@@ -33,7 +33,7 @@ class L2PPool(QueryPromptPool):
     :param size: number of prompts (M), at least 1.
     :param length: vectors per prompt, at least 1.
     :param chosen: prompts per sample (N), at most ``size``.
-    :param selection: in training, as above.
+    :param selection: how prompts are selected in training, ``"nearest"`` or ``"diverse"``.
     :raises InputError: for a number out of its range, an unknown selection, or a tower without blocks.
     """
 
@@ -62,10 +62,12 @@ class L2PPool(QueryPromptPool):
         self.register_buffer("used", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("using", torch.zeros(size, dtype=torch.int64))
 
-    def install(self, tower: nn.Module) -> list[Place]:
+    def install(self, tower: nn.Module) -> list[PromptPlace]:
+        """Let tokens in at the first block's input."""
         return [TokenPlace(image_blocks(tower))]
 
     def begin_task(self) -> None:
+        """Make the prompts before the first task; count their use up to any other."""
         super().begin_task()
         if self.tasks == 1:
             self.prompts = self.parameter(small_uniform(self.size, self.length, self.width))
@@ -74,6 +76,7 @@ class L2PPool(QueryPromptPool):
         self.using.zero_()
 
     def keep(self, tasks: int) -> None:
+        """Drop the prompts if no task stays."""
         if not tasks:
             self.prompts = self.keys = None
 
@@ -97,4 +100,5 @@ class L2PPool(QueryPromptPool):
 
     @torch.no_grad()
     def observe(self, query: torch.Tensor) -> None:
+        """Count the prompts that these samples choose."""
         self.using += torch.bincount(self.select(query).flatten(), minlength=self.size)

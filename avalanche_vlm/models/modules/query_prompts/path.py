@@ -21,7 +21,7 @@ class QueryPromptPath(nn.Module):
     That is two passes of the tower, the first without gradient. Before the first task there is but the first. No sample
     is left to the pretrained model after that: prompts reach what no task trained as well.
 
-    :param pool: the prompts.
+    :param pool: the prompts that queries choose from.
     :param tower: they enter it at the pool's places.
     :raises InputError: if they cannot, or the tower checkpoints its activations (the backward pass would run the blocks
         again, without prompts).

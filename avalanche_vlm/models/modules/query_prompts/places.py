@@ -11,16 +11,16 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.attention import FusedAttention
-from avalanche_vlm.models.modules.tokens import Blocks
+from avalanche_vlm.models.modules.tokens import TowerBlocks
 
 
 class TokenPlace:
     """In front of all tokens at the first block's input, without a position, and gone again behind the last block.
 
-    :param blocks: of the tower; two get a hook.
+    :param blocks: the tower's blocks, two of which get a hook.
     """
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: TowerBlocks) -> None:
         self.prompts: torch.Tensor | None = None
         """``[B, n, width]``, or None for a tower that is left alone."""
         self._dim = blocks.dim
@@ -56,11 +56,13 @@ class PrefixAttention(FusedAttention):
 
     @property
     def unchanged(self) -> bool:
+        """Whether there are no prompts now."""
         return self.prompts is None
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
     ) -> torch.Tensor:
+        """What the queries gather of tokens and prompts together."""
         if self.prompts is not None:
             if mask is not None:
                 raise InputError("prompts of single samples enter attention without a mask, and this tower has one")
@@ -100,18 +102,18 @@ class TimmPrefixAttention(nn.Module):
         return self.proj(self.norm(y.transpose(1, 2).reshape(batch, length, -1)))
 
 
-Place = TokenPlace | PrefixAttention | TimmPrefixAttention
+PromptPlace = TokenPlace | PrefixAttention | TimmPrefixAttention
 """Its ``prompts`` are what enters there."""
 
 
-def put_prefixes(layers: Sequence[nn.Module]) -> list[Place]:
+def put_prefixes(layers: Sequence[nn.Module]) -> list[PromptPlace]:
     """Let prefixes into the attention of these blocks.
 
     :return: one place per block.
     :raises InputError: if a block's attention is no attention that we know, or is adapted already; nothing has
         changed then.
     """
-    places: list[Place] = []
+    places: list[PromptPlace] = []
     for block in layers:
         attention = getattr(block, "attn", None)
         if type(attention) is nn.MultiheadAttention:

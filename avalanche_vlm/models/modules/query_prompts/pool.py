@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from avalanche_vlm.compat import ResizesOnLoad
-from avalanche_vlm.models.modules.query_prompts.places import Place
+from avalanche_vlm.models.modules.query_prompts.places import PromptPlace
 
 
 class QueryPromptPool(ResizesOnLoad):
@@ -24,7 +24,7 @@ class QueryPromptPool(ResizesOnLoad):
         """How many have begun. Before the first there are no prompts."""
         self.register_buffer("begun", torch.zeros((), dtype=torch.int64))
 
-    def install(self, tower: nn.Module) -> list[Place]:
+    def install(self, tower: nn.Module) -> list[PromptPlace]:
         """Make room for the prompts in a tower, which computes what it computed until a place is given some."""
         raise NotImplementedError
 
