@@ -6,7 +6,7 @@ stock plugins do to one: move, pin, index, measure, concatenate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +32,25 @@ class ImageText:
     tokens: torch.Tensor
 
     def to(self, *args: Any, **kwargs: Any) -> ImageText:
-        """Move both tensors; a dtype changes the image only (tokens stay integers)."""
+        """Move both tensors; a dtype changes the image only (tokens stay integers).
+
+        :param args: positional arguments of :meth:`torch.Tensor.to`.
+        :param kwargs: named arguments of :meth:`torch.Tensor.to`.
+        :return: the moved pair.
+        """
         image = self.image.to(*args, **kwargs)
         return ImageText(image, self.tokens.to(image.device, non_blocking=bool(kwargs.get("non_blocking", False))))
 
     def pin_memory(self) -> ImageText:
+        """Copies of both tensors in page-locked memory."""
         return ImageText(self.image.pin_memory(), self.tokens.pin_memory())
 
     def clone(self) -> ImageText:
+        """Copies of both tensors."""
         return ImageText(self.image.clone(), self.tokens.clone())
 
     def detach(self) -> ImageText:
+        """The same values without a gradient; tokens never have one."""
         return ImageText(self.image.detach(), self.tokens)
 
     def __len__(self) -> int:
@@ -52,23 +60,37 @@ class ImageText:
         return ImageText(self.image[index], self.tokens[index])
 
     def size(self, dim: int | None = None) -> Any:
-        """The image's size: what plugins ask for is the batch size."""
+        """The image's size: what plugins ask for is the batch size.
+
+        :param dim: a dimension of the image; None for all of them.
+        :return: the size of that dimension, or of all.
+        """
         return self.image.size() if dim is None else self.image.size(dim)
 
     @property
     def shape(self) -> torch.Size:
+        """The image's shape."""
         return self.image.shape
 
     @property
     def device(self) -> torch.device:
+        """The device that both tensors are on."""
         return self.image.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The image's dtype."""
         return self.image.dtype
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Concatenation and stacking along the batch, which is all that Avalanche does to inputs beside the above."""
         if func in (torch.cat, torch.stack):
             items: Sequence[ImageText] = args[0]
             dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else 0)
@@ -77,7 +99,7 @@ class ImageText:
         return NotImplemented
 
 
-def _collate(samples: Sequence[ImageText], *, collate_fn_map: dict | None = None) -> ImageText:
+def _collate(samples: Sequence[ImageText], *, collate_fn_map: dict[Any, Any] | None = None) -> ImageText:
     return ImageText(default_collate([s.image for s in samples]), default_collate([s.tokens for s in samples]))
 
 

@@ -15,8 +15,8 @@ Visible = Literal["task", "seen", "union"]
 class PromptTemplates:
     """Sentences with a ``{}`` for the class name. Several templates make an ensemble.
 
-    :param name: how results refer to this set.
-    :param templates: one or more sentences.
+    :param name: name of this set in results.
+    :param templates: one or more sentences, each with a ``{}``.
     :raises InputError: if a template has no ``{}``.
 
     >>> PromptTemplates("photo", ("a photo of a {}",)).fill("cat")
@@ -32,7 +32,11 @@ class PromptTemplates:
                 raise InputError(f"prompt template {template!r} of {self.name!r} has no {{}} for the class name")
 
     def fill(self, class_name: str) -> tuple[str, ...]:
-        """The prompts of one class."""
+        """The prompts of one class.
+
+        :param class_name: name of the class.
+        :return: one prompt per template.
+        """
         return tuple(template.replace("{}", class_name) for template in self.templates)
 
 
@@ -51,8 +55,8 @@ class LabelSpace:
     ``visible`` is the protocol: ``"task"``, the classes of the sample's own task (the task label says which: MTIL);
     ``"seen"``, the classes of all experiences trained so far (class-incremental); ``"union"``, all classes (X-TAIL).
 
-    :param class_names: the names, in id order.
-    :param tasks: for each task label, the ids of its classes.
+    :param class_names: names of the classes, in the order of their ids.
+    :param tasks: ids of the classes of each task, in the order of the task labels.
     :param visible: which classes compete.
     :param templates: one set of prompts for all classes, or one per task; a class that belongs to several tasks takes
         the first one's.
@@ -83,7 +87,13 @@ class LabelSpace:
     def from_names(
         cls, class_names: Sequence[str], templates: PromptTemplates = PHOTO, visible: Visible = "union"
     ) -> LabelSpace:
-        """One task with these classes: what a stock Avalanche benchmark needs to be used with a VLM."""
+        """One task with these classes: what a stock Avalanche benchmark needs to be used with a VLM.
+
+        :param class_names: names of the classes, in the order of their ids.
+        :param templates: prompts around the class names.
+        :param visible: which classes compete.
+        :return: the label space.
+        """
         return cls(tuple(class_names), (tuple(range(len(class_names))),), visible, (templates,))
 
     def __len__(self) -> int:
@@ -96,7 +106,11 @@ class LabelSpace:
         return [sets[first_task[c]].fill(name) for c, name in enumerate(self.class_names)]
 
     def with_visible(self, visible: Visible) -> LabelSpace:
-        """The same classes under another protocol."""
+        """The same classes under another protocol.
+
+        :param visible: which classes compete.
+        :return: a label space that differs in that alone.
+        """
         return replace(self, visible=visible)
 
     def as_json(self) -> dict[str, Any]:
@@ -125,7 +139,7 @@ class LabelSpace:
             tuple(values["task_names"]),
         )
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """What a result must say of its label space: plain JSON types."""
         return {
             "label_space": self.visible,
@@ -141,9 +155,11 @@ def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visi
     could not be told apart).
 
     :param tasks: name, class names and templates of each task.
+    :param visible: which classes compete.
+    :return: the label space of all tasks together.
     """
     tasks = list(tasks)
-    ids: dict = {}
+    ids: dict[str | tuple[int, str], int] = {}
     members = []
     for t, (_, names, _) in enumerate(tasks):
         keys = [(t, name) if visible == "task" else name for name in names]

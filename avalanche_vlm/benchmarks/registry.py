@@ -28,20 +28,28 @@ class TransformPair(Protocol):
     """The image transforms of a model: with its augmentation for training, without for evaluation."""
 
     @property
-    def train(self) -> Callable[[Any], Any]: ...
+    def train(self) -> Callable[[Any], Any]:
+        """The transform of training images."""
+        ...
 
     @property
-    def eval(self) -> Callable[[Any], Any]: ...
+    def eval(self) -> Callable[[Any], Any]:
+        """The transform of images that are evaluated."""
+        ...
 
 
 class Reader(Protocol):
     """What reads the samples of a benchmark: a model, as far as a benchmark knows it."""
 
     @property
-    def transforms(self) -> TransformPair: ...
+    def transforms(self) -> TransformPair:
+        """The image transforms."""
+        ...
 
     @property
-    def tokenizer(self) -> Callable[..., Any]: ...
+    def tokenizer(self) -> Callable[..., Any]:
+        """The function from texts to tokens."""
+        ...
 
 
 def brought_by(model: Reader | None) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def get(name: str) -> Benchmark:
     """The declaration of a benchmark.
 
     :param name: one of :func:`names`.
-    :return: the declaration.
+    :return: declaration of that benchmark.
     :raises InputError: if there is none of that name.
     """
     return BENCHMARKS.get(name)

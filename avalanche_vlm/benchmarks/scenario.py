@@ -62,7 +62,7 @@ class PairDataset(Dataset):
     """Raw images with captions. ``targets`` are caption identities: equal captions have equal ones.
 
     :param images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes.
-    :param captions: N texts.
+    :param captions: captions of the N images.
     :param identities: caption to number, extended here. The data sets of one benchmark share it: replay mixes their
         samples in a batch, and different captions with one number would count as each other's positives.
     """
@@ -121,7 +121,7 @@ class ReferencePairs:
     """Image-text pairs that stand for what the pretrained model knows: the data that distillation runs on.
 
     :param images: transformed images ``[N, 3, H, W]``, or uint8 ones with ``transform`` to apply when they are read.
-    :param captions: N texts.
+    :param captions: captions of the N images.
     :param transform: maps one raw image to the model's input.
     :param skipped: one sentence per pair that was left out at loading.
     """
@@ -135,7 +135,11 @@ class ReferencePairs:
         return len(self.captions)
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """Transformed images ``[len(indices), 3, H, W]``."""
+        """Images as the model takes them.
+
+        :param indices: indices of the pairs.
+        :return: transformed images ``[len(indices), 3, H, W]``.
+        """
         return torch.stack([self.transform(self.images[i]) for i in indices])
 
     @property
@@ -157,13 +161,13 @@ class DataReport:
 class VLMBenchmark(CLScenario):
     """An Avalanche scenario with ``train_stream`` and ``test_stream``, and the text side of its tasks.
 
-    :param name: how results refer to it.
+    :param name: name of the benchmark in results.
     :param kind: ``"classes"`` (samples ``image, y``) or ``"pairs"`` (samples ``ImageText, caption id``).
     :param train: one Avalanche data set per experience.
-    :param test: likewise; experience i of both streams is task i.
+    :param test: one Avalanche data set per experience; experience i of both streams is task i.
     :param label_space: class names and prompts; for pairs, None.
-    :param task_names: one per experience.
-    :param held_out: zero-shot sets.
+    :param task_names: names of the tasks, one per experience.
+    :param held_out: sets that no task trains.
     :param reference: pairs for distillation, if the benchmark brings them.
     :param generator: draws pictures of prompts, if the benchmark brings one.
     :param data: what was left out at loading.
@@ -183,7 +187,7 @@ class VLMBenchmark(CLScenario):
         reference: ReferencePairs | None = None,
         generator: Generator | None = None,
         data: DataReport | None = None,
-        protocol: dict | None = None,
+        protocol: dict[str, Any] | None = None,
     ) -> None:
         plain = with_classes_timeline(with_task_labels(benchmark_from_datasets(train=list(train), test=list(test))))
         super().__init__(plain.streams.values())
@@ -209,7 +213,14 @@ def as_experience_data(
     eval_transform: Callable,
     task_label: int = 0,
 ) -> TaskAwareSupervisedClassificationDataset:
-    """An Avalanche data set with targets, a constant task label, and train and eval transforms."""
+    """An Avalanche data set with targets, a constant task label, and train and eval transforms.
+
+    :param dataset: data set of raw samples.
+    :param train_transform: maps a raw sample to the model's input in training.
+    :param eval_transform: maps a raw sample to the model's input in evaluation.
+    :param task_label: task label of every sample.
+    :return: the data set.
+    """
     return TaskAwareSupervisedClassificationDataset(
         [dataset],
         data_attributes=[
@@ -223,11 +234,12 @@ def as_experience_data(
 def as_feature_data(
     features: torch.Tensor, y: torch.Tensor, task_labels: torch.Tensor
 ) -> TaskAwareSupervisedClassificationDataset:
-    """The same of features in the place of images, as they are.
+    """An Avalanche data set of features in the place of images, as they are.
 
-    :param features: ``[N, D]``.
-    :param y: class ids ``[N]``.
-    :param task_labels: ``[N]``.
+    :param features: features ``[N, D]`` of N images.
+    :param y: class ids ``[N]`` of the images.
+    :param task_labels: task labels ``[N]`` of the images.
+    :return: the data set.
     """
     dataset = ImageDataset(features, y.tolist())
     labels = [DataAttribute(dataset.targets, "targets"), TaskLabels(task_labels.tolist())]

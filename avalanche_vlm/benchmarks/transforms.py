@@ -44,15 +44,20 @@ class ImageTransform:
         return self._resize(image.convert("RGB"))
 
     def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
-        """The inverse of the normalisation, rounded to 8 bits: model inputs ``[..., 3, H, W]`` to uint8 pixels.
+        """The inverse of the normalisation, rounded to 8 bits: exact for images that were 8-bit at the model's size.
 
-        Exact for images that were 8-bit at the model's size.
+        :param images: model inputs ``[..., 3, H, W]``.
+        :return: uint8 pixels ``[..., 3, H, W]``.
         """
         scale, shift = self._scale.to(images.device), self._shift.to(images.device)
         return ((images.float() - shift) / scale).round_().clamp_(0, 255).to(torch.uint8)
 
     def from_uint8(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Uint8 pixels ``[..., 3, H, W]`` of the model's size to its input."""
+        """The normalisation of 8-bit pictures of the model's size.
+
+        :param pixels: uint8 pixels ``[..., 3, H, W]``.
+        :return: model inputs ``[..., 3, H, W]``.
+        """
         return torch.addcmul(self._shift.to(pixels.device), pixels.float(), self._scale.to(pixels.device))
 
 

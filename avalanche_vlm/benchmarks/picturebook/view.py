@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 
     :param train: transform of training pictures.
     :param test: transform of test pictures.
-    :param tokenizer: from a list of texts to tokens ``[N, L]``.
+    :param tokenizer: function from a list of texts to tokens ``[N, L]``.
     """
 
     train: Callable
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
         :param train: transform of training pictures; by default that of test pictures.
         :param test: transform of test pictures, or None.
-        :param tokenizer: from a list of texts to tokens ``[N, L]``, or None.
+        :param tokenizer: function from a list of texts to tokens ``[N, L]``, or None.
         """
         test = test or native_transform()
         return cls(train or test, test, tokenizer or native_tokenizer())

@@ -38,7 +38,7 @@ class Format:
         ``"package.module:function"``. None for a format that builds its stream itself.
     :param stream: the function ``(path, *, train_transform, eval_transform, ...) -> VLMBenchmark`` that builds a
         stream, or where it is; by default the stream of a table's rows.
-    :param marker: for a folder, the name of a file or folder in it that tells it from others; empty for any folder.
+    :param marker: name of a file or folder that tells a folder of this format from others; empty for any folder.
     """
 
     name: str
@@ -61,8 +61,8 @@ FORMATS: Registry[Format] = Registry("format", Format, "avalanche_vlm.formats")
 def register_format(declaration: Format) -> Format:
     """Register a format.
 
-    :param declaration: the format.
-    :return: the same declaration.
+    :param declaration: facts of the format.
+    :return: the declaration that was given.
     :raises InputError: if its name or one of its suffixes is taken.
     """
     for other in FORMATS:
@@ -89,7 +89,7 @@ def format_of(path: Path) -> Format:
 def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
     """The rows of a table of any format.
 
-    :param path: the table.
+    :param path: the table to read.
     :param problems: takes what is wrong with single rows.
     :return: the rows in the order of the file.
     :raises InputError: if the path holds no table.
@@ -104,7 +104,7 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
 def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any) -> VLMBenchmark:
     """A stream from a file or folder of any format.
 
-    :param path: the data.
+    :param path: file or folder with the data.
     :param model: the model whose transforms and tokenizer read the samples.
     :param options: parameters of the format's stream, such as ``order``, ``seed``, ``label_space``, ``templates`` and
         ``on_error``; see :func:`~avalanche_vlm.benchmarks.sources.table.table_stream`.
@@ -127,11 +127,11 @@ def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any
 def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise") -> ReferencePairs:
     """Reference pairs from the ``image`` and ``caption`` columns of a table of any format.
 
-    :param path: the table.
+    :param path: the table to read.
     :param model: the model whose evaluation transform reads the images.
     :param on_error: ``"raise"`` stops at the first row that cannot be used; ``"skip"`` leaves it out and says so in
         ``skipped`` of the pairs.
-    :return: the pairs.
+    :return: pairs of images and captions.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     table: Callable[..., ReferencePairs] = resolve("avalanche_vlm.benchmarks.sources.table:reference_table")

@@ -11,7 +11,7 @@ def read_text(path: Path) -> str:
     """The text of a table.
 
     :param path: a UTF-8 file, with or without a byte-order mark.
-    :return: its text.
+    :return: the whole text of the file.
     :raises InputError: if it is missing, unreadable or not UTF-8.
     """
     try:

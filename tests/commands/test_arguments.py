@@ -1,0 +1,116 @@
+"""The words of the command line become one typed request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from avalanche_vlm.commands.arguments import parse
+from avalanche_vlm.commands.requests import (
+    AdviseRequest,
+    Assignment,
+    CompareRequest,
+    DiagnoseRequest,
+    Limits,
+    ListRequest,
+    ModelRequest,
+    ReportRequest,
+    RunRequest,
+    StreamRequest,
+    TrainChanges,
+)
+from avalanche_vlm.errors import InputError
+
+
+def asked(command: str):
+    name, request = parse(command.split())
+    assert name == command.split()[0]
+    return request
+
+
+def test_what_is_not_said_has_its_default():
+    assert asked("run --out here") == RunRequest(out=Path("here"), train=TrainChanges(num_workers=0))
+    assert asked("diagnose here") == DiagnoseRequest(out=Path("here"))
+    assert asked("report here") == ReportRequest(out=Path("here"))
+
+
+def test_a_run_is_asked_for_in_parts():
+    request = asked(
+        "run --out here --quiet --threads 2 --recipe lora --seed 3 --benchmark picturebook-time --label-space union "
+        "--n-train 8 --option n_experiences=4 --option styles=night --model ViT-B-16 --pretrained openai --device cpu "
+        "--lr 1e-3 --epochs 2 --amp bf16 --workers 1 --set rank=2 --set zscl.weight=none"
+    )
+    assert request == RunRequest(
+        out=Path("here"),
+        quiet=True,
+        threads=2,
+        recipe="lora",
+        seed=3,
+        stream=StreamRequest(
+            benchmark="picturebook-time",
+            label_space="union",
+            options={"n_train": 8, "n_experiences": 4, "styles": "night"},
+        ),
+        model=ModelRequest(name="ViT-B-16", pretrained="openai"),
+        device="cpu",
+        train=TrainChanges(lr=1e-3, epochs=2, amp="bf16", num_workers=1),
+        assignments=(
+            Assignment(text="rank=2", recipe=None, option="rank", value="2"),
+            Assignment(text="zscl.weight=none", recipe="zscl", option="weight", value="none"),
+        ),
+    )
+    assert request.recipe_names() == ("lora",)
+
+
+def test_own_data_stand_in_the_place_of_a_benchmark():
+    stream = asked("run --out x --data mine --on-error skip --order b,a --template {} --reference pairs.csv").stream
+    assert stream == StreamRequest(
+        benchmark=None, data="mine", on_error="skip", order=("b", "a"), template=("{}",), reference="pairs.csv"
+    )
+
+
+def test_what_is_named_twice_is_one_experiment():
+    request = asked("compare --out x --recipes zscl,lora,zscl --seeds 1,0,1")
+    assert isinstance(request, CompareRequest) and request.recipes == request.recipe_names() == ("zscl", "lora")
+    assert request.chosen and request.seeds == (1, 0)
+    default = asked("compare --out x")
+    assert not default.chosen and "fine-tune" in default.recipes and default.seeds == (0,)
+
+
+def test_limits_are_the_constraints_of_advice():
+    from avalanche_vlm.studies.advice.constraints import Constraints
+
+    request = asked("advise --out x --no-raw-data --no-task-id --max-bytes 9 --keep-zero-shot 1 --minutes 0.5")
+    assert isinstance(request, AdviseRequest) and request.minutes == 0.5
+    assert request.limits == Limits(max_bytes=9, raw_data=False, task_id=False, keep_zero_shot=1.0)
+    assert Constraints(**request.limits.model_dump()) == Constraints(9, False, False, None, 1.0)
+    assert Constraints(**asked("advise --out x").limits.model_dump()) == Constraints()
+
+
+def test_lists_are_asked_for_by_what_and_name():
+    assert asked("list recipes") == ListRequest(what="recipes")
+    assert asked("list models tiny --json") == ListRequest(what="models", name="tiny", as_json=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--set rank", "--set rank: write OPTION=VALUE or RECIPE.OPTION=VALUE"),
+        ("--option styles", "--option styles: write NAME=VALUE"),
+    ],
+)
+def test_an_assignment_needs_a_value(words, sentence):
+    with pytest.raises(InputError, match=sentence):
+        asked(f"run --out x {words}")
+
+
+def test_a_request_cannot_be_changed_and_has_no_fields_of_its_own_making():
+    request = asked("run --out x")
+    with pytest.raises(ValidationError, match="frozen"):
+        request.seed = 1
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        RunRequest(out=Path("x"), sede=1)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        RunRequest(out=Path("x"), seed=-1)
