@@ -92,7 +92,7 @@ class _Job:
 
 
 def _job(asked: Experiment, folder: Path) -> _Job:
-    return _Job(asked, folder, store.finished(folder, asked.stored()))
+    return _Job(asked, folder, store.finished(folder, asked))
 
 
 def _execute(job: _Job, progress: Progress) -> dict[str, Any]:

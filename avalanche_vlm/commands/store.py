@@ -89,18 +89,21 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
 
 
-def finished(folder: Path, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]] | None:
+def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[str, float]] | None:
     """A result and its timing, if this very request was run to its end.
 
     :param folder: the folder of one recipe and seed.
-    :param request: everything that decides the result, as ``request.json`` holds it.
+    :param request: what is asked for now.
     :return: result and timing; None if there is no finished result.
-    :raises InputError: if the folder holds the result of another request.
+    :raises InputError: if the folder holds the result of another request, or of one that cannot be read.
     """
     result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")
     if not isinstance(result, dict) or not isinstance(timing, dict) or "metrics" not in result:
         return None
-    stored, wanted = _flat(read_json(folder / "request.json") or {}), _flat(request)
+    try:
+        stored, wanted = _flat(read_experiment(folder / "request.json").stored()), _flat(request.stored())
+    except InputError as error:
+        raise InputError(f"{error}: choose another --out") from error
     for key in {**wanted, **stored}:
         if stored.get(key) != wanted.get(key):
             raise InputError(

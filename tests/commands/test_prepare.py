@@ -1,0 +1,107 @@
+"""From a request to an experiment, a model and a benchmark, without training anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from avalanche_vlm import benchmarks
+from avalanche_vlm.benchmarks import registry
+from avalanche_vlm.commands import prepare
+from avalanche_vlm.commands.arguments import parse
+from avalanche_vlm.commands.requests import Experiment
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.training import recipes
+
+SMALL = "--n-train 8 --n-test 6 --n-held-out 8 --n-reference 8"
+
+
+def asked(words: str, recipe: str = "fine-tune", seed: int = 0) -> Experiment:
+    _, request = parse(words.split())
+    return prepare.experiment(request, recipe, seed)
+
+
+def test_an_experiment_says_every_default():
+    found = asked("run --out x --recipe zscl", "zscl", 3)
+    train, options = recipes.settings_for("zscl", "picturebook")
+    assert (
+        found.recipe_options == {**recipes.get("zscl").settings, **options} and found.recipe_options["interval"] == 10
+    )
+    assert (found.train.lr, found.train.epochs) == (train["lr"], train["epochs"])
+    assert found.seed == 3 and found.device in ("cpu", "cuda") and "torch" in found.versions
+
+
+def test_what_was_typed_goes_before_the_defaults():
+    words = "run --out x --lr 1 --warmup 0 --amp bf16 --workers 2 --set weight=3 --set lora.rank=4"
+    found = asked(words + " --recipe zscl", "zscl")
+    assert (found.train.lr, found.train.warmup, found.train.amp, found.train.num_workers) == (1, 0, "bf16", 2)
+    assert found.recipe_options["weight"] == 3 and "rank" not in found.recipe_options
+    # In a comparison an option is for every recipe that has it, and for one alone where it is named.
+    words = "compare --out x --recipes zscl,lora --set rank=2 --set zscl.seed=5"
+    assert asked(words, "lora").recipe_options["rank"] == 2 and asked(words, "zscl").recipe_options["seed"] == 5
+    with pytest.raises(InputError, match="--set rank=2: recipe fine-tune has no option 'rank'; it has none"):
+        asked("compare --out x --recipes fine-tune,replay --set rank=2")
+    with pytest.raises(InputError, match="no recipe is called 'zcsl'"):
+        asked("run --out x --set zcsl.weight=2")
+
+
+@pytest.mark.parametrize("recipe", ["fine-tune", "zscl", "lora", "s-prompts", "replay"])
+def test_an_experiment_is_the_same_after_it_was_stored(recipe):
+    first = asked(f"run --out x --recipe {recipe} --order night,digits --template {{}} {SMALL}", recipe)
+    again = Experiment.model_validate(json.loads(json.dumps(first.stored())))
+    assert again.stored() == first.stored() and again.train == first.train and again.stream == first.stream
+
+
+def test_a_recipe_without_its_resource_is_known_before_anything_is_read():
+    with pytest.raises(InputError, match="recipe zscl needs what mine does not bring, reference pairs: give some with"):
+        asked("run --out x --data mine --recipe zscl", "zscl")
+    assert asked("run --out x --data mine --recipe zscl --reference pairs.csv", "zscl").stream.reference == "pairs.csv"
+
+
+def test_options_of_a_benchmark_reach_it():
+    found = asked(f"run --out x --benchmark picturebook-time --option n_experiences=3 {SMALL}")
+    stream = prepare.open_benchmark(found, prepare.open_model(found))
+    assert len(stream.task_names) == 3 and stream.protocol["n_train"] == 8
+    # What is called `domains` there is the order of the tasks everywhere.
+    found = asked(f"run --out x --benchmark picturebook-domains --order night,sketch {SMALL}")
+    assert prepare.open_benchmark(found, prepare.open_model(found)).task_names == ("night", "sketch")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--benchmark picturebook-time --order a,b", "--order does not apply to picturebook-time"),
+        ("--benchmark picturebook-time --label-space task", "--label-space does not apply to picturebook-time"),
+        ("--option colour=red", "benchmark picturebook has no option 'colour'; it has seed, "),
+        ("--template {}", "--template does not apply to picturebook, only to --data"),
+        ("--data tests --n-test 3", "--n-test does not apply to --data"),
+        ("--data tests --option colour=red", "tests is a class-folder, which has no option 'colour'"),
+    ],
+)
+def test_an_option_that_would_go_unheeded_is_refused(words, sentence, monkeypatch):
+    monkeypatch.chdir(benchmarks.__path__[0] + "/../..")
+    found = asked(f"run --out x {words}")
+    with pytest.raises(InputError, match=sentence):
+        prepare.open_benchmark(found, prepare.open_model(found))
+
+
+def test_a_benchmark_from_outside_runs_under_its_name(monkeypatch):
+    monkeypatch.setattr(registry.BENCHMARKS, "_known", dict(registry.BENCHMARKS._known))
+
+    @benchmarks.register("nights", kind="classes", summary="one night", label_spaces=("task", "union"), order=None)
+    def nights(seed=0, *, label_space="task", moons=1, train_transform=None, eval_transform=None, tokenizer=None):
+        sizes = {"n_train": moons * 8, "n_test": 6, "n_held_out": 8, "n_reference": 8}
+        return benchmarks.picturebook.mtil_like(
+            seed,
+            order=["night"],
+            label_space=label_space,
+            train_transform=train_transform,
+            eval_transform=eval_transform,
+            tokenizer=tokenizer,
+            **sizes,
+        )
+
+    found = asked("run --out x --benchmark nights --option moons=2 --label-space union --seed 4", seed=4)
+    stream = prepare.open_benchmark(found, prepare.open_model(found))
+    assert stream.protocol["n_train"] == 16 and stream.protocol["seed"] == 4 and stream.label_space.visible == "union"
