@@ -26,15 +26,19 @@ def blocks(model: VLM, buffers: bool = False) -> dict[str, list[str]]:
     same of ``text``. What a method hangs into a block, such as LoRA, belongs to it. The decoder of a CoCa, through
     which no embedding goes, belongs to ``text.out``. The logit scale and bias belong to none.
 
-    :param buffers: also the buffers that a checkpoint holds, such as the running means of batch norms.
-    :return: in the order of the forward pass; every name but the scale's and bias's in exactly one block.
+    :param model: model whose towers are cut into blocks.
+    :param buffers: whether to name the buffers that a checkpoint holds, too, such as the running means of batch norms.
+    :return: names by block, in the order of the forward pass; every name but the scale's and bias's in exactly one
+        block.
     """
     names = model.clip.state_dict() if buffers else (name for name, _ in model.clip.named_parameters())
     return group_by_block(names)
 
 
 def group_by_block(names: Iterable[str]) -> dict[str, list[str]]:
-    """The same of names as ``model.clip`` has them.
+    """Names of parameters by block, see :func:`blocks`.
+
+    :param names: names as ``model.clip`` has them.
 
     >>> group_by_block(["logit_scale", "visual.proj", "visual.conv1.weight", "visual.layer1.0.conv1.weight"])
     {'image.in': ['visual.conv1.weight'], 'image.0': ['visual.layer1.0.conv1.weight'], 'image.out': ['visual.proj']}
@@ -56,6 +60,8 @@ def group_by_block(names: Iterable[str]) -> dict[str, list[str]]:
 
 def tower_of(block: str) -> str:
     """The tower of a block.
+
+    :param block: name of a block.
 
     >>> tower_of("image.3")
     'image'

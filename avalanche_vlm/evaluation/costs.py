@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from avalanche_vlm.evaluation.declaration import EVERYWHERE, Entry, Figure, Shown, Unit, found_at
+from avalanche_vlm.evaluation.declaration import EVERYWHERE, Experiment, Figure, Shown, Unit, found_at
 
 
-def _cost(name: str, entry: Entry) -> object:
+def _cost(name: str, entry: Experiment) -> object:
     return found_at(entry, "result", "costs", name)
 
 

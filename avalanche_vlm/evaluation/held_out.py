@@ -17,9 +17,6 @@ from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
 
-Row = dict[str, float]
-"""What was read at one step, by name."""
-
 
 class HeldOutScores(VLMMetric):
     """Scores on held-out sets, once per step, when the strategy evaluates.
@@ -39,16 +36,16 @@ class HeldOutScores(VLMMetric):
     def __init__(self, sets: Sequence[HeldOutSet]) -> None:
         super().__init__()
         self.sets = tuple(sets)
-        self._scores: list[Row | None] = []
+        self._scores: list[dict[str, float] | None] = []
         """By step; None for one without evaluation."""
-        self._alignment: list[Row | None] = []
+        self._alignment: list[dict[str, float] | None] = []
 
     def after_eval(self, strategy: Strategy) -> list[MetricValue] | None:
         # Within training an evaluation may come after every epoch: too often for held-out sets.
         if self.training or _at(self._scores, self.step) is not None:
             return None
-        scores: Row = {}
-        alignment: Row = {}
+        scores: dict[str, float] = {}
+        alignment: dict[str, float] = {}
         for held_out in self.sets:
             of_set, apart = read_held_out(model_of(strategy), held_out)
             scores |= of_set
@@ -68,13 +65,13 @@ class HeldOutScores(VLMMetric):
         for a step without evaluation."""
         return self._curves(self._alignment)
 
-    def _curves(self, rows: Sequence[Row | None]) -> dict[str, list[float]]:
+    def _curves(self, rows: Sequence[dict[str, float] | None]) -> dict[str, list[float]]:
         names = dict.fromkeys(name for row in rows for name in row or {})
         by_step = [_at(rows, step) or {} for step in range(self.step + 1)]
         return {name: [row.get(name, float("nan")) for row in by_step] for name in names}
 
 
-def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[Row, Row]:
+def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[dict[str, float], dict[str, float]]:
     """Scores and alignment of one set.
 
     :param model: model to evaluate, in eval mode meanwhile.
@@ -95,5 +92,5 @@ def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[Row, Row]:
     return {f"{name} R@1": sum(both.values()) / 2, **ways}, apart
 
 
-def _at(rows: Sequence[Row | None], step: int) -> Row | None:
+def _at(rows: Sequence[dict[str, float] | None], step: int) -> dict[str, float] | None:
     return rows[step] if step < len(rows) else None

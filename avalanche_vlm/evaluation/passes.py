@@ -80,8 +80,9 @@ def _fused_attention(query: torch.Tensor, key: Any, value: Any, width: int, head
 def inference_flops(model: VLM, x: Any, task_labels: Any) -> float:
     """Operations per sample of a prediction, after another one: what is encoded once for all is not in it.
 
-    :param x: a batch, on the model's device.
-    :param task_labels: ``[B]``.
+    :param model: model that predicts.
+    :param x: batch of B samples on the model's device.
+    :param task_labels: task labels ``[B]``.
     """
     with model.evaluating():
         model(x, task_labels)
@@ -97,8 +98,9 @@ class PassesPlugin(SupervisedPlugin):
     those after it. Passes are counted throughout, by the tower's type, so that teachers and copies count as well. Put
     it before all other plugins, and call :meth:`close` whatever happens.
 
-    :param model: whose image tower is counted.
-    :param experience: which to watch, from 0 on: memories and teachers have something from the second on.
+    :param model: model whose image tower is counted.
+    :param experience: number of the experience to watch, from 0 on: memories and teachers have something from the
+        second on.
     """
 
     supports_distributed = True
@@ -131,7 +133,7 @@ class PassesPlugin(SupervisedPlugin):
 
     @property
     def extra_backwards(self) -> float | None:
-        """The same of passes with gradients."""
+        """Images through the image tower with gradients beside one for every sample."""
         return self.backwards / self.samples - 1 if self.samples else None
 
     def close(self) -> None:

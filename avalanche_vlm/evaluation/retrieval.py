@@ -87,7 +87,7 @@ def modality_gap(image_features: torch.Tensor, text_features: torch.Tensor) -> f
 
     :param image_features: ``[N, D]``, features of the images; normalised here.
     :param text_features: ``[M, D]``, features of the texts; normalised here.
-    :return: in [0, 2]; 0 if both modalities have the same centre.
+    :return: distance in [0, 2]; 0 if both modalities have the same centre.
     :raises InputError: if features are empty, NaN, infinite or of different widths.
 
     >>> modality_gap(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]]))
@@ -103,7 +103,7 @@ def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> 
 
     :param image_features: ``[N, D]``, features of the images; normalised here.
     :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
-    :return: in [-1, 1].
+    :return: mean cosine in [-1, 1].
     :raises InputError: if features are empty, NaN, infinite or of different shapes.
 
     >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
@@ -125,7 +125,7 @@ def first_hits(
     :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
     :param ids: ``[N]``, numbers; pairs with equal ones match.
     :return: bool ``[2, N]``: images to texts, texts to images. On the CPU.
-    :raises InputError: as :func:`retrieval_metrics`.
+    :raises InputError: for what :func:`retrieval_metrics` refuses.
 
     >>> first_hits(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), [0, 1]).tolist()
     [[True, True], [True, False]]

@@ -17,29 +17,29 @@ from avalanche_vlm.training.data import images_of
 class RoutingScores(NamedTuple):
     """Shares of samples, in [0, 1]; NaN where there were none.
 
-    :param accuracy: of tasks that have a module, sent to that module.
-    :param turned_away: of the same, sent to the pretrained model.
-    :param strangers_let_in: of tasks that have none, sent to some module.
+    :param accuracy: share of samples whose task has a module that went to that module.
+    :param turned_away: share of samples whose task has a module that went to the pretrained model.
+    :param out_of_distribution_let_in: share of samples whose task has no module that went to some module.
     """
 
     accuracy: float
     turned_away: float
-    strangers_let_in: float
+    out_of_distribution_let_in: float
 
 
 @torch.no_grad()
 def routing_scores(model: VLM, stream: Iterable[Any], batch_size: int = 256) -> RoutingScores:
     """Route every sample of a stream by its picture alone.
 
-    :param model: with a pool of modules.
+    :param model: model with a pool of modules.
     :param stream: experiences, whose task labels tell which module is theirs.
-    :param batch_size: pictures at a time; the scores do not depend on it.
+    :param batch_size: pictures that are routed at a time; the scores do not depend on it.
     :raises InputError: if the model does not choose among modules.
     """
     if model.routed is None:
         raise InputError(f"{model.name} does not choose among modules, so there is no routing to score")
     names = model.routed.pool.names
-    known = right = away = strangers = let_in = 0
+    known = right = away = unknown = let_in = 0
     with model.evaluating():
         for experience in stream:
             for x, _, labels in DataLoader(experience.dataset.eval(), batch_size):
@@ -49,9 +49,9 @@ def routing_scores(model: VLM, stream: Iterable[Any], batch_size: int = 256) -> 
                     known += own in names
                     right += own in names and task == own
                     away += own in names and task is None
-                    strangers += own not in names
+                    unknown += own not in names
                     let_in += own not in names and task is not None
-    return RoutingScores(_share(right, known), _share(away, known), _share(let_in, strangers))
+    return RoutingScores(_share(right, known), _share(away, known), _share(let_in, unknown))
 
 
 def _share(part: int, whole: int) -> float:

@@ -158,7 +158,7 @@ def forget(matrix: ArrayLike) -> float:
     below the diagonal (j >= i) of the first T - 1 tasks.
 
     :param matrix: ``[T, T]``, see :func:`survey_metrics`.
-    :return: at least ``-bwt(matrix)``; NaN for one task.
+    :return: a value of at least ``-bwt(matrix)``; NaN for one task.
     :raises InputError: if ``matrix`` is empty, not square or not numeric.
 
     >>> forget([[0.5, 0.0, 0.0], [0.75, 0.5, 0.0], [0.25, 0.75, 0.5]])  # mean of 0.75 - 0.25 and 0.5 - 0.75
@@ -215,7 +215,7 @@ def zsd(
     :param pretrained: ``[T]``, the scores of the pretrained model; ``None`` gives NaN.
     :param reference: the score to lose from.
     :param final: the score that is left.
-    :return: at least 0, but for ``("pretrained", "last")``; NaN for one task.
+    :return: a value of at least 0, but for ``("pretrained", "last")``; NaN for one task.
     :raises InputError: if ``matrix`` is empty, not square or not numeric, ``pretrained`` has not one score per task, or
         a choice does not exist.
 

@@ -15,11 +15,8 @@ from avalanche_vlm.evaluation.figures import figures_of
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's palette, readable with every kind of colour vision."""
 
-Result = Mapping[str, Any]
-"""What ``result.json`` holds."""
 
-
-def matrices(results: Sequence[Result]) -> Plot:
+def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     """Performance matrices side by side, averaged over the seeds of each recipe: rows are training steps.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
@@ -45,7 +42,7 @@ def matrices(results: Sequence[Result]) -> Plot:
     return figure
 
 
-def held_out_curves(results: Sequence[Result], name: str = HELD_OUT) -> Plot:
+def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) -> Plot:
     """A held-out score over the stream, one line per recipe; the band spans the seeds.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
@@ -73,7 +70,7 @@ def held_out_curves(results: Sequence[Result], name: str = HELD_OUT) -> Plot:
     return figure
 
 
-def metric_bars(results: Sequence[Result], names: Sequence[str] | None = None) -> Plot:
+def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Plot:
     """Bars per recipe, mean over seeds with the standard deviation.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds.
@@ -106,8 +103,8 @@ def _direction(figure: Figure) -> str:
     return words[figure.higher_is_better]
 
 
-def _by_recipe(results: Sequence[Result]) -> dict[str, list[Result]]:
-    groups: dict[str, list[Result]] = {}
+def _by_recipe(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
         groups.setdefault(result["protocol"]["recipe"], []).append(result)
     return groups

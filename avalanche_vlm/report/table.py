@@ -10,18 +10,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.evaluation.declaration import Entry, Figure, Unit
+from avalanche_vlm.evaluation.declaration import Experiment, Figure, Unit
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.rounding import show
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Row = dict[str, Any]
-"""``recipe``, ``seed`` and the figures of one experiment by name; NaN is missing."""
 
-
-def row(entry: Entry) -> Row:
+def row(entry: Experiment) -> dict[str, Any]:
     """The figures of one experiment that have a column in ``results.csv``, by name: scores in percent, changes in
     points, bytes, counts, seconds. NaN is missing.
 
@@ -30,7 +27,7 @@ def row(entry: Entry) -> Row:
     return _row(entry, figures_of([entry], "csv"))
 
 
-def _row(entry: Entry, figures: Iterable[Figure]) -> Row:
+def _row(entry: Experiment, figures: Iterable[Figure]) -> dict[str, Any]:
     protocol = entry["result"]["protocol"]
     values = {figure.name: figure.value(entry) for figure in figures}
     return {
@@ -40,7 +37,7 @@ def _row(entry: Entry, figures: Iterable[Figure]) -> Row:
     }
 
 
-def as_csv(entries: Sequence[Entry]) -> str:
+def as_csv(entries: Sequence[Experiment]) -> str:
     """One line per experiment, figures as they are.
 
     :param entries: result and timing of each experiment.
@@ -54,7 +51,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def summary(entries: Sequence[Entry]) -> dict[str, Any]:
+def summary(entries: Sequence[Experiment]) -> dict[str, Any]:
     """Mean, standard deviation over seeds (sample, None for one seed) and number of seeds, per recipe and figure.
 
     :param entries: result and timing of each experiment.
@@ -65,7 +62,7 @@ def summary(entries: Sequence[Entry]) -> dict[str, Any]:
     return {"protocol": protocol, "recipes": _summed_up(entries, figures_of(entries, "summary"))}
 
 
-def print_table(entries: Sequence[Entry]) -> None:
+def print_table(entries: Sequence[Experiment]) -> None:
     """One line per recipe; mean ± standard deviation where there are several seeds.
 
     :param entries: result and timing of each experiment.
@@ -87,9 +84,9 @@ def print_table(entries: Sequence[Entry]) -> None:
     console().print(table)
 
 
-def _summed_up(entries: Sequence[Entry], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:
+def _summed_up(entries: Sequence[Experiment], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean, deviation and number of seeds, by recipe and figure."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         found = _row(entry, figures)
         rows.setdefault(found["recipe"], []).append(found)

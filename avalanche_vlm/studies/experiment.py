@@ -118,8 +118,7 @@ def run_experiment(
         "costs": ledger.costs,
     }
     entry = ledger.entry(recipes.get(recipe).needs, plugins, timing["train_seconds"])
-    rounded: Timing = {key: round(seconds, 2) for key, seconds in timing.items()}
-    return Outcome(with_figures(result, metrics), rounded, strategy, entry)
+    return Outcome(with_figures(result, metrics), timing, strategy, entry)
 
 
 def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
@@ -162,7 +161,11 @@ def _train(
         timing["train_cpu_seconds"] += time.process_time() - started_cpu
         after_experience()
         score(step)
-    return timing
+    return {
+        "train_seconds": round(timing["train_seconds"], 2),
+        "train_cpu_seconds": round(timing["train_cpu_seconds"], 2),
+        "eval_seconds": round(timing["eval_seconds"], 2),
+    }
 
 
 _HINTS = {

@@ -24,23 +24,31 @@ from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.settings import TrainSettings
 
 
-class Result(TypedDict):
-    """What ``result.json`` holds. Scores in percent, None for a missing one.
+class Scored(TypedDict):
+    """The scores of a :class:`Result`, in percent, None for a missing one.
+
+    ``matrix``: a row per step, the pretrained model's first, and a column per task. ``held_out`` and ``alignment``
+    (which is no percentage): curves by name, one value per step. ``metrics``: the survey's figures, and those of
+    metrics that were passed.
+    """
+
+    matrix: list[list[float | None]]
+    held_out: dict[str, list[float | None]]
+    alignment: dict[str, list[float | None]]
+    metrics: dict[str, float | None]
+
+
+class Result(Scored):
+    """What ``result.json`` holds.
 
     ``protocol``: everything that decides the figures. ``tasks``: names in the order of the stream. ``data``: what was
-    left out of it. ``matrix``: a row per step, the pretrained model's first, and a column per task. ``held_out`` and
-    ``alignment``: curves by name, one value per step. ``metrics``: the survey's figures and those of metrics that were
-    passed. ``costs``: bytes and parameters. ``figures``: declarations of the latter metrics' figures by name; absent
-    without any.
+    left out of it. ``costs``: bytes and parameters. ``figures``: declarations of the figures of metrics that were
+    passed, by name; absent without any.
     """
 
     protocol: dict[str, Any]
     tasks: list[str]
     data: dict[str, Any]
-    matrix: list[list[float | None]]
-    held_out: dict[str, list[float | None]]
-    alignment: dict[str, list[float | None]]
-    metrics: dict[str, float | None]
     costs: dict[str, int]
     figures: NotRequired[dict[str, dict[str, Any]]]
 
@@ -109,7 +117,7 @@ def protocol_of(
     }
 
 
-def scores_of(matrix: PerformanceMatrix, held_out: HeldOutScores, evaluated: bool) -> dict[str, Any]:
+def scores_of(matrix: PerformanceMatrix, held_out: HeldOutScores, evaluated: bool) -> Scored:
     """The scores of a result: ``matrix``, ``held_out``, ``alignment`` and ``metrics``.
 
     :param matrix: cells of the stream that was trained.
@@ -147,7 +155,7 @@ def with_figures(result: Result, metrics: Iterable[PluginMetric]) -> Result:
 
     :param result: left as it is.
     :param metrics: metrics that were in the evaluator.
-    :return: the same mapping without ``figures`` if none is declared.
+    :return: the result itself if no figure is declared, else a copy with them.
     """
     figures = declared_figures(metrics)
     if not figures:
@@ -161,7 +169,7 @@ def with_figures(result: Result, metrics: Iterable[PluginMetric]) -> Result:
 def percent_rows(rows: np.ndarray | Sequence[Sequence[float]]) -> list[list[float | None]]:
     """A matrix of scores in [0, 1] as percent, None for a missing one.
 
-    :param rows: ``[steps, tasks]``.
+    :param rows: scores ``[steps, tasks]``, NaN where one is missing.
 
     >>> percent_rows([[0.5, float("nan")]])
     [[50.0, None]]

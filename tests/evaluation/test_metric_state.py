@@ -105,8 +105,9 @@ def test_a_stream_measured_in_two_halves_is_measured_as_one(tiny_benchmark, tiny
     assert whole["steps"] == [2] * 6 and whole["matrix"]["test"].shape == (3, 2)
     assert whole["raw"] == [False] * 5 + [True] and whole["stored"][5] > 0
     assert len(whole["conflicts"][2]) == 1
-    with pytest.raises(InputError, match="its shape is 1 x 2"):  # the first half is lost
-        results(benchmark, criterion, lambda metrics: metrics_for(benchmark))
+    if kind == "classes":
+        with pytest.raises(InputError, match="its shape is 1 x 2"):  # the first half is lost
+            results(benchmark, criterion, lambda metrics: metrics_for(benchmark))
 
 
 def test_a_state_of_another_metric_is_refused():

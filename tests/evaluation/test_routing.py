@@ -59,9 +59,9 @@ def test_scores_equal_the_loop_over_samples(random_model, tiny_benchmark, turns_
         sum(abs(v) >= router.border for v in other),
     ]
     assert scores == pytest.approx([count / 20 for count in counts])
-    assert scores.accuracy > 0 and scores.strangers_let_in > 0 and (scores.turned_away > 0) == turns_away
+    assert scores.accuracy > 0 and scores.out_of_distribution_let_in > 0 and (scores.turned_away > 0) == turns_away
     first = routing_scores(random_model, tiny_benchmark.test_stream[:1])
-    assert math.isnan(first.strangers_let_in) and first.accuracy == scores.accuracy
+    assert math.isnan(first.out_of_distribution_let_in) and first.accuracy == scores.accuracy
 
 
 def test_a_model_without_modules(random_model, tiny_benchmark):

@@ -12,10 +12,10 @@ def expected_calibration_error(confidence: torch.Tensor, right: torch.Tensor, bi
     """``sum_m |B_m| / N |acc(B_m) - conf(B_m)|`` over bins of equal width ``((m - 1) / M, m / M]`` (Guo et al., arXiv
     1706.04599, eq. 3; 15 bins as there).
 
-    :param confidence: ``[N]`` in [0, 1], the probability of the predicted class.
-    :param right: bool ``[N]``.
-    :param bins: M, at least 1.
-    :return: in [0, 1].
+    :param confidence: probability of the predicted class ``[N]``, in [0, 1].
+    :param right: bool ``[N]``, whether the predicted class is the right one.
+    :param bins: number of bins M, at least 1.
+    :return: calibration error in [0, 1].
     :raises InputError: if there are no samples, numbers do not fit, or a confidence is no probability.
 
     >>> expected_calibration_error(torch.tensor([0.75, 0.75, 1.0, 1.0]), torch.tensor([True, False, True, True]))

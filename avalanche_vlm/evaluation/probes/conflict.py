@@ -8,12 +8,12 @@ import torch
 
 Tensors = Mapping[str, torch.Tensor | None]
 """By the name of a parameter; None where it has no gradient."""
-Blocks = Mapping[str, Sequence[str]]
+ParameterBlocks = Mapping[str, Sequence[str]]
 """The names of the parameters of every block."""
 
 
 @torch.no_grad()
-def gradient_cosines(first: Tensors, second: Tensors, blocks: Blocks) -> dict[str, float]:
+def gradient_cosines(first: Tensors, second: Tensors, blocks: ParameterBlocks) -> dict[str, float]:
     """Cosine of two gradients in every block. Below 0 they conflict: a small step along one raises the other's loss
     (Yu et al., PCGrad, arXiv 2001.06782, definition 1, there over all weights at once).
 
@@ -51,7 +51,7 @@ def negative_share(cosines: Iterable[float]) -> float:
 
 
 @torch.no_grad()
-def weighted_update(before: Tensors, after: Tensors, weights: Tensors, blocks: Blocks) -> dict[str, float]:
+def weighted_update(before: Tensors, after: Tensors, weights: Tensors, blocks: ParameterBlocks) -> dict[str, float]:
     """``sum F (theta_after - theta_before)^2`` in every block.
 
     With F the diagonal Fisher information of earlier tasks, half of it is the second-order estimate of how far (in

@@ -31,8 +31,9 @@ def capturing(model: VLM, n: int, tokens: torch.Tensor | None = None) -> Iterato
     Positions are averaged, tokens only as far as the text goes. The first pass of ``n`` samples counts: where samples
     are routed to modules, that is the shared tower's. A block that gave no tensor with ``n`` rows is left out.
 
-    :param n: samples of the batch.
-    :param tokens: ``[n, L]``, the texts.
+    :param model: model whose blocks are listened to.
+    :param n: number of samples of the batch.
+    :param tokens: tokens of the texts ``[n, L]``; None where there are none.
     """
     found: dict[str, torch.Tensor] = {}
     real = None if tokens is None else real_tokens(tokens)
@@ -58,7 +59,7 @@ def real_tokens(tokens: torch.Tensor) -> torch.Tensor:
     """Which positions a text reaches: all before the run of equal tokens that fills up its row, and the first of
     that run, which is its last token where nothing needed filling or the filling repeats it.
 
-    :param tokens: ``[B, L]``.
+    :param tokens: tokens of B texts ``[B, L]``.
     :return: bool ``[B, L]``, at least one in every row.
 
     >>> real_tokens(torch.tensor([[1, 7, 2, 0, 0, 0], [1, 7, 8, 9, 5, 2]])).long().tolist()

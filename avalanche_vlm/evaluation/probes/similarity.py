@@ -18,10 +18,10 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor, debiased: bool = False) -> floa
     estimator of HSIC (Song et al., "Feature Selection via Dependence Maximization", JMLR 2012) in all three places,
     after which unrelated features are near 0 however wide they are.
 
-    :param x: ``[N, D]``, row n of both from the same sample.
-    :param y: ``[N, E]``.
-    :param debiased: needs N of at least 4.
-    :return: in [0, 1]; debiased it may leave that range a little. NaN if one side does not vary.
+    :param x: features ``[N, D]`` of one model or layer.
+    :param y: features ``[N, E]`` of another, row n from the sample of ``x``'s row n.
+    :param debiased: whether to take the unbiased estimator, which needs N of at least 4.
+    :return: alignment in [0, 1]; debiased it may leave that range a little. NaN if one side does not vary.
     :raises InputError: if the rows do not pair up or are too few.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [0.0, 0.0], [3.0, 1.0]])
@@ -43,8 +43,8 @@ def spearman(x: torch.Tensor, y: torch.Tensor) -> float:
     """Spearman's rank correlation; equal values share the mean of their ranks.
 
     :param x: numbers of any shape.
-    :param y: as many.
-    :return: in [-1, 1]; NaN if one side is constant.
+    :param y: numbers, as many as ``x`` has.
+    :return: correlation in [-1, 1]; NaN if one side is constant.
     :raises InputError: if they are not equally many.
 
     >>> round(spearman(torch.tensor([1.0, 2.0, 2.0, 9.0]), torch.tensor([0.1, 0.2, 0.3, 0.4])), 4)
@@ -62,9 +62,9 @@ def rsa(x: torch.Tensor, y: torch.Tensor) -> float:
     """Representational similarity analysis (Kriegeskorte et al., doi 10.3389/neuro.06.004.2008): Spearman's
     correlation of the upper triangles of two matrices of cosine similarities.
 
-    :param x: ``[N, D]``, row n of both from the same sample; normalised here.
-    :param y: ``[N, E]``.
-    :return: in [-1, 1]; NaN if all similarities of one side are equal.
+    :param x: features ``[N, D]`` of one model or layer; normalised here.
+    :param y: features ``[N, E]`` of another, row n from the sample of ``x``'s row n; normalised here.
+    :return: correlation in [-1, 1]; NaN if all similarities of one side are equal.
     :raises InputError: if they are not of as many samples.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
@@ -86,11 +86,11 @@ def cross_modal_rsa(
 
     Unlike :func:`rsa` it sees one tower turn against the other.
 
-    :param images: ``[N, D]``; normalised here, like the others.
-    :param texts: ``[M, D]``.
-    :param images_before: ``[N, E]``, of the same images.
-    :param texts_before: ``[M, E]``, of the same texts.
-    :return: in [-1, 1].
+    :param images: features of images ``[N, D]``; normalised here.
+    :param texts: features of texts ``[M, D]``; normalised here.
+    :param images_before: earlier features of the same images ``[N, E]``; normalised here.
+    :param texts_before: earlier features of the same texts ``[M, E]``; normalised here.
+    :return: correlation in [-1, 1].
 
     >>> x = torch.eye(3)
     >>> cross_modal_rsa(x, x, 2 * x, x), cross_modal_rsa(x, x.roll(1, 0), x, x)

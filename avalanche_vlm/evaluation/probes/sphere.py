@@ -14,10 +14,10 @@ def alignment(images: torch.Tensor, texts: torch.Tensor, alpha: float = 2.0) -> 
 
     With the default it is ``2 - 2 paired_cosine``.
 
-    :param images: ``[N, D]``; normalised here.
-    :param texts: ``[N, D]``, row n the text of image n.
-    :param alpha: positive.
-    :return: in [0, 2^alpha]; 0 if every pair coincides.
+    :param images: features of images ``[N, D]``; normalised here.
+    :param texts: features of texts ``[N, D]``, row n that of image n's text; normalised here.
+    :param alpha: power of the distance, positive.
+    :return: mean in [0, 2^alpha]; 0 if every pair coincides.
     :raises InputError: if they do not pair up.
 
     >>> round(alignment(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])), 6)
@@ -34,9 +34,9 @@ def uniformity(features: torch.Tensor, t: float = 2.0) -> float:
     """``log mean exp(-t ||x_i - x_j||^2)`` over all pairs of different samples (Wang and Isola, arXiv 2005.10242,
     section 4.1): the lower, the more evenly the features are spread.
 
-    :param features: ``[N, D]``; normalised here. Equal samples should be there once.
-    :param t: positive.
-    :return: in [-4 t, 0]; 0 if all features coincide.
+    :param features: features ``[N, D]``; normalised here. Equal samples should be there once.
+    :param t: sharpness of the kernel, positive.
+    :return: logarithm in [-4 t, 0]; 0 if all features coincide.
     :raises InputError: for fewer than two samples.
 
     >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])), 6)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm import __version__
-from avalanche_vlm.evaluation.declaration import Entry
+from avalanche_vlm.evaluation.declaration import Experiment
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page import evidence, exposure, proposal
 from avalanche_vlm.report.page.glossary import glossary
@@ -23,7 +23,7 @@ _ADVISE = ("avalanche-vlm advise --out DIR", "tries recipes on your stream and f
 
 
 def content(
-    results: Sequence[Entry], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
+    results: Sequence[Experiment], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything that the report says.
 
@@ -38,7 +38,7 @@ def content(
     """
     diagnosis, advice = record(diagnosis), record(advice)
     groups = evidence.groups(results)
-    advised = proposal.pareto(advice)
+    advised = proposal.pareto_of_pilots(advice)
     found = {
         "title": _title(groups, diagnosis, advice),
         "answer": _answer(groups, diagnosis, advice),
@@ -49,7 +49,7 @@ def content(
         "erosion": exposure.erosion(diagnosis),
         "subject": _subject(groups, diagnosis, advice),
         "groups": groups,
-        "paretos": [advised] if advised else [p for group in groups if (p := evidence.pareto(group))],
+        "paretos": [advised] if advised else [p for group in groups if (p := evidence.pareto_of_results(group))],
         "rounds": proposal.rounds(advice),
         "plan": proposal.plan(advice),
         "ledgers": _ledgers(groups, advice),
@@ -145,7 +145,7 @@ def _ledgers(groups: list[dict[str, Any]], advice: dict[str, Any]) -> list[dict[
     return found[:1] if advice.get("ledger") else found
 
 
-def _versions(results: Sequence[Entry], diagnosis: dict[str, Any], advice: dict[str, Any]) -> list[dict[str, Any]]:
+def _versions(results: Sequence[Experiment], diagnosis: dict[str, Any], advice: dict[str, Any]) -> list[dict[str, Any]]:
     """Versions behind the figures; one package with two versions is listed twice."""
     found: dict[tuple[str, str], None] = {("avalanche-vlm, this report", __version__): None}
     sources = [record(entry["result"]["protocol"]) for entry in results]

@@ -18,7 +18,7 @@ def as_html(content: dict[str, Any]) -> str:
 
     Every figure carries ``data-path`` (where its number stands in the content) and ``data-kind`` (how it is rounded).
 
-    :param content: of :func:`avalanche_vlm.report.page.content`.
+    :param content: what :func:`avalanche_vlm.report.page.content` gave.
     """
     page = _environment().get_template("page.html")
     return page.render(c=content, n=partial(_figure, content), bounds=partial(_bounds, content))

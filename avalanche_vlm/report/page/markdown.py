@@ -11,7 +11,7 @@ from avalanche_vlm.report.rounding import MISSING, show, suffix
 def as_markdown(content: dict[str, Any]) -> str:
     """The report as text; figures rounded as on the page.
 
-    :param content: of :func:`avalanche_vlm.report.page.content`.
+    :param content: what :func:`avalanche_vlm.report.page.content` gave.
     """
     c = content
     answer = c["answer"]
@@ -78,7 +78,7 @@ def _modules(c: dict[str, Any]) -> list[str]:
             if m[key]:
                 blocks += [
                     f"### {title}",
-                    pipes.grid("module", m["blocks"], m["tasks"][: len(m[key][0])], m[key], kind),
+                    pipes.matrix_table("module", m["blocks"], m["tasks"][: len(m[key][0])], m[key], kind),
                 ]
     if c["attribution"] and c["attribution"]["modules"]:
         rows = [[m["block"], show(m["recovered"], "points"), pipes.between(m)] for m in c["attribution"]["modules"]]
@@ -90,7 +90,7 @@ def _modules(c: dict[str, Any]) -> list[str]:
         layers = c["drift"]["layers"]
         blocks += [
             "### Layers against the pretrained model (CKA)",
-            pipes.grid("layer", layers["names"], layers["steps"], layers["cka"], "ratio"),
+            pipes.matrix_table("layer", layers["names"], layers["steps"], layers["cka"], "ratio"),
         ]
     return blocks
 

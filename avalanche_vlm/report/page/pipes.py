@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -48,13 +48,13 @@ def ragged(tasks: list[str], rows: list[list[str]]) -> str:
     return table(heads, [row + [""] * (width - len(row)) for row in rows], set(range(1, width)))
 
 
-def grid(corner: str, rows: list[str], columns: list[str], cells: list[list[float | None]], kind: str) -> str:
+def matrix_table(corner: str, rows: list[str], columns: list[str], cells: list[list[float | None]], kind: str) -> str:
     """A matrix with its names."""
     named = [[name, *(show(v, kind) for v in row)] for name, row in zip(rows, cells, strict=True)]
     return table([corner, *columns], named, set(range(1, len(columns) + 1)))
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: set[int] = frozenset()) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> str:
     """A pipe table; columns of figures to the right. Nothing without rows."""
     rows = list(rows)
     if not rows:

@@ -47,7 +47,7 @@ def rounds(advice: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def pareto(advice: dict[str, Any]) -> dict[str, Any] | None:
+def pareto_of_pilots(advice: dict[str, Any]) -> dict[str, Any] | None:
     """Last, as expected on all data, against zero-shot kept in the round that decided; the front is the advice's."""
     share = number(record(advice.get("answer")).get("share of the data"))
     tried = rounds(advice)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from avalanche_vlm.report.page.charts.svg import label, picture, tag, tick_text, ticks
 
 
@@ -49,7 +51,7 @@ def whisker(interval: dict[str, float | None], key: str, scale: tuple[float, flo
     return picture("".join(parts), width, height, title, "whisker", natural=True)
 
 
-def _place(scale: tuple[float, float], left: float, right: float):
+def _place(scale: tuple[float, float], left: float, right: float) -> Callable[[float], float]:
     low, high = scale
     return lambda v: left + (right - left) * (v - low) / (high - low)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from avalanche_vlm.report.page.charts.svg import figure, label, picture, spread_apart, tag, tick_text, ticks
@@ -21,7 +21,7 @@ def curve(
     """Lines over steps 0, 1, ..., with a band from low to high where there is one.
 
     :param lines: ``name`` and ``values``; ``low`` and ``high`` if several seeds made them.
-    :param path: of the lines in the content; the position of the line, ``key`` and the step are appended.
+    :param path: path of the lines in the content; the position of the line, ``key`` and the step are appended.
     :param key: what the values are called there.
     :param first: the position of the first line there.
     """
@@ -84,7 +84,7 @@ def curve(
     return picture("".join(parts), width, height + 26, title, "curve")
 
 
-def _band(line: dict[str, Any], x, y, colour: str) -> str:
+def _band(line: dict[str, Any], x: Callable[[int], float], y: Callable[[float], float], colour: str) -> str:
     low, high = line.get("low"), line.get("high")
     if not low or not high or low == high or any(v is None for v in [*low, *high]):
         return ""

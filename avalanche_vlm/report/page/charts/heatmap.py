@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from avalanche_vlm.report.page.charts.svg import figure, label, picture, tag
 from avalanche_vlm.report.rounding import MISSING, show
@@ -31,7 +32,7 @@ def heat(
     """Cells with their numbers; tints are from the surface to the hue for 0 to ``scale``, to another below 0.
 
     :param cells: ``[row][column]``, None where there is none.
-    :param path: of the cells in the content; row and column are appended.
+    :param path: path of the cells in the content; row and column are appended.
     :param spread: a second, smaller number per cell, shown after a ±.
     :param scale: the value of the strongest tint; the largest magnitude by default.
     :param corner: what rows and columns are.
@@ -71,7 +72,7 @@ def heat(
 
 
 def _box(value: float | None, top: float, x: float, y: float, width: float, height: float) -> str:
-    place = {"x": x + 1, "y": float(y + 1), "width": width - 2, "height": height - 2, "rx": 3}
+    place: dict[str, Any] = {"x": x + 1, "y": float(y + 1), "width": width - 2, "height": height - 2, "rx": 3}
     if value is None:
         return tag("rect", **place, class_="none")
     strength = STRONGEST * min(1.0, abs(value) / top)

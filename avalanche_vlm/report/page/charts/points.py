@@ -18,7 +18,7 @@ def scatter(points: Sequence[dict[str, Any]], *, x_name: str, y_name: str, y_kin
     """Points with name and bytes beside them. Those on the front are filled; a line joins the best in the two scores.
 
     :param points: ``name``, ``x`` (percent), ``y`` (of ``y_kind``), ``bytes`` or None, ``front``.
-    :param path: of the points in the content.
+    :param path: path of the points in the content.
     """
     width, height, left, right, top, bottom = 360.0, 320.0, 36.0, 354.0, 26.0, 276.0
     (west, east), (south, north) = (_around([p[k] for p in points]) for k in ("x", "y"))

@@ -12,7 +12,7 @@ from avalanche_vlm.report.rounding import show
 def tag(name: str, content: str = "", **attributes: object) -> str:
     """An element; ``class_`` is class, ``stroke_width`` is stroke-width.
 
-    :param content: markup.
+    :param content: markup inside the element.
     :param attributes: their values are escaped; numbers get one decimal, None is left out.
 
     >>> tag("text", escape("<a>"), x=1.50, class_="b")
