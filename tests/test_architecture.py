@@ -172,7 +172,6 @@ def test_imports_between_rooms_go_one_way(room):
     assert not offenders, listing(offenders)
 
 
-@pytest.mark.xfail(strict=True, reason="being rebuilt")
 def test_modules_import_each_other_in_no_circle():
     found = circles({module: {target for target, _ in imports(module)} for module in sources()})
     assert not found, listing([" <-> ".join(component) for component in found])
