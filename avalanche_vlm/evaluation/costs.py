@@ -28,7 +28,14 @@ FIGURES = (
     ),
     _line("stored_ram_bytes", "Stored in memory", "bytes", False, "What the recipe keeps between tasks in memory."),
     _line("stored_disk_bytes", "Stored on disk", "bytes", False, "What the recipe keeps between tasks on disk."),
-    _line("raw_user_data_kept", "Keeps raw user data", "flag", False, "Whether samples of the user's are kept."),
+    _line(
+        "raw_user_data_kept",
+        "Keeps raw user data",
+        "flag",
+        False,
+        "Whether samples of the user's are kept; unknown where a plugin does not declare what it keeps.",
+    ),
+    _line("undeclared_plugins", "Plugins that declare nothing", "words", None, "Of which nobody knows what they keep."),
     _line(
         "reference_pairs_needed",
         "Needs reference pairs",

@@ -12,19 +12,19 @@ import torch
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.passes import PassesPlugin, inference_flops
-from avalanche_vlm.evaluation.user_data import keeps_user_data, memories
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
-from avalanche_vlm.memory.state import stored_bytes
+from avalanche_vlm.memory.base import Memory
+from avalanche_vlm.memory.state import keeps_raw_data, stateful_parts, stored_bytes, undeclared
 from avalanche_vlm.models import VLM
 
-Entry = dict[str, Any]
+LedgerEntry = dict[str, Any]
 
 
 class Ledger:
     """Watches a run from before its recipe is built to its end, and gives its entry.
 
     :param model: the pretrained model, not adapted yet.
-    :param benchmark: that it will be trained on.
+    :param benchmark: stream that the model will be trained on.
     """
 
     def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
@@ -55,26 +55,27 @@ class Ledger:
             "model_parameters": self._parameters,
         }
 
-    def entry(self, needs: Iterable[str], plugins: Iterable[Any], train_seconds: float) -> Entry:
+    def entry(self, needs: Iterable[str], plugins: Iterable[Any], train_seconds: float) -> LedgerEntry:
         """Everything, when the stream is trained.
 
         Stored bytes are the largest at a task's end. Operations and passes are those of the second task, with all that
-        surrounds its epochs, per sample and epoch; passes are the image tower's. Raw user data count where they are
-        held at the end.
+        surrounds its epochs, per sample and epoch; passes are the image tower's. Whether raw user data are kept is
+        what the plugins declare, at the end; None if nobody knows, because some declare nothing, which are named.
 
         :param needs: resources that the recipe cannot do without.
-        :param plugins: of the recipe.
-        :param train_seconds: measured.
+        :param plugins: the recipe's plugins.
+        :param train_seconds: measured seconds of the whole training.
         """
         model, plugins = self.model, list(plugins)
         changed = not self._pretrained <= fingerprints(model)
-        size, passes, costs = model.transforms.eval.size, self.plugin, self.costs
+        passes, costs = self.plugin, self.costs
         return {
             "stored_ram_bytes": self._stored.ram,
             "stored_disk_bytes": self._stored.disk,
             "reference_pairs_needed": "reference" in needs,
             "generator_needed": "generator" in needs,
-            "raw_user_data_kept": keeps_user_data(plugins, self.benchmark.kind == "pairs", (3, size, size)),
+            "raw_user_data_kept": keeps_raw_data(plugins),
+            "undeclared_plugins": undeclared(plugins),
             "trainable_parameters": costs["trainable_parameters"],
             "added_parameters": costs["added_parameters"],
             "train_seconds": round(train_seconds, 2),
@@ -99,13 +100,14 @@ class Ledger:
         modules = _module_bytes(model) - self._bytes
         head = 0 if model.class_head is None else tensor_bytes(_tensors(model.class_head))
         router = 0 if model.routed is None else model.routed.router.stored().total
+        memory = any(isinstance(part, Memory) and len(part) for part in stateful_parts(plugins))
         found = {
             "weights": changed,
             "modules": modules > 0,
             "router": model.routed is not None,
             "head": model.class_head is not None,
-            "memory": bool(memories(plugins)),
-            "training state": not memories(plugins) and self._stored.total > modules + head + router,
+            "memory": memory,
+            "training state": not memory and self._stored.total > modules + head + router,
         }
         return [name for name, there in found.items() if there]
 
@@ -113,7 +115,7 @@ class Ledger:
 def fingerprints(model: VLM) -> frozenset[bytes]:
     """A hash of every parameter and buffer of the open_clip model, whatever it is called by now."""
     return frozenset(
-        hashlib.blake2b(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()).digest()
+        hashlib.blake2b(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data).digest()
         for tensor in _tensors(model.clip)
         if tensor.numel()
     )
@@ -138,11 +140,11 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._before: int | None = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
             return
-        self._before = None
         if not PeakMemory._measured:
             PeakMemory._measured = True
             with suppress(OSError), open("/proc/self/clear_refs", "w") as file:
@@ -152,7 +154,7 @@ class PeakMemory:
     def read(self) -> int | None:
         """In bytes; None where the system does not tell."""
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._before
+            return torch.cuda.max_memory_allocated(self._device) - (self._before or 0)
         peak = _resident("VmHWM")
         return None if peak is None or self._before is None else max(0, peak - self._before)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from mini import mini
 
 from avalanche_vlm.evaluation.ledger import fingerprints
 from avalanche_vlm.evaluation.passes import FlopCounter, inference_flops
-from avalanche_vlm.evaluation.user_data import keeps_user_data, may_keep_pictures
+from avalanche_vlm.memory.state import RAW, stateful_parts
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
 SIZES = {"n_train": 16, "n_test": 8, "n_held_out": 8, "n_reference": 16}
@@ -74,7 +77,8 @@ def outcome_of(streams):
 def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     outcome = outcome_of(name, kind)
     entry, model = outcome.ledger, outcome.strategy.model
-    assert entry["raw_user_data_kept"] == (name in (CAPTIONS if kind == "pairs" else PICTURES))
+    assert entry["undeclared_plugins"] == []
+    assert entry["raw_user_data_kept"] is (name in (CAPTIONS if kind == "pairs" else PICTURES))
     assert entry["reference_pairs_needed"] == ("reference" in recipes.get(name).needs)
     assert entry["task_id_needed"] == (kind == "classes")  # these classes compete within their task
     # Whoever leaves the pretrained weights alone can go back to them, and nobody else can.
@@ -160,34 +164,48 @@ def test_counting_changes_no_result(streams):
     assert losses[0] == losses[1]
 
 
-def test_avalanches_replay_keeps_user_data(streams):
-    from avalanche_vlm.training import VLMNaive, criterion_for
+class Telling(VLMPlugin):
+    """A user's plugin that holds all pictures in a form of its own, and says so."""
 
-    benchmark, model = streams["classes"], mini()
-    model.set_label_space(benchmark.label_space)
-    plugin = ReplayPlugin(mem_size=8)
-    assert not keeps_user_data([plugin], False, (3, 32, 32))
-    strategy = VLMNaive(
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
-        criterion=criterion_for("classes", model),
-        train_mb_size=8,
-        plugins=[plugin],
-        evaluator=None,
-    )
-    strategy.train(benchmark.train_stream[0])
-    assert keeps_user_data([plugin], False, (3, 32, 32))
+    states: ClassVar = {"pictures": RAW}
+
+    def __init__(self, form: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.form, self.pictures = form, None
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.pictures = self.form((strategy.mb_x * 255).byte().cpu())
 
 
-def test_pictures_in_a_plain_tensor_are_found_and_features_are_no_pictures():
-    class Holder:
-        __module__ = "avalanche_vlm.somewhere"
+class Silent(VLMPlugin):
+    """A user's plugin that hides pictures where no walk over objects would find them."""
 
-        def __init__(self, tensor: torch.Tensor) -> None:
-            self.parts = [{"x": tensor}]
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.kept = deque([strategy.mb_x.flatten().tolist()])
 
-    assert keeps_user_data([Holder(torch.zeros(2, 3, 32, 32))], False, (3, 32, 32))
-    assert not keeps_user_data([Holder(torch.zeros(2, 128))], False, (3, 32, 32))
+
+@pytest.mark.parametrize(
+    ("plugin", "raw", "unknown"),
+    [
+        (Telling(lambda x: deque(x, maxlen=4)), True, []),
+        (Telling(lambda x: x.numpy().reshape(-1)), True, []),
+        (Telling(lambda x: {"of": [None, {3: x}]}), True, []),
+        (Telling(lambda x: None), False, []),
+        (Silent(), None, ["Silent"]),
+        (ReplayPlugin(mem_size=8), None, ["ReplayPlugin"]),
+    ],
+    ids=["deque", "flattened", "nested", "none", "silent", "avalanche's replay"],
+)
+def test_plugins_of_a_user_count_as_they_declare_and_as_unknown_if_they_do_not(streams, plugin, raw, unknown):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        settings = TrainSettings(lr=1e-3, epochs=1, batch_size=8)
+        model = mini()
+        outcome = run_experiment(
+            streams["classes"], "fine-tune", model=model, settings=settings, plugins=[plugin], evaluate=False
+        )
+    assert outcome.ledger["raw_user_data_kept"] is raw
+    assert outcome.ledger["undeclared_plugins"] == unknown
 
 
 def test_what_will_keep_pictures_is_known_before_it_does(streams):
@@ -195,7 +213,9 @@ def test_what_will_keep_pictures_is_known_before_it_does(streams):
     found = {
         name
         for name in ("fine-tune", "replay", "icarl", "tic-cumulative", "proof", "lora", "text-replay", "ewc-clip")
-        if may_keep_pictures(recipes.build(name, model=mini(), **LESS.get(name, {})))
+        if any(
+            part.may_keep_raw_data() for part in stateful_parts(recipes.build(name, model=mini(), **LESS.get(name, {})))
+        )
     }
     assert found == expected
 

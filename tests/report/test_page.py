@@ -13,8 +13,10 @@ import page_files as files
 import pytest
 
 from avalanche_vlm.report import page
+from avalanche_vlm.report.page import pipes, proposal
 from avalanche_vlm.report.page.charts.heatmap import STRONGEST
 from avalanche_vlm.report.page.html import at
+from avalanche_vlm.report.rounding import MISSING
 
 EVIL = "<script>alert(1)</script>"
 
@@ -295,3 +297,15 @@ def test_ink_is_readable_on_every_tint_in_light_and_dark():
             assert contrast(rgb(scheme[name]), surface) >= 4.5, name
         for name in ("ink", "muted", "accent"):
             assert contrast(rgb(scheme[name]), rgb(scheme["ground"])) >= 4.5, name
+
+
+def test_what_nobody_knows_is_told_apart_from_what_nobody_measured():
+    entries = {
+        "replay": {"raw_user_data_kept": True, "undeclared_plugins": []},
+        "own": {"raw_user_data_kept": None, "undeclared_plugins": ["Mine"]},
+        "old": {"reversible": True},
+    }
+    lines = {line["key"]: line["values"] for line in proposal.ledger(entries)["lines"]}
+    assert lines["raw_user_data_kept"] == [True, "unknown", None]
+    assert lines["undeclared_plugins"] == [None, "Mine", None] and lines["reversible"] == [None, None, True]
+    assert [pipes.value(value, "flag") for value in lines["raw_user_data_kept"]] == ["yes", "unknown", MISSING]

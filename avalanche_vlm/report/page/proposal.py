@@ -25,6 +25,8 @@ def ledger(entries: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _cost(figure: Figure, entry: dict[str, Any]) -> Any:
+    if figure.unit == "flag" and figure.name in entry and entry[figure.name] is None:
+        return "unknown"  # measured, and nobody can tell
     value = figure.checked(entry.get(figure.name))
     return text(value) or None if figure.unit == "words" else value
 

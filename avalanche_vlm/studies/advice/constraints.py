@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,18 @@ from avalanche_vlm.studies.attribution.bootstrap import PairedBootstrap
 from avalanche_vlm.units import human_bytes
 
 KEEPS_RAW_DATA = "keeps samples of the user's, which is not allowed"
+
+
+def may_keep_raw_data(plugins: Sequence[str]) -> str:
+    """Why a recipe is out of whose plugins nobody knows what they keep, in a sentence.
+
+    :param plugins: names of these plugins' classes.
+
+    >>> may_keep_raw_data(["ReplayPlugin"])
+    'may keep samples of the user\'s, which is not allowed: ReplayPlugin does not declare what it keeps'
+    """
+    who = "does not declare what it keeps" if len(plugins) < 2 else "do not declare what they keep"
+    return f"may keep samples of the user's, which is not allowed: {' and '.join(plugins) or 'a plugin'} {who}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Constraints:
         ledger = pilot.ledger
         if not self.raw_data and ledger["raw_user_data_kept"]:
             return KEEPS_RAW_DATA
+        if not self.raw_data and ledger["raw_user_data_kept"] is None:
+            return may_keep_raw_data(ledger["undeclared_plugins"])
         if not self.task_id and ledger["task_id_needed"]:
             return "needs the task id at prediction, which must not be asked for"
         if self.max_bytes is not None and pilot.full_bytes > self.max_bytes:
@@ -119,14 +133,14 @@ def total_cost(ledger: Mapping[str, Any]) -> int:
 
 def operational_cost(ledger: Mapping[str, Any]) -> dict[str, int]:
     """The parts of the operational cost, which are added up: artifacts that have versions, and one for each of
-    reference pairs, a generator, samples of the user's, the task id at prediction and a pretrained model that cannot be
-    had back by switching something off.
+    reference pairs, a generator, samples of the user's (or plugins of which nobody knows), the task id at prediction
+    and a pretrained model that cannot be had back by switching something off.
     """
     return {
         "artifacts": len(ledger["artifacts"]),
         "reference pairs": int(ledger["reference_pairs_needed"]),
         "generator": int(ledger["generator_needed"]),
-        "raw data": int(ledger["raw_user_data_kept"]),
+        "raw data": int(ledger["raw_user_data_kept"] is not False),
         "task id": int(ledger["task_id_needed"]),
         "not reversible": int(not ledger["reversible"]),
     }

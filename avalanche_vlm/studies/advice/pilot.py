@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.image_text import ImageText
@@ -17,13 +16,14 @@ from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.user_data import held
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
-from avalanche_vlm.memory import ExemplarMemory, LatentMemory
+from avalanche_vlm.memory import Memory
+from avalanche_vlm.memory.state import stateful_parts
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.advice.parts import share_of
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
 LEAST_BATCH = 16
@@ -251,22 +251,22 @@ class _BeforeTheirTurn(VLMMetric):
         return "BeforeTheirTurn"
 
 
-class _Shrink(SupervisedPlugin):
+class _Shrink(VLMPlugin, supports_distributed=True):
     """Gives memories of samples the pilot's share of their budget: on a share of the data a whole budget would hold
     more of the past than it will on all of it."""
 
-    supports_distributed = True
+    states: ClassVar = {}
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self._share = share
-        self._budgets: dict[int, tuple[Any, int]] = {}
+        self._budgets: dict[int, tuple[Memory, int]] = {}
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         if self._budgets:
             return
-        for part in held(strategy.plugins):
-            if isinstance(part, (ExemplarMemory, LatentMemory)) and part.max_bytes is not None:
+        for part in stateful_parts(strategy.plugins):
+            if isinstance(part, Memory) and part.grows_with_data and part.max_bytes is not None:
                 self._budgets[id(part)] = part, part.max_bytes
                 part.resize(max(min(part.max_bytes, 1 << 14), int(part.max_bytes * self._share)))
 

@@ -12,9 +12,9 @@ import torch
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.ledger import needs_task_id
-from avalanche_vlm.evaluation.user_data import may_keep_pictures
+from avalanche_vlm.memory.state import stateful_parts, undeclared
 from avalanche_vlm.models import VLM
-from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints
+from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints, may_keep_raw_data
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.parts import scored_on_fewer
 from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
@@ -80,8 +80,10 @@ class Pilots:
                 given = resources(name, self._benchmark)
                 if not self.constraints.raw_data:
                     built = recipes.build(name, model=copy.deepcopy(self._model), **given, **self.settings(name)[1])
-                    if may_keep_pictures(built):
+                    if any(part.may_keep_raw_data() for part in stateful_parts(built)):
                         excluded[name] = KEEPS_RAW_DATA
+                    elif unknown := undeclared(built):
+                        excluded[name] = may_keep_raw_data(unknown)
             except InputError as error:
                 excluded[name] = str(error)
         return [name for name in names if name not in excluded], excluded

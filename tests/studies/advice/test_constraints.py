@@ -11,6 +11,16 @@ from avalanche_vlm.studies.advice.constraints import Constraints, kept_interval,
     ("limits", "facts", "sentence"),
     [
         ({"raw_data": False}, {"raw_user_data_kept": True}, "keeps samples of the user's, which is not allowed"),
+        (
+            {"raw_data": False},
+            {"raw_user_data_kept": None, "undeclared_plugins": ["ReplayPlugin"]},
+            "may keep samples of the user's, which is not allowed: ReplayPlugin does not declare what it keeps",
+        ),
+        (
+            {"raw_data": False},
+            {"raw_user_data_kept": None, "undeclared_plugins": ["A", "B"]},
+            "which is not allowed: A and B do not declare what they keep",
+        ),
         ({"task_id": False}, {"task_id_needed": True}, "needs the task id at prediction, which must not be asked for"),
         ({"max_bytes": 300}, {"stored": 2048}, "stores 2.0 KiB, and 300 B are allowed"),
         ({"max_train_seconds": 9}, {}, "would train about 10 s on all data, and 9 s are allowed"),
@@ -46,6 +56,7 @@ def test_the_operational_cost_is_the_sum_of_its_parts():
     parts = operational_cost(ledger)
     assert parts["artifacts"] == 2 and parts["raw data"] == parts["not reversible"] == 1 and sum(parts.values()) == 4
     assert sum(operational_cost(pilot("zero-shot", 50).ledger).values()) == 0
+    assert operational_cost(pilot("x", 50, raw_user_data_kept=None).ledger)["raw data"] == 1
 
 
 def test_a_negative_limit_is_refused():

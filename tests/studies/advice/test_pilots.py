@@ -6,12 +6,14 @@ import time
 
 import pytest
 import torch
+from avalanche.training.plugins import ReplayPlugin
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.advice import Constraints, advise
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.pilots import Pilots
+from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 from avalanche_vlm.weights.average import snapshot
 
@@ -41,6 +43,15 @@ def test_what_cannot_be_tried_is_known_before_anything_is_trained(tiny_pairs):
     assert "is for streams of classes" in excluded["ranpac"]
     with pytest.raises(InputError, match="no recipe is called"):
         pilots(tiny_pairs).candidates(["zcsl"])
+
+
+def test_a_recipe_whose_plugins_tell_nothing_is_not_tried_where_no_raw_data_may_be_kept(tiny_benchmark, monkeypatch):
+    monkeypatch.setattr(recipes, "build", lambda name, **given: [ReplayPlugin(mem_size=8)])
+    names, excluded = pilots(tiny_benchmark, raw_data=False).candidates(["fine-tune"])
+    assert names == [] and excluded == {
+        "fine-tune": "may keep samples of the user's, which is not allowed: ReplayPlugin does not declare what it keeps"
+    }
+    assert pilots(tiny_benchmark).candidates(["fine-tune"]) == (["fine-tune"], {})
 
 
 def test_a_memory_is_kept_within_the_constraints_and_the_change_is_told(tiny_benchmark):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 
 from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, MergedLowRankPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
 from avalanche_vlm.training.recipes.ranges import Count, NonNegative, Positive, SomeShare
@@ -85,10 +85,10 @@ def c_clip(
     ]
 
 
-class _Consolidation(SupervisedPlugin):
+class _Consolidation(VLMPlugin):
     """C-CLIP's loss, and as a plugin the life of its projector: one per task, among the model's auxiliary modules."""
 
-    supports_distributed = False
+    states: ClassVar = {}  # a projector lives within a task
 
     def __init__(self, weight: float, temperature: float) -> None:
         super().__init__()
