@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.declaration import EVERYWHERE, Figure
+from avalanche_vlm.evaluation.figures import list_figures
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.report import plots, table
 from avalanche_vlm.studies.experiment import run_experiment
@@ -145,6 +148,19 @@ def test_a_result_without_it_has_a_gap_in_the_same_table(runs):
     found[2]["result"] = {**found[2]["result"], "protocol": {**found[2]["result"]["protocol"], "recipe": "other"}}
     lines = list(csv.DictReader(io.StringIO(table.as_csv(found))))
     assert lines[0]["overconfidence"] and lines[2]["overconfidence"] == ""
+
+
+def test_the_documented_example_measures_the_same(runs):
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)\nrun_experiment", page, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    (with_it, _), _ = runs
+    assert run([names["Overconfidence"]()]).result["metrics"] == with_it.result["metrics"]
+
+
+def test_the_ledger_measures_what_is_declared_as_its_lines(runs):
+    assert set(runs[1].ledger) == {figure.name for figure in list_figures("ledger")}
 
 
 def test_names_that_clash_are_refused_before_training():
