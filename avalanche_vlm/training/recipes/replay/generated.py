@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.losses.alignment import soft_alignment
@@ -14,7 +16,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import Comparison, ConsolidatedDistillationPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins
 from avalanche_vlm.training.recipes.facts import FINE_TUNING, WHOLE_TOWERS
-from avalanche_vlm.training.recipes.ranges import Count, NonNegative, PartialShare, Positive, Seed
+from avalanche_vlm.training.recipes.ranges import NonNegative, PartialShare, Positive, Seed
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import SyntheticPairs
 from avalanche_vlm.training.teachers import PreviousTeacher
@@ -33,8 +35,8 @@ def gift(
     *,
     generator: Generator,
     reference: ReferencePairs | None = None,
-    n: Count = 1000,
-    batch_size: Count = 64,
+    n: Annotated[int, Field(ge=2)] = 1000,
+    batch_size: Annotated[int, Field(ge=2)] = 64,
     weight: NonNegative = 1.0,
     alignment: NonNegative = 0.25,
     consolidation: NonNegative = 1.0,
