@@ -9,12 +9,12 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.adapter import inject_adapters
 from avalanche_vlm.models.modules.experts import ExpertSite, inject_experts
 from avalanche_vlm.models.modules.site import named
-from avalanche_vlm.models.routers import ReferenceGate, Router, create_router
-from avalanche_vlm.training.data import reference_features
+from avalanche_vlm.models.routers import create_router
 from avalanche_vlm.training.plugins import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.experts import SharedExpertsPlugin
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
+from avalanche_vlm.training.recipes.gating import gated_router
 from avalanche_vlm.training.recipes.ranges import Count, Inner, Natural, NonNegative, PartialShare, Positive
 from avalanche_vlm.training.recipes.registry import recipe
 
@@ -111,7 +111,7 @@ def moe_adapters(
     router: str = "autoencoder",
     reference: ReferencePairs | None = None,
     quantile: Inner = 0.95,
-    false_positive_rate: Inner = 0.01,
+    ood_accepted: Inner = 0.01,
 ) -> Plugins:
     """MoE-Adapters: 22 adapters beside every MLP of both frozen towers, a gate per task that gives every sample two of
     them, and an autoencoder per task that chooses the gate or leaves a sample to the pretrained model (Yu et al., arXiv
@@ -143,12 +143,9 @@ def moe_adapters(
     :param reference: pictures that no task should answer; without them the threshold alone keeps out-of-distribution
         samples out.
     :param quantile: share of a task's own samples that its threshold lets in, between 0 and 1.
-    :param false_positive_rate: share of samples like the reference that may go to some task.
+    :param ood_accepted: share of samples like the reference that may go to some task.
     """
-    guide: Router
-    guide = plain = create_router(router, quantile=quantile)
-    if reference is not None:
-        guide = ReferenceGate(plain, reference_features(model, reference), false_positive_rate)
+    guide = gated_router(router, model, reference, ood_accepted, quantile=quantile)
     sites: dict[str, ExpertSite] = {}
     for tower in ("image", "text"):
         injected = inject_experts(

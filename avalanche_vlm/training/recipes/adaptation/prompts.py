@@ -10,12 +10,12 @@ from avalanche_vlm.models.modules.coupled import inject_coupled_prompts
 from avalanche_vlm.models.modules.key_value import CalibratedPool, inject_key_values
 from avalanche_vlm.models.modules.site import Site, named
 from avalanche_vlm.models.modules.tokens import inject_image_prompts, inject_text_prompts
-from avalanche_vlm.models.routers import GaussianRouter, ReferenceGate, Router, create_router
-from avalanche_vlm.training.data import reference_features
+from avalanche_vlm.models.routers import GaussianRouter
 from avalanche_vlm.training.plugins.module_per_task import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.shared_module import SharedModulePlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
+from avalanche_vlm.training.recipes.gating import gated_router
 from avalanche_vlm.training.recipes.ranges import Count, Inner, Share
 from avalanche_vlm.training.recipes.registry import recipe
 
@@ -135,7 +135,7 @@ def s_prompts(
     centres: Count = 5,
     reference: ReferencePairs | None = None,
     quantile: Inner = 0.95,
-    false_positive_rate: Inner = 0.001,
+    ood_accepted: Inner = 0.001,
 ) -> Plugins:
     """S-liPrompts: per task shallow visual prompts and a learned context, of which the nearest k-means centre of the
     plain image features chooses (Wang et al., arXiv 2207.12819).
@@ -156,12 +156,9 @@ def s_prompts(
     :param centres: centres of k-means per task.
     :param reference: pictures that no task should answer.
     :param quantile: share of a task's own samples that its threshold lets in, between 0 and 1.
-    :param false_positive_rate: share of samples like the reference that may go to some task.
+    :param ood_accepted: share of samples like the reference that may go to some task.
     """
-    router: Router
-    router = plain = create_router("kmeans", centres=centres, quantile=quantile)
-    if reference is not None:
-        router = ReferenceGate(plain, reference_features(model, reference), false_positive_rate)
+    router = gated_router("kmeans", model, reference, ood_accepted, centres=centres, quantile=quantile)
     image = inject_image_prompts(model.tower("image"), length=image_length)
     text = inject_text_prompts(model, length=text_length, words=words)
     sites: dict[str, Site] = {**named("image", image), **named("text", text)}
