@@ -56,8 +56,7 @@ def full(stream: str, recipe: str, seed: int, sizes: dict[str, int], max_bytes: 
     asked = prepare.experiment(request, recipe, seed)
     train, chosen = prepare.settings(request, recipe)
     chosen = Constraints(max_bytes).budgeted(recipes.get(recipe).settings, chosen)
-    model = prepare.open_model(asked)
-    benchmark = prepare.open_benchmark(asked, model)
+    model, benchmark = prepare.opened(asked)
     pilot = run_pilot(
         benchmark,
         recipe,

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from avalanche_vlm.benchmarks import picturebook
     from avalanche_vlm.benchmarks.image_text import ImageText
     from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
-    from avalanche_vlm.benchmarks.registry import Benchmark, create, describe, register
-    from avalanche_vlm.benchmarks.registry import names as list
+    from avalanche_vlm.benchmarks.registry import Benchmark
+    from avalanche_vlm.benchmarks.registry import benchmark_names as list
+    from avalanche_vlm.benchmarks.registry import create_benchmark as create
+    from avalanche_vlm.benchmarks.registry import describe_benchmark as describe
+    from avalanche_vlm.benchmarks.registry import register_benchmark as register
     from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
     from avalanche_vlm.benchmarks.sources.folder import image_folder_stream
     from avalanche_vlm.benchmarks.sources.registry import Format, read_reference, read_stream, register_format

@@ -1,8 +1,8 @@
 """Benchmarks by name: what there is, what each is, and how one is built for a model.
 
 A benchmark is one declaration here (or in a distribution of yours, as an entry point of the group
-``avalanche_vlm.benchmarks``), and the command line, :func:`create` and the lists take it from there. This module is
-light: a benchmark's code is imported when it is described or built.
+``avalanche_vlm.benchmarks``), and the command line, :func:`create_benchmark` and the lists take it from there. This
+module is light: a benchmark's code is imported when it is described or built.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Benchmark:
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", Benchmark, "avalanche_vlm.benchmarks")
 
 
-def register(
+def register_benchmark(
     name: str, *, kind: str, summary: str, **facts: Any
 ) -> Callable[[Callable[..., VLMBenchmark]], Callable[..., VLMBenchmark]]:
     """Register the decorated function as the factory of a benchmark.
@@ -122,13 +122,13 @@ def register(
     return decorate
 
 
-def names(kind: str | None = None) -> list[str]:
+def benchmark_names(kind: str | None = None) -> list[str]:
     """The names of the benchmarks, those of other distributions last.
 
     :param kind: only streams of this kind, ``"classes"`` or ``"pairs"``; all by default.
-    :return: names for :func:`create`.
+    :return: names for :func:`create_benchmark`.
 
-    >>> names(kind="pairs")
+    >>> benchmark_names(kind="pairs")
     ['picturebook-pairs']
     """
     if kind is None:
@@ -138,24 +138,24 @@ def names(kind: str | None = None) -> list[str]:
     return [benchmark.name for benchmark in BENCHMARKS if benchmark.kind == kind]
 
 
-def get(name: str) -> Benchmark:
+def get_benchmark(name: str) -> Benchmark:
     """The declaration of a benchmark.
 
-    :param name: one of :func:`names`.
+    :param name: one of :func:`benchmark_names`.
     :return: declaration of that benchmark.
     :raises InputError: if there is none of that name.
     """
     return BENCHMARKS.get(name)
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe_benchmark(name: str) -> dict[str, Any]:
     """All facts of a benchmark, in plain JSON types.
 
-    :param name: one of :func:`names`.
+    :param name: one of :func:`benchmark_names`.
     :return: name, kind, summary, source, label spaces (the default first), and each option with its default.
     :raises InputError: if there is none of that name.
     """
-    benchmark = get(name)
+    benchmark = get_benchmark(name)
     return {
         "name": benchmark.name,
         "kind": benchmark.kind,
@@ -170,17 +170,17 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def create(name: str, *, model: Reader | None = None, **options: Any) -> VLMBenchmark:
+def create_benchmark(name: str, *, model: Reader | None = None, **options: Any) -> VLMBenchmark:
     """Build a benchmark.
 
-    :param name: one of :func:`names`.
+    :param name: one of :func:`benchmark_names`.
     :param model: the model whose transforms and tokenizer read the samples; by default the benchmark's own are taken.
     :param options: parameters of the benchmark's factory, such as ``seed`` and sizes; a transform or tokenizer among
         them goes before the model's.
     :return: the benchmark that was built.
     :raises InputError: in one sentence, for a name or an option that does not exist, and for unusable values.
     """
-    benchmark = get(name)
+    benchmark = get_benchmark(name)
     factory = benchmark.build()
     parameters = inspect.signature(factory).parameters
     for option in options:

@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.benchmarks import registry
+from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
@@ -68,7 +68,7 @@ def without_task_id(request: AdviseRequest) -> tuple[AdviseRequest, list[str]]:
         return request, []
     if stream.label_space == "task":
         raise InputError("--label-space task needs the task id at prediction, which --no-task-id forbids")
-    if stream.label_space or (stream.benchmark and "union" not in registry.get(stream.benchmark).label_spaces):
+    if stream.label_space or (stream.benchmark and "union" not in get_benchmark(stream.benchmark).label_spaces):
         return request, []
     changed = request.model_copy(update={"stream": stream.model_copy(update={"label_space": "union"})})
     return changed, ["all classes compete (--label-space union): under --no-task-id no prediction knows its task"]
@@ -86,8 +86,7 @@ class Stream:
 
         self._request, self._progress = request, progress
         self._asked = prepare.experiment(request, "fine-tune", request.seed)
-        model = prepare.open_model(self._asked)
-        self._benchmark = prepare.open_benchmark(self._asked, model)
+        model, self._benchmark = prepare.opened(self._asked)
         limits, device = constraints_of(request), self._asked.device
         self.pilots = Pilots(self._benchmark, model, self._settings, limits, seed=request.seed, device=device)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from avalanche_vlm.benchmarks.registry import names as benchmark_names
+from avalanche_vlm.benchmarks.registry import benchmark_names
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 
 if TYPE_CHECKING:

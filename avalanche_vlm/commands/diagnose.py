@@ -21,8 +21,7 @@ def diagnose(request: DiagnoseRequest) -> int:
 
     folder = request.out
     asked, result = read(folder)
-    model = prepare.open_model(asked)
-    benchmark = prepare.open_benchmark(asked, model)
+    model, benchmark = prepare.opened(asked)
     with (
         watched(request.quiet) as progress,
         progress.task(f"{asked.recipe} with probes", len(result["tasks"])) as bar,
@@ -34,7 +33,7 @@ def diagnose(request: DiagnoseRequest) -> int:
             settings=asked.train,
             options=asked.recipe_options,
             seed=asked.seed,
-            device=prepare.device_of(asked.device),
+            device=asked.device,
             progress=bar,
         )
     store.write_json(folder / "diagnosis.json", found)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.benchmarks import registry as benchmarks
+from avalanche_vlm.benchmarks.registry import benchmark_names, describe_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import FORMATS
 from avalanche_vlm.catalogue import catalogue
 from avalanche_vlm.commands.requests import ListRequest
@@ -59,7 +59,7 @@ def _recipe(name: str) -> dict[str, Any]:
 
 
 def _benchmarks() -> Lines:
-    every = map(benchmarks.get, benchmarks.names())
+    every = map(get_benchmark, benchmark_names())
     return [{"name": of.name, "kind": of.kind, "summary": of.summary} for of in every]
 
 
@@ -104,7 +104,7 @@ def _model(name: str) -> dict[str, Any]:
 
 _SHELVES: dict[str, tuple[Callable[[], Lines], Callable[[str], dict[str, Any]]]] = {
     "recipes": (_recipes, _recipe),
-    "benchmarks": (_benchmarks, benchmarks.describe),
+    "benchmarks": (_benchmarks, describe_benchmark),
     "models": (_models, _model),
     "formats": (_formats, _format),
 }

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.benchmarks import registry
+from avalanche_vlm.benchmarks.registry import create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
-from avalanche_vlm.commands.requests import SIZES, Experiment, StreamRequest, TrainingRequest
+from avalanche_vlm.commands.requests import SIZES, CompareRequest, Experiment, StreamRequest, TrainingRequest
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +44,21 @@ def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
         train=TrainSettings(**train),
         versions=package_versions(),
     )
+
+
+def experiments(request: CompareRequest) -> tuple[list[Experiment], list[str]]:
+    """All experiments of a comparison, seed by seed.
+
+    :param request: what was asked for.
+    :return: the experiments, and a sentence for each recipe that is left out: where the user named none, those that
+        lack a resource.
+    :raises InputError: for a recipe that does not exist or that the user named though it lacks a resource, and for an
+        unusable option.
+    """
+    left_out = {} if request.chosen else {name: lacking(request.stream, name) for name in request.recipes}
+    names = [name for name in request.recipes if not left_out.get(name)]
+    found = [experiment(request, name, seed) for seed in request.seeds for name in names]
+    return found, [why for why in left_out.values() if why]
 
 
 def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,29 +109,24 @@ def device_of(asked: str) -> str:
     return asked
 
 
-def open_model(asked: Experiment) -> VLM:
-    """The model of an experiment, fresh. The seed decides random weights.
+def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
+    """The model of an experiment, fresh, and its stream, read as the model reads.
 
-    :param asked: what is run.
-    :return: the model, on its device.
-    :raises InputError: for a model or weights that cannot be had.
+    :param asked: what is run; its seed decides random weights and the data.
+    :return: the model on its device, and the benchmark.
+    :raises InputError: for a model or weights that cannot be had, for unusable data, and for an option that would go
+        unheeded with it.
     """
     import torch
 
     from avalanche_vlm.models import create_vlm
 
     torch.manual_seed(asked.seed)
-    return create_vlm(asked.model.name, asked.model.pretrained, device=device_of(asked.device))
+    model = create_vlm(asked.model.name, asked.model.pretrained, device=device_of(asked.device))
+    return model, _benchmark(asked, model)
 
 
-def open_benchmark(asked: Experiment, model: VLM) -> VLMBenchmark:
-    """The stream of an experiment, read as the model reads.
-
-    :param asked: what is run.
-    :param model: the model whose transforms and tokenizer are used.
-    :return: the benchmark that was built.
-    :raises InputError: for unusable data, and for an option that would go unheeded with it.
-    """
+def _benchmark(asked: Experiment, model: VLM) -> VLMBenchmark:
     stream = asked.stream
     common: dict[str, Any] = {"seed": asked.seed}
     if stream.label_space:
@@ -131,7 +141,7 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
     for option in ("reference", "generator", "template"):
         if getattr(stream, option) is not None:
             raise _does_not_apply(option, f"{name}, only to --data")
-    declared = registry.get(name)
+    declared = get_benchmark(name)
     if stream.order:
         common[declared.order or "order"] = list(stream.order)
     flags = {**common, **{option: value for option, value in stream.options.items() if option in SIZES}}
@@ -139,7 +149,7 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
     for option in flags:
         if option not in known:
             raise _does_not_apply(option, name)
-    return registry.create(name, model=model, **{**common, **stream.options})
+    return create_benchmark(name, model=model, **{**common, **stream.options})
 
 
 def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:

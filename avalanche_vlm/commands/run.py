@@ -46,26 +46,20 @@ def compare(request: CompareRequest) -> int:
     """
     from avalanche_vlm.report import plots
 
-    out, left_out = request.out, {}
-    if not request.chosen:
-        left_out = {name: why for name in request.recipes if (why := prepare.lacking(request.stream, name))}
-    names = [name for name in request.recipes if name not in left_out]
-    jobs = [
-        _job(prepare.experiment(request, name, seed), out / name / f"seed-{seed}")
-        for seed in request.seeds
-        for name in names
-    ]
+    out = request.out
+    experiments, left_out = prepare.experiments(request)
+    jobs = [_job(asked, out / asked.recipe / f"seed-{asked.seed}") for asked in experiments]
     entries: list[dict[str, Any]] = []
     failures: dict[str, list[str]] = {}
     with watched(request.quiet) as progress:
-        for why in left_out.values():
+        for why in left_out:
             progress.say(f"left out: {why}")
         for job in jobs:
             try:
                 entries.append(_execute(job, progress))
             except InputError as error:
                 failures.setdefault(str(error), []).append(str(job.asked))
-    entries.sort(key=lambda entry: names.index(entry["result"]["protocol"]["recipe"]))
+    entries.sort(key=lambda entry: request.recipes.index(entry["result"]["protocol"]["recipe"]))
     if entries:
         _report(out, entries)
         results = [entry["result"] for entry in entries]
@@ -108,8 +102,7 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
         progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
     started = time.perf_counter()
     store.write_json(folder / "request.json", asked.stored())
-    model = prepare.open_model(asked)
-    benchmark = prepare.open_benchmark(asked, model)
+    model, benchmark = prepare.opened(asked)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
     partial = folder / "partial.json"

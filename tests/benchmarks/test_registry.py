@@ -24,10 +24,10 @@ def fresh(monkeypatch):
 
 
 def test_every_declaration_fits_its_factory():
-    built = {registry.get(name).build() for name in benchmarks.list()}
+    built = {registry.get_benchmark(name).build() for name in benchmarks.list()}
     assert built == {getattr(picturebook, name) for name in picturebook.__all__}
     for name in benchmarks.list():
-        declared, options = registry.get(name), registry.get(name).options()
+        declared, options = registry.get_benchmark(name), registry.get_benchmark(name).options()
         assert declared.order is None or declared.order in options
         assert ("label_space" in options) == bool(declared.label_spaces)
         if declared.label_spaces:
@@ -113,7 +113,7 @@ def test_another_distribution_brings_one(fresh, monkeypatch, tmp_path):
 def test_a_broken_distribution_is_named(fresh, monkeypatch, name, value, sentence):
     entry_point(monkeypatch, name, value)
     with pytest.raises(InputError, match=sentence):
-        registry.get("birds")
+        registry.get_benchmark("birds")
 
 
 def test_two_distributions_cannot_claim_one_name(monkeypatch):

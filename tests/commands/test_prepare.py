@@ -61,11 +61,11 @@ def test_a_recipe_without_its_resource_is_known_before_anything_is_read():
 
 def test_options_of_a_benchmark_reach_it():
     found = asked(f"run --out x --benchmark picturebook-time --option n_experiences=3 {SMALL}")
-    stream = prepare.open_benchmark(found, prepare.open_model(found))
+    _, stream = prepare.opened(found)
     assert len(stream.task_names) == 3 and stream.protocol["n_train"] == 8
     # What is called `domains` there is the order of the tasks everywhere.
     found = asked(f"run --out x --benchmark picturebook-domains --order night,sketch {SMALL}")
-    assert prepare.open_benchmark(found, prepare.open_model(found)).task_names == ("night", "sketch")
+    assert prepare.opened(found)[1].task_names == ("night", "sketch")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_an_option_that_would_go_unheeded_is_refused(words, sentence, monkeypatc
     monkeypatch.chdir(benchmarks.__path__[0] + "/../..")
     found = asked(f"run --out x {words}")
     with pytest.raises(InputError, match=sentence):
-        prepare.open_benchmark(found, prepare.open_model(found))
+        prepare.opened(found)
 
 
 def test_a_benchmark_from_outside_runs_under_its_name(monkeypatch):
@@ -103,5 +103,5 @@ def test_a_benchmark_from_outside_runs_under_its_name(monkeypatch):
         )
 
     found = asked("run --out x --benchmark nights --option moons=2 --label-space union --seed 4", seed=4)
-    stream = prepare.open_benchmark(found, prepare.open_model(found))
+    _, stream = prepare.opened(found)
     assert stream.protocol["n_train"] == 16 and stream.protocol["seed"] == 4 and stream.label_space.visible == "union"
