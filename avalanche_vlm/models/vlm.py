@@ -96,11 +96,6 @@ class VLM(DualEncoder, MultiTaskModule):
         setattr(self, slot, None)
         return part
 
-    @property
-    def detour(self) -> nn.Module | None:
-        """What a method has put in the images' way, if one has: :attr:`routed` or :attr:`image_path`."""
-        return self.image_path if self.routed is None else self.routed
-
     # Prediction ------------------------------------------------------------------------------------------------------
 
     def forward(self, x: torch.Tensor | ImageText, task_labels: Any = ALL_CLASSES) -> Any:

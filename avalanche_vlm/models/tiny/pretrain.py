@@ -48,7 +48,7 @@ PROMPT_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
-class Batch:
+class PretrainingBatch:
     """What one step learns from.
 
     :param images: ``[B, 3, 32, 32]``, normalised.
@@ -63,7 +63,7 @@ class Batch:
     attributes: dict[str, torch.Tensor]
 
 
-def batches(seed: int, steps: int, batch_size: int) -> Iterator[Batch]:
+def batches(seed: int, steps: int, batch_size: int) -> Iterator[PretrainingBatch]:
     """Fresh pictures for every step."""
     rng = np.random.default_rng(seed)
     jitter = render.Jitter(angle=0.2, tint=0.06)
@@ -72,7 +72,7 @@ def batches(seed: int, steps: int, batch_size: int) -> Iterator[Batch]:
         pictures = render.render(drawn, rng, jitter)
         pictures += rng.normal(0, NOISE, pictures.shape).astype(np.float32)
         mentions = captions.random_mentions(rng, batch_size)
-        yield Batch(
+        yield PretrainingBatch(
             normalise(render.to_uint8(pictures)),
             captions.caption(drawn, mentions, rng.integers(0, len(captions.INTROS), batch_size)),
             torch.from_numpy(captions.true_of(drawn, mentions)),
@@ -80,7 +80,7 @@ def batches(seed: int, steps: int, batch_size: int) -> Iterator[Batch]:
         )
 
 
-def loss_of(model: CLIP, tokenizer: WordTokenizer, batch: Batch, intro: str) -> torch.Tensor:
+def loss_of(model: CLIP, tokenizer: WordTokenizer, batch: PretrainingBatch, intro: str) -> torch.Tensor:
     """The contrastive loss and the weighted mean of the attributes' cross-entropies.
 
     :param intro: words that begin this step's class prompts.
@@ -155,6 +155,7 @@ def pretrain(out: Path, *, steps: int, batch_size: int, lr: float, warmup: int, 
 
 
 def main() -> None:
+    """Train with the settings of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3200)

@@ -23,7 +23,6 @@ from avalanche_vlm.models.modules.query_prompts import (
     L2PPool,
     QueryPromptPath,
     QueryPromptPool,
-    query_width,
 )
 from avalanche_vlm.models.modules.query_prompts.coda import orthonormal_rows
 from avalanche_vlm.models.modules.query_prompts.places import PrefixAttention, TimmPrefixAttention
@@ -61,7 +60,7 @@ def randomise(pool: QueryPromptPool) -> None:
 def prompted(kind: type, tasks: int = 2, **options: Any) -> VLM:
     """A VLM whose images go through such a pool."""
     model = create_vlm("tiny", "random").freeze("image", "text")
-    pool = begun(kind, model.tower("image"), tasks, query_width(model), **options)
+    pool = begun(kind, model.tower("image"), tasks, model.width, **options)
     model.image_path = QueryPromptPath(pool, model.tower("image")).eval()
     return model.eval()
 
@@ -241,7 +240,7 @@ def timm_tower() -> VLM:
 def test_tokens_stand_in_front_of_the_others_from_the_first_block_to_the_last(build):
     model = build().freeze("image").eval()
     tower, images = model.tower("image"), pictures()
-    pool = begun(L2PPool, tower, 1, query_width(model))
+    pool = begun(L2PPool, tower, 1, model.width)
     plain = model.encode_image_plain(images, normalize=False)
     model.image_path = QueryPromptPath(pool, tower).eval()
     got = model.encode_image(images, normalize=False)
@@ -271,7 +270,7 @@ def test_prefixes_enter_towers_of_either_kind(build, kind):
     model = build().freeze("image").eval()
     images, keys = pictures(), list(model.state_dict())
     plain = model.encode_image(images)
-    model.image_path = QueryPromptPath(kind(model.tower("image"), query_width(model)), model.tower("image")).eval()
+    model.image_path = QueryPromptPath(kind(model.tower("image"), model.width), model.tower("image")).eval()
     assert list(model.clip.state_dict()) == [key.removeprefix("clip.") for key in keys if key.startswith("clip.")]
     torch.testing.assert_close(model.encode_image(images), plain, atol=1e-5, rtol=0)
     model.image_path.pool.begin_task()

@@ -18,6 +18,7 @@ class ClassSums(Estimator):
 
     @property
     def width(self) -> int:
+        """Numbers per feature, 0 before the first."""
         return self.sums.shape[1]
 
     @property
@@ -54,5 +55,6 @@ class NearestClassMean(ClassSums):
         self.scale = scale
 
     def estimate(self, features: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
+        """A softmax of scaled cosines ``[B, C]``."""
         cosines = F.normalize(features, dim=1) @ F.normalize(self.sums, dim=1).T
         return self.probabilities(self.scale * cosines, competes)

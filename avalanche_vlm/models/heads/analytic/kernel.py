@@ -68,6 +68,7 @@ class KernelRidge(Estimator):
 
     @property
     def width(self) -> int:
+        """Numbers per feature, 0 before the first."""
         return self.inputs.shape[1]
 
     def update(self, features: torch.Tensor, y: torch.Tensor) -> None:
@@ -88,4 +89,5 @@ class KernelRidge(Estimator):
         self.dual = torch.cholesky_solve(self.targets(self.labels), factor)
 
     def estimate(self, features: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
+        """Values of the regression ``[B, C]``."""
         return rbf(features, self.inputs.to(features), self.gamma) @ self.dual

@@ -95,6 +95,7 @@ class RandomFeatures(Estimator):
 
     @property
     def width(self) -> int:
+        """Numbers per feature, 0 before the first."""
         return len(self.projection)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -110,6 +111,7 @@ class RandomFeatures(Estimator):
         return random_features(features, self.projection)
 
     def estimate(self, features: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:
+        """Values of the regression ``[B, C]``."""
         return self.project(features) @ self.weights
 
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from avalanche_vlm.models.modules.query_prompts.coda import CodaPromptPool
     from avalanche_vlm.models.modules.query_prompts.dualprompt import DualPromptPool
     from avalanche_vlm.models.modules.query_prompts.l2p import L2PPool
-    from avalanche_vlm.models.modules.query_prompts.path import QueryPromptPath, query_width
+    from avalanche_vlm.models.modules.query_prompts.path import QueryPromptPath
     from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
-__all__ = ["CodaPromptPool", "DualPromptPool", "L2PPool", "QueryPromptPath", "QueryPromptPool", "query_width"]
+__all__ = ["CodaPromptPool", "DualPromptPool", "L2PPool", "QueryPromptPath", "QueryPromptPool"]

@@ -11,7 +11,6 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool
-from avalanche_vlm.models.vlm import VLM
 
 
 class QueryPromptPath(nn.Module):
@@ -69,10 +68,3 @@ class QueryPromptPath(nn.Module):
         finally:
             for place in self.places:
                 place.prompts = None
-
-
-def query_width(model: VLM) -> int:
-    """The width of a model's image features."""
-    size = model.transforms.eval.size
-    with model.evaluating():
-        return model.encode_image_plain(torch.zeros(1, 3, size, size, device=model.device)).shape[1]

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.modules.query_prompts import CodaPromptPool, DualPromptPool, L2PPool, query_width
+from avalanche_vlm.models.modules.query_prompts import CodaPromptPool, DualPromptPool, L2PPool
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.ranges import Count, NonNegative
@@ -80,9 +80,7 @@ def l2p(
     :param selection: selection in training, ``"nearest"`` or ``"diverse"`` (distances times how often earlier tasks
         have used a prompt, eq. 4).
     """
-    pool = L2PPool(
-        model.tower("image"), query_width(model), size=size, length=length, chosen=chosen, selection=selection
-    )
+    pool = L2PPool(model.tower("image"), model.width, size=size, length=length, chosen=chosen, selection=selection)
     return [QueryPromptPlugin(model, pool, weight)]
 
 
@@ -146,7 +144,7 @@ def dualprompt(
     """
     pool = DualPromptPool(
         model.tower("image"),
-        query_width(model),
+        model.width,
         shared_blocks=shared_blocks,
         task_blocks=task_blocks,
         shared_length=shared_length,
@@ -207,5 +205,5 @@ def coda_prompt(
     :param blocks: number of blocks with prompts, from the first on.
     :param weight: weight of the penalty on components, keys and attention vectors that are not orthonormal.
     """
-    pool = CodaPromptPool(model.tower("image"), query_width(model), components=components, length=length, blocks=blocks)
+    pool = CodaPromptPool(model.tower("image"), model.width, components=components, length=length, blocks=blocks)
     return [QueryPromptPlugin(model, pool, weight)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from avalanche_vlm.memory import ExemplarMemory, FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import LabelSpecificHead, ProjectionFusionHead
-from avalanche_vlm.models.modules.query_prompts.path import query_width
 from avalanche_vlm.training.plugins.label_specific import LabelSpecificPlugin
 from avalanche_vlm.training.plugins.projection_fusion import ProjectionFusionPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
@@ -115,7 +114,7 @@ def proof(model: VLM, *, exemplars: Count = 20, contexts: Natural = 3, seed: See
     :param seed: seed of initial weights, 0 or more.
     """
     bias = 0.0 if model.bias is None else float(model.bias)
-    head = ProjectionFusionHead(query_width(model), contexts, scale=float(model.scale), bias=bias, seed=seed)
+    head = ProjectionFusionHead(model.width, contexts, scale=float(model.scale), bias=bias, seed=seed)
     # The plugin sets the budget as classes come.
     memory = ExemplarMemory(max_samples=exemplars, policy="herding", seed=seed)
     return [ProjectionFusionPlugin(model, head, memory, per_class=exemplars)]

@@ -97,15 +97,15 @@ class _Consolidation(VLMPlugin):
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         model: VLM = strategy.model
-        with model.evaluating():
-            width = model.encode_text(model.tokenize([""])).shape[1]
-        self._projector = nn.Linear(width, width).to(model.device)
+        if self._projector is not None:  # of an experience that broke off
+            model.uninstall("auxiliary.projector")
+        self._projector = nn.Linear(model.width, model.width).to(model.device)
         nn.init.eye_(self._projector.weight)
         nn.init.zeros_(self._projector.bias)
-        model.auxiliary["projector"] = self._projector
+        model.install("auxiliary.projector", self._projector, "C-CLIP's consolidation")
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        del strategy.model.auxiliary["projector"]
+        strategy.model.uninstall("auxiliary.projector")
         self._projector = None
 
     def __call__(self, c: Comparison) -> torch.Tensor:
