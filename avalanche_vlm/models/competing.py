@@ -26,6 +26,10 @@ class CompetingClasses(ResizesOnLoad):
     :param space: the label space; None has no classes.
     """
 
+    in_task: torch.Tensor
+    seen: torch.Tensor
+    evaluated: torch.Tensor
+
     def __init__(self, space: LabelSpace | None = None) -> None:
         super().__init__()
         self.visible = "union" if space is None else space.visible

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ class DualEncoder(ResizesOnLoad):
     :param transforms: the image transforms that belong to the weights.
     :param name: how results refer to the model.
     """
+
+    clip: Any
+    """open_clip's model. Its classes have no base in common, and towers of other libraries inside."""
 
     def __init__(
         self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str

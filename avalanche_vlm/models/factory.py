@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -131,7 +132,7 @@ def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, 
     )
 
 
-def _check_name(open_clip, name: str, tag: str | None) -> None:
+def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:
     known = open_clip.list_models()
     if name not in known:
         import difflib

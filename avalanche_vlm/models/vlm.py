@@ -17,6 +17,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.competing import ALL_CLASSES, MASKED, CompetingClasses
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.heads.text import TextHead
+from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import banks, restore_banks
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.slots import AUXILIARY, Slots
@@ -41,6 +42,8 @@ class VLM(DualEncoder, MultiTaskModule):
     :param transforms: the image transforms that belong to the weights.
     :param name: how results refer to the model.
     """
+
+    known_train_tasks_labels: set[int]
 
     def __init__(
         self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
@@ -116,7 +119,7 @@ class VLM(DualEncoder, MultiTaskModule):
                 "for example with benchmark.label_space or LabelSpace.from_names([...])"
             )
         if self.routed is not None and not self.training:
-            return self._routed_logits(x, task_labels)
+            return self._routed_logits(self.routed, x, task_labels)
         features = self.encode_image(x)
         if task_labels is None:
             self._tap(ForwardFeatures(features))
@@ -127,14 +130,14 @@ class VLM(DualEncoder, MultiTaskModule):
         self._tap(ForwardFeatures(features, texts, classes))
         return self._class_logits(features, texts, classes, visible)
 
-    def _routed_logits(self, images: torch.Tensor, task_labels: Any) -> Any:
+    def _routed_logits(self, routed: RoutedPool, images: torch.Tensor, task_labels: Any) -> Any:
         """Every group of samples with the text features of its own module."""
         if task_labels is None:
-            return {t: self._routed_logits(images, t) for t in sorted(self.known_train_tasks_labels)}
+            return {t: self._routed_logits(routed, images, t) for t in sorted(self.known_train_tasks_labels)}
         visible = self.competing.of(task_labels)
         classes = self._competing(visible)
-        logits = images.new_empty(len(images), len(self.label_space), dtype=torch.float32)
-        for rows, features in self.routed.groups(self._encode, images, task_labels):
+        logits = images.new_empty(len(images), visible.shape[-1], dtype=torch.float32)
+        for rows, features in routed.groups(self._encode, images, task_labels):
             seen = visible if visible.ndim == 1 else visible[rows]
             features, texts = F.normalize(features, dim=-1), self.prompt_features(classes)
             logits[rows] = self._class_logits(features, texts, classes, seen)
@@ -157,7 +160,7 @@ class VLM(DualEncoder, MultiTaskModule):
     ) -> torch.Tensor:
         logits = self.similarity(features, texts)
         if len(classes) < visible.shape[-1]:
-            full = logits.new_full((len(features), len(self.label_space)), MASKED)
+            full = logits.new_full((len(features), visible.shape[-1]), MASKED)
             full[:, classes] = logits
             logits = full
         if visible.ndim > 1:

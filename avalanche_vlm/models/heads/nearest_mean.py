@@ -23,6 +23,9 @@ class NearestMeanHead(ResizesOnLoad):
     :param scale: factor of the cosines; the model's own makes logits comparable to the zero-shot ones.
     """
 
+    means: torch.Tensor
+    known: torch.Tensor
+
     def __init__(self, scale: float = 100.0) -> None:
         super().__init__()
         self.scale = scale

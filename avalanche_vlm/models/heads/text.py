@@ -22,8 +22,15 @@ class TextHead:
     again.
     """
 
-    def __init__(self, label_space: LabelSpace | None = None, tokenizer: Callable | None = None) -> None:
-        self.prompts = Prompts.tokenized(label_space.prompts() if label_space else [], tokenizer)
+    def __init__(
+        self,
+        label_space: LabelSpace | None = None,
+        tokenizer: Callable[[list[str]], torch.Tensor] | None = None,
+    ) -> None:
+        if label_space is None or tokenizer is None:
+            self.prompts = Prompts(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+        else:
+            self.prompts = Prompts.tokenized(label_space.prompts(), tokenizer)
         self._cached: dict[str | None, tuple[tuple, torch.Tensor]] = {}
 
     @property
@@ -46,11 +53,10 @@ class TextHead:
         precision = torch.get_autocast_dtype(kind) if cast else None
         state = (str(model.device), precision, steps, tensor_versions(parameters))
         module = None if model.routed is None else model.routed.pool.text_module
-        before, features = self._cached.get(module, (None, None))
-        if state != before:
+        if module not in self._cached or self._cached[module][0] != state:
             with torch.no_grad():
-                features = self.encode(model, None)
-            self._cached[module] = state, features
+                self._cached[module] = state, self.encode(model, None)
+        features = self._cached[module][1]
         return features if len(classes) == len(self.prompts) else features[classes]
 
     def encode(self, model: DualEncoder, classes: torch.Tensor | None) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ class AdapterSite(OutputSite):
     :param settings: what :class:`Adapter` takes besides the width.
     """
 
-    def __init__(self, host: nn.Module, width: int, kind: str = "parallel", **settings: float) -> None:
+    def __init__(self, host: nn.Module, width: int, kind: str = "parallel", **settings: Any) -> None:
         super().__init__(host)
         self.width, self.kind, self.settings = width, kind, settings
 
@@ -125,7 +125,7 @@ def inject_adapters(
     """
     if kind not in KINDS:
         raise InputError(f"adapters are {' or '.join(KINDS)}, not {kind!r}")
-    settings = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
+    settings: dict[str, Any] = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
     Adapter(1, **settings)  # refuses wrong settings before anything changes
 
     def make(_name: str, host: nn.Module, _reads: int, gives: int) -> AdapterSite:
@@ -196,7 +196,7 @@ def _check_called(tower: nn.Module, name: str) -> None:
         raise InputError(f"{name} is never called, its {type(owner).__name__} reads its weight: match that instead")
 
 
-def _linears(layer: nn.Module) -> Iterator[nn.Module]:
+def _linears(layer: nn.Module) -> Iterator[Any]:
     """Linear layers, adapted ones too, but none of what sites have added."""
     if isinstance(getattr(layer, "out_features", None), int):
         yield layer

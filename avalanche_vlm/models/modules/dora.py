@@ -49,18 +49,23 @@ class DoRA(LowRank):
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """What it adds to the layer's output ``[..., fan_out]`` for inputs ``[..., fan_in]``."""
-        a, b, scale = self.factors(weight)
-        return (scale - 1) * F.linear(x, weight) + F.linear(F.linear(x, a), b)
+        scale = self._scale(weight)
+        b = (self.scale * scale).unsqueeze(1) * self.B
+        return (scale - 1) * F.linear(x, weight) + F.linear(F.linear(x, self.A), b)
 
     def factors(self, weight: torch.Tensor) -> Factors:
         """The same for several modules at once, the magnitudes with it."""
-        scale = self.magnitude / self._norm(weight)
+        scale = self._scale(weight)
         return self.A, (self.scale * scale).unsqueeze(1) * self.B, scale
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         """The change of the weight ``[fan_out, fan_in]`` that this module stands for."""
-        _, b, scale = self.factors(weight)
-        return (scale - 1).unsqueeze(1) * weight + b @ self.A
+        scale = self._scale(weight)
+        return (scale - 1).unsqueeze(1) * weight + ((self.scale * scale).unsqueeze(1) * self.B) @ self.A
+
+    def _scale(self, weight: torch.Tensor) -> torch.Tensor:
+        """``m / ||W + V||`` of every row ``[fan_out]``."""
+        return self.magnitude / self._norm(weight)
 
     def _norm(self, weight: torch.Tensor) -> torch.Tensor:
         """``||W + V||`` of every row ``[fan_out]``: ``||w||^2 + 2 w.v + ||v||^2`` needs no ``[fan_out, fan_in]``."""

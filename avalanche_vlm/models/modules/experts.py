@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,9 @@ def _variation(x: torch.Tensor) -> torch.Tensor:
     return x.var(correction=0) / (x.mean().square() + 1e-10)
 
 
-def mixture(x: torch.Tensor, choice: ExpertChoice, experts: Sequence[nn.Module], like: torch.Tensor) -> torch.Tensor:
+def mixture(
+    x: torch.Tensor, choice: ExpertChoice, experts: nn.ModuleList | Sequence[nn.Module], like: torch.Tensor
+) -> torch.Tensor:
     """The weighted sum of what each sample's experts make of it. Every expert that was chosen runs once, on its own
     samples; the others do not run.
 
@@ -122,6 +124,9 @@ class ExpertSite(OutputSite):
     :param k: experts per sample.
     :param batch_first: False for a host that works on ``[L, B, D]``.
     """
+
+    usage: torch.Tensor
+    frozen: torch.Tensor
 
     def __init__(
         self, host: nn.Module, width: int, experts: Sequence[nn.Module], k: int, batch_first: bool = True
@@ -210,7 +215,7 @@ def inject_experts(
     whole(experts, 1, "the number of experts")
     if whole(k, 1, "the number of experts per sample") > experts:
         raise InputError(f"a sample cannot have {k} of {experts} experts")
-    settings = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
+    settings: dict[str, Any] = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
     Adapter(1, **settings)  # refuses wrong settings before anything changes
 
     def place(name: str, host: nn.Module, reads: int, _gives: int) -> ExpertSite:

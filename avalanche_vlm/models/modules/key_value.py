@@ -91,12 +91,14 @@ def inject_key_values(
     """
     whole(length, 1, "the length of key/value prompts")
     whole(depth, 1, "the depth of prompts")
-    found = list(matching(tower, pattern))[:depth]
-    for name, child in found:
+    found: dict[str, nn.MultiheadAttention] = {}
+    for name, child in list(matching(tower, pattern))[:depth]:
         if not isinstance(child, nn.MultiheadAttention):
             raise InputError(f"key/value prompts need open_clip's attention, and {name} is a {type(child).__name__}")
-    layers = {name: KeyValueAttention(child, length).train(child.training) for name, child in found}
+        found[name] = child
+    layers = {name: KeyValueAttention(child, length) for name, child in found.items()}
     for name, layer in layers.items():
+        layer.train(found[name].training)
         parent, _, last = name.rpartition(".")
         setattr(tower.get_submodule(parent), last, layer)
     return layers
@@ -134,6 +136,9 @@ class CalibratedPool(RoutedPool):
     :param layers: the image tower's places.
     """
 
+    router: GaussianRouter
+    layers: list[KeyValueAttention]
+
     def __init__(self, pool: ModulePool, router: GaussianRouter, layers: Iterable[KeyValueAttention]) -> None:
         super().__init__(pool, router)
         # The tower's children, not this one's.
@@ -159,6 +164,7 @@ class CalibratedPool(RoutedPool):
         return names
 
     def _encode(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-        weights = self._weights.get(self.pool.active)
-        with strength(self.layers, 1.0 if weights is None else weights):
+        active = self.pool.active
+        weight = 1.0 if active is None else self._weights.get(active, 1.0)
+        with strength(self.layers, weight):
             return encode(images)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +57,8 @@ class LoRALayer(Site):
     @torch.no_grad()
     def _take(self, name: str, coefficient: float) -> dict[str, torch.Tensor]:
         """Drop a module and give its changes by part."""
-        weights = self.weights()
-        return {part: coefficient * module.delta(weights[part]) for part, module in self.drop(name).items()}
+        weights, parts = self.weights(), cast("nn.ModuleDict", self.drop(name))
+        return {part: coefficient * cast("Any", module).delta(weights[part]) for part, module in parts.items()}
 
 
 class LoRALinear(LoRALayer):
@@ -65,6 +66,9 @@ class LoRALinear(LoRALayer):
 
     :param linear: the layer whose weight and bias are taken over.
     """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, linear: nn.Linear, make: Make) -> None:
         super().__init__(make)
@@ -78,7 +82,7 @@ class LoRALinear(LoRALayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.active is None:
             return F.linear(x, self.weight, self.bias)
-        return changed_linear(x, self.weight, self.bias, [self.bank[self.active]["weight"]])
+        return changed_linear(x, self.weight, self.bias, [self.module["weight"]])
 
     def merge(self, name: str, coefficient: float = 1.0) -> None:
         """Add a module's change to the weight for good and drop the module."""
@@ -113,7 +117,7 @@ class LoRAAttention(FusedAttention, LoRALayer):
         """Queries, keys and values ``[B, L, 3 D]``, with the active module's changes."""
         if self.active is None or not self.parts:
             return super().project(x)
-        modules = self.bank[self.active]
+        modules = self.module
         of_parts = [modules[part] if part in self.parts else None for part in ("q", "k", "v")]
         return changed_linear(x, self.in_proj_weight, self.in_proj_bias, of_parts)
 
@@ -155,7 +159,7 @@ def inject_lora(
         if part not in PARTS:
             raise InputError(f"the parts of attention are {', '.join(PARTS)}, not {part!r}")
     make = make or partial(LowRank, rank=rank, alpha=alpha)
-    found = {name: child for name, child in matching(tower, pattern) if _wanted(name, parts)}
+    found: dict[str, Any] = {name: child for name, child in matching(tower, pattern) if _wanted(name, parts)}
     for name, child in found.items():
         _check_adaptable(name, child, tower.get_submodule(name.rpartition(".")[0]))
     layers: dict[str, LoRALayer] = {}

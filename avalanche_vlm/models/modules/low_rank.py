@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class LowRank(nn.Module):
         super().__init__()
         fan_out, fan_in = weight.shape
         self.scale = (rank if alpha is None else alpha) / rank
-        self.A = nn.Parameter(torch.empty(rank, fan_in))
+        self.A: torch.Tensor = nn.Parameter(torch.empty(rank, fan_in))
         self.B = nn.Parameter(torch.zeros(fan_out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
@@ -63,13 +64,13 @@ class SubspaceLowRank(LowRank):
         self.A.zero_()[: len(directions)] = directions
 
 
-Make = Callable[[torch.Tensor], nn.Module]
+Make = Callable[[torch.Tensor], Any]
 """Makes a module for a weight ``[fan_out, fan_in]``: :class:`LowRank` or another with its ``forward(x, weight)`` and
 ``delta(weight)``, and with its ``factors(weight)`` where speed counts."""
 
 
 def changed_linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, modules: Sequence[nn.Module | None]
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, modules: Sequence[Any]
 ) -> torch.Tensor:
     """The output ``[..., fan_out]`` of a linear layer of which modules change the weight.
 
@@ -117,12 +118,14 @@ class _TwoLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, inward):
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, inward: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(x, weight, inward)
         return F.linear(x, weight, bias), F.linear(x, inward)
 
     @staticmethod
-    def backward(ctx, grad_y, grad_inner):
+    def backward(ctx: Any, grad_y: torch.Tensor, grad_inner: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, inward = ctx.saved_tensors
         of_x, of_weight, of_bias, of_inward = ctx.needs_input_grad
         with torch.autocast(grad_y.device.type, enabled=False):

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.dora import DoRA
 from avalanche_vlm.models.modules.files import read_module, write_module
@@ -53,7 +51,9 @@ def export_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> 
         of more than one rank or scale, or if nothing can be written there.
     """
     parts = {layer: module for layer, _, module in _layers(model, pool, name)}
-    kinds = {(type(m), len(getattr(m, "A", ())), getattr(m, "scale", None)) for m in parts.values()}
+    kinds: set[tuple[Any, int, Any]] = {
+        (type(m), len(getattr(m, "A", ())), getattr(m, "scale", None)) for m in parts.values()
+    }
     for kind, *_ in kinds:
         if kind not in (LowRank, DoRA):
             raise InputError(f"peft's files hold LoRA and DoRA, and {name} is a {kind.__name__}")
@@ -145,9 +145,9 @@ def _places(model: VLM, pool: ModulePool) -> Iterator[tuple[str, str]]:
             yield (layer if part == "weight" else f"{layer}.{part}_proj"), f"{where}.{part}"
 
 
-def _layers(model: VLM, pool: ModulePool, name: str) -> Iterator[tuple[str, str, nn.Module]]:
+def _layers(model: VLM, pool: ModulePool, name: str) -> Iterator[tuple[str, str, Any]]:
     """The same with the part of one module that is there."""
-    parts = pool.module(name)
+    parts: dict[str, Any] = dict(pool.module(name))
     for layer, place in _places(model, pool):
         where, _, part = place.rpartition(".")
         yield layer, place, parts[where][part]

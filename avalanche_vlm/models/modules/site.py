@@ -35,8 +35,8 @@ class Site(ResizesOnLoad):
         raise NotImplementedError
 
     @property
-    def module(self) -> nn.Module | None:
-        """The active one."""
+    def module(self) -> Any:
+        """The active module, None without one. What it can do is the kind's own matter."""
         return None if self.active is None else self.bank[self.active]
 
     @property
@@ -125,6 +125,8 @@ class HookedSite(Site):
 
     :param host: the layer; it remains the tower's child and not this one's.
     """
+
+    host: Any
 
     def __init__(self, host: nn.Module) -> None:
         super().__init__()
@@ -225,6 +227,6 @@ def train_modules(model: nn.Module, mode: bool) -> None:
             site.shared.train(mode)
 
 
-def changed(weight: nn.Parameter, change: torch.Tensor) -> nn.Parameter:
+def changed(weight: torch.Tensor, change: torch.Tensor) -> nn.Parameter:
     """A new parameter, which trains if the old one did."""
     return nn.Parameter(weight.detach() + change, requires_grad=weight.requires_grad)

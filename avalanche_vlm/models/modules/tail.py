@@ -31,6 +31,9 @@ class TailLowRank(nn.Module):
     (tensor([[0., 0., 1.]]), torch.Size([1, 1]))
     """
 
+    U: torch.Tensor | None
+    V: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, rank: int, tail_energy: float = 1.0, hold_outputs: bool = True) -> None:
         super().__init__()
         weight = weight.float()  # half precision has no singular value decomposition

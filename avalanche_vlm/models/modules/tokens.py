@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ from avalanche_vlm.models.modules.site import HookedSite, Site, attach_site
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
 
+
+Context = TypeVar("Context", bound="TextPrompts")
 
 CONTEXT = "a learned context of texts"
 """Who takes a model's text path, in an error."""
@@ -68,7 +70,7 @@ class TowerBlocks(NamedTuple):
 
 def open_clip_blocks(tower: nn.Module) -> TowerBlocks | None:
     """Those of a tower of open_clip's own, None for others."""
-    host = getattr(tower, "transformer", None)
+    host: Any = getattr(tower, "transformer", None)
     if not hasattr(host, "resblocks"):
         return None
     return TowerBlocks("transformer", host, list(host.resblocks), host.width, int(getattr(host, "batch_first", True)))
@@ -92,7 +94,7 @@ def image_blocks(tower: nn.Module) -> TowerBlocks:
     return blocks
 
 
-def text_tower(model: VLM) -> tuple[nn.Module, TowerBlocks]:
+def text_tower(model: VLM) -> tuple[Any, TowerBlocks]:
     """The module that embeds a model's tokens, and its blocks.
 
     :raises InputError: if the text tower is not open_clip's own.
@@ -309,7 +311,7 @@ def inject_text_prompts(model: VLM, *, length: int = 4, depth: int = 1, words: s
     return install_context(model, TextPrompts(model, length, depth, words))
 
 
-def install_context(model: VLM, site: TextPrompts) -> dict[str, TextPrompts]:
+def install_context(model: VLM, site: Context) -> dict[str, Context]:
     """Make a context the text tower's own, and put it into the texts' way."""
     attach_site(text_tower(model)[0], "token_embedding", "prompts", site)
     model.install("text_path", site.through, CONTEXT)

@@ -41,6 +41,9 @@ class CalibratedRouter(ResizesOnLoad):
         positives.
     """
 
+    middles: torch.Tensor
+    thresholds: torch.Tensor
+
     parts: ClassVar[tuple[str, ...]] = ()
     """Names of the tensors that :meth:`_learn` gives. Those of all tasks are kept joined along the first dimension."""
 

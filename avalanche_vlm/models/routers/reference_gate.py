@@ -40,6 +40,11 @@ class ReferenceGate(ResizesOnLoad):
     :raises InputError: if an option is out of its range, or there are fewer reference features.
     """
 
+    reference: torch.Tensor
+    projection: torch.Tensor
+    weights: torch.Tensor
+    threshold: torch.Tensor
+
     def __init__(
         self,
         router: CalibratedRouter,
@@ -107,7 +112,7 @@ class ReferenceGate(ResizesOnLoad):
 
     def _tell_apart(self, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """Weights ``[hidden + 1, 1]`` of the regression."""
-        gram = products = 0.0
+        gram = products = torch.zeros((), dtype=torch.float64, device=own.device)
         for target, features in ((1.0, own), (-1.0, others)):
             inputs = self._inputs(features).double()
             gram = gram + inputs.T @ inputs / (2 * len(inputs))

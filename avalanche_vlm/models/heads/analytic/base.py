@@ -22,6 +22,8 @@ class Estimator(ResizesOnLoad):
     :raises InputError: for another precision.
     """
 
+    known: torch.Tensor
+
     def __init__(self, precision: str = "float64") -> None:
         super().__init__()
         if precision not in DTYPES:

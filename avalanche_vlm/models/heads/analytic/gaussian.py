@@ -11,6 +11,9 @@ from avalanche_vlm.models.heads.analytic.base import Estimator, widened
 class ClassSums(Estimator):
     """Base of the estimators on class means: sums ``[C, D]`` and counts ``[C]`` of each class's features."""
 
+    sums: torch.Tensor
+    counts: torch.Tensor
+
     def __init__(self, precision: str) -> None:
         super().__init__(precision)
         self.register_buffer("sums", torch.zeros(0, 0, dtype=self.dtype))

@@ -56,6 +56,11 @@ class KernelRidge(Estimator):
         as good as singular.
     """
 
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    factor: torch.Tensor
+    dual: torch.Tensor
+
     def __init__(self, gamma: float = 0.1, ridge: float = 0.001, *, precision: str = "float64") -> None:
         super().__init__(precision)
         if gamma <= 0 or ridge <= 0:

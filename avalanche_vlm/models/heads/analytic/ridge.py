@@ -85,6 +85,9 @@ class RandomFeatures(Estimator):
     :param seed: seed of the projection, 0 or more.
     """
 
+    projection: torch.Tensor
+    weights: torch.Tensor
+
     def __init__(self, hidden: int, spread: str, seed: int, precision: str) -> None:
         super().__init__(precision)
         if hidden < 1:
@@ -132,6 +135,8 @@ class RecursiveRidge(RandomFeatures):
     :param precision: precision of the state, ``"float64"`` or ``"float32"``.
     """
 
+    inverse: torch.Tensor
+
     def __init__(
         self, hidden: int = 1024, ridge: float = 0.1, *, chunk: int = 256, seed: int = 0, precision: str = "float64"
     ) -> None:
@@ -164,6 +169,10 @@ class RandomProjectionRidge(RandomFeatures):
     :param seed: seed of the projection, N(0, 1) as published, and of the split.
     :param precision: precision of the state, ``"float64"`` or ``"float32"``.
     """
+
+    gram: torch.Tensor
+    products: torch.Tensor
+    ridge: torch.Tensor
 
     def __init__(self, hidden: int = 1024, *, seed: int = 0, precision: str = "float64") -> None:
         super().__init__(hidden, "normal", seed, precision)

@@ -23,6 +23,9 @@ class LearnedClassesHead(ResizesOnLoad):
     :param bias: number added to every logit, SigLIP's.
     """
 
+    known: torch.Tensor
+    texts: torch.Tensor
+
     trains = True
 
     def __init__(self, scale: float = 100.0, bias: float = 0.0) -> None:

@@ -42,6 +42,8 @@ class LabelSpecificHead(LearnedClassesHead):
     :param bias: number added to every logit, SigLIP's.
     """
 
+    owners: torch.Tensor
+
     def __init__(
         self, units: int = 16, alpha: float = 1.0, beta: float = 1.0, *, scale: float = 100.0, bias: float = 0.0
     ) -> None:

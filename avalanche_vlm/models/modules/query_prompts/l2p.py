@@ -37,6 +37,11 @@ class L2PPool(QueryPromptPool):
     :raises InputError: for a number out of its range, an unknown selection, or a tower without blocks.
     """
 
+    used: torch.Tensor
+    using: torch.Tensor
+    prompts: torch.Tensor
+    keys: torch.Tensor
+
     def __init__(
         self,
         tower: nn.Module,
@@ -78,7 +83,8 @@ class L2PPool(QueryPromptPool):
     def keep(self, tasks: int) -> None:
         """Drop the prompts if no task stays."""
         if not tasks:
-            self.prompts = self.keys = None
+            self.register_parameter("prompts", None)
+            self.register_parameter("keys", None)
 
     def distances(self, query: torch.Tensor) -> torch.Tensor:
         """Cosine distances ``[B, M]`` of queries ``[B, D]`` from the keys."""

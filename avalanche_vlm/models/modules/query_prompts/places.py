@@ -77,7 +77,13 @@ class TimmPrefixAttention(nn.Module):
     :raises InputError: if it is more than attention.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
+    qkv: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
+    norm: nn.Module
+    proj: nn.Module
+
+    def __init__(self, attention: Any) -> None:
         super().__init__()
         parts = dict(attention.named_children())
         known = {"qkv", "q_norm", "k_norm", "norm", "proj", "attn_drop", "proj_drop"}
@@ -113,9 +119,9 @@ def put_prefixes(layers: Sequence[nn.Module]) -> list[PromptPlace]:
     :raises InputError: if a block's attention is no attention that we know, or is adapted already; nothing has
         changed then.
     """
-    places: list[PromptPlace] = []
+    places: list[PrefixAttention | TimmPrefixAttention] = []
     for block in layers:
-        attention = getattr(block, "attn", None)
+        attention: Any = getattr(block, "attn", None)
         if type(attention) is nn.MultiheadAttention:
             places.append(PrefixAttention(attention))
         elif isinstance(getattr(attention, "qkv", None), nn.Linear) and not isinstance(attention, TimmPrefixAttention):
@@ -124,7 +130,7 @@ def put_prefixes(layers: Sequence[nn.Module]) -> list[PromptPlace]:
             raise InputError(f"prompts cannot enter attention that is a {type(attention).__name__}")
     for block, place in zip(layers, places, strict=True):
         block.attn = place.train(block.training)
-    return places
+    return list(places)
 
 
 def _with_prefix(prompts: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

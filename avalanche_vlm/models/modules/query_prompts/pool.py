@@ -18,6 +18,8 @@ class QueryPromptPool(ResizesOnLoad):
     A query is the plain tower's unit-length feature of the sample. It has no gradient.
     """
 
+    begun: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.tasks = 0
