@@ -55,7 +55,7 @@ def declared(source: str) -> dict[str, tuple[str, str]]:
     """Where the names of a package live, as its ``if TYPE_CHECKING:`` block imports them.
 
     :param source: the text of an ``__init__.py``.
-    :return: for each name that the package offers, the module and the name there.
+    :return: module and name there, for each name that the package offers.
 
     >>> declared("if TYPE_CHECKING:\\n    from torch.nn import Module as Layer")
     {'Layer': ('torch.nn', 'Module')}

@@ -21,7 +21,7 @@ def register_collate(kind: type, collate: Callable) -> None:
     Torch documents the map as extensible but offers no public name for the default one, and Avalanche's plugins build
     loaders with the default collate over their buffers, where no ``collate_fn`` of ours would reach.
 
-    :param kind: the container.
+    :param kind: the container's class.
     :param collate: ``(samples, *, collate_fn_map) -> batch``.
     """
     default_collate_fn_map[kind] = collate

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -52,21 +51,6 @@ DEPENDENCIES = {
 
 PUBLIC_IN_SPITE_OF_THEIR_NAMES = {"_replace", "_asdict", "_fields", "_make"}
 """Documented names of ``typing.NamedTuple``."""
-
-UNFINISHED: dict[str, tuple[str, ...]] = {
-    "one way": (),
-    "private": (),
-    "length": (),
-    "phrases": ("compat", "training"),
-    "documented": ("training",),
-}
-"""Rooms that are being rebuilt and do not keep a rule yet."""
-
-
-def rooms(rule: str) -> list[Any]:
-    """The rooms as parameters of a test, those that are being rebuilt marked."""
-    mark = pytest.mark.xfail(strict=True, reason="being rebuilt")
-    return [pytest.param(room, marks=[mark] if room in UNFINISHED.get(rule, ()) else []) for room in ROOMS]
 
 
 @cache
@@ -160,7 +144,7 @@ def test_every_room_has_a_level():
     assert {room_of(module) for module in sources()} <= {*ROOMS, *LIGHT}
 
 
-@pytest.mark.parametrize("room", rooms("one way"))
+@pytest.mark.parametrize("room", ROOMS)
 def test_imports_between_rooms_go_one_way(room):
     level = {name: height for height, names in enumerate(LEVELS) for name in names}
     offenders = []
@@ -190,7 +174,7 @@ def test_nothing_is_imported_by_star():
 # Size ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("room", rooms("length"))
+@pytest.mark.parametrize("room", ROOMS)
 def test_files_are_short(room):
     offenders = [f"{name}: {len(sources()[name][1])} lines" for name in modules_of(room)
                  if len(sources()[name][1]) > MOST_LINES]  # fmt: skip
@@ -239,24 +223,27 @@ def ours() -> frozenset[str]:
 
 
 @cache
-def theirs() -> frozenset[str]:
-    """Private names of the classes of dependencies that ours derive from or reach into."""
-    names: set[str] = set()
+def their_files() -> tuple[Path, ...]:
+    """The files of :data:`DEPENDENCIES`."""
+    files: list[Path] = []
     for package, places in DEPENDENCIES.items():
         spec = importlib.util.find_spec(package)
         assert spec is not None and spec.origin is not None
-        for place in places:
-            path = Path(spec.origin).parent / place
-            for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-                names |= private_definitions(ast.parse(file.read_text()))
-    return frozenset(names)
+        for path in (Path(spec.origin).parent / place for place in places):
+            files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return tuple(files)
 
 
 @cache
-def derived() -> frozenset[str]:
-    """Names of the package's classes that derive from a dependency's, directly or not."""
+def theirs() -> frozenset[str]:
+    """Private names of the classes of dependencies that ours derive from or reach into."""
+    return frozenset().union(*(private_definitions(ast.parse(file.read_text())) for file in their_files()))
+
+
+@cache
+def bases_of() -> dict[str, set[str]]:
+    """The names of every class's bases, ``dependency`` for one of a dependency's."""
     bases: dict[str, set[str]] = {}
-    foreign: set[str] = set()
     for tree, _ in sources().values():
         imported = {
             alias.asname or alias.name.split(".")[0]
@@ -267,11 +254,19 @@ def derived() -> frozenset[str]:
         }
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                names = {ast.unparse(base).split("[")[0] for base in node.bases}
-                bases.setdefault(node.name, set()).update(name.split(".")[-1] for name in names)
-                if any(name.split(".")[0] in imported for name in names):
-                    foreign.add(node.name)
-    while more := {name for name, above in bases.items() if above & foreign} - foreign:
+                names = [ast.unparse(base).split("[")[0].split(".") for base in node.bases]
+                found = {
+                    "dependency" if first in imported else last for first, *_, last in ([*n, n[-1]] for n in names)
+                }
+                bases.setdefault(node.name, set()).update(found)
+    return bases
+
+
+@cache
+def derived() -> frozenset[str]:
+    """Names of the package's classes that derive from a dependency's, directly or not."""
+    foreign = {"dependency"}
+    while more := {name for name, above in bases_of().items() if above & foreign} - foreign:
         foreign |= more
     return frozenset(foreign)
 
@@ -335,7 +330,7 @@ def test_touches_are_found(code, found):
     assert [wording for _, wording in touches(ast.parse(code))] == found
 
 
-@pytest.mark.parametrize("room", [room for room in rooms("private") if room.values[0] != "compat"])
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "compat"])
 def test_private_names_of_dependencies_are_used_in_compat_only(room):
     offenders = [f"{module}:{line} {what}" for module, tree in modules_of(room).items() for line, what in touches(tree)]
     assert not offenders, listing(offenders)
@@ -384,7 +379,7 @@ def test_phrases_are_told_from_fragments():
     ]
 
 
-@pytest.mark.parametrize("room", rooms("phrases"))
+@pytest.mark.parametrize("room", ROOMS)
 def test_parameters_are_described_in_whole_phrases(room):
     offenders = [
         f"{module}:{getattr(node, 'lineno', 1)} :{name}: {' '.join(text.split())}"
@@ -396,26 +391,57 @@ def test_parameters_are_described_in_whole_phrases(room):
     assert not offenders, listing(offenders)
 
 
-@pytest.mark.parametrize("room", rooms("documented"))
+@cache
+def described() -> frozenset[tuple[str, str]]:
+    """Class and method, of what the package's classes describe themselves or a dependency's classes define: who
+    overrides one of these need not say again what it is for."""
+    found = {("dependency", name) for name in their_methods()}
+    for tree, _ in sources().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found |= {(node.name, part.name) for part in node.body
+                          if isinstance(part, ast.FunctionDef) and ast.get_docstring(part)}  # fmt: skip
+    return frozenset(found)
+
+
+@cache
+def their_methods() -> frozenset[str]:
+    """Names of the methods of the dependencies' classes."""
+    trees = (ast.parse(file.read_text()) for file in their_files())
+    return frozenset(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def ancestors(name: str) -> set[str]:
+    """Names of the package's classes that one derives from, of its protocols, which anyone may fulfil, and
+    ``dependency`` if one of these is a dependency's."""
+    found, waiting = set(), [name]
+    while waiting:
+        above = bases_of().get(waiting.pop(), set())
+        waiting += above - found
+        found |= above
+    protocols = {known for known, above in bases_of().items() if "Protocol" in above}
+    return found | protocols | ({"dependency"} if name in derived() else set())
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_what_is_public_has_a_docstring(room):
     offenders = []
     for module, tree in modules_of(room).items():
         if not ast.get_docstring(tree) and tree.body:
             offenders.append(module)
-        public = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-        methods = [(part, f"{node.name}.") for node in public if isinstance(node, ast.ClassDef)
-                   for part in node.body if isinstance(part, ast.FunctionDef)]  # fmt: skip
-        for node, prefix in [*((node, "") for node in public), *methods]:
-            hidden = node.name.startswith("_") or prefix.startswith("_")
-            if not hidden and not ast.get_docstring(node) and not inherits_its_docstring(node):
-                offenders.append(f"{module}:{node.lineno} {prefix}{node.name}")
+        for node in tree.body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
+                offenders.append(f"{module}:{node.lineno} {node.name}")
+            for part in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and not ast.get_docstring(part):
+                    overrides = any((above, part.name) in described() for above in ancestors(node.name))
+                    accessory = any("overload" in ast.unparse(d) or ".setter" in ast.unparse(d)
+                                    for d in part.decorator_list)  # fmt: skip
+                    if not overrides and not accessory:
+                        offenders.append(f"{module}:{part.lineno} {node.name}.{part.name}")
     assert not offenders, listing(offenders)
-
-
-def inherits_its_docstring(node: ast.ClassDef | ast.FunctionDef) -> bool:
-    """A hook of Avalanche's, ``forward`` of a module and the like: the base says what it does."""
-    return bool(re.match(r"(before|after|prepare|adapt)_|forward$|state_dict$|load_state_dict$|update$|compute$|reset$",
-                         node.name))  # fmt: skip
 
 
 # Names --------------------------------------------------------------------------------------------------------------
@@ -424,13 +450,14 @@ SHADOWING = {("list", "training"), ("list", "benchmarks"), ("list", "models"), (
 """Registries that are called by their module: ``recipes.list()``."""
 
 
-def is_recipe(node: ast.AST) -> bool:
-    """Whether a function is a recipe: these bear the names that users write, which are those of the methods."""
+def is_named_by_users(node: ast.AST, module: str) -> bool:
+    """Whether a function bears the name that users write on the command line: a recipe, or a command."""
+    if room_of(module) == "commands" and getattr(node, "name", "") == module.rpartition(".")[2]:
+        return True
     calls = [call.func for call in getattr(node, "decorator_list", ()) if isinstance(call, ast.Call)]
     return any(isinstance(call, ast.Name) and call.id == "recipe" for call in calls)
 
 
-@pytest.mark.xfail(strict=True, reason="being rebuilt")
 def test_a_public_name_has_one_meaning():
     places = defaultdict(set)
     for module, (tree, _) in sources().items():
@@ -443,7 +470,7 @@ def test_a_public_name_has_one_meaning():
                 names = [target.id for target in targets if isinstance(target, ast.Name)]
             for name in names:
                 # Constants are a module's own matter, and every script has a main.
-                if not (name.startswith("_") or name.isupper() or name == "main" or is_recipe(node)):
+                if not (name.startswith("_") or name.isupper() or name == "main" or is_named_by_users(node, module)):
                     places[name].add(module)
     offenders = [f"{name}: {', '.join(sorted(found))}" for name, found in sorted(places.items()) if len(found) > 1]
     offenders += [f"{name} hides Python's own: {module}" for name, found in places.items() for module in sorted(found)

@@ -20,7 +20,7 @@ def diagnose(request: DiagnoseRequest) -> int:
     from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
 
     folder = request.out
-    asked, result = read(folder)
+    asked, result = read_run(folder)
     model, benchmark = prepare.opened(asked)
     with (
         watched(request.quiet) as progress,
@@ -47,7 +47,7 @@ def diagnose(request: DiagnoseRequest) -> int:
     return 0
 
 
-def read(folder: Path) -> tuple[Experiment, dict[str, Any]]:
+def read_run(folder: Path) -> tuple[Experiment, dict[str, Any]]:
     """What was asked for and what it came to.
 
     :param folder: the folder of one experiment.

@@ -19,7 +19,7 @@ def report(request: ReportRequest) -> int:
     from avalanche_vlm.report.page import as_html, as_markdown, content
 
     folder = request.out
-    found = content(*read(folder))
+    found = content(*read_folder(folder))
     for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
         store.write_text(folder / name, text)
     store.write_json(folder / "report.json", found)
@@ -29,7 +29,7 @@ def report(request: ReportRequest) -> int:
     return 0
 
 
-def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
+def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
     """The results of a ``run`` or a ``compare`` with their timing, the diagnosis and the advice, where there are some.
 
     A diagnosis lies beside its run: below the folder of a comparison it counts if it is the only one.

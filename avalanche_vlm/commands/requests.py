@@ -16,7 +16,7 @@ from avalanche_vlm.training.settings import TrainSettings
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 """Options of benchmarks that the command line has flags of their own for."""
 
-Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -76,12 +76,12 @@ class TrainChanges(Part):
     """
 
     lr: Rate | None = None
-    epochs: Count | None = None
-    batch_size: Count | None = None
-    warmup: Count | None = None
+    epochs: NotNegative | None = None
+    batch_size: NotNegative | None = None
+    warmup: NotNegative | None = None
     weight_decay: Rate | None = None
     amp: Literal["bf16"] | None = None
-    num_workers: Count | None = None
+    num_workers: NotNegative | None = None
 
 
 class Assignment(Part):
@@ -141,7 +141,7 @@ class RunRequest(TrainingRequest):
     """
 
     recipe: str = "fine-tune"
-    seed: Count = 0
+    seed: NotNegative = 0
 
     def recipe_names(self) -> tuple[str, ...]:
         """The one recipe."""
@@ -158,7 +158,7 @@ class CompareRequest(TrainingRequest):
 
     recipes: tuple[str, ...]
     chosen: bool = True
-    seeds: tuple[Count, ...] = (0,)
+    seeds: tuple[NotNegative, ...] = (0,)
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
@@ -175,7 +175,7 @@ class Limits(Part):
     :param keep_zero_shot: points that the held-out sets may lose.
     """
 
-    max_bytes: Count | None = None
+    max_bytes: NotNegative | None = None
     raw_data: bool = True
     task_id: bool = True
     max_train_seconds: Rate | None = None
@@ -192,7 +192,7 @@ class AdviseRequest(TrainingRequest):
     """
 
     recipes: tuple[str, ...]
-    seed: Count = 0
+    seed: NotNegative = 0
     minutes: Rate = 4.5
     limits: Limits = Limits()
 
@@ -239,7 +239,7 @@ class Experiment(Part):
 
     recipe: str
     recipe_options: dict[str, Any]
-    seed: Count
+    seed: NotNegative
     stream: StreamRequest
     model: ModelRequest
     device: str

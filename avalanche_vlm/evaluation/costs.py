@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from avalanche_vlm.evaluation.declaration import EVERYWHERE, Experiment, Figure, Shown, Unit, found_at
+from avalanche_vlm.evaluation.declaration import EVERYWHERE, Figure, ResultEntry, Shown, Unit, found_at
 
 
-def _cost(name: str, entry: Experiment) -> object:
+def _cost(name: str, entry: ResultEntry) -> object:
     return found_at(entry, "result", "costs", name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from avalanche_vlm.evaluation.declaration import Experiment, Figure, found_at, number
+from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, found_at, number
 
 HELD_OUT = "captions R@1"
 """The held-out curve that tables show."""
@@ -40,7 +40,7 @@ def _is_curve(curve: Any) -> bool:
     return isinstance(curve, Sequence) and not isinstance(curve, str) and len(curve) > 0
 
 
-def _held_out(entry: Experiment) -> Any:
+def _held_out(entry: ResultEntry) -> Any:
     return found_at(entry, "result", "held_out", HELD_OUT)
 
 

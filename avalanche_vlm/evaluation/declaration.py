@@ -22,7 +22,7 @@ table on the terminal, one of the report (HTML, Markdown and JSON alike), bars o
 EVERYWHERE: frozenset[Shown] = frozenset({"csv", "summary", "table", "page"})
 """Where a figure is shown unless it says otherwise."""
 
-Experiment = Mapping[str, Any]
+ResultEntry = Mapping[str, Any]
 """What is known of one experiment: ``result`` (what ``result.json`` holds), ``timing`` and, where it was kept,
 ``ledger``."""
 
@@ -38,7 +38,7 @@ class Figure:
     :param unit: what the value is a value of, one of :data:`Unit`.
     :param higher_is_better: direction of improvement; None where neither is better.
     :param description: what the figure means, in words for a reader who does not know it.
-    :param read: function that finds the value in an :data:`Experiment`, None where there is none; by default that is
+    :param read: function that finds the value in an :data:`ResultEntry`, None where there is none; by default that is
         ``result.metrics.<name>``.
     :param shown: places where the figure is shown, of :data:`Shown`.
     :raises InputError: if the name cannot head a column, or a unit or place does not exist.
@@ -53,7 +53,7 @@ class Figure:
     unit: Unit
     higher_is_better: bool | None
     description: str
-    read: Callable[[Experiment], Any] | None = field(default=None, compare=False)
+    read: Callable[[ResultEntry], Any] | None = field(default=None, compare=False)
     shown: frozenset[Shown] = EVERYWHERE
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Figure:
         if self.unit in ("flag", "words") and self.shown - {"ledger"}:
             raise InputError(f"{self.name} is no number, so it can be shown in the ledger alone")
 
-    def value(self, entry: Experiment) -> Any:
+    def value(self, entry: ResultEntry) -> Any:
         """The value in an experiment; None where it is missing or not what the unit says.
 
         :param entry: result, timing and ledger of the experiment, as far as they are known.
@@ -111,7 +111,7 @@ class Figure:
             return None
 
 
-def found_at(entry: Experiment, *keys: str) -> Any:
+def found_at(entry: ResultEntry, *keys: str) -> Any:
     """What stands at a path of nested mappings; None where the path ends early.
 
     :param entry: the outermost mapping.

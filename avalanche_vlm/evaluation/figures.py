@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation import costs, curves, survey
-from avalanche_vlm.evaluation.declaration import Experiment, Figure, Shown, found_at
+from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Shown, found_at
 
 _FIGURES: dict[str, Figure] = {}
 
@@ -39,7 +39,7 @@ def list_figures(shown: Shown | None = None) -> list[Figure]:
     return [figure for figure in _FIGURES.values() if shown is None or shown in figure.shown]
 
 
-def figures_of(entries: Iterable[Experiment], shown: Shown | None = None) -> list[Figure]:
+def figures_of(entries: Iterable[ResultEntry], shown: Shown | None = None) -> list[Figure]:
     """The figures of some experiments: those of every result, then those that these results declare themselves.
 
     :param entries: experiments that share a table.

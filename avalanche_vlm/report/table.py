@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.evaluation.declaration import Experiment, Figure, Unit
+from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.rounding import show
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def row(entry: Experiment) -> dict[str, Any]:
+def row(entry: ResultEntry) -> dict[str, Any]:
     """The figures of one experiment that have a column in ``results.csv``, by name: scores in percent, changes in
     points, bytes, counts, seconds. NaN is missing.
 
@@ -27,7 +27,7 @@ def row(entry: Experiment) -> dict[str, Any]:
     return _row(entry, figures_of([entry], "csv"))
 
 
-def _row(entry: Experiment, figures: Iterable[Figure]) -> dict[str, Any]:
+def _row(entry: ResultEntry, figures: Iterable[Figure]) -> dict[str, Any]:
     protocol = entry["result"]["protocol"]
     values = {figure.name: figure.value(entry) for figure in figures}
     return {
@@ -37,7 +37,7 @@ def _row(entry: Experiment, figures: Iterable[Figure]) -> dict[str, Any]:
     }
 
 
-def as_csv(entries: Sequence[Experiment]) -> str:
+def as_csv(entries: Sequence[ResultEntry]) -> str:
     """One line per experiment, figures as they are.
 
     :param entries: result and timing of each experiment.
@@ -51,7 +51,7 @@ def as_csv(entries: Sequence[Experiment]) -> str:
     return text.getvalue()
 
 
-def summary(entries: Sequence[Experiment]) -> dict[str, Any]:
+def summary(entries: Sequence[ResultEntry]) -> dict[str, Any]:
     """Mean, standard deviation over seeds (sample, None for one seed) and number of seeds, per recipe and figure.
 
     :param entries: result and timing of each experiment.
@@ -62,7 +62,7 @@ def summary(entries: Sequence[Experiment]) -> dict[str, Any]:
     return {"protocol": protocol, "recipes": _summed_up(entries, figures_of(entries, "summary"))}
 
 
-def print_table(entries: Sequence[Experiment]) -> None:
+def print_table(entries: Sequence[ResultEntry]) -> None:
     """One line per recipe; mean ± standard deviation where there are several seeds.
 
     :param entries: result and timing of each experiment.
@@ -84,7 +84,7 @@ def print_table(entries: Sequence[Experiment]) -> None:
     console().print(table)
 
 
-def _summed_up(entries: Sequence[Experiment], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:
+def _summed_up(entries: Sequence[ResultEntry], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean, deviation and number of seeds, by recipe and figure."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:

@@ -37,7 +37,7 @@ class Strategy(SupervisedStrategyProtocol[Any, Any, Any], Protocol):
 def model_of(strategy: Strategy) -> VLM:
     """The strategy's model.
 
-    :param strategy: whose model is asked for.
+    :param strategy: strategy whose model is asked for.
     :return: the model itself.
     :raises InputError: if it is no VLM.
     """

@@ -14,7 +14,7 @@ class TrainSettings:
     :param lr: peak learning rate of AdamW.
     :param epochs: passes over each task.
     :param batch_size: new samples per iteration.
-    :param weight_decay: AdamW's.
+    :param weight_decay: weight decay of AdamW, 0 or more.
     :param warmup: iterations of warm-up; then half a cosine.
     :param max_grad_norm: clip to this norm; None does not.
     :param amp: None or ``"bf16"``.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm import __version__
-from avalanche_vlm.evaluation.declaration import Experiment
+from avalanche_vlm.evaluation.declaration import ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page import evidence, exposure, proposal
 from avalanche_vlm.report.page.glossary import glossary
@@ -23,7 +23,7 @@ _ADVISE = ("avalanche-vlm advise --out DIR", "tries recipes on your stream and f
 
 
 def content(
-    results: Sequence[Experiment], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
+    results: Sequence[ResultEntry], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything that the report says.
 
@@ -145,7 +145,9 @@ def _ledgers(groups: list[dict[str, Any]], advice: dict[str, Any]) -> list[dict[
     return found[:1] if advice.get("ledger") else found
 
 
-def _versions(results: Sequence[Experiment], diagnosis: dict[str, Any], advice: dict[str, Any]) -> list[dict[str, Any]]:
+def _versions(
+    results: Sequence[ResultEntry], diagnosis: dict[str, Any], advice: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Versions behind the figures; one package with two versions is listed twice."""
     found: dict[tuple[str, str], None] = {("avalanche-vlm, this report", __version__): None}
     sources = [record(entry["result"]["protocol"]) for entry in results]

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from avalanche_vlm.evaluation.declaration import Experiment, Figure
+from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
 from avalanche_vlm.report.page.reading import flat, grid, numbers, record, text, texts
@@ -16,12 +16,12 @@ VARYING = ("recipe", "recipe_options", "train", "seed")
 """What may differ between results that share a table."""
 
 
-def groups(entries: Sequence[Experiment]) -> list[dict[str, Any]]:
+def groups(entries: Sequence[ResultEntry]) -> list[dict[str, Any]]:
     """Results by protocol, and within it by recipe: means and sample deviations over seeds, None where undefined.
 
     Two results share a group only if everything agrees that their recipe, its settings and the seed do not decide.
     """
-    by_protocol: dict[str, list[Experiment]] = {}
+    by_protocol: dict[str, list[ResultEntry]] = {}
     for entry in entries:
         by_protocol.setdefault(protocol_key(entry["result"]), []).append(entry)
     differing = _differing([_fixed(members[0]["result"]) for members in by_protocol.values()])
@@ -43,7 +43,7 @@ def _differing(protocols: list[dict[str, Any]]) -> list[str]:
     return [name for name in names if any(p.get(name) != flattened[0].get(name) for p in flattened[1:])]
 
 
-def _group(entries: list[Experiment], differing: list[str]) -> dict[str, Any]:
+def _group(entries: list[ResultEntry], differing: list[str]) -> dict[str, Any]:
     first = entries[0]["result"]
     fixed = flat(_fixed(first))
     variants = _variants(entries)
@@ -83,9 +83,9 @@ def protocol_rows(protocol: dict[str, Any]) -> list[dict[str, str]]:
     return [{"name": name, "value": text(value)} for name, value in flat(kept).items()]
 
 
-def _variants(entries: list[Experiment]) -> dict[str, list[Experiment]]:
+def _variants(entries: list[ResultEntry]) -> dict[str, list[ResultEntry]]:
     """Runs that differ in nothing but the seed, under a name that tells variants of one recipe apart."""
-    found: dict[tuple[str, str], list[Experiment]] = {}
+    found: dict[tuple[str, str], list[ResultEntry]] = {}
     for entry in entries:
         recipe = entry["result"]["protocol"]["recipe"]
         members = found.setdefault((recipe, json.dumps(_options(entry), sort_keys=True, default=str)), [])
@@ -100,23 +100,23 @@ def _variants(entries: list[Experiment]) -> dict[str, list[Experiment]]:
     return named
 
 
-def _options(entry: Experiment) -> dict[str, Any]:
+def _options(entry: ResultEntry) -> dict[str, Any]:
     protocol = entry["result"]["protocol"]
     return {"recipe_options": record(protocol.get("recipe_options")), "train": record(protocol.get("train"))}
 
 
-def _settings(entry: Experiment) -> str:
+def _settings(entry: ResultEntry) -> str:
     options = _options(entry)
     return ", ".join(
         f"{name} {text(value) or 'none'}" for part in options.values() for name, value in flat(part).items()
     )
 
 
-def _seed(entry: Experiment) -> str:
+def _seed(entry: ResultEntry) -> str:
     return text(entry["result"]["protocol"].get("seed"))
 
 
-def _recipe(name: str, members: list[Experiment], figures: Sequence[Figure]) -> dict[str, Any]:
+def _recipe(name: str, members: list[ResultEntry], figures: Sequence[Figure]) -> dict[str, Any]:
     matrices = [grid(entry["result"]["matrix"]) for entry in members]
     cells = [[_spread(over) for over in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
     return {
@@ -137,7 +137,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def _held_out(variants: dict[str, list[Experiment]]) -> list[dict[str, Any]]:
+def _held_out(variants: dict[str, list[ResultEntry]]) -> list[dict[str, Any]]:
     """Curves over the stream, per held-out set and recipe: mean, lowest and highest over seeds."""
     curves: dict[str, list[dict[str, Any]]] = {}
     names = dict.fromkeys(

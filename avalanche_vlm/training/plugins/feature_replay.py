@@ -44,11 +44,12 @@ class FeatureReplayPlugin(VLMPlugin):
 
     :param model: adapted in place at construction: towers frozen, image path set. An optimizer made before or after
         will do, since Avalanche adds new parameters to it.
-    :param memory: ``by="class"`` for class-labelled streams; pairs of an experience are fitted as one class either way.
+    :param memory: memory of feature statistics, ``by="class"`` for class-labelled streams; pairs of an experience are
+        fitted as one class either way.
     :param bottleneck: inner width of the adapter; None for a linear one.
     :param batch_size: pseudo-features per iteration, at least 1.
-    :param weight: of the pseudo-features' mean loss, which is added to the task loss; None takes the mean over current
-        samples and pseudo-features as if they were one batch.
+    :param weight: weight of the pseudo-features' mean loss, which is added to the task loss; None takes the mean over
+        current samples and pseudo-features as if they were one batch.
     :param extra: adds a loss of its own: called as ``extra(strategy, features, y)`` with the adapted pseudo-features,
         of unit length ``[B, D]`` with their graph, and their classes ``[B]``; it gives a scalar. Class-labelled streams
         only.

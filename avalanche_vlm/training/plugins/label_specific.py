@@ -38,7 +38,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
     ``"task"``, there is nothing to learn from them, and none is drawn.
 
     :param model: the model that the strategy trains, adapted in place at construction.
-    :param head: the units.
+    :param head: the head of label-specific units.
     :param memory: statistics by class (``by="class"``), fitted on every experience after it was trained.
     :param bottleneck: inner width of the adapters on the text tower's MLPs; 0 leaves texts as they are.
     :param batch_size: drawn features per iteration, at least 1.

@@ -15,7 +15,7 @@ from avalanche_vlm.training.data import experience_features
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
-Route = Callable[[ModulePool, Any], RoutedPool]
+RoutedMaker = Callable[[ModulePool, Any], RoutedPool]
 
 
 class ModulePerTaskPlugin(VLMPlugin):
@@ -33,7 +33,7 @@ class ModulePerTaskPlugin(VLMPlugin):
 
     states: ClassVar = {"pool": IN_MODEL, "router": IN_MODEL}
 
-    def __init__(self, model: VLM, sites: Mapping[str, Site], router: Router, route: Route = RoutedPool) -> None:
+    def __init__(self, model: VLM, sites: Mapping[str, Site], router: Router, route: RoutedMaker = RoutedPool) -> None:
         super().__init__()
         self.pool = ModulePool(sites)
         self.router = router

@@ -21,7 +21,7 @@ class NearestMeanPlugin(VLMPlugin):
     stored, under the encoder as it then stands (iCaRL, arXiv 1611.07725, algorithm 1).
 
     :param model: the model that the strategy trains; it gets the head.
-    :param memory: the exemplars.
+    :param memory: memory of the exemplars.
     :raises InputError: if another method has the model's class head or its image path.
     """
 

@@ -30,7 +30,7 @@ class ExemplarReplayPlugin(VLMPlugin):
 
     :param model: its transform maps stored pixels to inputs; its features decide what a memory with ``"herding"`` or
         ``"hardest"`` keeps.
-    :param memory: the exemplars.
+    :param memory: memory of the exemplars.
     :param batch_size: replayed samples per iteration, at least 1 (fewer while the memory holds fewer).
     :param mixture: how much of them comes from which past experience.
     :param share: None to append ``batch_size`` samples; a number in (0, 1), the share of the minibatch that is

@@ -166,7 +166,7 @@ class Tuned:
 class Recipe:
     """A named composition with its facts.
 
-    :param name: as users write it: letters, digits, hyphens.
+    :param name: the recipe's name, as users write it: letters, digits, hyphens.
     :param family: one of :data:`FAMILIES`.
     :param summary: what it does, in a phrase for tables.
     :param compose: ``(model, *, ...) -> plugins``.
@@ -210,7 +210,7 @@ class Recipe:
     def option(self, name: str) -> Option:
         """The option of a name.
 
-        :param name: as in the signature.
+        :param name: name of the option, as in the signature.
         :raises InputError: if there is none.
         """
         if name not in self.options:

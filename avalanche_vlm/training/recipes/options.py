@@ -60,7 +60,8 @@ class Option:
     def parse(self, text: str) -> Any:
         """The value that a text stands for.
 
-        :param text: as written on a command line; ``none`` or ``null`` stands for None where the option can be None.
+        :param text: the value as it is written on a command line; ``none`` or ``null`` stands for None where the option
+            can be None.
         :raises InputError: if it stands for nothing that the option accepts.
         """
         if text.strip().lower() in ("none", "null") and type(None) in _alternatives(self.annotation):

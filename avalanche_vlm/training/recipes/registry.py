@@ -51,7 +51,7 @@ def recipe(
     Options are the function's keyword parameters, annotated with what they accept
     (:mod:`~avalanche_vlm.training.recipes.ranges`).
 
-    :param name: as users write it.
+    :param name: the recipe's name, as users write it.
     :param family: the survey's paradigm: ``none``, ``MMRE``, ``CREG``, ``PEA`` or ``fusion``.
     :param summary: what it does, in a phrase for tables.
     :param kinds: kinds of streams that it is for, ``classes`` and ``pairs`` by default.
@@ -111,7 +111,7 @@ def all_recipes() -> Mapping[str, Recipe]:
 def get_recipe(name: str) -> Recipe:
     """The recipe of a name.
 
-    :param name: as in its declaration.
+    :param name: the recipe's name, as in its declaration.
     :raises InputError: if there is none.
     """
     known = all_recipes()
@@ -125,10 +125,10 @@ def recipe_names(
 ) -> list[str]:
     """Names of recipes.
 
-    :param family: those of one of the survey's paradigms; None for all.
-    :param kind: those for a kind of stream, ``classes`` or ``pairs``; None for all.
-    :param needs: those that need exactly these resources, ``reference`` or ``generator``, and no others; an empty
-        sequence for those that need none, None for all.
+    :param family: only recipes of this paradigm of the survey's; None for all.
+    :param kind: only recipes for this kind of stream, ``classes`` or ``pairs``; None for all.
+    :param needs: only recipes that need exactly these resources, ``reference`` or ``generator``, and no others; an
+        empty sequence for those that need none, None for all.
     :raises InputError: for a family, kind or resource that there is not.
 
     >>> recipe_names(family="fusion", kind="pairs")

@@ -21,7 +21,7 @@ class Teacher(Stateful):
     copied. The copy is no module, so a model or strategy that holds a teacher does not train or count it. It follows
     its inputs to their device.
 
-    :param model: the student.
+    :param model: the student, whose copy the teacher is.
     """
 
     def __init__(self, model: VLM) -> None:
