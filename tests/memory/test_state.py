@@ -102,7 +102,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_nesting_of_values_goes_out_and_in_through_files(value):
     state = Holder(value).state_dict()
     new = Holder()
