@@ -52,13 +52,6 @@ class Reader(Protocol):
         ...
 
 
-def brought_by(model: Reader | None) -> dict[str, Any]:
-    """The parameters of :data:`FROM_MODEL` as a model has them; none without a model."""
-    if model is None:
-        return {}
-    return dict(zip(FROM_MODEL, (model.transforms.train, model.transforms.eval, model.tokenizer), strict=True))
-
-
 @dataclass(frozen=True)
 class Benchmark:
     """The declaration of a benchmark: its facts, and where it is built.
@@ -180,16 +173,33 @@ def create_benchmark(name: str, *, model: Reader | None = None, **options: Any) 
     :return: the benchmark that was built.
     :raises InputError: in one sentence, for a name or an option that does not exist, and for unusable values.
     """
-    benchmark = get_benchmark(name)
-    factory = benchmark.build()
+    return call_factory(f"benchmark {name}", get_benchmark(name).build(), model=model, **options)
+
+
+def call_factory(
+    called: str, factory: Callable[..., VLMBenchmark], *data: Any, model: Reader | None = None, **options: Any
+) -> VLMBenchmark:
+    """Call a function that builds a stream, with what a model brings and options that it has.
+
+    :param called: what has the options, at the beginning of a sentence.
+    :param factory: function that builds the stream.
+    :param data: positional arguments of the function.
+    :param model: the model whose transforms and tokenizer are given, as far as the function takes them.
+    :param options: named arguments, which go before the model's.
+    :return: the stream that was built.
+    :raises InputError: for an option that the function does not have, and for unusable values.
+    """
     parameters = inspect.signature(factory).parameters
     for option in options:
         if option not in parameters:
-            known = ", ".join(benchmark.options()) or "none"
-            raise InputError(f"benchmark {name} has no option {option!r}; it has {known}")
-    of_model = {option: value for option, value in brought_by(model).items() if option in parameters}
+            known = ", ".join(name for name in list(parameters)[len(data) :] if name not in FROM_MODEL) or "none"
+            raise InputError(f"{called} has no option {option!r}; it has {known}")
+    of_model = {}
+    if model is not None:
+        brought = (model.transforms.train, model.transforms.eval, model.tokenizer)
+        of_model = {name: part for name, part in zip(FROM_MODEL, brought, strict=True) if name in parameters}
     try:
-        return factory(**{**of_model, **options})
+        return factory(*data, **{**of_model, **options})
     except InputError:
         raise
     except ValueError as error:

@@ -76,7 +76,7 @@ def test_options_of_a_benchmark_reach_it():
         ("--option colour=red", "benchmark picturebook has no option 'colour'; it has seed, "),
         ("--template {}", "--template does not apply to picturebook, only to --data"),
         ("--data tests --n-test 3", "--n-test does not apply to --data"),
-        ("--data tests --option colour=red", "tests is a class-folder, which has no option 'colour'"),
+        ("--data tests --option colour=red", "tests, a class-folder, has no option 'colour'"),
     ],
 )
 def test_an_option_that_would_go_unheeded_is_refused(words, sentence, monkeypatch):

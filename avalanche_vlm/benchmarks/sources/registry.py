@@ -8,14 +8,13 @@ is read.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm._registry import Registry, resolve
-from avalanche_vlm.benchmarks.registry import Reader, brought_by
+from avalanche_vlm.benchmarks.registry import Reader, call_factory
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,13 +114,8 @@ def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any
     if not path.exists():
         raise InputError(f"there is no file or folder at {path}")
     found = format_of(path)
-    build: Callable[..., VLMBenchmark] = resolve(found.stream) if isinstance(found.stream, str) else found.stream
-    parameters = inspect.signature(build).parameters
-    for option in options:
-        if option not in parameters:
-            raise InputError(f"{path} is a {found.name}, which has no option {option!r}")
-    of_model = {option: value for option, value in brought_by(model).items() if option in parameters}
-    return build(path, **{**of_model, **options})
+    build = resolve(found.stream) if isinstance(found.stream, str) else found.stream
+    return call_factory(f"{path}, a {found.name},", build, path, model=model, **options)
 
 
 def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise") -> ReferencePairs:

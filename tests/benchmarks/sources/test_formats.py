@@ -46,7 +46,7 @@ def test_a_table_from_outside_is_one_function_and_one_registration(tmp_path, fre
     stream = read_stream(table, model=create_vlm("tiny"), on_error="skip", order=["task 1", "task 0"])
     assert stream.task_names == ("task 1", "task 0") and len(stream.data.skipped) == 1
     assert stream.label_space.class_names == ("thing 0", "thing 1") * 2
-    with pytest.raises(InputError, match=r"is a pipes, which has no option 'colour'"):
+    with pytest.raises(InputError, match=r"a pipes, has no option 'colour'"):
         read_stream(table, colour="red")
     with pytest.raises(InputError, match="has no column 'caption'"):
         read_reference(table, model=create_vlm("tiny"), on_error="skip")
