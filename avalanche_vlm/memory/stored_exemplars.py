@@ -13,7 +13,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Columns, Memory
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.exemplar_rows import Budget, Policy, row_type, same_row_type, text_length
-from avalanche_vlm.memory.packing import StateDict
+from avalanche_vlm.memory.packing import StateDict, pack
 from avalanche_vlm.memory.pixels import Codec, Payload, PixelStore, check_codec, decode, make_store
 from avalanche_vlm.memory.state import RAW, WORKING, Declared
 
@@ -116,6 +116,9 @@ class StoredExemplars(Memory):
         if self._rows is not None and self._store is not None:
             pictures = [np.zeros(0, dtype=np.uint8), *self._store.read(self._rows["slot"])]
             state["pictures"] = torch.from_numpy(np.concatenate(pictures))
+            rows = self._rows.copy()
+            rows["slot"] = np.arange(len(rows))  # where a picture lies says nothing elsewhere
+            state |= pack("_rows", rows)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

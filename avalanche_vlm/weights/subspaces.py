@@ -125,7 +125,9 @@ def grow_basis(basis: torch.Tensor, covariance: torch.Tensor, share: float) -> t
     before = held + energies.cumsum(0) - energies
     count = int(((before < wanted) & (energies > noise)).sum())
     # Rounding must not add up over tasks: M M^T has to stay a projector.
-    return torch.linalg.qr(torch.cat([basis, vectors[:, :count]], dim=1)).Q if count else basis
+    grown = torch.cat([basis, vectors[:, :count]], dim=1)
+    # Laid out as it is when it comes from a file: products round as they would have without one.
+    return torch.linalg.qr(grown).Q.contiguous() if count else basis
 
 
 @torch.no_grad()

@@ -174,7 +174,8 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
             self._sums = self._sums if self._tasks else no_ties(vector)
             update_ties(self._sums, vector, self.keep)
             del vector
-            yield from elect_ties(self._sums).items()
+            merged = elect_ties(self._sums)
+            yield from ((name, merged[name]) for name in self._initial)
             return
         for name, initial in self._initial.items():
             new = task_vector({name: weights[name]}, {name: initial})

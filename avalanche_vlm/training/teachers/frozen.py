@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +23,8 @@ class Teacher(Stateful):
 
     :param model: the student, whose copy the teacher is.
     """
+
+    states: ClassVar = {}
 
     def __init__(self, model: VLM) -> None:
         self.refresh(model)

@@ -118,6 +118,7 @@ class LabelSpecificHead(LearnedClassesHead):
 
     def extend_for(self, state: Mapping[str, Any]) -> None:
         """Have the units of the state's tasks."""
-        parts = [part for name, part in state.items() if name.startswith("units.")]
+        count = sum(name.startswith("units.") for name in state)
+        parts = [state[f"units.{i}"] for i in range(count)]  # a file may have them in any order
         empty = (torch.empty_like(part, device=self.owners.device) for part in parts)
         self.units = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in empty)

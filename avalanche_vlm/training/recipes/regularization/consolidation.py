@@ -11,6 +11,7 @@ from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, MergedLowRankPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
 from avalanche_vlm.training.recipes.ranges import Count, NonNegative, Positive, SomeShare
@@ -88,24 +89,23 @@ def c_clip(
 class _Consolidation(VLMPlugin):
     """C-CLIP's loss, and as a plugin the life of its projector: one per task, among the model's auxiliary modules."""
 
-    states: ClassVar = {}  # a projector lives within a task
+    states: ClassVar = {}
 
     def __init__(self, weight: float, temperature: float) -> None:
         super().__init__()
         self.weight, self.temperature = weight, temperature
         self._projector: nn.Linear | None = None
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        model: VLM = strategy.model
-        if self._projector is not None:  # of an experience that broke off
-            model.uninstall("auxiliary.projector")
-        self._projector = nn.Linear(model.width, model.width).to(model.device)
+    def prepare_parameters(self, strategy: Strategy) -> None:
+        model = model_of(strategy)
+        model.uninstall("auxiliary.projector")  # of an experience that broke off
+        self._projector = nn.Linear(model.width, model.width)
         nn.init.eye_(self._projector.weight)
         nn.init.zeros_(self._projector.bias)
         model.install("auxiliary.projector", self._projector, "C-CLIP's consolidation")
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        strategy.model.uninstall("auxiliary.projector")
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
+        model_of(strategy).uninstall("auxiliary.projector")
         self._projector = None
 
     def __call__(self, c: Comparison) -> torch.Tensor:
