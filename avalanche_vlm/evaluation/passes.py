@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from avalanche.training.plugins import SupervisedPlugin
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from avalanche_vlm.compat import OperatorMode
+from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models import VLM
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.protocol import Strategy
 
 _uncounted = 0
 """How many blocks of :func:`uncounted` we are in."""
@@ -91,7 +93,7 @@ def inference_flops(model: VLM, x: Any, task_labels: Any) -> float:
     return counter.total / len(task_labels)
 
 
-class PassesPlugin(SupervisedPlugin):
+class PassesPlugin(VLMPlugin, supports_distributed=True):
     """Counts what the training of one experience computes, what surrounds its epochs included.
 
     Counting operations slows what is counted: of the iterations it sees the first and the second, which stands for
@@ -103,7 +105,14 @@ class PassesPlugin(SupervisedPlugin):
         second on.
     """
 
-    supports_distributed = True
+    states: ClassVar[Mapping[str, Declared]] = {
+        "_trained": WORKING,
+        "_flops": WORKING,
+        "samples": WORKING,
+        "forwards": WORKING,
+        "backwards": WORKING,
+        "iterations": WORKING,
+    }
 
     def __init__(self, model: VLM, experience: int = 1) -> None:
         super().__init__()
@@ -141,32 +150,32 @@ class PassesPlugin(SupervisedPlugin):
         self._counting.close()
         self._hook.close()
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._trained == self._watched:
             self._hook.enter_context(_forward_hook(self._passed))
             self._start()
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._trained == self._watched:
             self.samples = strategy.train_epochs * len(strategy.experience.dataset)
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._stop("around")
         if self._trained == self._watched and self.iterations < 2:
             self._start()
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._trained == self._watched:
             self.iterations += 1
             self._stop("first" if self.iterations == 1 else "second")
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._stop("around")  # where no epoch was trained
         if self._trained == self._watched:
             self._start()
         self._trained += 1
 
-    def after_training(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training(self, strategy: Strategy, **kwargs: Any) -> None:
         self._stop("around")
         self.close()
 
@@ -179,7 +188,7 @@ class PassesPlugin(SupervisedPlugin):
             self._counting.close()
             self._counter = None
 
-    def _passed(self, module: torch.nn.Module, inputs: tuple, output: Any) -> None:
+    def _passed(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, self._tower) and inputs and not _uncounted:
             self.forwards += len(inputs[0])
             found = output[0] if isinstance(output, tuple) else output
@@ -187,7 +196,7 @@ class PassesPlugin(SupervisedPlugin):
 
 
 @contextmanager
-def _forward_hook(hook: Callable) -> Any:
+def _forward_hook(hook: Callable[..., None]) -> Iterator[None]:
     handle = register_module_forward_hook(hook)
     try:
         yield
