@@ -19,6 +19,7 @@ from avalanche_vlm.training import recipes
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 def test_plug_into_avalanche():
     module = runpy.run_path(str(EXAMPLES / "plug_into_avalanche.py"))
     outcomes = module["main"](["--n-train", "64", "--n-test", "40", "--epochs", "1", "--verbose"])
@@ -29,6 +30,7 @@ def test_plug_into_avalanche():
         assert len(outcome["held_out"]) == 3
 
 
+@pytest.mark.slow
 def test_diagnose_in_avalanche(tmp_path, capsys):
     module = runpy.run_path(str(EXAMPLES / "diagnose_in_avalanche.py"))
     options = ["--n-train", "64", "--n-test", "20", "--epochs", "2", "--out", str(tmp_path), "--verbose"]
@@ -56,6 +58,7 @@ def test_the_snippet_of_the_diagnosis_page_runs():
     ]
 
 
+@pytest.mark.slow
 def test_advice_in_python_is_as_the_diagnosis_page_has_it(tiny_benchmark, capsys):
     page = (EXAMPLES.parent / "docs" / "diagnosis.md").read_text()
     (snippet,) = (part.split("```")[0] for part in page.split("```python")[1:] if "advise(" in part)
@@ -136,6 +139,7 @@ def notebooks() -> list[Path]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_notebooks_run_with_small_settings(path):
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]

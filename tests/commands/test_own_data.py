@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from small_runs import read, run
 
 from avalanche_vlm import cli
@@ -78,6 +79,7 @@ def test_a_recipe_says_which_resource_it_misses(tmp_path, capsys, monkeypatch):
     assert "--generator does not apply to picturebook" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ones_own_pictures_are_compared_and_advised_on_without_anything_else(tmp_path, capsys):
     from PIL import Image
 

@@ -132,6 +132,7 @@ def test_options_reach_their_recipe(tmp_path):
     assert protocol["recipe_options"]["rank"] == 2 and "l2" not in protocol["recipe_options"]
 
 
+@pytest.mark.slow
 def test_pairs_and_class_incremental_streams_run(tmp_path):
     small = [
         "--n-train",

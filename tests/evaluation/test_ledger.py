@@ -11,6 +11,7 @@ import pytest
 import torch
 from avalanche.training.plugins import ReplayPlugin
 from mini import mini
+from quick import slow_but_for_some
 
 from avalanche_vlm.evaluation.ledger import fingerprints
 from avalanche_vlm.evaluation.passes import FlopCounter, inference_flops
@@ -72,7 +73,7 @@ def outcome_of(streams):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
+    ("name", "kind"), slow_but_for_some((name, kind) for name in recipes.list() for kind in recipes.get(name).kinds)
 )
 def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     outcome = outcome_of(name, kind)

@@ -223,6 +223,7 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("policy", TEACHERS)
 @pytest.mark.parametrize(("kind", "texts"), [("classes", "batch"), ("classes", "task"), ("pairs", "batch")])
+@pytest.mark.slow
 def test_the_students_own_forward_pass_is_not_repeated(streams, kind, texts, policy, calls):
     benchmark, model = streams[kind], create_vlm("tiny", "random")
     plugin = DistillationPlugin(model, everything, CurrentBatch(texts), policy())
@@ -326,6 +327,7 @@ def test_lwf_vr_takes_a_part_of_its_sentences_in_every_iteration(streams, calls)
 
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 @pytest.mark.parametrize("name", ["lwf", "zscl"])
+@pytest.mark.slow
 def test_distillation_runs_in_half_precision(streams, kind, name):
     benchmark, model = streams[kind], create_vlm("tiny")
     reference = benchmark.reference if name == "zscl" else None

@@ -104,6 +104,7 @@ def test_fishers_add_up_and_fade_and_the_anchor_moves_on(tiny_benchmark, decay):
         assert torch.equal(plugin.anchor[name], model.trainable_parameters()[name])
 
 
+@pytest.mark.slow
 def test_what_matters_moves_less(tiny_benchmark):
     moved = {}
     for weight in (0.0, 1e6):
@@ -118,6 +119,7 @@ def test_what_matters_moves_less(tiny_benchmark):
     assert moved[1e6] < 0.5 * moved[0.0]
 
 
+@pytest.mark.slow
 def test_on_pairs_a_text_is_told_apart_from_the_others_of_its_batch(tiny_pairs):
     model = small()
     plugin = FisherPenaltyPlugin(kind="empirical", samples=1000, batch_size=1000)

@@ -308,6 +308,7 @@ def test_the_published_scales():
 
 @pytest.mark.parametrize("name", ["wise-ft", "magmax", "ties"])
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
+@pytest.mark.slow
 def test_recipes_run_on_both_streams(tiny_benchmark, tiny_pairs, name, kind):
     torch.manual_seed(0)
     model = create_vlm("tiny", "random").freeze("text")

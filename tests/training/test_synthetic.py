@@ -214,6 +214,7 @@ def test_the_teacher_is_the_previous_or_the_initial_model(random_model, tiny_ben
         assert (texts - states[1].encode_text(first.texts.tokens)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tiny_benchmark):
     ends = []
     for _ in range(2):
@@ -288,6 +289,7 @@ def test_a_frozen_tower_gets_no_gradient_and_no_anchor(random_model, tiny_benchm
     assert all(p.grad is None for _, p in random_model.tower_parameters("text"))
 
 
+@pytest.mark.slow
 def test_it_runs_in_bfloat16_with_a_trained_scale_and_workers(random_model, tiny_benchmark):
     random_model.unfreeze("scale")
     before = snapshot(random_model.trainable_parameters())

@@ -385,6 +385,7 @@ def test_untrained_tasks_of_pairs_are_scored_from_the_evaluations_own_features(r
 
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 @pytest.mark.parametrize("recipe", ["fine-tune", "lora", "zscl", "c-clip"])
+@pytest.mark.slow
 def test_with_recipes(recipe, kind, tiny_benchmark, tiny_pairs):
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
     torch.manual_seed(0)

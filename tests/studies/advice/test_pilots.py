@@ -27,6 +27,7 @@ def pilots(benchmark, **constraints) -> Pilots:
     return Pilots(benchmark, create_vlm("tiny"), settings, Constraints(**constraints))
 
 
+@pytest.mark.slow
 def test_advice_is_asked_for_in_one_call(tiny_benchmark):
     model = create_vlm("tiny")
     before = snapshot(model.clip.state_dict())

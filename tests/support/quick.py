@@ -1,0 +1,23 @@
+"""Which recipes stand for all where a check over all of them takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+QUICK = ("fine-tune", "replay", "zscl", "lora", "wise-ft", "ranpac", "l2p")
+"""One of each family, and one of each kind of state: samples, references, modules, weights, heads, prompts."""
+
+
+def slow_but_for_some(cases: Iterable[Any]) -> list[Any]:
+    """Parameters of a test over recipes, those that are not in :data:`QUICK` marked as slow.
+
+    :param cases: names of recipes, or tuples that begin with one.
+    """
+    found = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        found.append(pytest.param(*values, marks=[] if values[0] in QUICK else [pytest.mark.slow]))
+    return found
