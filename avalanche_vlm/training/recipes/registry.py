@@ -152,18 +152,23 @@ def recipe_names(
 
 
 def _load_shipped() -> None:
-    for module in _SHIPPED:
-        if module not in _begun:
-            _begun.add(module)
-            _load_all(import_module(f"{__package__}.{module}"))
+    if "shipped" in _begun:
+        return
+    _begun.add("shipped")
+    families = [import_module(f"{__package__}.{name}") for name in _SHIPPED]
+    place = {name: i for i, name in enumerate(name for family in families for name in _imported(family))}
+    # A module may have been imported before its turn, by somebody who wants what is in it.
+    ordered = sorted(_recipes.items(), key=lambda item: place.get(item[1].compose.__module__, len(place)))
+    _recipes.clear()
+    _recipes.update(ordered)
 
 
-def _load_all(module: ModuleType) -> None:
-    """Import what lies in a folder: what it lists in its order, then what it does not list, so that a new file is all
-    that a new recipe needs."""
-    found = [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", ()))]
-    for name in dict.fromkeys([*(getattr(module, "ORDER", ())), *found]):
-        import_module(f"{module.__name__}.{name}")
+def _imported(family: ModuleType) -> list[str]:
+    """The modules of a family, imported: those that it lists, in its order, then what else lies in its folder, so that
+    a new file is all that a new recipe needs."""
+    found = [info.name for info in pkgutil.iter_modules(getattr(family, "__path__", ()))]
+    names = dict.fromkeys([*getattr(family, "ORDER", ()), *found])
+    return [family.__name__, *(import_module(f"{family.__name__}.{name}").__name__ for name in names)]
 
 
 def _load_others() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import subprocess
 import sys
 import warnings
 
 import pytest
 
+from avalanche_vlm.catalogue import catalogue
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes import AdamW, Paper, Published, Tuned, Unpublished, registry
@@ -116,6 +118,16 @@ def test_lists_are_filtered():
     for asked in ({"family": "pea"}, {"kind": "images"}, {"needs": "labels"}):
         with pytest.raises(InputError, match=r"not '?(pea|images|labels)"):
             recipes.list(**asked)
+
+
+def test_the_order_is_that_of_the_families_whatever_was_imported_first():
+    code = (
+        "import avalanche_vlm.training.recipes.fusion.adapter, avalanche_vlm.training.recipes.adaptation.prompts\n"
+        "from avalanche_vlm.training import recipes\n"
+        "print(recipes.list())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert eval(run.stdout.splitlines()[-1]) == [line.name for line in catalogue()]
 
 
 def test_every_shipped_recipe_states_where_it_comes_from():

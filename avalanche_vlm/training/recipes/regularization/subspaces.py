@@ -105,12 +105,12 @@ def nusa(model: VLM, *, rank: Count = 128, tail_energy: SomeShare = 0.05) -> Plu
 
     ``dW = U_n M V_n^T`` on q, k, v and the output of attention in every block of both towers; ``U_n`` and ``V_n`` are
     taken anew from the merged weights as a task starts. Nothing is stored. The published 1.5 million parameters on
-    ViT-B/16 are 96 matrices M of 128 x 128, which is four in each of the 24 blocks of both towers: that these are the
-    four of attention is our reading. The authors published no code that we could find.
+    ViT-B/16 are 96 matrices M of 128 x 128, four in each of the 24 blocks of both towers. The share of a weight's
+    energy that counts as its tail is that of the authors' code; it matters for layers that are not much wider than the
+    rank, which would otherwise have no head that is held.
 
-    Differs from the paper: the share of a weight's energy that counts as its tail is ours. It matters for layers that
-    are not much wider than the rank, which would otherwise have no head that is held. q, k and v are three weights, as
-    they are in the forward pass, where open_clip stores them as one.
+    Differs from the authors' code: M counts as it is, where they scale it by 2 / sqrt(rank), and has no dropout (there
+    0.25). q, k and v are three weights, as they are in the forward pass, where open_clip stores them as one.
 
     :param rank: directions per weight at most.
     :param tail_energy: share of a weight's squared singular values that these directions may hold.

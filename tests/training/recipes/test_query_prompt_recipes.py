@@ -148,7 +148,7 @@ def test_defaults_are_the_published_ones_and_errors_name_the_culprit(random_mode
     published = {"shared_blocks": 2, "task_blocks": 3, "shared_length": 5, "task_length": 20, "weight": 1.0}
     assert recipes.get("dualprompt").settings == published
     assert {recipes.get(name).family for name in NAMES} == {"PEA"}
-    with pytest.raises(InputError, match="the weight of a penalty is 0 or more, not -1"):
+    with pytest.raises(InputError, match="recipe l2p: weight is a number of 0 or more, not -1"):
         recipes.build("l2p", model=random_model, weight=-1.0)
     assert random_model.image_path is None
     (plugin,) = recipes.build("l2p", model=random_model)
