@@ -175,3 +175,18 @@ def test_a_notebook_says_what_it_shows(name):
     assert len(said) > 15
     assert said <= printed
     assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 6
+
+
+def test_the_snippets_of_the_benchmark_page_run(tmp_path, monkeypatch):
+    from avalanche_vlm import benchmarks
+    from avalanche_vlm.benchmarks import registry as benchmark_registry
+    from avalanche_vlm.benchmarks.sources import registry as format_registry
+
+    for kept in (benchmark_registry.BENCHMARKS, format_registry.FORMATS):
+        monkeypatch.setattr(kept, "_known", dict(kept._known))
+    page = (EXAMPLES.parent / "docs" / "adding_a_benchmark.md").read_text()
+    for snippet in page.split("```python")[1:]:
+        exec(snippet.split("```")[0], {})
+    stream = benchmarks.create("two-nights", model=create_vlm("tiny"), n_train=32)
+    assert stream.task_names == ("night", "x-rays") and stream.protocol["n_train"] == 32
+    assert format_registry.format_of(tmp_path / "photos.ssv").name == "semicolons"
