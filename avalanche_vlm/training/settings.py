@@ -9,16 +9,17 @@ from avalanche_vlm.errors import InputError
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How every task is trained.
+    """How every task is trained: AdamW, a linear warm-up and half a cosine, afresh for each.
 
-    :param lr: peak learning rate of AdamW.
-    :param epochs: passes over each task.
-    :param batch_size: new samples per iteration.
+    :param lr: peak learning rate of AdamW, above 0.
+    :param epochs: number of passes over each task, 1 or more.
+    :param batch_size: number of new samples per iteration, 1 or more.
     :param weight_decay: weight decay of AdamW, 0 or more.
-    :param warmup: iterations of warm-up; then half a cosine.
-    :param max_grad_norm: clip to this norm; None does not.
-    :param amp: None or ``"bf16"``.
-    :param num_workers: processes that load data.
+    :param warmup: number of iterations in which the learning rate rises to its peak, 0 or more.
+    :param max_grad_norm: norm that gradients are clipped to; None clips nothing.
+    :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
+    :param num_workers: number of processes that load data; with 0 the training process does.
+    :raises InputError: if the rate, the passes or the batch is not positive.
     """
 
     lr: float = 1e-5
