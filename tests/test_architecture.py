@@ -476,3 +476,15 @@ def test_a_public_name_has_one_meaning():
     offenders += [f"{name} hides Python's own: {module}" for name, found in places.items() for module in sorted(found)
                   if hasattr(builtins, name) and (name, room_of(module)) not in SHADOWING]  # fmt: skip
     assert not offenders, listing(offenders)
+
+
+# Tests --------------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_tests_have_names_of_their_own():
+    # Test folders are no packages: of two files with one name pytest would import the first and refuse the second.
+    places = defaultdict(list)
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        places[path.name].append(str(path.relative_to(ROOT.parent)))
+    offenders = [" and ".join(found) for name, found in places.items() if len(found) > 1 and name != "conftest.py"]
+    assert not offenders, listing(offenders)

@@ -1,6 +1,6 @@
 """What a contributor brings from outside the package, in one place each, and where it then shows.
 
-A metric is in ``studies/test_own_metric.py``, a router in ``models/routers/test_registry.py``.
+A metric is in ``studies/test_own_metric.py``, a router in ``models/routers/test_router_registry.py``.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def may_keep_raw_data(plugins: Sequence[str]) -> str:
 
     :param plugins: names of these plugins' classes.
 
-    >>> may_keep_raw_data(["ReplayPlugin"])
-    'may keep samples of the user\'s, which is not allowed: ReplayPlugin does not declare what it keeps'
+    >>> print(may_keep_raw_data(["ReplayPlugin"]))
+    may keep samples of the user's, which is not allowed: ReplayPlugin does not declare what it keeps
     """
     who = "does not declare what it keeps" if len(plugins) < 2 else "do not declare what they keep"
     return f"may keep samples of the user's, which is not allowed: {' and '.join(plugins) or 'a plugin'} {who}"
