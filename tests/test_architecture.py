@@ -8,7 +8,7 @@ import importlib.util
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -334,6 +334,164 @@ def test_touches_are_found(code, found):
 def test_private_names_of_dependencies_are_used_in_compat_only(room):
     offenders = [f"{module}:{line} {what}" for module, tree in modules_of(room).items() for line, what in touches(tree)]
     assert not offenders, listing(offenders)
+
+
+# State --------------------------------------------------------------------------------------------------------------
+
+IN_PLACE = {
+    "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft",
+    "remove", "setdefault", "update",
+}  # fmt: skip
+"""Methods that change a container."""
+
+MADE_IN = {"__init__", "__post_init__", "take_over", "load_state_dict", "prepare_load", "set_extra_state"}
+"""Methods in which an object is made, by itself or of another, or takes a state."""
+
+ELSEWHERE = {
+    "CalibratedRouter.middles": "a buffer, which a loop over names registers",
+    "CalibratedRouter.thresholds": "a buffer, which a loop over names registers",
+    "CalibratedPool._weights": "what the batch at hand is answered with",
+    "DualEncoder._frozen": "what trains is in training_state, beside the state dict",
+    "DualEncoder._width": "asked of the towers once",
+    "ExpertSite.balances": "collects the terms of one training step's loss",
+    "LoRAAttention.in_proj_weight": "a parameter in the place of a parameter",
+    "LoRALinear.weight": "a parameter in the place of a parameter",
+    "ProjectionFusionHead._of_prototypes": "from one forward pass in training to its loss",
+    "QueryPromptPool.tasks": "the buffer begun says it",
+    "Site.active": "the model's extra state has it, by site",
+    "TextPrompts._inserted": "within one pass of the text tower",
+    "VLM.text_head": "made of the label space, and a cache",
+}
+"""What modules change and what is not seen to be in their own state dict, and why it need not be."""
+
+
+def changed(node: ast.ClassDef) -> Iterator[tuple[str, int]]:
+    """Attributes of ``self`` that a class assigns, deletes or changes in place after it was made, each with a line."""
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef) or method.name in MADE_IN:
+            continue
+        for part in ast.walk(method):
+            targets: list[ast.expr] = []
+            if isinstance(part, ast.Assign | ast.Delete):
+                targets = list(part.targets)
+            elif isinstance(part, ast.AugAssign | ast.AnnAssign | ast.For):
+                targets = [part.target]
+            elif isinstance(part, ast.withitem) and part.optional_vars is not None:
+                targets = [part.optional_vars]
+            elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in IN_PLACE:
+                targets = [part.func.value]
+            for target in targets:
+                yield from ((name, getattr(part, "lineno", method.lineno)) for name in attributes_of_self(target))
+
+
+def attributes_of_self(target: ast.expr) -> Iterator[str]:
+    """What an assignment to this changes of ``self``: ``self.a``, ``self.a[0]``, each of several."""
+    if isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from attributes_of_self(part)
+    elif isinstance(target, ast.Starred | ast.Subscript):
+        yield from attributes_of_self(target.value)
+    elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+        yield target.attr
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    """Every class of the package with its module."""
+    for module, (tree, _) in sources().items():
+        yield from ((module, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+
+
+def family(name: str, root: str) -> set[str]:
+    """A class and the package's classes that it derives from, if one of them is the root; otherwise nothing."""
+    found, waiting = set(), [name]
+    while waiting:
+        found.add(one := waiting.pop())
+        waiting += bases_of().get(one, set()) - found
+    return found if root in found else set()
+
+
+def declared_states(node: ast.ClassDef) -> set[str]:
+    """The names that the ``states`` of a class literally hold."""
+    values = [
+        part.value
+        for part in node.body
+        if isinstance(part, ast.Assign | ast.AnnAssign)
+        for target in (part.targets if isinstance(part, ast.Assign) else [part.target])
+        if isinstance(target, ast.Name) and target.id == "states" and part.value is not None
+    ]
+    return {part.value for value in values for part in ast.walk(value) if isinstance(part, ast.Constant)}
+
+
+def in_state_dict(node: ast.ClassDef) -> set[str]:
+    """Attributes of a module that torch puts into its state dict, and those that its extra state is made of."""
+    names = set()
+    for method in (part for part in node.body if isinstance(part, ast.FunctionDef)):
+        extra = method.name in ("get_extra_state", "set_extra_state")
+        for part in ast.walk(method):
+            if extra and isinstance(part, ast.Attribute) and is_own(part.value):
+                names.add(part.attr)
+            elif isinstance(part, ast.Call) and ast.unparse(part.func) in (
+                "self.register_buffer",
+                "self.register_parameter",
+            ):
+                names.update([part.args[0].value] if isinstance(part.args[0], ast.Constant) else [])
+            elif isinstance(part, ast.Assign) and makes_module(part.value):
+                names.update(name for target in part.targets for name in attributes_of_self(target))
+    return names
+
+
+def makes_module(value: ast.expr) -> bool:
+    """Whether an expression makes a module or parameter, of torch's or of a class of ours, or several of them."""
+    if isinstance(value, ast.Tuple):
+        return bool(value.elts) and all(map(makes_module, value.elts))
+    made = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+    return made.startswith("nn.") or made in derived()
+
+
+def undeclared_changes(root: str, known: Callable[[ast.ClassDef], set[str]]) -> list[str]:
+    """What changes in classes that derive from a root, and neither they nor their bases tell of it."""
+    told: dict[str, set[str]] = defaultdict(set)
+    for _, node in classes():
+        told[node.name] |= known(node)
+    return [
+        f"{module}:{line} {node.name}.{name}"
+        for module, node in classes()
+        if (above := family(node.name, root))
+        for name, line in changed(node)
+        if name not in set().union(*(told[one] for one in above))
+    ]
+
+
+def test_changes_after_the_making_are_found():
+    code = """class A:
+  def __init__(self): self.made = 1
+  def step(self):
+    self.a, (self.b, *self.c) = 1, (2, 3)
+    self.d[0] += 1; del self.e["x"]; self.f.append(1)
+    with open(p) as self.g: pass
+    for self.h in x: other.i = self.other.j = 1"""
+    (node,) = ast.parse(code).body
+    assert isinstance(node, ast.ClassDef)
+    assert [name for name, _ in sorted(changed(node))] == list("abcdefgh")
+
+
+def test_declarations_of_state_are_found():
+    found = {node.name: declared_states(node) for _, node in classes()}
+    assert found["MomentumTeacher"] == {"_tasks", "_previous"} and "_pairs" in found["ErosionProbe"]
+    assert "MovingAverageTeacher" in family("MomentumTeacher", "Stateful") and not family("Side", "Stateful")
+
+
+def test_what_changes_while_a_stream_trains_is_declared():
+    offenders = undeclared_changes("Stateful", declared_states)
+    assert not offenders, listing(offenders)
+
+
+def test_what_changes_in_a_module_is_in_its_state_dict():
+    found = [(what, what.rpartition(" ")[2]) for what in undeclared_changes("dependency", in_state_dict)]
+    models = [(what, name) for what, name in found if what.startswith(f"{PACKAGE}.models")]
+    offenders = [what for what, name in models if name not in ELSEWHERE]
+    assert not offenders, listing(offenders)
+    assert {name for _, name in models} == set(ELSEWHERE)  # no reason outlives its case
 
 
 # Docstrings ---------------------------------------------------------------------------------------------------------

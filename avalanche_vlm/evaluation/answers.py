@@ -14,7 +14,7 @@ from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
-from avalanche_vlm.memory.state import WORKING, Declared
+from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy, model_of
 
 
@@ -25,7 +25,11 @@ class TaskAnswers(VLMMetric):
     :param stream: name of the stream whose tasks are read.
     """
 
-    states: ClassVar[Mapping[str, Declared]] = {"_right": WORKING}
+    states: ClassVar[Mapping[str, Declared]] = {
+        "_right": WORKING,
+        "_classes": TRANSIENT,
+        "_pairs": TRANSIENT,
+    }
 
     def __init__(self, stream: str = "test") -> None:
         super().__init__()

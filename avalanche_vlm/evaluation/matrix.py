@@ -14,7 +14,7 @@ from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
 from avalanche_vlm.evaluation.survey import survey_metrics
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
-from avalanche_vlm.memory.state import WORKING, Declared
+from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy, model_of
 
 
@@ -29,7 +29,11 @@ class PerformanceMatrix(VLMMetric):
     Emits ``Score/<stream>/exp<i>`` when an experience was evaluated.
     """
 
-    states: ClassVar[Mapping[str, Declared]] = {"_cells": WORKING}
+    states: ClassVar[Mapping[str, Declared]] = {
+        "_cells": WORKING,
+        "_counts": TRANSIENT,
+        "_pairs": TRANSIENT,
+    }
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from avalanche_vlm.compat import OperatorMode
-from avalanche_vlm.memory.state import WORKING, Declared
+from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
@@ -112,6 +112,7 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
         "forwards": WORKING,
         "backwards": WORKING,
         "iterations": WORKING,
+        "_counter": TRANSIENT,
     }
 
     def __init__(self, model: VLM, experience: int = 1) -> None:

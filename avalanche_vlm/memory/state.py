@@ -26,6 +26,7 @@ __all__ = [
     "IN_MODEL",
     "KEPT",
     "RAW",
+    "TRANSIENT",
     "WORKING",
     "Declared",
     "HasState",
@@ -65,6 +66,9 @@ GIVEN = Declared(kept=True, saved=False)
 """Kept between tasks, and given again by whoever makes the object anew: a reference set, for example."""
 IN_MODEL = Declared(kept=True, saved=False)
 """Kept between tasks as a part of the model, whose own state dict has it."""
+TRANSIENT = Declared(saved=False)
+"""Of no account between two experiences: gone by then, found again from what is declared, or given again by a hook
+before it is asked for."""
 
 
 class Stateful:

@@ -21,7 +21,7 @@ from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import KEPT, WORKING, Declared
+from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -70,6 +70,8 @@ class ErosionProbe(VLMMetric):
         "_errors": WORKING,
         "_classes": WORKING,
         "_trained": WORKING,
+        # What an evaluation collects, until it is over.
+        **dict.fromkeys(("_reading", "_said", "_pairs", "_features"), TRANSIENT),
     }
 
     def __init__(

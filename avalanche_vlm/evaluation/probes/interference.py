@@ -18,7 +18,7 @@ from avalanche_vlm.evaluation.probes.kept import KeptTask, as_tensors, from_tens
 from avalanche_vlm.losses.fisher import accumulate
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import KEPT, RAW, WORKING, Declared
+from avalanche_vlm.memory.state import KEPT, RAW, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
 
@@ -65,6 +65,7 @@ class InterferenceProbe(VLMMetric):
 
     states: ClassVar[Mapping[str, Declared]] = {
         "_samples": RAW,
+        "kept": TRANSIENT,  # what _samples reads and writes
         "fisher": KEPT,
         "_conflicts": WORKING,
         "_updates": WORKING,

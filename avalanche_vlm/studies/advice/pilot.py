@@ -18,7 +18,7 @@ from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory import Memory
-from avalanche_vlm.memory.state import stateful_parts
+from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, stateful_parts
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.advice.parts import share_of
 from avalanche_vlm.studies.experiment import run_experiment
@@ -225,6 +225,8 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
 class _BeforeTheirTurn(VLMMetric):
     """Scores every task from the second on before its turn, against the pretrained model."""
 
+    states: ClassVar[Mapping[str, Declared]] = {"_found": WORKING}
+
     def __init__(self, tests: Sequence[Any], pretrained: Sequence[np.ndarray]) -> None:
         super().__init__()
         self._tests, self._pretrained = tests, pretrained
@@ -255,7 +257,7 @@ class _Shrink(VLMPlugin, supports_distributed=True):
     """Gives memories of samples the pilot's share of their budget: on a share of the data a whole budget would hold
     more of the past than it will on all of it."""
 
-    states: ClassVar = {}
+    states: ClassVar = {"_budgets": TRANSIENT}  # a pilot is trained in one go
 
     def __init__(self, share: float) -> None:
         super().__init__()

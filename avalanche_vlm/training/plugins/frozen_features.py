@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 
 from avalanche_vlm.benchmarks.scenario import as_feature_data
-from avalanche_vlm.memory.state import IN_MODEL
+from avalanche_vlm.memory.state import IN_MODEL, TRANSIENT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import LearnedClassesHead
 from avalanche_vlm.models.modules.feature_path import FeaturePath
@@ -32,7 +32,7 @@ class FrozenFeaturesPlugin(VLMPlugin, Generic[Head]):
     :raises InputError: if another method has the model's class head or its image path.
     """
 
-    states: ClassVar = {"head": IN_MODEL}
+    states: ClassVar = {"head": IN_MODEL, "_experience": TRANSIENT}
 
     def __init__(self, model: VLM, head: Head) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.density_fit import fit_density
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import KEPT
+from avalanche_vlm.memory.state import KEPT, TRANSIENT
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import LabelSpecificHead
@@ -47,7 +47,10 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
         class head or its image path.
     """
 
-    states: ClassVar = {"memory": KEPT}
+    states: ClassVar = {
+        "memory": KEPT,
+        "pool": TRANSIENT,  # empty between tasks
+    }
 
     def __init__(
         self,

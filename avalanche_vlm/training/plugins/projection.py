@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.state import KEPT, WORKING
+from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
@@ -58,7 +58,7 @@ class NullSpaceProjectionPlugin(VLMPlugin):
     :raises InputError: if nothing matches, a match is no linear layer, or the tail energy is out of its range.
     """
 
-    states: ClassVar = {"covariances": KEPT, "_bases": WORKING}
+    states: ClassVar = {"covariances": KEPT, "_bases": WORKING, "_before": TRANSIENT}
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import GIVEN, KEPT, WORKING, Stateful
+from avalanche_vlm.memory.state import GIVEN, KEPT, TRANSIENT, WORKING, Stateful
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
@@ -41,7 +41,7 @@ class CurrentBatch(Stateful):
         latent replay, whose samples have no images.
     """
 
-    states: ClassVar = {"texts": GIVEN, "_passes": KEPT, "_seen": KEPT, "_of_task": WORKING}
+    states: ClassVar = {"texts": GIVEN, "_passes": KEPT, "_seen": KEPT, "_of_task": WORKING, "_numbers": TRANSIENT}
     lifetime: Lifetime = "batch"
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from avalanche_vlm.compat import version_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
-from avalanche_vlm.memory.state import StateDict, Stateful
+from avalanche_vlm.memory.state import TRANSIENT, StateDict, Stateful
 from avalanche_vlm.models import VLM
 
 
@@ -24,7 +24,8 @@ class Teacher(Stateful):
     :param model: the student, whose copy the teacher is.
     """
 
-    states: ClassVar = {}
+    # Read and written by this class's own state_dict and load_state_dict.
+    states: ClassVar = {"_model": TRANSIENT, "_shared": TRANSIENT, "_versions": TRANSIENT}
 
     def __init__(self, model: VLM) -> None:
         self.refresh(model)

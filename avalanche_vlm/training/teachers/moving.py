@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.state import KEPT, WORKING, Stateful, part_of
+from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Stateful, part_of
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.reference.base import Inputs, Reference
@@ -28,7 +28,7 @@ class MovingAverageTeacher(Stateful):
     :raises InputError: for a decay out of its range.
     """
 
-    states: ClassVar = {"_copy": KEPT}
+    states: ClassVar = {"_copy": KEPT, "_student": TRANSIENT}
 
     def __init__(self, decay: float = 0.999, restart: bool = False) -> None:
         if not 0 <= decay <= 1:

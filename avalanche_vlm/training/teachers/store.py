@@ -12,7 +12,7 @@ import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.memory.state import KEPT, WORKING, Stateful
+from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Stateful
 from avalanche_vlm.training.reference.base import Numbers
 
 
@@ -42,6 +42,7 @@ class FeatureStore(Stateful):
         "_places": KEPT,
         "_ram": KEPT,
         "_far": KEPT,
+        "_file": TRANSIENT,  # holds what _far reads and writes
     }
 
     def __init__(self, max_bytes: int = 1 << 30, folder: str | Path | None = None) -> None:

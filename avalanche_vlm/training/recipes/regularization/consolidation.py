@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
+from avalanche_vlm.memory.state import TRANSIENT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, MergedLowRankPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin
@@ -89,7 +90,7 @@ def c_clip(
 class _Consolidation(VLMPlugin):
     """C-CLIP's loss, and as a plugin the life of its projector: one per task, among the model's auxiliary modules."""
 
-    states: ClassVar = {}
+    states: ClassVar = {"_projector": TRANSIENT}
 
     def __init__(self, weight: float, temperature: float) -> None:
         super().__init__()
