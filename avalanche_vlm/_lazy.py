@@ -45,8 +45,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         return found
 
     def names() -> list[str]:
-        module = sys.modules[package]
-        return sorted({*vars(module), *getattr(module, "__all__", ())})
+        return sorted(sys.modules[package].__all__)
 
     return look_up, names
 
