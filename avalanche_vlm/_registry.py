@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -24,11 +25,21 @@ def resolve(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def import_folder(package: str) -> None:
+    """Import every module of a package, so that what lies in its folder is registered: a file there is all it takes.
+
+    :param package: the package's dotted name.
+    """
+    folder = import_module(package)
+    for module in pkgutil.iter_modules(folder.__path__):
+        import_module(f"{package}.{module.name}")
+
+
 class Registry(Generic[T]):
     """Declarations by name. Other distributions bring theirs as entry points, loaded when they are asked for.
 
     :param what: what one of them is called in a sentence, such as ``"benchmark"``.
-    :param kind: the class of a declaration, which has a ``name``.
+    :param kind: the class of a declaration, which has a ``name`` if it is not registered under one.
     :param group: group of entry points; an entry point bears the declaration's name and refers to the declaration.
     """
 
@@ -37,15 +48,18 @@ class Registry(Generic[T]):
         self._known: dict[str, T] = {}
         self._outside: dict[str, Any] | None = None
 
-    def add(self, declaration: T) -> T:
+    def add(self, declaration: T, name: str | None = None) -> T:
         """Register a declaration.
 
-        :param declaration: what is registered, under its own name.
+        :param declaration: what is registered. A class that is defined again, as notebooks do it, takes the place of
+            what it was.
+        :param name: what it is registered as; by default its own ``name``.
         :return: the declaration that was given.
         :raises InputError: if the name is taken.
         """
-        name: str = declaration.name  # type: ignore[attr-defined]
-        if name in self._known:
+        if name is None:
+            name = declaration.name  # type: ignore[attr-defined]
+        if name in self._known and not _is_defined_again(self._known[name], declaration):
             raise InputError(f"a {self.what} called {name!r} is registered already: {self._known[name]!r}")
         self._known[name] = declaration
         return declaration
@@ -67,7 +81,7 @@ class Registry(Generic[T]):
         if name not in self._known:
             outside = self._entry_points()
             if name not in outside:
-                raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(self.names())}")
+                raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(sorted(self.names()))}")
             self._known[name] = self._loaded(outside[name])
         return self._known[name]
 
@@ -95,6 +109,12 @@ class Registry(Generic[T]):
             raise InputError(f"{where} does not load: {type(error).__name__}: {error}") from error
         if not isinstance(declaration, self.kind):
             raise InputError(f"{where} is no {self.kind.__name__} but a {type(declaration).__name__}")
-        if declaration.name != point.name:  # type: ignore[attr-defined]
-            raise InputError(f"{where} calls itself {declaration.name!r}")  # type: ignore[attr-defined]
+        if (own := getattr(declaration, "name", point.name)) != point.name:
+            raise InputError(f"{where} calls itself {own!r}")
         return declaration
+
+
+def _is_defined_again(old: Any, new: Any) -> bool:
+    """Whether two are one class: of the same place in the source."""
+    both = isinstance(old, type) and isinstance(new, type)
+    return both and (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)

@@ -197,7 +197,7 @@ class AdviseRequest(TrainingRequest):
     limits: Limits = Limits()
 
     def recipe_names(self) -> tuple[str, ...]:
-        """The recipes side by side."""
+        """The recipes that are tried."""
         return self.recipes
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import pkgutil
-from importlib import import_module
-from pathlib import Path
 from typing import TypeVar
 
-from avalanche_vlm._registry import Registry
+from avalanche_vlm._registry import Registry, import_folder
 from avalanche_vlm.memory.base import Memory
 
 M = TypeVar("M", bound=type[Memory])
 
 ENTRY_POINTS = "avalanche_vlm.memories"
 """Group of entry points by which other distributions bring memories."""
+
+_FOLDER = __name__.rpartition(".")[0]
+"""Where a memory is one file, which registers it when it is imported."""
 
 _registry: Registry[type[Memory]] = Registry("memory", type, ENTRY_POINTS)
 
@@ -31,7 +31,7 @@ def register_memory(memory: M) -> M:
 
 def list_memories() -> list[str]:
     """Names of all memories, sorted: those of this folder, those registered elsewhere, those of entry points."""
-    _load_this_folder()
+    import_folder(_FOLDER)
     return sorted(_registry.names())
 
 
@@ -41,12 +41,5 @@ def memory_class(name: str) -> type[Memory]:
     :param name: a name of :func:`list_memories`.
     :raises InputError: if there is none.
     """
-    _load_this_folder()
+    import_folder(_FOLDER)
     return _registry.get(name)
-
-
-def _load_this_folder() -> None:
-    """A memory is one file here, and registers itself when it is imported."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        import_module(f"{package}.{module.name}")

@@ -238,8 +238,9 @@ def test_a_contributor_brings_a_memory_in_one_class(tmp_path, monkeypatch):
     assert memory.stored().ram == 24 and memory.keeps_raw_data()
     memory.save(tmp_path)
     assert torch.equal(Latest.load(tmp_path).kept, memory.kept)
+    assert register_memory(Latest) is Latest  # the same class may come again
     with pytest.raises(InputError, match="a memory called 'latest' is registered already"):
-        register_memory(Latest)
+        register_memory(type("Other", (Latest,), {}))
     with pytest.raises(InputError, match=r"no memory is called 'oldest'; there are .*latents"):
         memory_class("oldest")
     with pytest.raises(InputError, match="holds a memory of kind 'latest', not 'latents'"):

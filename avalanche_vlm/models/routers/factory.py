@@ -1,26 +1,27 @@
-"""All routers that there are: importing this module brings those of the package."""
+"""All routers that there are, and how one is made by name."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+from avalanche_vlm._registry import import_folder
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.routers import autoencoder, kmeans, likelihood, prototype, top_prototypes
 from avalanche_vlm.models.routers.base import Router
 from avalanche_vlm.models.routers.registry import ROUTERS
 
-BUILT_IN = (prototype, kmeans, likelihood, autoencoder, top_prototypes)
-"""Modules whose classes register themselves as they are imported."""
+_FOLDER = __name__.rpartition(".")[0]
+"""Where a router is one file, which registers it when it is imported."""
 
 
 def list_routers() -> list[str]:
-    """The names of all routers, those that were registered from outside the package included.
+    """The names of all routers, sorted: the shipped ones, those registered elsewhere, those of entry points.
 
     >>> "kmeans" in list_routers()
     True
     """
-    return sorted(ROUTERS)
+    import_folder(_FOLDER)
+    return sorted(ROUTERS.names())
 
 
 def create_router(name: str, **options: Any) -> Router:
@@ -33,10 +34,10 @@ def create_router(name: str, **options: Any) -> Router:
     >>> create_router("kmeans", quantile=0.99, centres=3).quantile
     0.99
     """
-    if name not in ROUTERS:
-        raise InputError(f"no router is called {name!r}; there are {', '.join(list_routers())}")
-    known = list(inspect.signature(ROUTERS[name]).parameters)
+    import_folder(_FOLDER)
+    kind = ROUTERS.get(name)
+    known = list(inspect.signature(kind).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InputError(f"router {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
-    return ROUTERS[name](**options)
+    return kind(**options)

@@ -1,15 +1,15 @@
-"""Routers by name: where each kind of router says what it is called."""
+"""Routers by name: the shipped ones, those that are registered, those of other distributions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm._registry import Registry
 from avalanche_vlm.models.routers.base import Router
 
-ROUTERS: dict[str, type[Router]] = {}
-"""The classes that :func:`register_router` has taken in, by name."""
+ROUTERS: Registry[type[Router]] = Registry("router", type, "avalanche_vlm.routers")
+"""The classes by name. An entry point of that group bears the name and refers to the class."""
 
 _Kind = TypeVar("_Kind", bound=type[Router])
 
@@ -18,16 +18,12 @@ def register_router(name: str) -> Callable[[_Kind], _Kind]:
     """Give a class of routers the name by which recipes and commands choose it; a decorator.
 
     :param name: the name, as it is written in an option: ``"nearest-mean"``.
-    :return: what hands back the class that it decorates, unchanged.
+    :return: what hands back the class that it decorates.
     :raises InputError: if another class has the name.
     """
 
     def take(kind: _Kind) -> _Kind:
-        other = ROUTERS.setdefault(name, kind)
-        # A module that is executed again, as notebooks do it, brings the same class anew.
-        if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
-            raise InputError(f"a router called {name!r} exists already: {other.__module__}.{other.__qualname__}")
-        ROUTERS[name] = kind
+        ROUTERS.add(kind, name)
         return kind
 
     return take

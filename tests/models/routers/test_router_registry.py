@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 import torch
 
@@ -13,9 +16,9 @@ from avalanche_vlm.training import VLMNaive, recipes
 
 
 @pytest.fixture
-def outsider():
+def outsider(monkeypatch):
     """A router that a user has written: the distance from the mean of a task."""
-    before = dict(ROUTERS)
+    monkeypatch.setattr(ROUTERS, "_known", dict(ROUTERS._known))
 
     @register_router("task-mean")
     class TaskMeanRouter(CalibratedRouter):
@@ -30,9 +33,7 @@ def outsider():
         def _measure(self, features, parts):
             return torch.cdist(features, parts["means"])
 
-    yield TaskMeanRouter
-    ROUTERS.clear()
-    ROUTERS.update(before)
+    return TaskMeanRouter
 
 
 def test_a_router_from_outside_is_listed_and_built_by_name(outsider):
@@ -63,17 +64,29 @@ def test_a_recipe_takes_it_by_name_and_routes_with_it(outsider, tiny_benchmark):
 
 
 def test_a_name_is_taken_once(outsider):
-    with pytest.raises(InputError, match=r"a router called 'kmeans' exists already: .*KMeansRouter"):
+    with pytest.raises(InputError, match=r"a router called 'kmeans' is registered already: .*KMeansRouter"):
 
         @register_router("kmeans")
         class Another(CalibratedRouter):
             pass
 
-    assert ROUTERS["kmeans"].__name__ == "KMeansRouter"
+    assert ROUTERS.get("kmeans").__name__ == "KMeansRouter"
+
+
+def test_a_file_in_the_folder_is_all_that_a_router_of_the_package_takes(monkeypatch, tmp_path):
+    monkeypatch.setattr(ROUTERS, "_known", dict(ROUTERS._known))
+    (tmp_path / "dropped_in.py").write_text(
+        "from avalanche_vlm.models.routers import PrototypeRouter, register_router\n"
+        "@register_router('dropped-in')\nclass DroppedIn(PrototypeRouter):\n    pass\n"
+    )
+    package = importlib.import_module("avalanche_vlm.models.routers")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert "dropped-in" in list_routers() and type(create_router("dropped-in")).__name__ == "DroppedIn"
+    sys.modules.pop("avalanche_vlm.models.routers.dropped_in")
 
 
 def test_the_same_class_may_come_again():
-    kind = ROUTERS["kmeans"]
+    kind = ROUTERS.get("kmeans")
     assert register_router("kmeans")(kind) is kind
 
 
