@@ -141,13 +141,10 @@ def main() -> None:
         what, *rest = json.loads(options.one)
         print(json.dumps({"full": full, "advice": advice}[what](*rest)))
         return
-    from avalanche_vlm.commands.inputs import BENCHMARKS
-
     from avalanche_vlm.catalogue import ADVISED
     from avalanche_vlm.training import recipes
 
-    there = [name for name, arguments in STREAMS.items() if arguments[1] in BENCHMARKS]
-    streams = options.streams.split(";") if options.streams else there
+    streams = options.streams.split(";") if options.streams else list(STREAMS)
     names = options.recipes.split(",") if options.recipes else ADVISED
     sizes = {name: getattr(options, name) for name in ("n_train", "n_test", "n_held_out", "n_reference")}
     tag, jobs = "-".join(map(str, [options.seed, *sizes.values()])), {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from pathlib import Path
@@ -17,6 +18,17 @@ from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import recipes
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.parametrize(
+    "script", [*EXAMPLES.glob("*.py"), *EXAMPLES.parent.glob("benchmarks/*.py")], ids=lambda path: path.name
+)
+def test_what_scripts_import_is_there(script):
+    # Most scripts import in functions, and are not run by tests.
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("avalanche_vlm"):
+            for alias in node.names:
+                exec(f"from {node.module} import {alias.name}")
 
 
 @pytest.mark.slow
