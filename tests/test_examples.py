@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.mark.parametrize(
-    "script", [*EXAMPLES.glob("*.py"), *EXAMPLES.parent.glob("benchmarks/*.py")], ids=lambda path: path.name
+    "script", sorted([*EXAMPLES.glob("*.py"), *EXAMPLES.parent.glob("benchmarks/*.py")]), ids=lambda path: path.name
 )
 def test_what_scripts_import_is_there(script):
     # Most scripts import in functions, and are not run by tests.
