@@ -81,7 +81,7 @@ class Registry(Generic[T]):
         if name not in self._known:
             outside = self._entry_points()
             if name not in outside:
-                raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(sorted(self.names()))}")
+                raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(self.names())}")
             self._known[name] = self._loaded(outside[name])
         return self._known[name]
 

@@ -91,5 +91,5 @@ def test_the_same_class_may_come_again():
 
 
 def test_an_unknown_router_names_those_that_there_are():
-    with pytest.raises(InputError, match="no router is called 'nearest'; there are autoencoder, gaussian, kmeans, "):
+    with pytest.raises(InputError, match="no router is called 'nearest'; there are autoencoder, kmeans, gaussian, "):
         create_router("nearest")

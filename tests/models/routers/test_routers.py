@@ -317,7 +317,7 @@ def test_the_upper_quantile_is_the_least_value_that_enough_others_stay_below(val
 
 
 def test_unknown_routers_and_options_are_named():
-    with pytest.raises(InputError, match=r"no router is called 'nearest'; there are autoencoder, gaussian, kmeans, "):
+    with pytest.raises(InputError, match=r"no router is called 'nearest'; there are autoencoder, kmeans, gaussian, "):
         create_router("nearest")
     with pytest.raises(InputError, match=r"router kmeans has no option 'shrinkage'; it has quantile, centres, metric"):
         create_router("kmeans", shrinkage=0.1)
