@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from avalanche_vlm.errors import InputError
 
 Visible = Literal["task", "seen", "union"]
+"""Which classes compete: those of the sample's own task, those met so far, or all."""
+
+StreamKind = Literal["classes", "pairs"]
+"""What the samples of a stream are: images with class labels, or images with texts."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class LabelSpace:
     task_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.visible not in ("task", "seen", "union"):
+        if self.visible not in get_args(Visible):
             raise InputError(f"label space must be task, seen or union, not {self.visible!r}")
         if not self.task_names:
             object.__setattr__(self, "task_names", tuple(f"task {i}" for i in range(len(self.tasks))))

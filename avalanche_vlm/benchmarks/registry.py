@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from avalanche_vlm._registry import Registry, resolve
+from avalanche_vlm.benchmarks.label_space import StreamKind, Visible
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 FROM_MODEL = ("train_transform", "eval_transform", "tokenizer")
 """Parameters of a factory that a model brings, and that are no options of the benchmark."""
-KINDS = ("classes", "pairs")
+KINDS: tuple[str, ...] = get_args(StreamKind)
 """Class-labelled streams, and streams of images with texts."""
 
 
@@ -79,7 +80,7 @@ class Benchmark:
         if self.kind not in KINDS:
             raise InputError(f"benchmark {self.name!r}: kind is {' or '.join(KINDS)}, not {self.kind!r}")
         for space in self.label_spaces:
-            if space not in ("task", "seen", "union"):
+            if space not in get_args(Visible):
                 raise InputError(f"benchmark {self.name!r}: a label space is task, seen or union, not {space!r}")
 
     def build(self) -> Callable[..., VLMBenchmark]:
@@ -212,7 +213,7 @@ def _plain(value: Any) -> Any:
 
 _STREAMS = "avalanche_vlm.benchmarks.picturebook.streams"
 _DRAWN = "drawn from a seed; no download"
-_ANY = ("task", "seen", "union")
+_ANY = get_args(Visible)
 
 for _benchmark in (
     Benchmark(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from avalanche.benchmarks.scenarios import CLScenario
@@ -22,7 +22,7 @@ from avalanche.benchmarks.utils.data_attribute import TaskLabels
 from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.label_space import LabelSpace, StreamKind
 from avalanche_vlm.memory.generators import Generator
 
 Transform = Callable[[Any], torch.Tensor]
@@ -177,7 +177,7 @@ class VLMBenchmark(CLScenario):
     def __init__(
         self,
         name: str,
-        kind: Literal["classes", "pairs"],
+        kind: StreamKind,
         train: Sequence[AvalancheDataset],
         test: Sequence[AvalancheDataset],
         *,

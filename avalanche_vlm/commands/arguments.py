@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from avalanche_vlm.benchmarks.label_space import Visible
 from avalanche_vlm.benchmarks.registry import benchmark_names
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 
@@ -106,7 +107,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--benchmark", choices=benchmark_names(), default="picturebook", help="(default: picturebook)")
     data.add_argument("--data", metavar="PATH", help="your own folder task/class/image, or CSV, TSV or JSONL table")
     data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
-    data.add_argument("--label-space", choices=("task", "seen", "union"), help="which classes compete")
+    data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
     data.add_argument("--order", type=_names, metavar="A,B,C", help="names of the tasks, in the order of the stream")
     data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
     data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from avalanche_vlm.benchmarks.label_space import Visible
 from avalanche_vlm.training.settings import TrainSettings
 
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
@@ -43,7 +44,7 @@ class StreamRequest(Part):
     benchmark: str | None = "picturebook"
     data: str | None = None
     on_error: Literal["raise", "skip"] = "raise"
-    label_space: Literal["task", "seen", "union"] | None = None
+    label_space: Visible | None = None
     order: tuple[str, ...] | None = None
     template: tuple[str, ...] | None = None
     reference: str | None = None

@@ -9,9 +9,13 @@ is largest where they are not (Kunstner et al., arXiv 1905.12558). What is publi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+
+FisherKind = Literal["true", "empirical"]
+"""Where the labels are from: drawn from the model, or those of the data."""
 
 Importance = dict[str, torch.Tensor]
 

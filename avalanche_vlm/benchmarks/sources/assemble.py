@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
 
-from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates, Visible, join_tasks
+from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates, StreamKind, Visible, join_tasks
 from avalanche_vlm.benchmarks.scenario import (
     DataReport,
     ImageDataset,
@@ -134,7 +134,7 @@ def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
 
 def assemble(
     name: str,
-    kind: Literal["classes", "pairs"],
+    kind: StreamKind,
     items: Sequence[Item],
     tasks: Sequence[str],
     *,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
+from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamKind, Visible
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
@@ -23,7 +23,7 @@ def table_stream(
     image_root: str | Path | None = None,
     templates: PromptTemplates = PHOTO,
     label_space: Visible = "task",
-    kind: Literal["classes", "pairs"] | None = None,
+    kind: StreamKind | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     on_error: OnError = "raise",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.probes.kept import KeptTask, precision_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
-from avalanche_vlm.losses.fisher import Importance, sketched_squares, true_fisher_losses
+from avalanche_vlm.losses.fisher import FisherKind, Importance, sketched_squares, true_fisher_losses
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy
 
@@ -20,7 +18,7 @@ def fisher_of(
     model: VLM,
     task: KeptTask,
     weights: dict[str, torch.nn.Parameter],
-    kind: Literal["true", "empirical"],
+    kind: FisherKind,
     draws: int,
     generator: torch.Generator,
 ) -> Importance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from avalanche.evaluation.metric_results import MetricValue
@@ -15,14 +15,12 @@ from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.conflict import gradient_cosines, negative_share, weighted_update
 from avalanche_vlm.evaluation.probes.curvature import fisher_of
 from avalanche_vlm.evaluation.probes.kept import KeptTask, as_tensors, from_tensors, loss_gradients
-from avalanche_vlm.losses.fisher import accumulate
+from avalanche_vlm.losses.fisher import FisherKind, accumulate
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, RAW, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
-
-Fisher = Literal["true", "empirical"]
 
 
 class InterferenceProbe(VLMMetric):
@@ -85,18 +83,18 @@ class InterferenceProbe(VLMMetric):
         interval: int | None = None,
         tasks_at_once: int | None = 1,
         max_tasks: int | None = 32,
-        fisher: Fisher = "true",
+        fisher: FisherKind = "true",
         draws: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if fisher not in get_args(Fisher):
+        if fisher not in get_args(FisherKind):
             raise InputError(f"the Fisher information is true or empirical, not {fisher!r}")
         self.samples, self.per_experience = whole(samples, 1, "samples"), whole(per_experience, 0, "per_experience")
         self.interval = None if interval is None else whole(interval, 1, "interval")
         self.tasks_at_once = None if tasks_at_once is None else whole(tasks_at_once, 1, "tasks_at_once")
         self.max_tasks = None if max_tasks is None else whole(max_tasks, 1, "max_tasks")
-        self.kind: Fisher = fisher
+        self.kind: FisherKind = fisher
         self.draws = whole(draws, 0, "draws")
         self.seed = whole(seed, 0, "a seed")
         self.kept: list[KeptTask] = []

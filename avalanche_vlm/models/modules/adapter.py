@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from avalanche_vlm.models.modules.site import HookedSite, attach_site, is_attent
 DEFAULT_PATTERN = r"(resblocks|blocks)\.\d+\.mlp$"
 """The MLP of every block, of open_clip's towers and of timm's."""
 
-KINDS = ("parallel", "sequential")
+AdapterKind = Literal["parallel", "sequential"]
 
 
 class Adapter(nn.Module):
@@ -123,8 +123,8 @@ def inject_adapters(
         convolution of a ModifiedResNet), has adapters already, or differs in what it reads and what it gives, which a
         parallel adapter cannot.
     """
-    if kind not in KINDS:
-        raise InputError(f"adapters are {' or '.join(KINDS)}, not {kind!r}")
+    if kind not in get_args(AdapterKind):
+        raise InputError(f"adapters are {' or '.join(get_args(AdapterKind))}, not {kind!r}")
     settings: dict[str, Any] = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
     Adapter(1, **settings)  # refuses wrong settings before anything changes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.fisher import accumulate, squared_gradients, true_fisher_losses
+from avalanche_vlm.losses.fisher import FisherKind, accumulate, squared_gradients, true_fisher_losses
 from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
@@ -21,8 +21,6 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.average import State, snapshot
-
-Labels = Literal["true", "empirical"]
 
 
 class FisherPenaltyPlugin(VLMPlugin):
@@ -52,14 +50,14 @@ class FisherPenaltyPlugin(VLMPlugin):
     def __init__(
         self,
         weight: float = 1.0,
-        kind: Labels = "true",
+        kind: FisherKind = "true",
         samples: int = 128,
         decay: float = 1.0,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if kind not in get_args(Labels):
+        if kind not in get_args(FisherKind):
             raise InputError(f"the Fisher information is true or empirical, not {kind!r}")
         if not weight >= 0:
             raise InputError(f"the weight of the penalty is 0 or more, not {weight}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.options import Option, options_of
 
@@ -18,9 +19,6 @@ Plugins: TypeAlias = list[SupervisedPlugin[Any]]
 
 FAMILIES = ("none", "MMRE", "CREG", "PEA", "fusion")
 """The survey's paradigms (arXiv 2508.04227), and ``none`` for what every method is compared with."""
-
-KINDS = ("classes", "pairs")
-"""Kinds of streams: class-labelled, image-text pairs."""
 
 RESOURCES = {"reference": "reference=ReferencePairs(...)", "generator": "generator=..., to draw pictures of prompts"}
 """What a recipe may take besides options, and how to give it. A parameter without a default must be given."""

@@ -10,10 +10,10 @@ from importlib.metadata import entry_points
 from types import MappingProxyType, ModuleType
 from typing import TypeVar
 
+from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.declaration import (
     FAMILIES,
-    KINDS,
     RESOURCES,
     AdamW,
     Paper,

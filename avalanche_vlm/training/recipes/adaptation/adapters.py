@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.modules.adapter import inject_adapters
+from avalanche_vlm.models.modules.adapter import AdapterKind, inject_adapters
 from avalanche_vlm.models.modules.experts import ExpertSite, inject_experts
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.routers import create_router
@@ -47,7 +45,7 @@ def adapter_per_task(
     bottleneck: Count = 64,
     scale: Positive = 0.1,
     dropout: PartialShare = 0.1,
-    kind: Literal["parallel", "sequential"] = "parallel",
+    kind: AdapterKind = "parallel",
     router: str = "prototype",
     quantile: Inner = 0.95,
 ) -> Plugins:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.feature_cache import FeatureCache
 from avalanche_vlm.models.heads.analytic import (
@@ -14,6 +12,7 @@ from avalanche_vlm.models.heads.analytic import (
     RandomProjectionRidge,
     RecursiveRidge,
 )
+from avalanche_vlm.models.heads.analytic.base import Precision
 from avalanche_vlm.training.plugins.analytic import AnalyticHeadPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins
 from avalanche_vlm.training.recipes.facts import CLOSED_FORM
@@ -35,7 +34,7 @@ def rail_primal(
     hidden: Count = 1024,
     ridge: Positive = 0.1,
     weight: Share = 0.8,
-    precision: Literal["float64", "float32"] = "float64",
+    precision: Precision = "float64",
     cache: str = "",
     seed: Seed = 0,
 ) -> Plugins:
@@ -71,7 +70,7 @@ def rail_dual(
     gamma: Positive = 0.1,
     ridge: Positive = 0.001,
     weight: Share = 0.8,
-    precision: Literal["float64", "float32"] = "float64",
+    precision: Precision = "float64",
     cache: str = "",
 ) -> Plugins:
     """RAIL's dual form: ridge regression with a Gaussian kernel on the features of all samples seen, behind the same
@@ -101,7 +100,7 @@ def ranpac(
     model: VLM,
     *,
     hidden: Count = 1024,
-    precision: Literal["float64", "float32"] = "float64",
+    precision: Precision = "float64",
     cache: str = "",
     seed: Seed = 0,
 ) -> Plugins:

@@ -11,12 +11,13 @@ shrink, and frozen ones do not.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.query_prompts import CodaPromptPool, DualPromptPool, L2PPool
+from avalanche_vlm.models.modules.query_prompts.l2p import Selection
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.ranges import Count, NonNegative
@@ -61,7 +62,7 @@ def l2p(
     length: Count = 10,
     chosen: Count = 4,
     weight: NonNegative = 1.0,
-    selection: Literal["nearest", "diverse"] = "nearest",
+    selection: Selection = "nearest",
 ) -> Plugins:
     """L2P: one pool of prompts for all tasks; the few whose keys are nearest to an image stand in front of its tokens,
     and their keys are pulled towards it (Wang et al., arXiv 2112.08654, eq. 1 to 5).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -12,6 +11,7 @@ from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.losses.features import feature_l2
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import AnchorPenaltyPlugin, Comparison, DistillationPlugin, RunningMeanPlugin
+from avalanche_vlm.training.plugins.distillation import StudentSide
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published
 from avalanche_vlm.training.recipes.facts import FINE_TUNING, WHOLE_TOWERS
 from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed
@@ -126,7 +126,7 @@ def zscl(
     batch_size: Count = 64,
     weight: NonNegative = 1.0,
     temperature: Positive = 2.0,
-    side: Literal["image", "text", "both"] = "image",
+    side: StudentSide = "image",
     l2: NonNegative = 1.0,
     interval: Count = 100,
     seed: Seed = 0,

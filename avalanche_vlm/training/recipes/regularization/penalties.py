@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
+from avalanche_vlm.losses.fisher import FisherKind
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import FisherPenaltyPlugin
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins
@@ -29,7 +29,7 @@ def ewc_clip(
     model: VLM,
     *,
     weight: NonNegative = 10_000.0,
-    kind: Literal["true", "empirical"] = "true",
+    kind: FisherKind = "true",
     samples: Count = 128,
     decay: Share = 1.0,
     seed: Seed = 0,

@@ -11,6 +11,9 @@ from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.memory.exemplar_rows import Policy
+from avalanche_vlm.memory.mixtures import Mixture
+from avalanche_vlm.memory.pixels import Codec
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import (
     Comparison,
@@ -41,10 +44,10 @@ def replay(
     *,
     reference: ReferencePairs | None = None,
     max_bytes: Count = 1 << 20,
-    policy: Literal["class-balanced", "reservoir", "herding", "hardest"] = "class-balanced",
+    policy: Policy = "class-balanced",
     batch_size: Count = 64,
-    mixture: Literal["uniform", "equal", "exponential", "single"] = "uniform",
-    codec: Literal["uint8", "png", "jpeg"] = "uint8",
+    mixture: Mixture = "uniform",
+    codec: Codec = "uint8",
     quality: Annotated[int, Field(ge=1, le=100)] = 90,
     folder: str = "",
     pretraining: Natural = 0,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from avalanche_vlm.memory.latents import LatentMemory
+from avalanche_vlm.memory.densities import DensityKind
+from avalanche_vlm.memory.latents import LatentMemory, LatentPrecision
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import FeatureReplayPlugin, LatentReplayPlugin, TextReplayPlugin
@@ -50,7 +49,7 @@ def latent_replay(
     model: VLM,
     *,
     max_bytes: Count = 1 << 20,
-    precision: Literal["fp16", "int8"] = "int8",
+    precision: LatentPrecision = "int8",
     layer: str = "",
     batch_size: Count = 64,
     seed: Seed = 0,
@@ -85,7 +84,7 @@ def latent_replay(
 def prototype_replay(
     model: VLM,
     *,
-    kind: Literal["prototype", "diagonal", "full", "gmm", "kmeans"] = "full",
+    kind: DensityKind = "full",
     max_bytes: Count = 1 << 20,
     shrinkage: Share = 0.1,
     components: Count = 4,
