@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     :param argv: arguments without the program's name; the process's by default.
-    :return: exit code: 0, 2 for unusable input, 130 when interrupted.
+    :return: exit code: 0, 2 for unusable input, 1 if nobody reads the output any more, 130 when interrupted.
     """
     out = None
     try:
@@ -34,10 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             import torch
 
             torch.set_num_threads(threads)
-        return int(resolve(COMMANDS[command])(request))
+        code = int(resolve(COMMANDS[command])(request))
+        sys.stdout.flush()  # a reader that has gone is noticed here, not at the interpreter's end
+        return code
     except InputError as error:
         print(f"avalanche-vlm: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # as with ``avalanche-vlm list recipes | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         kept = f"; what is finished is kept in {out}" if out else ""
         print(f"avalanche-vlm: interrupted{kept}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_asking_what_there_is_loads_nothing_heavy(words):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert len(out) > 200 and out.strip().endswith("[]")
+
+
+def test_a_reader_that_has_gone_is_no_error_of_ours():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "avalanche_vlm", "list", "formats"]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (1, "")
 
 
 def test_threads_are_set_before_a_command_runs(monkeypatch):
