@@ -60,7 +60,7 @@ class Registry(Generic[T]):
         if name is None:
             name = declaration.name  # type: ignore[attr-defined]
         if name in self._known and not _is_defined_again(self._known[name], declaration):
-            raise InputError(f"a {self.what} called {name!r} is registered already: {self._known[name]!r}")
+            raise InputError(f"a {self.what} called {name!r} is registered already{_place_of(self._known[name])}")
         self._known[name] = declaration
         return declaration
 
@@ -112,6 +112,11 @@ class Registry(Generic[T]):
         if (own := getattr(declaration, "name", point.name)) != point.name:
             raise InputError(f"{where} calls itself {own!r}")
         return declaration
+
+
+def _place_of(known: Any) -> str:
+    """The end of a sentence that says where a class is from; nothing for what is no class."""
+    return f": {known.__module__}.{known.__qualname__}" if isinstance(known, type) else ""
 
 
 def _is_defined_again(old: Any, new: Any) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm._registry import Registry
 from avalanche_vlm.evaluation import costs, curves, survey
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Shown, found_at
 
-_FIGURES: dict[str, Figure] = {}
+FIGURES: Registry[Figure] = Registry("figure", Figure, "avalanche_vlm.figures")
+"""The figures that every result is shown with, in the order in which tables have them. Entry points of that group bring
+those of other distributions."""
 
 
 def register_figure(figure: Figure) -> Figure:
@@ -21,10 +23,7 @@ def register_figure(figure: Figure) -> Figure:
     :return: the figure, for use as a constant.
     :raises InputError: if the name is taken.
     """
-    if figure.name in _FIGURES:
-        raise InputError(f"a figure called {figure.name} is there already ({_FIGURES[figure.name].title})")
-    _FIGURES[figure.name] = figure
-    return figure
+    return FIGURES.add(figure)
 
 
 for _figure in (*survey.FIGURES, *curves.FIGURES, *costs.FIGURES):
@@ -32,11 +31,11 @@ for _figure in (*survey.FIGURES, *curves.FIGURES, *costs.FIGURES):
 
 
 def list_figures(shown: Shown | None = None) -> list[Figure]:
-    """The figures that every result is shown with, in the order in which tables have them.
+    """What :data:`FIGURES` has, in its order.
 
     :param shown: only those shown in this place; None for all.
     """
-    return [figure for figure in _FIGURES.values() if shown is None or shown in figure.shown]
+    return [figure for figure in FIGURES if shown is None or shown in figure.shown]
 
 
 def figures_of(entries: Iterable[ResultEntry], shown: Shown | None = None) -> list[Figure]:

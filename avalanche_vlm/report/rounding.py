@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from avalanche_vlm.evaluation.declaration import Unit
@@ -71,6 +72,24 @@ def has_spread(figures: Mapping[str, Any], unit: str) -> bool:
     :param unit: unit of the figure.
     """
     return figures["std"] is not None and (figures["std"] > 0 or unit not in ("bytes", "count"))
+
+
+def spread(values: Iterable[float | None], digits: int | None = None) -> dict[str, Any]:
+    """Mean and standard deviation over seeds.
+
+    :param values: one value per seed; None and NaN are left out.
+    :param digits: decimals of both; None leaves them unrounded.
+    :return: ``mean`` and ``std``, None where there is none, and ``n``, the number of values.
+
+    >>> spread([1.0, 2.0, None])
+    {'mean': 1.5, 'std': 0.7071067811865476, 'n': 2}
+    """
+    known = [value for value in values if value is not None and value == value]
+    mean = statistics.fmean(known) if known else None
+    std = statistics.stdev(known) if len(known) > 1 else None
+    if digits is not None:
+        mean, std = (None if v is None else round(v, digits) for v in (mean, std))
+    return {"mean": mean, "std": std, "n": len(known)}
 
 
 def _flops(value: float) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
-from avalanche_vlm.report.rounding import show
+from avalanche_vlm.report.rounding import show, spread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,16 +89,7 @@ def _summed_up(entries: Sequence[ResultEntry], figures: Sequence[Figure]) -> dic
     for entry in entries:
         found = _row(entry, figures)
         rows.setdefault(found["recipe"], []).append(found)
-    return {recipe: {f.name: _spread([row[f.name] for row in of]) for f in figures} for recipe, of in rows.items()}
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    known = [value for value in values if value == value]
-    return {
-        "mean": statistics.fmean(known) if known else None,
-        "std": statistics.stdev(known) if len(known) > 1 else None,
-        "n": len(known),
-    }
+    return {recipe: {f.name: spread([row[f.name] for row in of]) for f in figures} for recipe, of in rows.items()}
 
 
 def print_matrix(result: Mapping[str, Any]) -> None:

@@ -11,6 +11,10 @@ from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
 from avalanche_vlm.report.page.reading import flat, grid, numbers, record, text, texts
+from avalanche_vlm.report.rounding import spread
+
+_DIGITS = 4
+"""Decimals of what the page computes: those that results have."""
 
 VARYING = ("recipe", "recipe_options", "train", "seed")
 """What may differ between results that share a table."""
@@ -118,22 +122,13 @@ def _seed(entry: ResultEntry) -> str:
 
 def _recipe(name: str, members: list[ResultEntry], figures: Sequence[Figure]) -> dict[str, Any]:
     matrices = [grid(entry["result"]["matrix"]) for entry in members]
-    cells = [[_spread(over) for over in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
+    cells = [[spread(over, _DIGITS) for over in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
     return {
         "name": name,
         "seeds": [_seed(entry) for entry in members],
-        "figures": {figure.name: _spread([figure.value(entry) for entry in members]) for figure in figures},
+        "figures": {figure.name: spread([figure.value(entry) for entry in members], _DIGITS) for figure in figures},
         "matrix": [[cell["mean"] for cell in row] for row in cells],
         "matrix_std": [[cell["std"] for cell in row] for row in cells],
-    }
-
-
-def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    known = [v for v in values if v is not None]
-    return {
-        "mean": round(statistics.fmean(known), 4) if known else None,
-        "std": round(statistics.stdev(known), 4) if len(known) > 1 else None,
-        "n": len(known),
     }
 
 
@@ -153,7 +148,7 @@ def _held_out(variants: dict[str, list[ResultEntry]]) -> list[dict[str, Any]]:
             curves.setdefault(name, []).append(
                 {
                     "name": recipe,
-                    "values": [round(statistics.fmean(v), 4) if v else None for v in known],
+                    "values": [round(statistics.fmean(v), _DIGITS) if v else None for v in known],
                     "low": [min(v) if v else None for v in known],
                     "high": [max(v) if v else None for v in known],
                 }
