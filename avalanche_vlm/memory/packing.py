@@ -132,7 +132,7 @@ def _note(name: str, value: Any, state: StateDict) -> Json:
         note["items"] = [_note(f"{name}.{i}", entry, state) for i, entry in enumerate(entries)]
         return note | ({"maxlen": value.maxlen} if isinstance(value, deque) else {})
     if isinstance(value, np.random.Generator):
-        return {MARK: "numpy generator", "state": cast("Json", value.bit_generator.state)}
+        return {MARK: "numpy generator", "state": _note(f"{name}.{VALUES}", dict(value.bit_generator.state), state)}
     if is_function(value):
         return {MARK: "function"}
     return _one_tensor(f"{name}.{VALUES}", value, state)

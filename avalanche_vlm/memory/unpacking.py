@@ -116,8 +116,9 @@ def _leaf(name: str, kind: str, note: Mapping[str, Any], now: Any, state: Mappin
     if kind == "number":
         return np.dtype(note["dtype"]).type(note["value"])
     if kind == "numpy generator":
-        made = now if isinstance(now, np.random.Generator) else _numpy_generator(note["state"]["bit_generator"])
-        made.bit_generator.state = note["state"]
+        found = _read(f"{name}.{VALUES}", note["state"], None, state)  # some kinds have arrays in it
+        made = now if isinstance(now, np.random.Generator) else _numpy_generator(found["bit_generator"])
+        made.bit_generator.state = found
         return made
     if kind not in ("generator", "bytes", "array"):
         raise ValueError(f"nothing is known of {kind!r}")

@@ -73,6 +73,8 @@ def load_training_state(
     names = [type(plugin).__name__ for plugin in kept]
     if names != state.get("plugins"):
         raise InputError(f"the state is of the plugins {state.get('plugins')}, and these are {names}")
+    if missing := {"training", "accelerator", "random"} - state.keys():
+        raise InputError(f"the state of a training lacks {min(missing)!r}")
     there = set(state["accelerator"])
     state = {name: entry.to(model.device) if name in there else entry for name, entry in state.items()}
     try:

@@ -151,6 +151,17 @@ def test_generators_go_on_where_they_were():
     assert new.value[0] is theirs
 
 
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_every_generator_of_numpys_goes_through_files(kind):
+    old = np.random.Generator(getattr(np.random, kind)(3))
+    old.random(5), old.integers(9, size=3, dtype=np.uint32)
+    state = through_files(Holder(old).state_dict())
+    expected = old.random(3)
+    for new in (Holder(), Holder(np.random.Generator(getattr(np.random, kind)(4)))):
+        new.load_state_dict(state)
+        assert np.array_equal(new.value.random(3), expected)
+
+
 class Pair(NamedTuple):
     a: int
     b: Any

@@ -216,6 +216,8 @@ def test_a_state_of_other_plugins_or_another_model_is_refused():
         load_training_state(model, [RunningMeanPlugin()], state)
     with pytest.raises(InputError, match="the state has no optimizer"):
         load_training_state(model, [WarmupCosinePlugin()], state, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(InputError, match="the state of a training lacks 'accelerator'"):
+        load_training_state(model, [WarmupCosinePlugin()], {k: v for k, v in state.items() if k != "accelerator"})
     del state["model.clip.logit_scale"]
     with pytest.raises(InputError, match=r"does not fit the model: .*logit_scale"):
         load_training_state(model, [WarmupCosinePlugin()], state)
