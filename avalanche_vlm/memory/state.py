@@ -109,8 +109,14 @@ class Stateful:
 
     @classmethod
     def declares(cls) -> bool:
-        """Whether this class or one between it and :class:`Stateful` has said what changes, be it nothing."""
-        return any("states" in vars(kind) for kind in cls.__mro__ if kind is not Stateful)
+        """Whether it is said what changes, be it nothing: by this class or one between it and :class:`Stateful`, and
+        by each of them that is not of this package, whose classes a test holds to their declarations."""
+        kinds = [kind for kind in cls.__mro__ if issubclass(kind, Stateful) and kind is not Stateful]
+        told = ["states" in vars(kind) for kind in kinds]
+        package = __name__.partition(".")[0]
+        return any(told) and all(
+            tells or kind.__module__.partition(".")[0] == package for kind, tells in zip(kinds, told, strict=True)
+        )
 
     def state_dict(self) -> StateDict:
         """Everything declared as saved.

@@ -96,7 +96,7 @@ def _stateful(plugins: Sequence[Any], strict: bool) -> list[Stateful]:
         if not unknown:
             kept.append(plugin)
         elif strict:
-            raise InputError(f"what {unknown[0]} keeps while a stream is trained is not declared: make it Stateful")
+            raise InputError(f"what {unknown[0]} keeps while a stream is trained is not declared in its states")
     return kept
 
 

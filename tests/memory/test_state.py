@@ -17,6 +17,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.state import (
     GIVEN,
     IN_MODEL,
@@ -393,6 +394,25 @@ def test_of_what_declares_nothing_nobody_knows():
     assert keeps_raw_data([Holder({"a": [Buffer()]})]) is None and undeclared([Holder([Buffer()])]) == ["Buffer"]
     assert keeps_raw_data([Outer()]) is False  # modules, optimizers, functions, and what is given again
     assert keeps_raw_data([]) is False
+
+
+class Hoarder(Draws):
+    """A user's subclass of one of ours, which keeps more than that and does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.kept = deque(PICTURES)
+
+
+class Careful(Hoarder):
+    states: ClassVar = {"kept": RAW}
+
+
+def test_what_a_class_of_the_package_declares_says_nothing_of_a_users_subclass():
+    assert keeps_raw_data([Draws(0)]) is False
+    assert keeps_raw_data([Hoarder()]) is None and undeclared([Hoarder()]) == ["Hoarder"]
+    assert undeclared([Careful()]) == ["Careful"]  # of what its base has, nobody has told
+    assert keeps_raw_data([Careful()]) is True
 
 
 class Ring(Stateful):
