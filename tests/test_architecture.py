@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry",),
+    ("_registry", "_files"),
     ("weights", "losses"),
     ("memory",),
     ("benchmarks",),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm._files import replace_file
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,16 +30,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     :param content: its new content.
     :raises InputError: if the file cannot be written (no space, no permission), naming it.
     """
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
+        replace_file(path, content)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from avalanche_vlm._files import replace_file
 from avalanche_vlm.errors import InputError
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
@@ -85,15 +84,3 @@ def _digest(content: bytes, kind: str, settings: dict[str, Any]) -> str:
     """Of the tensors and of all that says how to read them."""
     description = json.dumps([_FORMAT, kind, settings], sort_keys=True).encode()
     return hashlib.sha256(description + b"\0" + content).hexdigest()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise

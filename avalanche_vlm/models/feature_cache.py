@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from avalanche_vlm._files import replace_file
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
-from avalanche_vlm.memory.files import replace_file
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
 
