@@ -82,10 +82,11 @@ def test_advice_in_python_is_as_the_diagnosis_page_has_it(tiny_benchmark, capsys
 def test_the_readmes_script_runs():
     readme = (EXAMPLES.parent / "README.md").read_text()
     script = readme.split("```python")[1].split("```")[0]
-    small = "mtil_like(seed=0, n_train=32, n_test=16, n_held_out=8, n_reference=64, order=['sketches', 'night'])"
-    assert "mtil_like(seed=0)" in script
+    asked = 'benchmarks.create("picturebook", model=model, seed=0'
+    small = ", n_train=32, n_test=16, n_held_out=8, n_reference=64, order=['sketches', 'night']"
+    assert f"{asked})" in script and "train_epochs=5" in script
     names: dict = {}
-    exec(script.replace("mtil_like(seed=0)", small).replace("train_epochs=5", "train_epochs=1"), names)
+    exec(script.replace(asked, asked + small).replace("train_epochs=5", "train_epochs=1"), names)
     assert names["strategy"].clock.train_exp_counter == 2
 
 
