@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
+import re
+import reprlib
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -55,10 +58,14 @@ class Registry(Generic[T]):
             what it was.
         :param name: what it is registered as; by default its own ``name``.
         :return: the declaration that was given.
-        :raises InputError: if the name is taken.
+        :raises InputError: if it is no declaration, its name cannot be written on a command line, or the name is taken.
         """
         if name is None:
-            name = declaration.name  # type: ignore[attr-defined]
+            name = getattr(declaration, "name", None)
+        if not isinstance(declaration, self.kind) or not isinstance(name, str):
+            raise InputError(f"a {self.what} is a {self.kind.__name__} with a name, not {reprlib.repr(declaration)}")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise InputError(f"the name of a {self.what} has letters, digits and hyphens, not {name!r}")
         if name in self._known and not _is_defined_again(self._known[name], declaration):
             raise InputError(f"a {self.what} called {name!r} is registered already{_place_of(self._known[name])}")
         self._known[name] = declaration
@@ -78,15 +85,20 @@ class Registry(Generic[T]):
         :return: the declaration that was found.
         :raises InputError: if there is none, or what should bring it does not load.
         """
-        if name not in self._known:
+        if not isinstance(name, str) or name not in self._known:
             outside = self._entry_points()
-            if name not in outside:
+            if not isinstance(name, str) or name not in outside:
                 raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(self.names())}")
             self._known[name] = self._loaded(outside[name])
         return self._known[name]
 
     def __iter__(self) -> Iterator[T]:
-        return (self.get(name) for name in self.names())
+        """All declarations; one of another distribution that does not load is left out with a warning."""
+        for name in self.names():
+            try:
+                yield self.get(name)
+            except InputError as error:
+                warnings.warn(f"{error}; it is left out", stacklevel=2)
 
     def _entry_points(self) -> dict[str, Any]:
         if self._outside is None:

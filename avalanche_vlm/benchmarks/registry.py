@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from avalanche_vlm._registry import Registry, resolve
@@ -23,6 +24,9 @@ FROM_MODEL = ("train_transform", "eval_transform", "tokenizer")
 """Parameters of a factory that a model brings, and that are no options of the benchmark."""
 KINDS: tuple[str, ...] = get_args(StreamKind)
 """Class-labelled streams, and streams of images with texts."""
+
+
+_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class TransformPair(Protocol):
@@ -79,18 +83,36 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"benchmark {self.name!r}: kind is {' or '.join(KINDS)}, not {self.kind!r}")
+        spaces = (self.label_spaces,) if isinstance(self.label_spaces, str) else tuple(self.label_spaces)
+        object.__setattr__(self, "label_spaces", spaces)
+        if not isinstance(self.summary, str) or "\n" in self.summary:
+            raise InputError(f"benchmark {self.name!r}: the summary is a phrase on one line, not {self.summary!r}")
         for space in self.label_spaces:
             if space not in get_args(Visible):
                 raise InputError(f"benchmark {self.name!r}: a label space is task, seen or union, not {space!r}")
 
     def build(self) -> Callable[..., VLMBenchmark]:
-        """The factory itself, imported if it is not yet."""
-        return resolve(self.factory) if isinstance(self.factory, str) else self.factory
+        """The factory itself, imported if it is not yet.
+
+        :raises InputError: if it cannot be imported.
+        """
+        try:
+            return resolve(self.factory) if isinstance(self.factory, str) else self.factory
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"benchmark {self.name}: its factory {self.factory} cannot be had: {error}") from error
 
     def options(self) -> dict[str, Any]:
         """The options with their defaults; :data:`inspect.Parameter.empty` for one that must be given."""
         parameters = inspect.signature(self.build()).parameters
-        return {name: parameter.default for name, parameter in parameters.items() if name not in FROM_MODEL}
+        return {
+            name: parameter.default
+            for name, parameter in parameters.items()
+            if name not in FROM_MODEL and parameter.kind not in _CATCH_ALL
+        }
+
+    def takes(self, option: str) -> bool:
+        """Whether it has an option, by name or because its factory takes whatever it is given."""
+        return takes(self.build(), option)
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", Benchmark, "avalanche_vlm.benchmarks")
@@ -113,6 +135,10 @@ def register_benchmark(
         BENCHMARKS.add(Benchmark(name, kind, summary, factory, **facts))
         return factory
 
+    known = [fact.name for fact in fields(Benchmark)]
+    for fact in facts:
+        if fact not in known:
+            raise InputError(f"benchmark {name!r}: {fact!r} is no fact of a benchmark; there are {', '.join(known)}")
     return decorate
 
 
@@ -191,20 +217,53 @@ def call_factory(
     :raises InputError: for an option that the function does not have, and for unusable values.
     """
     parameters = inspect.signature(factory).parameters
+    named = dict(list(parameters.items())[len(data) :])
     for option in options:
-        if option not in parameters:
-            known = ", ".join(name for name in list(parameters)[len(data) :] if name not in FROM_MODEL) or "none"
+        if option in named and not _fits(options[option], named[option].annotation):
+            raise InputError(f"{called} takes {named[option].annotation} as {option}, not {options[option]!r}")
+        if not takes(factory, option):
+            known = ", ".join(name for name in named if name not in FROM_MODEL) or "none"
             raise InputError(f"{called} has no option {option!r}; it has {known}")
     of_model = {}
     if model is not None:
         brought = (model.transforms.train, model.transforms.eval, model.tokenizer)
         of_model = {name: part for name, part in zip(FROM_MODEL, brought, strict=True) if name in parameters}
+    given = {**of_model, **options}
+    for name, parameter in named.items():
+        if name not in given and parameter.default is inspect.Parameter.empty and parameter.kind not in _CATCH_ALL:
+            raise InputError(f"{called} needs the option {name!r}")
     try:
-        return factory(*data, **{**of_model, **options})
+        return factory(*data, **given)
     except InputError:
         raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{called} cannot be built: {' '.join(str(error).split())}") from error
+
+
+_SIMPLE = {"int": Integral, "float": Real, "bool": bool, "str": str, "None": type(None)}
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is what a simple annotation says; one that says more is the factory's own to check.
+
+    >>> _fits(2.5, "int"), _fits(None, "str | None"), _fits(3, "Sequence[str]"), _fits(True, "int")
+    (False, True, True, False)
+    """
+    written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    kinds = [_SIMPLE.get(part.strip()) for part in written.split("|")]
+    if None in kinds or (isinstance(value, bool) and bool not in kinds):
+        return None in kinds
+    return isinstance(value, tuple(kind for kind in kinds if kind))
+
+
+def takes(factory: Callable[..., Any], option: str) -> bool:
+    """Whether a function can be given an option, by name or because it takes whatever it is given.
+
+    >>> takes(lambda path, *, seed=0: None, "seed"), takes(lambda path, **options: None, "seed")
+    (True, True)
+    """
+    parameters = inspect.signature(factory).parameters
+    return option in parameters or any(part.kind is inspect.Parameter.VAR_KEYWORD for part in parameters.values())
 
 
 def _plain(value: Any) -> Any:

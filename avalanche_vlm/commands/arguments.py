@@ -41,14 +41,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
     shipped = ", ".join(line.name for line in catalogue())
     run.add_argument("--recipe", default="fine-tune", help=f"{shipped} (default: fine-tune)")
-    run.add_argument("--seed", type=_count, default=0)
+    run.add_argument("--seed", type=_seed, default=0)
     compare = commands.add_parser(
         "compare",
         help="train several recipes on the same stream, side by side",
         description="Train several recipes on the same stream; started again, it keeps what is finished.",
     )
     compare.add_argument("--recipes", type=_names, help=f"separated by commas (default: {','.join(COMPARED)})")
-    compare.add_argument("--seeds", type=_counts, default=[0], help="separated by commas (default: 0)")
+    compare.add_argument("--seeds", type=_seeds, default=[0], help="separated by commas (default: 0)")
     diagnose = commands.add_parser(
         "diagnose",
         help="repeat a run with probes: what was lost, where, and why",
@@ -57,7 +57,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     diagnose.add_argument("out", metavar="DIR", help="a folder with a finished run")
     diagnose.add_argument("--quiet", action="store_true", help="no progress bar")
-    diagnose.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of torch")
+    diagnose.add_argument("--threads", type=_threads, metavar="N", help="CPU threads of torch")
     advise = commands.add_parser(
         "advise",
         help="try recipes in short pilots, recommend one, and plan its introduction",
@@ -87,7 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 def _add_advice(parser: argparse.ArgumentParser) -> None:
     tried = ",".join(ADVISED)
     parser.add_argument("--recipes", type=_names, default=ADVISED, help=f"separated by commas (default: {tried})")
-    parser.add_argument("--seed", type=_count, default=0)
+    parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--minutes", type=_rate, default=4.5, help="all pilots together take no longer (default: 4.5)")
     limits = parser.add_argument_group("constraints")
     limits.add_argument("--max-bytes", type=_count, metavar="N", help="stored between tasks, RAM and disk together")
@@ -104,7 +104,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars and remarks")
 
     data = parser.add_argument_group("stream")
-    data.add_argument("--benchmark", choices=benchmark_names(), default="picturebook", help="(default: picturebook)")
+    data.add_argument("--benchmark", choices=benchmark_names(), help="(default: picturebook)")
     data.add_argument("--data", metavar="PATH", help="your own folder task/class/image, or CSV, TSV or JSONL table")
     data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
     data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
@@ -128,7 +128,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")
     model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
     model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    model.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of torch")
+    model.add_argument("--threads", type=_threads, metavar="N", help="CPU threads of torch")
 
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
     train.add_argument("--lr", type=_rate)
@@ -137,7 +137,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--warmup", type=_count, metavar="STEPS")
     train.add_argument("--weight-decay", type=_rate)
     train.add_argument("--amp", choices=("bf16",))
-    train.add_argument("--workers", type=_count, default=0, help="processes that load data (default: 0)")
+    train.add_argument("--workers", type=_workers, default=0, help="processes that load data (default: 0)")
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
     )
@@ -152,21 +152,37 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def _count(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+def _whole(text: str, least: int, most: int = 2**63 - 1, why: str = "no computer counts so far") -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text} is above {most}: {why}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    return _whole(text, 0)
 
 
 def _positive(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
+    return _whole(text, 1)
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**64 - 1, "torch's random generators take no larger seed")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
     # A seed that is named twice is one experiment: counted twice it would pass for a spread of zero.
-    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(_seed(part) for part in text.split(",")))
+
+
+def _threads(text: str) -> int:
+    return _whole(text, 1, 4096, "no machine runs more at once")
+
+
+def _workers(text: str) -> int:
+    return _whole(text, 0, 1024, "no machine runs more at once")
 
 
 def _rate(text: str) -> float:

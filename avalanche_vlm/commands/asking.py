@@ -66,7 +66,7 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
     """What the commands that train have in common."""
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
     stream = StreamRequest(
-        benchmark=None if options.data else options.benchmark,
+        benchmark=_one_stream(options),
         data=options.data,
         on_error=options.on_error,
         label_space=options.label_space,
@@ -97,6 +97,17 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _one_stream(options: argparse.Namespace) -> str | None:
+    """The benchmark, None for data of the user's own."""
+    if options.data is None:
+        return options.benchmark or "picturebook"
+    if not options.data:
+        raise InputError("--data: the path is empty")
+    if options.benchmark is not None:
+        raise InputError(f"--benchmark {options.benchmark} and --data {options.data} are two streams: give one of them")
+    return None
+
+
 def _assignment(text: str) -> Assignment:
     name, equals, value = text.partition("=")
     if not equals:
@@ -110,9 +121,11 @@ def _benchmark_option(text: str) -> tuple[str, Any]:
     if not equals:
         raise InputError(f"--option {text}: write NAME=VALUE")
     try:
-        return name, json.loads(value)
-    except ValueError:
+        found = json.loads(value)
+        json.dumps(found, allow_nan=False)  # a stored request has no NaN and no infinity
+    except (ValueError, RecursionError):
         return name, value
+    return name, found
 
 
 def _once(names: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.benchmarks.registry import benchmark_names, describe_benchmark, get_benchmark
+from avalanche_vlm.benchmarks.registry import BENCHMARKS, describe_benchmark
 from avalanche_vlm.benchmarks.sources.registry import FORMATS
 from avalanche_vlm.catalogue import catalogue
 from avalanche_vlm.commands.requests import ListRequest
@@ -59,8 +59,7 @@ def _recipe(name: str) -> dict[str, Any]:
 
 
 def _benchmarks() -> Lines:
-    every = map(get_benchmark, benchmark_names())
-    return [{"name": of.name, "kind": of.kind, "summary": of.summary} for of in every]
+    return [{"name": of.name, "kind": of.kind, "summary": of.summary} for of in BENCHMARKS]
 
 
 def _formats() -> Lines:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import create_benchmark, get_benchmark
-from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
+from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
 from avalanche_vlm.commands.requests import SIZES, CompareRequest, Experiment, StreamRequest, TrainingRequest
 from avalanche_vlm.errors import InputError
 
@@ -145,9 +145,10 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
     if stream.order:
         common[declared.order or "order"] = list(stream.order)
     flags = {**common, **{option: value for option, value in stream.options.items() if option in SIZES}}
-    known = declared.options()
+    if not declared.takes("seed"):
+        del common["seed"], flags["seed"]  # data that nothing is drawn of: the seed is the training's alone
     for option in flags:
-        if option not in known:
+        if not declared.takes(option):
             raise _does_not_apply(option, name)
     return create_benchmark(name, model=model, **{**common, **stream.options})
 
@@ -165,7 +166,11 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
         common["order"] = list(stream.order)
     if stream.template:
         common["templates"] = PromptTemplates("given", stream.template)
-    benchmark = read_stream(data, model=model, **common, on_error=stream.on_error, **stream.options)
+    if not (found := format_of(Path(data))).takes("seed"):
+        del common["seed"]  # nothing is drawn to read it: the seed is the training's alone
+    if found.takes("on_error") or stream.on_error != "raise":
+        common["on_error"] = stream.on_error
+    benchmark = read_stream(data, model=model, **{**common, **stream.options})
     if stream.reference:
         benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error)
         benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]

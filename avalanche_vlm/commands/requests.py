@@ -18,6 +18,7 @@ SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 """Options of benchmarks that the command line has flags of their own for."""
 
 NotNegative = Annotated[int, Field(ge=0)]
+TorchSeed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -142,7 +143,7 @@ class RunRequest(TrainingRequest):
     """
 
     recipe: str = "fine-tune"
-    seed: NotNegative = 0
+    seed: TorchSeed = 0
 
     def recipe_names(self) -> tuple[str, ...]:
         """The one recipe."""
@@ -159,7 +160,7 @@ class CompareRequest(TrainingRequest):
 
     recipes: tuple[str, ...]
     chosen: bool = True
-    seeds: tuple[NotNegative, ...] = (0,)
+    seeds: tuple[TorchSeed, ...] = (0,)
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
@@ -193,7 +194,7 @@ class AdviseRequest(TrainingRequest):
     """
 
     recipes: tuple[str, ...]
-    seed: NotNegative = 0
+    seed: TorchSeed = 0
     minutes: Rate = 4.5
     limits: Limits = Limits()
 
@@ -240,7 +241,7 @@ class Experiment(Part):
 
     recipe: str
     recipe_options: dict[str, Any]
-    seed: NotNegative
+    seed: TorchSeed
     stream: StreamRequest
     model: ModelRequest
     device: str

@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any | None:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

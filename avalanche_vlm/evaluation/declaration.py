@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
@@ -57,11 +57,18 @@ class Figure:
     shown: frozenset[Shown] = EVERYWHERE
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in _TAKEN:
+        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in _TAKEN:
             raise InputError(f"{self.name!r} cannot name a figure: it takes letters, digits and underscores")
         if self.unit not in get_args(Unit):
             raise InputError(f"the unit of {self.name} must be one of {', '.join(get_args(Unit))}, not {self.unit!r}")
-        if unknown := sorted(set(self.shown) - set(get_args(Shown))):
+        if not isinstance(self.title, str) or not isinstance(self.description, str):
+            raise InputError(
+                f"title and description of {self.name} are texts, not {self.title!r}, {self.description!r}"
+            )
+        if self.higher_is_better not in (True, False, None):
+            raise InputError(f"higher_is_better of {self.name} is True, False or None, not {self.higher_is_better!r}")
+        object.__setattr__(self, "shown", frozenset([self.shown] if isinstance(self.shown, str) else self.shown))
+        if unknown := sorted(self.shown - set(get_args(Shown))):
             raise InputError(f"{self.name} can be shown in {', '.join(get_args(Shown))}, not in {', '.join(unknown)}")
         if self.unit in ("flag", "words") and self.shown - {"ledger"}:
             raise InputError(f"{self.name} is no number, so it can be shown in the ledger alone")
@@ -134,7 +141,7 @@ def number(value: Any) -> float | None:
     >>> number(2), number(float("nan")), number(True), number("3")
     (2, None, None, None)
     """
-    return value if _is_number(value) and math.isfinite(value) else None
+    return value if _is_number(value) and abs(value) <= sys.float_info.max else None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

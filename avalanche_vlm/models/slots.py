@@ -27,7 +27,9 @@ def place_of(slot: str) -> str:
     :param slot: one of :data:`PLACES`, or ``"auxiliary."`` with a name.
     :raises InputError: for another slot.
     """
-    if slot.startswith(AUXILIARY) and slot != AUXILIARY:
+    if isinstance(slot, str) and slot.startswith(AUXILIARY) and slot != AUXILIARY:
+        if "." in slot.removeprefix(AUXILIARY):
+            raise InputError(f"the name of an auxiliary module has no dot, unlike {slot.removeprefix(AUXILIARY)!r}")
         return f"auxiliary module {slot.removeprefix(AUXILIARY)!r}"
     if slot not in PLACES:
         raise InputError(f"a VLM has the slots {', '.join(PLACES)} and {AUXILIARY}NAME, not {slot!r}")
@@ -43,10 +45,12 @@ class Slots:
 
     :param owners: who has taken a place, in words, by the place's name.
     :param plain: places that are taken in order to stay as they are.
+    :param used: the slot in which a place was taken, by the place's name.
     """
 
     owners: dict[str, str] = field(default_factory=dict)
     plain: set[str] = field(default_factory=set)
+    used: dict[str, str] = field(default_factory=dict)
 
     def check(self, slot: str, owner: str, changes: bool = True) -> None:
         """Whether a method can take a slot.
@@ -76,10 +80,13 @@ class Slots:
         """Note that a method has a slot, which :meth:`check` lets it have."""
         self.check(slot, owner, changes)
         self.owners[place_of(slot)] = owner
+        self.used[place_of(slot)] = slot
         if not changes:
             self.plain.add(place_of(slot))
 
     def leave(self, slot: str) -> None:
-        """Note that nobody has a slot any more."""
-        self.owners.pop(place_of(slot), None)
-        self.plain.discard(place_of(slot))
+        """Note that nobody has a slot any more. A place that was taken in another slot stays taken."""
+        place = place_of(slot)
+        if self.used.get(place) == slot:
+            del self.used[place], self.owners[place]
+            self.plain.discard(place)

@@ -74,14 +74,21 @@ class VLM(DualEncoder, MultiTaskModule):
             ``"class_head"``; or ``"auxiliary."`` and a name.
         :param part: what goes there. None lets the place stay as it is and refuses it to all others.
         :param owner: the method whose part it is, in words that an error can say: ``"LoRA per task"``.
-        :raises InputError: if another method has the slot, or a class head and an image path of two methods would meet;
-            the sentence names both methods, and nothing has changed.
+        :raises InputError: if another method has the slot, or a class head and an image path of two methods would meet
+            (the sentence names both methods), or if there is no such slot or the part does not go there; nothing has
+            changed then.
         """
+        self.slots.check(slot, owner, changes=part is not None)
+        if not (part is None or isinstance(part, nn.Module) or (slot == "text_path" and callable(part))):
+            raise InputError(f"what {owner} puts into {slot} is a module, not a {type(part).__name__}")
+        name = slot.removeprefix(AUXILIARY)
+        if slot.startswith(AUXILIARY) and hasattr(nn.ModuleDict, name):  # torch finds its modules among its attributes
+            raise InputError(f"an auxiliary module of {owner} cannot be called {name!r}: torch has the name")
         self.slots.take(slot, owner, changes=part is not None)
         if isinstance(part, nn.Module):
             part = part.to(self.device).train(self.training)
         if slot.startswith(AUXILIARY):
-            self.auxiliary[slot.removeprefix(AUXILIARY)] = part
+            self.auxiliary[name] = part
         else:
             setattr(self, slot, part)
 

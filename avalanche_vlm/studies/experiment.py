@@ -69,7 +69,7 @@ def run_experiment(
     """
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
-    options = dict(options or {})
+    options = recipes.check_options(recipe, options or {})
     ledger = Ledger(model.to(device), benchmark)
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import reprlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -108,7 +111,7 @@ def protocol_of(
         "task_id_at_test": task_id,
         "model": model.name,
         "recipe": recipe,
-        "recipe_options": {**recipes.get(recipe).settings, **options},
+        "recipe_options": recipes.all_options(recipe, options),
         "train": asdict(settings),
         "seed": seed,
         "device": torch.device(device).type,
@@ -160,8 +163,11 @@ def with_figures(result: Result, metrics: Iterable[PluginMetric]) -> Result:
     figures = declared_figures(metrics)
     if not figures:
         return result
-    measured = {name: v for metric in metrics if isinstance(metric, VLMMetric) for name, v in metric.values().items()}
-    values = {name: None if (v := measured.get(name)) is None else _plain(v) for name in figures}
+    values: dict[str, Any] = {}
+    for metric in metrics:
+        if isinstance(metric, VLMMetric) and metric.figures:
+            measured = metric.values()
+            values |= {figure.name: _measured(metric, figure, measured.get(figure.name)) for figure in metric.figures}
     declarations = {name: figure.as_json() for name, figure in figures.items()}
     return {**result, "metrics": {**result["metrics"], **values}, "figures": declarations}
 
@@ -189,10 +195,24 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def _measured(metric: VLMMetric, figure: Figure, value: Any) -> Any:
+    """The value of a figure as JSON has it; None where there is none, or something else than the figure's unit says."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        value = value.tolist()
+    found = figure.checked(value)
+    if found is None:
+        # The experiment is over by now, and its result counts more than one figure of it.
+        if value is not None and not (isinstance(value, float) and math.isnan(value)):
+            given = f"{metric} gives {reprlib.repr(value)} as {figure.name}"
+            warnings.warn(f"{given}, whose unit is {figure.unit}: it is left out", stacklevel=3)
+        return None
+    return found if figure.unit in ("flag", "words") else round(float(found), 4)
+
+
 def _percent(value: float) -> float | None:
     """Percent with four decimals; None (JSON's null) for a missing value."""
     return _plain(100 * value)
 
 
 def _plain(value: float) -> float | None:
-    return None if value != value else round(float(value), 4)
+    return round(float(value), 4) if math.isfinite(value) else None

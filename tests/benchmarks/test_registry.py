@@ -121,3 +121,67 @@ def test_two_distributions_cannot_claim_one_name(monkeypatch):
     monkeypatch.setattr(metadata, "entry_points", lambda *, group: points.select(group=group))
     with pytest.raises(InputError, match="two things are called 'a': json:load and"):
         Registry("thing", int, "some.group").names()
+
+
+def test_a_benchmark_that_needs_an_option(fresh):
+    @benchmarks.register("rooted", kind="classes", summary="from a folder")
+    def rooted(*, root: str, n: int = 3, model=None):
+        return root, n
+
+    with pytest.raises(InputError, match="benchmark rooted needs the option 'root'"):
+        benchmarks.create("rooted")
+    with pytest.raises(InputError, match="takes int as n, not 'many'"):
+        benchmarks.create("rooted", root="here", n="many")
+    assert benchmarks.create("rooted", root="here", model=create_vlm("tiny")) == ("here", 3)
+
+
+def test_a_factory_that_takes_whatever_it_is_given(fresh):
+    @benchmarks.register("open", kind="classes", summary="anything goes")
+    def open_to_all(**options):
+        return options
+
+    assert benchmarks.create("open", depth=3) == {"depth": 3}
+    assert benchmarks.describe("open")["options"] == {}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"name": ""},
+        {"name": "two words"},
+        {"name": None},
+        {"summary": None},
+        {"summary": "two\nlines"},
+        {"colour": "red"},
+    ],
+)
+def test_declarations_that_cannot_be_meant(fresh, facts):
+    with pytest.raises(InputError):
+        benchmarks.register(**{"name": "odd", "kind": "classes", "summary": "a stream", **facts})(lambda: None)
+    assert "odd" not in benchmarks.list()
+
+
+@pytest.mark.parametrize("factory", ["no.such.module:stream", "math:no_such", "math"])
+def test_a_factory_that_cannot_be_had_is_named(fresh, factory):
+    registry.BENCHMARKS.add(registry.Benchmark("lost", "classes", "a stream", factory))
+    for ask in (benchmarks.create, benchmarks.describe):
+        with pytest.raises(InputError, match=f"benchmark lost: its factory {factory} cannot be had"):
+            ask("lost")
+
+
+def test_one_that_does_not_load_does_not_take_the_others_with_it(fresh):
+    registry.BENCHMARKS._outside = {
+        "broken": metadata.EntryPoint("broken", "no.such:thing", "avalanche_vlm.benchmarks")
+    }
+    with pytest.warns(UserWarning, match="'broken' .* does not load: .*left out"):
+        assert [found.name for found in registry.BENCHMARKS] == benchmarks.list()[:-1]
+    with pytest.raises(InputError, match="does not load"):
+        benchmarks.create("broken")
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.5, None, True, "many"])
+@pytest.mark.parametrize("option", ["n_train", "n_test", "n_held_out", "n_reference"])
+def test_sizes_of_the_picturebook_are_counts(option, wrong):
+    for name in ("picturebook", "picturebook-pairs"):
+        with pytest.raises(InputError, match=option):
+            benchmarks.create(name, **{**SMALL, option: wrong})

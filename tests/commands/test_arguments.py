@@ -114,3 +114,35 @@ def test_a_request_cannot_be_changed_and_has_no_fields_of_its_own_making():
         RunRequest(out=Path("x"), sede=1)
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         RunRequest(out=Path("x"), seed=-1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--threads 99999999999999",
+        "--workers 99999999",
+        "--batch-size 99999999999999999999",
+        "--seed 18446744073709551616",
+    ],
+)
+def test_numbers_that_no_machine_takes_are_bad_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["run", "--out", "x", *words.split()])
+    assert stop.value.code == 2 and " is above " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data", ""], "--data: the path is empty"),
+        (["--data", "x.csv", "--benchmark", "picturebook-time"], "are two streams: give one of them"),
+    ],
+)
+def test_streams_that_cannot_be_meant(words, sentence):
+    with pytest.raises(InputError, match=sentence):
+        parse(["run", "--out", "x", *words])
+
+
+def test_what_json_has_no_number_for_stays_a_text():
+    _, request = parse(["run", "--out", "x", "--option", "a=NaN", "--option", "b=1e400", "--option", "c=2"])
+    assert request.stream.options == {"a": "NaN", "b": "1e400", "c": 2}

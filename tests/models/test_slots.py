@@ -96,3 +96,31 @@ def test_the_width_is_told_or_measured(random_model):
     twin._width = None
     del twin.clip.visual.output_dim
     assert twin.width == measured
+
+
+def everything_in(model) -> tuple:
+    return model.routed, model.image_path, model.text_path, model.class_head, list(model.auxiliary), model.slots.owners
+
+
+@pytest.mark.parametrize(
+    ("slot", "part"),
+    [
+        *((slot, 3) for slot in ("routed", "image_path", "text_path", "class_head", "auxiliary.x")),
+        *((slot, nn.Identity()) for slot in (None, 3, "", "head", "auxiliary.", "auxiliary.a.b", "auxiliary.train")),
+    ],
+)
+def test_what_does_not_go_into_a_slot_changes_nothing(random_model, slot, part):
+    before = copy.deepcopy(everything_in(random_model))
+    with pytest.raises(InputError):
+        random_model.install(slot, part, "one")
+    assert everything_in(random_model) == before
+
+
+def test_a_place_is_freed_through_the_slot_that_has_it(random_model):
+    path = FeaturePath()
+    random_model.install("image_path", path, "one")
+    assert random_model.uninstall("routed") is None
+    with pytest.raises(InputError, match="image path is taken by one"):
+        random_model.install("image_path", FeaturePath(), "two")
+    assert random_model.uninstall("image_path") is path
+    random_model.install("image_path", FeaturePath(), "two")

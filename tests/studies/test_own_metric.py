@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from avalanche_vlm.evaluation.figures import list_figures
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.report import plots, table
 from avalanche_vlm.studies.experiment import run_experiment
+from avalanche_vlm.studies.outcome import with_figures
 from avalanche_vlm.training.settings import TrainSettings
 
 SMALL = {"n_train": 32, "n_test": 10, "order": ["sketches", "night"], "n_held_out": 20, "n_reference": 32}
@@ -171,3 +173,43 @@ def test_names_that_clash_are_refused_before_training():
         run([Last()])
     with pytest.raises(InputError, match="figure called overconfidence, which Overconfidence has"):
         run([Overconfidence(), Overconfidence()])
+
+
+class Odd(VLMMetric):
+    """Values of all sorts, as a user's metric may give them."""
+
+    def __init__(self, **values) -> None:
+        super().__init__()
+        self.given = {name: value for name, value in values.items() if value is not Odd}
+        self.figures = [
+            Figure(name, name, {"yes": "flag", "names": "words"}.get(name, "count"), None, "A value.", shown={"ledger"})
+            for name in values
+        ]
+
+    def values(self):
+        return self.given
+
+
+def test_values_of_any_sort_become_json_and_never_cost_the_result():
+    metric = Odd(
+        a=np.float32(1.5), b=torch.tensor(2), c=float("inf"), d=float("nan"), e="three", f=10**400, g=None, h=Odd,
+        i=torch.ones(2), yes=np.True_, names=["x", "y"], j=1j,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="Odd gives 'three' as e, whose unit is count: it is left out"):
+        found = with_figures({"metrics": {"last": 1.0}}, [metric])["metrics"]
+    assert found == {
+        "last": 1.0, "a": 1.5, "b": 2.0, **dict.fromkeys("cdefghi"), "yes": True, "names": ["x", "y"], "j": None,
+    }  # fmt: skip
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"name": None}, {"title": None}, {"description": 3}, {"higher_is_better": "up"}, {"shown": "nowhere"}]
+)
+def test_declarations_of_figures_that_cannot_be_meant(facts):
+    with pytest.raises(InputError):
+        Figure(**{"name": "a", "title": "A", "unit": "count", "higher_is_better": None, "description": "As.", **facts})
+
+
+def test_one_place_may_stand_alone():
+    assert Figure("a", "A", "count", None, "As.", shown="table").shown == {"table"}

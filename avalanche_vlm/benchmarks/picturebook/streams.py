@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -170,11 +171,12 @@ def pairs(
     """
     _check_names(domains, STYLES, "style")
     reading = Reading.of(train_transform, eval_transform, tokenizer)
+    sizes = Sizes(n_train, n_test, n_held_out, n_reference)
     train: list[AvalancheDataset] = []
     test: list[AvalancheDataset] = []
     identities: dict[str, int] = {}
     for domain in domains:
-        for split, n, part in (("train", n_train, train), ("test", n_test, test)):
+        for split, n, part in (("train", sizes.train, train), ("test", sizes.test, test)):
             rng = generator(seed, "pairs", domain, split)
             drawn = scenes.distinct_scenes(rng, n, held_out=split == "test")
             pictures = to_uint8(STYLES[domain](render(drawn, rng), rng))
@@ -186,15 +188,16 @@ def pairs(
         train,
         test,
         task_names=tuple(domains),
-        held_out=held_out_sets(seed, n_held_out, reading.test, reading.tokenizer),
-        reference=reference_pairs(seed, n_reference, reading.test),
+        held_out=held_out_sets(seed, sizes.held_out, reading.test, reading.tokenizer),
+        reference=reference_pairs(seed, sizes.reference, reading.test),
         generator=PicturebookGenerator(),
-        protocol={"seed": seed, "n_train": n_train, "n_test": n_test, "order": list(domains)},
+        protocol={"seed": seed, "n_train": sizes.train, "n_test": sizes.test, "order": list(domains)},
     )
 
 
-class Sizes(NamedTuple):
-    """How much of everything a stream holds.
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything a stream holds: whole numbers of 1 or more.
 
     :param train: number of training pictures per task.
     :param test: number of test pictures per task.
@@ -207,6 +210,12 @@ class Sizes(NamedTuple):
     held_out: int
     reference: int
 
+    def __post_init__(self) -> None:
+        for name, number in list(vars(self).items()):
+            if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
+                raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {number!r}")
+            object.__setattr__(self, name, int(number))  # numpy's are no JSON
+
 
 def _classes(
     name: str, tasks: Sequence[Task | RealDigits], visible: Visible, seed: int, sizes: Sizes, reading: Reading
@@ -215,7 +224,7 @@ def _classes(
     streams: dict[str, list[AvalancheDataset]] = {"train": [], "test": []}
     for t, task in enumerate(tasks):
         ids = np.array(space.tasks[t])
-        for split, n in zip(streams, sizes[:2], strict=True):
+        for split, n in zip(streams, (sizes.train, sizes.test), strict=True):
             pictures, labels = task.draw(n, seed, split)
             data = ImageDataset(torch.from_numpy(pictures), ids[labels].tolist())
             task_label = t if space.visible == "task" else 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm._registry import Registry, resolve
-from avalanche_vlm.benchmarks.registry import Reader, call_factory
+from avalanche_vlm.benchmarks.registry import Reader, call_factory, takes
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Format:
 
     :param name: the format's name.
     :param summary: what lies on the disk, in a phrase.
-    :param suffixes: ends of the names of such files, with the dot and in lower case; none for a folder.
+    :param suffixes: ends of the names of such files, with the dot, in any case: ``(".csv",)``, ``(".tar.gz",)``; none
+        for a folder.
     :param rows: the function ``(path, problems) -> iterator of Row`` that reads a table, or where it is:
         ``"package.module:function"``. None for a format that builds its stream itself.
     :param stream: the function ``(path, *, train_transform, eval_transform, ...) -> VLMBenchmark`` that builds a
@@ -47,11 +48,26 @@ class Format:
     stream: str | Callable[..., VLMBenchmark] = "avalanche_vlm.benchmarks.sources.table:table_stream"
     marker: str = ""
 
+    def __post_init__(self) -> None:
+        suffixes = [self.suffixes] if isinstance(self.suffixes, str) else self.suffixes
+        object.__setattr__(self, "suffixes", tuple(dict.fromkeys(suffix.lower() for suffix in suffixes)))
+        for suffix in self.suffixes:
+            if not suffix.startswith(".") or suffix == ".":
+                raise InputError(f"format {self.name!r}: a suffix is a dot and what follows, not {suffix!r}")
+
     def holds(self, path: Path) -> bool:
         """Whether a path looks like this format: by its suffix, or for a folder by the marker in it."""
         if self.suffixes:
-            return not path.is_dir() and path.suffix.lower() in self.suffixes
+            return not path.is_dir() and path.name.lower().endswith(self.suffixes)
         return path.is_dir() and (not self.marker or (path / self.marker).exists())
+
+    def build(self) -> Callable[..., VLMBenchmark]:
+        """The function that builds a stream, imported if it is not yet."""
+        return resolve(self.stream) if isinstance(self.stream, str) else self.stream
+
+    def takes(self, option: str) -> bool:
+        """Whether a stream of this format has an option."""
+        return takes(self.build(), option)
 
 
 FORMATS: Registry[Format] = Registry("format", Format, "avalanche_vlm.formats")
@@ -71,7 +87,8 @@ def register_format(declaration: Format) -> Format:
 
 
 def format_of(path: Path) -> Format:
-    """The format that a path holds; of two that fit, the one with a marker, then the one that was registered last.
+    """The format that a path holds; of two that fit, the one with a marker, then the one with the longer suffix, then
+    the one that was registered last.
 
     :param path: a file or folder that need not exist.
     :return: the declaration of the format.
@@ -82,7 +99,11 @@ def format_of(path: Path) -> Format:
         *first, last = dict.fromkeys(suffix for known in FORMATS for suffix in known.suffixes)
         ends = f"{', '.join(first)} or {last}"
         raise InputError(f"{path} is no table that can be read: its name must end in {ends}")
-    return max(reversed(fitting), key=lambda known: bool(known.marker))
+    return max(reversed(fitting), key=lambda known: (bool(known.marker), _longest_suffix(known, path)))
+
+
+def _longest_suffix(known: Format, path: Path) -> int:
+    return max((len(suffix) for suffix in known.suffixes if path.name.lower().endswith(suffix)), default=0)
 
 
 def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
@@ -114,8 +135,7 @@ def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any
     if not path.exists():
         raise InputError(f"there is no file or folder at {path}")
     found = format_of(path)
-    build = resolve(found.stream) if isinstance(found.stream, str) else found.stream
-    return call_factory(f"{path}, a {found.name},", build, path, model=model, **options)
+    return call_factory(f"{path}, a {found.name},", found.build(), path, model=model, **options)
 
 
 def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise") -> ReferencePairs:

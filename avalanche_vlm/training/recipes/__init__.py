@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
+    from avalanche_vlm.training.recipes.building import all_options, check_options, parse_options
     from avalanche_vlm.training.recipes.building import build_recipe as build
-    from avalanche_vlm.training.recipes.building import parse_options
     from avalanche_vlm.training.recipes.declaration import (
         FAMILIES,
         RESOURCES,
@@ -47,7 +47,9 @@ __all__ = [
     "RecipeDescription",
     "Tuned",
     "Unpublished",
+    "all_options",
     "build",
+    "check_options",
     "describe",
     "forget",
     "get",

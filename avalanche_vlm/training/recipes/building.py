@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import Generator
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.recipes.declaration import RESOURCES, Plugins
+from avalanche_vlm.training.recipes.options import json_value
 from avalanche_vlm.training.recipes.registry import get_recipe
 
 
@@ -32,13 +34,44 @@ def build_recipe(
         missing.
     """
     chosen = get_recipe(name)
-    checked = {option: chosen.option(option).check(value) for option, value in sorted(options.items())}
+    checked = check_options(name, options)
     given = {"reference": reference, "generator": generator}
     for resource in chosen.needs:
         if given[resource] is None:
             raise InputError(f"recipe {name} needs {RESOURCES[resource]}")
     resources = {resource: given[resource] for resource in chosen.takes if given[resource] is not None}
-    return chosen.compose(model, **resources, **checked)
+    plugins = chosen.compose(model, **resources, **checked)
+    if not isinstance(plugins, list | tuple):
+        raise InputError(f"recipe {name}: its function returns a list of plugins, not {reprlib.repr(plugins)}")
+    return list(plugins)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a recipe that were given from Python.
+
+    :param name: a recipe's name.
+    :param options: values by the option's name.
+    :return: values as the recipe takes them, by the option's name in the order of the alphabet.
+    :raises InputError: for an unknown recipe or option, or a value that an option does not accept.
+
+    >>> check_options("lora", {"rank": 8})
+    {'rank': 8}
+    """
+    chosen = get_recipe(name)
+    return {option: chosen.option(option).check(value) for option, value in sorted(options.items())}
+
+
+def all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a recipe is built with, its defaults included, as a result says it.
+
+    :param name: a recipe's name.
+    :param options: values that override the recipe's defaults, by the option's name.
+    :return: JSON values by the option's name.
+
+    >>> all_options("lwf", {"weight": 2.5})
+    {'weight': 2.5, 'temperature': 2.0}
+    """
+    return {option: json_value(value) for option, value in {**get_recipe(name).settings, **options}.items()}
 
 
 def parse_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:

@@ -187,15 +187,19 @@ class Recipe:
     picturebook: Tuned | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
             raise InputError(f"a recipe's name has letters, digits and hyphens, not {self.name!r}")
         if self.family not in FAMILIES:
             raise InputError(f"recipe {self.name}: the family is {', '.join(FAMILIES)}, not {self.family!r}")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise InputError(f"recipe {self.name}: the kinds of streams are {', '.join(KINDS)}, not {self.kinds!r}")
-        if not self.summary.strip() or "\n" in self.summary or "|" in self.summary:
+        if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary or "|" in self.summary:
             raise InputError(f"recipe {self.name}: the summary is one phrase on one line, not {self.summary!r}")
-        self.options  # noqa: B018, so that a signature that cannot be read is refused here
+        for option in self.options.values():
+            option.check(option.default)
+        for entry in self.training:
+            if not isinstance(entry, Published | Unpublished):
+                raise InputError(f"recipe {self.name}: training settings are Published or Unpublished, not {entry!r}")
         for entry in (*self.training, *([] if self.picturebook is None else [self.picturebook])):
             for name, value in getattr(entry, "options", {}).items():
                 self.option(name).check(value)

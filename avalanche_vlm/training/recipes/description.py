@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avalanche_vlm.training.recipes.declaration import stated
-from avalanche_vlm.training.recipes.options import parameter_descriptions
+from avalanche_vlm.training.recipes.options import json_value, parameter_descriptions
 from avalanche_vlm.training.recipes.registry import get_recipe
 
 
@@ -64,7 +64,7 @@ class RecipeDescription:
 
     def as_json(self) -> dict[str, Any]:
         """The description as JSON values."""
-        return _plain({**vars(self), "options": [vars(option) for option in self.options]})
+        return json_value({**vars(self), "options": [vars(option) for option in self.options]})
 
 
 def describe_recipe(name: str) -> RecipeDescription:
@@ -97,9 +97,3 @@ def describe_recipe(name: str) -> RecipeDescription:
         adamw=None if chosen.adamw is None else stated(chosen.adamw),
         picturebook=None if chosen.picturebook is None else stated(chosen.picturebook),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

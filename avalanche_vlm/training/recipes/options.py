@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import reprlib
 import types
@@ -11,14 +12,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
+import torch
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from avalanche_vlm.errors import InputError
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """A number is no text and no truth value, and a rate is finite."""
+
+_FIRST = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BUILDING = ("name", "model")
+"""What building a recipe is told beside its options."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,28 @@ class Option:
     def check(self, value: Any) -> Any:
         """The value, as the recipe takes it.
 
-        :param value: given from Python: a text is no number, and a truth value neither.
+        :param value: given from Python: a text is no number, and a truth value neither. Numbers of numpy and torch are
+            numbers, and a list serves for a tuple and the other way round.
         :raises InputError: if it is of another type, or out of range.
         """
-        try:
-            return self._adapter.validate_python(value)
-        except ValidationError:
+        plain = plain_value(value)
+        given = [plain] if plain is value or not isinstance(plain, list | tuple | dict) else [plain, value]
+        for form in given:  # an option may want the array or tensor itself
+            try:
+                return self._no_truth_as_number(plain, self._adapter.validate_python(form))
+            except ValueError:  # pydantic's refusal is one
+                pass
+        try:  # as a stored request has it: one kind of sequence for all of them, a path as a text
+            return self._no_truth_as_number(plain, self._adapter.validate_json(json.dumps(plain)))
+        except (TypeError, ValueError):
             raise self._refusal(reprlib.repr(value)) from None
+
+    @staticmethod
+    def _no_truth_as_number(given: Any, found: Any) -> Any:
+        # To Python True is 1, and so it is among the choices 1 and 2.
+        if isinstance(given, bool) and not isinstance(found, bool):
+            raise ValueError("a truth value is no number")
+        return found
 
     def parse(self, text: str) -> Any:
         """The value that a text stands for.
@@ -66,13 +89,15 @@ class Option:
         """
         if text.strip().lower() in ("none", "null") and type(None) in _alternatives(self.annotation):
             return None
+        if self.annotation is Any:
+            return _untyped(text)
         try:
             return self._adapter.validate_strings(text, strict=False)
         except ValidationError:
             pass
         try:  # lists and the like, and what is written in quotation marks
-            return self._adapter.validate_json(text)
-        except (ValidationError, ValueError):
+            return self._no_truth_as_number(json.loads(text), self._adapter.validate_json(text))
+        except (ValueError, RecursionError):
             raise self._refusal(text or "''") from None
 
     @cached_property
@@ -92,10 +117,16 @@ def options_of(recipe: str, compose: Callable[..., Any], resources: Mapping[str,
     :param recipe: name of the recipe, for error messages.
     :param compose: takes the model first, and everything else by name.
     :param resources: names of parameters that are no options.
-    :raises InputError: for a parameter without a default, a catch-all, or an annotation that names nothing.
+    :raises InputError: for a parameter without a default, a catch-all, an annotation that names nothing, or a first
+        parameter that is not the model's.
     """
+    parameters = list(inspect.signature(compose).parameters.items())
+    if not parameters or parameters[0][0] in resources or parameters[0][1].kind not in _FIRST:
+        raise InputError(f"recipe {recipe}: its function takes the model first, by position")
     found = {}
-    for name, parameter in list(inspect.signature(compose).parameters.items())[1:]:
+    for name, parameter in parameters[1:]:
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or name in _BUILDING:
+            raise InputError(f"recipe {recipe}: {name} cannot be the name of an option that is given by name")
         if name in resources:
             continue
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -104,6 +135,47 @@ def options_of(recipe: str, compose: Callable[..., Any], resources: Mapping[str,
             raise InputError(f"recipe {recipe}: option {name} has no default")
         found[name] = Option(recipe, name, _resolved(recipe, name, parameter.annotation, compose), parameter.default)
     return found
+
+
+def _untyped(text: str) -> Any:
+    """What a text stands for where nothing says what it must be: a finite number, a truth value, None, a list, or the
+    text itself."""
+    try:
+        value = json.loads({"none": "null"}.get(text.strip().lower(), text))
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return text
+    return value
+
+
+def plain_value(value: Any) -> Any:
+    """A value in Python's own types, as JSON can write it down.
+
+    >>> import numpy as np
+    >>> plain_value(np.int64(8)), plain_value([np.float32(0.5)]), plain_value("text")
+    (8, [0.5], 'text')
+
+    :param value: any value; numbers, arrays and tensors become numbers and lists, also in lists, tuples and mappings.
+    :return: the value itself where there is nothing to change.
+    """
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_value, value))
+    return {key: plain_value(part) for key, part in value.items()} if type(value) is dict else value
+
+
+def json_value(value: Any) -> Any:
+    """A value in JSON types; what has none, such as a function, in words.
+
+    >>> from pathlib import Path
+    >>> json_value({"where": Path("a.csv"), "rates": (0.5, 1)})
+    {'where': 'a.csv', 'rates': [0.5, 1]}
+
+    :param value: any value of an option.
+    :return: the value as a file can hold it.
+    """
+    return to_jsonable_python(plain_value(value), fallback=repr)
 
 
 def accepts(annotation: Any) -> str:

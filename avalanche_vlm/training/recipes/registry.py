@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from threading import RLock
 from types import MappingProxyType, ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
@@ -33,6 +34,7 @@ _SHIPPED = ("baseline", "replay", "regularization", "adaptation", "fusion")
 _Compose = TypeVar("_Compose", bound=Callable[..., Plugins])
 _recipes: dict[str, Recipe] = {}
 _begun: set[str] = set()
+_loading = RLock()
 
 
 def recipe(
@@ -40,13 +42,14 @@ def recipe(
     *,
     family: str,
     summary: str,
-    kinds: Iterable[str] = KINDS,
-    paper: Iterable[str | Paper] = (),
-    training: Iterable[Published | Unpublished] = (),
+    kinds: str | Iterable[str] = KINDS,
+    paper: str | Paper | Iterable[str | Paper] = (),
+    training: Published | Unpublished | Iterable[Published | Unpublished] = (),
     adamw: AdamW | None = None,
     picturebook: Tuned | None = None,
 ) -> Callable[[_Compose], _Compose]:
-    """Declare a recipe: a function ``(model, *, ...) -> plugins`` with its facts.
+    """Declare a recipe: a function ``(model, *, ...) -> plugins`` with its facts. Where there can be several (kinds,
+    papers, settings), one may stand alone.
 
     Options are the function's keyword parameters, annotated with what they accept
     (:mod:`~avalanche_vlm.training.recipes.ranges`).
@@ -62,7 +65,8 @@ def recipe(
     :param picturebook: what the picturebook's streams are trained with; by default what trains whole towers there.
     :raises InputError: for a name that is taken, and for a fact that is out of place.
     """
-    papers = tuple(work if isinstance(work, Paper) else Paper(work) for work in paper)
+    works, published, streams = (_several(facts) for facts in (paper, training, kinds))
+    papers = tuple(work if isinstance(work, Paper) else Paper(work) for work in works)
 
     def register(compose: _Compose) -> _Compose:
         if not (compose.__module__ or "").startswith(f"{__package__}."):
@@ -78,15 +82,23 @@ def recipe(
             family=family,
             summary=summary,
             compose=compose,
-            kinds=tuple(kinds),
+            kinds=streams,
             paper=papers,
-            training=tuple(training),
+            training=published,
             adamw=adamw,
             picturebook=picturebook,
         )
         return compose
 
     return register
+
+
+def _several(facts: Any) -> tuple[Any, ...]:
+    """Facts of which there may be several, where one stands alone and none is None."""
+    if facts is None:
+        return ()
+    alone = isinstance(facts, str) or not isinstance(facts, Iterable)
+    return (facts,) if alone else tuple(facts)
 
 
 def forget_recipe(name: str) -> None:
@@ -115,7 +127,7 @@ def get_recipe(name: str) -> Recipe:
     :raises InputError: if there is none.
     """
     known = all_recipes()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise InputError(f"no recipe is called {name!r}; there are {', '.join(known)}")
     return known[name]
 
@@ -152,9 +164,13 @@ def recipe_names(
 
 
 def _load_shipped() -> None:
-    if "shipped" in _begun:
-        return
-    _begun.add("shipped")
+    with _loading:  # other threads wait; the thread that loads comes by again from the modules that it imports
+        if "shipped" not in _begun:
+            _begun.add("shipped")
+            _import_shipped()
+
+
+def _import_shipped() -> None:
     families = [import_module(f"{__package__}.{name}") for name in _SHIPPED]
     place = {name: i for i, name in enumerate(name for family in families for name in _imported(family))}
     # A module may have been imported before its turn, by somebody who wants what is in it.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import types
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -265,3 +268,75 @@ def test_the_value_that_was_checked_is_the_one_that_is_used():
     torch.manual_seed(0)
     (plugin,) = recipes.build("wise-ft", model=create_vlm("tiny", "random"), weight=1)
     assert plugin.weight == 1.0 and isinstance(plugin.weight, float)
+
+
+@pytest.fixture
+def taken():
+    """What a recipe with an option of every sort is built with."""
+    got = {}
+    some = ["a"]
+
+    def many(
+        model, *, number: int = 1, rate: float = 0.5, flag: bool = False, text: str = "x", choice: Literal[1, 2] = 1,
+        names: tuple[str, ...] = ("a",), more: list[str] = some, where: Path = Path("here"), loose=0.5,
+    ) -> list:  # fmt: skip
+        got.update(locals())
+        return []
+
+    recipes.recipe("many", family="CREG", summary="options of all sorts")(many)
+    yield got
+    recipes.forget("many")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("number", np.int64(8), 8),
+        ("number", torch.tensor(8), 8),
+        ("rate", np.float32(0.5), 0.5),
+        ("rate", np.float64(0.25), 0.25),
+        ("rate", torch.tensor(0.5), 0.5),
+        ("rate", np.int32(2), 2.0),
+        ("flag", np.True_, True),
+        ("text", np.str_("y"), "y"),
+        ("choice", 2, 2),
+        ("names", ["b", "c"], ("b", "c")),
+        ("names", np.array(["b", "c"]), ("b", "c")),
+        ("more", ("b",), ["b"]),
+        ("where", "there", Path("there")),
+        ("loose", np.float32(0.25), 0.25),
+    ],
+)
+def test_values_as_numpy_torch_and_stored_requests_have_them(taken, option, value, expected):
+    recipes.build("many", model=None, **{option: value})
+    assert taken[option] == expected and type(taken[option]) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("number", np.float32(8)), ("number", np.True_), ("number", "8"), ("number", torch.ones(2)),
+        ("rate", np.True_), ("rate", torch.tensor(True)), ("rate", np.nan), ("rate", 10**400), ("rate", np.ones(2)),
+        ("flag", np.int64(1)), ("choice", True), ("names", "bc"), ("text", Path("y")),
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_stay_refused(taken, option, value):
+    with pytest.raises(InputError, match=f"recipe many: {option} is "):
+        recipes.build("many", model=None, **{option: value})
+
+
+def test_an_option_without_a_type_takes_numbers_from_the_command_line(taken):
+    texts = {"0.25": 0.25, "8": 8, "true": True, "none": None, "word": "word", "NaN": "NaN", "1e400": "1e400"}
+    for text, value in texts.items():
+        assert recipes.parse_options("many", {"loose": text}) == {"loose": value}
+
+
+def test_true_on_the_command_line_is_no_number(taken):
+    with pytest.raises(InputError, match="choice is 1 or 2, not true"):
+        recipes.parse_options("many", {"choice": "true"})
+
+
+def test_options_of_any_type_are_written_as_json(taken):
+    assert json.loads(json.dumps(recipes.describe("many").as_json()))["options"][-2]["default"] == "here"
+    stored = recipes.all_options("many", {"loose": np.float32(0.5), "names": ("b",)})
+    assert json.loads(json.dumps(stored)) == stored and stored["where"] == "here" and stored["names"] == ["b"]

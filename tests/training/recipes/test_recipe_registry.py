@@ -240,3 +240,72 @@ def test_rates_of_the_shipped_recipes():
         assert (fields["epochs"], fields["batch_size"], fields["warmup"]) == (5, 64, 5)
         assert fields["lr"] == 5e-4 if name in WHOLE_TOWERS | CLOSED else fields["lr"] >= 1e-3, name
         assert set(options) <= set(recipes.get(name).options)
+
+
+@pytest.mark.parametrize("facts", [{"kinds": "classes"}, {"paper": "2209.12345"}, {"training": Unpublished("never")}])
+def test_one_fact_where_there_can_be_several_may_stand_alone(declare, facts):
+    ((fact, value),) = facts.items()
+    (only,) = getattr(declare("alone", **facts), fact)
+    assert only == (Paper(value) if fact == "paper" else value)
+
+
+def test_none_in_the_place_of_several_facts_is_none_of_them(declare):
+    assert declare("bare", paper=None, training=None).paper == ()
+
+
+def no_model(*, model) -> list:
+    return []
+
+
+def nothing() -> list:
+    return []
+
+
+def name_as_option(model, *, name: str = "x") -> list:
+    return []
+
+
+def default_out_of_range(model, *, rank: Count = 0) -> list:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("compose", "facts", "sentence"),
+    [
+        (no_model, {}, "takes the model first, by position"),
+        (nothing, {}, "takes the model first, by position"),
+        (name_as_option, {}, "name cannot be the name of an option"),
+        (default_out_of_range, {}, "rank is a whole number of 1 or more, not 0"),
+        (empty, {"summary": None}, "one phrase"),
+        (empty, {"family": "creg"}, "the family is"),
+        (empty, {"kinds": None}, "kinds of streams are"),
+        (empty, {"training": "five epochs"}, "Published or Unpublished, not 'five epochs'"),
+    ],
+)
+def test_declarations_that_cannot_be_meant(declare, compose, facts, sentence):
+    with pytest.raises(InputError, match=sentence):
+        declare("odd", compose, **facts)
+    assert "odd" not in recipes.list()
+
+
+def test_a_recipe_that_gives_no_list_of_plugins(declare):
+    declare("none-at-all", lambda model: None)
+    with pytest.raises(InputError, match="its function returns a list of plugins, not None"):
+        recipes.build("none-at-all", model=None)
+
+
+def test_what_is_no_name_is_no_recipe():
+    for odd in (None, 3, ["lora"]):
+        with pytest.raises(InputError, match="no recipe is called"):
+            recipes.describe(odd)
+
+
+def test_all_threads_that_ask_first_get_all_recipes():
+    code = (
+        "import threading; from avalanche_vlm import recipes; found = []\n"
+        "threads = [threading.Thread(target=lambda: found.append(len(recipes.list()))) for _ in range(6)]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "print(min(found) == max(found) == len(recipes.list()) and len(found) == 6)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "True"

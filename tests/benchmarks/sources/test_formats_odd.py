@@ -1,0 +1,37 @@
+"""Suffixes of formats, as people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from avalanche_vlm.benchmarks.sources.registry import FORMATS, Format, format_of, register_format
+from avalanche_vlm.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(FORMATS, "_known", dict(FORMATS._known))
+
+
+@pytest.mark.parametrize("suffixes", [".PARQUET", (".Parquet",), [".parquet", ".parquet"]])
+def test_suffixes_in_any_case_one_or_several(suffixes):
+    register_format(Format("parquet", "columns", suffixes))
+    assert format_of(Path("a/B.PARQUET")).name == "parquet"
+    with pytest.raises(InputError, match="no table that can be read"):
+        format_of(Path("no-suffix-at-all"))
+    with pytest.raises(InputError, match="read as 'parquet' already"):
+        register_format(Format("other", "columns", (".pArQuEt",)))
+
+
+def test_a_suffix_of_two_parts_goes_before_its_end():
+    register_format(Format("packed", "a packed table", (".csv.gz",)))
+    register_format(Format("gz", "anything packed", (".gz",)))
+    assert format_of(Path("a.csv.gz")).name == "packed" and format_of(Path("a.tsv.gz")).name == "gz"
+
+
+@pytest.mark.parametrize("suffixes", [("csv2",), (".",), ("",)])
+def test_what_is_no_suffix(suffixes):
+    with pytest.raises(InputError, match="a suffix is a dot and what follows"):
+        Format("odd", "nothing", suffixes)
