@@ -105,11 +105,17 @@ class ResizesOnLoad(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        with torch.random.fork_rng(devices=[]):
-            self.prepare_load({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.prepare_load({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+        except InputError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # an entry says what it cannot mean
+            error_msgs.append(f"the entries of {prefix or 'the model'} are damaged: {type(error).__name__}: {error}")
+            return
         if prefix + EXTRA in missing_keys:
             missing_keys.remove(prefix + EXTRA)
 

@@ -197,9 +197,9 @@ class Recipe:
             raise InputError(f"recipe {self.name}: the summary is one phrase on one line, not {self.summary!r}")
         for option in self.options.values():
             option.check(option.default)
-        for entry in self.training:
-            if not isinstance(entry, Published | Unpublished):
-                raise InputError(f"recipe {self.name}: training settings are Published or Unpublished, not {entry!r}")
+        for given in self.training:
+            if not isinstance(given, Published | Unpublished):
+                raise InputError(f"recipe {self.name}: training settings are Published or Unpublished, not {given!r}")
         for entry in (*self.training, *([] if self.picturebook is None else [self.picturebook])):
             for name, value in getattr(entry, "options", {}).items():
                 self.option(name).check(value)
