@@ -44,12 +44,31 @@ class Registry(Generic[T]):
     :param what: what one of them is called in a sentence, such as ``"benchmark"``.
     :param kind: the class of a declaration, which has a ``name`` if it is not registered under one.
     :param group: group of entry points; an entry point bears the declaration's name and refers to the declaration.
+    :param folder: dotted name of the package whose modules register the shipped ones, each when it is imported; None if
+        they are registered already.
     """
 
-    def __init__(self, what: str, kind: type[T], group: str) -> None:
+    def __init__(self, what: str, kind: type[T], group: str, folder: str | None = None) -> None:
         self.what, self.kind, self.group = what, kind, group
-        self._known: dict[str, T] = {}
+        self._registered: dict[str, T] = {}
+        self._folder = folder
         self._outside: dict[str, Any] | None = None
+
+    @property
+    def _known(self) -> dict[str, T]:
+        """What is registered, the shipped ones first: whoever looks sees them, and nobody takes their names."""
+        if self._folder is not None:
+            folder, self._folder = self._folder, None
+            import_folder(folder)
+            # Some of its modules may have been imported before: the order does not tell which.
+            ordered = sorted(self._registered.items(), key=lambda item: getattr(item[1], "__module__", ""))
+            self._registered.clear()
+            self._registered.update(ordered)
+        return self._registered
+
+    @_known.setter
+    def _known(self, known: dict[str, T]) -> None:
+        self._registered = known
 
     def add(self, declaration: T, name: str | None = None) -> T:
         """Register a declaration.
@@ -66,9 +85,12 @@ class Registry(Generic[T]):
             raise InputError(f"a {self.what} is a {self.kind.__name__} with a name, not {reprlib.repr(declaration)}")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise InputError(f"the name of a {self.what} has letters, digits and hyphens, not {name!r}")
-        if name in self._known and not _is_defined_again(self._known[name], declaration):
-            raise InputError(f"a {self.what} called {name!r} is registered already{_place_of(self._known[name])}")
-        self._known[name] = declaration
+        # One of the folder's own registers itself while the folder is imported, or before.
+        own = self._folder is not None and getattr(declaration, "__module__", "").startswith(f"{self._folder}.")
+        known = self._registered if own else self._known
+        if name in known and not _is_defined_again(known[name], declaration):
+            raise InputError(f"a {self.what} called {name!r} is registered already{_place_of(known[name])}")
+        known[name] = declaration
         return declaration
 
     def names(self) -> list[str]:

@@ -111,9 +111,9 @@ class ResizesOnLoad(nn.Module):
             super()._load_from_state_dict(
                 state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
             )
-        except InputError:
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError) as error:  # an entry says what it cannot mean
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, ValueError) and type(error) is not ValueError:
+                raise  # a sentence of our own, which names the entry
             error_msgs.append(f"the entries of {prefix or 'the model'} are damaged: {type(error).__name__}: {error}")
             return
         if prefix + EXTRA in missing_keys:

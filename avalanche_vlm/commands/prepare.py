@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.benchmarks.registry import create_benchmark, get_benchmark
+from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
 from avalanche_vlm.commands.requests import SIZES, CompareRequest, Experiment, StreamRequest, TrainingRequest
 from avalanche_vlm.errors import InputError
@@ -142,6 +142,7 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
         if getattr(stream, option) is not None:
             raise _does_not_apply(option, f"{name}, only to --data")
     declared = get_benchmark(name)
+    _refuse_given(stream, name, "name")
     if stream.order:
         common[declared.order or "order"] = list(stream.order)
     flags = {**common, **{option: value for option, value in stream.options.items() if option in SIZES}}
@@ -159,6 +160,7 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     stream = asked.stream
     if not Path(data).exists():
         raise InputError(f"--data: there is no file or folder at {data}")
+    _refuse_given(stream, "--data", "path")
     for option in stream.options:
         if option in SIZES:
             raise _does_not_apply(option, "--data")
@@ -180,6 +182,13 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
         size = model.transforms.eval.size
         benchmark.generator = DiffusersGenerator(stream.generator, size=size, device=device_of(asked.device))
     return benchmark
+
+
+def _refuse_given(stream: StreamRequest, where: str, subject: str) -> None:
+    """Refuse options that are none: what the command itself hands over."""
+    for option in stream.options:
+        if option in (*FROM_MODEL, "model", "called", "factory", subject):
+            raise InputError(f"--option {option} does not apply to {where}: what it stands for is given already")
 
 
 def _does_not_apply(option: str, where: str) -> InputError:

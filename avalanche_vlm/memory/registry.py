@@ -15,7 +15,7 @@ ENTRY_POINTS = "avalanche_vlm.memories"
 _FOLDER = __name__.rpartition(".")[0]
 """Where a memory is one file, which registers it when it is imported."""
 
-_registry: Registry[type[Memory]] = Registry("memory", type, ENTRY_POINTS)
+_registry: Registry[type[Memory]] = Registry("memory", type, ENTRY_POINTS, _FOLDER)
 
 
 def register_memory(memory: M) -> M:

@@ -104,7 +104,10 @@ class Stateful:
         """The declarations of this class and its bases, by attribute name; a subclass's word goes before its base's."""
         found: dict[str, Declared] = {}
         for kind in reversed(cls.__mro__):
-            found |= vars(kind).get("states", {})
+            own = vars(kind).get("states", {})
+            if not isinstance(own, Mapping) or not all(isinstance(how, Declared) for how in own.values()):
+                raise InputError(f"states of {kind.__name__} says of each attribute what it is, as in {{'a': KEPT}}")
+            found |= own
         return found
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -148,6 +149,10 @@ class DualEncoder(ResizesOnLoad):
         :param state: what :meth:`training_state` of a model made in the same way gave.
         :raises InputError: if it names a parameter that this model does not have; nothing has changed then.
         """
+        if not isinstance(state, Mapping) or not all(isinstance(state.get(k), list) for k in ("trains", "frozen")):
+            raise InputError(f"what trains is two lists, trains and frozen, not {reprlib.repr(state)}")
+        if unknown := set(state["frozen"]) - set(TOWERS):
+            raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {min(unknown)!r}")
         trains = set(state["trains"])
         parameters = dict(self.named_parameters())
         if trains - set(parameters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -75,6 +76,8 @@ def load_training_state(
         raise InputError(f"the state is of the plugins {state.get('plugins')}, and these are {names}")
     if missing := {"training", "accelerator", "random"} - state.keys():
         raise InputError(f"the state of a training lacks {min(missing)!r}")
+    if not isinstance(state["accelerator"], list):
+        raise InputError(f"the state of a training has a damaged 'accelerator': {reprlib.repr(state['accelerator'])}")
     there = set(state["accelerator"])
     state = {name: entry.to(model.device) if name in there else entry for name, entry in state.items()}
     try:
@@ -86,7 +89,10 @@ def load_training_state(
         plugin.load_state_dict(part_of(state, f"plugins.{i}"))
     if optimizer is not None:
         _load_optimizer_state(model, optimizer, part_of(state, "optimizer"))
-    _restore_random_states(unpack("random", None, state, "random generators"))
+    try:
+        _restore_random_states(unpack("random", None, state, "random generators"))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the state of a training has a damaged 'random': {error}") from error
 
 
 def _stateful(plugins: Sequence[Any], strict: bool) -> list[Stateful]:

@@ -105,3 +105,20 @@ def test_a_benchmark_from_outside_runs_under_its_name(monkeypatch):
     found = asked("run --out x --benchmark nights --option moons=2 --label-space union --seed 4", seed=4)
     _, stream = prepare.opened(found)
     assert stream.protocol["n_train"] == 16 and stream.protocol["seed"] == 4 and stream.label_space.visible == "union"
+
+
+@pytest.mark.parametrize("option", ["model", "name", "tokenizer", "train_transform", "called"])
+def test_what_the_command_gives_is_no_option_of_a_benchmark(option):
+    with pytest.raises(InputError, match=f"--option {option} does not apply to picturebook"):
+        prepare.opened(asked(f"run --out x --option {option}=3 {SMALL}"))
+
+
+def test_data_of_which_nothing_is_drawn_takes_no_seed(monkeypatch):
+    monkeypatch.setattr(registry.BENCHMARKS, "_known", dict(registry.BENCHMARKS._known))
+
+    @benchmarks.register("fixed", kind="classes", summary="always the same", order=None)
+    def fixed():
+        return benchmarks.create("picturebook", n_train=8, n_test=6, n_held_out=8, n_reference=8)
+
+    _, stream = prepare.opened(asked("run --out x --benchmark fixed", seed=5))
+    assert len(stream.task_names) == 8

@@ -231,3 +231,30 @@ def test_every_random_generator_goes_on():
     assert draw() != first
     load_training_state(model, [], state)
     assert draw() == first
+
+
+DAMAGED = ("training", "accelerator", "random", "model._extra_state", "model.competing._extra_state")
+
+
+@pytest.mark.parametrize("part", DAMAGED)
+@pytest.mark.parametrize("damage", [3, None, "x", [3], {}, {"trains": 3, "frozen": []}, {"label_space": 3}])
+def test_a_damaged_part_of_a_training_is_named_in_one_sentence(random_model, part, damage):
+    state = training_state(random_model, [])
+    assert part in state or part == "random"
+    if part == "accelerator" and damage == [3]:
+        return  # a list that names nothing that there is
+    with pytest.raises(InputError) as told:
+        load_training_state(random_model, [], {**state, part: damage})
+    assert "\n" not in str(told.value)
+
+
+def test_states_that_declare_nothing_to_be_understood():
+    class Listed(VLMPlugin):
+        states = ["a"]  # noqa: RUF012
+
+    class Flagged(VLMPlugin):
+        states = {"a": True}  # noqa: RUF012
+
+    for plugin in (Listed, Flagged):
+        with pytest.raises(InputError, match=f"states of {plugin.__name__} says of each attribute what it is"):
+            plugin().state_dict()

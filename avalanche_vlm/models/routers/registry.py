@@ -8,7 +8,7 @@ from typing import TypeVar
 from avalanche_vlm._registry import Registry
 from avalanche_vlm.models.routers.base import Router
 
-ROUTERS: Registry[type[Router]] = Registry("router", type, "avalanche_vlm.routers")
+ROUTERS: Registry[type[Router]] = Registry("router", type, "avalanche_vlm.routers", __name__.rpartition(".")[0])
 """The classes by name. An entry point of that group bears the name and refers to the class."""
 
 _Kind = TypeVar("_Kind", bound=type[Router])

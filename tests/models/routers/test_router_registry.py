@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -93,3 +94,15 @@ def test_the_same_class_may_come_again():
 def test_an_unknown_router_names_those_that_there_are():
     with pytest.raises(InputError, match="no router is called 'nearest'; there are autoencoder, kmeans, gaussian, "):
         create_router("nearest")
+
+
+def test_names_of_shipped_routers_are_taken_from_the_start():
+    """In a process of its own, where nothing has asked for a router before."""
+    code = (
+        "from avalanche_vlm.errors import InputError\n"
+        "from avalanche_vlm.models.routers.registry import register_router\n"
+        "try: register_router('kmeans')(type('Mine', (), {}))\n"
+        "except InputError as error: print(error)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "a router called 'kmeans' is registered already" in told.stdout
