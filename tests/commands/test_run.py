@@ -14,6 +14,7 @@ from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.errors import InputError
 
 
+@pytest.mark.slow
 def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
     for name in ("a", "b"):
         assert run("run", "--recipe", "fine-tune", "--out", str(tmp_path / name)) == 0
@@ -68,6 +69,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
@@ -95,6 +97,7 @@ def test_the_stored_request_is_what_was_asked_for(finished):
     assert set(stored) - set(protocol) == {"stream"} and stored["model"]["name"] == protocol["model"]
 
 
+@pytest.mark.slow
 def test_what_is_named_twice_is_one_experiment(tmp_path):
     assert run("compare", "--recipes", "fine-tune, fine-tune", "--seeds", "0,0", "--out", str(tmp_path)) == 0
     last = read(tmp_path / "summary.json")["recipes"]["fine-tune"]["last"]
@@ -107,6 +110,7 @@ def test_what_fails_every_recipe_is_said_once(tmp_path, capsys):
     assert err == "avalanche-vlm: fine-tune, seed 0; lora, seed 0: --data: there is no file or folder at /no/such"
 
 
+@pytest.mark.slow
 def test_a_recipe_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
     from avalanche_vlm.studies import experiment
 

@@ -185,6 +185,7 @@ class Silent(VLMPlugin):
         self.kept = deque([strategy.mb_x.flatten().tolist()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "raw", "unknown"),
     [

@@ -76,6 +76,7 @@ def test_streams_and_partial_rows_do_not_mix(random_model, tiny_benchmark):
     assert np.isnan(PerformanceMatrix().rows()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eval_every", [0, 1])
 def test_periodic_evaluation_within_training_is_filed_under_no_wrong_row(random_model, tiny_benchmark, eval_every):
     matrix = PerformanceMatrix()

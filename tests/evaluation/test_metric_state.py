@@ -93,6 +93,7 @@ def results(benchmark, criterion, restart):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_a_stream_measured_in_two_halves_is_measured_as_one(tiny_benchmark, tiny_pairs, kind):
     benchmark, criterion = {

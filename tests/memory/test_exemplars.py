@@ -88,6 +88,7 @@ def test_encoded_pictures_of_any_length_stay_within_the_budget(tmp_path_factory,
         assert Image.open(io.BytesIO(files[0].read_bytes())).size == (16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["reservoir", "class-balanced"])
 def test_a_reservoir_is_uniform_over_the_stream(policy):
     counts = np.zeros(60)
@@ -337,6 +338,7 @@ def test_the_account_adds_up_over_parts():
     assert (StoredBytes(1, 2) + StoredBytes(3, 4)).total == 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_fifty_experiences_of_33_mb_leave_no_trace_but_the_budget(tmp_path, on_disk):

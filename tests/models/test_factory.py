@@ -69,6 +69,7 @@ def test_a_local_open_clip_folder_loads_with_its_transforms_and_tokenizer(model_
     assert model(images).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_an_architecture_with_random_weights():
     model = create_vlm("RN50-quickgelu", "random")
     assert model.transforms.eval.size == 224 and model.tokenize(["a cat"]).shape == (1, 77)

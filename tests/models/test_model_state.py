@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from quick import slow_but_for_some
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.models import MASKED, VLM, create_vlm
@@ -259,7 +260,7 @@ def same(a: VLM, b: VLM) -> bool:
     return all(torch.equal(one, other) for one, other in zip(answers(a), answers(b), strict=True))
 
 
-@pytest.mark.parametrize("kind", BUILD)
+@pytest.mark.parametrize("kind", slow_but_for_some(BUILD, ["lora", "experts", "l2p", "plain"]))
 def test_a_fresh_model_predicts_and_goes_on_as_the_one_whose_state_it_took(kind):
     trained, learn = made(kind)
     before = answers(trained)
@@ -282,6 +283,7 @@ def test_a_fresh_model_predicts_and_goes_on_as_the_one_whose_state_it_took(kind)
     assert same(trained, twin) and equal(trained.state_dict(), twin.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "experts", "coda", "l2p", "dualprompt", "shared"])
 def test_a_model_that_has_learned_more_goes_back(kind):
     model, learn = made(kind)

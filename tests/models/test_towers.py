@@ -192,6 +192,7 @@ def test_the_wrapper_encodes_with_the_module_that_works(name):
         torch.testing.assert_close(encode(x[2:3]), found[2:3], atol=1e-5, rtol=0)  # alone as in the batch
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_traced_tower_follows_the_active_module():
     model, pool = build("clip")

@@ -254,6 +254,7 @@ def places(node, path=()):
         yield from places(child, (*path, key))
 
 
+@pytest.mark.slow
 def test_files_of_other_versions_leave_gaps_and_no_traceback():
     rng = random.Random(0)
     for make, position in ((files.diagnosis, 1), (files.advice, 2)):

@@ -76,6 +76,7 @@ def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys,
     assert "does not give the matrix" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_repeated_run_gives_the_same_matrix(folder, capsys):
     assert cli.main(["diagnose", str(folder), "--quiet"]) == 0
     assert "does not give the matrix" not in capsys.readouterr().out

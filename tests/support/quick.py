@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -11,13 +11,14 @@ QUICK = ("fine-tune", "replay", "zscl", "lora", "wise-ft", "ranpac", "l2p")
 """One of each family, and one of each kind of state: samples, references, modules, weights, heads, prompts."""
 
 
-def slow_but_for_some(cases: Iterable[Any]) -> list[Any]:
-    """Parameters of a test over recipes, those that are not in :data:`QUICK` marked as slow.
+def slow_but_for_some(cases: Iterable[Any], quick: Collection[Any] = QUICK) -> list[Any]:
+    """Parameters of a test, those that do not stand for the others marked as slow.
 
-    :param cases: names of recipes, or tuples that begin with one.
+    :param cases: names (of recipes, for example), or tuples that begin with one.
+    :param quick: names that stand for the others.
     """
     found = []
     for case in cases:
         values = case if isinstance(case, tuple) else (case,)
-        found.append(pytest.param(*values, marks=[] if values[0] in QUICK else [pytest.mark.slow]))
+        found.append(pytest.param(*values, marks=[] if values[0] in quick else [pytest.mark.slow]))
     return found

@@ -98,6 +98,7 @@ def captions(tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
     return [torch.tensor([row]) for row in numbers], own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 @pytest.mark.parametrize("texts", ["batch", "task", "seen", "list", "random", "per step"])
 def test_the_current_batch_gives_the_loss_that_one_computes_by_hand(streams, kind, texts):
@@ -133,6 +134,7 @@ def test_the_current_batch_gives_the_loss_that_one_computes_by_hand(streams, kin
     assert len(losses) == (2 if texts == "seen" else 4) and len(set(losses)) == len(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", ["batch", "all"])
 @pytest.mark.parametrize("policy", [InitialTeacher, PreviousTeacher])
 def test_a_set_gives_the_loss_that_one_computes_by_hand(streams, texts, policy):
@@ -185,6 +187,7 @@ def test_the_side_of_the_student_is_the_tower_that_gets_a_gradient(streams, side
 TEACHERS = [InitialTeacher, PreviousTeacher, MovingAverageTeacher, MomentumTeacher]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", TEACHERS)
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_a_model_is_no_lesson_to_itself(streams, kind, policy):
@@ -368,6 +371,7 @@ def test_latent_replay_has_no_images_to_distil_on(streams):
         strategy.train(benchmark.train_stream[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", TEACHERS)
 @pytest.mark.parametrize("lifetime", ["batch", "always"])
 def test_the_account_is_complete(streams, policy, lifetime):

@@ -339,6 +339,7 @@ def distance_to_the_truth(compensate: bool) -> float:
     return torch.stack(gaps).mean().item()
 
 
+@pytest.mark.slow
 def test_compensation_follows_an_encoder_that_moves():
     without, with_compensation = distance_to_the_truth(False), distance_to_the_truth(True)
     assert without > 0.05

@@ -49,6 +49,7 @@ def trained(tiny_benchmark, pretrained):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_every_image_goes_through_the_tower_once(trained, tiny_benchmark, name):
     _, encoded, dimensions = trained(name)

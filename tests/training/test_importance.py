@@ -36,6 +36,7 @@ def whole(experience) -> tuple[torch.Tensor, ...]:
     )
 
 
+@pytest.mark.slow
 def test_the_empirical_fisher_is_the_mean_of_squared_gradients(first):
     model = small()
     plugin = FisherPenaltyPlugin(kind="empirical", samples=1000, batch_size=7)
@@ -89,6 +90,7 @@ def test_the_penalty_starts_at_zero_and_is_half_the_quadratic_form(tiny_benchmar
         assert expected > 0 and after.values[step] - before.values[step] == pytest.approx(expected, rel=1e-2, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [1.0, 0.25])
 def test_fishers_add_up_and_fade_and_the_anchor_moves_on(tiny_benchmark, decay):
     model = small()

@@ -51,6 +51,7 @@ def test_units_start_as_centres_of_their_class(tiny_benchmark):
         torch.testing.assert_close(unit, rows.features[rows.y == owner].mean(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("visible", ["union", "task"])
 def test_old_classes_come_back_where_they_compete(tiny_benchmark, visible, monkeypatch):
     drawn = []

@@ -44,6 +44,7 @@ def weights(model) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "workers"), [("fp16", 0), ("int8", 2)])
 def test_old_latents_join_every_batch_of_classes(random_model, tiny_benchmark, precision, workers):
     row = ROW if precision == "fp16" else 12 + 17 * 128 + 17 * 4
@@ -202,6 +203,7 @@ def test_bf16_autocast_and_our_own_strategy(random_model, tiny_benchmark):
     assert all(0 < loss < 20 for loss, _ in losses.values)
 
 
+@pytest.mark.slow
 def test_replay_holds_the_first_task(tiny_benchmark):
     first, second = tiny_benchmark.train_stream
     pictures = torch.stack([x for x, *_ in first.dataset.eval()])

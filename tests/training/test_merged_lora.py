@@ -89,6 +89,7 @@ def test_half_of_a_change_is_merged(stream):
             torch.testing.assert_close(new, old + 0.5 * change, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [Naive, VLMNaive])
 @pytest.mark.parametrize(("init", "towers"), [("lora", ("image", "text")), ("tail", ("image",)), ("tail", ("text",))])
 def test_nothing_else_trains_and_nothing_is_left(stream, base, init, towers):
@@ -195,6 +196,7 @@ def test_an_initial_teacher_of_frozen_weights_does_not_move_with_the_merges(stre
     assert (features(model, experience) - start).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [Naive, VLMNaive])
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_clip_trains_lora_and_its_projector_and_leaves_neither(stream, kind, base):

@@ -93,6 +93,7 @@ def test_wise_ft_ends_between_start_and_end(tiny_benchmark, tiny_pairs, kind):
     assert equal(starts.values[1], after[0]) and plugin.stored().ram == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_merges_are_those_of_the_pure_functions(three_tasks, method):
     plugin = TaskVectorMergePlugin(method, scale=0.6, keep=0.3, seed=5)
@@ -183,6 +184,7 @@ class Live(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["magmax", "average", "random"])
 def test_never_a_third_copy_while_merging(three_tasks, method):
     plugin = TaskVectorMergePlugin(method)
@@ -261,6 +263,7 @@ def test_statistics_are_the_fine_tuned_models(three_tasks):
     assert moved[0].abs().max() > 0 and torch.equal(model.image_path.norm.running_mean, moved[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["new", "frozen", "shape"])
 @pytest.mark.parametrize("method", ["magmax", "ties"])
 def test_other_weights_than_those_of_the_first_task_are_refused(three_tasks, method, change):

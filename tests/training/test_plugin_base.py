@@ -37,6 +37,7 @@ def test_all_plugins_derive_from_the_typed_base():
     assert set(OURS) >= DISTRIBUTED
 
 
+@pytest.mark.slow
 def test_parameters_are_prepared_before_the_optimizer_is_rebuilt(random_model, tiny_benchmark):
     class Order(VLMPlugin):
         def __init__(self):

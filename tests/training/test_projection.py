@@ -127,6 +127,7 @@ def test_the_first_experience_is_free(random_model, few_pictures):
     assert all(torch.equal(value, state[name]) for name, value in snapshot(random_model.state_dict()).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [Naive, VLMNaive])
 @pytest.mark.parametrize("stream", ["tiny_benchmark", "tiny_pairs"])
 def test_it_runs_on_classes_and_pairs(random_model, strategy, stream, request):

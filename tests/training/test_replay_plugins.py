@@ -31,6 +31,7 @@ def on_pairs(model, plugins):
     return strategy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "old"), [(0.25, 4), (0.5, 8), ("proportional", 6)])
 def test_a_share_takes_the_place_of_new_samples(random_model, tiny_benchmark, share, old):
     memory = ExemplarMemory(max_samples=40)  # of 64 new ones: 40 / 104 of 16 are 6
@@ -56,6 +57,7 @@ def test_the_variants_of_tic_are_their_mixtures(random_model):
         recipes.build("tic-cumulative", model=random_model, variant="exp")
 
 
+@pytest.mark.slow
 def test_fomo_in_flux_batches_are_thirds_and_weigh_by_their_samples(random_model, tiny_benchmark):
     reference = tiny_benchmark.reference
     with pytest.raises(InputError, match="pretraining pairs needs reference"):
@@ -87,6 +89,7 @@ def test_fomo_in_flux_batches_are_thirds_and_weigh_by_their_samples(random_model
     assert [n for _, n in joined.values] == [16] * 4 + [32] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_replayed_texts_are_pulled_back_to_where_they_were(tiny_benchmark, tiny_pairs, kind):
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs

@@ -18,6 +18,7 @@ from avalanche.training import plugins as stock
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import DER, ER_ACE, Cumulative, Naive
 from mini import mini
+from quick import slow_but_for_some
 
 from avalanche_vlm.training import criterion_for
 from avalanche_vlm.training.data import images_of
@@ -241,7 +242,7 @@ def check(name: str, benchmark) -> None:
     assert STOCK[name].acted(trained), f"{name} did nothing"
 
 
-@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("kind", slow_but_for_some(STREAMS, ["union"]))
 @pytest.mark.parametrize("name", STOCK)
 def test_stock(name, kind, streams):
     cannot = CANNOT.get((name, kind))

@@ -123,6 +123,7 @@ def test_the_first_bases_hold_the_share_of_the_pretrained_weights():
     assert all(basis.shape[1] == 0 for basis in wide.bases.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [Naive, VLMNaive])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_task_changes_reads_nothing_that_is_protected(stream, kind, base):

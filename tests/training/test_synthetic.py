@@ -127,6 +127,7 @@ def test_without_base_prompts_the_first_task_is_plain_fine_tuning(random_model, 
     assert len(plugin.reference.generator.prompts) == 32
 
 
+@pytest.mark.slow
 def test_a_pair_streams_captions_are_not_kept(random_model, tiny_pairs):
     plugin = gift(random_model)
     naive(random_model, [plugin], "pairs").train(tiny_pairs.train_stream)
@@ -188,6 +189,7 @@ def test_a_pass_sees_every_pair_once(random_model, tiny_benchmark):
     assert sorted(torch.cat(seen[:4]).tolist()) == sorted(torch.cat(seen[4:]).tolist()) == list(range(32))
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_previous_or_the_initial_model(random_model, tiny_benchmark):
     class Keep(SupervisedPlugin):
         def before_training_iteration(self, strategy, **kwargs) -> None:
@@ -233,6 +235,7 @@ def test_every_seed_and_task_has_pairs_of_its_own(random_model, tiny_benchmark):
     assert [np.array_equal(pixels[0], other) for other in pixels[1:]] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_distillation_keeps_the_similarities_and_consolidation_the_weights(tiny_benchmark):
     model = create_vlm("tiny")
     images, tokens = model.transforms.eval.from_uint8(Painter()(BASE * 4, 9)), model.tokenize(BASE * 4)

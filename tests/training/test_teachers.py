@@ -213,6 +213,7 @@ def close(found, expected) -> None:
 LIFETIMES = ("always", "task", "batch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lifetime", LIFETIMES)
 @pytest.mark.parametrize("policy", [InitialTeacher, PreviousTeacher])
 @pytest.mark.parametrize("freeze", [(), ("text",)])

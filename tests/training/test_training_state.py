@@ -148,6 +148,7 @@ def test_every_recipe_goes_on_from_its_state_as_if_it_had_not_been_taken_apart(s
     check_resumed(streams[kind], kind, partial(of_recipe, name, streams[kind]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 @pytest.mark.parametrize("base", [Naive, partial(VLMNaive, keep_optimizer_state=True)])
 def test_moments_of_the_optimizer_go_on_where_the_strategy_keeps_them(streams, kind, base):
@@ -180,6 +181,7 @@ def _distance(c) -> torch.Tensor:
     return (c.student.images - c.teacher.images).square().sum() + (c.student.texts - c.teacher.texts).square().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLUGINS)
 def test_plugins_that_no_recipe_has_by_default_go_on_as_well(streams, name):
     check_resumed(streams["classes"], "classes", lambda model: PLUGINS[name](model, streams["classes"]))

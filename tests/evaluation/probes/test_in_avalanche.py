@@ -73,6 +73,7 @@ def resnet_clip():
 # Nothing is disturbed ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: create_vlm("tiny", "random"), resnet_clip], ids=["vit", "resnet"])
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_training_goes_on_bit_by_bit(make, kind, tiny_benchmark, tiny_pairs):
@@ -253,6 +254,7 @@ class Record(SupervisedPlugin):
             self.n += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_conflict_is_the_cosine_of_two_plain_gradients(random_model, tiny_benchmark, tiny_pairs, kind):
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
@@ -318,6 +320,7 @@ def test_the_update_is_weighed_by_the_fisher_of_where_earlier_tasks_ended(random
         assert found[block] == pytest.approx(expected, rel=1e-4), block
 
 
+@pytest.mark.slow
 def test_comparisons_are_bounded_and_take_tasks_in_turn(random_model):
     benchmark = picturebook.mtil_like(n_train=32, n_test=4, n_held_out=4, n_reference=4)
     probe = InterferenceProbe(samples=4, per_experience=2, tasks_at_once=2, max_tasks=3, draws=0)

@@ -211,6 +211,7 @@ def test_half_precision(towers):
     assert clip.visual(images.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_compiled_towers_answer_as_before(towers):
     clip, images, _ = towers
     pool = pool_of(clip, "t", bottleneck=4)

@@ -329,6 +329,7 @@ def test_what_does_not_fit_is_named():
         host(torch.randn(2, WIDTH))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_towers_answer_as_before():
     clip, pool = adapted(experts=3)

@@ -98,6 +98,7 @@ def gradients(clip: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, dict[s
     return features.detach(), {name: p.grad for name, p in clip.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("custom", [False, True])
 @pytest.mark.parametrize("kind", KINDS)

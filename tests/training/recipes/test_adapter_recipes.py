@@ -103,6 +103,7 @@ def pictures(benchmark) -> torch.Tensor:
     return torch.cat([*images, noise])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), RUNS)
 @torch.no_grad()
 def test_strangers_are_answered_by_the_pretrained_model(trained, tiny_benchmark, tiny_pairs, name, kind):
@@ -155,6 +156,7 @@ def owner(name: str) -> tuple[str, int]:
     return site, int(rest.split(".")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy_class", [Naive, VLMNaive])
 def test_weight_decay_and_momentum_touch_no_expert_that_nobody_chose(tiny_benchmark, strategy_class):
     model, steps = create_vlm("tiny"), []

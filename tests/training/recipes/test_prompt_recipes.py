@@ -84,6 +84,7 @@ def trained(tiny_benchmark):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED + PER_TASK)
 def test_a_task_is_learned_with_its_module_alone(trained, tiny_benchmark, name):
     model, plugin, strategy, before, _, images = trained(name)

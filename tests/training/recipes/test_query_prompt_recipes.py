@@ -59,6 +59,7 @@ def state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stream_trains_prompts_alone_and_leaves_those_of_past_tasks(name, kind, tiny_benchmark, tiny_pairs):
@@ -126,6 +127,7 @@ def test_l2p_counts_what_training_used_and_nothing_else(tiny_benchmark):
     assert int(pool.using.sum()) == int(pool.used.sum()) == 64 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_learn_their_task(name, tiny_benchmark):
     model = create_vlm("tiny")

@@ -196,6 +196,7 @@ def naive_dkr(oracle: Expected, strategy) -> float:
     return both_ways(cosines(*new, scales[0]), cosines(*old, scales[1]), right, "dkr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize(("recipe", "naive"), [(mod_x, naive_mod_x), (dkr, naive_dkr)], ids=["mod-x", "dkr"])
 def test_what_rectified_distillation_adds(random_model, stream, recipe, naive, request):
@@ -245,6 +246,7 @@ def naive_ctp(size: int):
     return compute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stream", "size"), [("tiny_pairs", 24), ("tiny_pairs", 100), ("tiny_benchmark", 40)])
 def test_what_ctp_adds_and_what_its_queue_holds(random_model, stream, size, request):
     plugins = ctp(random_model, queue=size)
@@ -358,6 +360,7 @@ def test_the_recipe_refuses_them_by_name(random_model, options, message):
         recipes.build("ctp", model=random_model, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [mod_x, dkr, ctp])
 def test_between_tasks_no_weights_are_kept(random_model, tiny_pairs, recipe):
     plugins = recipe(random_model)
