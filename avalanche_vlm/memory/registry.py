@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from avalanche_vlm._registry import Registry, import_folder
+from avalanche_vlm._registry import Registry
 from avalanche_vlm.memory.base import Memory
 
 M = TypeVar("M", bound=type[Memory])
@@ -31,7 +31,6 @@ def register_memory(memory: M) -> M:
 
 def list_memories() -> list[str]:
     """Names of all memories, sorted: those of this folder, those registered elsewhere, those of entry points."""
-    import_folder(_FOLDER)
     return sorted(_registry.names())
 
 
@@ -41,5 +40,4 @@ def memory_class(name: str) -> type[Memory]:
     :param name: a name of :func:`list_memories`.
     :raises InputError: if there is none.
     """
-    import_folder(_FOLDER)
     return _registry.get(name)

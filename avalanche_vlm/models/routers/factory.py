@@ -5,13 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from avalanche_vlm._registry import import_folder
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.routers.base import Router
 from avalanche_vlm.models.routers.registry import ROUTERS
-
-_FOLDER = __name__.rpartition(".")[0]
-"""Where a router is one file, which registers it when it is imported."""
 
 
 def list_routers() -> list[str]:
@@ -20,7 +16,6 @@ def list_routers() -> list[str]:
     >>> "kmeans" in list_routers()
     True
     """
-    import_folder(_FOLDER)
     return sorted(ROUTERS.names())
 
 
@@ -34,7 +29,6 @@ def create_router(name: str, **options: Any) -> Router:
     >>> create_router("kmeans", quantile=0.99, centres=3).quantile
     0.99
     """
-    import_folder(_FOLDER)
     kind = ROUTERS.get(name)
     known = list(inspect.signature(kind).parameters)
     unknown = sorted(set(options) - set(known))

@@ -82,6 +82,7 @@ def test_a_file_in_the_folder_is_all_that_a_router_of_the_package_takes(monkeypa
     )
     package = importlib.import_module("avalanche_vlm.models.routers")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(ROUTERS, "_folder", package.__name__)  # as in a process that has not looked yet
     assert "dropped-in" in list_routers() and type(create_router("dropped-in")).__name__ == "DroppedIn"
     sys.modules.pop("avalanche_vlm.models.routers.dropped_in")
 
