@@ -7,9 +7,9 @@ result and is known before it is there. It is stored as ``request.json`` beside 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from avalanche_vlm.benchmarks.label_space import Visible
 from avalanche_vlm.training.settings import TrainSettings
@@ -51,6 +51,12 @@ class StreamRequest(Part):
     reference: str | None = None
     generator: str | None = None
     options: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _names_a_stream(self) -> Self:
+        if self.benchmark is None and self.data is None:
+            raise ValueError("neither a benchmark nor data is named")
+        return self
 
 
 class ModelRequest(Part):

@@ -146,3 +146,8 @@ def test_streams_that_cannot_be_meant(words, sentence):
 def test_what_json_has_no_number_for_stays_a_text():
     _, request = parse(["run", "--out", "x", "--option", "a=NaN", "--option", "b=1e400", "--option", "c=2"])
     assert request.stream.options == {"a": "NaN", "b": "1e400", "c": 2}
+
+
+def test_a_stored_stream_names_something():
+    with pytest.raises(ValidationError, match="neither a benchmark nor data is named"):
+        StreamRequest(benchmark=None)
