@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from avalanche_vlm.errors import InputError
 
+_LARGEST = 1e18
+"""Within the range of 64-bit counts and of float32, in which an optimizer steps."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -19,7 +22,8 @@ class TrainSettings:
     :param max_grad_norm: norm that gradients are clipped to; None clips nothing.
     :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
     :param num_workers: number of processes that load data; with 0 the training process does.
-    :raises InputError: if the rate, the passes or the batch is not positive.
+    :raises InputError: if the rate, the passes or the batch is not positive, another is below 0, or one is larger than
+        torch can hold.
     """
 
     lr: float = 1e-5
@@ -35,3 +39,9 @@ class TrainSettings:
         for name in ("lr", "epochs", "batch_size"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("weight_decay", "warmup", "num_workers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "batch_size"):
+            if getattr(self, name) > _LARGEST:
+                raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name):g}")

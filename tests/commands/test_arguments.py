@@ -22,6 +22,7 @@ from avalanche_vlm.commands.requests import (
     TrainChanges,
 )
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.settings import TrainSettings
 
 
 def asked(command: str):
@@ -151,3 +152,11 @@ def test_what_json_has_no_number_for_stays_a_text():
 def test_a_stored_stream_names_something():
     with pytest.raises(ValidationError, match="neither a benchmark nor data is named"):
         StreamRequest(benchmark=None)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"lr": 1e300}, {"batch_size": 10**30}, {"num_workers": -3}, {"warmup": -1}, {"weight_decay": -0.1}]
+)
+def test_settings_that_torch_cannot_take(setting):
+    with pytest.raises(InputError, match=next(iter(setting))):
+        TrainSettings(**setting)
