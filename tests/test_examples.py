@@ -90,6 +90,7 @@ def test_the_readmes_script_runs():
     assert names["strategy"].clock.train_exp_counter == 2
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_replay_page_run(tmp_path, monkeypatch, capsys):
     page = (EXAMPLES.parent / "docs" / "replay.md").read_text()
     monkeypatch.chdir(tmp_path)  # one of them saves a memory

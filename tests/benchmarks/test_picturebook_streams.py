@@ -140,6 +140,7 @@ def test_the_shipped_model_retrieves_held_out_captions(shipped):
     assert scores["image_to_text_hit@1"] >= 0.95 and scores["text_to_image_hit@1"] >= 0.95
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_well_above_chance_on_every_task(shipped):
     benchmark = picturebook.mtil_like(n_train=24, n_test=250, n_held_out=20, n_reference=10)
     shipped.set_label_space(benchmark.label_space)

@@ -34,6 +34,7 @@ def test_a_users_own_folder_with_a_corrupt_file(tmp_path, capsys):
     assert "left out:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_users_own_captions_with_bad_rows(tmp_path, capsys):
     from PIL import Image
 

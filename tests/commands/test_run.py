@@ -130,6 +130,7 @@ def test_a_recipe_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypa
     assert not (tmp_path / "zscl/seed-0/result.json").exists()
 
 
+@pytest.mark.slow
 def test_options_reach_their_recipe(tmp_path):
     assert run("run", "--recipe", "lora", "--set", "rank=2", "--set", "zscl.l2=3", "--out", str(tmp_path)) == 0
     protocol = read(tmp_path / "result.json")["protocol"]

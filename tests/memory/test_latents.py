@@ -98,6 +98,7 @@ def test_one_loud_row_does_not_drown_the_others():
     torch.testing.assert_close(memory.sample(1)["latents"], latents, atol=0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_class_keeps_a_uniform_sample_of_what_it_offered():
     counts = np.zeros(60)
     for seed in range(400):

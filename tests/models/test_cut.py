@@ -50,6 +50,7 @@ def test_appended_latents_give_the_features_of_their_images(tower):
     assert len(latents) == 5 and latents.is_contiguous() and not latents.requires_grad
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_what_the_latents_depend_on_and_the_rest_learns(tower):
     model, layer = tower
     cut = TowerCut(model, layer)

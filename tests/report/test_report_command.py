@@ -26,6 +26,7 @@ def save(folder: Path, entry: dict) -> None:
         store.write_json(folder / f"{name}.json", entry[name])
 
 
+@pytest.mark.slow
 def test_a_real_run_is_reported(tmp_path, capsys):
     small = "--n-train 64 --n-test 20 --n-held-out 40 --n-reference 40 --epochs 1 --order sketches,night --quiet"
     assert cli.main(["run", "--recipe", "lora", "--out", str(tmp_path), *small.split()]) == 0

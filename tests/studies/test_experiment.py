@@ -127,7 +127,7 @@ def test_what_was_computed_is_reported_before_a_failure():
             benchmark,
             "fine-tune",
             model=create_vlm("tiny", "random"),
-            settings=TrainSettings(lr=1e30, epochs=4, max_grad_norm=None),
+            settings=TrainSettings(lr=1e18, epochs=4, max_grad_norm=None),
             on_row=lambda step, matrix: rows.append(step),
         )
     assert rows[0] == 0

@@ -165,6 +165,7 @@ def test_epochs_come_back_after_an_experience_that_broke_off(random_model, tiny_
     assert strategy.train_epochs == 4
 
 
+@pytest.mark.slow
 def test_with_a_cache_a_second_run_encodes_no_training_image(tiny_benchmark, tmp_path, monkeypatch):
     heads, calls = [], []
     for run in range(3):

@@ -304,6 +304,7 @@ def test_logits_are_exact_whatever_the_precision_around_them():
         assert again.logits().dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mod-x", "lwf-vr"])
 def test_losses_on_pairs_of_a_list_are_refused_and_others_are_not(streams, name):
     benchmark, model = streams["classes"], create_vlm("tiny", "random")

@@ -148,6 +148,7 @@ def test_before_training_the_model_predicts_what_the_plain_one_does(random_model
     torch.testing.assert_close(random_model(x, tasks), logits, atol=2e-5, rtol=0)  # the scale is 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("optimizer_first", [False, True])
 def test_the_adapter_trains_and_the_towers_stay_bit_identical(random_model, benchmarks, kind, optimizer_first):
@@ -271,6 +272,7 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(random_model,
     assert (together - random_model.encode_image_plain(images)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_runs_in_our_strategy_under_bf16_with_worker_processes(random_model, benchmarks, kind):
     plugin = FeatureReplayPlugin(random_model, memory_for(kind))
@@ -282,6 +284,7 @@ def test_it_runs_in_our_strategy_under_bf16_with_worker_processes(random_model, 
     assert plugin.path.adapter.up.weight.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_old_classes_are_forgotten_less(seen_benchmark):
     accuracy = {}
     for weight in (0.0, None):

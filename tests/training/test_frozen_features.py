@@ -85,6 +85,7 @@ def test_it_learns_a_task_and_leaves_the_rest_alone(trained, tiny_benchmark, pre
         model.set_label_space(replace(tiny_benchmark.label_space, visible="union"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_it_runs_under_autocast_and_its_parameters_are_in_the_optimizer(tiny_benchmark, name):
     model = create_vlm("tiny", "random")

@@ -91,6 +91,7 @@ class Loss(SupervisedPlugin):
         self.values.append(strategy.loss.item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "weights"),
     [
@@ -142,6 +143,7 @@ def outputs(model, layers, images) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projected", [True, False])
 def test_protected_layers_answer_old_pictures_as_before(random_model, few_pictures, projected):
     first, second = few_pictures.train_stream
@@ -162,6 +164,7 @@ def test_protected_layers_answer_old_pictures_as_before(random_model, few_pictur
     assert changed == layers if projected else changed > layers
 
 
+@pytest.mark.slow
 def test_the_whole_step_of_the_optimizer_is_projected(random_model, tiny_benchmark):
     first, second = tiny_benchmark.train_stream
     plugins = gnsp(random_model, reference=tiny_benchmark.reference, batch_size=8)

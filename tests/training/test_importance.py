@@ -54,6 +54,8 @@ def test_the_empirical_fisher_is_the_mean_of_squared_gradients(first):
     assert plugin.stored().ram == 2 * tensor_bytes(trainable.values())
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_the_true_fisher_asks_the_model_and_not_the_labels(first):
     found = {}
     for seed in range(2):
@@ -71,6 +73,7 @@ def test_the_true_fisher_asks_the_model_and_not_the_labels(first):
     assert (found["true", 0] - found["empirical", 0]).norm() > 1e-2 * found["true", 0].norm()
 
 
+@pytest.mark.slow
 def test_the_penalty_starts_at_zero_and_is_half_the_quadratic_form(tiny_benchmark):
     model = small()
     plugin = FisherPenaltyPlugin(weight=6.0, samples=16)

@@ -28,6 +28,7 @@ def run(benchmark, visible: str, **options):
     return plugin, model, end.values
 
 
+@pytest.mark.slow
 def test_old_units_and_texts_stay_bit_for_bit(tiny_benchmark):
     plugin, model, ((units, texts), _) = run(tiny_benchmark, "union")
     head = plugin.head

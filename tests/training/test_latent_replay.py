@@ -63,6 +63,7 @@ def test_old_latents_join_every_batch_of_classes(random_model, tiny_benchmark, p
     assert plugin.stored().ram == 10 * row
 
 
+@pytest.mark.slow
 def test_outputs_of_replayed_latents_are_those_of_their_pictures(random_model, tiny_benchmark):
     """With the text tower and the upper part changed since they were stored."""
     plugin = LatentReplayPlugin(random_model, LatentMemory(64 * ROW), batch_size=64)
@@ -96,6 +97,7 @@ def test_outputs_of_replayed_latents_are_those_of_their_pictures(random_model, t
     assert checked == [64] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "workers"), [(Naive, 2), (VLMNaive, 0)])
 def test_old_latents_and_tokens_join_every_batch_of_pairs(random_model, tiny_pairs, kind, workers):
     memory = LatentMemory(12 * (ROW + TOKENS))
@@ -195,6 +197,7 @@ def test_the_lower_part_stays_in_eval_mode_and_latents_are_those_of_evaluation(r
     assert torch.cdist(drawn.flatten(1), expected.flatten(1)).min(1).values.max() < 0.1
 
 
+@pytest.mark.slow
 def test_bf16_autocast_and_our_own_strategy(random_model, tiny_benchmark):
     plugin = LatentReplayPlugin(random_model, LatentMemory(32 * ROW), batch_size=16)
     losses = Recorder("after_update", lambda s: (s.loss.item(), len(s.mb_output)))

@@ -119,6 +119,7 @@ def test_nothing_else_trains_and_nothing_is_left(stream, base, init, towers):
         assert torch.equal(value, start[name]) != bool(inside), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_nusa_keeps_every_head_through_adamw_and_decay(stream, share):
     model = create_vlm("tiny")
@@ -226,6 +227,7 @@ def test_c_clip_trains_lora_and_its_projector_and_leaves_neither(stream, kind, b
     assert len(set(optimized.values)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_clips_loss_is_the_consolidation_of_projected_features(stream, kind):
     model = create_vlm("tiny")

@@ -83,6 +83,7 @@ def three_tasks():
     return picturebook.mtil_like(n_train=32, n_test=8, order=order, n_held_out=8, n_reference=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_wise_ft_ends_between_start_and_end(tiny_benchmark, tiny_pairs, kind):
     starts, ends = Recorder("before_training_exp"), Recorder("after_training_exp")
@@ -120,6 +121,7 @@ def test_merges_are_those_of_the_pure_functions(three_tasks, method):
         assert equal(starts.values[task + 1], ends.values[task]) and not equal(after[task], ends.values[task])
 
 
+@pytest.mark.slow
 def test_what_trains_is_what_plain_fine_tuning_trains(three_tasks):
     plain, merged = Recorder("after_training_exp"), Recorder("after_training_exp")
     train(three_tasks, [plain])
@@ -150,6 +152,7 @@ def tensors(found) -> Iterator[torch.Tensor]:
         yield from tensors(list(part.values()) if isinstance(part, dict) else part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_copies_of_what_trains_and_the_sums_of_ties(three_tasks, method):
     plugin = TaskVectorMergePlugin(method)

@@ -154,6 +154,7 @@ def test_a_last_minibatch_of_one_has_no_room_for_a_share(random_model):
     assert [sum(t == 0 for t in tasks) for tasks in sizes.values[3:]] == [8, 8, 0]
 
 
+@pytest.mark.slow
 def test_latent_replay_stands_behind_what_appends_images(random_model, tiny_benchmark):
     def plugins(model):
         return [LatentReplayPlugin(model, LatentMemory(1 << 16), batch_size=4), exemplars(model)]
@@ -210,6 +211,7 @@ def test_old_classes_are_distilled_from_the_previous_model(tiny_benchmark):
     assert model.taps == []
 
 
+@pytest.mark.slow
 def test_a_forward_pass_that_fails_leaves_nothing_behind(random_model, tiny_benchmark):
     class Fails(SupervisedPlugin):
         armed = False

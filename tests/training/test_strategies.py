@@ -60,6 +60,7 @@ class FirstMoments(SupervisedPlugin):
         self.sizes.append(sum(bool(state) for state in strategy.optimizer.state.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
 def test_every_experience_starts_with_fresh_moments_unless_kept(random_model, tiny_benchmark, keep):
     moments = FirstMoments()

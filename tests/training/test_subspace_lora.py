@@ -162,6 +162,7 @@ def tail(where: str) -> str:
     return name if tower == "image" else f"transformer.{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_directions_come_from_the_gradient_of_the_whole_task(stream, kind):
     model = create_vlm("tiny")

@@ -99,6 +99,7 @@ def gradients_of(plugin, strategy) -> tuple[float, dict[str, torch.Tensor]]:
     return strategy.loss.item(), {n: p.grad.clone() for n, p in strategy.model.trainable_parameters().items()}
 
 
+@pytest.mark.slow
 def test_pairs_are_made_of_base_prompts_and_of_the_classes_of_earlier_tasks(random_model, tiny_benchmark):
     plugin = gift(random_model)
     strategy = naive(random_model, [plugin])
@@ -112,6 +113,7 @@ def test_pairs_are_made_of_base_prompts_and_of_the_classes_of_earlier_tasks(rand
     assert set(plugin.reference.generator.prompts) == set(BASE) | old
 
 
+@pytest.mark.slow
 def test_without_base_prompts_the_first_task_is_plain_fine_tuning(random_model, tiny_benchmark):
     plain = copy.deepcopy(random_model)
     plugin = gift(random_model, prompts=())

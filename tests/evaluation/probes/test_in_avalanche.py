@@ -139,6 +139,7 @@ def test_gradients_and_modes_are_left_alone(random_model, tiny_benchmark):
 # Drift ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_drift_is_that_of_the_features_from_row_0(random_model, tiny_benchmark):
     captions = tiny_benchmark.held_out[0]
     probe, matrix, scores = DriftProbe(captions), PerformanceMatrix(), HeldOutScores(tiny_benchmark.held_out)
@@ -173,6 +174,7 @@ def test_drift_is_that_of_the_features_from_row_0(random_model, tiny_benchmark):
     assert probe.stored().ram == 4 * features
 
 
+@pytest.mark.slow
 def test_row_0_needs_no_evaluation_and_periodic_ones_add_no_row(random_model, tiny_benchmark):
     probe, erosion = DriftProbe(tiny_benchmark.reference, layers=False), ErosionProbe(tiny_benchmark.held_out)
     strategy = naive(random_model, [probe, erosion], eval_every=1)
@@ -342,6 +344,7 @@ def test_settings_out_of_range_are_named(options):
 # Erosion -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_erosion_is_what_matrix_and_held_out_scores_say(random_model, tiny_benchmark):
     probe = ErosionProbe(tiny_benchmark.held_out, max_samples=None)
     matrix, scores = PerformanceMatrix(), HeldOutScores(tiny_benchmark.held_out)

@@ -146,6 +146,7 @@ def small_models() -> dict[str, nn.Module]:
     }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "places"), [("siglip", (12, 2)), ("coca", (2, 2))])
 @pytest.mark.parametrize("kind", ["parallel", "sequential"])

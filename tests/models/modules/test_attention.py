@@ -26,6 +26,7 @@ def inject(request):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_a_tower_with_nothing_active_is_the_pretrained_one_to_the_last_bit(inject, training, gradients):

@@ -32,6 +32,7 @@ def read(out: Path) -> dict:
     return json.loads((out / "advice.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_advice_holds_what_the_contract_says(advised):
     advice = read(advised)
     assert {"protocol", "constraints", "minutes", "seeds", "rounds", "front", "answer", "plan"} <= set(advice)

@@ -47,6 +47,7 @@ def test_scores_are_those_of_the_metrics(tiny_benchmark, tiny_pairs):
     assert [len(hits) for hits in pairs.tasks] == [20, 20] and set(np.unique(pairs.tasks[0])) <= {0.0, 0.5, 1.0}
 
 
+@pytest.mark.slow
 def test_scores_of_classes_that_are_met_one_task_after_the_other_are_those_of_avalanches_evaluation():
     from avalanche_vlm.benchmarks import picturebook
     from avalanche_vlm.studies.experiment import run_experiment

@@ -120,6 +120,7 @@ def test_lists_are_filtered():
             recipes.list(**asked)
 
 
+@pytest.mark.slow
 def test_the_order_is_that_of_the_families_whatever_was_imported_first():
     code = (
         "import avalanche_vlm.training.recipes.fusion.adapter, avalanche_vlm.training.recipes.adaptation.prompts\n"
@@ -300,6 +301,7 @@ def test_what_is_no_name_is_no_recipe():
             recipes.describe(odd)
 
 
+@pytest.mark.slow
 def test_all_threads_that_ask_first_get_all_recipes():
     code = (
         "import threading; from avalanche_vlm import recipes; found = []\n"

@@ -261,6 +261,7 @@ def test_what_ctp_adds_and_what_its_queue_holds(random_model, stream, size, requ
     assert plugins[0].stored().ram == size * (4 * width + 8) + plugins[0].reference.stored().ram
 
 
+@pytest.mark.slow
 def test_replayed_pairs_are_pairs_like_others(random_model, tiny_benchmark):
     replay = ExemplarReplayPlugin(random_model, ExemplarMemory(8 * 3100), batch_size=4)
     plugins = ctp(random_model, queue=40)
