@@ -55,7 +55,6 @@ def test_the_empirical_fisher_is_the_mean_of_squared_gradients(first):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_true_fisher_asks_the_model_and_not_the_labels(first):
     found = {}
     for seed in range(2):
