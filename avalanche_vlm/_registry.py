@@ -66,10 +66,6 @@ class Registry(Generic[T]):
             self._registered.update(ordered)
         return self._registered
 
-    @_known.setter
-    def _known(self, known: dict[str, T]) -> None:
-        self._registered = known
-
     def add(self, declaration: T, name: str | None = None) -> T:
         """Register a declaration.
 

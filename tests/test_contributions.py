@@ -62,7 +62,7 @@ def method() -> Iterator[str]:
 
 @pytest.fixture
 def stream(monkeypatch) -> str:
-    monkeypatch.setattr(BENCHMARKS, "_known", dict(BENCHMARKS._known))
+    monkeypatch.setattr(BENCHMARKS, "_registered", dict(BENCHMARKS._known))
 
     @benchmarks.register("two-nights", kind="classes", summary="colours by night, then sketches", order=None)
     def two_nights(seed: int = 0, *, n_train: int = 32, train_transform=None, eval_transform=None, tokenizer=None):
@@ -117,7 +117,7 @@ def space_rows(path: Path, problems) -> Iterator[tuple[int, dict]]:
 
 
 def test_a_format_is_listed_and_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(FORMATS, "_known", dict(FORMATS._known))
+    monkeypatch.setattr(FORMATS, "_registered", dict(FORMATS._known))
     register_format(Format("spaced", "fields with spaces between", (".spaced",), space_rows))
     lines = []
     for task in ("first", "second"):
@@ -136,7 +136,7 @@ def test_a_format_is_listed_and_read(tmp_path, capsys, monkeypatch):
 
 
 def test_a_memory_is_named_saved_and_counted(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry._registry, "_known", dict(registry._registry._known))
+    monkeypatch.setattr(registry._registry, "_registered", dict(registry._registry._known))
 
     @register_memory
     class Means(Memory):

@@ -197,7 +197,7 @@ def test_the_snippets_of_the_benchmark_page_run(tmp_path, monkeypatch):
     from avalanche_vlm.benchmarks.sources import registry as format_registry
 
     for kept in (benchmark_registry.BENCHMARKS, format_registry.FORMATS):
-        monkeypatch.setattr(kept, "_known", dict(kept._known))
+        monkeypatch.setattr(kept, "_registered", dict(kept._known))
     page = (EXAMPLES.parent / "docs" / "adding_a_benchmark.md").read_text()
     for snippet in page.split("```python")[1:]:
         exec(snippet.split("```")[0], {})

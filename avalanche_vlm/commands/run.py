@@ -93,6 +93,7 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
     """The stored result of this experiment, or a new one."""
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.studies.outcome import percent_rows
 
     asked, folder = job.asked, job.folder
     if job.kept is not None:
@@ -108,8 +109,8 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
     partial = folder / "partial.json"
 
     def on_row(step: int, matrix: Any) -> None:
-        rows = [[None if v != v else round(100 * float(v), 4) for v in row] for row in matrix]
-        store.write_json(partial, {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": rows})
+        found = {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": percent_rows(matrix)}
+        store.write_json(partial, found)
 
     with progress.task(str(asked), len(benchmark.task_names)) as advance:
         outcome = run_experiment(

@@ -19,7 +19,7 @@ SMALL = {"n_train": 8, "n_test": 6, "n_held_out": 8, "n_reference": 8}
 @pytest.fixture
 def fresh(monkeypatch):
     """The registry, without what a test adds to it afterwards."""
-    monkeypatch.setattr(registry.BENCHMARKS, "_known", dict(registry.BENCHMARKS._known))
+    monkeypatch.setattr(registry.BENCHMARKS, "_registered", dict(registry.BENCHMARKS._known))
     monkeypatch.setattr(registry.BENCHMARKS, "_outside", None)
 
 

@@ -76,8 +76,8 @@ def test_a_name_that_is_not_there_is_one_sentence(capsys, what, sentence):
 
 
 def test_what_is_brought_from_outside_is_listed(capsys, monkeypatch):
-    monkeypatch.setattr(benchmarks.registry.BENCHMARKS, "_known", dict(benchmarks.registry.BENCHMARKS._known))
-    monkeypatch.setattr(registry.FORMATS, "_known", dict(registry.FORMATS._known))
+    monkeypatch.setattr(benchmarks.registry.BENCHMARKS, "_registered", dict(benchmarks.registry.BENCHMARKS._known))
+    monkeypatch.setattr(registry.FORMATS, "_registered", dict(registry.FORMATS._known))
     register_format(Format("pipes", "fields separated by |", (".pipes",), lambda path, problems: iter(())))
 
     @benchmarks.register("nights", kind="classes", summary="two nights")

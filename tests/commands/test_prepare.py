@@ -87,7 +87,7 @@ def test_an_option_that_would_go_unheeded_is_refused(words, sentence, monkeypatc
 
 
 def test_a_benchmark_from_outside_runs_under_its_name(monkeypatch):
-    monkeypatch.setattr(registry.BENCHMARKS, "_known", dict(registry.BENCHMARKS._known))
+    monkeypatch.setattr(registry.BENCHMARKS, "_registered", dict(registry.BENCHMARKS._known))
 
     @benchmarks.register("nights", kind="classes", summary="one night", label_spaces=("task", "union"), order=None)
     def nights(seed=0, *, label_space="task", moons=1, train_transform=None, eval_transform=None, tokenizer=None):
@@ -114,7 +114,7 @@ def test_what_the_command_gives_is_no_option_of_a_benchmark(option):
 
 
 def test_data_of_which_nothing_is_drawn_takes_no_seed(monkeypatch):
-    monkeypatch.setattr(registry.BENCHMARKS, "_known", dict(registry.BENCHMARKS._known))
+    monkeypatch.setattr(registry.BENCHMARKS, "_registered", dict(registry.BENCHMARKS._known))
 
     @benchmarks.register("fixed", kind="classes", summary="always the same", order=None)
     def fixed():

@@ -34,7 +34,7 @@ def test_every_figure_is_told_apart_and_can_be_shown():
 
 
 def test_a_registered_figure_joins_the_table_and_a_name_is_taken_once(monkeypatch):
-    monkeypatch.setattr(figures.FIGURES, "_known", dict(figures.FIGURES._known))
+    monkeypatch.setattr(figures.FIGURES, "_registered", dict(figures.FIGURES._known))
     spread = Figure(
         *("spread", "Spread", "points", None, "Last less Avg."),
         lambda entry: entry["result"]["metrics"]["last"] - entry["result"]["metrics"]["avg"],

@@ -229,7 +229,7 @@ class Latest(Memory):
 
 
 def test_a_contributor_brings_a_memory_in_one_class(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry_module._registry, "_known", dict(registry_module._registry._known))
+    monkeypatch.setattr(registry_module._registry, "_registered", dict(registry_module._registry._known))
     assert {"exemplars", "features", "latents"} <= set(list_memories()) and "latest" not in list_memories()
     register_memory(Latest)
     assert "latest" in list_memories() and memory_class("latest") is Latest

@@ -14,7 +14,7 @@ from avalanche_vlm.models import create_vlm
 
 @pytest.fixture
 def fresh(monkeypatch):
-    monkeypatch.setattr(registry.FORMATS, "_known", dict(registry.FORMATS._known))
+    monkeypatch.setattr(registry.FORMATS, "_registered", dict(registry.FORMATS._known))
 
 
 def test_shipped_formats_are_told_by_suffix_and_folder(tmp_path):

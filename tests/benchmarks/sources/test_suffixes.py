@@ -12,7 +12,7 @@ from avalanche_vlm.errors import InputError
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(FORMATS, "_known", dict(FORMATS._known))
+    monkeypatch.setattr(FORMATS, "_registered", dict(FORMATS._known))
 
 
 @pytest.mark.parametrize("suffixes", [".PARQUET", (".Parquet",), [".parquet", ".parquet"]])

@@ -19,7 +19,7 @@ from avalanche_vlm.training import VLMNaive, recipes
 @pytest.fixture
 def outsider(monkeypatch):
     """A router that a user has written: the distance from the mean of a task."""
-    monkeypatch.setattr(ROUTERS, "_known", dict(ROUTERS._known))
+    monkeypatch.setattr(ROUTERS, "_registered", dict(ROUTERS._known))
 
     @register_router("task-mean")
     class TaskMeanRouter(CalibratedRouter):
@@ -75,7 +75,7 @@ def test_a_name_is_taken_once(outsider):
 
 
 def test_a_file_in_the_folder_is_all_that_a_router_of_the_package_takes(monkeypatch, tmp_path):
-    monkeypatch.setattr(ROUTERS, "_known", dict(ROUTERS._known))
+    monkeypatch.setattr(ROUTERS, "_registered", dict(ROUTERS._known))
     (tmp_path / "dropped_in.py").write_text(
         "from avalanche_vlm.models.routers import PrototypeRouter, register_router\n"
         "@register_router('dropped-in')\nclass DroppedIn(PrototypeRouter):\n    pass\n"
