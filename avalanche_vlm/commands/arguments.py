@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from avalanche_vlm.benchmarks.label_space import Visible
 from avalanche_vlm.benchmarks.registry import benchmark_names
@@ -32,11 +32,16 @@ def parse(argv: Sequence[str] | None = None) -> tuple[str, Request | ListRequest
     return options.command, REQUESTS[options.command](options)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes options by their whole names: ``compare --seed 3`` would pass for ``--seeds 3``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser, and those of the commands."""
-    parser = argparse.ArgumentParser(
-        prog="avalanche-vlm", description="Continual learning of vision-language models, measured."
-    )
+    parser = _Parser(prog="avalanche-vlm", description="Continual learning of vision-language models, measured.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
     shipped = ", ".join(line.name for line in catalogue())

@@ -203,6 +203,9 @@ def _assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]
     for assignment in request.assignments:
         if assignment.recipe not in (None, recipe):
             recipes.get(assignment.recipe)
+            if assignment.recipe not in request.recipe_names():
+                named = ", ".join(request.recipe_names())
+                raise InputError(f"--set {assignment.text}: recipe {assignment.recipe} is not asked for, only {named}")
         elif assignment.option in own:
             yield from recipes.parse_options(recipe, {assignment.option: assignment.value}).items()
         elif assignment.recipe or not any(

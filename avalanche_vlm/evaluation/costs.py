@@ -41,9 +41,9 @@ FIGURES = (
         "Needs reference pairs",
         "flag",
         False,
-        "Whether the recipe needs image-text pairs that are not of the stream.",
+        "Whether the training used image-text pairs that are not of the stream, a gate's reference among them.",
     ),
-    _line("generator_needed", "Needs a generator", "flag", False, "Whether the recipe needs a generator of pictures."),
+    _line("generator_needed", "Needs a generator", "flag", False, "Whether the training used a generator of pictures."),
     Figure(
         "trainable_parameters",
         "Trainable",

@@ -16,6 +16,7 @@ from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Memory
 from avalanche_vlm.memory.state import keeps_raw_data, stateful_parts, stored_bytes, undeclared
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.routers import ReferenceGate
 
 LedgerEntry = dict[str, Any]
 
@@ -55,25 +56,28 @@ class Ledger:
             "model_parameters": self._parameters,
         }
 
-    def entry(self, needs: Iterable[str], plugins: Iterable[Any], train_seconds: float) -> LedgerEntry:
+    def entry(self, used: Iterable[str], plugins: Iterable[Any], train_seconds: float) -> LedgerEntry:
         """Everything, when the stream is trained.
 
         Stored bytes are the largest at a task's end. Operations and passes are those of the second task, with all that
         surrounds its epochs, per sample and epoch; passes are the image tower's. Whether raw user data are kept is
         what the plugins declare, at the end; None if nobody knows, because some declare nothing, which are named.
 
-        :param needs: resources that the recipe cannot do without.
+        :param used: names of the resources that the training made use of: ``"reference"``, ``"generator"``. A
+            :class:`~avalanche_vlm.models.routers.ReferenceGate` in the model stands for reference pairs, whoever put
+            it there.
         :param plugins: the recipe's plugins.
         :param train_seconds: measured seconds of the whole training.
         """
-        model, plugins = self.model, list(plugins)
+        model, plugins, used = self.model, list(plugins), set(used)
+        gated = any(isinstance(part, ReferenceGate) for part in model.modules())
         changed = not self._pretrained <= fingerprints(model)
         passes, costs = self.plugin, self.costs
         return {
             "stored_ram_bytes": self._stored.ram,
             "stored_disk_bytes": self._stored.disk,
-            "reference_pairs_needed": "reference" in needs,
-            "generator_needed": "generator" in needs,
+            "reference_pairs_needed": gated or "reference" in used,
+            "generator_needed": "generator" in used,
             "raw_user_data_kept": keeps_raw_data(plugins),
             "undeclared_plugins": undeclared(plugins),
             "trainable_parameters": costs["trainable_parameters"],

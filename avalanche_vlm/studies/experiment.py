@@ -117,7 +117,8 @@ def run_experiment(
         **scores_of(matrix, held_out, evaluate),
         "costs": ledger.costs,
     }
-    entry = ledger.entry(recipes.get(recipe).needs, plugins, timing["train_seconds"])
+    given = [name for name, resource in resources(recipe, benchmark).items() if resource is not None]
+    entry = ledger.entry(recipes.get(recipe).uses(given, options), plugins, timing["train_seconds"])
     return Outcome(with_figures(result, metrics), timing, strategy, entry)
 
 

@@ -80,6 +80,23 @@ def test_what_is_named_twice_is_one_experiment():
     assert not default.chosen and "fine-tune" in default.recipes and default.seeds == (0,)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "compare --seed 3 --out x",
+        "run --out x --epoch 2",
+        "advise --out x --minute 1",
+        "diagnose x --thread 1",
+        "list recipes --js",
+        "report x --o y",
+    ],
+)
+def test_options_are_taken_by_their_whole_names(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(words.split())
+    assert stop.value.code == 2 and "unrecognized arguments: --" in capsys.readouterr().err
+
+
 def test_limits_are_the_constraints_of_advice():
     from avalanche_vlm.studies.advice.constraints import Constraints
 

@@ -33,15 +33,18 @@ def test_an_experiment_says_every_default():
 
 
 def test_what_was_typed_goes_before_the_defaults():
-    words = "run --out x --lr 1 --warmup 0 --amp bf16 --workers 2 --set weight=3 --set lora.rank=4"
+    words = "run --out x --lr 1 --warmup 0 --amp bf16 --workers 2 --set weight=3 --set zscl.seed=4"
     found = asked(words + " --recipe zscl", "zscl")
     assert (found.train.lr, found.train.warmup, found.train.amp, found.train.num_workers) == (1, 0, "bf16", 2)
-    assert found.recipe_options["weight"] == 3 and "rank" not in found.recipe_options
+    assert found.recipe_options["weight"] == 3 and found.recipe_options["seed"] == 4
     # In a comparison an option is for every recipe that has it, and for one alone where it is named.
     words = "compare --out x --recipes zscl,lora --set rank=2 --set zscl.seed=5"
     assert asked(words, "lora").recipe_options["rank"] == 2 and asked(words, "zscl").recipe_options["seed"] == 5
     with pytest.raises(InputError, match="--set rank=2: recipe fine-tune has no option 'rank'; it has none"):
         asked("compare --out x --recipes fine-tune,replay --set rank=2")
+    for words in ("run --recipe lwf", "compare --recipes lwf,fine-tune", "advise --recipes lwf,fine-tune"):
+        with pytest.raises(InputError, match=r"--set zscl\.weight=-3: recipe zscl is not asked for, only lwf"):
+            asked(f"{words} --out x --set zscl.weight=-3", "lwf")
     with pytest.raises(InputError, match="no recipe is called 'zcsl'"):
         asked("run --out x --set zcsl.weight=2")
 

@@ -13,9 +13,10 @@ from avalanche.training.plugins import ReplayPlugin
 from mini import mini
 from quick import slow_but_for_some
 
-from avalanche_vlm.evaluation.ledger import fingerprints
+from avalanche_vlm.evaluation.ledger import Ledger, fingerprints
 from avalanche_vlm.evaluation.passes import FlopCounter, inference_flops
 from avalanche_vlm.memory.state import RAW, stateful_parts
+from avalanche_vlm.models.routers import ReferenceGate, create_router
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins.base import VLMPlugin
@@ -40,6 +41,8 @@ CAPTIONS = {"replay", "tic-cumulative", "text-replay", "latent-replay"}
 """Recipes that keep captions of the user's, or pictures, on a stream of pairs."""
 MERGED = {"nusa", "keeplora", "c-clip"}
 """Recipes of modules that end in the weights."""
+REFERENCE_IF_GIVEN = {"moe-adapters", "s-prompts", "gift"}
+"""Recipes that run without reference pairs and use them where there are some: for a gate, or for prompts."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     entry, model = outcome.ledger, outcome.strategy.model
     assert entry["undeclared_plugins"] == []
     assert entry["raw_user_data_kept"] is (name in (CAPTIONS if kind == "pairs" else PICTURES))
-    assert entry["reference_pairs_needed"] == ("reference" in recipes.get(name).needs)
+    assert entry["reference_pairs_needed"] == ("reference" in recipes.get(name).needs or name in REFERENCE_IF_GIVEN)
     assert entry["task_id_needed"] == (kind == "classes")  # these classes compete within their task
     # Whoever leaves the pretrained weights alone can go back to them, and nobody else can.
     untouched = fingerprints(mini()) <= fingerprints(model)
@@ -92,6 +95,20 @@ def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     assert entry["stored_ram_bytes"] + entry["stored_disk_bytes"] == outcome.result["costs"]["stored_bytes"]
     assert entry["training_flops_per_sample"] > 0 or name == "zero-shot"
     assert entry["inference_flops_per_sample"] > 2e6
+
+
+def test_reference_pairs_count_where_a_training_uses_them(streams):
+    replay = recipes.get("replay")
+    assert replay.uses(["reference"], {}) == () and replay.uses(["reference"], {"pretraining": 8}) == ("reference",)
+    assert recipes.get("s-prompts").uses([], {}) == () and recipes.get("zscl").uses(["generator"], {}) == ()
+    assert recipes.get("gift").uses(["reference", "generator"], {}) == ("generator", "reference")
+    # A gate that a user puts into a model counts as much as a recipe's.
+    model = mini()
+    ledger = Ledger(model, streams["classes"])
+    model.set_label_space(streams["classes"].label_space)
+    assert not ledger.entry((), [], 1.0)["reference_pairs_needed"]
+    model.auxiliary["gate"] = ReferenceGate(create_router("kmeans"), torch.nn.functional.normalize(torch.rand(10, 8)))
+    assert ledger.entry((), [], 1.0)["reference_pairs_needed"]
 
 
 def test_switching_modules_off_gives_the_pretrained_answers_back(outcome_of, streams):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from inspect import Parameter, signature
@@ -173,6 +173,8 @@ class Recipe:
     :param training: published training settings, one entry per benchmark where they differ.
     :param adamw: a rate to begin with on new data, where no published rate can be run.
     :param picturebook: what the picturebook's streams are trained with.
+    :param only_with: resources that the recipe takes and leaves alone unless an option says otherwise, each with that
+        option's name: it is used where the option is neither 0 nor empty. Of the others, what is given is used.
     :raises InputError: for a fact that is out of place.
     """
 
@@ -185,6 +187,7 @@ class Recipe:
     training: tuple[Published | Unpublished, ...] = ()
     adamw: AdamW | None = None
     picturebook: Tuned | None = None
+    only_with: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
@@ -203,6 +206,10 @@ class Recipe:
         for entry in (*self.training, *([] if self.picturebook is None else [self.picturebook])):
             for name, value in getattr(entry, "options", {}).items():
                 self.option(name).check(value)
+        for resource, option in self.only_with.items():
+            if resource not in self.takes:
+                raise InputError(f"recipe {self.name} takes no {resource}, which only_with names")
+            self.option(option)
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -234,6 +241,21 @@ class Recipe:
     def needs(self) -> tuple[str, ...]:
         """The resources that the recipe cannot do without."""
         return tuple(name for name in self.takes if self._parameters[name].default is Parameter.empty)
+
+    def uses(self, given: Iterable[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The resources that a training with this recipe makes use of: of those that are given, what it takes and no
+        option leaves alone.
+
+        :param given: names of the resources that are at hand.
+        :param options: the recipe's options that differ from its defaults, by name.
+        :return: names of resources, in the order of the signature.
+        """
+        given, chosen = set(given), {**self.settings, **options}
+        return tuple(
+            name
+            for name in self.takes
+            if name in given and (name not in self.only_with or bool(chosen[self.only_with[name]]))
+        )
 
     @property
     def _parameters(self) -> Mapping[str, Parameter]:

@@ -47,6 +47,7 @@ def recipe(
     training: Published | Unpublished | Iterable[Published | Unpublished] = (),
     adamw: AdamW | None = None,
     picturebook: Tuned | None = None,
+    only_with: Mapping[str, str] | None = None,
 ) -> Callable[[_Compose], _Compose]:
     """Declare a recipe: a function ``(model, *, ...) -> plugins`` with its facts. Where there can be several (kinds,
     papers, settings), one may stand alone.
@@ -63,6 +64,8 @@ def recipe(
         can run decides the rate.
     :param adamw: a rate for them that is not published, which goes before what was published.
     :param picturebook: what the picturebook's streams are trained with; by default what trains whole towers there.
+    :param only_with: resources that the recipe takes and leaves alone where an option is 0 or empty, each with that
+        option's name, as in ``{"reference": "pretraining"}``; by default it uses whatever it is given.
     :raises InputError: for a name that is taken, and for a fact that is out of place.
     """
     works, published, streams = (_several(facts) for facts in (paper, training, kinds))
@@ -87,6 +90,7 @@ def recipe(
             training=published,
             adamw=adamw,
             picturebook=picturebook,
+            only_with=dict(only_with or {}),
         )
         return compose
 

@@ -38,6 +38,7 @@ from avalanche_vlm.training.teachers import PreviousTeacher
     training=[Unpublished("the papers' settings are for other networks or other data than a CLIP's stream of tasks")],
     adamw=LIKE_FINE_TUNING,
     picturebook=WHOLE_TOWERS,
+    only_with={"reference": "pretraining"},
 )
 def replay(
     model: VLM,
