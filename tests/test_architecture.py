@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry", "_files"),
+    ("_registry", "_files", "_flat"),
     ("weights", "losses"),
     ("memory",),
     ("benchmarks",),

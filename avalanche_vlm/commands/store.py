@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm._files import replace_file
+from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,21 +95,10 @@ def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[st
     if not isinstance(result, dict) or not isinstance(timing, dict) or "metrics" not in result:
         return None
     try:
-        stored, wanted = _flat(read_experiment(folder / "request.json").stored()), _flat(request.stored())
+        stored, wanted = read_experiment(folder / "request.json").stored(), request.stored()
     except InputError as error:
         raise InputError(f"{error}: choose another --out") from error
-    for key in {**wanted, **stored}:
-        if stored.get(key) != wanted.get(key):
-            raise InputError(
-                f"{folder} holds a result with {key} = {stored.get(key)!r}, not {wanted.get(key)!r}: "
-                "choose another --out"
-            )
+    for key in differing([wanted, stored]):
+        there, asked = flat(stored).get(key), flat(wanted).get(key)
+        raise InputError(f"{folder} holds a result with {key} = {there!r}, not {asked!r}: choose another --out")
     return result, timing
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, so that a difference is named and not the group that it is in."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

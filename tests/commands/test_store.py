@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 from small_runs import read
 
-from avalanche_vlm.commands import store
+from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.requests import RunRequest, StreamRequest
 from avalanche_vlm.errors import InputError
 
 
@@ -28,3 +30,35 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
 def test_results_are_never_nan_on_disk(tmp_path):
     with pytest.raises(ValueError, match="Out of range float values"):
         store.write_json(tmp_path / "x.json", {"a": float("nan")})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        store.write_json(tmp_path / "result.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "result.json").stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "result.json"
+    store.write_json(path, {"a": 1})
+    path.chmod(0o640)
+    store.write_json(path, {"a": 2})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640 and read(path) == {"a": 2}
+
+
+@pytest.mark.parametrize("options", [{}, {"n_test": 8}], ids=["none", "others"])
+def test_a_setting_that_differs_is_named_and_not_its_empty_group(tmp_path, options):
+    asked = prepare.experiment(RunRequest(out=tmp_path, stream=StreamRequest(options={"n_train": 16})), "fine-tune", 0)
+    store.write_json(tmp_path / "request.json", asked.stored())
+    store.write_json(tmp_path / "result.json", {"metrics": {}})
+    store.write_json(tmp_path / "timing.json", {})
+    other = asked.model_copy(update={"stream": StreamRequest(options=options)})
+    with pytest.raises(InputError, match=r"stream\.options\.n_t\w+ = ") as told:
+        store.finished(tmp_path, other)
+    assert "stream.options =" not in str(told.value)

@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
-from avalanche_vlm.report.page.reading import flat, grid, numbers, record, text, texts
+from avalanche_vlm.report.page.reading import grid, numbers, record, text, texts
 from avalanche_vlm.report.rounding import spread
 
 _DIGITS = 4
@@ -28,8 +29,8 @@ def groups(entries: Sequence[ResultEntry]) -> list[dict[str, Any]]:
     by_protocol: dict[str, list[ResultEntry]] = {}
     for entry in entries:
         by_protocol.setdefault(protocol_key(entry["result"]), []).append(entry)
-    differing = _differing([_fixed(members[0]["result"]) for members in by_protocol.values()])
-    return [_group(members, differing) for members in by_protocol.values()]
+    apart = differing([_fixed(members[0]["result"]) for members in by_protocol.values()])
+    return [_group(members, apart) for members in by_protocol.values()]
 
 
 def protocol_key(result: dict[str, Any]) -> str:
@@ -41,13 +42,7 @@ def _fixed(result: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in result["protocol"].items() if k not in VARYING}
 
 
-def _differing(protocols: list[dict[str, Any]]) -> list[str]:
-    flattened = [flat(p) for p in protocols]
-    names = dict.fromkeys(name for p in flattened for name in p)
-    return [name for name in names if any(p.get(name) != flattened[0].get(name) for p in flattened[1:])]
-
-
-def _group(entries: list[ResultEntry], differing: list[str]) -> dict[str, Any]:
+def _group(entries: list[ResultEntry], apart: list[str]) -> dict[str, Any]:
     first = entries[0]["result"]
     fixed = flat(_fixed(first))
     variants = _variants(entries)
@@ -55,7 +50,7 @@ def _group(entries: list[ResultEntry], differing: list[str]) -> dict[str, Any]:
     recipes = [_recipe(name, members, figures) for name, members in variants.items()]
     return {
         "name": ", ".join(filter(None, (text(first["protocol"].get(k)) for k in ("benchmark", "model")))),
-        "differs": [{"name": name, "value": text(fixed.get(name))} for name in differing],
+        "differs": [{"name": name, "value": text(fixed.get(name))} for name in apart],
         "tasks": texts(first["tasks"]),
         "columns": [
             _column(figure)
@@ -97,9 +92,9 @@ def _variants(entries: list[ResultEntry]) -> dict[str, list[ResultEntry]]:
             members.append(entry)
     named = {}
     for (recipe, _), members in found.items():
-        siblings = [flat(_options(others[0])) for (other, _), others in found.items() if other == recipe]
+        siblings = [_options(others[0]) for (other, _), others in found.items() if other == recipe]
         own = flat(_options(members[0]))
-        tell = [f"{k.rpartition('.')[2]}={text(own.get(k))}" for k in _differing(siblings)]
+        tell = [f"{k.rpartition('.')[2]}={text(own.get(k))}" for k in differing(siblings)]
         named[f"{recipe} ({', '.join(tell)})" if tell else recipe] = members
     return named
 

@@ -69,18 +69,6 @@ def texts(value: Any) -> list[str]:
     return [text(v) for v in items(value)]
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names.
-
-    >>> flat({"a": 1, "b": {"c": 2}})
-    {'a': 1, 'b.c': 2}
-    """
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return found
-
-
 def fault(result: Any) -> str | None:
     """What keeps a ``result.json`` from being one, or None.
 
