@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -153,9 +153,16 @@ class DataReport:
     """What loading the data came to: nothing that was left out goes unsaid.
 
     :param skipped: one sentence per sample that was left out.
+    :param notes: what else a reader of results should know, a sentence each: files that were not taken for samples,
+        names that were not taken as they are.
     """
 
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, list[str]]:
+        """What a result says of its data: plain JSON types."""
+        return {"skipped": list(self.skipped), "notes": list(self.notes)}
 
 
 class VLMBenchmark(CLScenario):
@@ -167,6 +174,7 @@ class VLMBenchmark(CLScenario):
     :param test: one Avalanche data set per experience; experience i of both streams is task i.
     :param label_space: class names and prompts; for pairs, None.
     :param task_names: names of the tasks, one per experience.
+    :param further: further streams by name, such as ``valid``, one Avalanche data set per experience.
     :param held_out: sets that no task trains.
     :param reference: pairs for distillation, if the benchmark brings them.
     :param generator: draws pictures of prompts, if the benchmark brings one.
@@ -183,13 +191,16 @@ class VLMBenchmark(CLScenario):
         *,
         label_space: LabelSpace | None = None,
         task_names: Sequence[str],
+        further: Mapping[str, Sequence[AvalancheDataset]] | None = None,
         held_out: Sequence[HeldOutSet] = (),
         reference: ReferencePairs | None = None,
         generator: Generator | None = None,
         data: DataReport | None = None,
         protocol: dict[str, Any] | None = None,
     ) -> None:
-        plain = with_classes_timeline(with_task_labels(benchmark_from_datasets(train=list(train), test=list(test))))
+        data_sets = {"train": train, "test": test, **(further or {})}
+        streams = benchmark_from_datasets(**{stream: list(sets) for stream, sets in data_sets.items()})
+        plain = with_classes_timeline(with_task_labels(streams))
         super().__init__(plain.streams.values())
         for stream in self.streams.values():
             stream.benchmark = self

@@ -106,6 +106,8 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
     model, benchmark = prepare.opened(asked)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
+    for sentence in benchmark.data.notes:
+        progress.say(sentence)
     partial = folder / "partial.json"
 
     def on_row(step: int, matrix: Any) -> None:

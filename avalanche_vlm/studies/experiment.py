@@ -113,7 +113,7 @@ def run_experiment(
     result: Result = {
         "protocol": protocol_of(benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device),
         "tasks": list(benchmark.task_names),
-        "data": {"skipped": list(benchmark.data.skipped)},
+        "data": benchmark.data.as_json(),
         **scores_of(matrix, held_out, evaluate),
         "costs": ledger.costs,
     }

@@ -53,7 +53,7 @@ def entry(recipe: str = "fine-tune", seed: int = 0, tasks: list[str] = TASKS, **
         "result": {
             "protocol": protocol(recipe, seed, **changed),
             "tasks": tasks,
-            "data": {"skipped": []},
+            "data": {"skipped": [], "notes": []},
             "matrix": matrix,
             "held_out": {"captions R@1": curve, "size": [score(92 - 8 * (j / steps)) for j in range(steps)]},
             "alignment": {"captions modality gap": [1.03] * steps},

@@ -33,7 +33,7 @@ class Item:
     :param image: path of the image file.
     :param text: class name, or caption.
     :param task: name of the item's task.
-    :param split: ``"train"``, ``"test"`` or ``""`` where the split is ours to make.
+    :param split: ``"train"``, ``"valid"``, ``"test"`` or ``""`` where the split is ours to make.
     :param where: what a sentence about it begins with.
     """
 
@@ -55,6 +55,8 @@ class Problems:
             raise InputError(f"on_error is raise or skip, not {on_error!r}")
         self.on_error = on_error
         self.skipped: list[str] = []
+        self.notes: list[str] = []
+        """What else is to be said of the data, a sentence each."""
 
     def add(self, sentence: str) -> None:
         """One sample cannot be used."""
@@ -161,10 +163,7 @@ def assemble(
     :param protocol: what else decides the stream: path, seed and split.
     :raises InputError: if a task lacks train or test samples.
     """
-    parts = {(t, s): [i for i in items if i.task == t and i.split == s] for t in tasks for s in ("train", "test")}
-    for (task, split), members in parts.items():
-        if not members:
-            raise InputError(f"task {task!r} has no usable {split} samples")
+    parts, splits = _parts(items, tasks, problems)
     space: LabelSpace | None = None
     if kind == "pairs":
         if tokenizer is None:
@@ -175,7 +174,7 @@ def assemble(
     else:
         space = join_tasks([(t, _class_names(parts, t), templates) for t in tasks], label_space)
         streams = _classes(parts, tasks, space, train_transform, eval_transform)
-    counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in ("train", "test")}
+    counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}
     return VLMBenchmark(
         name,
         kind,
@@ -183,7 +182,8 @@ def assemble(
         streams["test"],
         label_space=space,
         task_names=list(tasks),
-        data=DataReport(problems.skipped),
+        further={s: streams[s] for s in splits if s not in ("train", "test")},
+        data=DataReport(problems.skipped, problems.notes),
         protocol={**protocol, **counts, "order": list(tasks)},
     )
 
@@ -195,6 +195,28 @@ Streams = dict[str, list[AvalancheDataset]]
 """Data sets of all tasks, by split."""
 
 
+def _parts(items: Sequence[Item], tasks: Sequence[str], problems: Problems) -> tuple[Parts, list[str]]:
+    """The samples by task and split, and the splits that there are: a task without test samples is tested on its
+    validation samples."""
+    held: dict[tuple[str, str], list[Item]] = {(t, s): [] for t in tasks for s in ("train", "valid", "test")}
+    for item in items:
+        if item.task in tasks:
+            held[item.task, item.split].append(item)
+    for task in tasks:
+        if not held[task, "test"]:
+            held[task, "test"], held[task, "valid"] = held[task, "valid"], []
+            if held[task, "test"]:
+                problems.notes.append(f"task {task!r} has no test samples: it is tested on its validation samples")
+    for (task, split), members in held.items():
+        if not members and split != "valid":
+            raise InputError(f"task {task!r} has no usable {split} samples")
+    without = [task for task in tasks if not held[task, "valid"]]
+    left_out = sum(len(held[task, "valid"]) for task in tasks) if without else 0
+    if left_out:
+        problems.notes.append(f"{left_out} validation samples are left out: task {without[0]!r} has none beside test")
+    return held, ["train", "test"] if without else ["train", "valid", "test"]
+
+
 def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform) -> Streams:
     identities: dict[str, int] = {}
 
@@ -202,16 +224,18 @@ def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairT
         images, captions = ImageFiles([item.image for item in items]), [item.text for item in items]
         return as_experience_data(PairDataset(images, captions, identities), train, test)
 
-    return {split: [data(parts[task, split]) for task in tasks] for split in ("train", "test")}
+    splits = ("train", "valid", "test")
+    return {split: [data(parts[task, split]) for task in tasks if parts[task, split]] for split in splits}
 
 
 def _classes(parts: Parts, tasks: Sequence[str], space: LabelSpace, train: Callable, test: Callable) -> Streams:
-    streams: Streams = {"train": [], "test": []}
+    streams: Streams = {"train": [], "valid": [], "test": []}
     for number, task in enumerate(tasks):
         ids = dict(zip(_class_names(parts, task), space.tasks[number], strict=True))
         label = number if space.visible == "task" else 0
         for split, stream in streams.items():
-            items = parts[task, split]
+            if not (items := parts[task, split]):
+                continue  # no validation samples
             data = ImageDataset(ImageFiles([item.image for item in items]), [ids[item.text] for item in items])
             stream.append(as_experience_data(data, train, test, label))
     return streams
@@ -219,9 +243,8 @@ def _classes(parts: Parts, tasks: Sequence[str], space: LabelSpace, train: Calla
 
 def _class_names(parts: Parts, task: str) -> list[str]:
     """The classes of a task, each with samples to train on."""
-    trained, tested = ({item.text for item in parts[task, split]} for split in ("train", "test"))
-    if tested - trained:
-        raise InputError(
-            f"class {sorted(tested - trained)[0]!r} of task {task!r} has test samples but none to train on"
-        )
+    trained = {item.text for item in parts[task, "train"]}
+    for split, word in (("test", "test"), ("valid", "validation")):
+        if beyond := {item.text for item in parts[task, split]} - trained:
+            raise InputError(f"class {min(beyond)!r} of task {task!r} has {word} samples but none to train on")
     return sorted(trained)

@@ -1,15 +1,16 @@
-"""A stream from a folder ``task/class/image.jpg``."""
+"""A stream from a folder of class-labelled pictures."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
-from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
+from avalanche_vlm.benchmarks.sources.layout import Layout, survey_folder
 from avalanche_vlm.errors import InputError
 
 
@@ -25,12 +26,17 @@ def image_folder_stream(
     on_error: OnError = "raise",
     name: str | None = None,
     order: Sequence[str] | None = None,
+    layout: Layout = "auto",
 ) -> VLMBenchmark:
     """A class-labelled stream with one experience per task folder.
 
-    ``root/task/class/*.jpg`` is split at random within each class; ``root/train/task/class/*.jpg`` with
-    ``root/test/...`` beside it is taken as it is. Class names are folder names with underscores and hyphens as spaces.
-    Hidden files and files that are not images by their extension are ignored. Every image is decoded once, up front.
+    ``root/task/class/*.jpg`` is split at random within each class, and so is ``root/class/*.jpg``, a stream of one task
+    (called ``all``). Folders ``train``, ``val`` and ``test`` are taken as they are, wherever they lie side by side: at
+    the top, in the tasks, or in the classes. Validation images make the stream ``valid`` where there are test images,
+    and are what is tested where there are none. Images in folders further down belong to the class above them.
+
+    Class names are folder names with underscores and hyphens as spaces. Hidden files are ignored; other files that are
+    not images by their extension are counted in ``benchmark.data.notes``. Every image is decoded once, up front.
 
     :param root: folder that holds the stream.
     :param train_transform: the model's transform of training images, PIL image to tensor.
@@ -43,21 +49,31 @@ def image_folder_stream(
         ``benchmark.data.skipped``.
     :param name: name of the benchmark; the folder's by default.
     :param order: task folders in the order of the stream; natural order (2 before 10) by default.
+    :param layout: what lies beneath the splits: ``"class"`` for classes of one task, ``"task/class"`` for tasks with
+        classes; ``"auto"`` takes folders for classes if there are images in them, and for tasks if there are folders.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"there is no folder at {root}")
     problems = Problems(on_error)
-    split_folders = {path.name for path in _folders(root)} == {"train", "test"}
-    sides = {"train": root / "train", "test": root / "test"} if split_folders else {"": root}
-    found = list(dict.fromkeys(path.name for side in sides.values() for path in _folders(side)))
-    if not found:
-        raise InputError(f"{root} has no task folders; expected {root}/task/class/image.jpg")
-    tasks = in_order(found, order)
+    survey = survey_folder(root, layout)
+    problems.notes += survey.notes
+    if not survey.found:
+        raise InputError(
+            f"{root} has no task folders with images; expected {root}/task/class/image.jpg or {root}/class/image.jpg"
+        )
+    tasks = in_order(survey.tasks, order)
+    for task, folder in survey.empty:
+        if task in tasks:
+            problems.add(f"class folder {folder} has no images")
+    texts = class_texts({(found.task, found.label) for found in survey.found}, problems)
     items = [
-        item for split, side in sides.items() for task in tasks for item in _task_items(side / task, split, problems)
+        Item(found.path, texts[found.task, found.label], found.task, found.split, "")
+        for found in survey.found
+        if found.task in tasks
     ]
+    given = {bool(item.split) for item in items}
     items = split_items(readable(items, problems), test_fraction, seed, by_class=True, problems=problems)
     return assemble(
         name or root.resolve().name,
@@ -73,40 +89,32 @@ def image_folder_stream(
         protocol={
             "path": str(root),
             "seed": seed,
-            "split": "folders" if split_folders else "random",
-            "test_fraction": None if split_folders else test_fraction,
+            "split": "folders" if given == {True} else "random" if given == {False} else "folders and random",
+            "test_fraction": None if given == {True} else test_fraction,
         },
     )
 
 
-def _task_items(folder: Path, split: str, problems: Problems) -> list[Item]:
-    if not folder.is_dir():
-        raise InputError(f"there is no task folder at {folder}")
-    for path in _images(folder):
-        raise InputError(f"{path} lies directly in a task folder; expected {folder}/class/{path.name}")
-    classes = _folders(folder)
-    if not classes:
-        raise InputError(f"task folder {folder} has no class folders")
-    items = []
-    for path in classes:
-        images = _images(path)
-        if not images:
-            problems.add(f"class folder {path} has no images")
-        text = re.sub(r"[_\-\s]+", " ", path.name).strip()
-        items += [Item(image, text, folder.name, split, "") for image in images]
-    return items
+def class_texts(labels: Iterable[tuple[str, str]], problems: Problems) -> dict[tuple[str, str], str]:
+    """Names of class folders, with underscores and hyphens as spaces.
 
+    Folders of one task whose names would become equal in that way keep the names that they have, which is said.
 
-def _folders(path: Path) -> list[Path]:
-    return sorted((p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_natural)
+    :param labels: task and folder name of each class.
+    :param problems: takes the sentence.
+    :return: the class name of each.
 
-
-def _images(path: Path) -> list[Path]:
-    wanted = (p for p in path.iterdir() if not p.is_dir() and p.suffix.lower() in EXTENSIONS)
-    return sorted((p for p in wanted if not p.name.startswith(".")), key=_natural)
-
-
-def _natural(path: Path) -> list:
-    """Sorts ``task2`` before ``task10``; the name itself breaks ties, so that no order depends on the disk."""
-    parts = re.split(r"(\d+)", path.name)
-    return [*((int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts), (-2, path.name)]
+    >>> problems = Problems("raise")
+    >>> sorted(class_texts([("a", "t-shirt"), ("a", "t_shirt"), ("a", "red_cap")], problems).values())
+    ['red cap', 't-shirt', 't_shirt']
+    """
+    texts = {label: re.sub(r"[_\-\s]+", " ", label[1]).strip() for label in labels}
+    times = Counter((task, text) for (task, _), text in texts.items())
+    alike = sorted(label for label, text in texts.items() if times[label[0], text] > 1)
+    if alike:
+        folders = ", ".join(repr(folder) for _, folder in dict.fromkeys(alike))
+        problems.notes.append(
+            f"the class folders {folders} differ in nothing but underscores, hyphens and spaces: they stay apart, "
+            "under the names that they have"
+        )
+    return texts | {label: label[1] for label in alike}

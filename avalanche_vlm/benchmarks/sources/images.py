@@ -12,7 +12,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avalanche_vlm.errors import InputError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+_SUFFIXES = """
+    .jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .tif .tiff .webp .avif .avifs .heic .heif .ppm .pgm .pbm .pnm .jp2
+    .j2k .mpo .tga
+"""
+EXTENSIONS = frozenset(_SUFFIXES.split())
+"""Ends of the names of image files. Whether Pillow reads one is seen when it is decoded: .heic takes a plug-in."""
 
 
 class ImageFiles(Sequence[Image.Image]):

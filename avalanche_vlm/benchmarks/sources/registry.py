@@ -157,7 +157,7 @@ _HERE = "avalanche_vlm.benchmarks.sources"
 for _format in (
     Format(
         "class-folder",
-        "images in folders task/class/image.jpg, or train/task/class/... and test/task/class/...",
+        "images in folders task/class or class, with train, val and test above, between or below them",
         stream=f"{_HERE}.folder:image_folder_stream",
     ),
     Format("csv", "a table with a header line, fields separated by commas", (".csv",), f"{_HERE}.delimited:comma_rows"),

@@ -11,6 +11,7 @@ from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
+from avalanche_vlm.benchmarks.sources.splits import split_of
 from avalanche_vlm.errors import InputError
 
 
@@ -33,8 +34,9 @@ def table_stream(
     """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
 
     With ``label`` it is class-labelled, with only ``caption`` an image-text stream. Without ``task`` all rows are one
-    task; without ``split`` (``train`` or ``test``) the rows are split at random, within each class where there are
-    classes. Every image is decoded once, up front.
+    task; without ``split`` (``train``, ``val`` or ``test``) the rows are split at random, within each class where there
+    are classes. Validation rows make the stream ``valid`` where there are test rows, and are what is tested where there
+    are none. Every image is decoded once, up front.
 
     :param path: ``.csv``, ``.tsv`` or ``.jsonl``, UTF-8.
     :param train_transform: PIL image to tensor, the model's.
@@ -142,11 +144,11 @@ def _items(
             problems.add(f"{where}: the {text_column} is not text")
         elif "task" in columns and not values.get("task"):
             problems.add(f"{where}: the task is empty")
-        elif values.get("split", "") not in ("", "train", "test"):
-            problems.add(f"{where}: split is train or test, not {values['split']!r}")
+        elif values.get("split") and not split_of(values["split"]):
+            problems.add(f"{where}: split is train, val or test, not {values['split']!r}")
         else:
-            task = values.get("task", "all")
-            items.append(Item(folder / values["image"], values[text_column], task, values.get("split", ""), where))
+            task, split = values.get("task", "all"), split_of(values.get("split", "")) or ""
+            items.append(Item(folder / values["image"], values[text_column], task, split, where))
     return items
 
 

@@ -90,7 +90,7 @@ def test_reference_pairs(folder):
         ("image", "img/none.png", r"data\.csv, row 4: there is no image file at .*none\.png"),
         ("image", "", r"data\.csv, row 4: the image is missing"),
         ("caption", " ", r"data\.csv, row 4: the caption is empty"),
-        ("split", "dev", r"data\.csv, row 4: split is train or test, not 'dev'"),
+        ("split", "later", r"data\.csv, row 4: split is train, val or test, not 'later'"),
     ],
 )
 def test_bad_rows_are_named_or_skipped(folder, field, value, sentence):

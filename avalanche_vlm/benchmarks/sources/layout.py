@@ -1,0 +1,194 @@
+"""How a folder of class-labelled pictures is laid out: which folders are splits, tasks and classes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
+from avalanche_vlm.benchmarks.sources.splits import Split, are_splits, split_of
+from avalanche_vlm.errors import InputError
+
+Layout = Literal["auto", "class", "task/class"]
+"""What the folders beneath the splits are: classes of one task, tasks with classes, or whichever the depth says."""
+
+ONE_TASK = "all"
+"""Name of the task of data that have no tasks."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture, and what its folders say of it.
+
+    :param path: the image file.
+    :param task: name of its task's folder.
+    :param label: name of its class folder.
+    :param split: ``""`` where no folder says which.
+    """
+
+    path: Path
+    task: str
+    label: str
+    split: Split | Literal[""]
+
+
+@dataclass
+class Survey:
+    """What a folder holds.
+
+    :param found: the pictures in natural order of splits, tasks, classes and names (2 before 10).
+    :param tasks: the tasks in natural order.
+    :param empty: task and folder of each class folder without a picture.
+    :param notes: a sentence for each kind of file that is left out.
+    """
+
+    found: list[Found] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    empty: list[tuple[str, Path]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Place = tuple[str, ...]
+"""Names of the folders from the root down."""
+
+
+def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
+    """Tell splits, tasks and classes apart.
+
+    Folders ``train``, ``val`` and ``test`` (also ``training``, ``valid``, ``validation``, ``dev``, ``testing``, in any
+    case) that lie side by side are splits, at the top, in every task or in every class. What remains above a picture is
+    ``class`` or ``task/class``; folders further down, in a class, belong to it, as in torchvision's ``ImageFolder``.
+
+    :param root: folder that holds the data.
+    :param layout: ``"class"`` or ``"task/class"`` where the depth does not tell or tells wrongly.
+    :return: the pictures, and what was left out.
+    :raises InputError: in one sentence, if splits stand beside other folders or pictures lie at several depths.
+    """
+    if layout not in get_args(Layout):
+        raise InputError(f"layout is auto, class or task/class, not {layout!r}")
+    folders: dict[Place, list[Path]] = dict(_walk(root, (), ()))
+    pictures = {parts: [path for path in files if _is_picture(path)] for parts, files in folders.items()}
+    inhabited = {parts[:n] for parts, files in pictures.items() if files for n in range(len(parts) + 1)}
+    below: dict[Place, list[str]] = {}
+    for parts in folders:
+        if parts in inhabited and parts:
+            below.setdefault(parts[:-1], []).append(parts[-1])
+    placed = {parts: _strip_split(root, parts, below) for parts in folders}
+    depths = {parts: len(rest) for parts, (_, rest) in placed.items() if pictures[parts]}
+    classes_at = _depth_of_classes(root, layout, depths, pictures)
+    survey = Survey(notes=_notes(folders))
+    if not classes_at:
+        return survey
+    split_on_top = are_splits(below.get((), []))
+    for parts, (split, rest) in placed.items():
+        if split_on_top and not split:
+            continue  # annotations and the like
+        task = rest[0] if classes_at == 2 and rest else ONE_TASK
+        if len(rest) == classes_at and parts not in inhabited and not split_of(parts[-1]):
+            survey.empty.append((task, root.joinpath(*parts)))
+        if len(rest) < classes_at:
+            if pictures[parts]:
+                survey.notes.append(
+                    f"{_count(len(pictures[parts]), 'image')} of no class {_is(pictures[parts])} left out, such as "
+                    f"{pictures[parts][0]}"
+                )
+            if classes_at == 2 and len(rest) == 1 and parts not in inhabited and not folders[parts]:
+                survey.empty.append((task, root.joinpath(*parts)))
+            continue
+        survey.found += [Found(path, task, rest[classes_at - 1], split) for path in pictures[parts]]
+    survey.tasks = sorted({found.task for found in survey.found}, key=natural)
+    return survey
+
+
+def natural(name: str) -> list:
+    """Sorts ``task2`` before ``task10``; the name itself breaks ties, so that no order depends on the disk.
+
+    :param name: what is sorted by.
+
+    >>> sorted(["b", "a10", "a2"], key=natural)
+    ['a2', 'a10', 'b']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [*((int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts), (-2, name)]
+
+
+def _walk(folder: Path, parts: Place, above: tuple[Path, ...]) -> Iterator[tuple[Place, list[Path]]]:
+    """Every folder with its files, hidden ones left out; links are followed, but not in a circle."""
+    real = folder.resolve()
+    if real in above:
+        return
+    children = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
+    yield parts, [path for path in children if not path.is_dir()]
+    for child in children:
+        if child.is_dir():
+            yield from _walk(child, (*parts, child.name), (*above, real))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
+
+
+def _strip_split(root: Path, parts: Place, below: dict[Place, list[str]]) -> tuple[Split | Literal[""], Place]:
+    """The split that a folder belongs to, and its place without it."""
+    for level, name in enumerate(parts[:3]):
+        siblings = below.get(parts[:level], [])
+        split = split_of(name)
+        known = [n for n in siblings if split_of(n)]
+        if are_splits(known) and len(known) < len(siblings):
+            other = next(n for n in siblings if n not in known)
+            raise InputError(
+                f"{root.joinpath(*parts[:level])} holds the splits {' and '.join(known)} beside {other!r}: move "
+                f"{other!r} away, or rename the folders if they are tasks or classes"
+            )
+        rest = (*parts[:level], *parts[level + 1 :])
+        if split and are_splits(siblings):
+            return split, rest
+        if split == "train" and level == 0 and siblings == [name]:
+            return "", rest  # nothing to measure on: that is split off as where there are no such folders
+    return "", parts
+
+
+def _depth_of_classes(
+    root: Path, layout: Layout, depths: dict[Place, int], pictures: dict[Place, list[Path]]
+) -> Literal[0, 1, 2]:
+    """How far beneath the root class folders lie, splits not counted; 0 if there are none."""
+    shallow = [parts for parts, depth in depths.items() if depth == 1]
+    deep = [parts for parts, depth in depths.items() if depth > 1]
+    if layout == "class":
+        return 1 if shallow or deep else 0
+    if shallow and deep:
+        stray = pictures[shallow[0]][0]
+        raise InputError(
+            f"{stray} lies directly in a task folder, and {pictures[deep[0]][0]} in a class folder of one; expected "
+            f"task/class/{stray.name} for all, or with layout=class class/{stray.name} and deeper"
+        )
+    if layout == "task/class" and shallow:
+        stray = pictures[shallow[0]][0]
+        raise InputError(f"{stray} lies directly in a task folder; expected {root}/task/class/{stray.name}")
+    return 2 if deep else 1 if shallow else 0
+
+
+def _notes(folders: dict[Place, list[Path]]) -> list[str]:
+    """A sentence on files that are no images by their names."""
+    left = [p for files in folders.values() for p in files if not _is_picture(p) and p.name not in DESCRIPTIONS]
+    if not left:
+        return []
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in left)
+    listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
+    return [f"{_count(len(left), 'file')} that {_is(left)} no image by name {_is(left)} left out ({listed})"]
+
+
+DESCRIPTIONS: tuple[str, ...] = ()
+"""Names of files that are read for what they say of the pictures."""
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _is(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"

@@ -1,0 +1,149 @@
+"""Folders as other libraries lay them out: splits, classes without tasks, nested pictures, names that are alike."""
+
+from __future__ import annotations
+
+import pytest
+from real_files import picture, raw, save, transform
+
+from avalanche_vlm.benchmarks import image_folder_stream
+from avalanche_vlm.errors import InputError
+
+TRANSFORMS = {"train_transform": transform, "eval_transform": transform}
+
+
+def lay(root, *folders, n=3, suffix=".png"):
+    for number, folder in enumerate(folders):
+        for i in range(n):
+            save(root / folder / f"{i}{suffix}", picture(10 * number + i))
+    return root
+
+
+def names(stream) -> list[set[str]]:
+    """The folders of each experience's pictures."""
+    return [{path.parent.name for path in raw(e.dataset).images.paths} for e in stream]
+
+
+def grid(splits, rest):
+    return [f"{split}/{name}" for split in splits for name in rest]
+
+
+@pytest.mark.parametrize("valid", ["val", "valid", "Validation", "dev"])
+def test_train_val_and_test_folders_of_classes_are_one_task_with_a_validation_stream(tmp_path, valid):
+    root = lay(tmp_path, *grid(["train", valid, "test"], ["cat", "dog"]))
+    benchmark = image_folder_stream(root, **TRANSFORMS)
+    assert benchmark.task_names == ("all",) and benchmark.label_space.class_names == ("cat", "dog")
+    assert set(benchmark.streams) == {"train", "valid", "test"}
+    counts = {name: benchmark.protocol[f"n_{name}"] for name in ("train", "valid", "test")}
+    assert counts == {"train": [6], "valid": [6], "test": [6]} and benchmark.protocol["split"] == "folders"
+    for name, folder in (("train", "train"), ("valid", valid), ("test", "test")):
+        paths = raw(benchmark.streams[name][0].dataset).images.paths
+        assert {path.parent.parent.name for path in paths} == {folder}
+    assert [e.label_space is benchmark.label_space for e in benchmark.streams["valid"]] == [True]
+
+
+def test_without_test_the_validation_folder_is_tested_and_that_is_said(tmp_path):
+    benchmark = image_folder_stream(lay(tmp_path, *grid(["train", "val"], ["cat", "dog"])), **TRANSFORMS)
+    assert set(benchmark.streams) == {"train", "test"} and benchmark.protocol["n_test"] == [6]
+    assert any("tested on its validation samples" in note for note in benchmark.data.notes)
+
+
+def test_train_alone_is_split_at_random(tmp_path):
+    benchmark = image_folder_stream(lay(tmp_path, "train/cat", "train/dog"), **TRANSFORMS)
+    assert benchmark.label_space.class_names == ("cat", "dog") and benchmark.protocol["split"] == "random"
+
+
+def test_splits_with_tasks_and_splits_within_tasks_and_classes(tmp_path):
+    tasks = ["night/owl", "night/bat", "day/owl", "day/bee"]
+    above = image_folder_stream(lay(tmp_path / "a", *grid(["train", "val", "test"], tasks)), **TRANSFORMS)
+    within = [f"{t}/{s}/{c}" for t, c in (name.split("/") for name in tasks) for s in ("train", "val", "test")]
+    between = image_folder_stream(lay(tmp_path / "b", *within), **TRANSFORMS)
+    beneath = image_folder_stream(
+        lay(tmp_path / "c", *(f"{t}/{s}" for t in tasks for s in ("train", "test"))), **TRANSFORMS
+    )
+    for benchmark in (above, between, beneath):
+        assert benchmark.task_names == ("day", "night")
+        assert benchmark.label_space.class_names == ("bee", "owl", "bat", "owl")
+        assert benchmark.protocol["n_train"] == benchmark.protocol["n_test"] == [6, 6]
+    assert between.protocol["n_valid"] == [6, 6] and "valid" not in beneath.streams
+
+
+def test_splits_beside_something_else_are_refused(tmp_path):
+    root = lay(tmp_path, "train/cat", "test/cat", "unlabelled/web")
+    with pytest.raises(InputError, match=r"holds the splits test and train beside 'unlabelled'"):
+        image_folder_stream(root, **TRANSFORMS)
+
+
+def test_a_folder_without_pictures_beside_the_splits_is_none(tmp_path):
+    root = lay(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
+    (root / "annotations").mkdir()
+    (root / "annotations" / "boxes.xml").write_text("<boxes/>")
+    benchmark = image_folder_stream(root, **TRANSFORMS)
+    assert benchmark.task_names == ("all",)
+    assert benchmark.data.notes == ["1 file that is no image by name is left out (.xml 1)"]
+
+
+def test_classes_without_tasks(tmp_path):
+    benchmark = image_folder_stream(lay(tmp_path, "cat", "dog"), **TRANSFORMS)
+    assert benchmark.task_names == ("all",) and benchmark.label_space.class_names == ("cat", "dog")
+
+
+def test_a_task_called_train_is_a_task_where_nothing_is_tested_beside_it(tmp_path):
+    benchmark = image_folder_stream(lay(tmp_path, "train/cat", "train/dog", "bus/cat", "bus/dog"), **TRANSFORMS)
+    assert benchmark.task_names == ("bus", "train")
+
+
+def test_nested_pictures_belong_to_their_class_and_what_is_left_out_is_counted(tmp_path):
+    root = lay(tmp_path, "home/cat", "home/dog")
+    lay(root, "home/dog/puppies/small")
+    (root / "home/dog/notes.txt").write_text("none")
+    (root / "home/clip.mp4").write_bytes(b"none")
+    save(root / "cover.png")
+    benchmark = image_folder_stream(root, layout="task/class", **TRANSFORMS)
+    train, test = benchmark.protocol["n_train"], benchmark.protocol["n_test"]
+    assert [a + b for a, b in zip(train, test, strict=True)] == [9]
+    assert benchmark.data.notes == [
+        "2 files that are no image by name are left out (.mp4 1, .txt 1)",
+        f"1 image of no class is left out, such as {root / 'cover.png'}",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jfif", ".JPE", ".apng", ".jp2"])
+def test_further_kinds_of_image_files_are_read(tmp_path, suffix):
+    root = lay(tmp_path, "t/cat", "t/dog")
+    save(root / "t" / "cat" / f"more{suffix}")
+    benchmark = image_folder_stream(root, **TRANSFORMS)
+    assert benchmark.protocol["n_train"][0] + benchmark.protocol["n_test"][0] == 7 and not benchmark.data.notes
+
+
+def test_pictures_at_two_depths_are_refused_until_the_layout_is_given(tmp_path):
+    root = lay(tmp_path, "cat", "dog/black")
+    with pytest.raises(InputError, match=r"0\.png lies directly in a task folder, and .*0\.png in a class folder"):
+        image_folder_stream(root, **TRANSFORMS)
+    assert image_folder_stream(root, layout="class", **TRANSFORMS).label_space.class_names == ("cat", "dog")
+    with pytest.raises(InputError, match="layout is auto, class or task/class, not 'flat'"):
+        image_folder_stream(root, layout="flat", **TRANSFORMS)
+
+
+def test_names_that_differ_in_hyphens_alone_stay_apart(tmp_path):
+    root = lay(tmp_path, "t/t-shirt", "t/t_shirt", "t/a_b", "t/a-b", "t/red_cap", "u/t-shirt")
+    benchmark = image_folder_stream(root, label_space="union", **TRANSFORMS)
+    assert sorted(benchmark.label_space.class_names) == ["a-b", "a_b", "red cap", "t shirt", "t-shirt", "t_shirt"]
+    (note,) = benchmark.data.notes
+    assert "'a-b', 'a_b', 't-shirt', 't_shirt' differ in nothing but underscores" in note
+    assert [len(task) for task in benchmark.label_space.tasks] == [5, 1]
+
+
+def test_links_in_a_circle_end(tmp_path):
+    root = lay(tmp_path, "t/cat", "t/dog")
+    (root / "t" / "cat" / "up").symlink_to(root, target_is_directory=True)
+    assert image_folder_stream(root, **TRANSFORMS).label_space.class_names == ("cat", "dog")
+
+
+def test_a_table_with_a_validation_split(tmp_path):
+    from avalanche_vlm.benchmarks import table_stream
+
+    lay(tmp_path, "img", n=6)
+    rows = [f"img/{i}.png,{'cat' if i % 2 else 'dog'},{('train', 'Val', 'test')[i // 2]}" for i in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,split", *rows]))
+    benchmark = table_stream(tmp_path / "t.csv", **TRANSFORMS)
+    assert benchmark.protocol["n_valid"] == [2] and len(benchmark.streams["valid"]) == 1
