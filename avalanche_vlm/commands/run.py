@@ -25,10 +25,12 @@ def run(request: RunRequest) -> int:
     :param request: what was asked for.
     :return: exit code of the process.
     """
-    from avalanche_vlm.report import plots, table
+    from avalanche_vlm.report import lettering, plots, table
 
     with watched(request.quiet) as progress:
         entry = _execute(_job(prepare.experiment(request, request.recipe, request.seed), request.out), progress)
+        if numbered := lettering.key(entry["result"]["tasks"]):
+            progress.say(numbered)
     table.print_matrix(entry["result"])
     _report(request.out, [entry])
     _save(request.out / "held_out.png", plots.held_out_curves([entry["result"]]))
@@ -44,7 +46,7 @@ def compare(request: CompareRequest) -> int:
     :param request: what was asked for.
     :return: exit code of the process.
     """
-    from avalanche_vlm.report import plots
+    from avalanche_vlm.report import lettering, plots
 
     out = request.out
     experiments, left_out = prepare.experiments(request)
@@ -59,6 +61,8 @@ def compare(request: CompareRequest) -> int:
                 entries.append(_execute(job, progress))
             except InputError as error:
                 failures.setdefault(str(error), []).append(str(job.asked))
+        if entries and (numbered := lettering.key(entries[0]["result"]["tasks"])):
+            progress.say(numbered)
     entries.sort(key=lambda entry: request.recipes.index(entry["result"]["protocol"]["recipe"]))
     if entries:
         _report(out, entries)
@@ -145,7 +149,15 @@ def _report(out: Path, entries: list[dict[str, Any]]) -> None:
     print(f"written to {out}")
 
 
+_MOST_PIXELS = 6e4
+"""Pixels along one side of a plot, at most: matplotlib draws none with 2^16 or more."""
+_MOST_AREA = 1e8
+"""Pixels of a whole plot, at most: 400 MB while it is drawn."""
+
+
 def _save(path: Path, figure: Figure) -> None:
+    width, height = figure.get_size_inches()
+    dpi = min(150, _MOST_PIXELS / max(width, height), (_MOST_AREA / (width * height)) ** 0.5)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    figure.savefig(buffer, format="png", dpi=dpi)
     store.write_bytes(path, buffer.getvalue())

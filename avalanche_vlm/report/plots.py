@@ -1,8 +1,10 @@
-"""Plots of results, as matplotlib figures without global state."""
+"""Plots of results, as matplotlib figures without global state. They grow with the number of recipes and tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,16 @@ from matplotlib.figure import Figure as Plot
 from avalanche_vlm.evaluation.curves import HELD_OUT
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
+from avalanche_vlm.report.lettering import labels, set_in_fonts
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's palette, readable with every kind of colour vision."""
+
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+"""Line and marker of every further eight recipes, which have the same colours again."""
+
+_CELL, _LETTER = 0.52, 0.17
+"""Side of a heat map's cell and height of a line of text, in inches."""
 
 
 def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
@@ -22,84 +31,106 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
     """
     groups = _by_recipe(results)
-    tasks = results[0]["tasks"]
-    cell = 0.52
-    figure = Plot(
-        figsize=(2.2 + len(groups) * (cell * len(tasks) + 0.4), 1.9 + cell * (len(tasks) + 1)), layout="constrained"
-    )
-    axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
-    for axis, (recipe, members) in zip(axes, groups.items(), strict=True):
+    tasks = labels(results[0]["tasks"])
+    cell = min(_CELL, 30 / len(tasks))
+    across = max(1, min(len(groups), int(22 / (cell * len(tasks) + 0.4))))
+    down = math.ceil(len(groups) / across)
+    size = (2.2 + across * (cell * len(tasks) + 0.4), 1.4 + down * (cell * (len(tasks) + 1) + 0.5))
+    figure = Plot(figsize=size, layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    shown = slice(None, None, math.ceil(_LETTER / cell))  # names no nearer to each other than lines of text
+    for axis, (recipe, members) in zip(grid.flat, groups.items(), strict=False):
         values = np.mean([np.array(r["matrix"], dtype=float) for r in members], axis=0)
         image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-        for (j, i), value in np.ndenumerate(values):
+        for (j, i), value in np.ndenumerate(values) if cell > 2 * _LETTER else ():
             if not np.isnan(value):
                 ink = "white" if value < 60 else "black"
                 axis.text(i, j, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink)
         axis.set_title(recipe)
-        axis.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
-    axes[0].set_yticks(range(len(tasks) + 1), ["pretrained", *(f"after {task}" for task in tasks)])
-    figure.colorbar(image, ax=list(axes), label="score (percent)", shrink=0.9)
-    return figure
+        axis.set_xticks(range(len(tasks))[shown], tasks[shown], rotation=45, ha="right")
+    for axis in grid.flat[len(groups) :]:
+        axis.set_visible(False)
+    for axis in grid.flat[max(0, len(groups) - across) : len(groups)]:  # the lowest of every column
+        axis.tick_params(labelbottom=True)
+    steps = ["pretrained", *(f"after {task}" for task in tasks)]
+    for axis in grid[:, 0]:
+        axis.set_yticks(range(len(steps))[shown], steps[shown])
+    figure.colorbar(image, ax=list(grid.flat), label="score (percent)", shrink=0.9 / down)
+    return set_in_fonts(figure)
 
 
 def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) -> Plot:
-    """A held-out score over the stream, one line per recipe; the band spans the seeds.
+    """A held-out score over the stream, one line per recipe: the mean over seeds. Of up to eight recipes a band spans
+    the seeds; of more, bands would hide the lines.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
     :param name: name of the curve.
     """
-    figure = Plot(figsize=(8, 4.5), layout="constrained")
+    groups = _by_recipe(results)
+    tasks = labels(results[0]["tasks"])
+    many = len(groups) > len(COLOURS)
+    width, height = max(8.0, min(30.0, 2 + 0.3 * len(tasks))), max(4.5, 0.6 + 1.3 * _LETTER * len(groups) * many)
+    figure = Plot(figsize=(width + 3 * many, height), layout="constrained")
     axis = figure.subplots()
-    tasks = results[0]["tasks"]
     steps = np.arange(len(tasks) + 1)
-    for colour, (recipe, members) in zip(_cycle(), _by_recipe(results).items(), strict=False):
+    for (colour, line, marker), (recipe, members) in zip(_looks(), groups.items(), strict=False):
         curves = [r["held_out"][name] for r in members if name in r["held_out"]]
         if not curves:
             continue
         values = np.array(curves, dtype=float)
-        axis.plot(steps, values.mean(0), marker="o", color=colour, label=recipe)
-        if len(values) > 1:
+        axis.plot(steps, values.mean(0), line, marker=marker, color=colour, label=recipe)
+        if len(values) > 1 and not many:
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-    axis.set_xticks(steps, ["pretrained", *tasks], rotation=45, ha="right")
+    shown = slice(None, None, math.ceil(1.5 * _LETTER * len(steps) / width))
+    axis.set_xticks(steps[shown], ["pretrained", *tasks][shown], rotation=45, ha="right")
     axis.set_ylabel(f"held-out {name} (percent)")
     axis.set_xlabel("after training on")
     axis.set_ylim(0, 102)
     axis.grid(alpha=0.3)
-    if axis.lines:
+    if axis.lines and many:
+        figure.legend(loc="outside right upper")
+    elif axis.lines:
         axis.legend(loc="lower left")
-    return figure
+    return set_in_fonts(figure)
 
 
 def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Plot:
-    """Bars per recipe, mean over seeds with the standard deviation.
+    """Figures side by side, in each a bar per recipe: the mean over seeds, with the standard deviation.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds.
-    :param names: figures to draw, all of one unit; by default those that are declared to be shown in a plot.
+    :param names: figures to draw; by default those that are declared to be shown in a plot.
     """
     entries = [{"result": result} for result in results]
     known = figures_of(entries)
     figures = [f for f in known if "plot" in f.shown] if names is None else [f for f in known if f.name in names]
-    plot = Plot(figsize=(8, 4.5), layout="constrained")
-    axis = plot.subplots()
     groups = _by_recipe(results)
-    width = 0.8 / len(groups)
-    for k, (colour, (recipe, members)) in enumerate(zip(_cycle(), groups.items(), strict=False)):
-        values = np.array([[_number(figure.value({"result": result})) for figure in figures] for result in members])
-        position = np.arange(len(figures)) + (k - (len(groups) - 1) / 2) * width
-        spread = values.std(0, ddof=1) if len(values) > 1 else None
-        bars = axis.bar(position, values.mean(0), width * 0.92, yerr=spread, capsize=3, color=colour, label=recipe)
-        axis.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    axis.set_xticks(range(len(figures)), [f"{figure.title}{_direction(figure)}" for figure in figures])
-    axis.set_ylabel("percent")
-    axis.grid(axis="y", alpha=0.3)
-    axis.set_axisbelow(True)
-    axis.margins(y=0.12)
-    axis.legend()
-    return plot
+    rows = np.arange(len(groups))
+    plot = Plot(figsize=(1.8 + 2.6 * max(1, len(figures)), 1.1 + 2 * _LETTER * len(groups)), layout="constrained")
+    for axis, figure in zip(
+        plot.subplots(1, max(1, len(figures)), squeeze=False, sharey=True)[0], figures, strict=False
+    ):
+        values = [[_number(figure.value({"result": result})) for result in members] for members in groups.values()]
+        means = np.array([np.mean(of) for of in values])
+        spreads = np.array([np.std(of, ddof=1) if len(of) > 1 else 0.0 for of in values])
+        axis.barh(rows, means, 0.7, color=COLOURS[0])
+        several = np.array([len(of) > 1 for of in values]) & np.isfinite(means)
+        axis.errorbar(means[several], rows[several], xerr=spreads[several], fmt="none", ecolor="black", capsize=2)
+        ends = np.nan_to_num(np.where(means < 0, means, means + spreads))
+        for row, end in enumerate(ends):
+            words = "n/a" if np.isnan(means[row]) else f"{means[row]:.1f}"
+            axis.annotate(words, (max(end, 0.0), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.set_title(f"{figure.title}{_direction(figure)}", fontsize=10)
+        axis.set_xlabel(figure.unit)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+        axis.margins(x=0.18)
+        axis.set_ylim(len(groups) - 0.4, -0.6)  # the first recipe on top
+    plot.axes[0].set_yticks(rows, list(groups))
+    return set_in_fonts(plot)
 
 
 def _direction(figure: Figure) -> str:
-    words = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    words = {True: "\n(higher is better)", False: "\n(lower is better)", None: ""}
     return words[figure.higher_is_better]
 
 
@@ -114,5 +145,8 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _cycle() -> list[str]:
-    return list(COLOURS) * 8
+def _looks() -> Iterator[tuple[str, str, str]]:
+    """Colour, line and marker of one recipe after the other; no two of the first 32 look alike."""
+    for line, marker in itertools.cycle(_STYLES):
+        for colour in COLOURS:
+            yield colour, line, marker

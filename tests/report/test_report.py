@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
-from avalanche_vlm.report import plots, table
+from avalanche_vlm.report import lettering, plots, table
 
 
 def entry(recipe: str = "lora", seed: int = 0, last: float = 80.0, zsd: float | None = 1.5) -> dict:
@@ -72,13 +76,130 @@ def test_heat_maps_show_the_mean_over_seeds_and_leave_missing_cells_blank():
     assert [t.get_text() for t in lora.get_yticklabels()] == ["pretrained", "after first", "after second"]
 
 
-def test_curves_and_bars_have_one_series_per_recipe():
+def test_curves_have_one_line_per_recipe():
     results = [entry()["result"], entry(seed=1)["result"], entry("zscl", zsd=None)["result"]]
     (axis,) = plots.held_out_curves(results).axes
     assert [line.get_label() for line in axis.lines] == ["lora", "zscl"]
     np.testing.assert_allclose(axis.lines[0].get_ydata(), [99.0, 90.0, 88.5])
     assert len(axis.collections) == 1  # only lora has a band
-    (axis,) = plots.metric_bars(results).axes
-    assert [c.get_label() for c in axis.containers if hasattr(c, "patches")] == ["lora", "zscl"]
     empty = {**results[0], "held_out": {}}
     assert not plots.held_out_curves([empty]).axes[0].lines
+
+
+def test_bars_have_a_panel_per_figure_and_a_row_per_recipe():
+    results = [entry(last=80.0)["result"], entry(seed=1, last=84.0)["result"], entry("zscl", zsd=None)["result"]]
+    last, transfer, zsd = plots.metric_bars(results).axes
+    assert last.get_title().startswith("Last") and [t.get_text() for t in last.get_yticklabels()] == ["lora", "zscl"]
+    assert [bar.get_width() for bar in last.patches] == [82.0, 80.0]
+    assert [t.get_text() for t in zsd.texts] == ["1.5", "n/a"]  # a missing value is said, not drawn as zero
+    assert transfer.get_xlabel() == "percent" and zsd.get_xlabel() == "points"
+
+
+def overlapping(texts: list) -> list[tuple[str, str]]:
+    """Pairs of texts of a drawn figure whose boxes share ground."""
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text() and t.get_visible()]
+    return [(a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[i + 1 :] if one.overlaps(other)]
+
+
+@pytest.mark.parametrize("recipes", [1, 28])
+def test_bars_of_any_number_of_recipes_are_readable(recipes):
+    """No name and no number covers another: drawn side by side, 28 recipes' numbers were one black band."""
+    results = [entry(f"a-long-name-{i}", last=50 + 0.3 * i)["result"] for i in range(recipes)]
+    figure = plots.metric_bars(results)
+    figure.draw_without_rendering()
+    texts = [
+        t for axis in figure.axes for t in [*axis.texts, *(axis.get_yticklabels() if axis is figure.axes[0] else [])]
+    ]
+    assert len(texts) == recipes * 4 and not overlapping(texts)
+
+
+def test_28_curves_all_look_different_and_the_legend_covers_none():
+    figure = plots.held_out_curves([entry(f"recipe-{i}")["result"] for i in range(28)])
+    (axis,) = figure.axes
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axis.lines}) == 28
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert not legend.get_window_extent().overlaps(axis.get_window_extent())
+    assert not overlapping(legend.get_texts())
+
+
+def test_heat_maps_of_many_recipes_and_tasks_stay_within_what_can_be_drawn():
+    assert max(plots.matrices([entry(f"recipe-{i}")["result"] for i in range(12)]).get_size_inches()) < 40
+    many = {
+        **entry()["result"],
+        "tasks": [f"task {i}" for i in range(250)],
+        "matrix": np.full((251, 250), 50.0).tolist(),
+    }
+    figure = plots.matrices([many])
+    assert max(figure.get_size_inches()) < 40
+    assert 1 < len(figure.axes[0].get_yticks()) < 250  # names no nearer to each other than lines of text
+
+
+def result_with_tasks(*names: str) -> dict:
+    matrix = [[50.0] * len(names)] * (len(names) + 1)
+    return {
+        **entry()["result"],
+        "tasks": list(names),
+        "matrix": matrix,
+        "held_out": {"captions R@1": [90.0] * (len(names) + 1)},
+    }
+
+
+def drawn(figure) -> bytes:
+    """The plot as a file, with every warning an error."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(buffer, format="png", dpi=50)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def plain_font_alone(monkeypatch):
+    monkeypatch.setattr(lettering, "families_installed", lambda: [lettering.PLAIN])
+
+
+@pytest.mark.parametrize("draw", [plots.matrices, plots.held_out_curves])
+def test_names_that_no_font_has_are_numbered_without_a_warning(plain_font_alone, draw):
+    names = ("\u82b1", "birds", "\u0928\u0926\u0940")
+    figure = draw([result_with_tasks(*names)])
+    assert drawn(figure)[:4] == b"\x89PNG"
+    shown = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert shown[-3:] == ["task 1", "birds", "task 3"]
+    assert lettering.key(names).endswith("task 1 is \u82b1, task 3 is \u0928\u0926\u0940")
+    assert lettering.key(["flores", "p\u00e1jaros", "\u0440\u0435\u043a\u0430"]) is None
+
+
+def test_an_installed_font_that_has_the_letters_is_taken(tmp_path, monkeypatch):
+    """A font of one glyph, made here: a name in it is drawn with it and no warning."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "flower"])
+    builder.setupCharacterMap({0x82B1: "flower"})
+    pen = TTGlyphPen(None)
+    for move, *point in (("moveTo", 0, 0), ("lineTo", 0, 700), ("lineTo", 700, 700), ("lineTo", 700, 0)):
+        getattr(pen, move)(tuple(point))
+    pen.closePath()
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "flower": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (500, 0), "flower": (800, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "One Flower", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "flower.ttf")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    font_manager.fontManager.addfont(tmp_path / "flower.ttf")
+    monkeypatch.setattr(lettering, "families_installed", lambda: [lettering.PLAIN, "One Flower"])
+    lettering._regular.cache_clear()
+    try:
+        figure = plots.matrices([result_with_tasks("\u82b1", "birds")])
+        assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["\u82b1", "birds"]
+        drawn(figure)
+    finally:
+        lettering._regular.cache_clear()
+        lettering._covered.cache_clear()
+
+
+def test_a_dollar_sign_is_no_formula():
+    figure = plots.matrices([result_with_tasks("$\\nonsense$", "5 $ and 6 $")])
+    drawn(figure)
+    assert figure.axes[0].get_xticklabels()[0].get_text() == "$\\nonsense$"

@@ -120,8 +120,8 @@ def test_table_csv_summary_and_bars_show_it(runs, capsys):
     table.print_table(found)
     out = capsys.readouterr().out
     assert "Overconfidence" in out and f"{sum(values) / 2:.1f} ±" in out
-    (axis,) = plots.metric_bars([entry["result"] for entry in found]).axes
-    assert "Overconfidence (lower is better)" in [tick.get_text() for tick in axis.get_xticklabels()]
+    panels = plots.metric_bars([entry["result"] for entry in found]).axes
+    assert "Overconfidence\n(lower is better)" in [axis.get_title() for axis in panels]
 
 
 def test_the_report_shows_it_as_html_markdown_and_json(runs, tmp_path):
