@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,32 @@ def source_datasets(dataset: Any) -> Iterator[Any]:
         yield dataset
     for part in parts:
         yield from source_datasets(part)
+
+
+def transform_of(dataset: Any, group: str) -> Callable[[Any], Any]:
+    """What an Avalanche data set does to the raw input of a sample under one of its transform groups.
+
+    Avalanche applies its groups to samples that it holds, and has no public way to apply them to another input. Where
+    several data sets were joined, those of the first one are taken.
+
+    :param dataset: an Avalanche data set; anything else has no transforms.
+    :param group: name of the group, ``"train"`` or ``"eval"``.
+    :return: the function of a raw input; it gives the input itself where there are no transforms.
+    """
+    steps: list[Any] = []
+    part: Any = getattr(dataset, "_flat_data", None)
+    while hasattr(part, "_transform_groups"):
+        steps += [part._transform_groups, part._frozen_transform_groups]  # from the outermost in, the last to act first
+        part = part._datasets[0] if part._datasets else None
+
+    return partial(_transformed, tuple(reversed(steps)), group)
+
+
+def _transformed(steps: tuple[Any, ...], group: str, x: Any) -> Any:
+    sample: Any = [x, 0]
+    for groups in steps:
+        sample = groups(sample, group_name=group)
+    return sample[0]
 
 
 def criterion_of(strategy: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -65,6 +65,26 @@ class StoredExemplars(Memory):
     def steps(self) -> torch.Tensor:
         """The experience that each kept sample comes from ``[n]``."""
         return self._column("step")
+
+    @property
+    def seed(self) -> int:
+        """Seed of the draws."""
+        return self._draws.seed
+
+    @property
+    def task_labels(self) -> torch.Tensor:
+        """The task label of each kept sample ``[n]``."""
+        return self._column("task")
+
+    def read(self, rows: Sequence[int]) -> Columns:
+        """Some of what is kept; no draw is taken.
+
+        :param rows: which, by their places, each from 0 to the number kept less one.
+        :return: ``pixels`` uint8 ``[n, 3, H, W]``, ``y`` and ``task`` int64 ``[n]``, ``tokens`` int64 ``[n, L]`` for
+            pairs.
+        :raises InputError: if the memory is empty, or a stored picture is damaged or gone.
+        """
+        return self._read(np.asarray(rows, dtype=np.int64))
 
     def chunks(self, size: int = 256) -> Iterator[Columns]:
         """Everything that is kept, part by part: no draw is taken, and no more than a part is decoded at a time.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -57,6 +57,41 @@ def experience_features(strategy: Strategy) -> LabelledFeatures:
     with model.evaluating():
         parts = [(model.encode_image_plain(images_of(x)), y, task) for x, y, task in experience_batches(strategy)]
     return LabelledFeatures(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def united_loader(
+    strategy: Strategy,
+    *,
+    num_workers: int = 0,
+    shuffle: bool = True,
+    pin_memory: bool | None = None,
+    persistent_workers: bool = False,
+    drop_last: bool = False,
+    **_options: Any,
+) -> DataLoader:
+    """Minibatches of what is trained, every sample as often as every other.
+
+    Avalanche's own loader draws from every task label alike, and repeats the exemplars of a task until they are as many
+    as the new samples.
+
+    :param strategy: the strategy, after its data set was adapted.
+    :param num_workers: number of processes that load data.
+    :param shuffle: whether every epoch has an order of its own.
+    :param pin_memory: whether batches lie in pinned memory; None for where the strategy trains on a GPU.
+    :param persistent_workers: whether the processes live on after an epoch.
+    :param drop_last: whether a last batch that is not full is left out.
+    :return: a torch loader with the strategy's batch size.
+    """
+    return DataLoader(
+        strategy.adapted_dataset,
+        batch_size=strategy.train_mb_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        pin_memory=strategy.device.type == "cuda" if pin_memory is None else pin_memory,
+        persistent_workers=persistent_workers,
+        drop_last=drop_last,
+        collate_fn=getattr(strategy.adapted_dataset, "collate_fn", None),
+    )
 
 
 def images_of(x: torch.Tensor | ImageText) -> torch.Tensor:

@@ -34,7 +34,7 @@ LESS: dict[str, dict[str, Any]] = {
     "lada": {"units": 2, "bottleneck": 4},
     "proof": {"exemplars": 3},
 }
-SMALL_BATCHES = ("replay", "icarl", "latent-replay", "text-replay", "prototype-replay", "zscl", "snd", "gnsp", "gift")
+SMALL_BATCHES = ("replay", "latent-replay", "text-replay", "prototype-replay", "zscl", "snd", "gnsp", "gift")
 PICTURES = {"replay", "icarl", "tic-cumulative", "proof"}
 """Recipes that keep pictures of the user's."""
 CAPTIONS = {"replay", "tic-cumulative", "text-replay", "latent-replay"}

@@ -80,6 +80,18 @@ def test_the_loss_is_the_sum_of_three(tiny_benchmark):
         assert found == pytest.approx(wanted, rel=1e-4)
 
 
+def test_an_epoch_shows_every_new_sample_and_every_exemplar_once(tiny_benchmark):
+    rows = Recorder("after_forward", lambda s: s.mb_x.clone())
+    tasks = Recorder("after_forward", lambda s: s.mb_task_id.clone())
+    run(tiny_benchmark, lambda _: rows, lambda _: tasks, exemplars=3)
+    old = list(tiny_benchmark.train_stream[0].dataset.targets)
+    kept = sum(min(3, old.count(c)) for c in set(old))
+    per_epoch = -(-(64 + kept) // 16)
+    for start in (8, 8 + per_epoch):  # four batches in each of the first task's two epochs
+        shown, of = (torch.cat(seen.values[start : start + per_epoch]) for seen in (rows, tasks))
+        assert len(shown.unique(dim=0)) == len(shown) == 64 + kept and int((of == 0).sum()) == kept
+
+
 def test_prototypes_are_the_means_of_the_plain_features(tiny_benchmark):
     plugin, model, _ = run(tiny_benchmark)
     dataset = tiny_benchmark.train_stream[0].dataset.eval()

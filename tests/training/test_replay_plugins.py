@@ -43,7 +43,7 @@ def test_a_share_takes_the_place_of_new_samples(random_model, tiny_benchmark, sh
 
 @pytest.mark.parametrize("share", [0, 1, 1.5, "half"])
 def test_shares_that_are_none(random_model, share):
-    with pytest.raises(InputError, match="between 0 and 1 or 'proportional'"):
+    with pytest.raises(InputError, match="between 0 and 1, 'proportional' or 'union'"):
         ExemplarReplayPlugin(random_model, ExemplarMemory(max_samples=4), share=share)
 
 

@@ -25,7 +25,8 @@ class LatentReplayPlugin(VLMPlugin):
     Latent replay (arXiv 1912.01100): a replayed sample costs no pass through the lower layers, and no picture is kept.
     The lower part is frozen for good, so what was stored stays what it would compute. The text tower is left as it is.
     A ViT's activations are about as many numbers as its picture has (ViT-B/16: 151,296 and 150,528), a quarter of it
-    with patches twice as wide: at two bytes a number, what is saved is rather time than room.
+    with patches twice as wide: at two bytes a number, what is saved is rather time than room. Activations are those
+    of the evaluation view: replayed samples are never augmented, since there is no picture left to augment.
 
     From ``before_forward`` on, ``mbatch`` holds as many images as the loader gave, but labels, task labels, tokens and
     outputs of the replayed samples as well. A plugin that runs a model on ``mb_x`` once more and compares (Avalanche's

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.mixtures import Mixture, check_mixture
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
-from avalanche_vlm.memory.state import KEPT
+from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_batches, images_of, united_loader
+from avalanche_vlm.training.exemplar_views import ExemplarData, TrainingView
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 
@@ -23,7 +26,13 @@ class ExemplarReplayPlugin(VLMPlugin):
     """Replay exemplars of past experiences with every training minibatch.
 
     They are appended to the minibatch; with ``share`` they take the place of new samples, and an iteration costs what
-    it costs without replay.
+    it costs without replay; with ``"union"`` new samples and exemplars are one data set, of which every epoch shows
+    each once.
+
+    Exemplars go through the training transform of the experience that trains, as new samples do. What was kept is their
+    evaluation view, so that view is cropped and mirrored, and not the original picture. Joined with a minibatch they
+    are augmented in the training process, one after the other, by random numbers that follow from the memory's seed; in
+    a union the data loader does it as for new samples.
 
     Works on class-labelled and on image-text streams, task-aware or not: a replayed sample keeps its task label, so
     under the label space ``"task"`` it competes among its own task's classes.
@@ -34,11 +43,12 @@ class ExemplarReplayPlugin(VLMPlugin):
     :param batch_size: replayed samples per iteration, at least 1 (fewer while the memory holds fewer).
     :param mixture: how much of them comes from which past experience.
     :param share: None to append ``batch_size`` samples; a number in (0, 1), the share of the minibatch that is
-        replayed; or ``"proportional"``, as many as the memory has beside the experience's data.
+        replayed; ``"proportional"``, as many as the memory has beside the experience's data; or ``"union"``.
+    :param augment: whether exemplars go through the training transform; False replays them as they were kept.
     :raises InputError: for an unknown mixture or a share out of range.
     """
 
-    states: ClassVar = {"memory": KEPT}
+    states: ClassVar = {"memory": KEPT, "_augmentations": WORKING, "_view": TRANSIENT}
 
     def __init__(
         self,
@@ -46,12 +56,15 @@ class ExemplarReplayPlugin(VLMPlugin):
         memory: ExemplarMemory,
         batch_size: int = 64,
         mixture: Mixture = "uniform",
-        share: float | Literal["proportional"] | None = None,
+        share: float | Literal["proportional", "union"] | None = None,
+        augment: bool = True,
     ) -> None:
         super().__init__()
         check_mixture(mixture)
-        if not (share in (None, "proportional") or (isinstance(share, float) and 0 < share < 1)):
-            raise InputError(f"the replayed share of a minibatch is between 0 and 1 or 'proportional', not {share!r}")
+        if not (share in (None, "proportional", "union") or (isinstance(share, float) and 0 < share < 1)):
+            raise InputError(
+                f"the replayed share of a minibatch is between 0 and 1, 'proportional' or 'union', not {share!r}"
+            )
         self.share = share
         if isinstance(memory, ExemplarMemory):  # a budget for nothing is refused before anything is trained
             memory.check_room((3, model.transforms.eval.size, model.transforms.eval.size))
@@ -59,21 +72,40 @@ class ExemplarReplayPlugin(VLMPlugin):
         self.memory = memory
         self.batch_size = whole(batch_size, 1, "the number of replayed samples")
         self.mixture: Mixture = mixture
+        self.augment = augment
+        self._augmentations = Draws(_augmentation_seed(memory))
+        self._view: TrainingView | None = None
+
+    def after_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
+        self._view = None  # of the experience before, or of one that broke off
+        if self.share != "union" or len(self.memory) == 0:
+            return
+        _check_kind("tokens" in self.memory.read([0]), is_pair_stream(strategy))
+        exemplars = ExemplarData(self.memory, self._view_of(strategy)).experience_data()
+        strategy.adapted_dataset = strategy.adapted_dataset.concat(exemplars)
+
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
+        if self.share == "union" and len(self.memory):
+            strategy.dataloader = united_loader(strategy, **kwargs)
 
     def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
-        if len(self.memory) == 0:
+        if len(self.memory) == 0 or self.share == "union":
             return
         n = self.batch_size if self.share is None else self._make_room(strategy)
         if n == 0:
             return
         old = self.memory.sample(n, self.mixture)
-        images = self.transform.from_uint8(old["pixels"].to(strategy.device))
-        if ("tokens" in old) != isinstance(strategy.mbatch[0], ImageText):
-            raise InputError("a memory of image-text pairs cannot be replayed into a class stream, or the reverse")
+        _check_kind("tokens" in old, isinstance(strategy.mbatch[0], ImageText))
+        images = self._view_of(strategy).images(old["pixels"], self._augmentations.next()).to(strategy.device)
         x: Any = ImageText(images, old["tokens"].to(strategy.device)) if "tokens" in old else images
         strategy.mbatch[0] = torch.cat([strategy.mbatch[0], x])
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(strategy.device)])
         strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(strategy.device)])
+
+    def _view_of(self, strategy: Strategy) -> TrainingView:
+        if self._view is None:
+            self._view = TrainingView(strategy.experience.dataset, self.transform, self.augment)
+        return self._view
 
     def _make_room(self, strategy: Strategy) -> int:
         """Drop as much of the minibatch, whose order is random, as is replayed; at least one new sample stays."""
@@ -98,6 +130,20 @@ class ExemplarReplayPlugin(VLMPlugin):
                 keys=None if keys is None else keys[start : start + len(y)],
             )
             start += len(y)
+
+
+def _augmentation_seed(memory: ExemplarMemory) -> int:
+    """A seed of its own beside the memory's, whose draws choose the exemplars.
+
+    :param memory: memory whose seed it follows from.
+    """
+    (seed,) = np.random.SeedSequence([memory.seed, 1]).generate_state(1)
+    return int(seed)
+
+
+def _check_kind(kept_pairs: bool, pairs: bool) -> None:
+    if kept_pairs != pairs:
+        raise InputError("a memory of image-text pairs cannot be replayed into a class stream, or the reverse")
 
 
 def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:

@@ -158,7 +158,7 @@ class Autoencoder(nn.Module):
             inputs, outputs = layer.in_features, layer.out_features
             layer.weight.data = torch.randn(inputs, outputs, generator=generator).T * (gain / inputs) ** 0.5
             layer.bias.data.zero_()
-        optimizer = torch.optim.Adam(self.net.parameters(), lr=3e-3, weight_decay=1e-4)
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-2, weight_decay=1e-4)
         samples = (features - self.mean) / self.scale
         for _ in range(steps):
             batch = samples[torch.randint(len(samples), (64,), generator=generator)]

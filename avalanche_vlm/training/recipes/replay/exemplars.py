@@ -52,6 +52,7 @@ def replay(
     quality: Annotated[int, Field(ge=1, le=100)] = 90,
     folder: str = "",
     pretraining: Natural = 0,
+    augment: bool = True,
     seed: Seed = 0,
 ) -> Plugins:
     """Experience replay of exemplars that are copied out of the stream (iCaRL's memory, arXiv 1611.07725, with the
@@ -69,10 +70,11 @@ def replay(
     :param quality: quality of JPEG, 1 to 100.
     :param folder: folder in which pictures are kept; empty for RAM.
     :param pretraining: reference pairs per iteration, 0 for none.
+    :param augment: whether replayed pictures go through the training transform, as new ones do.
     :param seed: seed of what is kept and drawn, 0 or more.
     """
     memory = ExemplarMemory(max_bytes, policy, seed, codec=codec, quality=quality, folder=folder or None)
-    plugins: Plugins = [ExemplarReplayPlugin(model, memory, batch_size, mixture)]
+    plugins: Plugins = [ExemplarReplayPlugin(model, memory, batch_size, mixture, augment=augment)]
     if pretraining:
         if reference is None:
             raise InputError("replay with pretraining pairs needs reference=ReferencePairs(...)")
@@ -106,13 +108,13 @@ def icarl(
     model: VLM,
     *,
     max_bytes: Count = 1 << 20,
-    batch_size: Count = 64,
     weight: NonNegative = 1.0,
     temperature: Positive = 2.0,
     seed: Seed = 0,
 ) -> Plugins:
     """iCaRL on a VLM's features (Rebuffi et al., arXiv 1611.07725): herded exemplars in equal quotas over the classes
-    seen, distillation of the old classes from the previous model, prediction by the nearest mean of exemplars.
+    seen, training on the new data united with the exemplars (its algorithm 3), distillation of the old classes from the
+    previous model, prediction by the nearest mean of exemplars.
 
     Differs from the paper: the network is a CLIP with its prompts as the head, so the task loss is cross-entropy over
     the label space and not one sigmoid per class; distillation has the temperature of LwF; the budget is in bytes (K
@@ -120,7 +122,6 @@ def icarl(
     answer. Class-labelled streams only.
 
     :param max_bytes: budget of the exemplars in bytes; the means come on top.
-    :param batch_size: replayed samples per iteration, besides the new ones.
     :param weight: weight of the distillation, 0 or more.
     :param temperature: temperature of the distillation, above 0.
     :param seed: seed of what is drawn, 0 or more.
@@ -131,7 +132,7 @@ def icarl(
 
     memory = ExemplarMemory(max_bytes, "herding", seed)
     return [
-        ExemplarReplayPlugin(model, memory, batch_size),
+        ExemplarReplayPlugin(model, memory, share="union"),
         DistillationPlugin(model, loss, CurrentBatch("seen"), PreviousTeacher()),
         NearestMeanPlugin(model, memory),
     ]
@@ -163,6 +164,7 @@ def tic_cumulative(
     variant: Literal["all", "equal", "exponential"] = "all",
     max_bytes: Count = 1 << 30,
     folder: str = "",
+    augment: bool = True,
     seed: Seed = 0,
 ) -> Plugins:
     """TiC-CLIP's cumulative training from the last checkpoint (Garg et al., arXiv 2310.16226): old data take the place
@@ -176,9 +178,10 @@ def tic_cumulative(
     :param variant: shares of old data, ``"all"``, ``"equal"`` or ``"exponential"``.
     :param max_bytes: budget in bytes; the default holds what the paper's "all" holds, everything.
     :param folder: folder in which pictures are kept; empty for RAM.
+    :param augment: whether old pictures go through the training transform, as new ones do.
     :param seed: seed of the draws, 0 or more.
     """
     mixture: Literal["uniform", "equal", "exponential"] = "uniform" if variant == "all" else variant
     share: float | Literal["proportional"] = "proportional" if variant == "all" else 0.5
     memory = ExemplarMemory(max_bytes, "reservoir", seed, folder=folder or None)
-    return [ExemplarReplayPlugin(model, memory, mixture=mixture, share=share)]
+    return [ExemplarReplayPlugin(model, memory, mixture=mixture, share=share, augment=augment)]
