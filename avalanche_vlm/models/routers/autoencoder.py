@@ -16,10 +16,10 @@ class AutoencoderRouter(CalibratedRouter):
     Linear, ReLU, linear; a task's distance to a sample is the mean squared error. Batches, Adam, weight decay and
     learning rate are those of the authors' code: its optimizer is made with 3e-3, and its schedule sets 1e-2 before
     every step. Left out is that schedule's division by ten after every ten passes through the data, which few samples
-    would come to within their first steps; there are 300 steps there. That code works on sigmoids of an AlexNet's last feature map
-    (43,264 numbers, 100 hidden units), reconstructs them by a sigmoid, has one threshold for all tasks, and takes the
-    error's mean over the whole batch. Here it is the VLM's own features, centred on the task's mean and divided by one
-    number; a threshold per task; and every sample for itself.
+    would come to within their first steps; there are 300 steps there. That code works on sigmoids of an AlexNet's last
+    feature map (43,264 numbers, 100 hidden units), reconstructs them by a sigmoid, has one threshold for all tasks, and
+    takes the error's mean over the whole batch. Here it is the VLM's own features, centred on the task's mean and
+    divided by one number; a threshold per task; and every sample for itself.
 
     :param quantile: share of a task's own samples that the threshold lets in, in (0, 1).
     :param hidden: units; half the features' width if that is less.

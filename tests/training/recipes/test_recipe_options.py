@@ -51,7 +51,9 @@ def inside(name: str, option: str) -> st.SearchStrategy[Any]:
     """Values that the declared type and range allow."""
     found = []
     for base, bounds in parts_of(recipes.get(name).option(option).annotation):
-        if base is int:
+        if base is bool:
+            found.append(st.booleans())
+        elif base is int:
             step = bounds.get("multiple_of", 1)
             low = bounds.get("ge", bounds.get("gt", 0))
             high = min(bounds.get("le", low + MOST), low + MOST)
@@ -75,7 +77,8 @@ def outside(name: str, option: str) -> st.SearchStrategy[Any]:
     """Values that are of no allowed type, or out of range."""
     parts = parts_of(recipes.get(name).option(option).annotation)
     kinds = {base for base, _ in parts}
-    found: list[st.SearchStrategy[Any]] = [st.booleans(), st.just([1]), st.just({})]
+    found: list[st.SearchStrategy[Any]] = [st.just([1]), st.just({})]
+    found.append(st.sampled_from([0, 1, "perhaps"]) if bool in kinds else st.booleans())
     if type(None) not in kinds:
         found.append(st.none())
     for base, bounds in parts:
