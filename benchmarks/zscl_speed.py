@@ -54,8 +54,8 @@ class Published(nn.Module):
     In every step the teacher encodes all captions of the reference set, in one batch, and the images of its batch. The
     losses are the cross-entropy against the class prompts, which the student encodes, the distillation of rows and
     columns against the teacher's captions, and the squared distance of the weights to the start. The snapshots of the
-    running mean are equation 8's, at the start and after every ``interval`` steps; the code takes the latter one step
-    after the beginning of each interval. Not here: the schedule of the learning rate, which is no part of the method.
+    running mean are the code's, at the start and one step after the beginning of every ``interval`` steps. Not here:
+    the schedule of the learning rate, which is no part of the method.
 
     :param clip: becomes the student's, the teacher's and the start's weights.
     :param prompts: tokens of the classes ``[C, L]``.
@@ -101,12 +101,12 @@ class Published(nn.Module):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.steps += 1
         if self.steps % self.interval == 0:
-            count = self.steps // self.interval  # of snapshots that the mean holds
+            count = self.steps // self.interval + 1  # of snapshots that the mean holds
             with torch.no_grad():
                 for mean, weight in zip(self.mean.parameters(), self.student.parameters(), strict=True):
                     mean.copy_((mean * count + weight) / (count + 1))
+        self.steps += 1
         return loss.item()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.losses.reduction import Reduction
+
+Contrast = Literal["samples", "pairs"]
 
 
 def feature_l2(
@@ -41,15 +45,16 @@ def contrastive_knowledge_consolidation(
     teacher_images: torch.Tensor,
     teacher_texts: torch.Tensor,
     temperature: float = 0.07,
+    contrast: Contrast = "samples",
 ) -> torch.Tensor:
-    """C-CLIP's CKC (Liu et al., ICLR 2025): the student must recognise what the teacher's 2N features belong to.
+    """C-CLIP's CKC (Liu et al., ICLR 2025, eq. 5): the student must recognise what the teacher's features belong to.
 
-    The projected features of the N new images and texts are one list of 2N, the teacher's another; symmetric InfoNCE
-    with the pairs of equal index as positives. Unlike a distance, it asks only that the student's features tell the
-    samples apart in the teacher's space, and so it has a gradient even where the student equals the teacher. The
-    authors published no code that we could find; we read their 2N as samples, images and texts together (another
-    reading, in which an image and its text are joined into one vector of width 2D, is also about). The projector is
-    the caller's. Where equal texts have equal features on both sides it makes no difference that they are each other's
+    The projected features of the N new images and texts are one list, the teacher's another; symmetric InfoNCE with the
+    entries of equal index as positives. Unlike a distance, it asks only that the student's features tell the samples
+    apart in the teacher's space, and so it has a gradient even where the student equals the teacher. The official code
+    (SmallPigPeppa/C-CLIP) was not available to us; we read the paper's 2N as samples, images and texts together. A
+    reproduction (KoyoImai/C-CLIP) joins an image and its text into one vector of width 2D, of which there are N. The
+    projector is the caller's. Where equal texts have equal features on both sides it makes no difference that they are each other's
     negatives.
 
     :param student_images: ``[N, D]``, after the projector; normalised here, like the others.
@@ -57,16 +62,21 @@ def contrastive_knowledge_consolidation(
     :param teacher_images: ``[N, D]``; no gradient flows into it.
     :param teacher_texts: ``[N, D]``; no gradient flows into it.
     :param temperature: positive; divides the cosines.
+    :param contrast: what is told apart: ``"samples"``, a list of 2N features; ``"pairs"``, a list of N, an image's and
+        its text's features joined as they are given and then normalised.
     :return: scalar, the mean of the two directions; at least 0.
     :raises ValueError: if the shapes differ.
 
     >>> images, texts = torch.eye(4)[:2], torch.eye(4)[2:]
     >>> round(contrastive_knowledge_consolidation(images, texts, images, texts, temperature=1.0).item(), 4)
     0.7437
+    >>> round(contrastive_knowledge_consolidation(images, texts, images, texts, 1.0, "pairs").item(), 4)
+    0.3133
     """
     _require_same_shape("contrastive consolidation", student_images, student_texts, teacher_images, teacher_texts)
-    student = F.normalize(torch.cat([student_images, student_texts]), dim=1)
-    teacher = F.normalize(torch.cat([teacher_images, teacher_texts]).detach(), dim=1)
+    axis = 0 if contrast == "samples" else 1
+    student = F.normalize(torch.cat([student_images, student_texts], axis), dim=1)
+    teacher = F.normalize(torch.cat([teacher_images, teacher_texts], axis).detach(), dim=1)
     logits = student @ teacher.T / temperature
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

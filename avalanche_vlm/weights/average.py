@@ -16,6 +16,26 @@ def snapshot(state: Mapping[str, Any]) -> State:
     return {name: part.detach().clone() for name, part in state.items() if isinstance(part, torch.Tensor)}
 
 
+def snapshot_due(updates: int, interval: int, first: int = 1) -> bool:
+    """Whether a snapshot is taken after this update: after ``first``, and every ``interval`` updates from there on.
+
+    ZSCL's code (arXiv 2303.06628) counts its iterations from 0 and takes one after each whose number ``interval``
+    divides, which is after the updates 1, 101, ..., 1001 of its 1001: the default. Equation 8 of the paper has
+    ``first`` equal to the interval.
+
+    :param updates: number of updates so far, 1 or more.
+    :param interval: updates between two snapshots, at least 1.
+    :param first: number of the update after which the first one is taken, at least 1.
+
+    >>> due = [update for update in range(1, 1002) if snapshot_due(update, 100)]
+    >>> len(due), due[:3], due[-1]
+    (11, [1, 101, 201], 1001)
+    >>> [update for update in range(1, 10) if snapshot_due(update, 4, first=4)]
+    [4, 8]
+    """
+    return updates >= first and (updates - first) % interval == 0
+
+
 @torch.no_grad()
 def update_running_mean(mean: State, state: Mapping[str, torch.Tensor], count: int) -> None:
     """Take one more snapshot into the arithmetic mean of ``count`` snapshots, in place.

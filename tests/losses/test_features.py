@@ -62,6 +62,18 @@ def test_consolidation_needs_no_positives_among_equal_texts_with_equal_features(
     torch.testing.assert_close(contrastive_knowledge_consolidation(si, st, ti, tt), soft)
 
 
+def test_consolidation_of_pairs_tells_joined_vectors_apart():
+    si, st, ti, tt = features(4)
+    n, logits = len(si), []
+    for row in range(n):
+        new = torch.cat([si[row], st[row]])
+        old = [torch.cat([ti[other], tt[other]]) for other in range(n)]
+        logits.append(torch.stack([new @ x / new.norm() / x.norm() / 0.3 for x in old]))
+    matrix = torch.stack(logits)
+    expected = -(matrix.log_softmax(1).diagonal() + matrix.log_softmax(0).diagonal()).mean() / 2
+    torch.testing.assert_close(contrastive_knowledge_consolidation(si, st, ti, tt, 0.3, "pairs"), expected)
+
+
 PAIRWISE = [
     feature_l2,
     lambda s, t: feature_l2(s, t, squared=True),

@@ -16,6 +16,7 @@ from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
 from avalanche_vlm.memory import stored_bytes
 from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.models.modules.lora import LoRAAttention, LoRALayer
+from avalanche_vlm.models.modules.tail import TailLowRank
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import DistillationPlugin
 from avalanche_vlm.training.plugins.merged_lora import MergedLowRankPlugin
@@ -142,6 +143,45 @@ def test_nusa_keeps_every_head_through_adamw_and_decay(stream, share):
             after = torch.linalg.svdvals(new)
             assert (after[None, :] - s[:head, None]).abs().amin(1).max() < 1e-4
     assert all(layer.make.keywords["rank"] == 128 for layer in plugin.layers)
+
+
+def test_nusas_first_step_is_the_rate_times_two_over_the_root_of_the_rank(stream):
+    """AdamW's first step moves every entry of M by the rate, whatever the gradient; with rank 128 as published a weight
+    moves 5.66 times less far than M itself."""
+    model = create_vlm("tiny")
+    plugin = recipes.build("nusa", model=model)[0]
+    steps = Recorder(
+        "after_update",
+        lambda s: ([m.M.detach().clone() for m in tails(plugin)], [d.detach() for d in deltas(plugin.layers)]),
+    )
+    strategy_for(model, [plugin, steps]).train(stream["classes"][0])
+    for m, change in zip(*steps.values[0], strict=True):
+        assert m.abs().max() == pytest.approx(1e-3, rel=1e-3)
+        assert change.norm() == pytest.approx(2 / len(m) ** 0.5 * m.norm().item(), rel=1e-4)
+    wide = TailLowRank(torch.diag(torch.linspace(1, 0.01, 512)), rank=128, tail_energy=0.05, alpha=2.0)
+    assert len(wide.M) == 128 and 1 / wide.scale == pytest.approx(5.657, abs=1e-3)
+
+
+def test_nusa_leaves_out_layers_without_null_directions(stream):
+    model = create_vlm("tiny")
+    layers = [
+        model.clip.visual.transformer.resblocks[0].attn.out_proj,
+        model.clip.transformer.resblocks[1].attn.out_proj,
+    ]
+    for layer in layers:
+        torch.nn.init.orthogonal_(layer.weight)  # all directions hold the same share
+    start = [layer.weight.detach().clone() for layer in layers]
+    plugin = recipes.build("nusa", model=model, tail_energy=0.005)[0]
+    strategy_for(model, [plugin], base=VLMNaive).train(stream["classes"][0])
+    now = [model.clip.visual.transformer.resblocks[0].attn.out_proj, model.clip.transformer.resblocks[1].attn.out_proj]
+    assert all(torch.equal(old, layer.weight) for old, layer in zip(start, now, strict=True))
+    flat = create_vlm("tiny", "random")
+    for layer in (m for m in flat.modules() if isinstance(m, nn.MultiheadAttention)):
+        for part in (*layer.in_proj_weight.data.chunk(3), layer.out_proj.weight.data):
+            torch.nn.init.orthogonal_(part)
+    plugins = recipes.build("nusa", model=flat, tail_energy=0.005)
+    with pytest.raises(InputError, match="no direction is left for its change, so raise tail_energy"):
+        strategy_for(flat, plugins).train(stream["classes"][0])
 
 
 def tails(plugin: MergedLowRankPlugin) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,15 +62,43 @@ def test_replayed_pictures_are_the_streams_own(random_model, tiny_benchmark):
     assert len(again) == 64 and all(x.numpy().tobytes() in originals for x in again)
 
 
-def test_a_task_ends_on_the_mean_of_its_snapshots(random_model, tiny_benchmark):
+@pytest.mark.parametrize(
+    ("options", "after"), [({}, (1, 3, 5, 7)), ({"first": 2}, (2, 4, 6, 8)), ({"first": 4}, (4, 6, 8))]
+)
+def test_a_task_ends_on_the_mean_of_its_snapshots(random_model, tiny_benchmark, options, after):
     start = Recorder("before_training_exp", trainable)
     steps = Recorder("after_update", trainable)
-    strategy = naive(random_model, [start, steps, RunningMeanPlugin(interval=2)], epochs=2)
+    strategy = naive(random_model, [start, steps, RunningMeanPlugin(interval=2, **options)], epochs=2)
     strategy.train(tiny_benchmark.train_stream[0])
     assert len(steps.values) == 8
-    chosen = [start.values[0], *steps.values[1::2]]
+    chosen = [start.values[0], *(steps.values[update - 1] for update in after)]
     for name, value in trainable(strategy).items():
         torch.testing.assert_close(value, torch.stack([s[name] for s in chosen]).mean(0), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("updates", "interval", "after"),
+    [
+        (1001, 100, [0, *range(1, 1002, 100)]),  # the authors' code on MTIL: twelve snapshots
+        (1000, 100, [0, *range(1, 1000, 100)]),
+        (51, 10, [0, 1, 11, 21, 31, 41, 51]),
+        (101, 100, [0, 1, 101]),
+        (100, 100, [100]),  # no longer than one interval: what was learned
+        (3, 1, [0, 1, 2, 3]),
+        (1, 1, [1]),
+    ],
+)
+def test_the_snapshots_of_a_running_mean_are_those_of_zscls_code(random_model, updates, interval, after):
+    weight = random_model.freeze("image", "text").unfreeze("scale").clip.logit_scale
+    weight.data = torch.zeros((), dtype=torch.float64)
+    strategy, plugin = SimpleNamespace(model=random_model), RunningMeanPlugin(interval)
+    plugin.before_training_exp(strategy)
+    for update in range(1, updates + 1):
+        weight.data.fill_(update**2)
+        plugin.after_update(strategy)
+    plugin.after_training_exp(strategy)
+    assert len(after) == 12 or updates != 1001
+    assert weight.item() == pytest.approx(sum(update**2 for update in after) / len(after), rel=1e-12)
 
 
 def test_fewer_iterations_than_an_interval_keep_what_was_learned(random_model, tiny_benchmark):
@@ -80,8 +109,10 @@ def test_fewer_iterations_than_an_interval_keep_what_was_learned(random_model, t
 
 
 def test_an_interval_of_nothing():
-    with pytest.raises(InputError, match="1 iteration or more, not 0"):
+    with pytest.raises(InputError, match="the interval between snapshots is 1 or more, not 0"):
         RunningMeanPlugin(0)
+    with pytest.raises(InputError, match="the first snapshot is taken after update 1 or later, not 0"):
+        RunningMeanPlugin(1, first=0)
 
 
 def test_the_anchor_is_where_each_task_starts_and_holds_the_weights(random_model, tiny_benchmark):

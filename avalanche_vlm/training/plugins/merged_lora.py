@@ -14,6 +14,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import DEFAULT_PATTERN, PARTS, LoRALayer, inject_lora
 from avalanche_vlm.models.modules.tail import TailLowRank
 from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.training.protocol import Strategy
 
 Start = Literal["lora", "tail", "residual"]
@@ -29,7 +30,8 @@ class MergedLowRankPlugin(VLMPlugin):
     task starts from the merged weights:
 
     - ``"lora"``: ``B A``, both trained (C-CLIP, Liu et al., ICLR 2025, eq. 2);
-    - ``"tail"``: ``U_n M V_n^T`` in the tail of the current weight, ``M`` trained (NuSA-CL, arXiv 2510.21175);
+    - ``"tail"``: ``U_n M V_n^T`` in the tail of the current weight, ``M`` trained (NuSA-CL, arXiv 2510.21175); a layer
+      whose weight has no tail that small stays as it is;
     - ``"residual"``: ``B V_n^T`` with the same ``V_n``, ``B`` trained (KeepLoRA's subspace, arXiv 2601.19659).
 
     With a coefficient below 1 a task ends with a part of its change: what is evaluated while it trains is all of it.
@@ -37,17 +39,21 @@ class MergedLowRankPlugin(VLMPlugin):
     task's end has to stand after this one.
 
     :param model: the model that the strategy trains, adapted in place at construction: towers frozen, layers injected.
-    :param towers: towers that get modules, of ``"image"`` and ``"text"``.
+    :param towers: towers that get modules, of ``"image"`` and ``"text"``; one that is frozen in the model stays as it
+        is.
     :param rank: inner width of a module, at least 1; the tail's may be less.
-    :param alpha: scale of a change times its rank; None takes the rank.
+    :param alpha: scale of a change of ``"lora"`` times its rank, and of the others times the square root of their
+        number of directions; None for a scale of 1.
     :param parts: which projections of attention get a module, of q, k, v, out.
     :param pattern: regular expression that is searched in the names of the towers' layers.
     :param merge: coefficient of the change that stays, in (0, 1].
     :param init: what the module of a task starts as, of the kinds above.
     :param tail_energy: share of a weight's squared singular values that the directions of ``"tail"`` and
         ``"residual"`` may hold, in (0, 1], see :class:`~avalanche_vlm.models.modules.tail.TailLowRank`.
-    :raises InputError: for a tower, part or kind that there is not, a number out of its range, or layers that cannot
-        be adapted.
+    :param dropout: share of the inputs of a change of ``"tail"`` or ``"residual"`` that are zero in a training step, in
+        [0, 1).
+    :raises InputError: for a tower, part or kind that there is not, a number out of its range, towers that are all
+        frozen, or layers that cannot be adapted; as a task starts, if no layer has a direction in its tail.
     """
 
     states: ClassVar = {"_banks": IN_MODEL}
@@ -64,24 +70,35 @@ class MergedLowRankPlugin(VLMPlugin):
         merge: float = 1.0,
         init: Start = "lora",
         tail_energy: float = 0.05,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not towers or not set(towers) <= {"image", "text"}:
-            raise InputError(f"low-rank modules go into the towers image and text, not {', '.join(towers) or 'none'}")
+        chosen = training_towers(model, towers, "a merged low-rank change")
         if not 0 < merge <= 1:
             raise InputError(f"the coefficient of a merged change lies in (0, 1], not {merge}")
         if init not in get_args(Start):
             raise InputError(f"a low-rank module starts as {', '.join(get_args(Start))}, not {init!r}")
         if not 0 < tail_energy <= 1:
             raise InputError(f"the tail's share of a weight's energy lies in (0, 1], not {tail_energy}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"the dropout of a low-rank change lies in [0, 1), not {dropout}")
+        if dropout and init == "lora":
+            raise InputError("dropout is for changes that start as tail or residual: those of lora have none")
         self.merge = merge
-        tail = partial(TailLowRank, rank=rank, tail_energy=tail_energy, hold_outputs=init == "tail")
+        tail = partial(
+            TailLowRank,
+            rank=rank,
+            tail_energy=tail_energy,
+            hold_outputs=init == "tail",
+            alpha=alpha,
+            dropout=dropout,
+        )
         make = None if init == "lora" else tail
-        model.freeze("image", "text", "scale")
         self.layers: list[LoRALayer] = []
-        for tower in towers:
+        for tower in chosen:
             found = inject_lora(model.tower(tower), rank=rank, alpha=alpha, pattern=pattern, parts=parts, make=make)
             self.layers += found.values()
+        model.freeze("image", "text", "scale")
 
     @property
     def _banks(self) -> list[nn.Module]:
@@ -91,6 +108,10 @@ class MergedLowRankPlugin(VLMPlugin):
         for layer in self.layers:
             layer.add(_NAME)
             layer.active = _NAME
+        if not any(p.numel() for layer in self.layers for p in layer.bank[_NAME].parameters()):
+            raise InputError(
+                "no weight has a tail that small: no direction is left for its change, so raise tail_energy"
+            )
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         for layer in self.layers:

@@ -38,6 +38,8 @@ class NullSpaceProjectionPlugin(VLMPlugin):
       in the null space. Here the *step itself* is projected, weights after minus weights before, for any optimizer.
     - It normalises the covariance of every batch, which makes the result depend on the batches. Here only that of every
       experience is, to a Frobenius norm of one as there, so that a long experience counts no more than a short one.
+    - It reads the inputs under the training transforms, so that what is protected depends on how pictures were
+      augmented. Here they are read under the evaluation transforms.
     - It projects the image tower's output matrix too, which is no layer in open_clip: here it is not, so hold it with
       ``freeze_rest``, with which nothing but the layers trains from the second experience on, as the authors do.
 
@@ -55,7 +57,8 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         from the second experience on.
     :param dtype: data type of the covariances, ``[in, in]`` per layer. float64 makes small tail energies exact, for
         twice the bytes.
-    :raises InputError: if nothing matches, a match is no linear layer, or the tail energy is out of its range.
+    :raises InputError: if nothing matches, a match is no linear layer, or the tail energy is out of its range; as an
+        experience starts, if the layers are frozen.
     """
 
     states: ClassVar = {"covariances": KEPT, "_bases": WORKING, "_before": TRANSIENT}
@@ -82,6 +85,11 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         self._before: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def prepare_parameters(self, strategy: Strategy) -> None:
+        if not any(p.requires_grad for layer in self.layers.values() for p in layer.parameters()):
+            raise InputError(
+                "null-space projection holds layers of the image tower, and they are frozen, so nothing is left to hold "
+                "and, with freeze_rest, nothing to train from the second experience on: unfreeze the image tower"
+            )
         if self.freeze_rest and self.covariances:
             kept = {id(p) for layer in self.layers.values() for p in layer.parameters()}
             for parameter in strategy.model.parameters():

@@ -20,6 +20,7 @@ from avalanche_vlm.models.modules.low_rank import SubspaceLowRank
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.plugins.layer_inputs import reading_inputs
+from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.average import State
@@ -65,7 +66,8 @@ class SubspaceLoRAPlugin(VLMPlugin):
     A plugin that reads weights at a task's end has to stand after this one.
 
     :param model: the model that the strategy trains, adapted in place at construction: towers frozen, layers injected.
-    :param towers: towers that are adapted, of ``"image"`` and ``"text"``.
+    :param towers: towers that are adapted, of ``"image"`` and ``"text"``; one that is frozen in the model stays as it
+        is.
     :param rank: directions per weight at most; fewer where the projected gradient has not that many.
     :param alpha: scale of a change times its rank.
     :param parts: which projections of attention are adapted, of q, k, v, out.
@@ -73,8 +75,8 @@ class SubspaceLoRAPlugin(VLMPlugin):
     :param weight_energy: share of a pretrained weight's squared singular values that is protected, for all towers or by
         tower, in [0, 1]; 0 protects nothing of it.
     :param feature_energy: share of the inputs' energy of every past task that is protected, in [0, 1].
-    :raises InputError: for a tower or part that there is not, a number out of its range, or layers that cannot be
-        adapted.
+    :raises InputError: for a tower or part that there is not, a number out of its range, towers that are all frozen,
+        or layers that cannot be adapted.
     """
 
     states: ClassVar = {"bases": KEPT, "_banks": IN_MODEL}
@@ -92,14 +94,12 @@ class SubspaceLoRAPlugin(VLMPlugin):
         feature_energy: float = 0.99,
     ) -> None:
         super().__init__()
-        if not towers or not set(towers) <= {"image", "text"}:
-            raise InputError(f"low-rank modules go into the towers image and text, not {', '.join(towers) or 'none'}")
+        towers = training_towers(model, towers, "KeepLoRA")
         shares = weight_energy if isinstance(weight_energy, dict) else dict.fromkeys(towers, weight_energy)
         for tower in towers:
             _share(shares.get(tower, 0.0), f"weights ({tower})")
         _share(feature_energy, "features")
         self.towers, self.feature_energy = tuple(towers), feature_energy
-        model.freeze("image", "text", "scale")
         make = partial(SubspaceLowRank, rank=rank, alpha=alpha)
         self.layers: dict[str, LoRALayer] = {}
         self.bases: State = {}
@@ -107,6 +107,7 @@ class SubspaceLoRAPlugin(VLMPlugin):
         for tower in towers:
             found = inject_lora(model.tower(tower), rank=rank, pattern=pattern, parts=parts, make=make)
             self.layers |= {f"{tower}.{name}": layer for name, layer in found.items() if layer.weights()}
+        model.freeze("image", "text", "scale")
         for weight in self._weights():
             value, share = weight.value.detach().float(), shares.get(weight.where.partition(".")[0], 0.0)
             self.bases[weight.name] = grow_basis(value.new_zeros(value.shape[1], 0), value.T @ value, share)

@@ -9,7 +9,7 @@ from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
-from avalanche_vlm.weights.average import State, load, snapshot, update_running_mean
+from avalanche_vlm.weights.average import State, load, snapshot, snapshot_due, update_running_mean
 
 
 class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
@@ -38,19 +38,28 @@ class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
 class RunningMeanPlugin(VLMPlugin, supports_distributed=True):
     """End every task on the mean of the weights along its way (ZSCL's weight ensemble, arXiv 2303.06628, eq. 8).
 
-    The first snapshot is the task's start; a further one is taken every ``interval`` iterations.
+    The snapshots are those of the authors' code: the task's start, then the weights after the updates ``first, first +
+    interval, first + 2 interval, ...`` (:func:`~avalanche_vlm.weights.average.snapshot_due`). With its 1001 updates,
+    ``first=1`` and ``interval=100`` these are 12: after 0, 1, 101, ..., 1001 updates.
 
-    :param interval: iterations between snapshots, at least 1.
-    :raises InputError: if the interval is less.
+    Differs from the code where a task has no more than ``interval`` updates: the mean there is of the start and of what
+    is one update away from it, and here the task ends on what it learned.
+
+    :param interval: updates between two snapshots, at least 1.
+    :param first: number of the update after which the first snapshot besides the start is taken, at least 1; equal to
+        the interval it makes snapshots evenly spaced from the start on, as equation 8 has them.
+    :raises InputError: if one of them is less.
     """
 
     states: ClassVar = {"_mean": KEPT, "_iterations": WORKING, "_count": WORKING}
 
-    def __init__(self, interval: int = 100) -> None:
+    def __init__(self, interval: int = 100, first: int = 1) -> None:
         super().__init__()
         if interval < 1:
-            raise InputError(f"the interval between snapshots is 1 iteration or more, not {interval}")
-        self.interval = interval
+            raise InputError(f"the interval between snapshots is 1 or more, not {interval}")
+        if first < 1:
+            raise InputError(f"the first snapshot is taken after update 1 or later, not {first}")
+        self.interval, self.first = interval, first
         self._mean: State = {}
         self._iterations = 0
         self._count = 0
@@ -60,12 +69,11 @@ class RunningMeanPlugin(VLMPlugin, supports_distributed=True):
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         self._iterations += 1
-        if self._iterations % self.interval == 0:
+        if snapshot_due(self._iterations, self.interval, self.first):
             update_running_mean(self._mean, model_of(strategy).trainable_parameters(), self._count)
             self._count += 1
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        # With fewer iterations than one interval there is nothing to average but the start: keep what was learned.
-        if self._count > 1:
+        if self._iterations > self.interval and self._count > 1:
             load(model_of(strategy).trainable_parameters(), self._mean)
         self._mean = {}

@@ -6,7 +6,7 @@ A recipe annotates its options with these, with ``Literal`` for names among few,
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -36,3 +36,9 @@ Count = Annotated[int, Field(ge=1)]
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What random draws follow from; within 32 bits, as scikit-learn has it."""
+
+Towers = Literal["both", "image", "text"]
+"""The towers that a method changes. One that is frozen in the model before the recipe is built stays frozen."""
+
+TOWERS: dict[Towers, tuple[str, ...]] = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
+"""The towers' names, as the model has them."""

@@ -135,13 +135,30 @@ def test_a_tail_module_is_a_change_outside_the_head(out, fan_in, hold_outputs):
         assert all((after - value).abs().min() < 1e-5 for value in s[:kept])
 
 
+def test_a_tail_is_scaled_by_the_root_of_its_directions_and_drops_inputs_while_it_trains():
+    weight, x = torch.randn(6, 8), torch.randn(4000, 8)
+    plain, tail = TailLowRank(weight, rank=4), TailLowRank(weight, rank=4, alpha=2.0, dropout=0.25)
+    tail.M.data = plain.M.data = torch.randn(4, 4)
+    torch.testing.assert_close(tail.delta(weight), 2 / 4**0.5 * tail.U @ tail.M @ tail.V.T)
+    torch.testing.assert_close(tail.delta(weight), plain.delta(weight))  # 2 over the root of 4
+    expected = x @ tail.delta(weight).T
+    torch.testing.assert_close(tail.eval()(x, weight), expected, atol=1e-5, rtol=1e-4)
+    # In training a quarter of the inputs is missing and the others count for it: right on average.
+    found = tail.train()(x, weight)
+    assert (found - expected).abs().max() > 0.1
+    ones = torch.ones(4000, 8)
+    torch.testing.assert_close(tail(ones, weight).mean(0), (ones @ tail.delta(weight).T)[0], atol=0.1, rtol=0)
+    mute = TailLowRank(torch.eye(5), rank=3, tail_energy=0.1, alpha=2.0)  # every direction holds a fifth
+    assert not mute(torch.randn(2, 5), torch.eye(5)).any() and not mute.delta(torch.eye(5)).any()
+
+
 def test_a_tail_takes_what_rank_and_energy_leave_it():
     def directions(rank, energy):
         weight = torch.diag(torch.tensor([9.0, 3.0, 1.0, 1.0, 0.5])) @ torch.linalg.qr(torch.randn(5, 5)).Q
         return TailLowRank(weight, rank, energy).V.shape[1]
 
     total = 81 + 9 + 1 + 1 + 0.25
-    assert [directions(5, e / total) for e in (0.1, 0.25, 1.25, 2.24, 2.25, 11.25, total)] == [1, 1, 2, 2, 3, 4, 5]
+    assert [directions(5, e / total) for e in (0.1, 0.25, 1.25, 2.24, 2.25, 11.25, total)] == [0, 1, 2, 2, 3, 4, 5]
     assert directions(2, 1.0) == 2 and directions(64, 1.0) == 5
     # As the head of a layer that is no wider than the rank is held only by its energy.
     assert TailLowRank(torch.randn(4, 9).half(), 128).M.shape == (4, 4)

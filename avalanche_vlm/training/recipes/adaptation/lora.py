@@ -10,7 +10,7 @@ from avalanche_vlm.training.plugins import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.subspace_lora import SubspaceLoRAPlugin
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published, Tuned, Unpublished
 from avalanche_vlm.training.recipes.facts import MODULES
-from avalanche_vlm.training.recipes.ranges import Count, Inner, Positive, Share, SomeShare
+from avalanche_vlm.training.recipes.ranges import TOWERS, Count, Inner, Positive, Share, SomeShare, Towers
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -68,6 +68,7 @@ def keeplora(
     image_energy: Share = 0.85,
     text_energy: Share = 0.2,
     feature_energy: Share = 0.99,
+    towers: Towers = "both",
 ) -> Plugins:
     """KeepLoRA: LoRA on all four projections of attention in every block of both towers, whose inputs keep out of the
     principal subspace of the pretrained weights and of the main directions of past tasks' features; merged at a task's
@@ -97,6 +98,14 @@ def keeplora(
     :param image_energy: share of the image tower's pretrained weights that is protected.
     :param text_energy: share of the text tower's pretrained weights that is protected.
     :param feature_energy: share of the energy of every past task's features that is protected.
+    :param towers: the towers that change; one that is frozen in the model stays as it is.
     """
-    shares = {"image": image_energy, "text": text_energy}
-    return [SubspaceLoRAPlugin(model, rank=rank, alpha=alpha, weight_energy=shares, feature_energy=feature_energy)]
+    plugin = SubspaceLoRAPlugin(
+        model,
+        towers=TOWERS[towers],
+        rank=rank,
+        alpha=alpha,
+        weight_energy={"image": image_energy, "text": text_energy},
+        feature_energy=feature_energy,
+    )
+    return [plugin]

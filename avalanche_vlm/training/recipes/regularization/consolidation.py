@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
+from avalanche_vlm.losses.features import Contrast, contrastive_knowledge_consolidation
 from avalanche_vlm.memory.state import TRANSIENT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, MergedLowRankPlugin
@@ -15,7 +15,7 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
-from avalanche_vlm.training.recipes.ranges import Count, NonNegative, Positive, SomeShare
+from avalanche_vlm.training.recipes.ranges import TOWERS, Count, NonNegative, Positive, SomeShare, Towers
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import PreviousTeacher
@@ -54,6 +54,8 @@ def c_clip(
     alpha: Positive = 32.0,
     merge: SomeShare = 0.5,
     attention: str = "out",
+    contrast: Contrast = "samples",
+    towers: Towers = "both",
 ) -> Plugins:
     """C-CLIP: LoRA in both towers, half of which is merged at every task's end, and contrastive knowledge
     consolidation: a sample's projected new feature has to find its feature in the previous model among those of the
@@ -65,10 +67,14 @@ def c_clip(
     published. The layers are not, but the parameter counts of table 6 grow by 0.184 million per rank on ViT-B/16, which
     is LoRA on the output of attention and both layers of the MLP in every block of both towers, and not on q, k and v.
 
-    The authors published no code that we could find. Open in the paper, and ours: the projector is one linear layer
-    that starts as the identity in every task; the temperature is that of CLIP's initialisation. Differs from the paper:
-    embeddings do not train (there they hold 26 of the 29 million trained parameters), LoRA has no dropout, and both
-    towers have one learning rate, where the paper gives the text tower 10 times the image tower's (80 times on COCO).
+    The survey's list names SmallPigPeppa/C-CLIP as the official code, which was not available to us. Open in the paper,
+    and ours: the projector is one linear layer that starts as the identity in every task; the temperature is that of
+    CLIP's initialisation; what eq. 5 tells apart are samples, images and texts alike. KoyoImai/C-CLIP, a reproduction,
+    reads eq. 5 as N vectors of an image joined with its text (``contrast="pairs"``), and has a projector of two layers
+    with batch norm that lives through all tasks; it joins features at their own lengths, and here both have length one
+    before the projector. Differs from the paper: embeddings do not train (there they hold 26 of the 29 million trained
+    parameters), LoRA has no dropout, and both towers have one learning rate, where the paper gives the text tower 10
+    times the image tower's (80 times on COCO).
     On class-labelled streams the task loss is the strategy's own and the texts are the prompts of the classes.
 
     :param weight: weight of the consolidation, the mean of the two directions.
@@ -77,11 +83,14 @@ def c_clip(
     :param alpha: scale times rank, above 0.
     :param merge: share of the change that stays.
     :param attention: projections of attention that have LoRA, of q, k, v, out, with commas between; empty for none.
+    :param contrast: what the consolidation tells apart: ``"samples"``, 2N images and texts; ``"pairs"``, N vectors of
+        an image joined with its text.
+    :param towers: the towers that change; one that is frozen in the model stays as it is.
     """
-    loss = _Consolidation(weight, temperature)
+    loss = _Consolidation(weight, temperature, contrast)
     parts = [part.strip() for part in attention.split(",") if part.strip()]
     return [
-        MergedLowRankPlugin(model, rank=rank, alpha=alpha, parts=parts, merge=merge),
+        MergedLowRankPlugin(model, towers=TOWERS[towers], rank=rank, alpha=alpha, parts=parts, merge=merge),
         loss,
         DistillationPlugin(model, loss, CurrentBatch("batch"), PreviousTeacher()),
     ]
@@ -92,9 +101,9 @@ class _Consolidation(VLMPlugin):
 
     states: ClassVar = {"_projector": TRANSIENT}
 
-    def __init__(self, weight: float, temperature: float) -> None:
+    def __init__(self, weight: float, temperature: float, contrast: Contrast) -> None:
         super().__init__()
-        self.weight, self.temperature = weight, temperature
+        self.weight, self.temperature, self.contrast = weight, temperature, contrast
         self._projector: nn.Linear | None = None
 
     def prepare_parameters(self, strategy: Strategy) -> None:
@@ -118,4 +127,5 @@ class _Consolidation(VLMPlugin):
             c.teacher.images,
             c.teacher.paired_texts,
             self.temperature,
+            self.contrast,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,7 @@ from avalanche_vlm.losses.features import feature_l2
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import AnchorPenaltyPlugin, Comparison, DistillationPlugin, RunningMeanPlugin
 from avalanche_vlm.training.plugins.distillation import StudentSide
+from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published
 from avalanche_vlm.training.recipes.facts import FINE_TUNING, WHOLE_TOWERS
 from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed
@@ -193,15 +195,19 @@ def snd(
     initial: NonNegative = 0.5,
     sharpness: NonNegative = 6.0,
     threshold: NonNegative = 0.2,
+    towers: Literal["image", "both"] = "image",
     seed: Seed = 0,
 ) -> Plugins:
     """Select and Distill: reference images follow two teachers, the previous model where it has moved away from the
     initial one and the initial model elsewhere (Yu et al., arXiv 2403.09296, eq. 3-6).
 
-    ``previous * mean(eta) * mean |f - f_previous|^2 + initial * mean(1 - eta) * mean |f - f_initial|^2`` with ``eta =
-    sigmoid(sharpness * (|f_initial - f_previous| - threshold))`` of each image. Weights and squares are the authors'
-    code, which weighs the mean score and the mean loss of a batch; the paper scores every sample by itself and gives
-    both teachers the same weight. Here every sample's loss has its own score, as in the paper. Image tower only.
+    ``mean(previous * eta * |f - f_previous|^2 + initial * (1 - eta) * |f - f_initial|^2)`` over the images of a batch,
+    with ``eta = sigmoid(sharpness * (|f_initial - f_previous| - threshold))`` of each image and features of unit
+    length. The image tower alone trains, as in the authors' configurations, which freeze the text side.
+
+    Weights and squares are the authors' code; the paper gives both teachers the same weight. Differs from the code,
+    which multiplies every score with every image's distance, so that its mean is ``mean(eta) * mean(|f -
+    f_previous|^2)`` and its like: here every image has its own score, as in the paper.
 
     :param reference: pairs of which the images are used.
     :param batch_size: reference images per iteration.
@@ -209,8 +215,12 @@ def snd(
     :param initial: weight of the initial teacher, 0 or more.
     :param sharpness: steepness of the selection, 0 or more.
     :param threshold: distance at which both teachers count alike.
+    :param towers: what trains: ``"image"`` freezes the text tower, with ``"both"`` the task loss trains it as well.
     :param seed: seed of the reference batches, 0 or more.
     """
+    training_towers(model, ["image"], "SnD")
+    if towers == "image":
+        model.freeze("text")
 
     def loss(c: Comparison) -> torch.Tensor:
         before, first = (teacher.images for teacher in c.teachers)

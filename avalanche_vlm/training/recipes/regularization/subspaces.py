@@ -17,7 +17,17 @@ from avalanche_vlm.training.plugins import (
 )
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned, Unpublished
 from avalanche_vlm.training.recipes.facts import LIKE_FINE_TUNING, WHOLE_TOWERS
-from avalanche_vlm.training.recipes.ranges import Count, NonNegative, PartialShare, Positive, Seed, Share, SomeShare
+from avalanche_vlm.training.recipes.ranges import (
+    TOWERS,
+    Count,
+    NonNegative,
+    PartialShare,
+    Positive,
+    Seed,
+    Share,
+    SomeShare,
+    Towers,
+)
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import ReferenceSet
 from avalanche_vlm.training.teachers import InitialTeacher
@@ -48,11 +58,12 @@ def gnsp(
     the initial model and alignment on reference pairs (Peng et al., arXiv 2507.19839).
 
     ``weight * KD + alignment * soft_alignment`` on a batch of reference pairs and its own captions: KD adds rows and
-    columns, the alignment adds its two directions, with the task loss's label smoothing. Weights, temperature,
+    columns, the alignment adds its two directions, with a label smoothing of its own: 0.2, which the authors' code
+    gives the task loss as well. The task loss is the strategy's, and so is its smoothing. Weights, temperature,
     smoothing and tail energy are the authors' code on MTIL.
 
-    The first task trains both towers, the others nothing but the projected layers, which are the image tower's MLPs.
-    Differs from the code: it draws 1000 other reference pairs for every task, and a caption that is twice in a batch is
+    The first task trains both towers, the others nothing but the projected layers, which are the image tower's MLPs: a
+    model whose image tower is frozen is refused. Differs from the code: it draws 1000 other reference pairs for every task, and a caption that is twice in a batch is
     two columns there and one here. :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says where the
     projection differs.
 
@@ -99,20 +110,42 @@ def gnsp(
     ],
     picturebook=Tuned(lr=5e-3, how="Of 2e-3, 5e-3 and 1e-2: 75.0, 77.3 and 77.4 (256 pictures per task)."),
 )
-def nusa(model: VLM, *, rank: Count = 128, tail_energy: SomeShare = 0.05) -> Plugins:
+def nusa(
+    model: VLM,
+    *,
+    rank: Count = 128,
+    tail_energy: SomeShare = 0.05,
+    alpha: Positive = 2.0,
+    dropout: PartialShare = 0.25,
+    towers: Towers = "both",
+) -> Plugins:
     """NuSA-CL: every task changes the weights only in the singular directions that they use least, and the change is
     merged at its end (Jo and Kim, arXiv 2510.21175).
 
-    ``dW = U_n M V_n^T`` on q, k, v and the output of attention in every block of both towers; ``U_n`` and ``V_n`` are
-    taken anew from the merged weights as a task starts. Nothing is stored. The published 1.5 million parameters on
-    ViT-B/16 are 96 matrices M of 128 x 128, four in each of the 24 blocks of both towers. The share of a weight's
-    energy that counts as its tail is that of the authors' code; it matters for layers that are not much wider than the
-    rank, which would otherwise have no head that is held.
+    ``dW = alpha / sqrt(r) U_n M V_n^T`` on q, k, v and the output of attention in every block of both towers; the r
+    directions ``U_n`` and ``V_n`` are taken anew from the merged weights as a task starts, and ``M`` starts from zero.
+    Nothing is stored. A layer whose smallest direction holds more than ``tail_energy`` has no null directions and is
+    left out. The published 1.5 million parameters on ViT-B/16 are 96 matrices M of 128 x 128, four in each of the 24
+    blocks of both towers. Scale, rank, energy and dropout are those of the authors' code (ZoYujin/NuSA-CL).
 
-    Differs from the authors' code: M counts as it is, where they scale it by 2 / sqrt(rank), and has no dropout (there
-    0.25). q, k and v are three weights, as they are in the forward pass, where open_clip stores them as one.
+    Differs from the authors' code: q, k and v are three weights, as they are in the forward pass, where open_clip
+    stores them as one. The code does not say to us where its dropout sits: here it is on the inputs of the change, as
+    in LoRA.
 
     :param rank: directions per weight at most.
     :param tail_energy: share of a weight's squared singular values that these directions may hold.
+    :param alpha: scale of the change times the square root of the layer's number of directions, above 0.
+    :param dropout: share of the inputs of the change that are zero in a training step, at least 0 and below 1.
+    :param towers: the towers that change; one that is frozen in the model stays as it is.
     """
-    return [MergedLowRankPlugin(model, rank=rank, pattern=ATTENTION_PATTERN, init="tail", tail_energy=tail_energy)]
+    tail = MergedLowRankPlugin(
+        model,
+        towers=TOWERS[towers],
+        rank=rank,
+        alpha=alpha,
+        pattern=ATTENTION_PATTERN,
+        init="tail",
+        tail_energy=tail_energy,
+        dropout=dropout,
+    )
+    return [tail]
