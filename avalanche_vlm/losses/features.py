@@ -54,8 +54,8 @@ def contrastive_knowledge_consolidation(
     apart in the teacher's space, and so it has a gradient even where the student equals the teacher. The official code
     (SmallPigPeppa/C-CLIP) was not available to us; we read the paper's 2N as samples, images and texts together. A
     reproduction (KoyoImai/C-CLIP) joins an image and its text into one vector of width 2D, of which there are N. The
-    projector is the caller's. Where equal texts have equal features on both sides it makes no difference that they are each other's
-    negatives.
+    projector is the caller's. Where equal texts have equal features on both sides it makes no difference that they are
+    each other's negatives.
 
     :param student_images: ``[N, D]``, after the projector; normalised here, like the others.
     :param student_texts: ``[N, D]``, after the projector.

@@ -87,7 +87,7 @@ class NullSpaceProjectionPlugin(VLMPlugin):
     def prepare_parameters(self, strategy: Strategy) -> None:
         if not any(p.requires_grad for layer in self.layers.values() for p in layer.parameters()):
             raise InputError(
-                "null-space projection holds layers of the image tower, and they are frozen, so nothing is left to hold "
+                "null-space projection holds layers of the image tower, and they are frozen: nothing is left to hold "
                 "and, with freeze_rest, nothing to train from the second experience on: unfreeze the image tower"
             )
         if self.freeze_rest and self.covariances:

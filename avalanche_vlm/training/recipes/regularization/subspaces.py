@@ -63,9 +63,9 @@ def gnsp(
     smoothing and tail energy are the authors' code on MTIL.
 
     The first task trains both towers, the others nothing but the projected layers, which are the image tower's MLPs: a
-    model whose image tower is frozen is refused. Differs from the code: it draws 1000 other reference pairs for every task, and a caption that is twice in a batch is
-    two columns there and one here. :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says where the
-    projection differs.
+    model whose image tower is frozen is refused. Differs from the code: it draws 1000 other reference pairs for every
+    task, and a caption that is twice in a batch is two columns there and one here.
+    :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says where the projection differs.
 
     :param reference: pairs to distil on and to align; the published number is 1000.
     :param batch_size: reference pairs per iteration.
