@@ -156,19 +156,19 @@ def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visi
     """A label space of several tasks in which every task brings classes of its own.
 
     Equal names in two tasks are two classes under ``"task"``, and one class otherwise (X-TAIL's union, where they
-    could not be told apart).
+    could not be told apart). Within a task every name is a class of its own, equal names included.
 
     :param tasks: name, class names and templates of each task.
     :param visible: which classes compete.
     :return: the label space of all tasks together.
     """
     tasks = list(tasks)
-    ids: dict[str | tuple[int, str], int] = {}
+    ids: dict[tuple[int, int, str], int] = {}
     members = []
     for t, (_, names, _) in enumerate(tasks):
-        keys = [(t, name) if visible == "task" else name for name in names]
+        keys = [(t if visible == "task" else 0, names[:n].count(name), name) for n, name in enumerate(names)]
         members.append(tuple(ids.setdefault(key, len(ids)) for key in keys))
-    class_names = tuple(key[1] if isinstance(key, tuple) else key for key in ids)
+    class_names = tuple(name for _, _, name in ids)
     templates = tuple(t for _, _, t in tasks)
     return LabelSpace(
         class_names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ from avalanche_vlm.benchmarks.scenario import (
     VLMBenchmark,
     as_experience_data,
 )
+from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, meaningless
 from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_images
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 
 OnError = Literal["raise", "skip"]
 
@@ -31,7 +33,7 @@ class Item:
     """One sample of a user's data.
 
     :param image: path of the image file.
-    :param text: class name, or caption.
+    :param text: what the class is told by (its name, where nothing else names it), or the caption.
     :param task: name of the item's task.
     :param split: ``"train"``, ``"valid"``, ``"test"`` or ``""`` where the split is ours to make.
     :param where: what a sentence about it begins with.
@@ -147,6 +149,7 @@ def assemble(
     label_space: Visible,
     problems: Problems,
     protocol: dict[str, Any],
+    names: Chosen = UNNAMED,
 ) -> VLMBenchmark:
     """A benchmark of items that all have a split.
 
@@ -161,6 +164,7 @@ def assemble(
     :param label_space: which classes compete.
     :param problems: what was left out on the way, which goes into the benchmark's report.
     :param protocol: what else decides the stream: path, seed and split.
+    :param names: names of classes by their texts; a text that is missing names its class itself.
     :raises InputError: if a task lacks train or test samples.
     """
     parts, splits = _parts(items, tasks, problems)
@@ -172,8 +176,15 @@ def assemble(
             parts, tasks, *(PairTransform(image, tokenizer) for image in (train_transform, eval_transform))
         )
     else:
-        space = join_tasks([(t, _class_names(parts, t), templates) for t in tasks], label_space)
-        streams = _classes(parts, tasks, space, train_transform, eval_transform)
+        classes = {t: _class_texts(parts, t) for t in tasks}
+        named = [(t, [names.names.get(text, text) for text in classes[t]], templates) for t in tasks]
+        space = join_tasks(named, label_space)
+        problems.notes += names.notes
+        if sentence := meaningless(space.class_names):
+            problems.notes.append(sentence)
+            warnings.warn(sentence, DataWarning, stacklevel=2)
+        protocol = {**protocol, "class_names": names.source}
+        streams = _classes(parts, classes, space, train_transform, eval_transform)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}
     return VLMBenchmark(
         name,
@@ -228,10 +239,12 @@ def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairT
     return {split: [data(parts[task, split]) for task in tasks if parts[task, split]] for split in splits}
 
 
-def _classes(parts: Parts, tasks: Sequence[str], space: LabelSpace, train: Callable, test: Callable) -> Streams:
+def _classes(
+    parts: Parts, classes: Mapping[str, Sequence[str]], space: LabelSpace, train: Callable, test: Callable
+) -> Streams:
     streams: Streams = {"train": [], "valid": [], "test": []}
-    for number, task in enumerate(tasks):
-        ids = dict(zip(_class_names(parts, task), space.tasks[number], strict=True))
+    for number, (task, texts) in enumerate(classes.items()):
+        ids = dict(zip(texts, space.tasks[number], strict=True))
         label = number if space.visible == "task" else 0
         for split, stream in streams.items():
             if not (items := parts[task, split]):
@@ -241,10 +254,10 @@ def _classes(parts: Parts, tasks: Sequence[str], space: LabelSpace, train: Calla
     return streams
 
 
-def _class_names(parts: Parts, task: str) -> list[str]:
-    """The classes of a task, each with samples to train on."""
+def _class_texts(parts: Parts, task: str) -> list[str]:
+    """The classes of a task, each with samples to train on: numbers by size, all else by the alphabet."""
     trained = {item.text for item in parts[task, "train"]}
     for split, word in (("test", "test"), ("valid", "validation")):
         if beyond := {item.text for item in parts[task, split]} - trained:
             raise InputError(f"class {min(beyond)!r} of task {task!r} has {word} samples but none to train on")
-    return sorted(trained)
+    return sorted(trained, key=int) if all(text.isdecimal() for text in trained) else sorted(trained)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
-from avalanche_vlm.benchmarks.sources.layout import Layout, survey_folder
+from avalanche_vlm.benchmarks.sources.class_names import Chosen, ClassNames, choose_names, from_folders
+from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
 from avalanche_vlm.errors import InputError
 
 
@@ -27,6 +26,7 @@ def image_folder_stream(
     name: str | None = None,
     order: Sequence[str] | None = None,
     layout: Layout = "auto",
+    class_names: ClassNames | None = None,
 ) -> VLMBenchmark:
     """A class-labelled stream with one experience per task folder.
 
@@ -35,8 +35,10 @@ def image_folder_stream(
     the top, in the tasks, or in the classes. Validation images make the stream ``valid`` where there are test images,
     and are what is tested where there are none. Images in folders further down belong to the class above them.
 
-    Class names are folder names with underscores and hyphens as spaces. Hidden files are ignored; other files that are
-    not images by their extension are counted in ``benchmark.data.notes``. Every image is decoded once, up front.
+    Class names are folder names with underscores and hyphens as spaces, and without the numbers of ``001.Name`` where
+    all have them; or those of ``class_names`` or of a file ``classes.txt`` in or beside the folder. Hidden files are
+    ignored; other files that are not images by their extension are counted in ``benchmark.data.notes``. Every image is
+    decoded once, up front.
 
     :param root: folder that holds the stream.
     :param train_transform: the model's transform of training images, PIL image to tensor.
@@ -51,6 +53,8 @@ def image_folder_stream(
     :param order: task folders in the order of the stream; natural order (2 before 10) by default.
     :param layout: what lies beneath the splits: ``"class"`` for classes of one task, ``"task/class"`` for tasks with
         classes; ``"auto"`` takes folders for classes if there are images in them, and for tasks if there are folders.
+    :param class_names: names of the classes, by folder or in order, or a file with them
+        (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`).
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     root = Path(root)
@@ -67,7 +71,9 @@ def image_folder_stream(
     for task, folder in survey.empty:
         if task in tasks:
             problems.add(f"class folder {folder} has no images")
-    texts = class_texts({(found.task, found.label) for found in survey.found}, problems)
+    texts, names = _texts_and_names(
+        root, [found for found in survey.found if found.task in tasks], class_names, problems
+    )
     items = [
         Item(found.path, texts[found.task, found.label], found.task, found.split, "")
         for found in survey.found
@@ -92,29 +98,25 @@ def image_folder_stream(
             "split": "folders" if given == {True} else "random" if given == {False} else "folders and random",
             "test_fraction": None if given == {True} else test_fraction,
         },
+        names=names,
     )
 
 
-def class_texts(labels: Iterable[tuple[str, str]], problems: Problems) -> dict[tuple[str, str], str]:
-    """Names of class folders, with underscores and hyphens as spaces.
-
-    Folders of one task whose names would become equal in that way keep the names that they have, which is said.
-
-    :param labels: task and folder name of each class.
-    :param problems: takes the sentence.
-    :return: the class name of each.
-
-    >>> problems = Problems("raise")
-    >>> sorted(class_texts([("a", "t-shirt"), ("a", "t_shirt"), ("a", "red_cap")], problems).values())
-    ['red cap', 't-shirt', 't_shirt']
-    """
-    texts = {label: re.sub(r"[_\-\s]+", " ", label[1]).strip() for label in labels}
-    times = Counter((task, text) for (task, _), text in texts.items())
-    alike = sorted(label for label, text in texts.items() if times[label[0], text] > 1)
-    if alike:
-        folders = ", ".join(repr(folder) for _, folder in dict.fromkeys(alike))
-        problems.notes.append(
-            f"the class folders {folders} differ in nothing but underscores, hyphens and spaces: they stay apart, "
-            "under the names that they have"
-        )
-    return texts | {label: label[1] for label in alike}
+def _texts_and_names(
+    root: Path, found: Sequence[Found], given: ClassNames | None, problems: Problems
+) -> tuple[dict[tuple[str, str], str], Chosen]:
+    """What each class is told by, by task and folder, and names for those that a file names."""
+    folders: dict[str, list[str]] = {}
+    for picture in found:
+        if picture.label not in (of_task := folders.setdefault(picture.task, [])):
+            of_task.append(picture.label)
+    chosen = choose_names(given, [label for labels in folders.values() for label in labels], root)
+    texts: dict[tuple[str, str], str] = {}
+    notes: list[str] = []
+    for task, labels in folders.items():
+        spaced, said = from_folders(labels)
+        notes += said
+        texts |= {(task, label): label if chosen.names else text for label, text in spaced.items()}
+    if not chosen.names:
+        problems.notes += dict.fromkeys(notes)
+    return texts, chosen

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from avalanche_vlm.benchmarks.sources.class_names import BESIDE
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
 from avalanche_vlm.benchmarks.sources.splits import Split, are_splits, split_of
 from avalanche_vlm.errors import InputError
@@ -182,7 +183,7 @@ def _notes(folders: dict[Place, list[Path]]) -> list[str]:
     return [f"{_count(len(left), 'file')} that {_is(left)} no image by name {_is(left)} left out ({listed})"]
 
 
-DESCRIPTIONS: tuple[str, ...] = ()
+DESCRIPTIONS = (BESIDE,)
 """Names of files that are read for what they say of the pictures."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamKind, Visible
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, ClassNames, choose_names
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.benchmarks.sources.splits import split_of
@@ -30,6 +31,7 @@ def table_stream(
     on_error: OnError = "raise",
     name: str | None = None,
     order: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
 ) -> VLMBenchmark:
     """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
 
@@ -52,6 +54,9 @@ def table_stream(
         ``benchmark.data.skipped``.
     :param name: name of the benchmark; the file's by default.
     :param order: tasks in the order of the stream; of first appearance by default.
+    :param class_names: names of the classes, by label or in order, or a file with them
+        (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`); by default a file ``classes.txt`` beside the
+        table, if there is one that fits, or else the labels themselves.
     :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
     """
     path = Path(path)
@@ -63,12 +68,15 @@ def table_stream(
     kind = kind or ("classes" if "label" in columns else "pairs")
     text_column = "label" if kind == "classes" else "caption"
     items = _items(path, rows, text_column, image_root, problems)
+    if kind == "pairs" and class_names is not None:
+        raise InputError(f"class_names does not apply to {path}: it is a table of captions")
     if kind == "pairs" and tokenizer is None:
         raise InputError(f"{path} is a table of captions: give the model's tokenizer")
     if not items:
         raise InputError(f"{path} has no usable rows")
     tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
     items = readable([item for item in items if item.task in tasks], problems)
+    names = choose_names(class_names, [item.text for item in items], path) if kind == "classes" else UNNAMED
     given = {bool(item.split) for item in items}
     items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
     return assemble(
@@ -88,6 +96,7 @@ def table_stream(
             "split": "column" if given == {True} else "random" if given == {False} else "column and random",
             "test_fraction": None if given == {True} else test_fraction,
         },
+        names=names,
     )
 
 
@@ -140,7 +149,7 @@ def _items(
             problems.add(f"{where}: the image is missing")
         elif not values.get(text_column):
             problems.add(f"{where}: the {text_column} is empty")
-        elif not isinstance(fields[text_column], (str, int)) or not _encodable(values[text_column]):
+        elif not isinstance(fields[text_column], (str, int, float)) or not _encodable(values[text_column]):
             problems.add(f"{where}: the {text_column} is not text")
         elif "task" in columns and not values.get("task"):
             problems.add(f"{where}: the task is empty")
