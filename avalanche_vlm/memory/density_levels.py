@@ -43,6 +43,18 @@ def levels(start: Level) -> list[Level]:
     return ladder if start.precision == "int8" else [*ladder, Level("prototype", "int8", 1)]
 
 
+def described(level: Level) -> str:
+    """A level in words.
+
+    :param level: kind, precision and components of densities.
+
+    >>> described(Level("full", "fp16", 1)), described(Level("gmm", "fp16", 4))
+    ('full in fp16', 'gmm with 4 components in fp16')
+    """
+    components = f" with {level.components} components" if level.kind in ("gmm", "kmeans") else ""
+    return f"{level.kind}{components} in {level.precision}"
+
+
 def density_bytes(level: Level, dim: int, spread: bool = True) -> int:
     """Bytes of one density.
 

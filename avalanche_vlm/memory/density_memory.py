@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Memory
 from avalanche_vlm.memory.densities import DTYPES, Densities, DensityKind, DensityPrecision
-from avalanche_vlm.memory.density_levels import Level, check_level, density_bytes, levels, lowered, width
+from avalanche_vlm.memory.density_levels import Level, check_level, density_bytes, described, levels, lowered, width
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, WORKING
@@ -75,6 +76,11 @@ class DensityMemory(Memory):
         self._packed = (densities.values.numpy().copy(), densities.numbers.numpy().copy(), ids.numpy().copy())
 
     @property
+    def seed(self) -> int:
+        """Seed of the draws."""
+        return self._draws.seed
+
+    @property
     def kind(self) -> DensityKind:
         """What every density is at present."""
         return self._level.kind
@@ -124,7 +130,8 @@ class DensityMemory(Memory):
         if self._densities is not None:
             level = self._fitting_level(len(self), self._densities.dim, max_bytes)
             self._keep(self._lowered(self._densities, level), self._ids)
-            self._level = level
+            self.max_bytes = max_bytes
+            self._step_to(level)
         self.max_bytes = max_bytes
 
     def prepare_load(self, state: Mapping[str, Any]) -> None:
@@ -165,6 +172,16 @@ class DensityMemory(Memory):
         raise InputError(
             f"a feature memory of {max_bytes} bytes cannot hold {count} densities: even prototypes take {need} bytes"
         )
+
+    def _step_to(self, level: Level) -> None:
+        """Be at a level from now on, and say so where it is a lower one."""
+        before, self._level = self._level, level
+        if level != before:
+            warnings.warn(
+                f"{len(self)} densities of {self._dim} dimensions do not fit the budget of {self.max_bytes} bytes as "
+                f"{described(before)}: all are kept as {described(level)} from now on",
+                stacklevel=3,
+            )
 
     def _lowered(self, densities: Densities, level: Level) -> Densities:
         return densities if level == self._level else lowered(densities, level)

@@ -27,7 +27,7 @@ class FeatureMemory(DensityMemory):
     Over ``max_bytes`` all densities together step down until they fit, from what is kept alone: to half precision, then
     from full to diagonal covariances (or to half as many components, again and again, down to one), then to prototypes,
     and those to a byte per number. No density is ever dropped, and none comes back up: later experiences are fitted at
-    the level reached, which ``kind``, ``precision`` and ``components`` tell.
+    the level reached, which ``kind``, ``precision`` and ``components`` tell, and a warning at every step down.
 
     =============================== ================================================================
     published use                   setting
@@ -111,12 +111,13 @@ class FeatureMemory(DensityMemory):
         if self._densities is not None:
             new = concatenated([self._lowered(self._densities, level), new])
         self._keep(new, torch.cat([self._ids, torch.tensor(ids, dtype=torch.int32)]))
-        self._level = level
+        self._step_to(level)
 
-    def sample(self, n: int) -> Columns:
+    def sample(self, n: int, among: torch.Tensor | None = None) -> Columns:
         """``n`` features, as evenly over the densities as ``n`` allows, in random order.
 
         :param n: features to draw, 0 or more.
+        :param among: the densities to draw from, by their places ``[m]``, at least one; None for all.
         :return: ``features`` float32 ``[n, D]``, ``y`` and ``task`` int64 ``[n]``. ``y`` (``task``) is -1 where a
             density stands for several classes (task labels), as it does ``by="task"``: which of them a drawn feature
             belongs to is not known.
@@ -124,8 +125,9 @@ class FeatureMemory(DensityMemory):
         """
         n, densities = whole(n, 0, "the number of samples"), self._filled()
         generator = self._draws.next()
-        rounds = [torch.randperm(len(self), generator=generator) for _ in range(-(-n // len(self)))]
-        index = torch.cat([torch.zeros(0, dtype=torch.long), *rounds])[:n]
+        places = torch.arange(len(self)) if among is None else among
+        rounds = [torch.randperm(len(places), generator=generator) for _ in range(-(-n // len(places)))]
+        index = places[torch.cat([torch.zeros(0, dtype=torch.long), *rounds])[:n]]
         features = draw(densities, index, generator)
         if self.normalize:
             features = torch.nn.functional.normalize(features, dim=1)

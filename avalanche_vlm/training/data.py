@@ -20,7 +20,7 @@ Batch = tuple[torch.Tensor | ImageText, torch.Tensor, torch.Tensor]
 class LabelledFeatures(NamedTuple):
     """Samples as a frozen image tower sees them.
 
-    :param features: image features of unit length ``[N, D]``.
+    :param features: image features ``[N, D]``, of unit length if nothing else was asked for.
     :param y: class or caption ids ``[N]``.
     :param task: task labels ``[N]``.
     """
@@ -46,16 +46,19 @@ def experience_batches(strategy: Strategy, batch_size: int = 256) -> Iterator[Ba
         yield x.to(strategy.device), y.to(strategy.device), task.to(strategy.device)
 
 
-def experience_features(strategy: Strategy) -> LabelledFeatures:
+def experience_features(strategy: Strategy, normalize: bool = True) -> LabelledFeatures:
     """What the plain image tower says of the current experience, in eval mode and without gradients.
 
     The precision is that of the context around the call.
 
     :param strategy: the strategy, while an experience is at hand.
+    :param normalize: whether features are scaled to unit length.
     """
     model = model_of(strategy)
     with model.evaluating():
-        parts = [(model.encode_image_plain(images_of(x)), y, task) for x, y, task in experience_batches(strategy)]
+        parts = [
+            (model.encode_image_plain(images_of(x), normalize), y, task) for x, y, task in experience_batches(strategy)
+        ]
     return LabelledFeatures(*map(torch.cat, zip(*parts, strict=True)))
 
 

@@ -252,7 +252,7 @@ def test_a_class_of_several_tasks_has_statistics_in_each(random_model, monkeypat
     width, task_labels = plugin.path.adapter.width, torch.tensor([0, 1, 0, 1, 1])
     features = F.normalize(torch.randn(5, width), dim=1)
     found = (features, torch.tensor([3, 3, 3, 3, 2]), task_labels)
-    monkeypatch.setattr(feature_replay, "_plain_features", lambda strategy: found)
+    monkeypatch.setattr(feature_replay, "_plain_features", lambda strategy, unit: found)
     plugin.after_training_exp(SimpleNamespace(experience=SimpleNamespace(current_experience=0)))
     assert list(zip(memory.labels.tolist(), memory.task_labels.tolist(), strict=True)) == [(3, 0), (2, 1), (3, 1)]
     torch.testing.assert_close(memory.means[2], features[[1, 3]].mean(0), atol=1e-3, rtol=0)

@@ -65,8 +65,10 @@ class Constraints:
         :param settings: the recipe's options and their defaults.
         :param options: the options that differ from their defaults.
         """
-        budget = options.get("max_bytes", settings.get("max_bytes"))
-        if self.max_bytes is None or not budget or budget <= self.max_bytes or "max_bytes" not in settings:
+        if self.max_bytes is None or "max_bytes" not in settings:
+            return dict(options)
+        budget = options.get("max_bytes", settings["max_bytes"])
+        if budget is not None and budget <= self.max_bytes:
             return dict(options)
         return {**options, "max_bytes": max(1, self.max_bytes)}
 

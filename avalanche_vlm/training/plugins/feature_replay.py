@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -13,8 +14,9 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Columns
+from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import IN_MODEL, KEPT, WORKING
+from avalanche_vlm.memory.state import IN_MODEL, KEPT, TRANSIENT, WORKING
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
@@ -47,7 +49,14 @@ class FeatureReplayPlugin(VLMPlugin):
     :param memory: memory of feature statistics, ``by="class"`` for class-labelled streams; pairs of an experience are
         fitted as one class either way.
     :param bottleneck: inner width of the adapter; None for a linear one.
-    :param batch_size: pseudo-features per iteration, at least 1.
+    :param start: what the adapter is before its first update: ``"identity"``, which changes nothing, or ``"random"``, a
+        linear map drawn as ``nn.Linear`` draws its weights, with which the first task starts.
+    :param batch_size: pseudo-features per iteration, at least 1, as evenly over all densities as that allows.
+    :param groups: densities that an iteration draws from instead, in shuffled passes over all that are stored, at least
+        1; None for all.
+    :param per_group: pseudo-features of each of these, at least 1; without ``groups`` it says nothing.
+    :param unit: whether statistics are those of features of unit length; False takes the length that the tower gives,
+        and needs ``FeatureMemory(normalize=False)``. Class-labelled streams only.
     :param weight: weight of the pseudo-features' mean loss, which is added to the task loss; None takes the mean over
         current samples and pseudo-features as if they were one batch.
     :param extra: adds a loss of its own: called as ``extra(strategy, features, y)`` with the adapted pseudo-features,
@@ -61,7 +70,7 @@ class FeatureReplayPlugin(VLMPlugin):
         head.
     """
 
-    states: ClassVar = {"memory": KEPT, "path": IN_MODEL, "_before": WORKING}
+    states: ClassVar = {"memory": KEPT, "path": IN_MODEL, "_before": WORKING, "_walk": TRANSIENT}
 
     def __init__(
         self,
@@ -69,7 +78,11 @@ class FeatureReplayPlugin(VLMPlugin):
         memory: FeatureMemory,
         *,
         bottleneck: int | None = None,
+        start: Literal["identity", "random"] = "identity",
         batch_size: int = 64,
+        groups: int | None = None,
+        per_group: int = 20,
+        unit: bool = True,
         weight: float | None = None,
         extra: Extra | None = None,
         train_towers: Sequence[str] = (),
@@ -81,26 +94,46 @@ class FeatureReplayPlugin(VLMPlugin):
             raise InputError(f"the weight of pseudo-features is a number of 0 or more, or None, not {weight}")
         if compensate and not {"image", "text"} & set(train_towers):
             raise InputError("compensate=True follows towers that train: name them in train_towers")
+        if start not in ("identity", "random") or (start == "random" and bottleneck is not None):
+            raise InputError(f"an adapter starts as identity, or random where it has no bottleneck, not {start!r}")
+        if groups is not None:
+            whole(groups, 1, "the number of densities per iteration")
+            whole(per_group, 1, "the number of pseudo-features of a density")
+        if unit != memory.normalize:
+            raise InputError("drawn features have unit length where those of the statistics have: unit and normalize")
         self.path = AdapterPath(FeatureAdapter(model.width, bottleneck=bottleneck))
         model.slots.check("image_path", "feature replay")
         model.freeze(*(tower for tower in TOWERS if tower not in train_towers)).unfreeze(*train_towers)
         model.install("image_path", self.path, "feature replay")
         self.memory = memory
-        self.batch_size = batch_size
+        self.start, self.unit = start, unit
+        self.batch_size, self.groups, self.per_group = batch_size, groups, per_group
+        self._walk: Passes | None = None
         self.weight, self.extra = weight, extra
         self.compensate = compensate
         self._before: torch.Tensor | None = None
 
+    @torch.no_grad()
+    def prepare_parameters(self, strategy: Strategy) -> None:
+        if self.start == "random" and len(self.memory) == 0:
+            weight = self.path.adapter.up.weight
+            bound = weight.shape[1] ** -0.5
+            drawn = (2 * torch.rand(weight.shape, generator=self._generator()) - 1) * bound
+            weight.copy_(drawn - torch.eye(len(weight)))  # the adapter adds to what it reads
+
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.memory.by != "class" and not is_pair_stream(strategy):
             raise InputError("feature replay on class labels needs FeatureMemory(by='class'), this one has by='task'")
+        if self.groups is not None and len(self.memory):
+            seed = int(torch.randint(2**31, (), generator=self._generator(strategy.experience.current_experience)))
+            self._walk = Passes(len(self.memory), self.groups, seed)
         if self.compensate and len(self.memory) > 0:
-            self._before = _plain_features(strategy)[0]
+            self._before = _plain_features(strategy, self.unit)[0]
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory) == 0:
             return
-        old = {name: column.to(strategy.device) for name, column in self.memory.sample(self.batch_size).items()}
+        old = {name: column.to(strategy.device) for name, column in self._drawn().items()}
         with autocast_of(strategy):
             adapted, logits, y = self._predict(model_of(strategy), old)
             loss = criterion_of(strategy)(logits, y)
@@ -112,7 +145,8 @@ class FeatureReplayPlugin(VLMPlugin):
             add_as_one_batch(strategy, loss, len(old["features"]))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        features, y, task_labels = _plain_features(strategy)
+        self._walk = None
+        features, y, task_labels = _plain_features(strategy, self.unit)
         if self._before is not None:
             self.memory.compensate(self._before, features)
             self._before = None
@@ -120,6 +154,17 @@ class FeatureReplayPlugin(VLMPlugin):
             # By themselves: a density of several tasks has no task label to draw its features with.
             rows = task_labels == task
             self.memory.fit(features[rows], y[rows], task_labels[rows], step=strategy.experience.current_experience)
+
+    def _drawn(self) -> Columns:
+        if self._walk is None:
+            return self.memory.sample(self.batch_size)
+        places = self._walk.next()
+        return self.memory.sample(self.per_group * len(places), places)
+
+    def _generator(self, step: int = 0) -> torch.Generator:
+        """The draws of what is chosen once per experience, beside those of the memory."""
+        (seed,) = np.random.SeedSequence([self.memory.seed, 1, step]).generate_state(1)
+        return torch.Generator().manual_seed(int(seed))
 
     def _predict(self, model: VLM, old: Columns) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pseudo-features under the adapter as it is now, their logits and targets."""
@@ -135,11 +180,11 @@ class FeatureReplayPlugin(VLMPlugin):
         return adapted, model.similarity(adapted, text), torch.arange(len(features), device=features.device)
 
 
-def _plain_features(strategy: Strategy) -> LabelledFeatures:
+def _plain_features(strategy: Strategy, unit: bool) -> LabelledFeatures:
     """The experience past the adapter. For pairs the features are ``[N, 2 D]``: image beside text, over the root of
     two."""
     if not is_pair_stream(strategy):
-        return experience_features(strategy)
+        return experience_features(strategy, unit)
     model = model_of(strategy)
     features, tasks = [], []
     with model.evaluating():

@@ -59,6 +59,8 @@ def test_a_memory_is_kept_within_the_constraints_and_the_change_is_told(tiny_ben
     limited = pilots(tiny_benchmark, max_bytes=20_000)
     assert limited.settings("replay")[1] == {"max_bytes": 20_000}
     assert limited.settings("prototype-replay")[1] == {"max_bytes": 20_000}
+    assert limited.settings("rapf")[1] == {"max_bytes": 20_000}  # whose memory has no bound of its own
+    assert limited.changed_options.pop("rapf") == {"max_bytes": 20_000}
     assert limited.changed_options == {name: {"max_bytes": 20_000} for name in ("replay", "prototype-replay")}
     free = pilots(tiny_benchmark)
     assert free.settings("prototype-replay")[1] == {"max_bytes": 50_000} and free.changed_options == {

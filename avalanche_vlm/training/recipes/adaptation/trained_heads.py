@@ -42,7 +42,7 @@ def lada(
     beta: Positive = 1.0,
     bottleneck: Natural = 16,
     batch_size: Count = 64,
-    max_bytes: Count = 1 << 22,
+    max_bytes: Count | None = None,
     seed: Seed = 0,
 ) -> Plugins:
     """LADA: memory units of every class behind a frozen image tower, which start as k-means centres, beside texts that
@@ -67,7 +67,8 @@ def lada(
     :param bottleneck: inner width of the text adapters; 0 leaves texts as they are, as it has to be where the text
         tower has no MLP that they could stand beside.
     :param batch_size: drawn features per iteration, where old classes compete with new ones.
-    :param max_bytes: budget of the mixtures in bytes; over it they become coarser. The units come on top.
+    :param max_bytes: budget of the mixtures in bytes, over which all become coarser, with a warning; None for no bound
+        (at 512 dimensions a class takes 8 kB). The units come on top.
     :param seed: seed of clustering and draws, 0 or more.
     """
     bias = 0.0 if model.bias is None else float(model.bias)

@@ -85,7 +85,7 @@ def prototype_replay(
     model: VLM,
     *,
     kind: DensityKind = "full",
-    max_bytes: Count = 1 << 20,
+    max_bytes: Count | None = None,
     shrinkage: Share = 0.1,
     components: Count = 4,
     bottleneck: Count | None = None,
@@ -95,8 +95,12 @@ def prototype_replay(
     """Pseudo-features of old classes, drawn from statistics, train one adapter on frozen towers (RAPF's replay, arXiv
     2407.14143, without its margins and fusion).
 
+    Differs from RAPF's code: statistics of features of unit length, shrunk covariances, as many pseudo-features as new
+    samples from all old classes alike, and an adapter that starts as the identity; ``rapf`` is nearer to it.
+
     :param kind: density of a class: ``"prototype"``, ``"diagonal"``, ``"full"``, ``"gmm"`` or ``"kmeans"``.
-    :param max_bytes: budget of the statistics in bytes; over it they become coarser.
+    :param max_bytes: budget of the statistics in bytes, over which all become coarser, with a warning; None for no
+        bound (at 512 dimensions a full covariance takes 264 kB per class).
     :param shrinkage: shrinkage of full covariances, from 0 to 1.
     :param components: components of ``"gmm"`` and ``"kmeans"``.
     :param bottleneck: inner width of the adapter; None for a linear one.
