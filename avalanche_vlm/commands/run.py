@@ -140,12 +140,15 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
 
 
 def _report(out: Path, entries: list[dict[str, Any]]) -> None:
-    """The table on the terminal, ``results.csv`` and ``summary.json``."""
+    """The table on the terminal with what must be said of it, ``results.csv`` and ``summary.json``."""
+    from avalanche_vlm.evaluation.chance import remarks
     from avalanche_vlm.report import table
 
     store.write_text(out / "results.csv", table.as_csv(entries))
     store.write_json(out / "summary.json", table.summary(entries))
     table.print_table(entries)
+    for sentence in remarks([entry["result"] for entry in entries]):
+        print(sentence)
     print(f"written to {out}")
 
 

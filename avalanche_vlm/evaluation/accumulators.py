@@ -47,6 +47,45 @@ class AccuracyCounts(Metric):
         return right / total if total else float("nan")
 
 
+class ClassCounts(Metric):
+    """Right answers and answers of every class. States: ``right`` and ``total``, both ``[classes]`` and summed over
+    processes.
+
+    :param classes: number of classes, of which labels are the positions.
+    :param options: options of ``torchmetrics.Metric``, such as ``sync_on_compute``.
+
+    >>> counts = ClassCounts(3)
+    >>> counts.update(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]))
+    >>> counts.compute()
+    (tensor([1, 0, 1]), tensor([2, 0, 1]))
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+    right: torch.Tensor
+    total: torch.Tensor
+
+    def __init__(self, classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("right", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, right: torch.Tensor, y: torch.Tensor) -> None:
+        """Take in more answers.
+
+        :param right: bool ``[B]``, whether each was right.
+        :param y: class ids ``[B]`` of what was asked about, below the number of classes.
+        """
+        y = y.to(self.right.device)
+        self.right.index_add_(0, y, right.to(self.right))
+        self.total.index_add_(0, y, torch.ones_like(y))
+
+    def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Right answers and answers, each ``[classes]``."""
+        return self.right, self.total
+
+
 class SampleColumns(Metric):
     """Columns with a row per sample, such as features and ids. States: one per column, concatenated over processes.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from avalanche_vlm._registry import Registry
-from avalanche_vlm.evaluation import costs, curves, survey
+from avalanche_vlm.evaluation import balance, costs, curves, survey
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Shown, found_at
 
 FIGURES: Registry[Figure] = Registry("figure", Figure, "avalanche_vlm.figures")
@@ -26,7 +26,8 @@ def register_figure(figure: Figure) -> Figure:
     return FIGURES.add(figure)
 
 
-for _figure in (*survey.FIGURES, *curves.FIGURES, *costs.FIGURES):
+_last, *_others = survey.FIGURES
+for _figure in (_last, *balance.FIGURES, *_others, *curves.FIGURES, *costs.FIGURES):
     register_figure(_figure)
 
 

@@ -62,13 +62,15 @@ def summary(entries: Sequence[ResultEntry]) -> dict[str, Any]:
 
 
 def print_table(entries: Sequence[ResultEntry]) -> None:
-    """One line per recipe; mean ± standard deviation where there are several seeds.
+    """One line per recipe; mean ± standard deviation where there are several seeds. Figures without a value have no
+    column.
 
     :param entries: result and timing of each experiment.
     """
     from rich.table import Table
 
-    figures = figures_of(entries, "table")
+    rows = _summed_up(entries, figures_of(entries, "table"))
+    figures = [f for f in figures_of(entries, "table") if any(of[f.name]["n"] for of in rows.values())]
     seeds = sorted({entry["result"]["protocol"]["seed"] for entry in entries})
     protocol = entries[0]["result"]["protocol"]
     table = Table(
@@ -78,7 +80,7 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
     table.add_column("recipe", no_wrap=True)
     for figure in figures:
         table.add_column(figure.title, justify="right", no_wrap=True)
-    for recipe, values in _summed_up(entries, figures).items():
+    for recipe, values in rows.items():
         table.add_row(recipe, *(_cell(values[figure.name], figure.unit) for figure in figures))
     console().print(table)
 

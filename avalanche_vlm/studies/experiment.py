@@ -17,6 +17,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.outcome import (
     Outcome,
@@ -78,7 +79,7 @@ def run_experiment(
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
         model.routed.use_task_labels = True
-    matrix, held_out = PerformanceMatrix(), HeldOutScores(benchmark.held_out)
+    matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
     helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
     if progress is not None:
         helpers.append(ProgressPlugin(progress))
@@ -91,7 +92,7 @@ def run_experiment(
         eval_mb_size=256,
         device=torch.device(device),
         plugins=[ledger.plugin, *plugins, *helpers],
-        evaluator=_evaluator(matrix, held_out, *metrics),
+        evaluator=_evaluator(matrix, held_out, classes, *metrics),
         amp=settings.amp,
         max_grad_norm=settings.max_grad_norm,
     )
@@ -114,7 +115,7 @@ def run_experiment(
         "protocol": protocol_of(benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device),
         "tasks": list(benchmark.task_names),
         "data": benchmark.data.as_json(),
-        **scores_of(matrix, held_out, evaluate),
+        **scores_of(benchmark, matrix, held_out, classes, evaluate),
         "costs": ledger.costs,
     }
     given = [name for name, resource in resources(recipe, benchmark).items() if resource is not None]

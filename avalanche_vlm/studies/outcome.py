@@ -18,10 +18,12 @@ from avalanche.evaluation import PluginMetric
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.base import VLMMetric
+from avalanche_vlm.evaluation.chance import guesses
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import list_figures
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.evaluation.per_class import ClassAccuracies, class_records
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.settings import TrainSettings
@@ -32,13 +34,17 @@ class Scored(TypedDict):
 
     ``matrix``: a row per step, the pretrained model's first, and a column per task. ``held_out`` and ``alignment``
     (which is no percentage): curves by name, one value per step. ``metrics``: the survey's figures, and those of
-    metrics that were passed.
+    metrics that were passed. ``classes``: per task a record of every class with test samples, none of image-text tasks
+    (:func:`~avalanche_vlm.evaluation.per_class.class_records`). ``chance``: per task how many classes compete at the
+    end, how many test samples it has, and what guessing comes to (:func:`~avalanche_vlm.evaluation.chance.guesses`).
     """
 
     matrix: list[list[float | None]]
     held_out: dict[str, list[float | None]]
     alignment: dict[str, list[float | None]]
     metrics: dict[str, float | None]
+    classes: list[list[dict[str, Any]]]
+    chance: list[dict[str, Any]]
 
 
 class Result(Scored):
@@ -120,18 +126,29 @@ def protocol_of(
     }
 
 
-def scores_of(matrix: PerformanceMatrix, held_out: HeldOutScores, evaluated: bool) -> Scored:
-    """The scores of a result: ``matrix``, ``held_out``, ``alignment`` and ``metrics``.
+def scores_of(
+    benchmark: VLMBenchmark,
+    matrix: PerformanceMatrix,
+    held_out: HeldOutScores,
+    classes: ClassAccuracies,
+    evaluated: bool,
+) -> Scored:
+    """The scores of a result, and what guessing would come to.
 
+    :param benchmark: the stream, whose test sets were evaluated.
     :param matrix: cells of the stream that was trained.
     :param held_out: curves of the held-out sets.
+    :param classes: accuracies of the classes.
     :param evaluated: whether the strategy evaluated at every step; without, there is no matrix.
     """
+    names = () if benchmark.label_space is None else benchmark.label_space.class_names
     return {
         "matrix": percent_rows(matrix.rows()) if evaluated else [],
         "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
         "alignment": {name: [_plain(v) for v in values] for name, values in held_out.alignment().items()},
         "metrics": {name: _percent(v) for name, v in matrix.survey().items()} if evaluated else {},
+        "classes": class_records(classes, names, len(benchmark.task_names)) if evaluated and names else [],
+        "chance": [guess.as_json() for guess in guesses(benchmark)],
     }
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
 
-from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns, share_of_process
+from avalanche_vlm.evaluation.accumulators import AccuracyCounts, ClassCounts, SampleColumns, share_of_process
 from avalanche_vlm.evaluation.held_out import read_held_out
 from avalanche_vlm.evaluation.retrieval import modality_gap, retrieval_metrics
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
@@ -45,6 +47,22 @@ def test_counts_of_two_processes_are_those_of_one(example):
     merged, other = (fed(AccuracyCounts(), [right], rows, batch) for rows in (ours, theirs))
     merged.merge_state(other)
     assert merged.compute() == whole.compute() == pytest.approx(right.double().mean().item())
+
+
+@settings(deadline=None, max_examples=60)
+@given(split)
+def test_class_counts_of_two_processes_give_scikit_learns_balanced_accuracy(example):
+    n, generator, ours, theirs, batch = drawn(example)
+    y = torch.randint(0, 5, (n,), generator=generator) ** 2 % 5  # some classes often, some never
+    answers = torch.randint(0, 5, (n,), generator=generator)
+    merged, other = (fed(ClassCounts(5), [answers == y, y], rows, batch) for rows in (ours, theirs))
+    merged.merge_state(other)
+    right, total = merged.compute()
+    assert total.tolist() == torch.bincount(y, minlength=5).tolist() and right.sum() == (answers == y).sum()
+    balanced = (right[total > 0] / total[total > 0]).mean().item()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        assert balanced == pytest.approx(balanced_accuracy_score(y, answers), abs=1e-6)
 
 
 @settings(deadline=None, max_examples=60)

@@ -21,7 +21,7 @@ def entry(**metrics) -> dict:
 
 def test_what_the_survey_computes_is_what_it_declares():
     computed = list(survey_metrics([[1.0, 0.5], [0.5, 1.0]], [0.2, 0.2]))
-    assert [figure.name for figure in figures.list_figures()][: len(computed)] == computed
+    assert [figure.name for figure in figures.list_figures() if figure.name in computed] == computed
 
 
 def test_every_figure_is_told_apart_and_can_be_shown():

@@ -16,6 +16,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import ContrastiveCriterion
@@ -26,6 +27,7 @@ def metrics_for(benchmark):
         PerformanceMatrix(),
         HeldOutScores(benchmark.held_out),
         TaskAnswers(),
+        ClassAccuracies(),
         DriftProbe(benchmark.held_out[0], max_pairs=16),
         ErosionProbe(benchmark.held_out, max_samples=16),
         InterferenceProbe(samples=4, per_experience=1, draws=1),

@@ -1,4 +1,5 @@
-"""A CLIP as deep as the shipped one and a sixteenth as costly, for tests that train it again and again."""
+"""A CLIP as deep as the shipped one and a sixteenth as costly, for tests that train it again and again; and a small
+stream whose test sets are unbalanced."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from open_clip.model import CLIP
 
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.models import VLM, from_open_clip, tiny
 
 WIDTH, IMAGE_BLOCKS, TEXT_BLOCKS = 32, 4, 3
@@ -21,3 +23,25 @@ def mini(freeze: Iterable[str] = ("scale",)) -> VLM:
     clip = CLIP(WIDTH, vision, {**text, "vocab_size": tokenizer.vocab_size})
     model = from_open_clip(clip, tokenizer, image_size=32, mean=tiny.MEAN, std=tiny.STD, name="mini")
     return model.unfreeze(*model.frozen).freeze(*freeze)
+
+
+def unbalanced(benchmark: VLMBenchmark, visible: str = "task") -> VLMBenchmark:
+    """The same stream, where of every other class only two test samples are left."""
+
+    def thinned(data):
+        seen: dict[int, int] = {}
+        kept = []
+        for i, y in enumerate(map(int, data.targets)):
+            seen[y] = seen.get(y, 0) + 1
+            if y % 2 == 0 or seen[y] <= 2:
+                kept.append(i)
+        return data.subset(kept)
+
+    return VLMBenchmark(
+        benchmark.name,
+        benchmark.kind,
+        [experience.dataset for experience in benchmark.train_stream],
+        [thinned(experience.dataset) for experience in benchmark.test_stream],
+        label_space=benchmark.label_space.with_visible(visible),
+        task_names=benchmark.task_names,
+    )

@@ -76,6 +76,7 @@ def _answer(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dic
     given = record(advice.get("answer"))
     advised = text(given.get("sentence"))
     said = [text(verdict.get("sentence")), *([advised] if advised else [_standing(group) for group in groups])]
+    said += [sentence for group in groups for sentence in group["remarks"]]
     sentences = [sentence for sentence in said if sentence]
     confidence = text(given.get("confidence")) or None
     return {"sentences": sentences, "confidence": confidence, "why": text(given.get("why")) or None}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm._flat import differing, flat
+from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
@@ -58,6 +59,7 @@ def _group(entries: list[ResultEntry], apart: list[str]) -> dict[str, Any]:
             if any(recipe["figures"][figure.name]["mean"] is not None for recipe in recipes)
         ],
         "recipes": recipes,
+        "remarks": remarks([entry["result"] for entry in entries]),
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],

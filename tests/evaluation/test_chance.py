@@ -1,0 +1,119 @@
+"""What guessing comes to, and when a score is no better."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mini import unbalanced
+from scipy.stats import binomtest
+
+from avalanche_vlm.evaluation import chance
+from avalanche_vlm.evaluation.chance import Guess, binomial_interval, guesses, remarks, verdict
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_the_interval_is_that_of_scipys_exact_test(samples, share):
+    right = round(share * samples)
+    exact = binomtest(right, samples).proportion_ci(0.95, method="exact")
+    assert binomial_interval(right, samples) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 60), st.sampled_from([0.1, 0.25, 0.5, 0.8]))
+def test_at_chance_is_what_the_binomial_test_says(right, level):
+    found = verdict([right / 60], [Guess(4, 60, level)])
+    assert found.at_chance == (binomtest(right, 60, level, alternative="greater").pvalue > 0.025)
+
+
+def test_a_guesser_on_tasks_of_different_chances_is_seldom_above_them():
+    rng = np.random.default_rng(0)
+    of = [Guess(2, 40, 0.5), Guess(10, 120, 0.1), Guess(3, 25, 0.6)]
+    guessed = [[rng.binomial(g.samples, g.level) / g.samples for g in of] for _ in range(1000)]
+    assert np.mean([not verdict(scores, of).at_chance for scores in guessed]) <= 0.03
+
+
+def exactly(labels: list[list[int]], competing: list[list[int]], one_answer: bool) -> float:
+    """The best mean score over tasks of a guesser who draws from all, or answers with one class (per task, or one for
+    all tasks), by trying all of them."""
+    drawn = np.mean([1 / len(of) for of in competing])
+    if one_answer:
+        constant = max(np.mean([np.mean(np.array(y) == c) for y in labels]) for c in set().union(*competing))
+    else:
+        constant = np.mean(
+            [max(np.mean(np.array(y) == c) for c in of) for y, of in zip(labels, competing, strict=True)]
+        )
+    return max(drawn, constant)
+
+
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+def test_levels_are_those_of_the_best_guesser(tiny_benchmark, visible):
+    stream = unbalanced(tiny_benchmark, visible)
+    space = stream.label_space
+    labels = [[int(y) for y in experience.dataset.targets] for experience in stream.test_stream]
+    competing = [list(of) for of in space.tasks] if visible == "task" else [list(range(len(space)))] * len(labels)
+    of = guesses(stream)
+    assert np.mean([g.level for g in of]) == pytest.approx(exactly(labels, competing, visible != "task"))
+    assert [(g.classes, g.samples) for g in of] == [(len(c), len(y)) for c, y in zip(competing, labels, strict=True)]
+
+
+def test_pairs_are_guessed_by_drawing_a_picture(tiny_pairs):
+    """By trying every pair of a caption and a picture."""
+    for experience, guess in zip(tiny_pairs.test_stream, guesses(tiny_pairs), strict=True):
+        ids = [int(y) for y in experience.dataset.targets]
+        assert guess.level == pytest.approx(np.mean([a == b for a, b in itertools.product(ids, ids)]))
+
+
+def result(recipe: str, last: list[float], *levels: tuple[int, int, float], tasks=("cats", "dogs")) -> dict:
+    return {
+        "protocol": {"recipe": recipe},
+        "tasks": list(tasks),
+        "matrix": [[0.0] * len(last)] * len(last) + [last],
+        "chance": [Guess(*of).as_json() for of in levels],
+    }
+
+
+TWO = ((2, 40, 0.5), (2, 40, 0.5))
+
+
+def test_a_recipe_at_chance_is_said_with_its_interval():
+    (sentence,) = remarks([result("zero-shot", [50.0, 50.0], *TWO)])
+    assert sentence == (
+        "zero-shot ends at chance: 50.0 % of 80 test samples right (95 % interval 38.6 to 61.4), where guessing comes "
+        "to 50.0 %."
+    )
+    assert remarks([result("lora", [90.0, 85.0], *TWO)]) == []
+
+
+def test_all_at_chance_is_said_once_and_one_of_several_by_its_name():
+    low, high = result("zero-shot", [50.0, 47.5], *TWO), result("lora", [90.0, 85.0], *TWO)
+    (sentence,) = remarks([low, {**low, "protocol": {"recipe": "fine-tune"}}])
+    assert sentence.startswith("No recipe ends above chance: the best has 48.8 %")
+    (sentence,) = remarks([low, high])
+    assert sentence.startswith("zero-shot ends at chance")
+    # One seed above is enough not to say it of a recipe.
+    assert remarks([low, {**high, "protocol": {"recipe": "zero-shot"}}]) == []
+
+
+def test_a_task_that_nobody_learns_is_named():
+    (sentence,) = remarks([result("a", [90.0, 52.5], *TWO), result("b", [95.0, 47.5], *TWO)])
+    assert sentence == "On dogs (50.0 %) no recipe ends above what guessing comes to."
+
+
+def test_one_class_alone_says_nothing():
+    found = remarks([result("a", [100.0, 90.0], (1, 40, 1.0), (2, 40, 0.5))])
+    assert found == ["One class alone competes on cats: every answer is right, and a score of 100 says nothing."]
+    found = remarks([result("a", [100.0, 90.0], (3, 40, 1.0), (2, 40, 0.5))])
+    assert found == ["All test samples of cats are of one class: whoever always answers with it has 100."]
+    assert verdict([1.0], [Guess(1, 40, 1.0)]) is None
+
+
+def test_results_without_the_field_or_with_nonsense_in_it_say_nothing():
+    good = result("a", [50.0, 50.0], *TWO)
+    for wrong in (None, 3, [], [{}], [{}, {}], [{"classes": 2, "samples": 0, "level": 50.0}] * 2):
+        assert remarks([{**good, "chance": wrong}]) == []
+    assert chance.guesses_of({"tasks": []}) is None
