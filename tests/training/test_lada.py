@@ -14,6 +14,7 @@ from avalanche_vlm.models import MASKED, create_vlm
 from avalanche_vlm.models.heads.trained import LabelSpecificHead
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins import LabelSpecificPlugin
+from avalanche_vlm.training.plugins.label_specific import text_adapters
 
 
 def run(benchmark, visible: str, **options):
@@ -40,6 +41,27 @@ def test_old_units_and_texts_stay_bit_for_bit(tiny_benchmark):
     with torch.no_grad():
         plain = model.eval().prompt_features(torch.arange(len(model.label_space)))
     assert not torch.allclose(head.texts[old], plain[old], atol=1e-3)
+
+
+def test_text_adapters_have_as_many_parameters_as_a_log_of_the_authors_code_states():
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512))
+
+    tower = torch.nn.Module()  # of the size of ViT-B/16's text tower
+    tower.resblocks = torch.nn.ModuleList([Block() for _ in range(12)])
+    places = text_adapters(tower, bottleneck=16)
+    modules = [place.build() for place in places.values()]
+    assert sum(p.numel() for module in modules for p in module.parameters()) == 215_244
+    x = torch.randn(5, 512)
+    module = modules[0]
+    torch.nn.init.normal_(module.up.weight)
+    standard = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    expected = 0.1 * (standard @ module.down.weight.T).relu() @ module.up.weight.T
+    torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-4)
+    module(x).sum().backward()
+    assert module.scale.grad.item() == pytest.approx(10 * expected.sum().item(), rel=1e-3)
 
 
 def test_units_start_as_centres_of_their_class(tiny_benchmark):

@@ -30,19 +30,31 @@ class Adapter(nn.Module):
     :param bottleneck: inner width, at least 1.
     :param scale: factor of what it adds.
     :param dropout: share of inner values that are left out in training, in [0, 1).
+    :param norm: whether it reads what a LayerNorm of its own gives.
+    :param learned_scale: whether the scale is trained as well.
     :raises InputError: for a setting out of its range.
 
     >>> bool((Adapter(3, bottleneck=2)(torch.eye(3)) == 0).all())
     True
     """
 
-    def __init__(self, width: int, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        bottleneck: int = 64,
+        scale: float = 0.1,
+        dropout: float = 0.0,
+        norm: bool = False,
+        learned_scale: bool = False,
+    ) -> None:
         super().__init__()
         whole(width, 1, "the width of an adapter")
         whole(bottleneck, 1, "the bottleneck of an adapter")
         if not 0 <= dropout < 1:
             raise InputError(f"the dropout of an adapter is in [0, 1), not {dropout}")
-        self.scale, self.dropout = scale, dropout
+        self.scale: float | nn.Parameter = nn.Parameter(torch.tensor(float(scale))) if learned_scale else scale
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width) if norm else None
         self.down = nn.Linear(width, bottleneck)
         self.up = nn.Linear(bottleneck, width)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
@@ -51,6 +63,7 @@ class Adapter(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What it adds ``[..., D]`` for ``[..., D]``."""
+        x = x if self.norm is None else self.norm(x)
         return self.scale * self.up(F.dropout(F.relu(self.down(x)), self.dropout, self.training))
 
 
@@ -106,6 +119,8 @@ def inject_adapters(
     scale: float = 0.1,
     dropout: float = 0.0,
     kind: str = "parallel",
+    norm: bool = False,
+    learned_scale: bool = False,
 ) -> dict[str, AdapterSite]:
     """Put places for adapters on the matching layers of a tower; the layers and their state-dict keys stay.
 
@@ -118,6 +133,8 @@ def inject_adapters(
     :param scale: factor of what an adapter adds.
     :param dropout: share of inner values left out in training, in [0, 1).
     :param kind: ``"parallel"`` or ``"sequential"``, as in :class:`AdapterSite`.
+    :param norm: whether every adapter reads what a LayerNorm of its own gives.
+    :param learned_scale: whether the scale of every adapter is trained as well.
     :return: the places by name, in the tower's order.
     :raises InputError: for a setting out of its range, if nothing matches, if a match has no linear layer (a
         convolution of a ModifiedResNet), has adapters already, or differs in what it reads and what it gives, which a
@@ -126,6 +143,7 @@ def inject_adapters(
     if kind not in get_args(AdapterKind):
         raise InputError(f"adapters are {' or '.join(get_args(AdapterKind))}, not {kind!r}")
     settings: dict[str, Any] = {"bottleneck": bottleneck, "scale": scale, "dropout": dropout}
+    settings |= {"norm": norm, "learned_scale": learned_scale}
     Adapter(1, **settings)  # refuses wrong settings before anything changes
 
     def make(_name: str, host: nn.Module, _reads: int, gives: int) -> AdapterSite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
@@ -14,7 +15,7 @@ from avalanche_vlm.memory.state import KEPT, TRANSIENT
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import LabelSpecificHead
-from avalanche_vlm.models.modules.adapter import inject_adapters
+from avalanche_vlm.models.modules.adapter import AdapterSite, inject_adapters
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.taps import ForwardFeatures
@@ -26,6 +27,16 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 _MODULE = "task"
+
+
+def text_adapters(tower: nn.Module, bottleneck: int = 16) -> dict[str, AdapterSite]:
+    """LADA's adapters beside every MLP of a text tower: each with a LayerNorm before it, and a scale that it learns.
+
+    :param tower: the text tower, in which the places for adapters are put.
+    :param bottleneck: inner width of every adapter, at least 1.
+    :return: the places by name, in the tower's order.
+    """
+    return inject_adapters(tower, bottleneck=bottleneck, norm=True, learned_scale=True)
 
 
 class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
@@ -70,7 +81,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
         super().__init__(model, head)
         self.pool: ModulePool | None = None
         if bottleneck:
-            self.pool = ModulePool(named("text", inject_adapters(model.tower("text"), bottleneck=bottleneck)))
+            self.pool = ModulePool(named("text", text_adapters(model.tower("text"), bottleneck)))
         self._tap: Tap[ForwardFeatures] = Tap()
 
     def prepare_parameters(self, strategy: Strategy) -> None:

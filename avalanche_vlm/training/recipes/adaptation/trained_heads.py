@@ -52,7 +52,9 @@ def lada(
     :class:`~avalanche_vlm.models.heads.trained.LabelSpecificHead` has the equation and says how the head decides,
     :class:`~avalanche_vlm.training.plugins.label_specific.LabelSpecificPlugin` how it is trained. Published are 16
     units, 4 components, text adapters (AdaptFormer) of bottleneck 16 and scale 0.1. ``alpha`` and ``beta`` are the
-    defaults of the authors' code, which we saw in others' copies.
+    defaults of the authors' code, which we saw in others' copies. Every text adapter has a LayerNorm before it and
+    learns its scale: on ViT-B/16 these are 215,244 parameters, the number that a log of that code states. Where its
+    scale starts is not known to us; here at 0.1.
 
     Differs from it: features of evaluation transforms, computed once, instead of augmented views; mixtures of
     unit-length features with a variance per dimension, where the code fits spherical ones to features of any length;
