@@ -1,6 +1,9 @@
-"""Self-attention that owns ``nn.MultiheadAttention``'s fused weight and lets subclasses into its steps."""
+"""Self-attention that owns another layer's weights and lets subclasses into its steps: ``nn.MultiheadAttention``'s, as
+open_clip's towers have it, and timm's."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,3 +96,48 @@ class FusedAttention(nn.Module):
         y = self.attend(q, k, v, attn_mask, x)
         y = self.out_proj(y.transpose(1, 2).reshape(batch, length, self.embed_dim))
         return (y if self.batch_first else y.transpose(0, 1)), None
+
+
+class TimmAttention(nn.Module):
+    """A drop-in for timm's attention under its state-dict keys. Without dropout: it is for frozen towers."""
+
+    qkv: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
+    norm: nn.Module
+    proj: nn.Module
+
+    def take_over(self, attention: Any) -> None:
+        """Own its parts from now on.
+
+        :raises InputError: if it is more than attention.
+        """
+        parts = dict(attention.named_children())
+        known = {"qkv", "q_norm", "k_norm", "norm", "proj", "attn_drop", "proj_drop"}
+        if set(parts) - known or "qkv" not in parts or next(attention.parameters(recurse=False), None) is not None:
+            raise InputError(f"prompts cannot enter attention that is a {type(attention).__name__} with extra parts")
+        self.num_heads = attention.num_heads
+        self.embed_dim = attention.qkv.out_features // 3
+        for name in ("qkv", "q_norm", "k_norm", "norm", "proj"):
+            self.add_module(name, parts.get(name, nn.Identity()))
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """What the queries ``[B, heads, L, d]`` gather of the values."""
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+
+    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor:
+        """Self-attention ``[B, L, D]``."""
+        if attn_mask is not None or any(others.values()):
+            raise InputError("prompts of single samples enter attention without a mask, and this tower has one")
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        y = self.attend(self.q_norm(q), self.k_norm(k), v)
+        return self.proj(self.norm(y.transpose(1, 2).reshape(batch, length, -1)))
+
+
+def is_timm_attention(layer: Any) -> bool:
+    """Whether a layer is timm's attention, as it comes.
+
+    :param layer: a layer of an image tower, of whatever kind.
+    """
+    return isinstance(getattr(layer, "qkv", None), nn.Linear) and not isinstance(layer, TimmAttention)

@@ -14,7 +14,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.models.modules.attention import FusedAttention
+from avalanche_vlm.models.modules.attention import FusedAttention, TimmAttention, is_timm_attention
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import Site, matching
@@ -34,36 +34,24 @@ class KeyValuePrompts(nn.Module):
         self.values = nn.Parameter(torch.zeros(length, width))
 
 
-class KeyValueAttention(FusedAttention, Site):
-    """Self-attention to which ``w softmax(q K_p^T / sqrt(d)) V_p`` is added, head by head and before the output's
+class KeyValueSite(Site):
+    """A place in attention where ``w softmax(q K_p^T / sqrt(d)) V_p`` is added, head by head and before the output's
     projection, as in the authors' code: a softmax of its own, so that the prompts take nothing from the tokens. No mask
-    hides them.
+    hides them."""
 
-    :param attention: the layer whose parameters are taken over.
-    :param length: pairs of every module.
-    """
-
-    def __init__(self, attention: nn.MultiheadAttention, length: int) -> None:
-        super().__init__()
-        self.take_over(attention)
-        self.length = length
-        self.strength: float | torch.Tensor = 1.0
-        """``w``, for all samples or ``[B]``."""
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether no module is active."""
-        return self.active is None
+    embed_dim: int
+    num_heads: int
+    length: int
+    """Pairs of every module."""
+    strength: float | torch.Tensor = 1.0
+    """``w``, for all samples or ``[B]``."""
 
     def build(self) -> nn.Module:
         """New prompts, which change nothing yet."""
         return KeyValuePrompts(self.length, self.embed_dim)
 
-    def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
-    ) -> torch.Tensor:
-        """What the queries gather of tokens and, added to it, of the active module's prompts."""
-        y = super().attend(q, k, v, mask, x)
+    def with_residual(self, y: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """What the queries ``[B, heads, L, d]`` gather of tokens, ``y``, and of the active module's prompts."""
         if self.active is None:
             return y
         shape = (len(q), self.num_heads, self.length, q.shape[-1])
@@ -77,26 +65,72 @@ class KeyValueAttention(FusedAttention, Site):
         return y + strength * F.scaled_dot_product_attention(q, keys, values)
 
 
+class KeyValueAttention(FusedAttention, KeyValueSite):
+    """Such a place in open_clip's attention.
+
+    :param attention: the layer whose parameters are taken over.
+    :param length: pairs of every module.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, length: int) -> None:
+        super().__init__()
+        self.take_over(attention)
+        self.length = length
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether no module is active."""
+        return self.active is None
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, x: torch.Tensor
+    ) -> torch.Tensor:
+        """What the queries gather of tokens and, added to it, of the active module's prompts."""
+        return self.with_residual(super().attend(q, k, v, mask, x), q)
+
+
+class TimmKeyValueAttention(TimmAttention, KeyValueSite):
+    """Such a place in timm's attention.
+
+    :param attention: the layer whose parts are taken over.
+    :param length: pairs of every module.
+    :raises InputError: if it is more than attention.
+    """
+
+    def __init__(self, attention: nn.Module, length: int) -> None:
+        super().__init__()
+        self.take_over(attention)
+        self.length = length
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """What the queries gather of tokens and, added to it, of the active module's prompts."""
+        return self.with_residual(super().attend(q, k, v), q)
+
+
 def inject_key_values(
-    tower: nn.Module, *, length: int = 8, depth: int = 8, pattern: str = r"resblocks\.\d+\.attn$"
-) -> dict[str, KeyValueAttention]:
+    tower: nn.Module, *, length: int = 8, depth: int = 8, pattern: str = r"(resblocks|blocks)\.\d+\.attn$"
+) -> dict[str, KeyValueSite]:
     """Replace the attention of a tower's first blocks in place.
 
     :param tower: a tower, for example ``clip.visual``.
     :param length: pairs of every module in each layer, at least 1.
     :param depth: how many of the matching layers, at least 1, from the first; at most all.
-    :param pattern: regular expression, searched in module names; must match open_clip's attention.
+    :param pattern: regular expression, searched in module names; must match open_clip's attention or timm's.
     :return: the new layers by name, in the tower's order.
     :raises InputError: for other numbers, or if nothing matches, or what matches is of another kind.
     """
     whole(length, 1, "the length of key/value prompts")
     whole(depth, 1, "the depth of prompts")
-    found: dict[str, nn.MultiheadAttention] = {}
-    for name, child in list(matching(tower, pattern))[:depth]:
-        if not isinstance(child, nn.MultiheadAttention):
-            raise InputError(f"key/value prompts need open_clip's attention, and {name} is a {type(child).__name__}")
-        found[name] = child
-    layers = {name: KeyValueAttention(child, length) for name, child in found.items()}
+    found = dict(list(matching(tower, pattern))[:depth])
+    layers: dict[str, KeyValueSite] = {}
+    for name, child in found.items():
+        if isinstance(child, nn.MultiheadAttention):
+            layers[name] = KeyValueAttention(child, length)
+        elif is_timm_attention(child):
+            layers[name] = TimmKeyValueAttention(child, length)
+        else:
+            kind = type(child).__name__
+            raise InputError(f"key/value prompts need open_clip's attention or timm's, and {name} is a {kind}")
     for name, layer in layers.items():
         layer.train(found[name].training)
         parent, _, last = name.rpartition(".")
@@ -105,7 +139,7 @@ def inject_key_values(
 
 
 @contextmanager
-def strength(layers: Iterable[KeyValueAttention], weight: float | torch.Tensor) -> Iterator[None]:
+def strength(layers: Iterable[KeyValueSite], weight: float | torch.Tensor) -> Iterator[None]:
     """Weigh the prompts within a block, and in full afterwards.
 
     :param layers: the places of one tower.
@@ -137,9 +171,9 @@ class CalibratedPool(RoutedPool):
     """
 
     router: GaussianRouter
-    layers: list[KeyValueAttention]
+    layers: list[KeyValueSite]
 
-    def __init__(self, pool: ModulePool, router: GaussianRouter, layers: Iterable[KeyValueAttention]) -> None:
+    def __init__(self, pool: ModulePool, router: GaussianRouter, layers: Iterable[KeyValueSite]) -> None:
         super().__init__(pool, router)
         # The tower's children, not this one's.
         self.__dict__["layers"] = list(layers)

@@ -10,12 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import TEXTS, block_by_hand, in_a_pool, siglip
+from timm.layers import Attention
 from torch import nn
 
 from avalanche_vlm.benchmarks import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM, create_vlm
-from avalanche_vlm.models.modules.key_value import CalibratedPool, KeyValueAttention, inject_key_values, strength
+from avalanche_vlm.models.modules.key_value import (
+    CalibratedPool,
+    KeyValueAttention,
+    TimmKeyValueAttention,
+    inject_key_values,
+    strength,
+)
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.routers import GaussianRouter, Route
@@ -72,6 +79,32 @@ def test_the_prompts_part_is_a_softmax_of_its_own(batch_first, causal):
     with pytest.raises(ZeroDivisionError), strength([layer], weight):
         raise ZeroDivisionError
     assert layer.strength == 1.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_so_it_is_in_timms_attention(qk_norm):
+    plain = Attention(WIDTH, HEADS, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm).double()
+    layer = TimmKeyValueAttention(copy.deepcopy(plain), length=3)
+    assert list(layer.state_dict()) == list(plain.state_dict())
+    x = torch.randn(2, LENGTH, WIDTH, dtype=torch.float64)
+    layer.add("t")
+    keys, values = layer.bank["t"].keys, layer.bank["t"].values
+    assert torch.equal(layer(x), plain(x))
+    layer.active = "t"
+    torch.testing.assert_close(layer(x), plain(x), atol=1e-12, rtol=0)  # values start at zero
+    nn.init.normal_(values)
+    weight, d = torch.tensor([0.3, 0.9], dtype=torch.float64), WIDTH // HEADS
+    q, k, v = plain.qkv(x).view(2, LENGTH, 3, HEADS, d).unbind(2)
+    q, k = plain.q_norm(q), plain.k_norm(k)
+    heads = []
+    for h in range(HEADS):
+        own = (q[:, :, h] @ k[:, :, h].transpose(1, 2) / d**0.5).softmax(-1) @ v[:, :, h]
+        part = slice(h * d, (h + 1) * d)
+        residual = (q[:, :, h] @ keys[:, part].T / d**0.5).softmax(-1) @ values[:, part]
+        heads.append(own + weight[:, None, None] * residual)
+    with strength([layer], weight):
+        torch.testing.assert_close(layer(x), plain.proj(torch.cat(heads, -1)), atol=1e-12, rtol=0)
 
 
 @pytest.fixture
@@ -182,8 +215,10 @@ def test_autocast(bf16, images):
 
 
 def test_what_has_no_fused_attention_is_named(model):
-    with pytest.raises(InputError, match=r"need open_clip's attention, and trunk\.blocks\.0\.attn is a Attention"):
-        inject_key_values(siglip().tower("image"), pattern=r"blocks\.\d+\.attn$")
+    with pytest.raises(InputError, match=r"need open_clip's attention or timm's, and trunk\.blocks\.0\.mlp is a Mlp"):
+        inject_key_values(siglip().tower("image"), pattern=r"blocks\.\d+\.mlp$")
+    with pytest.raises(InputError, match="a Attention with extra parts"):
+        TimmKeyValueAttention(Attention(16, 4, gated=True), 2)
     with pytest.raises(InputError, match="length of key/value prompts is a whole number of 1 or more, not 0"):
         inject_key_values(model.tower("image"), length=0)
     with pytest.raises(InputError, match="depth of prompts is a whole number of 1 or more, not 0"):

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.modules.attention import FusedAttention
+from avalanche_vlm.models.modules.attention import FusedAttention, TimmAttention, is_timm_attention
 from avalanche_vlm.models.modules.tokens import TowerBlocks
 
 
@@ -70,42 +69,24 @@ class PrefixAttention(FusedAttention):
         return super().attend(q, k, v, mask, x)
 
 
-class TimmPrefixAttention(nn.Module):
-    """The same for timm's attention, under its state-dict keys. Without dropout: it is for frozen towers.
+class TimmPrefixAttention(TimmAttention):
+    """The same for timm's attention.
 
     :param attention: the layer whose parts are taken over.
     :raises InputError: if it is more than attention.
     """
 
-    qkv: nn.Module
-    q_norm: nn.Module
-    k_norm: nn.Module
-    norm: nn.Module
-    proj: nn.Module
-
     def __init__(self, attention: Any) -> None:
         super().__init__()
-        parts = dict(attention.named_children())
-        known = {"qkv", "q_norm", "k_norm", "norm", "proj", "attn_drop", "proj_drop"}
-        if set(parts) - known or "qkv" not in parts or next(attention.parameters(recurse=False), None) is not None:
-            raise InputError(f"prompts cannot enter attention that is a {type(attention).__name__} with extra parts")
-        self.num_heads = attention.num_heads
-        for name in ("qkv", "q_norm", "k_norm", "norm", "proj"):
-            self.add_module(name, parts.get(name, nn.Identity()))
+        self.take_over(attention)
         self.prompts: torch.Tensor | None = None
         """As in :class:`PrefixAttention`."""
 
-    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor:
-        """Self-attention ``[B, L, D]``."""
-        if attn_mask is not None or any(others.values()):
-            raise InputError("prompts of single samples enter attention without a mask, and this tower has one")
-        batch, length, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """What the queries gather of tokens and prompts together."""
         if self.prompts is not None:
             k, v = _with_prefix(self.prompts, k, v)
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
-        return self.proj(self.norm(y.transpose(1, 2).reshape(batch, length, -1)))
+        return super().attend(q, k, v)
 
 
 PromptPlace = TokenPlace | PrefixAttention | TimmPrefixAttention
@@ -124,7 +105,7 @@ def put_prefixes(layers: Sequence[nn.Module]) -> list[PromptPlace]:
         attention: Any = getattr(block, "attn", None)
         if type(attention) is nn.MultiheadAttention:
             places.append(PrefixAttention(attention))
-        elif isinstance(getattr(attention, "qkv", None), nn.Linear) and not isinstance(attention, TimmPrefixAttention):
+        elif is_timm_attention(attention):
             places.append(TimmPrefixAttention(attention))
         else:
             raise InputError(f"prompts cannot enter attention that is a {type(attention).__name__}")

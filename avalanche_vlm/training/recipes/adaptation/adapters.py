@@ -56,6 +56,8 @@ def adapter_per_task(
     dropout 0.1). As in the paper's eq. 2 they read what the MLP reads, after normalisation; the authors' code reads
     before it. One set of adapters per task and the router are the survey's pool of modules, and not that paper's.
 
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
+
     :param bottleneck: inner width of every adapter.
     :param scale: scale of what an adapter adds.
     :param dropout: dropout of inner values, in training.
@@ -129,6 +131,8 @@ def moe_adapters(
     where the code takes AlexNet's and sends a whole batch by its mean error. There a first autoencoder, trained on
     TinyImageNet, draws what is unknown to all tasks; here a :class:`~avalanche_vlm.models.routers.ReferenceGate` tells
     samples like the reference from those of the task.
+
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param experts: number of experts in every place.
     :param k: experts that work on a sample, at most all.

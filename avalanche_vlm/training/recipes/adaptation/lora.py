@@ -29,6 +29,8 @@ def lora(
     """One LoRA per task on a frozen image tower (Hu et al., arXiv 2106.09685), chosen by a prototype router, so that no
     task id is needed; what belongs to no task is left to the pretrained model.
 
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
+
     :param rank: rank of every module.
     :param alpha: scale times rank; None for the rank itself.
     :param quantile: share of a task's own samples that its threshold lets in, between 0 and 1.

@@ -74,6 +74,8 @@ def l2p(
     authors' code: no vote of the batch on its prompts, no reservation of prompts for a task in training. Zero-shot
     abilities are not guarded.
 
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
+
     :param size: number of prompts in the pool.
     :param length: number of vectors per prompt.
     :param chosen: prompts per image, at most all.
@@ -136,6 +138,8 @@ def dualprompt(
     projections. Differs from both: a frozen text head in the place of a trained linear head. Differs from the code: no
     vote of the batch (for CIFAR-100), and the pool grows with the tasks instead of having a fixed size. Zero-shot
     abilities are not guarded.
+
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param shared_blocks: number of blocks with the shared prompt, from the first on.
     :param task_blocks: number of blocks with the tasks' prompts, after them.
@@ -200,6 +204,8 @@ def coda_prompt(
     The weight of orthogonality is the paper's, of a mean over entries as in the code; the revised code, which starts
     new components by Gram-Schmidt as we do, finds that it may be 0. Differs from the paper: a frozen text head in the
     place of a trained linear head. Zero-shot abilities are not guarded.
+
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param components: components that a task adds to every block.
     :param length: length of a prompt, half keys and half values, so even.

@@ -59,6 +59,9 @@ def latent_replay(
 
     Differs from the paper: the lower part does not train at all (there, slowly), so stored activations never age.
 
+    Cuts towers of transformer blocks, open_clip's or timm's (SigLIP's), before their middle block; in CLIP's ResNets
+    ``layer`` names the cut.
+
     :param max_bytes: budget of the memory in bytes.
     :param precision: numbers of a stored activation, ``"fp16"`` or ``"int8"``.
     :param layer: submodule of the image tower before which the cut is; empty for the middle block.
