@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import ConcatDataset, Subset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 OperatorMode = TorchDispatchMode
@@ -69,6 +71,39 @@ def _transformed(steps: tuple[Any, ...], group: str, x: Any) -> Any:
     for groups in steps:
         sample = groups(sample, group_name=group)
     return sample[0]
+
+
+def located(dataset: Any, index: int) -> tuple[Any, int]:
+    """The data set that a sample is from, of those that an Avalanche data set was made of, and its place there.
+
+    :param dataset: an experience's, torch's ``ConcatDataset`` or ``Subset``, or one that stands on nothing else.
+    :param index: the sample's place, 0 or more.
+    """
+    if isinstance(dataset, Subset):
+        return located(dataset.dataset, int(dataset.indices[index]))
+    if isinstance(dataset, ConcatDataset):
+        part = bisect_right(dataset.cumulative_sizes, index)
+        return located(dataset.datasets[part], index - (dataset.cumulative_sizes[part - 1] if part else 0))
+    data = getattr(dataset, "_flat_data", dataset)
+    if not hasattr(data, "_get_idx"):
+        return dataset, index
+    part, inner = data._get_idx(index)
+    return located(data._datasets[part], inner)
+
+
+def transform_steps(dataset: Any, group: str) -> Iterator[Callable[..., Any]]:
+    """What an Avalanche data set does to its first samples, innermost first.
+
+    :param dataset: an experience's; one that has no transforms of Avalanche's kind gives none.
+    :param group: ``"train"`` or ``"eval"``.
+    """
+    data = getattr(dataset, "_flat_data", dataset)
+    for part in getattr(data, "_datasets", ())[:1]:
+        yield from transform_steps(part, group)
+    for name in ("_frozen_transform_groups", "_transform_groups"):
+        groups = getattr(getattr(data, name, None), "transform_groups", {})
+        if groups.get(group) is not None:
+            yield from groups[group].flat_transforms(0)
 
 
 def criterion_of(strategy: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry", "_files", "_flat"),
+    ("_registry", "_files", "_flat", "_content"),
     ("weights", "losses"),
     ("memory",),
     ("benchmarks",),

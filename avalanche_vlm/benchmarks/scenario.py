@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -38,6 +39,15 @@ def size_of(dataset: Dataset) -> int:
     return len(cast("Sized", dataset))
 
 
+def content_at(images: Any, index: int) -> Any:
+    """What stands for an image when contents are compared: of a file a digest of its bytes, so that nothing is decoded.
+
+    :param images: a sequence of images; one that has a method ``content_of(index)`` says itself what stands for each.
+    :param index: place of the image in the sequence.
+    """
+    return images.content_of(index) if hasattr(images, "content_of") else images[index]
+
+
 class ImageDataset(Dataset):
     """Raw images held in memory, with class ids.
 
@@ -56,6 +66,13 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.images[index], self.targets[index]
+
+    def content_of(self, index: int) -> Any:
+        """What the image is, for a comparison of contents.
+
+        :param index: place of the sample.
+        """
+        return content_at(self.images, index)
 
 
 class PairDataset(Dataset):
@@ -81,6 +98,25 @@ class PairDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[tuple[Any, str], int]:
         return (self.images[index], self.captions[index]), self.targets[index]
 
+    def content_of(self, index: int) -> tuple[Any, str]:
+        """What image and caption are, for a comparison of contents.
+
+        :param index: place of the sample.
+        """
+        return content_at(self.images, index), self.captions[index]
+
+
+def describe_transform(transform: Callable[..., Any]) -> str:
+    """A transform in words: what it says of itself, or a function's name; nothing that changes with the process.
+
+    :param transform: any transform of a sample.
+    """
+    if hasattr(transform, "describe"):
+        return str(transform.describe())
+    name = getattr(transform, "__qualname__", None)
+    said = f"{transform.__module__}.{name}" if name else repr(transform)
+    return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", said).split())
+
 
 class PairTransform:
     """Turns a raw ``(image, caption)`` into an :class:`ImageText` sample.
@@ -93,6 +129,11 @@ class PairTransform:
         self.image = image
         self.tokenizer = tokenizer
         self._tokens: dict[str, torch.Tensor] = {}
+
+    def describe(self) -> str:
+        """The transform in words."""
+        tokenizer = type(self.tokenizer)
+        return f"{describe_transform(self.image)}, captions by {tokenizer.__module__}.{tokenizer.__qualname__}"
 
     def __call__(self, pair: tuple[Any, str]) -> ImageText:
         image, caption = pair
@@ -124,12 +165,14 @@ class ReferencePairs:
     :param captions: captions of the N images.
     :param transform: maps one raw image to the model's input.
     :param skipped: one sentence per pair that was left out at loading.
+    :param path: where the pairs were read from; empty where they were made.
     """
 
     images: Images
     captions: tuple[str, ...]
     transform: Transform
     skipped: tuple[str, ...] = ()
+    path: str = ""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -179,7 +222,8 @@ class VLMBenchmark(CLScenario):
     :param reference: pairs for distillation, if the benchmark brings them.
     :param generator: draws pictures of prompts, if the benchmark brings one.
     :param data: what was left out at loading.
-    :param protocol: further facts that identify the benchmark in a result (seed, sizes, path, ...).
+    :param protocol: further facts about the data that decide figures or say where they lie, for ``protocol.data`` of a
+        result: ``seed`` where the samples are drawn from one, ``split_seed`` where only the split is, sizes, ``path``.
     """
 
     def __init__(

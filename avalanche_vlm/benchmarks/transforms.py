@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,11 @@ class ImageTransform:
         self._scale = (1 / (255 * torch.tensor(self.std))).view(3, 1, 1)
         self._shift = (-torch.tensor(self.mean) / torch.tensor(self.std)).view(3, 1, 1)
         self._resize = resize or _centre_crop(size, self.mean, self.std)
+
+    def describe(self) -> str:
+        """The transform in words, for a result's protocol."""
+        said = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", str(self._resize)).split())
+        return f"{self.size} pixels, mean {list(self.mean)}, std {list(self.std)}, by {said}"
 
     def __call__(self, image: Any) -> torch.Tensor:
         if isinstance(image, torch.Tensor):

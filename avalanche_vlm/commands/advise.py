@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import get_benchmark
@@ -83,31 +84,19 @@ class Stream:
 
     def __init__(self, request: AdviseRequest, progress: Progress) -> None:
         from avalanche_vlm.studies.advice.pilots import Pilots
+        from avalanche_vlm.studies.conditions import conditions_of
 
         self._request, self._progress = request, progress
         self._asked = prepare.experiment(request, "fine-tune", request.seed)
         model, self._benchmark = prepare.opened(self._asked)
+        self._model = model
+        self._conditions = conditions_of(self._benchmark, model)
         limits, device = constraints_of(request), self._asked.device
         self.pilots = Pilots(self._benchmark, model, self._settings, limits, seed=request.seed, device=device)
 
     def protocol(self) -> dict[str, Any]:
         """What the advice is about."""
-        asked, space = self._asked, self._benchmark.label_space
-        return {
-            **asked.stream.model_dump(mode="json", exclude={"options"}),
-            **asked.stream.options,
-            "model": asked.model.name,
-            "pretrained": asked.model.pretrained,
-            "device": asked.device,
-            "train": asked.stored()["train"],
-            "seed": asked.seed,
-            "versions": asked.versions,
-            **self._benchmark.protocol,
-            "benchmark": self._benchmark.name,
-            "label_space": space.visible if space else None,
-            "tasks": list(self._benchmark.task_names),
-            "unit": "percent",
-        }
+        return prepare.protocol(self._asked, self._model, self._benchmark, self._conditions)
 
     def run(self, recipe: str, share: float, deadline: float) -> Pilot:
         """A pilot, from its file if it was run before.
@@ -118,22 +107,39 @@ class Stream:
         :return: what the pilot came to.
         """
         from avalanche_vlm.studies.advice.pilot import Pilot
+        from avalanche_vlm.studies.conditions import resources_in_use
         from avalanche_vlm.training import recipes
 
         train, options = self.pilots.settings(recipe)
         options = {**recipes.get(recipe).settings, **options}
         changed = {"recipe": recipe, "train": train, "recipe_options": options}
-        asked = {**self._asked.model_copy(update=changed).stored(), "share": share}
+        start = {**self._conditions, "resources": resources_in_use(self._benchmark, recipe, options)}
+        asked = {**self._asked.model_copy(update=changed).stored(), "share": share, "conditions": start}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         path = self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json"
         label, kept = f"{recipe} on {percent(share)}", store.read_json(path)
         if isinstance(kept, dict) and kept.get("request") == asked:
             self._progress.say(f"{label}: finished before, kept")
             return Pilot.from_json(kept["pilot"])
+        if changed_since := self._changed(path, asked):
+            self._progress.say(f"{label}: {changed_since} has changed since it was run, run again")
         with self._progress.task(label, len(self._benchmark.task_names)) as advance:
             pilot = self.pilots.run(recipe, share, deadline, advance)
         store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
         return pilot
+
+    def _changed(self, path: Path, asked: dict[str, Any]) -> str | None:
+        """The fact about data, model or resources in which a pilot that is there differs from what is asked, if it
+        differs in nothing else."""
+        from avalanche_vlm.evaluation.comparable import difference
+
+        share, words = path.name.split("-")[0], {**asked, "conditions": None}
+        for other in sorted(path.parent.glob(f"{share}-*.json")):
+            kept = store.read_json(other)
+            old = kept.get("request") if isinstance(kept, dict) else None
+            if isinstance(old, dict) and {**old, "conditions": None} == words:
+                return difference(old.get("conditions") or {}, asked["conditions"])
+        return None
 
     def _settings(self, recipe: str) -> tuple[TrainSettings, dict[str, Any]]:
         from avalanche_vlm.training.settings import TrainSettings

@@ -14,6 +14,8 @@ from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import ListRequest, Request
 
+_SEED = "of the training, and of the data unless --data-seed is given"
+
 
 def parse(argv: Sequence[str] | None = None) -> tuple[str, Request | ListRequest]:
     """The command and its request.
@@ -39,21 +41,23 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     """The parser, and those of the commands."""
     parser = _Parser(prog="avalanche-vlm", description="Continual learning of vision-language models, measured.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
     shipped = ", ".join(line.name for line in catalogue())
     run.add_argument("--recipe", default="fine-tune", help=f"{shipped} (default: fine-tune)")
-    run.add_argument("--seed", type=_seed, default=0)
+    run.add_argument("--seed", type=_seed, default=0, help=_SEED)
     compare = commands.add_parser(
         "compare",
         help="train several recipes on the same stream, side by side",
         description="Train several recipes on the same stream; started again, it keeps what is finished.",
     )
     compare.add_argument("--recipes", type=_names, help=f"separated by commas (default: {','.join(COMPARED)})")
-    compare.add_argument("--seeds", type=_seeds, default=[0], help="separated by commas (default: 0)")
+    compare.add_argument(
+        "--seeds", type=_seeds, default=[0], help=f"{_SEED}; several are separated by commas (default: 0)"
+    )
     diagnose = commands.add_parser(
         "diagnose",
         help="repeat a run with probes: what was lost, where, and why",
@@ -92,7 +96,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 def _add_advice(parser: argparse.ArgumentParser) -> None:
     tried = ",".join(ADVISED)
     parser.add_argument("--recipes", type=_names, default=ADVISED, help=f"separated by commas (default: {tried})")
-    parser.add_argument("--seed", type=_seed, default=0)
+    parser.add_argument("--seed", type=_seed, default=0, help=_SEED)
     parser.add_argument("--minutes", type=_rate, default=4.5, help="all pilots together take no longer (default: 4.5)")
     limits = parser.add_argument_group("constraints")
     limits.add_argument("--max-bytes", type=_count, metavar="N", help="stored between tasks, RAM and disk together")
@@ -117,6 +121,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
     data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
     data.add_argument("--generator", metavar="MODEL", help="text-to-image model that draws synthetic pairs, for --data")
+    data.add_argument(
+        "--data-seed", type=_seed, metavar="N", help="of the pictures, or of the split of --data (default: each --seed)"
+    )
     data.add_argument("--n-train", type=_positive, metavar="N", help="training pictures per task of the picturebook")
     data.add_argument("--n-test", type=_positive, metavar="N", help="test pictures per task of the picturebook")
     data.add_argument("--n-held-out", type=_positive, metavar="N", help="held-out captions of the picturebook")

@@ -74,6 +74,7 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         template=options.template,
         reference=options.reference,
         generator=options.generator,
+        seed=options.data_seed,
         options={**sizes, **dict(map(_benchmark_option, options.option))},
     )
     train = TrainChanges(

@@ -17,6 +17,7 @@ def diagnose(request: DiagnoseRequest) -> int:
     :param request: what was asked for.
     :return: exit code of the process.
     """
+    from avalanche_vlm.evaluation.comparable import difference
     from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
 
     folder = request.out
@@ -38,10 +39,12 @@ def diagnose(request: DiagnoseRequest) -> int:
         )
     store.write_json(folder / "diagnosis.json", found)
     _say(found)
-    if outcome.result["matrix"] != result["matrix"]:
+    changed = difference(result.get("protocol", {}), outcome.result["protocol"])
+    if changed or outcome.result["matrix"] != result["matrix"]:
+        why = f"{changed} has changed" if changed else "the machine or the code has changed"
         print(
-            f"The repeated run does not give the matrix of {folder / 'result.json'}: versions, data or the machine "
-            "have changed, and the diagnosis is of the repeated run."
+            f"The repeated run is not the one of {folder / 'result.json'}: {why} since, and the diagnosis is of the "
+            "repeated run."
         )
     print(f"written to {folder / 'diagnosis.json'}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def device_of(asked: str) -> str:
 def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
     """The model of an experiment, fresh, and its stream, read as the model reads.
 
-    :param asked: what is run; its seed decides random weights and the data.
+    :param asked: what is run; its seed decides random weights, and its data seed the data.
     :return: the model on its device, and the benchmark.
     :raises InputError: for a model or weights that cannot be had, for unusable data, and for an option that would go
         unheeded with it.
@@ -126,9 +126,35 @@ def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
     return model, _benchmark(asked, model)
 
 
+def protocol(
+    asked: Experiment, model: VLM, benchmark: VLMBenchmark, conditions: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The protocol that an experiment would have if it were run now.
+
+    :param asked: what would be run.
+    :param model: its model, as :func:`opened` gives it.
+    :param benchmark: its stream, as :func:`opened` gives it.
+    :param conditions: what :func:`~avalanche_vlm.studies.conditions.conditions_of` says of both, where that is known.
+    :return: plain JSON types, as ``result.json`` would hold them.
+    """
+    from avalanche_vlm.studies.outcome import protocol_of
+
+    return protocol_of(
+        benchmark,
+        model,
+        asked.recipe,
+        asked.recipe_options,
+        asked.train,
+        seed=asked.seed,
+        task_id=False,
+        device=asked.device,
+        conditions=conditions,
+    )
+
+
 def _benchmark(asked: Experiment, model: VLM) -> VLMBenchmark:
     stream = asked.stream
-    common: dict[str, Any] = {"seed": asked.seed}
+    common: dict[str, Any] = {"seed": asked.data_seed}
     if stream.label_space:
         common["label_space"] = stream.label_space
     if stream.data:
@@ -147,11 +173,17 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
         common[declared.order or "order"] = list(stream.order)
     flags = {**common, **{option: value for option, value in stream.options.items() if option in SIZES}}
     if not declared.takes("seed"):
+        if stream.seed is not None:
+            raise _does_not_apply("data_seed", f"{name}, which draws nothing")
         del common["seed"], flags["seed"]  # data that nothing is drawn of: the seed is the training's alone
     for option in flags:
         if not declared.takes(option):
             raise _does_not_apply(option, name)
-    return create_benchmark(name, model=model, **{**common, **stream.options})
+    given = {**common, **stream.options}
+    benchmark = create_benchmark(name, model=model, **given)
+    if "seed" in given and "split_seed" not in benchmark.protocol:
+        benchmark.protocol.setdefault("seed", given["seed"])  # a benchmark from outside may say nothing of it
+    return benchmark
 
 
 def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
@@ -169,6 +201,8 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     if stream.template:
         common["templates"] = PromptTemplates("given", stream.template)
     if not (found := format_of(Path(data))).takes("seed"):
+        if stream.seed is not None:
+            raise _does_not_apply("data_seed", f"a {found.name}, which draws nothing")
         del common["seed"]  # nothing is drawn to read it: the seed is the training's alone
     if found.takes("on_error") or stream.on_error != "raise":
         common["on_error"] = stream.on_error

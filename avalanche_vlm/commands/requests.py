@@ -39,6 +39,7 @@ class StreamRequest(Part):
     :param template: prompts with ``{}`` for the class name, for ``data``; None for the default ones.
     :param reference: path of a table of reference pairs, for ``data``.
     :param generator: name or path of a text-to-image model, for ``data``.
+    :param seed: seed of what the stream draws: its pictures, or the split of ``data``; None for that of the training.
     :param options: further options of the benchmark, such as its sizes.
     """
 
@@ -50,6 +51,7 @@ class StreamRequest(Part):
     template: tuple[str, ...] | None = None
     reference: str | None = None
     generator: str | None = None
+    seed: TorchSeed | None = None
     options: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
@@ -145,7 +147,7 @@ class RunRequest(TrainingRequest):
     """``run``: one experiment.
 
     :param recipe: name of the recipe.
-    :param seed: seed of data and training.
+    :param seed: seed of the training, and of the data unless the stream has one of its own.
     """
 
     recipe: str = "fine-tune"
@@ -161,7 +163,7 @@ class CompareRequest(TrainingRequest):
 
     :param recipes: names of the recipes, each once.
     :param chosen: whether the user named the recipes; without, those that lack a resource are left out.
-    :param seeds: seeds of data and training, each once.
+    :param seeds: seeds of the training, each once, and of the data unless the stream has one of its own.
     """
 
     recipes: tuple[str, ...]
@@ -194,7 +196,7 @@ class AdviseRequest(TrainingRequest):
     """``advise``: pilots, a recommendation, a plan.
 
     :param recipes: names of the recipes to try, each once.
-    :param seed: seed of data and training.
+    :param seed: seed of the training, and of the data unless the stream has one of its own.
     :param minutes: minutes that all pilots together may take.
     :param limits: constraints on what is recommended.
     """
@@ -237,7 +239,7 @@ class Experiment(Part):
 
     :param recipe: name of the recipe.
     :param recipe_options: all options of the recipe.
-    :param seed: seed of data and training.
+    :param seed: seed of the training, and of the data unless the stream has one of its own.
     :param stream: the stream of tasks.
     :param model: the model that is trained.
     :param device: ``cpu``, ``cuda`` or ``cuda:N``.
@@ -256,6 +258,11 @@ class Experiment(Part):
 
     def __str__(self) -> str:
         return f"{self.recipe}, seed {self.seed}"
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of what the stream draws: its own, or the training's."""
+        return self.seed if self.stream.seed is None else self.stream.seed
 
     def stored(self) -> dict[str, Any]:
         """The experiment as ``request.json`` holds it, in JSON types."""

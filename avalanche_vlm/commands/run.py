@@ -28,7 +28,9 @@ def run(request: RunRequest) -> int:
     from avalanche_vlm.report import lettering, plots, table
 
     with watched(request.quiet) as progress:
-        entry = _execute(_job(prepare.experiment(request, request.recipe, request.seed), request.out), progress)
+        job = _job(prepare.experiment(request, request.recipe, request.seed), request.out)
+        _confirm([job])
+        entry = _execute(job, progress)
         if numbered := lettering.key(entry["result"]["tasks"]):
             progress.say(numbered)
     table.print_matrix(entry["result"])
@@ -56,6 +58,7 @@ def compare(request: CompareRequest) -> int:
     with watched(request.quiet) as progress:
         for why in left_out:
             progress.say(f"left out: {why}")
+        _confirm(jobs)
         for job in jobs:
             try:
                 entries.append(_execute(job, progress))
@@ -91,6 +94,21 @@ class _Job:
 
 def _job(asked: Experiment, folder: Path) -> _Job:
     return _Job(asked, folder, store.finished(folder, asked))
+
+
+def _confirm(jobs: list[_Job]) -> None:
+    """Refuse finished results whose data, model or resources have changed since, before anything is trained."""
+    from avalanche_vlm.studies.conditions import conditions_of
+
+    kept = [(job, job.kept[0]) for job in jobs if job.kept is not None]
+    for seed in dict.fromkeys(job.asked.seed for job, _ in kept):
+        of_seed = [(job, result) for job, result in kept if job.asked.seed == seed]
+        # All that one command runs with a seed starts from the same data and the same weights.
+        model, benchmark = prepare.opened(of_seed[0][0].asked)
+        conditions = conditions_of(benchmark, model)
+        for job, result in of_seed:
+            protocol = prepare.protocol(job.asked, model, benchmark, conditions)
+            store.confirm(job.folder, job.asked, result, protocol)
 
 
 def _execute(job: _Job, progress: Progress) -> dict[str, Any]:

@@ -83,6 +83,45 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
 
 
+_PLACES = ("stream.data", "stream.reference")
+
+
+def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any]) -> None:
+    """Refuse a result that was obtained under other conditions than those of now: data, weights or resources that have
+    changed since, though the words that name them are the same.
+
+    :param folder: the folder of the result.
+    :param request: what is asked for now, which is what was asked for then.
+    :param result: what ``result.json`` holds.
+    :param protocol: the protocol of what would be run now.
+    :raises InputError: naming the first fact that differs, and the file that it is about.
+    """
+    from avalanche_vlm.evaluation.comparable import difference
+
+    stored = result.get("protocol")
+    stored = stored if isinstance(stored, dict) else {}
+    name = difference(stored, protocol)
+    if name is None:
+        return
+    there, now = flat(stored).get(name), flat(protocol).get(name)
+    if there is None:
+        raise InputError(
+            f"{folder} holds a result of an older version, which does not say {name}: choose another --out"
+        )
+    stream, model = request.stream, request.model
+    subjects = {
+        "data.": stream.data or stream.benchmark,
+        "weights.": model.pretrained or model.name,
+        "resources.reference.": stream.reference,
+        "resources.generator.": stream.generator,
+    }
+    subject = next((of for start, of in subjects.items() if of and name.startswith(start)), "the code")
+    raise InputError(
+        f"{subject} has changed since {folder} was run ({name} was {there!r} and is {now!r}): choose another --out, or "
+        "move that folder away to run it again"
+    )
+
+
 def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[str, float]] | None:
     """A result and its timing, if this very request was run to its end.
 
@@ -100,5 +139,7 @@ def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[st
         raise InputError(f"{error}: choose another --out") from error
     for key in differing([wanted, stored]):
         there, asked = flat(stored).get(key), flat(wanted).get(key)
+        if key in _PLACES and there is not None and asked is not None:
+            continue  # what lies there decides, and that is compared by its content
         raise InputError(f"{folder} holds a result with {key} = {there!r}, not {asked!r}: choose another --out")
     return result, timing

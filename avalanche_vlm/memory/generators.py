@@ -7,12 +7,14 @@ no account of what is kept between tasks. What a recipe keeps of its pictures do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from PIL import Image
 
+from avalanche_vlm._content import folder_digest
 from avalanche_vlm.errors import InputError
 
 
@@ -96,6 +98,29 @@ class DiffusersGenerator:
         if self.size is not None:
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image)
+
+
+def generator_facts(generator: Generator) -> dict[str, Any]:
+    """What a generator is, for a result's protocol: its class (or function) and its settings; of a model in a folder
+    the content of the files. Of a model on a hub the name is all that is known.
+
+    :param generator: what draws pictures of prompts.
+    :return: plain JSON types.
+
+    >>> generator_facts(DiffusersGenerator("some/model", steps=20))["steps"]
+    20
+    """
+    kind = generator if hasattr(generator, "__qualname__") else type(generator)
+    facts = {"kind": f"{kind.__module__}.{kind.__qualname__}"}
+    for name, value in getattr(generator, "__dict__", {}).items():
+        plain = isinstance(value, str | int | float | bool | None)
+        if plain and not name.startswith("_") and name != "device":
+            facts |= {name: value}
+    model = facts.get("model")
+    if isinstance(model, str) and Path(model).is_dir():
+        del facts["model"]
+        facts |= {"path": model, "content": folder_digest(Path(model))}
+    return facts
 
 
 def _load(model: str, device: str | torch.device) -> Any:

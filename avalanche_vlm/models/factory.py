@@ -15,6 +15,9 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.transforms import Transforms
 from avalanche_vlm.models.vlm import VLM
 
+_BY_SCHEMA = ("hf-hub:", "local-dir:")
+"""Beginnings of names of models that bring their own weights."""
+
 
 def create_vlm(
     name: str = "tiny",
@@ -43,6 +46,8 @@ def create_vlm(
     if name == "tiny" and precision != "fp32":
         raise InputError(f"the tiny model comes in fp32, not {precision!r}: for bf16 training use the strategy's amp")
     vlm = _create_tiny(pretrained) if name == "tiny" else _create_open_clip(name, pretrained, precision, cache_dir)
+    if pretrained == "random" or (pretrained is None and name != "tiny" and not name.startswith(_BY_SCHEMA)):
+        vlm.weights_seed = torch.initial_seed()
     vlm.unfreeze(*vlm.frozen).freeze(*freeze)
     return vlm.to(device)
 
@@ -96,7 +101,7 @@ def _load_file(clip: nn.Module, path: Path) -> None:
 def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, cache_dir: str | None) -> VLM:
     import open_clip
 
-    by_schema = name.startswith(("hf-hub:", "local-dir:"))
+    by_schema = name.startswith(_BY_SCHEMA)
     tag = None if pretrained in (None, "random") else str(pretrained)
     if by_schema and tag is not None:
         raise InputError(f"{name} brings its own weights, so pretrained is None or 'random', not {tag!r}")
@@ -128,7 +133,8 @@ def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, 
         clip,
         tokenizer,
         Transforms(*(ImageTransform(size, config["mean"], config["std"], resize=t) for t in (train, evaluate))),
-        name if tag is None else f"{name}/{tag}",
+        # Of a checkpoint file the name alone: where it lies decides nothing, and what it holds is told by its content.
+        name if tag is None else f"{name}/{Path(tag).name}",
     )
 
 

@@ -49,6 +49,8 @@ class VLM(DualEncoder, MultiTaskModule):
         self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
     ) -> None:
         super().__init__(clip, tokenizer, transforms, name)
+        self.weights_seed: int | None = None
+        """The seed that random weights were drawn with; None for weights that were loaded or given."""
         self.label_space: LabelSpace | None = None
         self.slots = Slots()
         """Who has taken which of the places that :meth:`install` fills."""

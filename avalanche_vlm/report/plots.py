@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
+from avalanche_vlm.evaluation.comparable import check_one_table
 from avalanche_vlm.evaluation.curves import HELD_OUT
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
@@ -29,7 +30,9 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     """Performance matrices side by side, averaged over the seeds of each recipe: rows are training steps.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
+    check_one_table(results)
     groups = _by_recipe(results)
     tasks = labels(results[0]["tasks"])
     cell = min(_CELL, 30 / len(tasks))
@@ -65,7 +68,9 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) 
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
     :param name: name of the curve.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
+    check_one_table(results)
     groups = _by_recipe(results)
     tasks = labels(results[0]["tasks"])
     many = len(groups) > len(COLOURS)
@@ -99,7 +104,9 @@ def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | Non
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds.
     :param names: figures to draw; by default those that are declared to be shown in a plot.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
+    check_one_table(results)
     entries = [{"result": result} for result in results]
     known = figures_of(entries)
     figures = [f for f in known if "plot" in f.shown] if names is None else [f for f in known if f.name in names]

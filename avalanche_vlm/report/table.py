@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm.evaluation.comparable import check_one_table, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.rounding import show, spread
@@ -40,7 +41,9 @@ def as_csv(entries: Sequence[ResultEntry]) -> str:
     """One line per experiment, figures as they are.
 
     :param entries: result and timing of each experiment.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
+    check_one_table([entry["result"] for entry in entries])
     figures = figures_of(entries, "csv")
     text = io.StringIO()
     writer = csv.DictWriter(text, ["recipe", "seed", *(figure.name for figure in figures)], lineterminator="\n")
@@ -54,10 +57,11 @@ def summary(entries: Sequence[ResultEntry]) -> dict[str, Any]:
     """Mean, standard deviation over seeds (sample, None for one seed) and number of seeds, per recipe and figure.
 
     :param entries: result and timing of each experiment.
+    :return: ``protocol``, what all results have in common (of nested facts those that are equal), and ``recipes``.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
-    protocol = dict(entries[0]["result"]["protocol"])
-    for varying in ("recipe", "recipe_options", "train", "seed"):
-        protocol.pop(varying)
+    check_one_table([entry["result"] for entry in entries])
+    protocol = shared_facts([entry["result"]["protocol"] for entry in entries])
     return {"protocol": protocol, "recipes": _summed_up(entries, figures_of(entries, "summary"))}
 
 
@@ -66,22 +70,29 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
     column.
 
     :param entries: result and timing of each experiment.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
     from rich.table import Table
 
+    check_one_table([entry["result"] for entry in entries])
     rows = _summed_up(entries, figures_of(entries, "table"))
     figures = [f for f in figures_of(entries, "table") if any(of[f.name]["n"] for of in rows.values())]
     seeds = sorted({entry["result"]["protocol"]["seed"] for entry in entries})
     protocol = entries[0]["result"]["protocol"]
     table = Table(
-        title=f"{protocol['benchmark']}, label space {protocol['label_space']}, {protocol['model']}, "
+        title=f"{protocol.get('benchmark')}, label space {protocol.get('label_space')}, {protocol.get('model')}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (scores in percent)"
     )
     table.add_column("recipe", no_wrap=True)
     for figure in figures:
         table.add_column(figure.title, justify="right", no_wrap=True)
+    of_recipe: dict[str, list[int]] = {}
+    for entry in entries:
+        of_recipe.setdefault(entry["result"]["protocol"]["recipe"], []).append(entry["result"]["protocol"]["seed"])
     for recipe, values in rows.items():
-        table.add_row(recipe, *(_cell(values[figure.name], figure.unit) for figure in figures))
+        own = sorted(of_recipe[recipe])  # a recipe that failed on some seeds has a mean over the others
+        told = recipe if own == seeds else f"{recipe} (seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
+        table.add_row(told, *(_cell(values[figure.name], figure.unit) for figure in figures))
     console().print(table)
 
 

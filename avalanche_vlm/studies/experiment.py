@@ -60,7 +60,7 @@ def run_experiment(
     :param metrics: further metrics for the evaluator. The figures that one declares
         (:class:`~avalanche_vlm.evaluation.base.VLMMetric`) join the result; one that declares none, such as a probe,
         leaves the result as it is. What metrics keep is no part of the recipe's costs.
-    :param seed: seed of everything that is drawn.
+    :param seed: seed of what the training draws; the data's is the benchmark's own.
     :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
     :param progress: called as ``(experience, iteration, iterations)``.
@@ -71,10 +71,15 @@ def run_experiment(
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
     options = recipes.check_options(recipe, options or {})
-    ledger = Ledger(model.to(device), benchmark)
+    model.to(device)
+    taken = resources(recipe, benchmark)
+    protocol = protocol_of(
+        benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device, plugins=plugins
+    )
+    ledger = Ledger(model, benchmark)
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
-    plugins = [*recipes.build(recipe, model=model, **resources(recipe, benchmark), **options), *plugins]
+    plugins = [*recipes.build(recipe, model=model, **taken, **options), *plugins]
     if task_id:
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
@@ -112,14 +117,13 @@ def run_experiment(
     finally:
         ledger.plugin.close()
     result: Result = {
-        "protocol": protocol_of(benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device),
+        "protocol": protocol,
         "tasks": list(benchmark.task_names),
         "data": benchmark.data.as_json(),
         **scores_of(benchmark, matrix, held_out, classes, evaluate),
         "costs": ledger.costs,
     }
-    given = [name for name, resource in resources(recipe, benchmark).items() if resource is not None]
-    entry = ledger.entry(recipes.get(recipe).uses(given, options), plugins, timing["train_seconds"])
+    entry = ledger.entry(protocol["resources"], plugins, timing["train_seconds"])
     return Outcome(with_figures(result, metrics), timing, strategy, entry)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 from avalanche.evaluation import PluginMetric
+from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
@@ -25,6 +26,7 @@ from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies, class_records
 from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.conditions import conditions_of, resources_in_use
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -98,27 +100,32 @@ def protocol_of(
     seed: int,
     task_id: bool,
     device: str | torch.device,
+    plugins: Sequence[SupervisedPlugin] = (),
+    conditions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the figures of an experiment.
+    """Everything that decides the figures of an experiment. Where data and files lie is said as well, as ``path``, and
+    decides nothing (:mod:`~avalanche_vlm.evaluation.comparable` says what may share a table).
 
     :param benchmark: stream, label space and held-out sets.
-    :param model: the model that is trained.
+    :param model: the model as it is before the recipe is built on it.
     :param recipe: name of the recipe.
     :param options: the recipe's options that were given; its defaults are added.
     :param settings: settings of the optimizer.
-    :param seed: seed of everything that is drawn.
+    :param seed: seed of what the training draws; that of the data is the benchmark's.
     :param task_id: whether modules are chosen by each test sample's task label.
     :param device: where it runs.
+    :param plugins: further plugins that train along, of which the classes are named.
+    :param conditions: what :func:`~avalanche_vlm.studies.conditions.conditions_of` says of benchmark and model, where
+        that is known already; by default it is found out here.
     """
     return {
-        "benchmark": benchmark.name,
-        **benchmark.protocol,
-        **(benchmark.label_space.describe() if benchmark.label_space else {"label_space": None}),
+        **(conditions_of(benchmark, model) if conditions is None else conditions),
         "task_id_at_test": task_id,
-        "model": model.name,
         "recipe": recipe,
         "recipe_options": recipes.all_options(recipe, options),
+        "resources": resources_in_use(benchmark, recipe, options),
         "train": asdict(settings),
+        "plugins": [type(plugin).__name__ for plugin in plugins],
         "seed": seed,
         "device": torch.device(device).type,
         "versions": package_versions(),

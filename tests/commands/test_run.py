@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from small_runs import SMALL, read, run
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import tiny
 
 
 @pytest.mark.slow
@@ -94,7 +99,87 @@ def test_the_stored_request_is_what_was_asked_for(finished):
     stored, protocol = read(finished / "request.json"), read(finished / "result.json")["protocol"]
     for fact in ("recipe", "recipe_options", "train", "seed", "device", "versions"):
         assert stored[fact] == protocol[fact]
+    assert protocol["data"]["seed"] == 0 and stored["stream"]["seed"] is None  # it follows the training's
     assert set(stored) - set(protocol) == {"stream"} and stored["model"]["name"] == protocol["model"]
+
+
+@pytest.fixture
+def my_data(tmp_path):
+    """Two tasks of two classes, a checkpoint and reference pairs, as a user would have them."""
+    rng = np.random.default_rng(0)
+    for task in ("one", "two"):
+        for name in ("circle", "star"):
+            folder = tmp_path / "mine" / task / name
+            folder.mkdir(parents=True)
+            for i in range(8):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    shutil.copy(tiny.WEIGHTS, tmp_path / "w.safetensors")
+    rows = [f"mine/one/star/{i}.png,a star" for i in range(8)]
+    (tmp_path / "pairs.csv").write_text("image,caption\n" + "\n".join(rows))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_what_changed_between_two_starts_is_noticed_and_nothing_is_lost(my_data, capsys):
+    def compare(recipes: str, seeds: str = "0", root: Path = my_data) -> int:
+        words = f"compare --recipes {recipes} --seeds {seeds} --epochs 1 --batch-size 8 --device cpu --quiet"
+        paths = ["--data", root / "mine", "--reference", root / "pairs.csv", "--pretrained", my_data / "w.safetensors"]
+        return cli.main([*words.split(), "--set", "batch_size=4", "--out", str(my_data / "out"), *map(str, paths)])
+
+    assert compare("zscl") == 0
+    result = my_data / "out/zscl/seed-0/result.json"
+    first = result.read_bytes()
+    # Data that were moved are the same data.
+    moved = my_data / "elsewhere"
+    moved.mkdir()
+    shutil.copytree(my_data / "mine", moved / "mine")
+    shutil.copy(my_data / "pairs.csv", moved)
+    assert compare("zscl", root=moved) == 0 and result.read_bytes() == first
+    capsys.readouterr()
+
+    def refused(recipes: str, file: str, field: str, seeds: str = "0") -> None:
+        assert compare(recipes, seeds) == 2
+        err = capsys.readouterr().err.strip()
+        assert f"{my_data / file} has changed since {result.parent} was run ({field} was '" in err
+        assert err.endswith("choose another --out, or move that folder away to run it again") and "\n" not in err
+        assert result.read_bytes() == first and {p.name for p in (my_data / "out/zscl").iterdir()} == {"seed-0"}
+
+    picture = my_data / "mine/two/star/3.png"
+    before = picture.read_bytes()
+    Image.new("RGB", (32, 32), "red").save(picture)
+    refused("zscl", "mine", "data.content.train", seeds="0,1")
+    refused("fine-tune,zscl", "mine", "data.content.train")
+    assert not (my_data / "out/fine-tune").exists()
+    picture.write_bytes(before)
+    table = my_data / "pairs.csv"
+    table.write_text(table.read_text().replace("a star", "a ring"))
+    refused("zscl", "pairs.csv", "resources.reference.content")
+    table.write_text(table.read_text().replace("a ring", "a star"))
+    weights = load_file(my_data / "w.safetensors")
+    save_file({**weights, "logit_scale": weights["logit_scale"] * 0.99}, my_data / "w.safetensors")
+    refused("zscl", "w.safetensors", "weights.content")
+    save_file(weights, my_data / "w.safetensors")
+    assert compare("zscl") == 0 and result.read_bytes() == first
+
+
+def test_a_result_of_an_older_version_is_refused_in_plain_words(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    result = read(folder / "result.json")
+    del result["protocol"]["weights"]
+    store.write_json(folder / "result.json", result)
+    assert run("run", "--recipe", "replay", "--out", str(folder)) == 2
+    assert "holds a result of an older version, which does not say weights.content: choose" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_world_for_several_trainings(tmp_path):
+    words = ["compare", "--recipes", "fine-tune", "--seeds", "0,1", "--data-seed", "3", "--out", str(tmp_path)]
+    assert run(*words) == 0
+    protocols = [read(tmp_path / f"fine-tune/seed-{seed}/result.json")["protocol"] for seed in (0, 1)]
+    assert [protocol["data"]["seed"] for protocol in protocols] == [3, 3]
+    assert protocols[0]["data"] == protocols[1]["data"]
+    summary = read(tmp_path / "summary.json")
+    assert summary["protocol"]["data"]["seed"] == 3 and summary["recipes"]["fine-tune"]["last"]["n"] == 2
 
 
 @pytest.mark.slow

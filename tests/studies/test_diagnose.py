@@ -73,13 +73,18 @@ def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys,
     assert "repeated run" not in said and found["attribution"]["verdict"]["sentence"] in said
     Outcome.result = {**kept, "matrix": [[0.0, 0.0]] * 3}
     assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
-    assert "does not give the matrix" in capsys.readouterr().out
+    assert (
+        "the machine or the code has changed since, and the diagnosis is of the repeated run" in capsys.readouterr().out
+    )
+    Outcome.result = {**kept, "protocol": {**kept["protocol"], "weights": {"content": "other"}}}
+    assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
+    assert "weights.content has changed since, and the diagnosis is of the repeated run" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_repeated_run_gives_the_same_matrix(folder, capsys):
     assert cli.main(["diagnose", str(folder), "--quiet"]) == 0
-    assert "does not give the matrix" not in capsys.readouterr().out
+    assert "repeated run" not in capsys.readouterr().out
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):

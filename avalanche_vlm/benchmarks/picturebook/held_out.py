@@ -66,3 +66,10 @@ class Transformed(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         x, y = self.dataset[index]
         return self.transform(x), y
+
+    def content_of(self, index: int) -> Any:
+        """What the raw sample is, for a comparison of contents.
+
+        :param index: place of the sample.
+        """
+        return self.dataset.content_of(index)

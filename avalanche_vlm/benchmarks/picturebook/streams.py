@@ -191,7 +191,7 @@ def pairs(
         held_out=held_out_sets(seed, sizes.held_out, reading.test, reading.tokenizer),
         reference=reference_pairs(seed, sizes.reference, reading.test),
         generator=PicturebookGenerator(),
-        protocol={"seed": seed, "n_train": sizes.train, "n_test": sizes.test, "order": list(domains)},
+        protocol={"seed": seed, **sizes.facts(), "order": list(domains)},
     )
 
 
@@ -216,6 +216,10 @@ class Sizes:
                 raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {number!r}")
             object.__setattr__(self, name, int(number))  # numpy's are no JSON
 
+    def facts(self) -> dict[str, int]:
+        """The sizes as the streams' parameters are called, for a result's protocol."""
+        return {f"n_{name}": number for name, number in vars(self).items()}
+
 
 def _classes(
     name: str, tasks: Sequence[Task | RealDigits], visible: Visible, seed: int, sizes: Sizes, reading: Reading
@@ -239,7 +243,7 @@ def _classes(
         held_out=held_out_sets(seed, sizes.held_out, reading.test, reading.tokenizer),
         reference=reference_pairs(seed, sizes.reference, reading.test),
         generator=PicturebookGenerator(),
-        protocol={"seed": seed, "n_train": sizes.train, "n_test": sizes.test, "order": [t.name for t in tasks]},
+        protocol={"seed": seed, **sizes.facts(), "order": [t.name for t in tasks]},
     )
 
 

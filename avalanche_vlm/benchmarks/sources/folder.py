@@ -94,7 +94,7 @@ def image_folder_stream(
         problems=problems,
         protocol={
             "path": str(root),
-            "seed": seed,
+            "split_seed": None if given == {True} else seed,
             "split": "folders" if given == {True} else "random" if given == {False} else "folders and random",
             "test_fraction": None if given == {True} else test_fraction,
         },

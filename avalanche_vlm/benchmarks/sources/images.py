@@ -10,6 +10,7 @@ from typing import overload
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from avalanche_vlm._content import file_digest
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -42,6 +43,14 @@ class ImageFiles(Sequence[Image.Image]):
         if isinstance(index, slice):
             return ImageFiles(self.paths[index])
         return read_image(self.paths[index])
+
+    def content_of(self, index: int) -> bytes:
+        """A digest of the file's bytes, which stands for the image where contents are compared.
+
+        :param index: place of the image.
+        :raises InputError: if the file cannot be read.
+        """
+        return file_digest(self.paths[index]).encode()
 
 
 def read_image(path: Path) -> Image.Image:

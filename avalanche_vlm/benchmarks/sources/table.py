@@ -92,7 +92,7 @@ def table_stream(
         problems=problems,
         protocol={
             "path": str(path),
-            "seed": seed,
+            "split_seed": None if given == {True} else seed,
             "split": "column" if given == {True} else "random" if given == {False} else "column and random",
             "test_fraction": None if given == {True} else test_fraction,
         },
@@ -126,7 +126,8 @@ def reference_table(
     if not items:
         raise InputError(f"{path} has no usable rows")
     captions = tuple(i.text for i in items)
-    return ReferencePairs(ImageFiles([i.image for i in items]), captions, transform, tuple(problems.skipped))
+    images = ImageFiles([i.image for i in items])
+    return ReferencePairs(images, captions, transform, tuple(problems.skipped), str(path))
 
 
 def _items(

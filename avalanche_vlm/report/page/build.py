@@ -130,7 +130,8 @@ def _protocols(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: 
         protocol = record(source.get("protocol"))
         if protocol:
             rows = evidence.protocol_rows(protocol)
-            same = next((p["of"] for p in shown if p["rows"] == rows), None)
+            # What several seeds have in common is a part of what one run says.
+            same = next((p["of"] for p in shown if all(row in rows for row in p["rows"])), None)
             if same:
                 name, rows = f"{name}: the protocol of {same[:1].lower()}{same[1:]}", []
             own = [{"name": k, "value": text(protocol[k])} for k in ("recipe", "seed") if k in protocol]

@@ -9,6 +9,7 @@ from typing import Any
 
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.evaluation.chance import remarks
+from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
@@ -18,34 +19,25 @@ from avalanche_vlm.report.rounding import spread
 _DIGITS = 4
 """Decimals of what the page computes: those that results have."""
 
-VARYING = ("recipe", "recipe_options", "train", "seed")
-"""What may differ between results that share a table."""
-
 
 def groups(entries: Sequence[ResultEntry]) -> list[dict[str, Any]]:
     """Results by protocol, and within it by recipe: means and sample deviations over seeds, None where undefined.
 
-    Two results share a group only if everything agrees that their recipe, its settings and the seed do not decide.
+    Two results share a group only if everything agrees that their recipe, its settings and the seed do not decide
+    (:mod:`~avalanche_vlm.evaluation.comparable`).
     """
-    by_protocol: dict[str, list[ResultEntry]] = {}
-    for entry in entries:
-        by_protocol.setdefault(protocol_key(entry["result"]), []).append(entry)
-    apart = differing([_fixed(members[0]["result"]) for members in by_protocol.values()])
-    return [_group(members, apart) for members in by_protocol.values()]
+    results = [entry["result"] for entry in entries]
+    parts = [[entries[place] for place in places] for places in grouped(results)]
+    common = [shared_facts([entry["result"]["protocol"] for entry in members]) for members in parts]
+    # What is drawn is common to a table of one seed, and keeps tables apart only where nothing else does.
+    names = differing(common)
+    apart = [name for name in names if name not in (*DRAWN, *SEEDS)] or names
+    return [_group(members, facts, apart) for members, facts in zip(parts, common, strict=True)]
 
 
-def protocol_key(result: dict[str, Any]) -> str:
-    """Equal for results that may be compared."""
-    return json.dumps([_fixed(result), result.get("tasks")], sort_keys=True, default=str)
-
-
-def _fixed(result: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in result["protocol"].items() if k not in VARYING}
-
-
-def _group(entries: list[ResultEntry], apart: list[str]) -> dict[str, Any]:
+def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str]) -> dict[str, Any]:
     first = entries[0]["result"]
-    fixed = flat(_fixed(first))
+    fixed = flat(common)
     variants = _variants(entries)
     figures = figures_of(entries, "page")
     recipes = [_recipe(name, members, figures) for name, members in variants.items()]
@@ -63,7 +55,7 @@ def _group(entries: list[ResultEntry], apart: list[str]) -> dict[str, Any]:
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
-        "protocol": protocol_rows(first["protocol"]),
+        "protocol": protocol_rows(common),
     }
 
 
@@ -80,7 +72,7 @@ def _column(figure: Figure) -> dict[str, Any]:
 
 def protocol_rows(protocol: dict[str, Any]) -> list[dict[str, str]]:
     """Everything of a protocol that does not vary within a table, as names and words."""
-    kept = {k: v for k, v in protocol.items() if k not in VARYING and k != "versions"}
+    kept = {k: v for k, v in shared_facts([protocol]).items() if k != "versions"}
     return [{"name": name, "value": text(value)} for name, value in flat(kept).items()]
 
 
@@ -103,14 +95,22 @@ def _variants(entries: list[ResultEntry]) -> dict[str, list[ResultEntry]]:
 
 def _options(entry: ResultEntry) -> dict[str, Any]:
     protocol = entry["result"]["protocol"]
-    return {"recipe_options": record(protocol.get("recipe_options")), "train": record(protocol.get("train"))}
+    resources = {
+        # What is drawn with the data differs from seed to seed, and where it lies is of no account.
+        name: {key: value for key, value in record(facts).items() if key not in ("content", "path")}
+        for name, facts in record(protocol.get("resources")).items()
+    }
+    return {
+        "recipe_options": record(protocol.get("recipe_options")),
+        "train": record(protocol.get("train")),
+        **({"resources": resources} if resources else {}),
+        **({"plugins": protocol["plugins"]} if protocol.get("plugins") else {}),
+    }
 
 
 def _settings(entry: ResultEntry) -> str:
-    options = _options(entry)
-    return ", ".join(
-        f"{name} {text(value) or 'none'}" for part in options.values() for name, value in flat(part).items()
-    )
+    parts = [flat(part if isinstance(part, dict) else {name: part}) for name, part in _options(entry).items()]
+    return ", ".join(f"{name} {text(value) or 'none'}" for part in parts for name, value in part.items())
 
 
 def _seed(entry: ResultEntry) -> str:

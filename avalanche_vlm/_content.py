@@ -1,0 +1,71 @@
+"""Digests: short names of content, the same on every machine and wherever a file lies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from avalanche_vlm.errors import InputError
+
+WHOLE = 1 << 20
+"""Bytes up to which a file is read whole."""
+ENDS = 1 << 18
+"""Bytes that are read at either end of a larger file."""
+
+
+def digest(parts: Iterable[bytes | str]) -> str:
+    """A name for a sequence of contents, in 16 hexadecimal digits; where one part ends and the next begins counts.
+
+    :param parts: texts, or bytes.
+    :return: digits that other contents have by accident only (1 in 2 ** 64).
+
+    >>> digest(["a", "bc"]) == digest([b"a", b"bc"]), digest(["a", "bc"]) == digest(["ab", "c"])
+    (True, False)
+    """
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = part.encode(errors="surrogatepass") if isinstance(part, str) else part
+        found.update(len(content).to_bytes(8, "little"))
+        found.update(content)
+    return found.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """A name for what a file holds: its size and its bytes, all of them up to :data:`WHOLE`, and of a larger file the
+    first and the last :data:`ENDS`. Neither its own name nor its times count.
+
+    :param path: path of the file.
+    :return: digest in 16 hexadecimal digits.
+    :raises InputError: if the file cannot be read.
+    """
+    try:
+        known = path.stat()
+        return _of_file(path, known.st_size, known.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def folder_digest(path: Path) -> str:
+    """A name for what a folder holds: the names of all files below it, relative to it, and what each holds. Hidden
+    files and folders do not count.
+
+    :param path: path of the folder.
+    :return: digest in 16 hexadecimal digits.
+    :raises InputError: if a file in it cannot be read.
+    """
+    inside = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
+    seen = sorted((name.as_posix(), file) for name, file in inside if not any(p.startswith(".") for p in name.parts))
+    return digest(part for name, file in seen for part in (name, file_digest(file)))
+
+
+@lru_cache(maxsize=1 << 18)
+def _of_file(path: Path, size: int, changed: int) -> str:
+    """Size and time of the last change are here so that a file that was written anew is read anew."""
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            return digest([str(size), file.read()])
+        first = file.read(ENDS)
+        file.seek(-ENDS, 2)
+        return digest([str(size), first, file.read()])

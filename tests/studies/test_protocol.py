@@ -1,0 +1,193 @@
+"""Equal protocols mean equal conditions: whatever decides a figure is in, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from avalanche_vlm.benchmarks.label_space import PromptTemplates
+from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
+from avalanche_vlm.commands import prepare
+from avalanche_vlm.commands.arguments import parse
+from avalanche_vlm.evaluation.comparable import difference
+from avalanche_vlm.models import create_vlm, tiny
+from avalanche_vlm.studies.outcome import protocol_of
+from avalanche_vlm.training.settings import TrainSettings
+
+SMALL = "--n-train 8 --n-test 6 --n-held-out 8 --n-reference 8 --order night,sketches --device cpu"
+
+
+def protocol(words: str) -> dict[str, Any]:
+    """The protocol of what a command line would run, by way of JSON as a result holds it."""
+    _, request = parse(["run", "--out", "x", *words.split()])
+    asked = prepare.experiment(request, request.recipe, request.seed)
+    return json.loads(json.dumps(prepare.protocol(asked, *prepare.opened(asked))))
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    return protocol(f"--recipe zscl {SMALL}")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("--seed 7 --data-seed 0", "seed"),
+        ("--data-seed 7", "data.seed"),
+        ("--n-train 9", "data.n_train"),
+        ("--n-test 7", "data.n_test"),
+        ("--n-held-out 40", "data.n_held_out"),
+        ("--n-reference 9", "data.n_reference"),
+        ("--order sketches,night", "data.order"),
+        ("--label-space union", "label_space"),
+        ("--label-space seen", "label_space"),
+        ("--model tiny --pretrained random", "weights.seed"),
+        ("--recipe lora", "recipe"),
+        ("--set weight=2", "recipe_options.weight"),
+        ("--set seed=2", "recipe_options.seed"),
+        ("--lr 1e-5", "train.lr"),
+        ("--epochs 1", "train.epochs"),
+        ("--batch-size 9", "train.batch_size"),
+        ("--warmup 9", "train.warmup"),
+        ("--weight-decay 0.1", "train.weight_decay"),
+        ("--amp bf16", "train.amp"),
+        ("--workers 1", "train.num_workers"),
+        ("--benchmark picturebook-domains", "benchmark"),
+    ],
+)
+def test_what_changes_a_figure_changes_the_protocol(plain, words, name):
+    base = SMALL.replace("--order night,sketches", "--order night,sketch") if "domains" in words else SMALL
+    changed = protocol(f"--recipe zscl {base} {words}")
+    found = difference(plain, changed)
+    assert found is not None
+    names = [found]
+    if name not in names:  # the first fact that differs may be another one: drop what differs until it is met
+        names += [n for n in _all_differences(plain, changed) if n == name]
+    assert name in names
+
+
+def _all_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    from avalanche_vlm._flat import differing
+
+    return differing([first, second])
+
+
+@pytest.mark.parametrize("words", ["--quiet", "--threads 1", "--out y", "--data-seed 0"])
+def test_what_changes_no_figure_does_not(plain, words):
+    assert protocol(f"--recipe zscl {SMALL} {words}") == plain
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--option n_experiences=3", '--option styles=["night","sketch"]', "--data-seed 3"],
+)
+def test_options_of_a_benchmark_are_in_by_what_they_draw(words):
+    small = SMALL.replace("--order night,sketches", "--benchmark picturebook-time --option n_experiences=2")
+    first, second = protocol(small), protocol(f"{small} {words}")
+    assert first["data"]["content"]["train"] != second["data"]["content"]["train"]
+
+
+# A user's own data -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    for task in ("one", "two"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "mine" / task / name
+            folder.mkdir(parents=True)
+            for i in range(8):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    rows = [f"mine/one/cat/{i}.png,a red star" for i in range(8)]
+    (tmp_path / "pairs.csv").write_text("image,caption\n" + "\n".join(rows))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("--seed 1", "data.split_seed"),
+        ("--data-seed 1", "data.split_seed"),
+        ("--option test_fraction=0.5", "data.test_fraction"),
+        ("--template {}", "prompts"),
+        ("--order two,one", "data.order"),
+        ("--label-space union", "label_space"),
+        ("--reference OTHER", "resources.reference.content"),
+    ],
+)
+def test_what_changes_a_figure_of_own_data_changes_the_protocol(mine, words, name):
+    other = mine / "others.csv"
+    other.write_text((mine / "pairs.csv").read_text() + "x")
+    base = f"--recipe zscl --device cpu --data {mine / 'mine'} --reference {mine / 'pairs.csv'}"
+    assert name in _all_differences(protocol(base), protocol(f"{base} {words.replace('OTHER', str(other))}"))
+
+
+def test_where_data_and_checkpoints_lie_decides_nothing_and_what_they_hold_does(mine, tmp_path):
+    checkpoint = tmp_path / "a" / "w.safetensors"
+    checkpoint.parent.mkdir()
+    shutil.copy(tiny.WEIGHTS, checkpoint)
+
+    def of(root: Path, file: Path) -> dict[str, Any]:
+        words = f"--recipe zscl --device cpu --data {root / 'mine'} --reference {root / 'pairs.csv'}"
+        return protocol(f"{words} --pretrained {file}")
+
+    first = of(mine, checkpoint)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copytree(mine / "mine", moved / "mine")
+    shutil.copy(mine / "pairs.csv", moved / "pairs.csv")
+    shutil.copy(checkpoint, moved / "v.safetensors")
+    second = of(moved, moved / "v.safetensors")
+    assert difference(first, second) is None and second["data"]["path"] != first["data"]["path"]
+    weights = load_file(checkpoint)
+    weights["logit_scale"] = weights["logit_scale"] + 1e-3
+    save_file(weights, moved / "v.safetensors")
+    assert difference(first, of(moved, moved / "v.safetensors")) == "weights.content"
+    (moved / "pairs.csv").write_text((mine / "pairs.csv").read_text().replace("star", "ring"))
+    assert difference(second, of(moved, checkpoint)) == "resources.reference.content"
+
+
+def test_what_python_gives_is_in_as_well(mine):
+    model = create_vlm("tiny")
+
+    def of(recipe: str = "s-prompts", **changed: Any) -> dict[str, Any]:
+        stream = read_stream(mine / "mine", model=model, **changed.pop("stream", {}))
+        stream.reference = changed.pop("reference", None)
+        stream.generator = changed.pop("generator", None)
+        settings = TrainSettings(**changed.pop("settings", {}))
+        options = changed.pop("options", {})
+        given = {"model": model, "seed": 0, "task_id": False, "device": "cpu", **changed}
+        return protocol_of(stream, given.pop("model"), recipe, options, settings, **given)
+
+    class Generator:
+        def __init__(self, steps: int) -> None:
+            self.steps = steps
+
+    first = of()
+    assert difference(first, of()) is None
+    frozen = create_vlm("tiny").freeze("text")
+    half = create_vlm("tiny").to(torch.float64)
+    reference = read_reference(mine / "pairs.csv", model=model)
+    for changed, name in (
+        ({"settings": {"max_grad_norm": None}}, "train.max_grad_norm"),
+        ({"task_id": True}, "task_id_at_test"),
+        ({"model": frozen}, "weights.frozen"),
+        ({"model": half}, "weights.content"),
+        ({"reference": reference}, "resources.reference.pairs"),
+        ({"plugins": [Generator(1)]}, "plugins"),
+        ({"stream": {"templates": PromptTemplates("photo", ("one {}",))}}, "templates.photo"),
+        ({"stream": {"train_transform": torch.nn.Identity()}}, "data.transforms.train"),
+    ):
+        assert difference(first, of(**changed)) == name
+    assert of("lwf", reference=reference)["resources"] == {}
+    steps = [of("gift", generator=Generator(n))["resources"]["generator"] for n in (1, 2)]
+    assert steps[0] != steps[1] and steps[0]["steps"] == 1
