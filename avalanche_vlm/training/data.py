@@ -97,6 +97,16 @@ def united_loader(
     )
 
 
+def loading_processes(strategy: Strategy) -> int:
+    """How many processes load the minibatches of the present experience; 0 where the strategy's loader does not tell.
+
+    :param strategy: the strategy, while an experience is being trained.
+    """
+    loader = getattr(strategy, "dataloader", None)
+    options = getattr(loader, "loader_kwargs", {})  # Avalanche's loaders, which are none of torch's
+    return int(getattr(loader, "num_workers", options.get("num_workers", 0)))
+
+
 def images_of(x: torch.Tensor | ImageText) -> torch.Tensor:
     """The images ``[B, 3, H, W]`` of a class-labelled or of an image-text batch.
 

@@ -34,7 +34,18 @@ LESS: dict[str, dict[str, Any]] = {
     "lada": {"units": 2, "bottleneck": 4},
     "proof": {"exemplars": 3},
 }
-SMALL_BATCHES = ("replay", "latent-replay", "text-replay", "prototype-replay", "zscl", "snd", "gnsp", "gift")
+SMALL_BATCHES = (
+    "replay",
+    "latent-replay",
+    "text-replay",
+    "prototype-replay",
+    "lwf",
+    "lwf-vr",
+    "zscl",
+    "snd",
+    "gnsp",
+    "gift",
+)
 PICTURES = {"replay", "icarl", "tic-cumulative", "proof"}
 """Recipes that keep pictures of the user's."""
 CAPTIONS = {"replay", "tic-cumulative", "text-replay", "latent-replay"}
@@ -126,7 +137,8 @@ def test_passes_are_counted_beside_those_of_fine_tuning(outcome_of):
 
     assert passes("fine-tune") == passes("wise-ft") == (0.0, 0.0)
     assert passes("replay") == (1.0, 1.0)  # as many old samples as new
-    assert passes("lwf") == (1.0, 0.0)  # a teacher
+    assert passes("lwf") == (2.0, 1.0)  # as many images of a draw of its own, and once a task the teacher's of them all
+    assert passes("lwf", epochs=2) == (1.5, 1.0)
     assert passes("zscl") == (1.0, 1.0)  # reference images through the student; the teacher's features are there
     assert passes("zero-shot") == (-1.0, -1.0)
     assert passes("simplecil") == (0.0, -1.0)

@@ -320,7 +320,8 @@ def test_losses_on_pairs_of_a_list_are_refused_and_others_are_not(streams, name)
 
 def test_lwf_vr_takes_a_part_of_its_sentences_in_every_iteration(streams, calls):
     benchmark, model = streams["classes"], create_vlm("tiny", "random")
-    plugins = recipes.build("lwf-vr", model=model, sentences=6, words=4, texts_per_step=3)
+    options = {"sentences": 6, "words": 4, "texts_per_step": 3, "side": "both", "images": "batch"}
+    plugins = recipes.build("lwf-vr", model=model, **options)
     calls.clear()
     on("classes", model, plugins, epochs=2).train(benchmark.train_stream[0])
     student = calls.pop((id(model.clip), "text"))
@@ -365,7 +366,8 @@ def test_distillation_runs_in_half_precision(streams, kind, name):
 
 def test_latent_replay_has_no_images_to_distil_on(streams):
     benchmark, model = streams["classes"], create_vlm("tiny", "random")
-    plugins = [*recipes.build("lwf", model=model), LatentReplayPlugin(model, LatentMemory(1 << 16), batch_size=4)]
+    latents = LatentReplayPlugin(model, LatentMemory(1 << 16), batch_size=4)
+    plugins = [*recipes.build("lwf", model=model, images="batch"), latents]
     strategy = on("classes", model, plugins)
     strategy.train(benchmark.train_stream[0])
     with pytest.raises(InputError, match="latent replay has appended samples without any"):

@@ -68,8 +68,8 @@ def all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     :param options: values that override the recipe's defaults, by the option's name.
     :return: JSON values by the option's name.
 
-    >>> all_options("lwf", {"weight": 2.5})
-    {'weight': 2.5, 'temperature': 2.0}
+    >>> all_options("wise-ft", {"weight": 0.5})
+    {'weight': 0.5}
     """
     return {option: json_value(value) for option, value in {**get_recipe(name).settings, **options}.items()}
 

@@ -19,6 +19,23 @@ FINE_TUNING = Published(
 )
 """How CLIP's towers are fine-tuned on MTIL: what most methods that train whole towers were published with."""
 
+CLASS_INCREMENTAL = Published(
+    source="ZSCL's code (arXiv 2303.06628)",
+    benchmark="class-incremental",
+    optimizer="AdamW",
+    lr=7.1e-6,
+    weight_decay=0.0,
+    schedule="cosine",
+    warmup=30,
+    label_smoothing=0.2,
+    epochs=1,
+    batch_size=64,
+    options={"weight": 5.0},
+    note="rows and columns at weight 5 each; CIFAR100 and TinyImageNet; 7e-6, decay 0.1, no smoothing and batches of "
+    "128 on ImageNet-100",
+)
+"""How ZSCL's class-incremental code trains LwF-VR, and by a comment in its configurations LwF."""
+
 MAGMAX = Published(
     source="MagMax's code (arXiv 2407.06322)",
     benchmark="class-incremental CIFAR100 and ImageNet-R",
@@ -28,6 +45,7 @@ MAGMAX = Published(
     schedule="cosine",
     warmup=500,
     label_smoothing=0.0,
+    max_grad_norm=1.0,
     epochs=10,
     batch_size=128,
     note="30 epochs on CUB200 and Cars; the image tower alone",

@@ -18,6 +18,7 @@ from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.data import images_of
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Lifetime, Numbers
+from avalanche_vlm.training.reference.texts import kind_or_tokens, numbered
 
 _OF_CLASSES = ("batch", "task", "seen")
 
@@ -52,15 +53,7 @@ class CurrentBatch(Stateful):
         texts_per_step: int | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(texts, str) and texts not in _OF_CLASSES:
-            raise InputError(f"the texts of the current batch are {', '.join(_OF_CLASSES)} or a list, not {texts!r}")
-        if isinstance(texts, str) and texts_per_step is not None:
-            raise InputError(f"texts_per_step is for a list of texts: of the texts of the {texts} all are compared")
-        if len(texts) == 0:
-            raise InputError("the list of texts is empty: there is nothing to compare the images with")
-        self.texts: str | torch.Tensor = (
-            texts if isinstance(texts, (str, torch.Tensor)) else _tokenized(texts, tokenizer)
-        )
+        self.texts = kind_or_tokens(texts, _OF_CLASSES, tokenizer, texts_per_step, "the current batch")
         self._passes = None if texts_per_step is None else Passes(len(texts), texts_per_step, seed)
         self._seen = torch.zeros(0, dtype=torch.long)
         self._of_task = torch.zeros(0, dtype=torch.long)
@@ -94,7 +87,7 @@ class CurrentBatch(Stateful):
                 x.image,
                 Prompts(forward.tokens),
                 forward.text_of_image,
-                text_rows=self._numbered(forward.tokens),
+                text_rows=numbered(forward.tokens, self._numbers),
                 student_images=forward.images,
                 student_texts=forward.texts,
             )
@@ -118,17 +111,6 @@ class CurrentBatch(Stateful):
             self._seen = torch.cat([self._seen, self._of_task]).unique()
         self._of_task = self._of_task[:0]
         self._numbers = {}
-
-    def _numbered(self, tokens: torch.Tensor) -> torch.Tensor:
-        """A number for every text of the task: epochs bring the same captions again."""
-        texts = [row.tobytes() for row in tokens.cpu().numpy()]
-        return torch.tensor([self._numbers.setdefault(text, len(self._numbers)) for text in texts])
-
-
-def _tokenized(texts: Sequence[str], tokenizer: Callable[[list[str]], torch.Tensor] | None) -> torch.Tensor:
-    if tokenizer is None:
-        raise InputError("a list of texts needs the model's tokenizer: CurrentBatch(texts, model.tokenizer)")
-    return tokenizer(list(texts))
 
 
 def _among(forward: ForwardFeatures, classes: torch.Tensor) -> torch.Tensor | None:

@@ -15,58 +15,70 @@ from avalanche_vlm.training.plugins import AnchorPenaltyPlugin, Comparison, Dist
 from avalanche_vlm.training.plugins.distillation import StudentSide
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published
-from avalanche_vlm.training.recipes.facts import FINE_TUNING, WHOLE_TOWERS
+from avalanche_vlm.training.recipes.facts import CLASS_INCREMENTAL, FINE_TUNING, WHOLE_TOWERS
 from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed
 from avalanche_vlm.training.recipes.registry import recipe
-from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
+from avalanche_vlm.training.reference import CurrentBatch, CurrentTask, ReferenceSet, random_sentences
 from avalanche_vlm.training.teachers import InitialTeacher, PreviousTeacher
+
+LwFImages = Literal["drawn", "batch"]
 
 
 @recipe(
     "lwf",
     family="CREG",
-    summary="distillation of logits on the current images against the prompts of the task",
+    summary="distillation of logits on the task's images against its prompts",
     paper=[Paper("1606.09282", "eq. 2-4"), Paper("2303.06628", "its form for CLIP")],
-    training=[
-        FINE_TUNING,
-        Published(
-            source="ZSCL's code (arXiv 2303.06628)",
-            benchmark="class-incremental",
-            options={"weight": 5.0},
-            note="rows and columns at weight 5 each; the optimizer's settings there are not known to us",
-        ),
-    ],
+    training=[FINE_TUNING, CLASS_INCREMENTAL],
     picturebook=WHOLE_TOWERS,
 )
-def lwf(model: VLM, *, weight: NonNegative = 1.0, temperature: Positive = 2.0) -> Plugins:
-    """LwF for CLIP: the current images against the prompts of the current classes (on pairs: the captions of the
-    batch), rows and columns, with the previous model as teacher (Li and Hoiem, arXiv 1606.09282, eq. 2-4, as ZSCL's
-    code takes it over to CLIP, arXiv 2303.06628, section 4).
+def lwf(
+    model: VLM,
+    *,
+    weight: NonNegative = 1.0,
+    temperature: Positive = 2.0,
+    side: StudentSide = "image",
+    images: LwFImages = "drawn",
+    batch_size: Count = 64,
+    seed: Seed = 0,
+) -> Plugins:
+    """LwF for CLIP: images of the task against the prompts of its classes (on pairs: their captions), rows and columns,
+    with the previous model as teacher (Li and Hoiem, arXiv 1606.09282, eq. 2-4, as ZSCL's code takes it over to CLIP,
+    arXiv 2303.06628, section 4).
+
+    Defaults are that code on MTIL. The teacher's text features stand on both sides, so that the distillation holds the
+    image tower alone and the text tower has the task loss; ``side="both"`` holds both towers of the student. The images
+    are a draw of their own from the task's data, under the evaluation transforms; with ``images="batch"`` they are the
+    minibatch itself, as the student has encoded it, which costs less. Its class-incremental variant has rows and
+    columns at weight 5 each (``weight=5``), and draws under the training transforms.
 
     Differs from LwF, which distils the outputs of the *old* classes: a zero-shot head has none to keep, so the authors
-    of ZSCL distil the current ones. Both towers of the student are held. In the first task the teacher is the
-    pretrained model.
+    of ZSCL distil the current ones. In the first task the teacher is the pretrained model.
 
     :param weight: weight of the distillation, rows and columns added.
     :param temperature: temperature of the distillation, above 0.
+    :param side: student's features that are compared: ``"image"``, ``"text"`` (the image tower then gets no
+        distillation) or ``"both"``.
+    :param images: what is compared: ``"drawn"``, images drawn from the task's data; ``"batch"``, those of the
+        minibatch, replayed ones included.
+    :param batch_size: drawn images per iteration.
+    :param seed: seed of the draws, 0 or more.
     """
 
     def loss(c: Comparison) -> torch.Tensor:
-        return weight * logit_distillation(c.logits(), c.teacher.logits, temperature)
+        return weight * logit_distillation(c.logits(side), c.teacher.logits, temperature)
 
-    return [DistillationPlugin(model, loss, CurrentBatch("task"), PreviousTeacher())]
+    drawn = CurrentTask("task", batch_size=batch_size, seed=seed)
+    return [DistillationPlugin(model, loss, CurrentBatch("task") if images == "batch" else drawn, PreviousTeacher())]
 
 
 @recipe(
     "lwf-vr",
     family="CREG",
-    summary="distillation of logits on the current images against random sentences",
+    summary="distillation of logits on the task's images against random sentences",
     paper=["2207.09248", Paper("2303.06628", "its form for CLIP")],
-    training=[FINE_TUNING],
-    picturebook=WHOLE_TOWERS.with_options(
-        "128 of the 1000 sentences per iteration, which costs less and covers all of them over a task.",
-        texts_per_step=128,
-    ),
+    training=[FINE_TUNING, CLASS_INCREMENTAL],
+    picturebook=WHOLE_TOWERS,
 )
 def lwf_vr(
     model: VLM,
@@ -76,28 +88,40 @@ def lwf_vr(
     sentences: Count = 1000,
     words: Count = 10,
     texts_per_step: Natural = 0,
+    side: StudentSide = "image",
+    images: LwFImages = "drawn",
+    batch_size: Count = 64,
     seed: Seed = 0,
 ) -> Plugins:
     """LwF-VR: as ``lwf``, against random sentences, which stand for the vocabulary (Ding et al., arXiv 2207.09248,
-    section 3.3; 1000 sentences of 10 tokens in ZSCL's code).
+    section 3.3; 1000 sentences of 10 tokens in ZSCL's code, arXiv 2303.06628).
 
-    The student encodes the sentences in every iteration, with gradients.
+    As there, the teacher's features of the sentences stand on both sides; with ``side="both"`` or ``"text"`` the
+    student encodes the sentences in every iteration, with gradients. Differs from that code, which draws new sentences
+    for every task: here they are one set for the stream.
 
     :param weight: weight of the distillation, rows and columns added.
     :param temperature: temperature of the distillation, above 0.
     :param sentences: number of random sentences.
     :param words: random tokens in each sentence.
-    :param texts_per_step: sentences drawn anew for every iteration; 0 for all, as published. What one iteration costs
-        grows with it, and the sum over many does not: the draws cover all of them.
+    :param texts_per_step: sentences drawn anew for every iteration; 0 for all, as published. Where the student encodes
+        them, what one iteration costs grows with it.
+    :param side: student's features that are compared: ``"image"``, ``"text"`` (the image tower then gets no
+        distillation) or ``"both"``.
+    :param images: what is compared: ``"drawn"``, images drawn from the task's data; ``"batch"``, those of the
+        minibatch, replayed ones included.
+    :param batch_size: drawn images per iteration.
     :param seed: seed of the sentences and the draws, 0 or more.
     """
 
     def loss(c: Comparison) -> torch.Tensor:
-        return weight * logit_distillation(c.logits(), c.teacher.logits, temperature)
+        return weight * logit_distillation(c.logits(side), c.teacher.logits, temperature)
 
     tokens = random_sentences(model, sentences, words, seed)
-    reference = CurrentBatch(tokens, texts_per_step=texts_per_step or None, seed=seed)
-    return [DistillationPlugin(model, loss, reference, PreviousTeacher())]
+    per_step = texts_per_step or None
+    drawn = CurrentTask(tokens, batch_size=batch_size, texts_per_step=per_step, seed=seed)
+    batch = CurrentBatch(tokens, texts_per_step=per_step, seed=seed)
+    return [DistillationPlugin(model, loss, batch if images == "batch" else drawn, PreviousTeacher())]
 
 
 @recipe(
@@ -107,12 +131,13 @@ def lwf_vr(
     paper=["2303.06628"],
     training=[
         replace(FINE_TUNING, source="the authors' code"),
-        Published(
+        replace(
+            CLASS_INCREMENTAL,
             source="the authors' code",
-            benchmark="class-incremental",
-            lr=7.1e-6,
+            batch_size=128,
             options={"weight": 5.0, "interval": 10},
-            note="rows and columns at weight 5 each",
+            note="rows and columns at weight 5 each; ImageNet in tasks of 100 classes; batches of 64 on TinyImageNet; "
+            "7e-6 on ImageNet-100; its weight of the L2 penalty is not stated",
         ),
     ],
     picturebook=WHOLE_TOWERS.with_options(
@@ -181,7 +206,7 @@ def zscl(
             label_smoothing=0.0,
             iterations=1000,
             batch_size=32,
-            note="the text tower is frozen",
+            note="10 epochs where that is less, 2 where that is more; 64 reference images; the text tower is frozen",
         )
     ],
     picturebook=WHOLE_TOWERS,
