@@ -15,6 +15,8 @@ from torch.utils.data import default_collate
 
 from avalanche_vlm.compat import register_collate
 
+_JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
+
 
 @dataclass(eq=False)
 class ImageText:
@@ -90,11 +92,14 @@ class ImageText:
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Concatenation and stacking along the batch, which is all that Avalanche does to inputs beside the above."""
-        if func in (torch.cat, torch.stack):
-            items: Sequence[ImageText] = args[0]
-            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else 0)
-            if dim == 0 and all(isinstance(item, ImageText) for item in items):
+        """Concatenation and stacking along the batch, however they are called: all that Avalanche does to inputs
+        beside the above."""
+        if func in _JOINS:
+            named = dict(kwargs or {})
+            named |= dict(zip(("tensors", "dim"), args, strict=False))
+            items: Sequence[ImageText] = named.pop("tensors")
+            dim = named.pop("dim", named.pop("axis", 0))
+            if dim == 0 and not named and all(isinstance(item, ImageText) for item in items):
                 return cls(func([i.image for i in items]), func([i.tokens for i in items]))
         return NotImplemented
 

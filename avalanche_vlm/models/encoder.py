@@ -16,6 +16,7 @@ from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
+from avalanche_vlm.models.scale import keep_scale_low
 from avalanche_vlm.models.transforms import Transforms
 
 TOWERS = ("image", "text", "scale")
@@ -58,6 +59,12 @@ class DualEncoder(ResizesOnLoad):
         self._frozen: set[str] = set()
         self._width: int | None = None
         self.freeze("scale")
+        keep_scale_low(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come from a copy or a pickle, which call no constructor."""
+        super().__setstate__(state)
+        keep_scale_low(self)
 
     # Towers ----------------------------------------------------------------------------------------------------------
 
@@ -239,8 +246,9 @@ class DualEncoder(ResizesOnLoad):
 
     @property
     def scale(self) -> torch.Tensor:
-        """What similarities are multiplied by: exp(logit_scale), at most 100 (arXiv 2103.00020, section 2.5)."""
-        return self.clip.logit_scale.exp().clamp(max=100)
+        """What similarities are multiplied by: exp(logit_scale), as it is. That CLIP's stays at most 100 is the affair
+        of the steps that train it (:func:`~avalanche_vlm.models.scale.keep_scale_low`)."""
+        return self.clip.logit_scale.exp()
 
     @property
     def bias(self) -> torch.Tensor | None:

@@ -55,6 +55,19 @@ def test_cat_and_stack():
         torch.cat([a, b], dim=1)
 
 
+@pytest.mark.parametrize("join", [torch.cat, torch.concat, torch.concatenate])
+def test_it_is_joined_however_torch_is_called(join):
+    a, b = batch(2), batch(3)
+    both = torch.cat([a.tokens, b.tokens])
+    calls = [{"tensors": [a, b]}, {"tensors": (a, b), "dim": 0}, {"tensors": [a, b], "axis": 0}]
+    for joined in (*(join(**call) for call in calls), join([a, b], 0), join([a, b], axis=0)):
+        assert torch.equal(joined.tokens, both) and len(joined.image) == 5
+    for refused in ({"tensors": [a, b], "dim": 1}, {"tensors": [a, b], "out": a}):
+        with pytest.raises(TypeError, match="NotImplemented"):
+            join(**refused)
+    assert torch.stack(tensors=[a[0], a[1]], dim=0).tokens.tolist() == a.tokens.tolist()
+
+
 @pytest.mark.gpu
 def test_it_pins_and_moves_to_cuda():
     x = batch().pin_memory().to("cuda", non_blocking=True)

@@ -357,12 +357,6 @@ def test_the_evaluated_classes_do_not_compete_in_training(model, images):
 
 
 @torch.no_grad()
-def test_the_scale_is_at_most_100(model):
-    model.clip.logit_scale.fill_(9.0)
-    assert model.scale == 100
-
-
-@torch.no_grad()
 def test_a_class_head_answers_at_prediction_and_sees_what_competes(model, images):
     class Head(torch.nn.Module):
         def forward(self, features, logits):

@@ -30,6 +30,8 @@ class ModulePool:
         self.names: list[str] = []
         self.current: str | None = None
         """The one that trains, or trained last."""
+        self._numbered = 0
+        """How many modules :meth:`add_next` has named; a number is never given twice."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,19 +41,35 @@ class ModulePool:
 
         :raises InputError: if the name is taken.
         """
-        if name in self.names:
-            raise InputError(f"the pool already has a module called {name!r}")
+        self._free(name)
         for old in self.names:
             self.freeze(old)
-        for site in self.sites.values():
-            site.add(name)
-        self.names.append(name)
+        self._make(name)
         self.current = name
         self.activate(name)
 
+    def add_next(self, prefix: str = "task") -> str:
+        """:meth:`add` a module under a name that was never given, whatever was dropped, shared or loaded meanwhile: a
+        router that has placed samples in a dropped module must not send them to another one.
+
+        :param prefix: what the name begins with; a number follows, from 0 on.
+        :return: the name that the module has got.
+        """
+        while (name := f"{prefix}_{self._numbered}") in self.names:
+            self._numbered += 1
+        self._numbered += 1
+        self.add(name)
+        return name
+
     def share(self, name: str, of: str) -> None:
-        """Give a module a second name: what one learns the other knows."""
+        """Give a module a second name: what one learns the other knows.
+
+        :param name: the second name.
+        :param of: a name that the module has.
+        :raises InputError: if the name is taken, or there is no such module.
+        """
         self._check(of)
+        self._free(name)
         for site in self.sites.values():
             site.add(name, site.bank[of])
         self.names.append(name)
@@ -145,24 +163,20 @@ class ModulePool:
         :param source: where they come from, for the error.
         :raises InputError: if they belong to other sites; the pool is then what it was.
         """
-        active, current = self.active, self.current
-        self.add(name)
+        self._free(name)
+        self._make(name)
         try:
             _fill(self.state(name), state, source)
         except InputError:
             self.drop(name)
             raise
-        finally:
-            self.current = current
-            self.activate(active)
         self.freeze(name)
-        if current is not None:
-            self.freeze(current, frozen=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The names of the modules, in values that JSON has; their tensors are in the towers' state."""
         same = next(iter(self.sites.values())).second_names()
-        return {"names": list(self.names), "same": same, "current": self.current, "active": self.active}
+        own = {"names": list(self.names), "current": self.current, "numbered": self._numbered}
+        return {**own, "same": same, "active": self.active}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the modules of a pool over the same sites, before or after the towers' state brings their tensors.
@@ -172,7 +186,7 @@ class ModulePool:
         with torch.random.fork_rng(devices=[]):
             for site in self.sites.values():
                 site.hold(state["names"], state["same"])
-        self.names, self.current = list(state["names"]), state["current"]
+        self.names, self.current, self._numbered = list(state["names"]), state["current"], state["numbered"]
         self.activate(state["active"])
 
     def take_over(self) -> None:
@@ -180,6 +194,7 @@ class ModulePool:
         there = [list(site.bank) for site in self.sites.values()]
         self.names = [name for name in dict.fromkeys([*self.names, *there[0]]) if all(name in bank for bank in there)]
         self.current = self.current if self.current in self.names else next(reversed(self.names), None)
+        self._numbered = max(self._numbered, len(self.names))
 
     def nbytes(self) -> int:
         """Bytes of all modules."""
@@ -193,6 +208,15 @@ class ModulePool:
     def _check(self, name: str) -> None:
         if name not in self.names:
             raise InputError(f"the pool has no module called {name!r}; it has {', '.join(self.names) or 'none'}")
+
+    def _free(self, name: str) -> None:
+        if name in self.names:
+            raise InputError(f"the pool already has a module called {name!r}")
+
+    def _make(self, name: str) -> None:
+        for site in self.sites.values():
+            site.add(name)
+        self.names.append(name)
 
     def _forget(self, name: str) -> None:
         self.names.remove(name)

@@ -42,8 +42,7 @@ class ModulePerTaskPlugin(VLMPlugin):
         model.freeze("image", "text", "scale")
 
     def prepare_parameters(self, strategy: Strategy) -> None:
-        name = f"task_{len(self.pool)}"
-        self.pool.add(name)
+        name = self.pool.add_next()
         self.routed.of_label |= dict.fromkeys(strategy.experience.task_labels, name)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:

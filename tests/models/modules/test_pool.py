@@ -100,6 +100,38 @@ def test_a_shared_module_is_one_module_with_two_names():
     assert pool.names == ["b"]
 
 
+def test_a_numbered_name_is_never_given_twice():
+    _, pool = filled()
+    assert [pool.add_next() for _ in range(2)] == ["task_0", "task_1"]
+    pool.drop("task_0")
+    assert pool.add_next() == "task_2"  # by the number of modules it would be task_1, which is there
+    pool.drop("task_2")
+    assert pool.add_next() == "task_3"  # and not that of another module, which a router may still know
+    pool.share("task_4", of="task_1")
+    assert pool.add_next() == "task_5" and pool.names == ["task_1", "task_3", "task_4", "task_5"]
+    _, again = filled()
+    again.load_state_dict(pool.state_dict())
+    again.drop("task_5")
+    assert again.add_next() == "task_6" and again.current == again.active == "task_6"
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_restored_module_leaves_all_others_as_they_were(trains):
+    _, pool = filled("a", "b")
+    pool.freeze("b", frozen=not trains)
+    pool.freeze("a", frozen=False)
+    for parameter in pool.parameters("b"):
+        parameter.grad = torch.ones_like(parameter)
+    pool.restore("c", pool.state("a"), "a state")
+    assert all(p.requires_grad == trains and p.grad is not None for p in pool.parameters("b"))
+    assert all(p.requires_grad for p in pool.parameters("a"))
+    assert not any(p.requires_grad for p in pool.parameters("c"))
+    assert pool.current == pool.active == "b"
+    for refused in (lambda: pool.restore("a", pool.state("b"), "a state"), lambda: pool.share("b", of="a")):
+        with pytest.raises(InputError, match="already has a module called"):
+            refused()
+
+
 class Offset(HookedSite):
     """Adds a number to a layer's output."""
 
