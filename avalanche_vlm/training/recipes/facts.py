@@ -58,7 +58,7 @@ MODULES = AdamW(
 )
 
 RAPF = Published(
-    source="RAPF's code (arXiv 2407.14143)",
+    source="RAPF's code (arXiv 2407.14143), configs/class and main.py",
     benchmark="class-incremental CIFAR100",
     optimizer="Adam",
     lr=1e-3,

@@ -79,7 +79,7 @@ def adapter_per_task(
     paper=["2403.11549"],
     training=[
         Published(
-            source="the authors' code",
+            source="the authors' code, mtil/scripts/train and mtil/src/args.py",
             benchmark="MTIL",
             optimizer="AdamW",
             lr=1e-3,
@@ -89,8 +89,21 @@ def adapter_per_task(
             label_smoothing=0.2,
             iterations=1000,
             batch_size=64,
-            note="5e-3 on Aircraft and CIFAR100, 1e-4 on EuroSAT and MNIST",
-        )
+            note="5e-3 on Aircraft and CIFAR100, 1e-4 on EuroSAT and MNIST; with 5 shots from 1e-4 to 1e-2",
+        ),
+        Published(
+            source="the authors' code, cil/configs/class and cil/continual_clip/models.py",
+            benchmark="class-incremental CIFAR100",
+            optimizer="AdamW",
+            lr=1e-3,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup=30,
+            label_smoothing=0.0,
+            epochs=1,
+            batch_size=128,
+            note="batches of 64 on CIFAR100 in 50 tasks and on TinyImageNet",
+        ),
     ],
     picturebook=Tuned(
         lr=1e-2,

@@ -27,7 +27,7 @@ from avalanche_vlm.training.teachers import PreviousTeacher
     family="MMRE",
     summary="generated pairs: distillation, alignment, adaptive weight consolidation",
     paper=["2503.04229"],
-    training=[replace(FINE_TUNING, source="the authors' code")],
+    training=[replace(FINE_TUNING, source="the authors' code, configs/mtil_order_I.json and src/args.py")],
     picturebook=WHOLE_TOWERS,
 )
 def gift(
