@@ -3,7 +3,8 @@
 Both are means of squared gradients of the log-likelihood. The *true* Fisher takes the labels from the model's own
 distribution and is a curvature: of the KL divergence at the model, and of the loss where the model fits. The
 *empirical* Fisher takes the labels of the data; it is no curvature in general, goes to 0 where the data are fitted and
-is largest where they are not (Kunstner et al., arXiv 1905.12558). What is published as EWC is often the second.
+is largest where they are not (Kunstner et al., arXiv 1905.12558). What is published as EWC is often the second, or
+takes the model's likeliest label: hardly anything is left of that where the model is confident.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-FisherKind = Literal["true", "empirical"]
-"""Where the labels are from: drawn from the model, or those of the data."""
+FisherKind = Literal["true", "empirical", "predicted"]
+"""Where the labels are from: drawn from the model, those of the data, or those that the model finds likeliest."""
 
 Importance = dict[str, torch.Tensor]
 
@@ -144,6 +145,27 @@ def true_fisher_losses(
         return -((logits.shape[1] * probabilities).sqrt() * logs).flatten()
     drawn = torch.multinomial(probabilities, 1, generator=generator)
     return -logs.gather(1, drawn).squeeze(1)
+
+
+def fisher_losses(
+    logits: torch.Tensor, y: torch.Tensor, kind: FisherKind, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Losses whose :func:`squared_gradients` are a Fisher's diagonal, of any kind.
+
+    :param logits: logits ``[B, C]`` with their graph.
+    :param y: labels of the data ``[B]``, of which ``"empirical"`` alone takes note.
+    :param kind: where the labels are from.
+    :param generator: draws the labels of ``"true"``, on the CPU; None for torch's own.
+    :return: ``[B]``, minus the log-probability of each sample's label.
+
+    >>> logits, y = torch.tensor([[2.0, 0.0]]), torch.tensor([1])
+    >>> [round(fisher_losses(logits, y, kind).item(), 3) for kind in ("empirical", "predicted")]
+    [2.127, 0.127]
+    """
+    if kind == "true":
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return true_fisher_losses(logits, torch.Generator(logits.device).manual_seed(seed))
+    return F.cross_entropy(logits, y if kind == "empirical" else logits.argmax(1), reduction="none")
 
 
 @torch.no_grad()

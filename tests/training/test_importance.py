@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.fisher import accumulate
 from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory import tensor_bytes
+from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training.plugins import FisherPenaltyPlugin
 from avalanche_vlm.weights.average import snapshot
@@ -52,6 +54,34 @@ def test_the_empirical_fisher_is_the_mean_of_squared_gradients(first):
     for name, fisher in plugin.fisher.items():
         torch.testing.assert_close(fisher.double(), expected[name], rtol=1e-3, atol=1e-10)
     assert plugin.stored().ram == 2 * tensor_bytes(trainable.values())
+
+
+def test_predicted_labels_are_those_that_the_model_finds_likeliest(first):
+    model = small().set_label_space(first.label_space)
+    plugin = FisherPenaltyPlugin(kind="predicted", samples=6, batch_size=4, seed=0)
+    strategy = naive(model, [], epochs=1)
+    strategy.experience = first
+    plugin.after_training_exp(strategy)
+    x, _, task = whole(first)
+    trainable = model.eval().trainable_parameters()
+    chosen = torch.randperm(len(x), generator=Draws(0).next())[:6]
+    expected = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in trainable.items()}
+    for i in chosen.tolist():
+        logits = model(x[i : i + 1], task[i : i + 1])
+        loss = -logits.log_softmax(1).max()  # the likeliest class's
+        for name, gradient in zip(trainable, torch.autograd.grad(loss, list(trainable.values())), strict=True):
+            expected[name] += gradient.double() ** 2 / 6
+    for name, fisher in plugin.fisher.items():
+        torch.testing.assert_close(fisher.double(), expected[name], rtol=1e-3, atol=1e-10)
+
+
+def test_half_of_each_importance_is_a_decay_of_a_half_at_half_the_weight():
+    """MagMax's rule, half the old and half the new, beside ours."""
+    theirs, ours = torch.zeros(3), {}
+    for new in torch.rand(4, 3):
+        theirs = 0.5 * theirs + 0.5 * new
+        ours = accumulate(ours, {"w": new}, decay=0.5)
+    torch.testing.assert_close(0.5 * ours["w"], theirs)
 
 
 @pytest.mark.slow
@@ -147,7 +177,7 @@ def test_on_pairs_a_text_is_told_apart_from_the_others_of_its_batch(tiny_pairs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "both"}, "true or empirical, not 'both'"),
+        ({"kind": "both"}, "is true, empirical, predicted, not 'both'"),
         ({"weight": -1.0}, "0 or more, not -1.0"),
         ({"weight": float("nan")}, "0 or more, not nan"),
         ({"decay": 1.5}, r"lies in \[0, 1\], not 1.5"),

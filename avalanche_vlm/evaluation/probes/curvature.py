@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.probes.kept import KeptTask, precision_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
-from avalanche_vlm.losses.fisher import FisherKind, Importance, sketched_squares, true_fisher_losses
+from avalanche_vlm.losses.fisher import FisherKind, Importance, fisher_losses, sketched_squares
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy
 
@@ -31,7 +30,8 @@ def fisher_of(
     :param model: model that answers, in eval mode meanwhile.
     :param task: samples of the task.
     :param weights: parameters by name; whether they train makes no difference.
-    :param kind: ``"true"``, labels drawn from the model, or ``"empirical"``, those of the data.
+    :param kind: ``"true"``, labels drawn from the model; ``"empirical"``, those of the data; ``"predicted"``, the model's
+        likeliest.
     :param draws: number of backward passes.
     :param generator: draws labels and signs, on the CPU.
     :return: the diagonal, with the names and shapes of the weights.
@@ -47,11 +47,7 @@ def fisher_of(
                 logits = model.similarity(model.encode_image(x.image), model.encode_text(distinct))
             else:
                 logits = model(x, task_labels)
-            if kind == "empirical":
-                losses = F.cross_entropy(logits, y, reduction="none")
-            else:
-                drawn = torch.Generator(logits.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
-                losses = true_fisher_losses(logits, drawn)
+            losses = fisher_losses(logits, y, kind, generator)
             if not losses.requires_grad:
                 return {name: torch.zeros_like(p) for name, p in weights.items()}
             return sketched_squares(losses, weights, draws, generator)

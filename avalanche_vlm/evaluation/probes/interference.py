@@ -54,7 +54,8 @@ class InterferenceProbe(VLMMetric):
     :param tasks_at_once: earlier tasks per comparison, in turn, so that a comparison costs the same however many there
         are; None takes all.
     :param max_tasks: most tasks whose samples are kept, the earliest first to go; None keeps all.
-    :param fisher: ``"true"``, labels drawn from the model, or ``"empirical"``, those of the data.
+    :param fisher: ``"true"``, labels drawn from the model; ``"empirical"``, those of the data; ``"predicted"``, the
+        model's likeliest.
     :param draws: passes of the Fisher's estimate, see :func:`~avalanche_vlm.losses.fisher.sketched_squares`; 0 leaves
         the update out.
     :param seed: seed of samples, labels and signs, 0 or more.
@@ -89,7 +90,7 @@ class InterferenceProbe(VLMMetric):
     ) -> None:
         super().__init__()
         if fisher not in get_args(FisherKind):
-            raise InputError(f"the Fisher information is true or empirical, not {fisher!r}")
+            raise InputError(f"the Fisher information is {', '.join(get_args(FisherKind))}, not {fisher!r}")
         self.samples, self.per_experience = whole(samples, 1, "samples"), whole(per_experience, 0, "per_experience")
         self.interval = None if interval is None else whole(interval, 1, "interval")
         self.tasks_at_once = None if tasks_at_once is None else whole(tasks_at_once, 1, "tasks_at_once")

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.fisher import FisherKind, accumulate, squared_gradients, true_fisher_losses
+from avalanche_vlm.losses.fisher import FisherKind, accumulate, fisher_losses, squared_gradients
 from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
@@ -29,7 +28,8 @@ class FisherPenaltyPlugin(VLMPlugin):
 
     One Fisher is kept and not one per task, and it fades by ``decay`` (online EWC, Schwarz et al., arXiv 1805.06370).
     After every task F is estimated from ``samples`` of its data, in eval mode: with labels that the model draws
-    (``"true"``) or those of the data (``"empirical"``), see :mod:`avalanche_vlm.losses.fisher`.
+    (``"true"``), those of the data (``"empirical"``) or its likeliest (``"predicted"``), see
+    :mod:`avalanche_vlm.losses.fisher`.
 
     On image-text streams the likelihood is that of an image's text among the texts of ``batch_size`` pairs, equal texts
     counted once, and so depends on how many these are.
@@ -37,7 +37,7 @@ class FisherPenaltyPlugin(VLMPlugin):
     Costs two copies of what trains, and after every task one backward pass per sample.
 
     :param weight: weight of the penalty, at least 0.
-    :param kind: labels that the Fisher is estimated with, ``"true"`` or ``"empirical"``.
+    :param kind: labels that the Fisher is estimated with, ``"true"``, ``"empirical"`` or ``"predicted"``.
     :param samples: samples of every experience that it is estimated from, at least 1.
     :param decay: what the earlier Fisher is multiplied by at the end of a task, in [0, 1].
     :param batch_size: samples per forward pass; on image-text streams also what a text is told apart from.
@@ -58,7 +58,7 @@ class FisherPenaltyPlugin(VLMPlugin):
     ) -> None:
         super().__init__()
         if kind not in get_args(FisherKind):
-            raise InputError(f"the Fisher information is true or empirical, not {kind!r}")
+            raise InputError(f"the Fisher information is {', '.join(get_args(FisherKind))}, not {kind!r}")
         if not weight >= 0:
             raise InputError(f"the weight of the penalty is 0 or more, not {weight}")
         if not 0 <= decay <= 1:
@@ -104,11 +104,7 @@ class FisherPenaltyPlugin(VLMPlugin):
             x, y, task_labels = (part.to(strategy.device) for part in batch)
             with autocast_of(strategy):
                 logits, y = _likelihood(model_of(strategy), x, y, task_labels)
-            if self.kind == "empirical":
-                yield F.cross_entropy(logits, y, reduction="none")
-            else:
-                drawn = torch.Generator(logits.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
-                yield true_fisher_losses(logits, drawn)
+            yield fisher_losses(logits, y, self.kind, generator)
 
 
 def _likelihood(
