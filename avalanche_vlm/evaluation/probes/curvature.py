@@ -30,8 +30,8 @@ def fisher_of(
     :param model: model that answers, in eval mode meanwhile.
     :param task: samples of the task.
     :param weights: parameters by name; whether they train makes no difference.
-    :param kind: ``"true"``, labels drawn from the model; ``"empirical"``, those of the data; ``"predicted"``, the model's
-        likeliest.
+    :param kind: ``"true"``, labels drawn from the model; ``"empirical"``, those of the data; ``"predicted"``, the
+        model's likeliest.
     :param draws: number of backward passes.
     :param generator: draws labels and signs, on the CPU.
     :return: the diagonal, with the names and shapes of the weights.
