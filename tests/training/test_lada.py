@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from avalanche_vlm.memory import FeatureMemory
 from avalanche_vlm.models import MASKED, create_vlm
 from avalanche_vlm.models.heads.trained import LabelSpecificHead
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.data import LabelledFeatures
 from avalanche_vlm.training.plugins import LabelSpecificPlugin
 from avalanche_vlm.training.plugins.label_specific import text_adapters
 
@@ -140,3 +142,14 @@ def test_wrong_settings_are_named():
             recipes.build("lada", model=create_vlm("tiny", "random"), **options)
     with pytest.raises(InputError, match="this one has by='task'"):
         LabelSpecificPlugin(create_vlm("tiny", "random"), LabelSpecificHead(), FeatureMemory(by="task"))
+
+
+def test_a_class_of_several_tasks_is_drawn_with_the_label_of_each():
+    model = create_vlm("tiny", "random")
+    (plugin,) = recipes.build("lada", model=model, units=1, bottleneck=0)
+    y, task = torch.tensor([3, 3, 3, 3, 2]), torch.tensor([0, 1, 0, 1, 1])
+    plugin._experience = LabelledFeatures(torch.nn.functional.normalize(torch.randn(5, 128), dim=1), y, task)
+    plugin.head.seal = plugin.class_texts = lambda *_: ()
+    plugin.after_training_exp(SimpleNamespace(experience=SimpleNamespace(current_experience=0)))
+    labels = list(zip(plugin.memory.labels.tolist(), plugin.memory.task_labels.tolist(), strict=True))
+    assert labels == [(3, 0), (2, 1), (3, 1)]

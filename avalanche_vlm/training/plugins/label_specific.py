@@ -129,7 +129,10 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.head.seal(*self.class_texts(strategy))
         self._forget_module()
-        self.memory.fit(*self.rows, step=strategy.experience.current_experience)
+        for task in self.rows.task.unique():
+            # By themselves: features of a density of several tasks could not say which classes they compete with.
+            of_task = self.rows.task == task
+            self.memory.fit(*(part[of_task] for part in self.rows), step=strategy.experience.current_experience)
         super().after_training_exp(strategy)
 
     def _forget_module(self) -> None:
