@@ -17,8 +17,8 @@ from avalanche_vlm.training.plugins.layer_inputs import reading_inputs
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.weights.subspaces import accumulate_covariance, null_space, project
 
-DEFAULT_PATTERN = r"resblocks\.\d+\.mlp\.(c_fc|c_proj)$"
-"""Both linear layers of every block's MLP in open_clip's own image towers; timm's call them fc1 and fc2."""
+DEFAULT_PATTERN = r"(resblocks|blocks)\.\d+\.mlp\.(c_fc|c_proj|fc1|fc2)$"
+"""Both linear layers of every block's MLP, in open_clip's image towers and in timm's."""
 
 
 class NullSpaceProjectionPlugin(VLMPlugin):
@@ -145,7 +145,8 @@ def _linear_layers(tower: nn.Module, pattern: str) -> dict[str, nn.Linear]:
     modules = dict(tower.named_modules())
     layers = {name: module for name, module in modules.items() if re.search(pattern, name)}
     if not layers:
-        raise InputError(f"null-space projection found no layer of the image tower whose name matches {pattern!r}")
+        kind = type(tower).__name__
+        raise InputError(f"null-space projection found no layer of the image tower, a {kind}, that matches {pattern!r}")
     for name, layer in layers.items():
         if not isinstance(layer, nn.Linear) or isinstance(modules[name.rpartition(".")[0]], nn.MultiheadAttention):
             raise InputError(

@@ -19,6 +19,7 @@ from avalanche_vlm.training import recipes
 ONLY_BLOCKS = "CLIP's ResNets are refused"
 NAMES = ("lora", "adapter-per-task", "moe-adapters", "coop", "maple", "s-prompts", "diki", "l2p", "dualprompt")
 NAMES += ("coda-prompt", "ranpac", "lada", "proof", "rapf", "replay", "icarl", "prototype-replay")
+NAMES += ("gnsp", "nusa", "c-clip", "keeplora", "zscl")
 LESS = {"moe-adapters": {"experts": 2, "bottleneck": 4}, "l2p": {"length": 2, "chosen": 2}}
 
 

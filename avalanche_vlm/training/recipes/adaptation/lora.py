@@ -95,6 +95,8 @@ def keeplora(
     KeepLoRA+ (a cosine classifier beside it) is not here. On class-labelled streams the texts of a task are the prompts
     of its classes, on pairs its captions.
 
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
+
     :param rank: rank of LoRA; fewer where the projected gradient has fewer directions.
     :param alpha: scale times rank, above 0.
     :param image_energy: share of the image tower's pretrained weights that is protected.

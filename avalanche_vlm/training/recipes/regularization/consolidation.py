@@ -77,6 +77,8 @@ def c_clip(
     times the image tower's (80 times on COCO).
     On class-labelled streams the task loss is the strategy's own and the texts are the prompts of the classes.
 
+    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
+
     :param weight: weight of the consolidation, the mean of the two directions.
     :param temperature: number that divides the cosines of the consolidation.
     :param rank: rank of LoRA in every layer.
