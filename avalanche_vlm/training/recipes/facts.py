@@ -5,7 +5,7 @@ from __future__ import annotations
 from avalanche_vlm.training.recipes.declaration import AdamW, Published, Tuned, Unpublished
 
 FINE_TUNING = Published(
-    source="ZSCL's code (arXiv 2303.06628)",
+    source="ZSCL's code (arXiv 2303.06628), mtil/scripts and mtil/src/args.py",
     benchmark="MTIL",
     optimizer="AdamW",
     lr=1e-5,
@@ -20,7 +20,7 @@ FINE_TUNING = Published(
 """How CLIP's towers are fine-tuned on MTIL: what most methods that train whole towers were published with."""
 
 CLASS_INCREMENTAL = Published(
-    source="ZSCL's code (arXiv 2303.06628)",
+    source="ZSCL's code (arXiv 2303.06628), cil/configs/class and cil/continual_clip/models.py",
     benchmark="class-incremental",
     optimizer="AdamW",
     lr=7.1e-6,
@@ -37,7 +37,7 @@ CLASS_INCREMENTAL = Published(
 """How ZSCL's class-incremental code trains LwF-VR, and by a comment in its configurations LwF."""
 
 MAGMAX = Published(
-    source="MagMax's code (arXiv 2407.06322)",
+    source="MagMax's code (arXiv 2407.06322), scripts/CIL and src/args.py",
     benchmark="class-incremental CIFAR100 and ImageNet-R",
     optimizer="AdamW",
     lr=1e-5,

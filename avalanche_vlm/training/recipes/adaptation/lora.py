@@ -47,14 +47,16 @@ def lora(
     paper=["2601.19659"],
     training=[
         Published(
-            source="the paper",
+            source="the authors' code, MTIL/configs/keeplora_order1.yaml and MTIL/trainer/trainer.py",
             benchmark="MTIL",
             optimizer="AdamW",
             lr=1e-3,
             weight_decay=0.01,
             schedule="one cycle",
+            label_smoothing=0.0,
             epochs=(5, 10),
             batch_size=64,
+            note="5 epochs on SUN397",
         )
     ],
     picturebook=Tuned(

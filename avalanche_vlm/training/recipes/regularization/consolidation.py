@@ -28,7 +28,7 @@ from avalanche_vlm.training.teachers import PreviousTeacher
     paper=["ICLR 2025, Liu et al."],
     training=[
         Published(
-            source="the paper",
+            source="the paper, appendix A.2",
             benchmark="Flickr30K, then its other tasks",
             optimizer="AdamW",
             lr=1e-5,

@@ -130,10 +130,10 @@ def lwf_vr(
     summary="distillation on reference pairs, L2 to the task's start, running mean of the weights",
     paper=["2303.06628"],
     training=[
-        replace(FINE_TUNING, source="the authors' code"),
+        replace(FINE_TUNING, source="the authors' code, mtil/scripts/ZSCL.sh and mtil/src/args.py"),
         replace(
             CLASS_INCREMENTAL,
-            source="the authors' code",
+            source="the authors' code, cil/configs/class/imagenet1000_100-100.yaml and cil/continual_clip/models.py",
             batch_size=128,
             options={"weight": 5.0, "interval": 10},
             note="rows and columns at weight 5 each; ImageNet in tasks of 100 classes; batches of 64 on TinyImageNet; "
@@ -196,7 +196,7 @@ def zscl(
     paper=["2403.09296"],
     training=[
         Published(
-            source="the authors' code",
+            source="the authors' code, configs/snd_config_1_gpu.yaml",
             benchmark="their streams of image data sets",
             optimizer="AdamW",
             lr=1e-5,

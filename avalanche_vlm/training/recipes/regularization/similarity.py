@@ -27,7 +27,7 @@ from avalanche_vlm.training.teachers.base import Side, TeacherPolicy
     paper=["2305.07437"],
     training=[
         Published(
-            source="the authors' scripts",
+            source="the authors' code, ModX_Training/modx_5phase.sh and ModX_Training/continue_train_model.py",
             benchmark="Flickr30K in five parts, a ResNet-50 from COCO",
             optimizer="AdamW",
             lr=5e-4,
@@ -103,7 +103,7 @@ def dkr(model: VLM, *, weight: NonNegative = 1.0, temperature: Positive = 1.0) -
     paper=["2308.07146"],
     training=[
         Published(
-            source="the authors' code",
+            source="the authors' code, configs/base_seqF.yaml and train/train_CTP.py",
             benchmark="P9D",
             optimizer="AdamW",
             lr=1e-4,

@@ -38,7 +38,11 @@ from avalanche_vlm.training.teachers import InitialTeacher
     family="CREG",
     summary="updates in the null space of what layers read before; distillation and alignment on reference pairs",
     paper=["2507.19839"],
-    training=[Unpublished("the optimizer's settings are not known to us; the weights of the losses are published")],
+    training=[
+        Unpublished(
+            "the optimizer's settings are not known to us; what is published of losses and projection are the defaults"
+        )
+    ],
     adamw=LIKE_FINE_TUNING,
     picturebook=WHOLE_TOWERS,
 )
@@ -99,7 +103,7 @@ def gnsp(
     paper=["2510.21175"],
     training=[
         Published(
-            source="the authors' code",
+            source="the authors' code, as others report it, for it was not available to us",
             benchmark="MTIL",
             optimizer="AdamW",
             lr=3e-4,
