@@ -144,7 +144,7 @@ def test_it_runs_on_classes_and_pairs(random_model, strategy, stream, request):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pattern": "nothing"}, "no layer of the image tower whose name matches 'nothing'"),
+        ({"pattern": "nothing"}, "no layer of the image tower, a VisionTransformer, that matches 'nothing'"),
         ({"pattern": r"0\.attn$"}, r"cannot hold transformer.resblocks.0.attn, a MultiheadAttention"),
         ({"pattern": r"0\.attn\.out_proj$"}, "linear layers outside attention"),
         ({"tail_energy": 1.5}, "a share in .0, 1., not 1.5"),
