@@ -67,6 +67,11 @@ class VLMMixin(UnpacksContainers, _Template):
             return super().criterion()
 
     def backward(self) -> None:
+        if not self.loss.requires_grad:
+            raise InputError(
+                f"nothing that trains takes part in the loss of experience {self.experience.current_experience}: the "
+                "model is frozen, and no method has added what would train; unfreeze a tower"
+            )
         if not torch.isfinite(self.loss).all():
             raise InputError(
                 f"the loss became {self.loss.item()} at experience {self.experience.current_experience}, epoch "

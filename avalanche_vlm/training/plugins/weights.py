@@ -29,7 +29,8 @@ class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
         self._anchor = snapshot(model_of(strategy).trainable_parameters())
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        strategy.loss += self.weight * quadratic_penalty(model_of(strategy).trainable_parameters(), self._anchor)
+        if self._anchor:  # of a frozen model there is none
+            strategy.loss += self.weight * quadratic_penalty(model_of(strategy).trainable_parameters(), self._anchor)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks

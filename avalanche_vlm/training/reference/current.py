@@ -123,7 +123,8 @@ def _among(forward: ForwardFeatures, classes: torch.Tensor) -> torch.Tensor | No
 
 def random_sentences(model: VLM, n: int = 1000, words: int = 10, seed: int = 0) -> torch.Tensor:
     """Sentences of random tokens, between the tokens with which the model's tokenizer starts and ends a text: the
-    anchors of LwF-VR (Ding et al., arXiv 2207.09248; ZSCL's code takes 1000 of 10 tokens).
+    anchors of LwF-VR (Ding et al., arXiv 2207.09248; ZSCL's code takes 1000 of 10 tokens, start and end tokens among
+    them, which here are none of the words).
 
     :param model: the model whose vocabulary they are drawn from.
     :param n: number of sentences, at least 1.

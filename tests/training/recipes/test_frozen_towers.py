@@ -11,7 +11,7 @@ from quick import slow_but_for_some
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.training import criterion_for, recipes
+from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.weights.average import snapshot
 
@@ -68,6 +68,30 @@ def test_a_frozen_tower_stays_as_it_is_or_the_recipe_says_that_it_cannot_do_with
     strategy.train(benchmark.train_stream[1])
     now = dict(model.clip.named_parameters())
     assert held and all(torch.equal(value, now[n]) for n, value in held.items())
+
+
+BOTH = slow_but_for_some(((name, kind) for name in recipes.list() for kind in recipes.get(name).kinds), QUICK)
+
+
+@pytest.mark.parametrize(("name", "kind"), BOTH)
+def test_a_frozen_model_stays_as_it_is_or_the_strategy_says_that_nothing_trains(streams, name, kind):
+    benchmark, model = streams[kind], mini().freeze("image", "text")
+    start = snapshot(dict(model.clip.named_parameters()))
+    resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
+    try:
+        strategy = VLMNaive(
+            model=model,
+            optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1),
+            criterion=criterion_for(kind, model),
+            train_mb_size=8,
+            plugins=recipes.build(name, model=model, **resources, **LESS.get(name, {})),
+        )
+        for experience in benchmark.train_stream:
+            strategy.train(experience)
+    except InputError as error:
+        assert "frozen" in str(error) and "\n" not in str(error)
+    now = dict(model.clip.named_parameters())
+    assert all(torch.equal(value, now[n]) for n, value in start.items())
 
 
 @pytest.mark.parametrize("name", ["nusa", "c-clip", "keeplora"])

@@ -74,7 +74,9 @@ def ties(model: VLM, *, scale: Positive = 0.55, keep: SomeShare = 0.2) -> Plugin
     """TIES-merging of the task vectors of sequential fine-tuning: trim, elect signs, mean of those that agree (Yadav et
     al., arXiv 2306.01708, section 3).
 
-    Keep and scale are those of MagMax's code, which merges a sequence this way. The TIES paper merges models that were
+    Keep and scale are those of MagMax's code, which merges a sequence this way. There the vector that is trimmed is of
+    the whole CLIP, of which the text tower has not moved: its share of 20 % is 35 % of what trains on ViT-B/16, where
+    ours is of what trains. The TIES paper merges models that were
     fine-tuned apart: vectors of a sequence share what was learned before, so their signs agree more often.
 
     :param scale: scale of the merged task vector, above 0.
