@@ -43,6 +43,7 @@ def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
     streams = {"train": benchmark.train_stream, "test": benchmark.test_stream}
     content: dict[str, str] = {}
     samples: list[str] = []
+    names = None if benchmark.label_space is None else benchmark.label_space.class_names
     for name, stream in streams.items():
         parts = []
         for experience in stream:
@@ -50,8 +51,10 @@ def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
             targets = [f"{int(y)}" for y in experience.dataset.targets]
             labels = [f"{int(label)}" for label in getattr(experience.dataset, "targets_task_labels", ())]
             parts += [digest(found), digest(targets), digest(labels)]
-            # Which number an identity has depends on the split: a caption stands for itself.
-            samples += found if benchmark.kind == "pairs" else map("{} {}".format, found, targets)
+            # Which number a class or a caption has may depend on the split: names and captions do not.
+            samples += (
+                found if names is None else [digest([of, names[int(y)]]) for of, y in zip(found, targets, strict=True)]
+            )
         content[name] = digest(parts)
     content["all"] = digest(sorted(samples))
     content["held_out"] = digest(part for held_out in benchmark.held_out for part in _held_out(held_out))

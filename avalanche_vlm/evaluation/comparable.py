@@ -30,10 +30,13 @@ DRAWN: Mapping[str, tuple[str, ...]] = {
     "data.content.train": ("data.seed", "data.split_seed"),
     "data.content.test": ("data.seed", "data.split_seed"),
     "data.content.held_out": ("data.seed",),
+    "data.n_train": ("data.split_seed",),
+    "data.n_test": ("data.split_seed",),
     "resources.reference.content": ("data.seed",),
     "weights.content": ("weights.seed",),
 }
-"""Contents that are drawn: each differs where one of these seeds does, and is the same where they agree."""
+"""Facts that are drawn: each may differ where one of these seeds does, and is the same where they agree. How many
+samples a task has is drawn only where the split is: a benchmark that draws its samples takes the numbers as options."""
 
 _Known = tuple[Mapping[str, Any], Any]
 """What decides a result's figures, and its tasks."""
@@ -128,6 +131,10 @@ def check_one_table(results: Sequence[Mapping[str, Any]]) -> None:
     for recipe, members in by_recipe.items():
         if name := averaged_apart(members):
             raise InputError(f"these results of {recipe} cannot be averaged: {_told(name, members)}")
+        seeds = [member["protocol"].get("seed") for member in members]
+        for seed in seeds:
+            if seeds.count(seed) > 1:  # it would pass for a spread of zero
+                raise InputError(f"{recipe} with seed {seed} is there {seeds.count(seed)} times: a run counts once")
 
 
 def shared_facts(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

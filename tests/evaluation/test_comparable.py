@@ -96,6 +96,11 @@ def test_only_seeds_may_differ_in_a_mean():
     assert apart([result(seed=0), result(seed=1), third]) == "data.seed"
 
 
+def test_a_run_counts_once():
+    with pytest.raises(InputError, match="lora with seed 1 is there 2 times: a run counts once"):
+        check_one_table([result(seed=0), result(seed=1), result(seed=1)])
+
+
 def test_other_tasks_are_another_table():
     with pytest.raises(InputError, match=r'one table: tasks is \["a", "b"\] in one and \["a"\] in another'):
         check_one_table([result(), {**result(), "tasks": ["a"]}])

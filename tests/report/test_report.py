@@ -13,6 +13,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.report import lettering, plots, table
 
 
@@ -56,6 +57,36 @@ def test_the_summary_is_the_mean_and_the_sample_deviation_over_seeds():
     assert last["mean"] == 82.0 and last["n"] == 2 and last["std"] == pytest.approx(np.std([80, 84], ddof=1))
     assert figures["recipes"]["zscl"]["last"]["std"] is None
     assert "seed" not in figures["protocol"] and figures["protocol"]["label_space"] == "task"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        table.summary,
+        table.print_table,
+        table.as_csv,
+        lambda entries: plots.matrices([e["result"] for e in entries]),
+        lambda entries: plots.held_out_curves([e["result"] for e in entries]),
+        lambda entries: plots.metric_bars([e["result"] for e in entries]),
+    ],
+)
+def test_results_of_different_protocols_are_never_averaged_nor_put_side_by_side(shown):
+    among_few, among_all = entry(last=90.0), entry(seed=1, last=10.0)
+    among_all["result"]["protocol"]["label_space"] = "union"
+    for results in ([among_few, among_all], [entry("zscl"), among_all]):
+        with pytest.raises(InputError, match='one table: label_space is "task" in one and "union" in another'):
+            shown(results)
+    faster = entry(seed=1)
+    faster["result"]["protocol"]["train"] = {"lr": 0.1}
+    with pytest.raises(InputError, match="these results of lora cannot be averaged: train"):
+        shown([entry(), faster])
+    shown([entry("zscl"), faster])
+
+
+def test_the_table_says_which_seeds_a_recipe_has_where_some_failed(capsys):
+    table.print_table([entry(), entry(seed=1), entry("zscl", seed=1)])
+    out = capsys.readouterr().out
+    assert "zscl (seed 1)" in out and "lora (" not in out and "seeds 0, 1" in out
 
 
 def test_the_printed_table_is_not_cut(capsys):

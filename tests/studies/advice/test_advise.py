@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from avalanche_vlm import cli
 from avalanche_vlm.catalogue import ADVISED
+from avalanche_vlm.models import tiny
 from avalanche_vlm.studies.advice.pareto import front
 
 STREAM = ["--n-train", "16", "--n-test", "8", "--n-held-out", "16", "--n-reference", "16", "--order", "sketches,night"]
@@ -115,3 +118,23 @@ def test_the_recipes_that_are_tried_exist_and_come_from_all_families():
 
     families = {recipes.get(name).family for name in ADVISED}
     assert families == {"none", "MMRE", "CREG", "PEA", "fusion"} and {"fine-tune", "zero-shot"} < set(ADVISED)
+
+
+@pytest.mark.slow
+def test_a_pilot_of_weights_that_have_changed_is_run_again_and_the_old_one_stays(tmp_path, capsys):
+    weights = tmp_path / "w.safetensors"
+    shutil.copy(tiny.WEIGHTS, weights)
+    words = ["--recipes", "wise-ft", "--minutes", "20", "--pretrained", str(weights), "--out", str(tmp_path / "out")]
+    loud = [word for word in SIZES if word != "--quiet"]
+    assert cli.main(["advise", *loud, *words]) == 0
+    pilots = {path: path.read_bytes() for path in (tmp_path / "out/pilots").rglob("*.json")}
+    assert read(tmp_path / "out")["protocol"]["data"]["seed"] == 0 and pilots
+    capsys.readouterr()
+    assert cli.main(["advise", *loud, *words]) == 0
+    assert "finished before, kept" in capsys.readouterr().err
+    state = load_file(weights)
+    save_file({**state, "logit_scale": state["logit_scale"] * 0.99}, weights)
+    assert cli.main(["advise", *loud, *words]) == 0
+    said = capsys.readouterr().err
+    assert "weights.content has changed since it was run, run again" in said and "kept" not in said
+    assert all(path.read_bytes() == content for path, content in pilots.items())
