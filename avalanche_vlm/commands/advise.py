@@ -35,6 +35,8 @@ def advise(request: AdviseRequest) -> int:
     request, warnings = without_task_id(request)
     path = request.out / "advice.json"
     with watched(request.quiet) as progress:
+        if unknown := prepare.knows_nothing_of(request):
+            progress.say(unknown)
         stream = Stream(request, progress)
         found = ask(stream.pilots, stream.run, request.recipes, started + 60 * request.minutes)
     used = round((time.monotonic() - started) / 60, 2)

@@ -74,3 +74,5 @@ def _say(found: dict[str, Any]) -> None:
         figures = "not measured" if points is None else f"{points:.1f} ({low:.1f} to {high:.1f})"
         print(f"{name:>12}: {figures} {loss['measure']}")
     print(found["attribution"]["verdict"]["sentence"])
+    for sentence in found["remarks"]:
+        print(sentence)

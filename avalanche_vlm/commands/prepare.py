@@ -72,9 +72,25 @@ def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dic
     """
     from avalanche_vlm.training.recipes import settings_for
 
-    train, options = settings_for(recipe, request.stream.benchmark or "data")
+    train, options = settings_for(recipe, request.stream.benchmark or "data", request.model.name)
     given = request.train.model_dump(exclude_none=True)
     return {**train, **given}, {**options, **dict(_assigned(request, recipe))}
+
+
+def knows_nothing_of(request: TrainingRequest) -> str | None:
+    """What to expect of the tiny model on a stream that is not the picturebook's: known before anything is read.
+
+    :param request: what was asked for.
+    :return: the sentence; None for another model, and for weights that the user brings.
+    """
+    stream, model = request.stream, request.model
+    if model.name != "tiny" or model.pretrained is not None or (stream.benchmark or "").startswith("picturebook"):
+        return None
+    return (
+        "the tiny model knows the pictures and words of the picturebook alone: expect it to start at chance on "
+        f"{stream.data or stream.benchmark}, with no zero-shot ability to keep; a model that knows such data is for "
+        "example --model ViT-B-16 --pretrained openai"
+    )
 
 
 def lacking(stream: StreamRequest, recipe: str) -> str | None:

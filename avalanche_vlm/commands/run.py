@@ -29,6 +29,8 @@ def run(request: RunRequest) -> int:
 
     with watched(request.quiet) as progress:
         job = _job(prepare.experiment(request, request.recipe, request.seed), request.out)
+        if unknown := prepare.knows_nothing_of(request):
+            progress.say(unknown)
         _confirm([job])
         entry = _execute(job, progress)
         if numbered := lettering.key(entry["result"]["tasks"]):
@@ -58,6 +60,8 @@ def compare(request: CompareRequest) -> int:
     with watched(request.quiet) as progress:
         for why in left_out:
             progress.say(f"left out: {why}")
+        if unknown := prepare.knows_nothing_of(request):
+            progress.say(unknown)
         _confirm(jobs)
         for job in jobs:
             try:

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.evaluation.answers import TaskAnswers
+from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, attribute
@@ -84,6 +85,7 @@ def diagnose(
     found = {
         "protocol": outcome.result["protocol"],
         "tasks": outcome.result["tasks"],
+        "remarks": remarks([outcome.result]),
         "exposures": exposures,
         "drift": _drift(drift.result()),
         "interference": interference.result(),

@@ -91,7 +91,9 @@ def test_ones_own_pictures_are_compared_and_advised_on_without_anything_else(tmp
             Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(path)
     own = ["--data", str(tmp_path / "mine"), "--epochs", "1"]
     assert cli.main(["compare", *own, "--out", str(tmp_path / "a")]) == 0
-    told = capsys.readouterr().err
+    out, told = capsys.readouterr()
+    assert "No recipe ends above chance: the best has" in out
+    assert told.count("the tiny model knows the pictures and words of the picturebook alone") == 1
     assert "left out: recipe zscl needs what" in told and not (tmp_path / "a/zscl").exists()
     assert {path.parent.parent.name for path in tmp_path.glob("a/*/seed-0/result.json")} == {*COMPARED} - {"zscl"}
     named = ["compare", *own, "--recipes", "fine-tune,zscl", "--quiet", "--out", str(tmp_path / "b")]
@@ -100,5 +102,5 @@ def test_ones_own_pictures_are_compared_and_advised_on_without_anything_else(tmp
     assert cli.main(["advise", *own, *few, "--out", str(tmp_path / "c")]) == 0
     advice = read(tmp_path / "c/advice.json")
     assert {entry["recipe"] for entry in advice["excluded"]} <= {"replay", "fine-tune"}
-    assert advice["answer"]["recipe"] in ("zero-shot", "fine-tune")
-    assert "tasks before their turn" in advice["answer"]["sentence"]
+    # The tiny model knows nothing of grey squares, and four test samples would not show it if it did.
+    assert advice["answer"]["recipe"] is None and "is at chance" in advice["answer"]["sentence"]

@@ -125,3 +125,36 @@ def test_data_of_which_nothing_is_drawn_takes_no_seed(monkeypatch):
 
     _, stream = prepare.opened(asked("run --out x --benchmark fixed", seed=5))
     assert len(stream.task_names) == 8
+
+
+def test_rates_go_with_the_model():
+    """At the rate for pretrained towers the tiny model does not move; a pretrained tower breaks at the tiny one's."""
+    tuned = {name: recipes.get(name).picturebook for name in ("fine-tune", "lora", "keeplora")}
+    for name, of in tuned.items():
+        own = asked(f"run --out x --data pictures --recipe {name}", name)
+        assert own.train.lr == asked(f"run --out x --recipe {name}", name).train.lr == (of.lr if of else 5e-4)
+        large = f"--recipe {name} --model ViT-B-16 --pretrained openai"
+        published = recipes.settings_for(name, "data")[0]["lr"]
+        assert asked(f"run --out x --data pictures {large}", name).train.lr == published < own.train.lr
+        assert asked(f"run --out x {large}", name).train.lr == published
+    assert asked("run --out x --model ViT-B-16").train.epochs == 5
+    assert asked("run --out x --data pictures --lr 3e-4").train.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "--data pictures",
+            "the tiny model knows the pictures and words of the picturebook alone: expect it to start at",
+        ),
+        ("--data pictures --model ViT-B-16 --pretrained openai", None),
+        ("--data pictures --pretrained mine.safetensors", None),
+        ("--benchmark picturebook-pairs", None),
+        ("", None),
+    ],
+)
+def test_the_tiny_model_on_ones_own_data_is_remarked_before_anything_is_read(words, said):
+    for command in ("run", "compare", "advise"):
+        found = prepare.knows_nothing_of(parse(f"{command} --out x {words}".split())[1])
+        assert (found is None) if said is None else found.startswith(said) and "pictures" in found

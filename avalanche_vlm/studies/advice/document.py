@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from avalanche_vlm.evaluation.chance import Guess, verdict
 from avalanche_vlm.studies.advice.choice import Recommendation, choose, last_interval, latest
 from avalanche_vlm.studies.advice.constraints import Constraints, operational_cost, total_cost
 from avalanche_vlm.studies.advice.halving import Halving, Round
@@ -16,13 +17,19 @@ from avalanche_vlm.studies.advice.trend import foreseen
 from avalanche_vlm.units import percent
 
 
-def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], excluded: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    halving: Halving,
+    options: Mapping[str, Mapping[str, Any]],
+    excluded: Mapping[str, str],
+    guesses: Sequence[Guess] = (),
+) -> dict[str, Any]:
     """``constraints``, ``rounds``, ``front``, ``answer``, ``plan``, ``excluded``, ``not run``, ``ledger`` and
     ``warnings``. The front is of the round that decided, whose share of the data is the answer's.
 
     :param halving: the halving, after it has run.
     :param options: options of the recipes that the constraints changed, by recipe.
     :param excluded: recipes that were out before anything was run, and why.
+    :param guesses: what guessing comes to on every task, as far as it is known: a recipe at chance is not recommended.
     """
     rounds, constraints = halving.rounds, halving.constraints
     seconds = {name: halving.full_seconds(name) for name in latest(rounds)}
@@ -34,10 +41,13 @@ def document(halving: Halving, options: Mapping[str, Mapping[str, Any]], exclude
         for name, pilot in round.pilots.items()
         if (why := constraints.broken_by(pilot, seconds[name]))
     }
+    plan: list[dict[str, Any]] = []
     if choice is None:
         answer = {"recipe": None, "sentence": "No recipe that was tried meets the constraints: widen one of them."}
         answer |= {"confidence": None, "why": "nothing was left to compare", "second": None}
-        plan = []
+    elif (measured := _measured(choice, rounds)) and (sentence := _at_chance(measured, guesses)):
+        answer = {"recipe": None, "sentence": sentence, "confidence": None, "second": None}
+        answer["why"] = "scores at chance do not tell recipes apart"
     else:
         answer = {
             "recipe": choice.recipe,
@@ -96,8 +106,7 @@ def _sentence(
 ) -> str:
     """What to take, and what it came to beside the baseline: on the same data, whatever the share."""
     name, share = choice.recipe, choice.round.share
-    carried = choice.round.pilots[name]
-    measured = next(round.pilots[name] for round in rounds if round.share == share)
+    carried, measured = choice.round.pilots[name], _measured(choice, rounds)
     parts = [f"Last {measured.last:.1f} in its pilot on {percent(share)} of the data"]
     if choice.round.carried_on:
         parts.append(f"{carried.last:.1f} expected on all of them")
@@ -109,6 +118,23 @@ def _sentence(
         sets = "tasks before their turn" if BEFORE in carried.kept else "held-out sets"
         parts.append(f"{sets} {carried.zero_shot_kept:+.1f} points")
     return f"Take {with_options(name, options)}: {'; '.join(parts)}."
+
+
+def _measured(choice: Recommendation, rounds: Sequence[Round]) -> Pilot:
+    """The chosen recipe's pilot as it was measured, not carried on."""
+    return next(round.pilots[choice.recipe] for round in rounds if round.share == choice.round.share)
+
+
+def _at_chance(pilot: Pilot, guesses: Sequence[Guess]) -> str | None:
+    """What to say in the place of a recommendation whose pilot guessing could have brought."""
+    found = verdict([float(hits.mean()) for hits in pilot.tasks], guesses) if guesses else None
+    if found is None or not found.at_chance:
+        return None
+    return (
+        f"Nothing can be recommended: {pilot.recipe}, the best that meets the constraints, is at chance in its pilot "
+        f"on {percent(pilot.share)} of the data, with {found}. Ask again with a model that knows such data (--model), "
+        "another rate (--lr), more time (--minutes) or more test samples."
+    )
 
 
 def _warnings(final: Round) -> list[str]:

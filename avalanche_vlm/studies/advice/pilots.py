@@ -11,6 +11,7 @@ import torch
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.chance import guesses
 from avalanche_vlm.evaluation.ledger import needs_task_id
 from avalanche_vlm.memory.state import stateful_parts, undeclared
 from avalanche_vlm.models import VLM
@@ -64,6 +65,9 @@ class Pilots:
         self.changed_options: dict[str, dict[str, Any]] = {}
         """Options of recipes that the constraints changed, by recipe."""
         self._benchmark = scored_on_fewer(benchmark, seed, MOST_TEST)
+        self.task_names = benchmark.task_names
+        self.guesses = guesses(self._benchmark)
+        """What guessing comes to on every task, on the test samples that pilots are scored on."""
         self._model, self._given, self._seed, self._device = model, settings, seed, device
         self._scores: Scores | None = None
         self._scoring = 0.0

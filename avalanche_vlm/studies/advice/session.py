@@ -10,6 +10,7 @@ import torch
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.catalogue import ADVISED
+from avalanche_vlm.evaluation.chance import certain
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.advice.constraints import Constraints
 from avalanche_vlm.studies.advice.document import document
@@ -59,4 +60,5 @@ def ask(
     left = deadline - time.monotonic()
     halving = Halving(run, pilots.shares(), pilots.constraints, left, time.monotonic, pilots.cost)
     halving.run(names)
-    return document(halving, pilots.changed_options, excluded)
+    found = document(halving, pilots.changed_options, excluded, pilots.guesses)
+    return {**found, "warnings": [*certain(pilots.task_names, pilots.guesses), *found["warnings"]]}

@@ -132,8 +132,8 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What the picturebook's streams are trained with: found by trying, on a world of another seed (100), which no
-    reported result uses.
+    """What the tiny model is trained with, and what the picturebook's streams are: found by trying, on a world of
+    another seed (100), which no reported result uses.
 
     :param lr: peak learning rate of AdamW.
     :param how: what was tried and what came of it, in percent of accuracy on each task right after it was trained if

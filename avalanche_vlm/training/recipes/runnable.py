@@ -9,31 +9,43 @@ from avalanche_vlm.training.recipes.facts import WHOLE_TOWERS
 from avalanche_vlm.training.recipes.registry import get_recipe
 from avalanche_vlm.training.settings import TrainSettings
 
+TUNED_MODEL = "tiny"
+"""The model that declarations state tuned rates for; all others start with published ones."""
 
-def settings_for(recipe: str, benchmark: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Training settings and options of a recipe on a benchmark.
 
-    The picturebook has rates of its own, found by trying. Elsewhere the rate is the published one for that benchmark;
+def settings_for(recipe: str, benchmark: str, model: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Training settings and options of a recipe on a benchmark, for a model.
+
+    The rate goes with the model. The tiny one has rates of its own, found by trying on the picturebook, wherever it is
+    trained: at rates for large pretrained models it does not move. Any other has the published rate for the benchmark;
     else the recipe's own for AdamW; else the first published one that AdamW can run with one rate for all parameters;
-    else that of :class:`~avalanche_vlm.training.settings.TrainSettings`, at which CLIP is fine-tuned.
+    else that of :class:`~avalanche_vlm.training.settings.TrainSettings`, at which CLIP is fine-tuned. Epochs, batches,
+    warm-up and the recipe's options are those of the picturebook on its streams.
 
     :param recipe: a recipe's name.
     :param benchmark: a benchmark's name; any other name for a user's own data.
+    :param model: a model's name as :func:`~avalanche_vlm.models.create_vlm` takes it; None for the tiny one on the
+        picturebook, and for a large pretrained one elsewhere.
     :return: fields of :class:`~avalanche_vlm.training.settings.TrainSettings`, and options of the recipe.
     :raises InputError: if there is no recipe of that name.
 
     >>> settings_for("zscl", "picturebook")
-    ({'epochs': 5, 'batch_size': 64, 'warmup': 5, 'lr': 0.0005}, {'interval': 10, 'weight': 5.0})
-    >>> settings_for("keeplora", "data")
-    ({'lr': 0.001, 'weight_decay': 0.01}, {})
+    ({'epochs': 5, 'batch_size': 64, 'warmup': 5, 'lr': 0.0005, 'weight_decay': 0.0}, {'interval': 10, 'weight': 5.0})
+    >>> settings_for("keeplora", "data"), settings_for("keeplora", "data", "tiny")
+    (({'lr': 0.001, 'weight_decay': 0.01}, {}), ({'lr': 0.1, 'weight_decay': 0.0}, {}))
     """
     chosen = get_recipe(recipe)
-    if benchmark.startswith("picturebook"):
-        tuned = chosen.picturebook or WHOLE_TOWERS
-        fields = {"epochs": tuned.epochs, "batch_size": tuned.batch_size, "warmup": tuned.warmup, "lr": tuned.lr}
-        return fields, dict(tuned.options)
-    (lr, weight_decay), options = _rate(chosen, benchmark)
-    return {"lr": lr, "weight_decay": weight_decay}, options
+    tuned = chosen.picturebook or WHOLE_TOWERS
+    on_picturebook = benchmark.startswith("picturebook")
+    fields: dict[str, Any] = {}
+    if on_picturebook:
+        fields = {"epochs": tuned.epochs, "batch_size": tuned.batch_size, "warmup": tuned.warmup}
+    if model == TUNED_MODEL or (model is None and on_picturebook):
+        (lr, weight_decay), options = (tuned.lr, 0.0), dict(tuned.options)
+    else:
+        (lr, weight_decay), options = _rate(chosen, benchmark)
+        options = dict(tuned.options) if on_picturebook else options
+    return {**fields, "lr": lr, "weight_decay": weight_decay}, options
 
 
 def _rate(chosen: Recipe, benchmark: str) -> tuple[tuple[float, float], dict[str, Any]]:

@@ -7,6 +7,7 @@ import json
 import pytest
 from fakes import World
 
+from avalanche_vlm.evaluation.chance import Guess
 from avalanche_vlm.studies.advice.constraints import Constraints
 from avalanche_vlm.studies.advice.document import document
 from avalanche_vlm.studies.advice.halving import Halving
@@ -14,10 +15,10 @@ from avalanche_vlm.studies.advice.halving import Halving
 SHARES = (1 / 8, 1 / 2)
 
 
-def advice(world: World, seconds: float = 220.0, **constraints) -> dict:
+def advice(world: World, seconds: float = 220.0, guesses=(), **constraints) -> dict:
     halving = Halving(world.run, SHARES, Constraints(**constraints), seconds, world.clock)
     halving.run(list(world.last))
-    return json.loads(json.dumps(document(halving, {"lora": {"rank": 4}}, {})))
+    return json.loads(json.dumps(document(halving, {"lora": {"rank": 4}}, {}, guesses)))
 
 
 def test_the_baseline_is_compared_on_the_share_that_it_ran_on():
@@ -52,6 +53,24 @@ def test_no_recipe_is_said_to_be_none_and_not_to_be_a_lack_of_data():
     assert found["answer"]["recipe"] is None and found["answer"]["confidence"] is None and found["plan"] == []
     assert found["answer"]["sentence"].startswith("No recipe that was tried meets the constraints")
     assert {of["recipe"] for of in found["excluded"]} == {"fine-tune", "replay"} and found["front"]
+
+
+@pytest.mark.parametrize(("last", "recommended"), [(50, None), (55, None), (60, "zero-shot")])
+def test_a_recipe_at_chance_is_not_recommended(last, recommended):
+    """50 of 100 test samples in each of three tasks of two classes is what guessing comes to; 180 of 300 is not."""
+    world = World({"fine-tune": 48, "zero-shot": last})
+    found = advice(world, guesses=[Guess(2, 100, 0.5)] * 3)
+    assert found["answer"]["recipe"] == recommended
+    if recommended is None:
+        assert found["answer"]["confidence"] is None and found["plan"] == []
+        said = found["answer"]["sentence"]
+        assert said.startswith(
+            "Nothing can be recommended: zero-shot, the best that meets the constraints, is at chance"
+        )
+        assert f"on 50% of the data, with {last}.0 % of 300" in said
+        assert "guessing comes to 50.0 %" in said
+    else:
+        assert found["answer"]["sentence"].startswith("Take zero-shot")
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(42.0, False), (20.1, True)])
