@@ -154,7 +154,8 @@ def main() -> None:
             known = recipes.get(name)
             if kind not in known.kinds:
                 continue
-            for budget in (None, BYTES) if (known.settings.get("max_bytes") or 0) > BYTES else (None,):
+            unlimited = known.settings.get("max_bytes", 0) is None
+            for budget in (None, BYTES) if unlimited or known.settings.get("max_bytes", 0) > BYTES else (None,):
                 path = options.out / f"full-{stream}-{name}-{budget}-{tag}.json"
                 jobs[path] = ("full", stream, name, options.seed, sizes, budget)
     compared = run_all(__file__, jobs, options.processes)
