@@ -106,6 +106,29 @@ def transform_steps(dataset: Any, group: str) -> Iterator[Callable[..., Any]]:
             yield from groups[group].flat_transforms(0)
 
 
+def untransformed(dataset: Any) -> Any:
+    """An Avalanche data set without its transforms, in every group and at every depth; frozen ones stay, since they are
+    part of the data (the permutation of a permuted MNIST).
+
+    Avalanche's public methods remove one group at a time, and beneath the top only where it happens to be current.
+
+    :param dataset: an Avalanche data set, which stays as it is.
+    """
+    from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
+
+    def bare(data: Any) -> Any:
+        if not hasattr(data, "_transform_groups"):
+            return data
+        clone = data._shallow_clone_dataset()
+        clone._transform_groups = EmptyTransformGroups()
+        clone._datasets = [bare(part) for part in data._datasets]
+        return clone
+
+    clone = dataset._shallow_clone_dataset()
+    clone._flat_data = bare(dataset._flat_data)
+    return clone
+
+
 def criterion_of(strategy: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The loss function of an Avalanche strategy, to be called on other outputs than those of the minibatch.
 

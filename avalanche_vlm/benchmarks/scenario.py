@@ -216,7 +216,7 @@ class VLMBenchmark(CLScenario):
     :param train: one Avalanche data set per experience.
     :param test: one Avalanche data set per experience; experience i of both streams is task i.
     :param label_space: class names and prompts; for pairs, None.
-    :param task_names: names of the tasks, one per experience.
+    :param task_names: names of the tasks, one per training experience.
     :param further: further streams by name, such as ``valid``, one Avalanche data set per experience.
     :param held_out: sets that no task trains.
     :param reference: pairs for distillation, if the benchmark brings them.
@@ -248,9 +248,10 @@ class VLMBenchmark(CLScenario):
         super().__init__(plain.streams.values())
         for stream in self.streams.values():
             stream.benchmark = self
-            for experience in stream:
+            per_task = len(stream) == len(task_names)
+            for number, experience in enumerate(stream):
                 experience.label_space = label_space
-                experience.task_name = task_names[experience.current_experience]
+                experience.task_name = task_names[number] if per_task else f"{stream.name} {number}"
         self.name = name
         self.kind = kind
         self.label_space = label_space

@@ -1,4 +1,4 @@
-"""Image transforms that take what benchmarks hold: PIL images of any size, or uint8 tensors."""
+"""Image transforms that take what benchmarks hold: PIL images of any size, tensors and arrays."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+
+from avalanche_vlm.errors import InputError
 
 
 class ImageTransform:
     """Any image to the model's input ``[3, size, size]``.
 
-    A uint8 tensor that already has the model's size is only scaled and normalised, which is what keeps small worlds
-    fast; everything else goes through ``resize``.
+    Takes PIL images, and tensors ``[C, H, W]`` or ``[H, W]`` and arrays ``[H, W, C]`` or ``[H, W]`` with 1, 3 or 4
+    channels: integers from 0 to 255, or floating-point numbers in [0, 1]. Grey images become three equal channels.
+
+    A tensor that already has the model's size is only scaled and normalised, which is what keeps small worlds fast;
+    everything else goes through ``resize``.
 
     :param size: height and width of the model's input in pixels.
     :param mean: per-channel mean that is subtracted, channels in [0, 1].
@@ -41,12 +47,15 @@ class ImageTransform:
         return f"{self.size} pixels, mean {list(self.mean)}, std {list(self.std)}, by {said}"
 
     def __call__(self, image: Any) -> torch.Tensor:
+        if isinstance(image, np.ndarray):
+            image = _from_array(image)
         if isinstance(image, torch.Tensor):
-            if image.shape[-2:] == (self.size, self.size):
+            image = _in_bytes(image)
+            if image.shape[-3:] == (3, self.size, self.size):
                 return torch.addcmul(self._shift, image.float(), self._scale)
             from torchvision.transforms.functional import to_pil_image
 
-            image = to_pil_image(image)
+            image = to_pil_image(image.round().to(torch.uint8))
         return self._resize(image.convert("RGB"))
 
     def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
@@ -65,6 +74,34 @@ class ImageTransform:
         :return: model inputs ``[..., 3, H, W]``.
         """
         return torch.addcmul(self._shift.to(pixels.device), pixels.float(), self._scale.to(pixels.device))
+
+
+def _from_array(image: np.ndarray) -> torch.Tensor:
+    """An array with channels last, or first where only that can be meant, as a tensor with channels first."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    return tensor.permute(2, 0, 1) if tensor.ndim == 3 and tensor.shape[-1] in _CHANNELS else tensor
+
+
+def _in_bytes(image: torch.Tensor) -> torch.Tensor:
+    """An image ``[C, H, W]`` in the range of 8 bits, of three channels if it was grey."""
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3 or image.shape[0] not in _CHANNELS:
+        raise InputError(f"an image is [C, H, W] or [H, W] with 1, 3 or 4 channels, not {list(image.shape)}")
+    if image.dtype != torch.uint8:
+        low, high = (float(bound) for bound in image.aminmax())
+        top = 1 if image.is_floating_point() or image.dtype == torch.bool else 255
+        if not (low >= 0 and high <= top):
+            kind = "floating-point" if image.is_floating_point() else "integer"
+            raise InputError(
+                f"{kind} images have values from 0 to {top}, not from {low:.4g} to {high:.4g}: give the images as they "
+                "were before they were normalised"
+            )
+        image = image * (255 // top) if image.is_floating_point() or top == 255 else image.to(torch.uint8) * 255
+    return image.expand(3, -1, -1) if image.shape[0] == 1 else image
+
+
+_CHANNELS = (1, 3, 4)
 
 
 def _centre_crop(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], torch.Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
@@ -67,7 +68,7 @@ class CompetingClasses(ResizesOnLoad):
 
         :raises InputError: if a class of it is beyond the label space.
         """
-        classes = torch.tensor(sorted(experience.classes_in_this_experience), device=self.seen.device)
+        classes = torch.tensor(classes_of(experience), device=self.seen.device)
         if classes.max() >= len(self.seen):
             raise InputError(
                 f"experience {experience.current_experience} has class id {classes.max().item()}, but the label "

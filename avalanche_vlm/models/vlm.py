@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from avalanche.models import MultiTaskModule
 from torch import nn
 
+from avalanche_vlm.benchmarks.experiences import task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
@@ -236,7 +237,7 @@ class VLM(DualEncoder, MultiTaskModule):
         if self.label_space is None and getattr(experience, "label_space", None) is not None:
             self.set_label_space(experience.label_space)
         if self.training:
-            self.known_train_tasks_labels = self.known_train_tasks_labels.union(experience.task_labels)
+            self.known_train_tasks_labels = self.known_train_tasks_labels.union(task_labels_of(experience))
         if self.label_space is not None and getattr(experience, "label_space", self.label_space) is not None:
             self.competing.meet(experience)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,8 +42,18 @@ def experience_batches(strategy: Strategy, batch_size: int = 256) -> Iterator[Ba
     :param batch_size: samples per minibatch, at least 1.
     :return: minibatches of inputs, ids and task labels.
     """
-    for x, y, task in DataLoader(strategy.experience.dataset.eval(), batch_size=batch_size):
+    for batch in DataLoader(strategy.experience.dataset.eval(), batch_size=batch_size):
+        x, y, task = labelled(batch)
         yield x.to(strategy.device), y.to(strategy.device), task.to(strategy.device)
+
+
+def labelled(batch: Sequence[Any]) -> Batch:
+    """A minibatch with its task labels, 0 for data that have none.
+
+    :param batch: inputs, ids, perhaps other columns, and perhaps task labels, which are the last.
+    """
+    x, y, *rest = batch
+    return x, y, rest[-1] if rest else torch.zeros_like(y)
 
 
 def experience_features(strategy: Strategy, normalize: bool = True) -> LabelledFeatures:

@@ -16,6 +16,7 @@ from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
+from avalanche_vlm.training.data import labelled
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
@@ -101,7 +102,7 @@ class FisherPenaltyPlugin(VLMPlugin):
         generator = self._draws.next()
         chosen = torch.randperm(len(data), generator=generator)[: self.samples].tolist()
         for batch in DataLoader(Subset(data, chosen), self.batch_size):
-            x, y, task_labels = (part.to(strategy.device) for part in batch)
+            x, y, task_labels = (part.to(strategy.device) for part in labelled(batch))
             with autocast_of(strategy):
                 logits, y = _likelihood(model_of(strategy), x, y, task_labels)
             yield fisher_losses(logits, y, self.kind, generator)

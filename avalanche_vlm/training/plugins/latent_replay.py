@@ -74,7 +74,8 @@ class LatentReplayPlugin(VLMPlugin):
         if isinstance(x, ImageText):
             strategy.mbatch[0] = ImageText(x.image, torch.cat([x.tokens, old["tokens"].to(device)]))
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(device)])
-        strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(device)])
+        if len(strategy.mbatch) > 2:  # a benchmark without task labels has none in its batches
+            strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(device)])
         self._images = len(x)
         self.cut.arm(old["latents"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from avalanche_vlm.benchmarks.experiences import task_labels_of
 from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.pool import ModulePool
@@ -43,7 +44,7 @@ class ModulePerTaskPlugin(VLMPlugin):
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         name = self.pool.add_next()
-        self.routed.of_label |= dict.fromkeys(strategy.experience.task_labels, name)
+        self.routed.of_label |= dict.fromkeys(task_labels_of(strategy.experience), name)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         assert self.pool.current is not None  # prepare_parameters has added it

@@ -100,7 +100,8 @@ class ExemplarReplayPlugin(VLMPlugin):
         x: Any = ImageText(images, old["tokens"].to(strategy.device)) if "tokens" in old else images
         strategy.mbatch[0] = torch.cat([strategy.mbatch[0], x])
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(strategy.device)])
-        strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(strategy.device)])
+        if len(strategy.mbatch) > 2:  # a benchmark without task labels has none in its batches
+            strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(strategy.device)])
 
     def _view_of(self, strategy: Strategy) -> TrainingView:
         if self._view is None:

@@ -10,6 +10,7 @@ import torch
 from avalanche.models import avalanche_forward
 from torch import nn
 
+from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
@@ -17,7 +18,7 @@ from avalanche_vlm.memory.state import IN_MODEL, KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import ATTENTION_PATTERN, PARTS, LoRAAttention, LoRALayer, inject_lora
 from avalanche_vlm.models.modules.low_rank import SubspaceLowRank
-from avalanche_vlm.training.data import experience_batches, images_of
+from avalanche_vlm.training.data import experience_batches, images_of, labelled
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.plugins.layer_inputs import reading_inputs
 from avalanche_vlm.training.plugins.towers import training_towers
@@ -159,7 +160,7 @@ class SubspaceLoRAPlugin(VLMPlugin):
             parent.requires_grad_(True)
         try:
             for batch in strategy.dataloader:
-                x, y, *_, task_labels = (part.to(strategy.device) for part in batch)
+                x, y, task_labels = (part.to(strategy.device) for part in labelled(batch))
                 with autocast_of(strategy):
                     loss = criterion_of(strategy)(avalanche_forward(strategy.model, x, task_labels), y)
                 found = torch.autograd.grad(loss, list(parents.values()), allow_unused=True)
@@ -192,7 +193,7 @@ class SubspaceLoRAPlugin(VLMPlugin):
                 if "text" in self.towers and isinstance(x, ImageText):
                     model.encode_text(x.tokens)
             if "text" in self.towers and not is_pair_stream(strategy):
-                classes = torch.tensor(sorted(strategy.experience.classes_in_this_experience))
+                classes = torch.tensor(classes_of(strategy.experience))
                 model.prompts(classes).encode(model.encode_text)
         return found
 

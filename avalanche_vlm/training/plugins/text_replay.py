@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.latents import LatentMemory
@@ -75,10 +76,10 @@ def _texts(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     if not is_pair_stream(strategy):
         assert model.label_space is not None  # Avalanche's adaptation to a class-labelled experience has set it
         prompts = model.label_space.prompts()
-        classes = sorted(experience.classes_in_this_experience)
+        classes = classes_of(experience)
         texts = [(text, c) for c in classes for text in prompts[c]]
         y = torch.tensor([c for _, c in texts], device=model.device)
-        return model.tokenize([text for text, _ in texts]), y, torch.full_like(y, experience.task_labels[0])
+        return model.tokenize([text for text, _ in texts]), y, torch.full_like(y, task_labels_of(experience)[0])
     found: dict[int, tuple[torch.Tensor, int]] = {}
     for x, y, task_labels in experience_batches(strategy):
         assert isinstance(x, ImageText)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
@@ -61,7 +62,7 @@ class CurrentBatch(Stateful):
 
     def start(self, strategy: Strategy) -> None:
         if getattr(strategy.experience, "label_space", model_of(strategy).label_space) is not None:
-            self._of_task = torch.tensor(sorted(strategy.experience.classes_in_this_experience))
+            self._of_task = torch.tensor(classes_of(strategy.experience))
 
     def chunks(self, size: int = 256) -> Iterator[Inputs]:
         return iter(())

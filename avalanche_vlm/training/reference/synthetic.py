@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
@@ -83,7 +84,7 @@ class SyntheticPairs(Stateful):
     def start(self, strategy: Strategy) -> None:
         self.pairs = self._batches = None
         space = getattr(strategy.experience, "label_space", model_of(strategy).label_space)
-        classes = [] if space is None else list(strategy.experience.classes_in_this_experience)
+        classes = [] if space is None else classes_of(strategy.experience)
         self._of_task = torch.tensor(classes, dtype=torch.long)
         prompts = self._known(space)
         if not prompts:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.losses.margins import confusable_pairs, hinge_margin
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models import VLM
@@ -104,7 +105,7 @@ class _Margin:
         assert model.label_space is not None, "class-labelled streams have one"
         every = torch.arange(len(model.label_space), device=y.device)
         texts = model.prompt_features(every)
-        new = torch.tensor(sorted(strategy.experience.classes_in_this_experience), device=y.device)
+        new = torch.tensor(classes_of(strategy.experience), device=y.device)
         # Old are the classes that were drawn: of others there is no feature to hold.
         old = torch.isin(every, y) & ~torch.isin(every, new)
         pairs = confusable_pairs(texts, old, self.threshold)
