@@ -98,7 +98,8 @@ def transform_steps(dataset: Any, group: str) -> Iterator[Callable[..., Any]]:
     :param group: ``"train"`` or ``"eval"``.
     """
     data = getattr(dataset, "_flat_data", dataset)
-    for part in getattr(data, "_datasets", ())[:1]:
+    inner = getattr(dataset, "dataset", None)  # torch's Subset, and what stands around another data set
+    for part in [*getattr(data, "_datasets", ())[:1], *([] if inner is None else [inner])]:
         yield from transform_steps(part, group)
     for name in ("_frozen_transform_groups", "_transform_groups"):
         groups = getattr(getattr(data, name, None), "transform_groups", {})

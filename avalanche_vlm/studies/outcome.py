@@ -209,7 +209,17 @@ def percent_rows(rows: np.ndarray | Sequence[Sequence[float]]) -> list[list[floa
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers, by name."""
-    names = ("avalanche-vlm", "avalanche-lib", "torch", "open_clip_torch", "numpy")
+    names = (
+        "avalanche-vlm",
+        "avalanche-lib",
+        "torch",
+        "torchvision",
+        "open_clip_torch",
+        "timm",
+        "numpy",
+        "scikit-learn",
+        "pillow",
+    )
     found = {"python": platform.python_version()}
     for name in names:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from avalanche_vlm._flat import differing
 from avalanche_vlm.benchmarks.label_space import PromptTemplates
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.commands import prepare
-from avalanche_vlm.commands.arguments import parse
+from avalanche_vlm.commands.arguments import _parser, parse
 from avalanche_vlm.evaluation.comparable import difference
 from avalanche_vlm.models import create_vlm, tiny
 from avalanche_vlm.studies.outcome import protocol_of
@@ -37,50 +39,62 @@ def plain() -> dict[str, Any]:
     return protocol(f"--recipe zscl {SMALL}")
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ("--seed 7 --data-seed 0", "seed"),
-        ("--data-seed 7", "data.seed"),
-        ("--n-train 9", "data.n_train"),
-        ("--n-test 7", "data.n_test"),
-        ("--n-held-out 40", "data.n_held_out"),
-        ("--n-reference 9", "data.n_reference"),
-        ("--order sketches,night", "data.order"),
-        ("--label-space union", "label_space"),
-        ("--label-space seen", "label_space"),
-        ("--model tiny --pretrained random", "weights.seed"),
-        ("--recipe lora", "recipe"),
-        ("--set weight=2", "recipe_options.weight"),
-        ("--set seed=2", "recipe_options.seed"),
-        ("--lr 1e-5", "train.lr"),
-        ("--epochs 1", "train.epochs"),
-        ("--batch-size 9", "train.batch_size"),
-        ("--warmup 9", "train.warmup"),
-        ("--weight-decay 0.1", "train.weight_decay"),
-        ("--amp bf16", "train.amp"),
-        ("--workers 1", "train.num_workers"),
-        ("--benchmark picturebook-domains", "benchmark"),
-    ],
+FIGURES = (
+    ("--seed 7 --data-seed 0", "seed"),
+    ("--data-seed 7", "data.seed"),
+    ("--n-train 9", "data.n_train"),
+    ("--n-test 7", "data.n_test"),
+    ("--n-held-out 40", "data.n_held_out"),
+    ("--n-reference 9", "data.n_reference"),
+    ("--order sketches,night", "data.order"),
+    ("--label-space union", "label_space"),
+    ("--label-space seen", "label_space"),
+    ("--model tiny --pretrained random", "weights.seed"),
+    ("--recipe lora", "recipe"),
+    ("--set weight=2", "recipe_options.weight"),
+    ("--set seed=2", "recipe_options.seed"),
+    ("--lr 1e-5", "train.lr"),
+    ("--epochs 1", "train.epochs"),
+    ("--batch-size 9", "train.batch_size"),
+    ("--warmup 9", "train.warmup"),
+    ("--weight-decay 0.1", "train.weight_decay"),
+    ("--amp bf16", "train.amp"),
+    ("--workers 1", "train.num_workers"),
+    ("--benchmark picturebook-domains", "benchmark"),
 )
+"""Words of the command line that decide a figure, and the fact that tells."""
+
+
+@pytest.mark.parametrize(("words", "name"), FIGURES)
 def test_what_changes_a_figure_changes_the_protocol(plain, words, name):
     base = SMALL.replace("--order night,sketches", "--order night,sketch") if "domains" in words else SMALL
     changed = protocol(f"--recipe zscl {base} {words}")
-    found = difference(plain, changed)
-    assert found is not None
-    names = [found]
-    if name not in names:  # the first fact that differs may be another one: drop what differs until it is met
-        names += [n for n in _all_differences(plain, changed) if n == name]
-    assert name in names
+    assert difference(plain, changed) is not None and name in differing([plain, changed])
 
 
-def _all_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    from avalanche_vlm._flat import differing
+TOLD_OTHERWISE = {
+    "--data": "by its content, as test_where_data_and_checkpoints_lie_decides_nothing shows",
+    "--on-error": "by the content: what is left out is not in it",
+    "--generator": "as resources.generator, where a recipe uses one",
+    "--device": "as device",
+}
 
-    return differing([first, second])
+
+def test_every_option_of_a_run_is_one_that_decides_a_figure_or_one_that_does_not():
+    words = " ".join([*NO_FIGURE, *(given for given, _ in (*FIGURES, *OWN_FIGURES)), "--option"])
+    options = {action.option_strings[-1] for action in _parser()[1]["run"]._actions if action.option_strings}
+    assert options - {*words.split(), *TOLD_OTHERWISE, "--help"} == set()
 
 
-@pytest.mark.parametrize("words", ["--quiet", "--threads 1", "--out y", "--data-seed 0"])
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainSettings)])
+def test_every_training_setting_is_told(plain, name):
+    assert name in plain["train"]
+
+
+NO_FIGURE = ("--quiet", "--threads 1", "--out y", "--data-seed 0")
+
+
+@pytest.mark.parametrize("words", NO_FIGURE)
 def test_what_changes_no_figure_does_not(plain, words):
     assert protocol(f"--recipe zscl {SMALL} {words}") == plain
 
@@ -112,23 +126,24 @@ def mine(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ("--seed 1", "data.split_seed"),
-        ("--data-seed 1", "data.split_seed"),
-        ("--option test_fraction=0.5", "data.test_fraction"),
-        ("--template {}", "prompts"),
-        ("--order two,one", "data.order"),
-        ("--label-space union", "label_space"),
-        ("--reference OTHER", "resources.reference.content"),
-    ],
+OWN_FIGURES = (
+    ("--seed 1", "data.split_seed"),
+    ("--data-seed 1", "data.split_seed"),
+    ("--option test_fraction=0.5", "data.test_fraction"),
+    ("--template {}", "prompts"),
+    ("--order two,one", "data.order"),
+    ("--label-space union", "label_space"),
+    ("--reference OTHER", "resources.reference.content"),
 )
+"""The same of a user's own data."""
+
+
+@pytest.mark.parametrize(("words", "name"), OWN_FIGURES)
 def test_what_changes_a_figure_of_own_data_changes_the_protocol(mine, words, name):
     other = mine / "others.csv"
     other.write_text((mine / "pairs.csv").read_text() + "x")
     base = f"--recipe zscl --device cpu --data {mine / 'mine'} --reference {mine / 'pairs.csv'}"
-    assert name in _all_differences(protocol(base), protocol(f"{base} {words.replace('OTHER', str(other))}"))
+    assert name in differing([protocol(base), protocol(f"{base} {words.replace('OTHER', str(other))}")])
 
 
 def test_where_data_and_checkpoints_lie_decides_nothing_and_what_they_hold_does(mine, tmp_path):
@@ -189,5 +204,7 @@ def test_what_python_gives_is_in_as_well(mine):
     ):
         assert difference(first, of(**changed)) == name
     assert of("lwf", reference=reference)["resources"] == {}
+    # A gate is fitted to the reference, so what it used is told; without one there is nothing to tell.
+    assert of("moe-adapters", reference=reference)["resources"]["reference"]["content"] and first["resources"] == {}
     steps = [of("gift", generator=Generator(n))["resources"]["generator"] for n in (1, 2)]
     assert steps[0] != steps[1] and steps[0]["steps"] == 1
