@@ -204,8 +204,14 @@ class DualEncoder(ResizesOnLoad):
                 f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
                 "give the benchmark this model's transforms"
             )
-        features = self.clip.encode_image(images, normalize=False).float()
+        features = self.clip.encode_image(self._as_weights(images), normalize=False).float()
         return F.normalize(features, dim=-1) if normalize else features
+
+    def _as_weights(self, images: torch.Tensor) -> torch.Tensor:
+        """Images in the precision of the layer that takes them, where that is a half one."""
+        first = next((m for m in self.clip.visual.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
+        half = first is not None and first.weight.dtype in (torch.float16, torch.bfloat16)
+        return images.to(first.weight.dtype) if first is not None and half else images
 
     def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.

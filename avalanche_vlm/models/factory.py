@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -12,11 +13,24 @@ from torch import nn
 
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.checkpoints import read_weights
+from avalanche_vlm.models.load_errors import check_packages, explain, mismatch
+from avalanche_vlm.models.pretrained import (
+    QUICK,
+    Weights,
+    check_folder,
+    listed_as_quick,
+    weights_of_file,
+    weights_of_tag,
+)
 from avalanche_vlm.models.transforms import Transforms
 from avalanche_vlm.models.vlm import VLM
 
 _BY_SCHEMA = ("hf-hub:", "local-dir:")
 """Beginnings of names of models that bring their own weights."""
+
+PRECISIONS = ("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16")
+"""Weights in 32 bits; weights of layers in 16 and those of norms in 32; all weights in 16 bits. Open_clip's names."""
 
 
 def create_vlm(
@@ -25,27 +39,45 @@ def create_vlm(
     *,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    image_size: int | None = None,
     freeze: Sequence[str] = ("scale",),
     cache_dir: str | None = None,
 ) -> VLM:
     """A vision-language model with its tokenizer and transforms.
 
+    Weights that were trained with QuickGELU get an architecture with it: what was built stands in the model's ``name``
+    (``create_vlm("ViT-B-16", "openai").name`` is ``"ViT-B-16-quickgelu/openai"``). Nothing that is loaded can execute
+    code.
+
     :param name: ``"tiny"`` (shipped with its weights), any open_clip architecture (``"ViT-B-16"``,
         ``"ViT-B-16-SigLIP"``, ...), a hub model (``"hf-hub:org/model"``) or a folder in open_clip's format
         (``"local-dir:/path"``).
-    :param pretrained: an open_clip tag (``"openai"``, ``"laion2b_s34b_b88k"``), a checkpoint file, or None: shipped
-        weights for ``"tiny"``, the weights that the name stands for with ``hf-hub:`` and ``local-dir:``, random
-        weights otherwise. ``"random"`` asks for random weights by name.
+    :param pretrained: an open_clip tag (``"openai"``, ``"laion2b_s34b_b88k"``), a checkpoint file (safetensors, a state
+        dict of ``torch.save``, or a TorchScript archive as OpenAI published them), or None: shipped weights for
+        ``"tiny"``, the weights that the name stands for with ``hf-hub:`` and ``local-dir:``, random weights otherwise.
+        ``"random"`` asks for random weights by name. A file of unknown origin is taken as trained with the activation
+        that the architecture's name says, with a warning where there are weights of both kinds.
     :param device: where the model lives.
-    :param precision: open_clip's name of the weights' precision. Keep ``"fp32"`` for training; AMP is the strategy's.
+    :param precision: one of :data:`PRECISIONS`. Features and logits are float32 in all of them. Keep ``"fp32"`` for
+        training; AMP is the strategy's.
+    :param image_size: side of the input in pixels, None for the architecture's own; positional embeddings of the
+        weights are resized as open_clip does, and the transforms make images of this size.
     :param freeze: towers to freeze, of ``image``, ``text``, ``scale``.
     :param cache_dir: where open_clip keeps downloads.
-    :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture, and
-        when weights are neither here nor to be had from the network.
+    :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture, a
+        package that the model's tokenizer needs, and when weights are neither here nor to be had from the network.
     """
-    if name == "tiny" and precision != "fp32":
-        raise InputError(f"the tiny model comes in fp32, not {precision!r}: for bf16 training use the strategy's amp")
-    vlm = _create_tiny(pretrained) if name == "tiny" else _create_open_clip(name, pretrained, precision, cache_dir)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise InputError(f"image_size is a number of pixels, not {image_size!r}")
+    if name == "tiny":
+        vlm = _create_tiny(pretrained, precision, image_size)
+    else:
+        vlm = _create_open_clip(name, pretrained, precision, image_size, cache_dir)
+    settings = {"image_size": image_size, "precision": None if precision == "fp32" else precision}
+    said = ", ".join(f"{setting}={value}" for setting, value in settings.items() if value is not None)
+    vlm.name += f"[{said}]" if said else ""
     if pretrained == "random" or (pretrained is None and name != "tiny" and not name.startswith(_BY_SCHEMA)):
         vlm.weights_seed = torch.initial_seed()
     vlm.unfreeze(*vlm.frozen).freeze(*freeze)
@@ -73,32 +105,30 @@ def from_open_clip(
     return VLM(clip, tokenizer, Transforms(transform, transform), name)
 
 
-def _create_tiny(pretrained: str | Path | None) -> VLM:
+def _create_tiny(pretrained: str | Path | None, precision: str, image_size: int | None) -> VLM:
     from avalanche_vlm.models import tiny
 
-    clip, tokenizer = tiny.build_tiny()
+    clip, tokenizer = tiny.build_tiny(image_size or tiny.IMAGE_SIZE, precision)
     if pretrained != "random":
-        _load_file(clip, Path(pretrained) if pretrained else tiny.WEIGHTS)
-    return from_open_clip(clip, tokenizer, image_size=tiny.IMAGE_SIZE, mean=tiny.MEAN, std=tiny.STD, name="tiny")
+        _load_tiny(clip, Path(pretrained) if pretrained else tiny.WEIGHTS)
+    size = image_size or tiny.IMAGE_SIZE
+    return from_open_clip(clip, tokenizer, image_size=size, mean=tiny.MEAN, std=tiny.STD, name="tiny")
 
 
-def _load_file(clip: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _load_tiny(clip: nn.Module, path: Path) -> None:
+    from open_clip.model import resize_pos_embed
 
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file at {path}")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error})") from error
+    weights = read_weights(path)
+    resize_pos_embed(weights, clip)
     try:
         clip.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{path} holds weights of another architecture") from error
+        raise InputError(f"{path} holds weights of another architecture: {mismatch(error)}") from error
 
 
-def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, cache_dir: str | None) -> VLM:
+def _create_open_clip(
+    name: str, pretrained: str | Path | None, precision: str, image_size: int | None, cache_dir: str | None
+) -> VLM:
     import open_clip
 
     by_schema = name.startswith(_BY_SCHEMA)
@@ -108,34 +138,65 @@ def _create_open_clip(name: str, pretrained: str | Path | None, precision: str, 
     if not by_schema:
         _check_name(open_clip, name, tag)
     elif name.startswith("local-dir:"):
-        _check_folder(Path(name.removeprefix("local-dir:")))
+        check_folder(Path(name.removeprefix("local-dir:")))
+    check_packages(name)
     try:
-        with warnings.catch_warnings():
-            # open_clip warns that no weights are loaded; here that is what was asked for.
-            warnings.simplefilter("ignore")
+        weights = _weights(open_clip, name, tag, cache_dir)
+        quick = weights.quick_gelu if weights else by_schema and listed_as_quick(name)
+        with _as_file(weights) as path:
             clip, train, evaluate = open_clip.create_model_and_transforms(
                 name,
-                pretrained=tag,
+                pretrained=path,
                 load_weights=pretrained != "random",
                 precision=precision,
+                force_quick_gelu=quick,
+                force_image_size=image_size,
                 cache_dir=cache_dir,
                 # A folder or hub model without weights would otherwise come with random ones, and a log message.
                 require_pretrained=by_schema and pretrained != "random",
+                **(weights.preprocessing if weights else {}),
             )
-            tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
+        tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_explain(name, tag, error)) from error
+        raise InputError(explain(name, tag, image_size, error)) from error
     config = open_clip.get_model_preprocess_cfg(clip)
     size = config["size"][0] if isinstance(config["size"], (tuple, list)) else config["size"]
+    built = _with_quick(name) if quick and not by_schema else name
     return VLM(
         clip,
         tokenizer,
         Transforms(*(ImageTransform(size, config["mean"], config["std"], resize=t) for t in (train, evaluate))),
         # Of a checkpoint file the name alone: where it lies decides nothing, and what it holds is told by its content.
-        name if tag is None else f"{name}/{Path(tag).name}",
+        built if tag is None else f"{built}/{Path(tag).name}",
     )
+
+
+def _weights(open_clip: ModuleType, name: str, tag: str | None, cache_dir: str | None) -> Weights | None:
+    if tag is None:
+        return None
+    if tag in open_clip.list_pretrained_tags_by_model(name):
+        return weights_of_tag(name, tag, cache_dir)
+    return weights_of_file(name, Path(tag))
+
+
+def _with_quick(name: str) -> str:
+    from open_clip import factory
+
+    return name if (factory.get_model_config(name) or {}).get("quick_gelu") else name + QUICK
+
+
+@contextmanager
+def _as_file(weights: Weights | None) -> Iterator[str | None]:
+    """The checkpoint as a file that open_clip reads without running code."""
+    if weights is None or not weights.checkpoint.tensors:
+        yield None if weights is None else str(weights.checkpoint.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pt"
+        torch.save(weights.checkpoint.tensors, path)
+        yield str(path)
 
 
 def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:
@@ -146,35 +207,8 @@ def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:
         near = difflib.get_close_matches(name, ["tiny", *known], n=3)
         hint = f"; did you mean {', '.join(near)}" if near else ""
         raise InputError(f"no model is called {name!r}{hint}? (avalanche_vlm knows 'tiny' and open_clip's models)")
-    if tag is not None and not Path(tag).exists():
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if ("/" in tag or "." in tag) and tag not in tags:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag is not None and tag not in tags and not Path(tag).exists():
+        if "/" in tag or "." in tag:
             raise InputError(f"there is no checkpoint file at {tag}")
-        if tag not in tags:
-            raise InputError(f"{name} has no pretrained weights {tag!r}; it has {', '.join(tags) or 'none'}")
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "open_clip_config.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no open_clip_config.json")
-
-
-def _explain(name: str, tag: str | None, error: Exception) -> str:
-    """One sentence for what open_clip or the hub raised."""
-    seen: BaseException | None = error
-    names = set()
-    while seen is not None:
-        names.add(type(seen).__name__)
-        seen = seen.__cause__ or seen.__context__
-    offline = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectTimeout", "ConnectError"}
-    if names & offline or "URLError" in names or "Couldn't connect" in str(error):
-        wanted = f"{name} ({tag})" if tag else name
-        return (
-            f"the weights of {wanted} are not on this machine and the model hub cannot be reached: on a machine with "
-            "a network, run open_clip.create_model with the same arguments and copy its cache folder here, or download "
-            'the checkpoint file and pass its path as create_vlm(name, pretrained="/path/to/file")'
-        )
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
-    # torch names the model on the first line and what is wrong with its weights from the second on.
-    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return f"could not load {name}{f' with weights {tag}' if tag else ''}: {reason}"
+        raise InputError(f"{name} has no pretrained weights {tag!r}; it has {', '.join(tags) or 'none'}")

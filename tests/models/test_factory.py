@@ -119,9 +119,79 @@ def test_weights_of_another_model_in_a_folder(model_folder):
     sentence_of(error)
 
 
-def test_tiny_has_one_precision():
-    with pytest.raises(InputError, match="the tiny model comes in fp32, not 'bf16'"):
-        create_vlm("tiny", precision="bf16")
+PRECISION = {"bf16": 0.02, "fp16": 0.003, "pure_bf16": 0.04, "pure_fp16": 0.005}
+
+
+@pytest.mark.parametrize("name", ["tiny", "folder"])
+@pytest.mark.parametrize("precision", PRECISION)
+@torch.no_grad()
+def test_half_precision_gives_features_and_logits_in_32_bits(model_folder, name, precision):
+    name = "tiny" if name == "tiny" else f"local-dir:{model_folder[0]}"
+    full, half = (create_vlm(name, precision=p).eval() for p in ("fp32", precision))
+    assert half.name == f"{full.name}[precision={precision}]"
+    assert half.clip.visual.conv1.weight.dtype == (torch.bfloat16 if "bf16" in precision else torch.float16)
+    torch.manual_seed(0)
+    images, texts = torch.randn(4, 3, 32, 32), ["a red star", "a blue ring"]
+    for model in (full, half):
+        model.set_label_space(LabelSpace.from_names(texts))
+    for found, expected in (
+        (half.encode_image(images), full.encode_image(images)),
+        (half.encode_text(half.tokenize(texts)), full.encode_text(full.tokenize(texts))),
+    ):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=PRECISION[precision], rtol=0)
+        assert not torch.equal(found, expected)
+    assert half(images).dtype == torch.float32 and torch.isfinite(half(images)).all()
+    assert half.frozen_copy().encode_image(images).dtype == torch.float32
+
+
+def test_a_precision_that_is_none():
+    with pytest.raises(InputError, match=r"precision is fp32, .* or pure_fp16, not 'int8'"):
+        create_vlm("tiny", precision="int8")
+
+
+@torch.no_grad()
+def test_another_image_size_resizes_positions_as_open_clip_does(model_folder):
+    from open_clip import create_model
+
+    name = f"local-dir:{model_folder[0]}"
+    model = create_vlm(name, image_size=64).eval()
+    theirs = create_model(name, force_image_size=64).eval()
+    assert model.name == f"{name}[image_size=64]" and model.transforms.eval.size == 64
+    image = torch.randint(0, 256, (3, 48, 80), dtype=torch.uint8)
+    x = model.transforms.eval(image)[None]
+    assert x.shape == (1, 3, 64, 64) and model.transforms.train(image).shape == (3, 64, 64)
+    torch.testing.assert_close(model.encode_image(x), theirs.encode_image(x, normalize=True))
+    with pytest.raises(InputError, match=r"takes images \[batch, 3, 64, 64\]"):
+        model.encode_image(torch.zeros(1, 3, 32, 32))
+
+
+@torch.no_grad()
+def test_tiny_at_another_image_size():
+    from open_clip.model import resize_pos_embed
+    from safetensors.torch import load_file
+
+    model = create_vlm("tiny", image_size=48).eval()
+    weights = load_file(WEIGHTS)
+    resize_pos_embed(weights, model.clip)
+    assert torch.equal(model.clip.visual.positional_embedding, weights["visual.positional_embedding"])
+    assert len(model.clip.visual.positional_embedding) == 1 + 6 * 6
+    assert model.encode_image(torch.zeros(2, 3, 48, 48)).shape == (2, 128)
+    for size in (0, -3, 2.5, True):
+        with pytest.raises(InputError, match="image_size is a number of pixels"):
+            create_vlm("tiny", image_size=size)
+
+
+def test_an_image_size_that_the_weights_cannot_take(tmp_path):
+    from open_clip.model import CLIP
+
+    resnet = {**SMALL, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64}}
+    save_file(CLIP(**resnet).state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": resnet, "preprocess_cfg": {}}))
+    assert create_vlm(f"local-dir:{tmp_path}").transforms.eval.size == 64
+    with pytest.raises(InputError, match=r"attnpool\.positional_embedding is \[5, .*at another image_size") as error:
+        create_vlm(f"local-dir:{tmp_path}", image_size=96)
+    sentence_of(error)
 
 
 def test_truncated_weights_in_a_folder(model_folder):

@@ -25,11 +25,22 @@ def build_tokenizer() -> WordTokenizer:
     return WordTokenizer(config["words"], config["text_cfg"]["context_length"])
 
 
-def build_tiny() -> tuple[CLIP, WordTokenizer]:
-    """The untrained architecture and its tokenizer, from ``config.json`` beside this file."""
-    from open_clip.model import CLIP
+def build_tiny(image_size: int = IMAGE_SIZE, precision: str = "fp32") -> tuple[CLIP, WordTokenizer]:
+    """The untrained architecture and its tokenizer, from ``config.json`` beside this file.
+
+    :param image_size: side of the input in pixels.
+    :param precision: what the weights are in, by open_clip's name.
+    """
+    from open_clip.model import CLIP, convert_weights_to_lp, get_cast_dtype, get_input_dtype
 
     config = json.loads((FOLDER / "config.json").read_text())
     tokenizer = build_tokenizer()
+    vision_cfg = {**config["vision_cfg"], "image_size": image_size}
     text_cfg = {**config["text_cfg"], "vocab_size": tokenizer.vocab_size}
-    return CLIP(config["embed_dim"], config["vision_cfg"], text_cfg), tokenizer
+    clip = CLIP(config["embed_dim"], vision_cfg, text_cfg, cast_dtype=get_cast_dtype(precision))
+    dtype = get_input_dtype(precision)
+    if precision.startswith("pure_"):
+        clip.to(dtype)
+    elif dtype is not None:
+        convert_weights_to_lp(clip, dtype)
+    return clip, tokenizer
