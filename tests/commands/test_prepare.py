@@ -125,6 +125,15 @@ def test_data_of_which_nothing_is_drawn_takes_no_seed(monkeypatch):
 
     _, stream = prepare.opened(asked("run --out x --benchmark fixed", seed=5))
     assert len(stream.task_names) == 8
+    with pytest.raises(InputError, match="--data-seed does not apply to fixed, which draws nothing"):
+        prepare.opened(asked("run --out x --benchmark fixed --data-seed 5"))
+
+
+def test_the_data_have_the_seed_of_the_training_or_one_of_their_own():
+    found = asked(f"run --out x {SMALL} --seed 3", seed=3)
+    assert found.data_seed == 3 and prepare.opened(found)[1].protocol["seed"] == 3
+    found = asked(f"run --out x {SMALL} --seed 3 --data-seed 0", seed=3)
+    assert (found.seed, found.data_seed) == (3, 0) and prepare.opened(found)[1].protocol["seed"] == 0
 
 
 def test_rates_go_with_the_model():
