@@ -28,7 +28,7 @@ LESS = {
     "nusa": {"tail_energy": 0.3},
 }
 """Options that make a recipe quick, or give random weights a tail."""
-QUICK = ("fine-tune", "nusa", "c-clip", "keeplora", "gnsp", "snd")
+QUICK = ("nusa", "gnsp")
 CASES = slow_but_for_some(
     ((name, kind, tower) for name in recipes.list() for kind in recipes.get(name).kinds for tower in ("image", "text")),
     QUICK,
@@ -94,7 +94,7 @@ def test_a_frozen_model_stays_as_it_is_or_the_strategy_says_that_nothing_trains(
     assert all(torch.equal(value, now[n]) for n, value in start.items())
 
 
-@pytest.mark.parametrize("name", ["nusa", "c-clip", "keeplora"])
+@pytest.mark.parametrize("name", slow_but_for_some(["nusa", "c-clip", "keeplora"], QUICK))
 @pytest.mark.parametrize("towers", ["both", "image", "text"])
 def test_a_low_rank_change_is_in_the_towers_that_are_asked_for(streams, name, towers):
     model = create_vlm("tiny")
