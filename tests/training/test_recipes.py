@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -132,6 +134,17 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(trained, name
         alone = model(images[rows], tasks[rows]).softmax(1)
         torch.testing.assert_close(alone, together[rows], atol=1e-5, rtol=0)
         assert torch.equal(alone.argmax(1), together[rows].argmax(1))
+
+
+@pytest.mark.parametrize(("name", "kind"), RUNS)
+def test_what_was_trained_can_be_copied_and_pickled(trained, name, kind):
+    model, benchmark, _, plugins = trained(name, kind)
+    images, _ = pictures(benchmark)
+    with torch.no_grad():
+        expected = model.encode_image(images)
+        for again, parts in (copy.deepcopy((model, plugins)), pickle.loads(pickle.dumps((model, plugins)))):
+            assert torch.equal(again.encode_image(images), expected)
+            assert stored_bytes(parts) == stored_bytes(plugins)
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -39,7 +39,11 @@ class FeatureAdapter(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Adapt unit-length features ``[B, D]``; the result ``[B, D]`` is not normalised."""
-        return x + self.up(x if self.down is None else F.relu(self.down(x)))
+        return x + self.change(x)
+
+    def change(self, x: torch.Tensor) -> torch.Tensor:
+        """What is added to unit-length features ``[B, D]``."""
+        return self.up(x if self.down is None else F.relu(self.down(x)))
 
 
 class AdapterPath(nn.Module):
@@ -57,5 +61,8 @@ class AdapterPath(nn.Module):
         return self.adapter(features)
 
     def forward(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-        """Features ``[B, D]``, not normalised."""
-        return self.adapt(F.normalize(encode(images), dim=-1))
+        """Features ``[B, D]`` in the direction of :meth:`adapt`'s, and as long as the plain ones where the adapter
+        changes nothing: an adapter that has learned nothing leaves the model as it was, bit for bit."""
+        plain = encode(images)
+        length = plain.norm(dim=-1, keepdim=True)
+        return plain + length * self.adapter.change(F.normalize(plain, dim=-1))

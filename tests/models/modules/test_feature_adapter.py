@@ -47,9 +47,15 @@ def test_the_path_adapts_features_of_unit_length():
     path, x = AdapterPath(trained(8, None)), torch.randn(5, 8)
     unit = F.normalize(x, dim=-1)
     adapted = path(lambda images: images, x)
-    torch.testing.assert_close(adapted, path.adapt(unit))
-    torch.testing.assert_close(adapted, path(lambda images: 7 * images, x))
-    assert (adapted.norm(dim=-1) - 1).abs().min() > 1e-3
+    torch.testing.assert_close(adapted, path.adapt(unit) * x.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(7 * adapted, path(lambda images: 7 * images, x))
+    assert (path.adapt(unit).norm(dim=-1) - 1).abs().min() > 1e-3
+
+
+def test_a_path_that_has_learned_nothing_leaves_features_bit_for_bit():
+    x = torch.randn(50, 8)
+    for bottleneck in (None, 3):
+        assert torch.equal(AdapterPath(FeatureAdapter(8, bottleneck=bottleneck))(lambda images: images, x), x)
 
 
 @pytest.mark.parametrize(("width", "bottleneck", "culprit"), [(0, None, "width"), (8, 0, "bottleneck")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -65,9 +66,7 @@ def lwf(
     :param seed: seed of the draws, 0 or more.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        return weight * logit_distillation(c.logits(side), c.teacher.logits, temperature)
-
+    loss = partial(_on_logits, side=side, weight=weight, temperature=temperature)
     drawn = CurrentTask("task", batch_size=batch_size, seed=seed)
     return [DistillationPlugin(model, loss, CurrentBatch("task") if images == "batch" else drawn, PreviousTeacher())]
 
@@ -114,9 +113,7 @@ def lwf_vr(
     :param seed: seed of the sentences and the draws, 0 or more.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        return weight * logit_distillation(c.logits(side), c.teacher.logits, temperature)
-
+    loss = partial(_on_logits, side=side, weight=weight, temperature=temperature)
     tokens = random_sentences(model, sentences, words, seed)
     per_step = texts_per_step or None
     drawn = CurrentTask(tokens, batch_size=batch_size, texts_per_step=per_step, seed=seed)
@@ -178,9 +175,7 @@ def zscl(
     :param seed: seed of the reference batches, 0 or more.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        return weight * logit_distillation(c.logits(side), c.teacher.logits, temperature)
-
+    loss = partial(_on_logits, side=side, weight=weight, temperature=temperature)
     pairs = ReferenceSet(model, reference, batch_size, texts="all", seed=seed)
     return [
         DistillationPlugin(model, loss, pairs, InitialTeacher()),
@@ -247,12 +242,21 @@ def snd(
     if towers == "image":
         model.freeze("text")
 
-    def loss(c: Comparison) -> torch.Tensor:
-        before, first = (teacher.images for teacher in c.teachers)
-        eta = torch.sigmoid(sharpness * (torch.linalg.vector_norm(first - before, dim=1) - threshold))
-        to_previous = feature_l2(c.student.images, before, squared=True, reduction="none")
-        to_initial = feature_l2(c.student.images, first, squared=True, reduction="none")
-        return (previous * eta * to_previous + initial * (1 - eta) * to_initial).mean()
-
+    loss = partial(_dual, previous=previous, initial=initial, sharpness=sharpness, threshold=threshold)
     pairs = ReferenceSet(model, reference, batch_size, seed=seed)
     return [DistillationPlugin(model, loss, pairs, [PreviousTeacher(), InitialTeacher()])]
+
+
+# Losses are functions of the module and not of a recipe, so that plugins can be copied and pickled.
+
+
+def _on_logits(c: Comparison, *, side: StudentSide, weight: float, temperature: float) -> torch.Tensor:
+    return weight * logit_distillation(c.logits(side), c.teacher.logits, temperature)
+
+
+def _dual(c: Comparison, *, previous: float, initial: float, sharpness: float, threshold: float) -> torch.Tensor:
+    before, first = (teacher.images for teacher in c.teachers)
+    eta = torch.sigmoid(sharpness * (torch.linalg.vector_norm(first - before, dim=1) - threshold))
+    to_previous = feature_l2(c.student.images, before, squared=True, reduction="none")
+    to_initial = feature_l2(c.student.images, first, squared=True, reduction="none")
+    return (previous * eta * to_previous + initial * (1 - eta) * to_initial).mean()

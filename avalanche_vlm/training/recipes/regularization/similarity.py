@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -58,10 +59,7 @@ def mod_x(model: VLM, *, weight: NonNegative = 20.0, temperature: Positive = 1.0
     :param temperature: number that divides the cosines.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        mean = two_way(c.student.cosines, c.teacher.cosines, temperature=temperature, rows="mod-x", right=c.matches)
-        return weight * len(c.student.images) * mean
-
+    loss = partial(_mod_x, weight=weight, temperature=temperature)
     return [DistillationPlugin(model, loss, CurrentBatch("batch"), PreviousTeacher())]
 
 
@@ -88,11 +86,7 @@ def dkr(model: VLM, *, weight: NonNegative = 1.0, temperature: Positive = 1.0) -
     :param temperature: number that divides the scaled similarities.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        return weight * two_way(
-            c.student.logits, c.teacher.logits, temperature=temperature, rows="dkr", right=c.matches
-        )
-
+    loss = partial(_dkr, weight=weight, temperature=temperature)
     return [DistillationPlugin(model, loss, CurrentBatch("batch"), PreviousTeacher())]
 
 
@@ -185,3 +179,16 @@ class _CTP(Stateful):
 def _pairs(side: Side) -> tuple[torch.Tensor, torch.Tensor]:
     """Image features ``[B, D]`` and those of their texts ``[B, D]``."""
     return side.images, side.paired_texts
+
+
+# Losses are functions of the module and not of a recipe, so that plugins can be copied and pickled.
+
+
+def _mod_x(c: Comparison, *, weight: float, temperature: float) -> torch.Tensor:
+    mean = two_way(c.student.cosines, c.teacher.cosines, temperature=temperature, rows="mod-x", right=c.matches)
+    return weight * len(c.student.images) * mean
+
+
+def _dkr(c: Comparison, *, weight: float, temperature: float) -> torch.Tensor:
+    student, teacher = c.student.logits, c.teacher.logits
+    return weight * two_way(student, teacher, temperature=temperature, rows="dkr", right=c.matches)

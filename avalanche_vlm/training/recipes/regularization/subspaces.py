@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
@@ -83,11 +85,13 @@ def gnsp(
     :param seed: seed of the reference batches, 0 or more.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        logits = c.logits()
-        distilled = logit_distillation(logits, c.teacher.logits, temperature)
-        return weight * distilled + alignment * soft_alignment(logits, c.matches, label_smoothing)
-
+    loss = partial(
+        _distilled_and_aligned,
+        weight=weight,
+        temperature=temperature,
+        alignment=alignment,
+        label_smoothing=label_smoothing,
+    )
     pairs = ReferenceSet(model, reference, batch_size, seed=seed)
     return [
         DistillationPlugin(model, loss, pairs, InitialTeacher()),
@@ -161,3 +165,12 @@ def nusa(
         dropout=dropout,
     )
     return [tail]
+
+
+def _distilled_and_aligned(
+    c: Comparison, *, weight: float, temperature: float, alignment: float, label_smoothing: float
+) -> torch.Tensor:
+    # A function of the module and not of the recipe, so that plugins can be copied and pickled.
+    logits = c.logits()
+    distilled = logit_distillation(logits, c.teacher.logits, temperature)
+    return weight * distilled + alignment * soft_alignment(logits, c.matches, label_smoothing)

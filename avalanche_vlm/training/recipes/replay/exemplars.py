@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -138,9 +139,7 @@ def icarl(
     :param seed: seed of what is drawn, 0 or more.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        return weight * logit_distillation(c.logits(), c.teacher.logits, temperature, "rows")
-
+    loss = partial(_on_rows, weight=weight, temperature=temperature)
     memory = ExemplarMemory(max_bytes, "herding", seed)
     return [
         ExemplarReplayPlugin(model, memory, share="union"),
@@ -196,3 +195,8 @@ def tic_cumulative(
     share: float | Literal["proportional"] = "proportional" if variant == "all" else 0.5
     memory = ExemplarMemory(max_bytes, "reservoir", seed, folder=folder or None)
     return [ExemplarReplayPlugin(model, memory, mixture=mixture, share=share, augment=augment)]
+
+
+def _on_rows(c: Comparison, *, weight: float, temperature: float) -> torch.Tensor:
+    # A function of the module and not of the recipe, so that plugins can be copied and pickled.
+    return weight * logit_distillation(c.logits(), c.teacher.logits, temperature, "rows")

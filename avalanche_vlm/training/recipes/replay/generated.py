@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -63,12 +64,23 @@ def gift(
     :param seed: seed of the pairs and their batches, 0 or more.
     """
 
-    def loss(c: Comparison) -> torch.Tensor:
-        # A column for every pair: a prompt counts as often as it was drawn.
-        student, teacher, matches = (x[:, c.text_of_image] for x in (c.logits(), c.teacher.logits, c.matches))
-        distilled = logit_distillation(student, teacher, temperature)
-        return weight * distilled + alignment * soft_alignment(student, matches, label_smoothing)
-
+    loss = partial(
+        _distilled_and_aligned,
+        weight=weight,
+        temperature=temperature,
+        alignment=alignment,
+        label_smoothing=label_smoothing,
+    )
     prompts = () if reference is None else reference.captions
     pairs = SyntheticPairs(model, generator, prompts, n, batch_size, seed)
     return [ConsolidatedDistillationPlugin(model, loss, pairs, PreviousTeacher(), consolidation)]
+
+
+def _distilled_and_aligned(
+    c: Comparison, *, weight: float, temperature: float, alignment: float, label_smoothing: float
+) -> torch.Tensor:
+    # A function of the module and not of the recipe, so that plugins can be copied and pickled.
+    # A column for every pair: a prompt counts as often as it was drawn.
+    student, teacher, matches = (x[:, c.text_of_image] for x in (c.logits(), c.teacher.logits, c.matches))
+    distilled = logit_distillation(student, teacher, temperature)
+    return weight * distilled + alignment * soft_alignment(student, matches, label_smoothing)

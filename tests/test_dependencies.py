@@ -1,0 +1,60 @@
+"""What the package imports is what it says that it needs."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def plain(requirement: str) -> str:
+    """The name of a distribution as indexes compare it, of a line that requires it."""
+    name = re.match(r"[\w.-]+", requirement.strip())
+    assert name is not None, requirement
+    return re.sub(r"[-_.]+", "-", name[0]).lower()
+
+
+def declared() -> tuple[set[str], set[str]]:
+    """Distributions that an installation brings, and those of its extras."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = [config["options"]["install_requires"], "\n".join(config["options.extras_require"].values())]
+    always, extras = ({plain(line) for line in text.split("\n") if re.match(r"\s*\w", line)} for text in lines)
+    return always, extras
+
+
+def imported() -> Iterator[tuple[str, str, bool]]:
+    """Module, top-level name that it imports, and whether only type checkers or those who miss nothing see that."""
+    for path in (ROOT / "avalanche_vlm").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            above, guarded = node, False
+            while above in parents:
+                above = parents[above]
+                guarded |= isinstance(above, ast.Try | ast.If)
+            yield from ((str(path.relative_to(ROOT)), name.partition(".")[0], guarded) for name in names)
+
+
+def test_every_import_is_declared():
+    always, extras = declared()
+    homes = packages_distributions()
+    missing = []
+    for where, name, guarded in imported():
+        if name == "avalanche_vlm" or name in sys.stdlib_module_names:
+            continue
+        brought_by = {plain(home) for home in homes.get(name, [name])}
+        if not brought_by & always and not (guarded and brought_by & extras):
+            missing.append(f"{where} imports {name}")
+    assert not missing, missing
