@@ -1,12 +1,12 @@
-"""Which classes of a label space compete for a sample."""
+"""Which classes of a label space compete for a sample, in training and at test."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from avalanche_vlm.benchmarks.experiences import classes_of
+from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
@@ -15,77 +15,152 @@ MASKED = -1e4
 """Logit of a class that does not compete: finite, so that no loss of a stock plugin turns it into NaN."""
 
 ALL_CLASSES = object()
-"""In the place of task labels: every class competes."""
+"""In the place of task labels: there are none."""
+
+TrainClasses = Literal["current", "seen"]
+"""Which classes compete for a batch in training: those of the batch's own tasks, or all that were met so far."""
 
 
 class CompetingClasses(ResizesOnLoad):
-    """Under the label space ``"task"`` the classes of the sample's task compete, under ``"seen"`` those that were
-    trained, under ``"union"`` all of them.
+    """The classes that compete for a sample.
+
+    *In training* no class competes that no experience has brought yet. With ``in_training="current"`` those compete
+    that experiences with the task labels of the batch have brought: the current experience's, and with replay those of
+    the replayed samples' tasks besides. With ``"seen"`` all compete that were met so far. Under the label space
+    ``"task"`` each sample has the classes of its own task, whatever ``in_training`` is.
+
+    *At test* the label space decides. ``"task"``: the classes of the sample's task. ``"union"``: all. ``"seen"``: those
+    that were trained, and for a sample whose task was never trained that task's own besides, so that its accuracy is
+    defined; all, while nothing is trained and no task label is given.
 
     Its buffers go where the model goes; what is saved are ids of classes.
 
     :param space: the label space; None has no classes.
+    :param in_training: which classes compete in training.
     """
 
     in_task: torch.Tensor
-    seen: torch.Tensor
-    evaluated: torch.Tensor
+    met: torch.Tensor
 
-    def __init__(self, space: LabelSpace | None = None) -> None:
+    def __init__(self, space: LabelSpace | None = None, in_training: TrainClasses = "current") -> None:
         super().__init__()
         self.visible = "union" if space is None else space.visible
+        self.in_training: TrainClasses = in_training
         tasks, classes = ([], 0) if space is None else (space.tasks, len(space))
         in_task = torch.zeros(len(tasks), classes, dtype=torch.bool)
         for task, of_task in enumerate(tasks):
             in_task[task, list(of_task)] = True
         self.register_buffer("in_task", in_task, persistent=False)
-        self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool), persistent=False)
-        self.register_buffer("evaluated", torch.zeros(classes, dtype=torch.bool), persistent=False)
+        self.register_buffer("met", torch.zeros_like(in_task), persistent=False)
+
+    @property
+    def seen(self) -> torch.Tensor:
+        """Bool ``[classes]``: the classes that training has met so far."""
+        return self.met.any(0)
 
     def of(self, task_labels: Any) -> torch.Tensor:
-        """Bool ``[classes]``, or ``[B, classes]`` where samples of several tasks differ.
+        """The classes that compete in the mode that the model is in: bool ``[classes]``, or ``[B, classes]`` where
+        samples differ.
 
-        :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES`.
-        :raises InputError: for a task label that the label space does not have.
+        :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
+        :raises InputError: under the label space ``"task"``, for a task label that the label space does not have.
         """
-        if self.visible == "seen":
-            return self.seen if self.training else self.seen | self.evaluated
-        if self.visible == "union" or task_labels is ALL_CLASSES:
+        return self.while_training(task_labels) if self.training else self.at_test(task_labels)
+
+    def while_training(self, task_labels: Any) -> torch.Tensor:
+        """The classes that compete in training, in whichever mode the model is: :meth:`of` has the parameters.
+
+        :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
+        """
+        labels = self._labels(task_labels)
+        if labels is None or (self.in_training == "seen" and self.visible != "task"):
+            return self._seen_or_all()
+        own = self._rows(self.met)
+        # A task that no experience brought, in a loop of the user's own: what the label space says of it.
+        own = torch.where(own.any(1, keepdim=True), own, self._rows(self.in_task))
+        if self.visible == "task":
+            return own[labels]
+        of_batch = own[labels.unique()].any(0)
+        return of_batch if bool(of_batch.any()) else self._seen_or_all()
+
+    def at_test(self, task_labels: Any) -> torch.Tensor:
+        """The classes that compete at test, in whichever mode the model is: :meth:`of` has the parameters.
+
+        :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
+        """
+        if self.visible == "union" or (self.visible == "task" and task_labels is ALL_CLASSES):
             return torch.ones_like(self.seen)
-        if isinstance(task_labels, torch.Tensor) and task_labels.ndim:
-            first = task_labels[0]
-            task_labels = int(first) if bool((task_labels == first).all()) else task_labels
-        largest = int(torch.as_tensor(task_labels).max())
-        if largest >= len(self.in_task):
-            raise InputError(f"there is no task label {largest}: the label space has {len(self.in_task)} tasks")
-        return self.in_task[task_labels]
+        labels = self._labels(task_labels)
+        if self.visible == "task":
+            return self.in_task[labels]
+        if labels is None:
+            return self._seen_or_all()
+        untrained = self._rows(self.in_task) & ~self._rows(self.met).any(1, keepdim=True)
+        own = untrained[labels]
+        return self.seen | own if bool(own.any()) else self._seen_or_all()
 
     def meet(self, experience: Any) -> None:
-        """An experience starts to be trained, or evaluated.
+        """An experience starts to be trained, or evaluated: of an evaluation nothing is kept.
 
-        Under ``"seen"`` the classes of the experience being evaluated compete as well, so that accuracy on a task that
-        is not trained yet is defined.
-
+        :param experience: its classes, and the task labels under which training meets them.
         :raises InputError: if a class of it is beyond the label space.
         """
-        classes = torch.tensor(classes_of(experience), device=self.seen.device)
-        if classes.max() >= len(self.seen):
+        classes = classes_of(experience)
+        if classes[-1] >= self.met.shape[1]:
             raise InputError(
-                f"experience {experience.current_experience} has class id {classes.max().item()}, but the label "
-                f"space names only {len(self.seen)} classes"
+                f"experience {experience.current_experience} has class id {classes[-1]}, but the label space names "
+                f"only {self.met.shape[1]} classes"
             )
         if self.training:
-            self.seen[classes] = True
-        self.evaluated = torch.zeros_like(self.seen).index_fill_(0, classes, True)
+            labels = task_labels_of(experience)
+            self.met = self._rows(self.met, max(labels) + 1)
+            for label, of_label in _by_label(experience, labels, classes).items():
+                self.met[label, of_label] = True
+
+    def _labels(self, task_labels: Any) -> torch.Tensor | None:
+        """One label where all samples share it, ``[B]`` otherwise; None where there are none."""
+        if task_labels is ALL_CLASSES:
+            return None
+        labels = torch.as_tensor(task_labels, device=self.met.device)
+        if labels.ndim and bool((labels == labels[0]).all()):
+            labels = labels[0]
+        largest = int(labels.max())
+        if self.visible == "task" and largest >= len(self.in_task):
+            raise InputError(f"there is no task label {largest}: the label space has {len(self.in_task)} tasks")
+        self.met = self._rows(self.met, largest + 1)
+        return labels
+
+    def _rows(self, table: torch.Tensor, rows: int = 0) -> torch.Tensor:
+        """A table of classes by task label, with a row for each label that ever came: a stock benchmark may have more
+        task labels than its label space has tasks."""
+        missing = max(rows, len(self.met)) - len(table)
+        return torch.cat([table, table.new_zeros(missing, table.shape[1])]) if missing > 0 else table
+
+    def _seen_or_all(self) -> torch.Tensor:
+        seen = self.seen
+        return seen if bool(seen.any()) else torch.ones_like(seen)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The ids of the classes met so far, as values that JSON has; torch asks for it."""
-        met = {name: getattr(self, name).nonzero()[:, 0].tolist() for name in ("seen", "evaluated")}
-        return {"classes": len(self.seen), **met}
+        """The ids of the classes met so far by task label, as values that JSON has; torch asks for it."""
+        met = [row.nonzero()[:, 0].tolist() for row in self.met]
+        return {"classes": self.met.shape[1], "met": met, "in_training": self.in_training}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take what :meth:`get_extra_state` gave; torch calls it. That of another label space says nothing here."""
-        if state["classes"] == len(self.seen):
-            for name in ("seen", "evaluated"):
-                ids = torch.tensor(state[name], dtype=torch.long, device=self.seen.device)
-                setattr(self, name, torch.zeros_like(self.seen).index_fill_(0, ids, True))
+        if state["classes"] == self.met.shape[1]:
+            met = torch.zeros(len(state["met"]), state["classes"], dtype=torch.bool, device=self.met.device)
+            for label, ids in enumerate(state["met"]):
+                met[label, ids] = True
+            self.met = self._rows(met, len(self.in_task))
+            self.in_training = state["in_training"]
+
+
+def _by_label(experience: Any, labels: list[int], classes: list[int]) -> dict[int, list[int]]:
+    """The classes that an experience brings under each of its task labels."""
+    if len(labels) == 1:
+        return {labels[0]: classes}
+    found: dict[int, set[int]] = {label: set() for label in labels}
+    data = experience.dataset
+    for y, label in zip(data.targets, data.targets_task_labels, strict=True):
+        found[int(label)].add(int(y))
+    return {label: sorted(of_label) for label, of_label in found.items()}

@@ -30,8 +30,8 @@ class VLM(DualEncoder, MultiTaskModule):
     """A vision-language model as Avalanche sees one.
 
     ``forward(images, task_labels)`` gives zero-shot logits ``[B, classes]`` over the current label space, and
-    ``forward(ImageText)`` the in-batch similarities ``[B, B]``. Under the label space ``"task"`` a sample's task label
-    selects the classes that compete; the weights never see it.
+    ``forward(ImageText)`` the in-batch similarities ``[B, B]``. A sample's task label has a say in which classes
+    compete (:class:`~avalanche_vlm.models.competing.CompetingClasses`); the weights never see it.
 
     Its state dict has, beside weights, all that decides predictions and further training: the modules that methods have
     added, the label space, and which classes were met. Loaded into a model that was made in the same way, with the same
@@ -115,8 +115,9 @@ class VLM(DualEncoder, MultiTaskModule):
         """Logits of images over the label space, or of image-text pairs over the batch.
 
         :param x: images ``[B, 3, H, W]``, or pairs.
-        :param task_labels: int or ``[B]``, needed only under the label space ``"task"``; left out, all classes
-            compete. None is Avalanche's way to ask for every known task's logits, as a dict.
+        :param task_labels: int or ``[B]``: :class:`~avalanche_vlm.models.competing.CompetingClasses` says which classes
+            compete for a sample of a task. Left out, those do that the label space says, all of them under ``"task"``,
+            and in training those met so far. None is Avalanche's way to ask for every known task's logits, as a dict.
         :return: ``[B, classes]`` with :data:`MASKED` for invisible classes; ``[B, B]`` for pairs.
         :raises InputError: if images come before a label space is set.
         """
@@ -209,7 +210,7 @@ class VLM(DualEncoder, MultiTaskModule):
         """
         head = self._text_head(label_space)
         self.label_space = label_space
-        self.competing = CompetingClasses(label_space).to(self.device).train(self.training)
+        self.competing = CompetingClasses(label_space, self.competing.in_training).to(self.device).train(self.training)
         self.text_head = head
         return self
 

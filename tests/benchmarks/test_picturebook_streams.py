@@ -49,10 +49,12 @@ def test_mtil_like_has_eight_tasks_with_their_own_classes():
     assert len({c for task in space.tasks for c in task}) == len(space) == sum(map(len, space.tasks))
 
 
-def test_the_union_merges_equal_names_and_drops_the_task_label():
+def test_the_union_merges_equal_names_and_keeps_the_task_labels():
     benchmark = picturebook.mtil_like(label_space="union", **SMALL)
     assert len(set(benchmark.label_space.class_names)) == len(benchmark.label_space)
-    assert all(experience.task_labels == [0] for experience in benchmark.train_stream)
+    streams = benchmark, picturebook.pairs(**SMALL), picturebook.domain_incremental(**SMALL)
+    for experience in (e for b in streams for stream in b.streams.values() for e in stream):
+        assert experience.task_labels == [experience.current_experience]
 
 
 def test_one_style_slowly_gives_way_to_the_next():

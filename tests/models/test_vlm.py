@@ -77,14 +77,13 @@ def test_none_asks_for_every_known_task_as_avalanche_means_it(model, images):
 
 
 @torch.no_grad()
-def test_seen_classes_grow_and_the_evaluated_experience_competes_too(model, images):
+def test_of_an_evaluation_nothing_is_kept_and_an_untrained_tasks_samples_have_its_own_classes(model, images):
     model.set_label_space(SPACE.with_visible("seen"))
-    model.train().adaptation(Experience([0, 1]))
+    model.train().adaptation(Experience([0, 1], [0]))
     assert visible(model(images))[0] == [0, 1]
-    model.eval().adaptation(Experience([2, 3]))
-    assert visible(model(images))[0] == [0, 1, 2, 3]
-    model.adaptation(Experience([0, 1]))
-    assert visible(model(images))[0] == [0, 1]
+    model.eval().adaptation(Experience([2, 3, 4], [1]))
+    assert visible(model(images[:3], torch.tensor([1, 0, 1]))) == [[0, 1, 2, 3, 4], [0, 1], [0, 1, 2, 3, 4]]
+    assert visible(model(images))[0] == visible(model.train()(images))[0] == [0, 1]
 
 
 @torch.no_grad()
@@ -346,14 +345,6 @@ def test_pairs_answer_for_every_known_task_as_well(model, images):
     assert set(outputs) == {0, 1}
     for logits in outputs.values():
         torch.testing.assert_close(logits, model(pairs))
-
-
-@torch.no_grad()
-def test_the_evaluated_classes_do_not_compete_in_training(model, images):
-    model.set_label_space(SPACE.with_visible("seen"))
-    model.train().adaptation(Experience([0, 1]))
-    model.eval().adaptation(Experience([2, 3]))
-    assert visible(model.train()(images))[0] == [0, 1]
 
 
 @torch.no_grad()

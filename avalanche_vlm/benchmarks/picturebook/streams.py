@@ -175,13 +175,13 @@ def pairs(
     train: list[AvalancheDataset] = []
     test: list[AvalancheDataset] = []
     identities: dict[str, int] = {}
-    for domain in domains:
+    for t, domain in enumerate(domains):
         for split, n, part in (("train", sizes.train, train), ("test", sizes.test, test)):
             rng = generator(seed, "pairs", domain, split)
             drawn = scenes.distinct_scenes(rng, n, held_out=split == "test")
             pictures = to_uint8(STYLES[domain](render(drawn, rng), rng))
             data = PairDataset(torch.from_numpy(pictures), captions.caption(drawn), identities)
-            part.append(as_experience_data(data, reading.train_pairs(), reading.test_pairs()))
+            part.append(as_experience_data(data, reading.train_pairs(), reading.test_pairs(), t))
     return VLMBenchmark(
         "picturebook-pairs",
         "pairs",
@@ -231,8 +231,7 @@ def _classes(
         for split, n in zip(streams, (sizes.train, sizes.test), strict=True):
             pictures, labels = task.draw(n, seed, split)
             data = ImageDataset(torch.from_numpy(pictures), ids[labels].tolist())
-            task_label = t if space.visible == "task" else 0
-            streams[split].append(as_experience_data(data, reading.train, reading.test, task_label))
+            streams[split].append(as_experience_data(data, reading.train, reading.test, t))
     return VLMBenchmark(
         name,
         "classes",

@@ -231,12 +231,12 @@ def _parts(items: Sequence[Item], tasks: Sequence[str], problems: Problems) -> t
 def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform) -> Streams:
     identities: dict[str, int] = {}
 
-    def data(items: Sequence[Item]) -> AvalancheDataset:
+    def data(items: Sequence[Item], number: int) -> AvalancheDataset:
         images, captions = ImageFiles([item.image for item in items]), [item.text for item in items]
-        return as_experience_data(PairDataset(images, captions, identities), train, test)
+        return as_experience_data(PairDataset(images, captions, identities), train, test, number)
 
     splits = ("train", "valid", "test")
-    return {split: [data(parts[task, split]) for task in tasks if parts[task, split]] for split in splits}
+    return {split: [data(parts[task, split], t) for t, task in enumerate(tasks) if parts[task, split]] for split in splits}
 
 
 def _classes(
@@ -245,12 +245,11 @@ def _classes(
     streams: Streams = {"train": [], "valid": [], "test": []}
     for number, (task, texts) in enumerate(classes.items()):
         ids = dict(zip(texts, space.tasks[number], strict=True))
-        label = number if space.visible == "task" else 0
         for split, stream in streams.items():
             if not (items := parts[task, split]):
                 continue  # no validation samples
             data = ImageDataset(ImageFiles([item.image for item in items]), [ids[item.text] for item in items])
-            stream.append(as_experience_data(data, train, test, label))
+            stream.append(as_experience_data(data, train, test, number))
     return streams
 
 

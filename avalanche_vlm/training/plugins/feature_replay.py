@@ -105,6 +105,8 @@ class FeatureReplayPlugin(VLMPlugin):
         model.slots.check("image_path", "feature replay")
         model.freeze(*(tower for tower in TOWERS if tower not in train_towers)).unfreeze(*train_towers)
         model.install("image_path", self.path, "feature replay")
+        # Pseudo-features come in a batch of their own: without the classes of today they would hold nothing against it.
+        model.competing.in_training = "seen"
         self.memory = memory
         self.start, self.unit = start, unit
         self.batch_size, self.groups, self.per_group = batch_size, groups, per_group

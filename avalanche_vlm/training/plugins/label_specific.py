@@ -79,6 +79,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
         if memory.by != "class":
             raise InputError(f"LADA replays classes: it needs FeatureMemory(by='class'), this one has by={memory.by!r}")
         super().__init__(model, head)
+        model.competing.in_training = "seen"
         self.pool: ModulePool | None = None
         if bottleneck:
             self.pool = ModulePool(named("text", text_adapters(model.tower("text"), bottleneck)))

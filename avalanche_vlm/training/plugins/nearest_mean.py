@@ -32,6 +32,7 @@ class NearestMeanPlugin(VLMPlugin):
         self.memory = memory
         self.head = NearestMeanHead(float(model.scale))
         model.install("class_head", self.head, "a nearest-mean head")
+        model.competing.in_training = "seen"
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         refuse_pairs(strategy, "a nearest-mean head")

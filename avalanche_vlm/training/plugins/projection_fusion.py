@@ -46,6 +46,7 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead]):
         self.per_class = whole(per_class, 1, "the number of exemplars per class")
         self.transform = model.transforms.eval
         super().__init__(model, head)
+        model.competing.in_training = "seen"
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         self.head.begin()

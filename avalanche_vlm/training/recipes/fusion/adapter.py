@@ -102,12 +102,12 @@ class _Margin:
 
     def __call__(self, strategy: Any, features: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         model: VLM = strategy.model
-        assert model.label_space is not None, "class-labelled streams have one"
-        every = torch.arange(len(model.label_space), device=y.device)
-        texts = model.prompt_features(every)
         new = torch.tensor(classes_of(strategy.experience), device=y.device)
         # Old are the classes that were drawn: of others there is no feature to hold.
-        old = torch.isin(every, y) & ~torch.isin(every, new)
+        classes = torch.cat([y, new]).unique()
+        texts = model.prompt_features(classes)
+        old = ~torch.isin(classes, new)
         pairs = confusable_pairs(texts, old, self.threshold)
-        pairs = pairs[torch.isin(pairs[:, 1], new)]
-        return self.weight * hinge_margin(features @ texts.T, y, pairs, self.margin)
+        pairs = pairs[torch.isin(classes[pairs[:, 1]], new)]
+        drawn = torch.searchsorted(classes, y)
+        return self.weight * hinge_margin(features @ texts.T, drawn, pairs, self.margin)
