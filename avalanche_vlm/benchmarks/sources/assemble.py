@@ -236,7 +236,9 @@ def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairT
         return as_experience_data(PairDataset(images, captions, identities), train, test, number)
 
     splits = ("train", "valid", "test")
-    return {split: [data(parts[task, split], t) for t, task in enumerate(tasks) if parts[task, split]] for split in splits}
+    return {
+        split: [data(parts[task, split], t) for t, task in enumerate(tasks) if parts[task, split]] for split in splits
+    }
 
 
 def _classes(

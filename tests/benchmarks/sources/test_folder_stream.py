@@ -55,7 +55,9 @@ def test_the_split_is_disjoint_complete_and_seeded(folder):
 def test_the_union_of_labels_merges_equal_names(folder):
     benchmark = image_folder_stream(folder, label_space="union", **TRANSFORMS)
     assert benchmark.label_space.class_names == ("dog", "house cat")
-    assert [e.task_labels for e in benchmark.train_stream] == [e.task_labels for e in benchmark.test_stream] == [[0], [1]]
+    assert (
+        [e.task_labels for e in benchmark.train_stream] == [e.task_labels for e in benchmark.test_stream] == [[0], [1]]
+    )
 
 
 def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
