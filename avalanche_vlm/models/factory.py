@@ -164,11 +164,13 @@ def _create_open_clip(
     config = open_clip.get_model_preprocess_cfg(clip)
     size = config["size"][0] if isinstance(config["size"], (tuple, list)) else config["size"]
     built = _with_quick(name) if quick and not by_schema else name
+    if name.startswith("local-dir:"):
+        built = f"local-dir:{Path(name.removeprefix('local-dir:')).resolve().name}"
     return VLM(
         clip,
         tokenizer,
         Transforms(*(ImageTransform(size, config["mean"], config["std"], resize=t) for t in (train, evaluate))),
-        # Of a checkpoint file the name alone: where it lies decides nothing, and what it holds is told by its content.
+        # Of a folder or file the name alone: where it lies decides nothing, and what it holds is told by its content.
         built if tag is None else f"{built}/{Path(tag).name}",
     )
 

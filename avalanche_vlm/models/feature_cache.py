@@ -127,7 +127,7 @@ class FeatureCache:
         kind = model.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         precision = torch.get_autocast_dtype(kind) if cast else None
-        settings = (transform.size, transform.mean, transform.std, precision, _settings(tower))
+        settings = (transform.size, transform.mean, transform.std, precision, layer_settings(tower))
         return hashlib.sha256(repr((_FORMAT, self._weights[2], settings)).encode()).hexdigest()[: 2 * _DIGEST]
 
 
@@ -222,9 +222,13 @@ def _weights_digest(tower: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _settings(tower: nn.Module) -> list[tuple]:
+def layer_settings(tower: nn.Module) -> list[tuple]:
     """What a tower's output depends on besides weights: kinds of layers and their plain attributes, such as the number
-    of heads or which module is active."""
+    of heads or which module is active.
+
+    :param tower: a tower, or a whole model.
+    :return: name, class and attributes of every layer.
+    """
     plain = (bool, int, float, str, tuple, type(None))
     return [
         (name, type(module).__qualname__, sorted((k, v) for k, v in vars(module).items() if _is_setting(k, v, plain)))

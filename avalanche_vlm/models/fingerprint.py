@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 from typing import Any
 
 from avalanche_vlm._content import digest
 from avalanche_vlm.benchmarks.fingerprint import tensor_content
+from avalanche_vlm.models.feature_cache import layer_settings
 from avalanche_vlm.models.vlm import VLM
 
 
@@ -14,14 +16,16 @@ def weights_of(model: VLM) -> dict[str, Any]:
     """Everything about a model's weights that decides figures.
 
     :param model: the model as it is before a recipe is built on it.
-    :return: plain JSON types: a digest of every parameter and buffer by its name, their precisions, the frozen towers,
-        and for random weights the seed that they were drawn with.
+    :return: plain JSON types: a digest of every parameter and buffer by its name, one of the layers with their settings
+        (the same weights behind another activation are another model), precisions, the frozen towers, and for random
+        weights the seed that they were drawn with.
     """
     tensors = sorted(chain(model.named_parameters(), model.named_buffers()))
     drawn = {} if model.weights_seed is None else {"seed": model.weights_seed}
     return {
         **drawn,
         "content": digest(part for name, tensor in tensors for part in (name, tensor_content(tensor))),
+        "layers": digest(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(layer)) for layer in layer_settings(model.clip)),
         "precision": sorted({str(tensor.dtype).removeprefix("torch.") for _, tensor in model.named_parameters()}),
         "frozen": list(model.frozen),
     }

@@ -157,7 +157,7 @@ def test_another_image_size_resizes_positions_as_open_clip_does(model_folder):
     name = f"local-dir:{model_folder[0]}"
     model = create_vlm(name, image_size=64).eval()
     theirs = create_model(name, force_image_size=64).eval()
-    assert model.name == f"{name}[image_size=64]" and model.transforms.eval.size == 64
+    assert model.name == f"local-dir:{model_folder[0].name}[image_size=64]" and model.transforms.eval.size == 64
     image = torch.randint(0, 256, (3, 48, 80), dtype=torch.uint8)
     x = model.transforms.eval(image)[None]
     assert x.shape == (1, 3, 64, 64) and model.transforms.train(image).shape == (3, 64, 64)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -191,12 +192,15 @@ def test_what_python_gives_is_in_as_well(mine):
     assert difference(first, of()) is None
     frozen = create_vlm("tiny").freeze("text")
     half = create_vlm("tiny").to(torch.float64)
+    quick = create_vlm("tiny")
+    quick.clip.visual.transformer.resblocks[0].mlp.gelu = QuickGELU()
     reference = read_reference(mine / "pairs.csv", model=model)
     for changed, name in (
         ({"settings": {"max_grad_norm": None}}, "train.max_grad_norm"),
         ({"task_id": True}, "task_id_at_test"),
         ({"model": frozen}, "weights.frozen"),
         ({"model": half}, "weights.content"),
+        ({"model": quick}, "weights.layers"),
         ({"reference": reference}, "resources.reference.pairs"),
         ({"plugins": [Generator(1)]}, "plugins"),
         ({"stream": {"templates": PromptTemplates("photo", ("one {}",))}}, "templates.photo"),
