@@ -182,6 +182,20 @@ def test_a_task_of_pairs_numbers_its_captions_for_teachers_that_look_them_up(str
     assert torch.equal(inputs.texts.tokens[inputs.text_of_image], own)
 
 
+def test_captions_that_change_from_reading_to_reading_are_refused(streams):
+    model, experience = mini(), streams["pairs"].train_stream[0]
+    strategy = naive(model, [])
+    strategy.experience = experience
+    reference = CurrentTask(batch_size=BATCH)
+    reference.start(strategy)
+    for _ in reference.chunks():
+        pass
+    # As if every caption had been another one then.
+    reference._numbers = {bytes(text)[::-1]: number for text, number in reference._numbers.items()}
+    with pytest.raises(InputError, match="a caption of the current task is another each time that it is read"):
+        reference.next(strategy, None)
+
+
 def test_what_a_draw_cannot_be_of_is_named():
     for options, sentence in (
         ({"texts": "batch"}, "the texts of the current task are task or a list, not 'batch'"),

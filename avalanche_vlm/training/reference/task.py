@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import GIVEN, KEPT, TRANSIENT, Stateful
@@ -38,7 +39,8 @@ class CurrentTask(Stateful):
     :param batch_size: images per iteration, at least 1; no more than the experience has.
     :param texts_per_step: texts of a list that every iteration takes, in shuffled passes, at least 1; None for all.
     :param seed: seed of the draws, 0 or more.
-    :raises InputError: for texts of another kind, or none, and for a number out of its range.
+    :raises InputError: for texts of another kind, or none, and for a number out of its range; in training, for a
+        caption that differs from one reading to the next.
     """
 
     states: ClassVar = {
@@ -49,6 +51,7 @@ class CurrentTask(Stateful):
         "_classes": TRANSIENT,
         "_batches": TRANSIENT,
         "_numbers": TRANSIENT,
+        "_listed": TRANSIENT,
     }
     lifetime: Lifetime = "task"
 
@@ -68,6 +71,7 @@ class CurrentTask(Stateful):
         self._classes: torch.Tensor | None = None
         self._batches: Iterator[Any] | None = None
         self._numbers: dict[bytes, int] = {}
+        self._listed: int | None = None
 
     def start(self, strategy: Strategy) -> None:
         self.end()
@@ -89,6 +93,7 @@ class CurrentTask(Stateful):
         elif self._classes is not None:
             yield Inputs(texts=model_of(strategy).prompts(self._classes))
         else:
+            self._listed = len(captions)
             yield from (Inputs(texts=Prompts(part)) for part in torch.stack(captions).split(size))
 
     def next(self, strategy: Strategy, forward: ForwardFeatures | None) -> Inputs | None:
@@ -105,11 +110,16 @@ class CurrentTask(Stateful):
             prompts = model_of(strategy).prompts(classes)
             return Inputs(images, prompts, torch.searchsorted(classes, y), rows, slice(None))
         distinct, own = torch.unique(x.tokens, dim=0, return_inverse=True)
-        texts = Prompts(distinct.to(device))
-        return Inputs(images, texts, own.to(device), rows, numbered(distinct, self._numbers))
+        numbers = numbered(distinct, self._numbers)
+        if self._listed is not None and int(numbers.max()) >= self._listed:
+            raise InputError(
+                "a caption of the current task is another each time that it is read, so that what a teacher says of it "
+                "cannot be looked up: compare the minibatch itself, CurrentBatch"
+            )
+        return Inputs(images, Prompts(distinct.to(device)), own.to(device), rows, numbers)
 
     def end(self) -> None:
-        self._strategy = self._classes = self._batches = None
+        self._strategy = self._classes = self._batches = self._listed = None
         self._numbers = {}
 
     def _draws(self, strategy: Strategy) -> DataLoader:
