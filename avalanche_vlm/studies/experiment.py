@@ -30,6 +30,7 @@ from avalanche_vlm.studies.outcome import (
 )
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin, too_few
 from avalanche_vlm.training.settings import TrainSettings
 
 
@@ -66,7 +67,8 @@ def run_experiment(
     :param progress: called as ``(experience, iteration, iterations)``.
     :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1].
     :param evaluate: without, there are no scores in the result, and the model is the caller's to evaluate.
-    :raises InputError: for unusable input; what was computed before is in the rows already reported.
+    :raises InputError: for unusable input, such as a task with fewer samples than the recipe needs; what was computed
+        before is in the rows already reported.
     """
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
@@ -80,6 +82,7 @@ def run_experiment(
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
     plugins = [*recipes.build(recipe, model=model, **taken, **options), *plugins]
+    refuse_untrainable(recipe, benchmark, plugins, settings)
     if task_id:
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
@@ -172,6 +175,31 @@ def _train(
         "train_cpu_seconds": round(timing["train_cpu_seconds"], 2),
         "eval_seconds": round(timing["eval_seconds"], 2),
     }
+
+
+def refuse_untrainable(
+    recipe: str, benchmark: VLMBenchmark, plugins: Sequence[SupervisedPlugin], settings: TrainSettings
+) -> None:
+    """Refuse what would fail, or train nothing, in the middle of the stream.
+
+    :param recipe: name of the recipe.
+    :param benchmark: stream whose training sets are counted.
+    :param plugins: the recipe's plugins.
+    :param settings: settings of the training.
+    :raises InputError: for a task with fewer training samples than a plugin needs, naming the first one; and for pairs
+        one by one, which no loss can contrast.
+    """
+    contrasts = benchmark.kind == "pairs" and recipe != "zero-shot"
+    least = max((p.least_samples for p in plugins if isinstance(p, VLMPlugin)), default=1)
+    least = max(least, 2) if contrasts else least
+    for name, experience in zip(benchmark.task_names, benchmark.train_stream, strict=True):
+        if (there := len(experience.dataset)) < least:
+            raise InputError(f"recipe {recipe}: {too_few(least, f'task {name}', there)}")
+    if contrasts and settings.batch_size == 1:
+        raise InputError(
+            "a batch of one pair has nothing that its picture and caption are told from, so pairs are trained in "
+            "batches of 2 or more (batch_size)"
+        )
 
 
 _HINTS = {

@@ -58,6 +58,20 @@ class VLMMixin(UnpacksContainers, _Template):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_AMP[self.amp])
 
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's epoch, unless there is no batch: Avalanche would train nothing, and say nothing.
+
+        :raises InputError: if ``drop_last`` has left out the only batch.
+        """
+        if len(self.dataloader) == 0:
+            there = len(self.adapted_dataset)
+            raise InputError(
+                f"experience {self.experience.current_experience} has {there} training samples, fewer than a batch of "
+                f"{self.train_mb_size}, and drop_last leaves out batches that are not full: nothing would be trained, "
+                f"so lower train_mb_size to {there} or leave drop_last out"
+            )
+        super().training_epoch(**kwargs)
+
     def forward(self) -> Any:
         with self.autocast():
             return super().forward()

@@ -116,7 +116,7 @@ def test_the_real_digits_are_real_and_split_without_overlap():
     assert set(labels) == set(range(10))
     seen = {image.tobytes() for image in train}
     assert sum(image.tobytes() in seen for image in test) == 0
-    with pytest.raises(ValueError, match="1397 pictures for train"):
+    with pytest.raises(InputError, match="1397 pictures for train"):
         task.draw(1398, 0, "train")
 
 
@@ -157,3 +157,12 @@ def test_the_shipped_model_is_well_above_chance_on_every_task(shipped):
 def test_zero_shot_accuracy_of_attributes_that_no_task_trains(shipped):
     for held_out in held_out_sets(1, 400, shipped.transforms.eval, shipped.tokenizer)[1:]:
         assert zero_shot_accuracy(shipped, held_out.dataset, held_out.label_space) > 0.9
+
+
+@pytest.mark.parametrize("option", ["n_train", "n_test", "n_held_out", "n_reference"])
+def test_more_than_memory_holds_is_refused_before_it_is_drawn(option):
+    said = f"{option} of the picturebook is at most 100,000, not 1,000,000: .* would take 71 GiB"
+    with pytest.raises(InputError, match=said):
+        picturebook.mtil_like(**{option: 10**6})
+    with pytest.raises(InputError, match="at most 100,000"):
+        picturebook.mtil_like(**{option: 10**400})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mini import IMAGE_BLOCKS, WIDTH, mini
 from quick import slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.experiment import run_experiment
@@ -65,6 +67,40 @@ def test_the_same_seed_gives_the_same_result(recipe):
     assert protocol["data"]["order"] == SMALL["order"]
     assert protocol["recipe_options"] == {**recipes.get(recipe).settings, **OPTIONS.get(recipe, {})}
     check_costs(recipe, first["costs"])
+
+
+def fewer(benchmark, n: int, task: int = 1) -> VLMBenchmark:
+    """The same stream with n training samples in one task."""
+    train = [experience.dataset for experience in benchmark.train_stream]
+    train[task] = train[task].subset(range(n))
+    test = [experience.dataset for experience in benchmark.test_stream]
+    facts = {"label_space": benchmark.label_space, "task_names": benchmark.task_names}
+    return VLMBenchmark(benchmark.name, benchmark.kind, train, test, **facts)
+
+
+@pytest.mark.parametrize("recipe", ["lora", "adapter-per-task", "moe-adapters", "s-prompts", "diki"])
+def test_a_task_too_small_for_a_router_is_refused_before_anything_is_trained(recipe, tiny_benchmark):
+    """Found by running every recipe on tasks of 1 to 9 samples: routers alone need more than one."""
+    small, rows = fewer(tiny_benchmark, 9), []
+    said = f"recipe {recipe}: task night has 9 training samples, and the method needs at least 10 of every task"
+    settings, given = TrainSettings(lr=1e-3, epochs=1), {"options": OPTIONS.get(recipe)}
+    with pytest.raises(InputError, match=said):
+        run_experiment(small, recipe, model=mini(), settings=settings, on_row=lambda *row: rows.append(row), **given)
+    assert rows == []
+    # In a script of one's own the experience itself is refused when it starts, not when it has been trained.
+    model = mini()
+    plugins = recipes.build(recipe, model=model, **OPTIONS.get(recipe, {}))
+    model.set_label_space(small.label_space)
+    with pytest.raises(InputError, match="experience 1 has 9 training samples"):
+        plugins[0].before_train_dataset_adaptation(SimpleNamespace(experience=small.train_stream[1], model=model))
+
+
+def test_pairs_one_by_one_have_nothing_to_be_told_from(tiny_pairs):
+    for benchmark, size in ((tiny_pairs, 1), (fewer(tiny_pairs, 1), 16)):
+        settings = TrainSettings(lr=1e-3, epochs=1, batch_size=size)
+        with pytest.raises(InputError, match=r"batches of 2 or more|has 1 training sample, .* at least 2"):
+            run_experiment(benchmark, "fine-tune", model=mini(), settings=settings)
+        assert run_experiment(benchmark, "zero-shot", model=mini(), settings=settings).result["matrix"]
 
 
 def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:

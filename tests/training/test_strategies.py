@@ -129,6 +129,19 @@ def test_the_mixin_serves_any_strategy(random_model, tiny_benchmark):
     assert len(strategy.dataset) == 128
 
 
+def test_drop_last_does_not_leave_a_task_untrained_without_a_word(random_model, tiny_benchmark):
+    strategy = strategy_of(random_model)
+    strategy.train_mb_size = 65  # one more than the task has
+    before = snapshot(random_model.state_dict())
+    said = "experience 0 has 64 training samples, fewer than a batch of 65, and drop_last .* lower train_mb_size to 64"
+    with pytest.raises(InputError, match=said):
+        strategy.train(tiny_benchmark.train_stream[0], drop_last=True)
+    assert all(torch.equal(before[name], value) for name, value in snapshot(random_model.state_dict()).items())
+    strategy.train_mb_size = 64
+    strategy.train(tiny_benchmark.train_stream[0], drop_last=True)
+    assert any(not torch.equal(before[name], value) for name, value in snapshot(random_model.state_dict()).items())
+
+
 def test_bad_settings(random_model):
     with pytest.raises(InputError, match="amp is None or 'bf16', not 'fp8'"):
         strategy_of(random_model, amp="fp8")

@@ -22,6 +22,11 @@ from avalanche_vlm.benchmarks.picturebook.view import Reading
 from avalanche_vlm.benchmarks.scenario import ImageDataset, PairDataset, VLMBenchmark, as_experience_data
 from avalanche_vlm.errors import InputError
 
+MOST_PICTURES = 100_000
+"""Pictures of a task that can be asked for: they are drawn at once."""
+BYTES_WHILE_DRAWN = 75 * 2**10
+"""Memory that a picture takes while it is drawn, at its peak (measured over all styles: 48 to 72 KiB)."""
+
 DOMAINS = ("sketch", "night", "faded", "mosaic", "negative")
 """Styles of the domain-incremental stream, in order."""
 FASHIONS = ("sketch", "night", "negative")
@@ -197,7 +202,7 @@ def pairs(
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything a stream holds: whole numbers of 1 or more.
+    """How much of everything a stream holds: whole numbers from 1 to :data:`MOST_PICTURES`.
 
     :param train: number of training pictures per task.
     :param test: number of test pictures per task.
@@ -214,6 +219,11 @@ class Sizes:
         for name, number in list(vars(self).items()):
             if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
                 raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {number!r}")
+            if int(number) > MOST_PICTURES:
+                raise InputError(
+                    f"n_{name} of the picturebook is at most {MOST_PICTURES:,}, not {int(number):,}: drawn at once, so "
+                    f"many pictures would take {int(number) * BYTES_WHILE_DRAWN // 2**30:,} GiB of memory"
+                )
             object.__setattr__(self, name, int(number))  # numpy's are no JSON
 
     def facts(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from avalanche_vlm.benchmarks.picturebook import scenes
 from avalanche_vlm.benchmarks.picturebook.render import SIDE, Jitter, Look, render, to_uint8
 from avalanche_vlm.benchmarks.picturebook.scenes import COLOURS, GROUNDS, LETTERS, OBJECTS, PATTERNS, SHAPES
 from avalanche_vlm.benchmarks.picturebook.styles import STYLES
+from avalanche_vlm.errors import InputError
 
 _TEMPLATES = {
     "object": ("a {}", "a picture of a {}", "there is a {}"),
@@ -98,7 +99,7 @@ class RealDigits:
         :param seed: seed of the whole stream, 0 or more.
         :param split: ``"test"`` for the test's pictures, anything else for the others.
         :return: uint8 ``[n, 3, 32, 32]`` and class indices ``[n]``.
-        :raises ValueError: if ``n`` exceeds what the split has.
+        :raises InputError: if ``n`` exceeds what the split has.
         """
         from sklearn.datasets import load_digits
 
@@ -106,7 +107,7 @@ class RealDigits:
         order = generator(seed, self.name, "split").permutation(len(digits.target))
         chosen = order[-400:] if split == "test" else order[:-400]
         if n > len(chosen):
-            raise ValueError(f"the real digits have {len(chosen)} pictures for {split}, {n} were asked for")
+            raise InputError(f"the real digits have {len(chosen)} pictures for {split}, {n} were asked for")
         chosen = chosen[:n]
         small = digits.images[chosen].astype(np.float32) / 16
         # Bilinear enlargement to 24 pixels as a product with one interpolation matrix per axis.

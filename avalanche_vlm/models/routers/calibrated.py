@@ -44,6 +44,9 @@ class CalibratedRouter(ResizesOnLoad):
     middles: torch.Tensor
     thresholds: torch.Tensor
 
+    least_samples: ClassVar[int] = 10
+    """Fewest samples of a task that a router can be fitted to: a fifth of them sets its threshold."""
+
     parts: ClassVar[tuple[str, ...]] = ()
     """Names of the tensors that :meth:`_learn` gives. Those of all tasks are kept joined along the first dimension."""
 
@@ -64,7 +67,7 @@ class CalibratedRouter(ResizesOnLoad):
         :param labels: class or caption ids ``[N]``.
         :raises InputError: if there are fewer than ten samples, or one is not finite; nothing has changed then.
         """
-        if len(features) < 10:
+        if len(features) < self.least_samples:
             raise InputError(f"a router needs at least ten samples of a task, task {len(self)} has {len(features)}")
         if not bool(features.isfinite().all()):
             raise InputError(f"a router cannot learn task {len(self)}: a feature is not finite")

@@ -72,6 +72,11 @@ class ReferenceGate(ResizesOnLoad):
         self.register_buffer("weights", torch.empty(hidden + 1, 0, device=reference.device))
         self.register_buffer("threshold", torch.zeros((), device=reference.device))
 
+    @property
+    def least_samples(self) -> int:
+        """Fewest samples of a task that it can be fitted to: those of its router."""
+        return self.router.least_samples
+
     def __len__(self) -> int:
         return len(self.router)
 

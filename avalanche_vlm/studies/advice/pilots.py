@@ -19,7 +19,7 @@ from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.parts import scored_on_fewer
 from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
-from avalanche_vlm.studies.experiment import resources
+from avalanche_vlm.studies.experiment import refuse_untrainable, resources
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -82,8 +82,12 @@ class Pilots:
             recipes.get(name)
             try:
                 given = resources(name, self._benchmark)
+                small = min(self._samples()) < LEAST
+                if small or not self.constraints.raw_data:
+                    train, options = self.settings(name)
+                    built = recipes.build(name, model=copy.deepcopy(self._model), **given, **options)
+                    refuse_untrainable(name, self._benchmark, built, train)
                 if not self.constraints.raw_data:
-                    built = recipes.build(name, model=copy.deepcopy(self._model), **given, **self.settings(name)[1])
                     if any(part.may_keep_raw_data() for part in stateful_parts(built)):
                         excluded[name] = KEEPS_RAW_DATA
                     elif unknown := undeclared(built):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import Stateful
 from avalanche_vlm.training.protocol import Strategy
 
@@ -20,12 +21,22 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     ``class P(VLMPlugin, supports_distributed=True)``; in the class body it is overwritten.
     """
 
+    least_samples: int = 1
+    """Fewest training samples that every experience must have. What needs more says so here, so that it is known before
+    anything is trained."""
+
     def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.supports_distributed = supports_distributed
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
-        """The first callback of an experience: calls :meth:`prepare_parameters`."""
+        """The first callback of an experience: calls :meth:`prepare_parameters`.
+
+        :raises InputError: if the experience has fewer samples than the method needs.
+        """
+        experience = strategy.experience
+        if (there := len(experience.dataset)) < self.least_samples:
+            raise InputError(too_few(self.least_samples, f"experience {experience.current_experience}", there))
         self.prepare_parameters(strategy)
 
     def prepare_parameters(self, strategy: Strategy) -> None:
@@ -36,6 +47,20 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
 
         :param strategy: the strategy; its experience is at hand, its model not yet adapted.
         """
+
+
+def too_few(least: int, where: str, there: int) -> str:
+    """The sentence on an experience that is too small for a method.
+
+    :param least: fewest training samples that the method needs.
+    :param where: name of the experience, as the subject of a sentence.
+    :param there: number of its training samples.
+
+    >>> too_few(10, "task cats", 4)
+    'task cats has 4 training samples, and the method needs at least 10 of every task'
+    """
+    samples = "sample" if there == 1 else "samples"
+    return f"{where} has {there} training {samples}, and the method needs at least {least} of every task"
 
 
 def add_as_one_batch(strategy: Strategy, loss: torch.Tensor, samples: int) -> None:

@@ -42,6 +42,11 @@ class ModulePerTaskPlugin(VLMPlugin):
         model.install("routed", self.routed, "modules per task")
         model.freeze("image", "text", "scale")
 
+    @property
+    def least_samples(self) -> int:  # type: ignore[override]
+        """Fewest training samples of an experience: as many as the router needs, which is fitted when it ends."""
+        return getattr(self.router, "least_samples", 1)
+
     def prepare_parameters(self, strategy: Strategy) -> None:
         name = self.pool.add_next()
         self.routed.of_label |= dict.fromkeys(task_labels_of(strategy.experience), name)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from avalanche.training.plugins import ReplayPlugin
 
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.advice import Constraints, advise
@@ -81,3 +82,12 @@ def test_a_pilot_that_will_not_end_in_time_is_broken_off(tiny_benchmark):
     asked = pilots(tiny_benchmark)
     with pytest.raises(OutOfTime):
         asked.run("fine-tune", 1.0, time.monotonic() - 1)
+
+
+def test_a_recipe_that_a_task_is_too_small_for_is_not_tried(tiny_benchmark):
+    train = [experience.dataset for experience in tiny_benchmark.train_stream]
+    test = [experience.dataset for experience in tiny_benchmark.test_stream]
+    facts = {"label_space": tiny_benchmark.label_space, "task_names": tiny_benchmark.task_names}
+    small = VLMBenchmark("small", "classes", [train[0], train[1].subset(range(6))], test, **facts)
+    names, excluded = pilots(small).candidates(["fine-tune", "lora"])
+    assert names == ["fine-tune"] and "task night has 6 training samples" in excluded["lora"]
