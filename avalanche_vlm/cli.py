@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.commands.arguments import parse
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 
 COMMANDS = {
     "run": "avalanche_vlm.commands.run:run",
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: exit code: 0, 2 for unusable input, 1 if nobody reads the output any more, 130 when interrupted.
     """
     out = None
+    shown = warnings.formatwarning
+    warnings.formatwarning = _plainly
     try:
         command, request = parse(argv)
         out, threads = (getattr(request, name, None) for name in ("out", "threads"))
@@ -48,6 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = f"; what is finished is kept in {out}" if out else ""
         print(f"avalanche-vlm: interrupted{kept}", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = shown
+
+
+def _plainly(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> str:
+    """A warning of what the user gave as one sentence; all others as Python shows them."""
+    if issubclass(category, DataWarning):
+        return f"avalanche-vlm: {message}\n"
+    return _as_python(message, category, *where, **rest)
+
+
+_as_python = warnings.formatwarning
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import get_benchmark
+from avalanche_vlm.benchmarks.sources.registry import kind_of_data
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
@@ -73,6 +74,8 @@ def without_task_id(request: AdviseRequest) -> tuple[AdviseRequest, list[str]]:
         raise InputError("--label-space task needs the task id at prediction, which --no-task-id forbids")
     if stream.label_space or (stream.benchmark and "union" not in get_benchmark(stream.benchmark).label_spaces):
         return request, []
+    if stream.data and Path(stream.data).exists() and kind_of_data(stream.data, **stream.options) == "pairs":
+        return request, []  # captions have no label space
     changed = request.model_copy(update={"stream": stream.model_copy(update={"label_space": "union"})})
     return changed, ["all classes compete (--label-space union): under --no-task-id no prediction knows its task"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from avalanche_vlm.benchmarks.label_space import Visible
-from avalanche_vlm.benchmarks.registry import benchmark_names
+from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
     data = parser.add_argument_group("stream")
     data.add_argument("--benchmark", choices=benchmark_names(), help="(default: picturebook)")
-    data.add_argument("--data", metavar="PATH", help="your own folder task/class/image, or CSV, TSV or JSONL table")
+    data.add_argument("--data", metavar="PATH", help="your own folder of class folders, or table (list formats)")
     data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
     data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
     data.add_argument("--order", type=_names, metavar="A,B,C", help="names of the tasks, in the order of the stream")
@@ -135,6 +135,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="another option of the benchmark, repeatable (avalanche-vlm list benchmarks BENCHMARK names them)",
     )
+
+    own = parser.add_argument_group("your own data (--data)")
+    own.add_argument("--class-names", metavar="FILE", help="names of classes: a line each in order, or label and name")
+    own.add_argument("--kind", choices=KINDS, help="of a table that has labels and captions")
+    own.add_argument("--image-root", metavar="DIR", help="what image paths of a table are relative to")
+    own.add_argument("--split-classes", type=_positive, metavar="N", help="make N tasks of the classes of one data set")
+    own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
+    for column in ("image", "label", "caption", "task", "split"):
+        own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")
 
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")

@@ -9,6 +9,7 @@ from typing import Any
 
 from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import (
+    DATA_OPTIONS,
     SIZES,
     AdviseRequest,
     Assignment,
@@ -64,7 +65,8 @@ def _list(options: argparse.Namespace) -> ListRequest:
 
 def _training(options: argparse.Namespace) -> dict[str, Any]:
     """What the commands that train have in common."""
-    sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    named = (*SIZES, *DATA_OPTIONS)
+    sizes = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     stream = StreamRequest(
         benchmark=_one_stream(options),
         data=options.data,

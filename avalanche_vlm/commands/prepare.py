@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
-from avalanche_vlm.commands.requests import SIZES, CompareRequest, Experiment, StreamRequest, TrainingRequest
+from avalanche_vlm.commands.requests import (
+    DATA_OPTIONS,
+    SIZES,
+    CompareRequest,
+    Experiment,
+    StreamRequest,
+    TrainingRequest,
+)
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
     from avalanche_vlm.training.settings import TrainSettings
 
     defaults = recipes.get(recipe).settings
+    _refuse_unread(request)
     if why := lacking(request.stream, recipe):
         raise InputError(why)
     train, options = settings(request, recipe)
@@ -59,6 +67,17 @@ def experiments(request: CompareRequest) -> tuple[list[Experiment], list[str]]:
     names = [name for name in request.recipes if not left_out.get(name)]
     found = [experiment(request, name, seed) for seed in request.seeds for name in names]
     return found, [why for why in left_out.values() if why]
+
+
+def _refuse_unread(request: TrainingRequest) -> None:
+    """Refuse resources that none of the recipes takes."""
+    from avalanche_vlm.training import recipes
+
+    names = request.recipe_names()
+    for resource in ("reference", "generator"):
+        given = request.stream.data and getattr(request.stream, resource) is not None
+        if given and not any(resource in recipes.get(name).takes for name in names):
+            raise InputError(f"--{resource} does not apply to {', '.join(names)}: no recipe asked for takes it")
 
 
 def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -187,7 +206,10 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
     _refuse_given(stream, name, "name")
     if stream.order:
         common[declared.order or "order"] = list(stream.order)
-    flags = {**common, **{option: value for option, value in stream.options.items() if option in SIZES}}
+    if stream.on_error != "raise":
+        raise _does_not_apply("on_error", f"{name}, only to --data")
+    flagged = (*SIZES, *DATA_OPTIONS)
+    flags = {**common, **{option: value for option, value in stream.options.items() if option in flagged}}
     if not declared.takes("seed"):
         if stream.seed is not None:
             raise _does_not_apply("data_seed", f"{name}, which draws nothing")
@@ -220,6 +242,9 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
         if stream.seed is not None:
             raise _does_not_apply("data_seed", f"a {found.name}, which draws nothing")
         del common["seed"]  # nothing is drawn to read it: the seed is the training's alone
+    for option in stream.options:
+        if option in DATA_OPTIONS and not found.takes(option):
+            raise _does_not_apply(option, f"{data}, a {found.name}")
     if found.takes("on_error") or stream.on_error != "raise":
         common["on_error"] = stream.on_error
     benchmark = read_stream(data, model=model, **{**common, **stream.options})

@@ -21,6 +21,16 @@ class Progress:
     def __init__(self, bars: Bars | None, quiet: bool) -> None:
         self._bars = bars
         self._quiet = quiet
+        self._said: set[str] = set()
+
+    def say_once(self, sentence: str) -> None:
+        """Print a remark that several experiments have in common, at the first.
+
+        :param sentence: remark, a whole sentence.
+        """
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.say(sentence)
 
     def say(self, sentence: str) -> None:
         """Print a remark, unless it should be quiet.

@@ -17,6 +17,20 @@ from avalanche_vlm.training.settings import TrainSettings
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 """Options of benchmarks that the command line has flags of their own for."""
 
+DATA_OPTIONS = (
+    "class_names",
+    "kind",
+    "image_root",
+    "split_classes",
+    "class_order",
+    "image_column",
+    "label_column",
+    "caption_column",
+    "task_column",
+    "split_column",
+)
+"""Options of a user's own data that the command line has flags of their own for."""
+
 NotNegative = Annotated[int, Field(ge=0)]
 TorchSeed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]

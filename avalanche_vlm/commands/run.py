@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,11 +130,13 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
         progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
     started = time.perf_counter()
     store.write_json(folder / "request.json", asked.stored())
-    model, benchmark = prepare.opened(asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the notes say it as well
+        model, benchmark = prepare.opened(asked)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
     for sentence in benchmark.data.notes:
-        progress.say(sentence)
+        progress.say_once(sentence)
     partial = folder / "partial.json"
 
     def on_row(step: int, matrix: Any) -> None:

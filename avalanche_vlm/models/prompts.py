@@ -31,6 +31,11 @@ class Prompts:
         tokens = tokenizer(texts) if texts else torch.zeros(0, 0, dtype=torch.long)
         return cls(tokens, torch.tensor([len(group) for group in groups], dtype=torch.long))
 
+    def groups(self) -> list[bytes]:
+        """The tokens of each group, as what groups of equal tokens have in common."""
+        counts = [1] * len(self) if self.counts is None else self.counts.tolist()
+        return [part.cpu().numpy().tobytes() for part in self.tokens.split(counts)] if counts else []
+
     def __len__(self) -> int:
         return len(self.tokens if self.counts is None else self.counts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from torch import nn
 from avalanche_vlm.benchmarks.experiences import task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.models.competing import ALL_CLASSES, MASKED, CompetingClasses
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.heads.text import TextHead
@@ -206,9 +207,13 @@ class VLM(DualEncoder, MultiTaskModule):
     def set_label_space(self, label_space: LabelSpace) -> Self:
         """Classify over these classes from now on; forgets which were seen.
 
+        Warns (:class:`~avalanche_vlm.errors.DataWarning`) of classes that compete and whose prompts have equal tokens.
+
         :raises InputError: if a prompt does not fit the text tower's vocabulary.
         """
         head = self._text_head(label_space)
+        if sentence := head.told_apart(label_space):
+            warnings.warn(sentence, DataWarning, stacklevel=2)
         self.label_space = label_space
         self.competing = CompetingClasses(label_space, self.competing.in_training).to(self.device).train(self.training)
         self.text_head = head

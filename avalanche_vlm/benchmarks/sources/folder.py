@@ -9,6 +9,7 @@ from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.class_names import Chosen, ClassNames, choose_names, from_folders
+from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
 from avalanche_vlm.errors import InputError
 
@@ -19,7 +20,7 @@ def image_folder_stream(
     train_transform: Callable,
     eval_transform: Callable,
     templates: PromptTemplates = PHOTO,
-    label_space: Visible = "task",
+    label_space: Visible | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     on_error: OnError = "raise",
@@ -27,6 +28,8 @@ def image_folder_stream(
     order: Sequence[str] | None = None,
     layout: Layout = "auto",
     class_names: ClassNames | None = None,
+    split_classes: int | None = None,
+    class_order: ClassOrder | None = None,
 ) -> VLMBenchmark:
     """A class-labelled stream with one experience per task folder.
 
@@ -44,7 +47,7 @@ def image_folder_stream(
     :param train_transform: the model's transform of training images, PIL image to tensor.
     :param eval_transform: the model's transform of test images, PIL image to tensor.
     :param templates: prompts around the class names.
-    :param label_space: which classes compete.
+    :param label_space: which classes compete; by default ``"task"``, and ``"seen"`` with ``split_classes``.
     :param test_fraction: share of every class that is kept for testing, in (0, 1).
     :param seed: seed of the random split, 0 or more.
     :param on_error: ``"raise"`` stops at the first image that cannot be read, ``"skip"`` leaves it out and says so in
@@ -55,6 +58,9 @@ def image_folder_stream(
         classes; ``"auto"`` takes folders for classes if there are images in them, and for tasks if there are folders.
     :param class_names: names of the classes, by folder or in order, or a file with them
         (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`).
+    :param split_classes: number of tasks that the classes of a folder of one task are given to, as evenly as they can.
+    :param class_order: folders or names of all classes in the order in which these tasks bring them, a file with one a
+        line, or ``"sorted"``; drawn from ``seed`` by default.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     root = Path(root)
@@ -81,6 +87,7 @@ def image_folder_stream(
     ]
     given = {bool(item.split) for item in items}
     items = split_items(readable(items, problems), test_fraction, seed, by_class=True, problems=problems)
+    items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     return assemble(
         name or root.resolve().name,
         "classes",
@@ -90,13 +97,14 @@ def image_folder_stream(
         eval_transform=eval_transform,
         tokenizer=None,
         templates=templates,
-        label_space=label_space,
+        label_space=label_space or ("seen" if split_classes else "task"),
         problems=problems,
         protocol={
             "path": str(root),
             "split_seed": None if given == {True} else seed,
             "split": "folders" if given == {True} else "random" if given == {False} else "folders and random",
             "test_fraction": None if given == {True} else test_fraction,
+            **division,
         },
         names=names,
     )

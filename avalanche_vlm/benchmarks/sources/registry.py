@@ -138,6 +138,18 @@ def read_stream(path: str | Path, *, model: Reader | None = None, **options: Any
     return call_factory(f"{path}, a {found.name},", found.build(), path, model=model, **options)
 
 
+def kind_of_data(path: str | Path, **options: Any) -> str | None:
+    """What the samples of a table are, before anything but the table is read.
+
+    :param path: file or folder with the data.
+    :param options: options of the format's stream, of which ``kind`` and names of columns decide.
+    :return: ``"classes"`` or ``"pairs"``; None for data that are no table or cannot be told.
+    """
+    kind: Callable[..., str | None] = resolve("avalanche_vlm.benchmarks.sources.table:table_kind")
+    found = format_of(Path(path))
+    return None if found.rows is None else kind(path, **options)
+
+
 def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise") -> ReferencePairs:
     """Reference pairs from the ``image`` and ``caption`` columns of a table of any format.
 

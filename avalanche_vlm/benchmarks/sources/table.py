@@ -10,6 +10,8 @@ from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamK
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, ClassNames, choose_names
+from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
+from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.benchmarks.sources.splits import split_of
@@ -23,8 +25,8 @@ def table_stream(
     eval_transform: Callable,
     tokenizer: Callable | None = None,
     image_root: str | Path | None = None,
-    templates: PromptTemplates = PHOTO,
-    label_space: Visible = "task",
+    templates: PromptTemplates | None = None,
+    label_space: Visible | None = None,
     kind: StreamKind | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -32,22 +34,30 @@ def table_stream(
     name: str | None = None,
     order: Sequence[str] | None = None,
     class_names: ClassNames | None = None,
+    split_classes: int | None = None,
+    class_order: ClassOrder | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    task_column: str | None = None,
+    split_column: str | None = None,
 ) -> VLMBenchmark:
     """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
 
-    With ``label`` it is class-labelled, with only ``caption`` an image-text stream. Without ``task`` all rows are one
-    task; without ``split`` (``train``, ``val`` or ``test``) the rows are split at random, within each class where there
-    are classes. Validation rows make the stream ``valid`` where there are test rows, and are what is tested where there
-    are none. Every image is decoded once, up front.
+    With ``label`` it is class-labelled, with ``caption`` an image-text stream; with both, ``kind`` says which. A
+    picture with several captions stands in as many rows, which a random split keeps together. Without ``task`` all rows
+    are one task; without ``split`` (``train``, ``val`` or ``test``) the rows are split at random, within each class
+    where there are classes. Validation rows make the stream ``valid`` where there are test rows, and are what is tested
+    where there are none. Every image is decoded once, up front.
 
     :param path: ``.csv``, ``.tsv`` or ``.jsonl``, UTF-8.
     :param train_transform: PIL image to tensor, the model's.
     :param eval_transform: the model's transform of test images, PIL image to tensor.
     :param tokenizer: the model's, for pairs.
     :param image_root: what relative image paths are relative to; the table's folder by default.
-    :param templates: prompts around the class names.
-    :param label_space: which classes compete.
-    :param kind: ``"classes"`` or ``"pairs"`` where the table has both columns; classes by default.
+    :param templates: prompts around the class names, ``a photo of a {}.`` by default.
+    :param label_space: which classes compete; by default ``"task"``, and ``"seen"`` with ``split_classes``.
+    :param kind: ``"classes"`` or ``"pairs"``, needed where the table has both columns.
     :param test_fraction: share kept for testing where the table does not say, in (0, 1).
     :param seed: seed of the random split, 0 or more.
     :param on_error: ``"raise"`` stops at the first row that cannot be used, ``"skip"`` leaves it out and says so in
@@ -57,19 +67,38 @@ def table_stream(
     :param class_names: names of the classes, by label or in order, or a file with them
         (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`); by default a file ``classes.txt`` beside the
         table, if there is one that fits, or else the labels themselves.
+    :param split_classes: number of tasks that the classes of a table of one task are given to, as evenly as they can.
+    :param class_order: labels or names of all classes in the order in which these tasks bring them, a file with one a
+        line, or ``"sorted"``; drawn from ``seed`` by default.
+    :param image_column: name of the column with image paths; ``image`` (or ``file_name``, ``image_name``) by default.
+    :param label_column: name of the column with class labels; ``label`` by default.
+    :param caption_column: name of the column with captions; ``caption`` (or ``text``, ``comment``) by default.
+    :param task_column: name of the column with tasks; ``task`` by default.
+    :param split_column: name of the column with splits; ``split`` by default.
     :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
     """
     path = Path(path)
     problems = Problems(on_error)
-    rows = list(read_rows(path, problems))
-    columns = {column for _, fields in rows for column in fields}
-    if kind not in (None, "classes", "pairs"):
-        raise InputError(f"kind is classes or pairs, not {kind!r}")
-    kind = kind or ("classes" if "label" in columns else "pairs")
+    said = {
+        "image": image_column,
+        "label": label_column,
+        "caption": caption_column,
+        "task": task_column,
+        "split": split_column,
+    }
+    rows = under_our_names(list(read_rows(path, problems)), said, path)
+    kind = kind_of(rows, kind, said, path)
     text_column = "label" if kind == "classes" else "caption"
     items = _items(path, rows, text_column, image_root, problems)
-    if kind == "pairs" and class_names is not None:
-        raise InputError(f"class_names does not apply to {path}: it is a table of captions")
+    if kind == "pairs":
+        refuse_for_pairs(
+            path,
+            templates=templates,
+            label_space=label_space,
+            class_names=class_names,
+            split_classes=split_classes,
+            class_order=class_order,
+        )
     if kind == "pairs" and tokenizer is None:
         raise InputError(f"{path} is a table of captions: give the model's tokenizer")
     if not items:
@@ -79,6 +108,7 @@ def table_stream(
     names = choose_names(class_names, [item.text for item in items], path) if kind == "classes" else UNNAMED
     given = {bool(item.split) for item in items}
     items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
+    items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     return assemble(
         name or path.stem,
         kind,
@@ -87,17 +117,49 @@ def table_stream(
         train_transform=train_transform,
         eval_transform=eval_transform,
         tokenizer=tokenizer,
-        templates=templates,
-        label_space=label_space,
+        templates=templates or PHOTO,
+        label_space=label_space or ("seen" if split_classes else "task"),
         problems=problems,
         protocol={
             "path": str(path),
             "split_seed": None if given == {True} else seed,
             "split": "column" if given == {True} else "random" if given == {False} else "column and random",
             "test_fraction": None if given == {True} else test_fraction,
+            "columns": {column: name for column, name in said.items() if name},
+            "image_root": None if image_root is None else str(image_root),
+            **division,
         },
         names=names,
     )
+
+
+def table_kind(path: str | Path, *, kind: StreamKind | None = None, **options: Any) -> StreamKind | None:
+    """What the samples of a table are.
+
+    :param path: table of any format.
+    :param kind: what the user says of it.
+    :param options: options of :func:`table_stream`, of which the names of columns count.
+    :return: ``"classes"`` or ``"pairs"``; None where the table cannot be read, which whoever builds the stream says.
+    """
+    said = {column: options.get(f"{column}_column") for column in COLUMNS}
+    try:
+        rows = under_our_names(list(read_rows(Path(path), Problems("skip"))), said, Path(path))
+        return kind_of(rows, kind, said, Path(path))
+    except InputError:
+        return None
+
+
+def refuse_for_pairs(path: Path, **options: Any) -> None:
+    """Refuse options that a stream of captions would not heed.
+
+    :param path: the data, for messages.
+    :param options: options by name, None for what was not given.
+    :raises InputError: for the first that was given.
+    """
+    for option, value in options.items():
+        if value is not None:
+            flag = {"templates": "template"}.get(option, option).replace("_", "-")
+            raise InputError(f"{option} (--{flag}) does not apply to {path}: it is a stream of captions")
 
 
 def pairs_stream(path: str | Path, **options: Any) -> VLMBenchmark:
@@ -111,6 +173,8 @@ def reference_table(
     transform: Callable,
     image_root: str | Path | None = None,
     on_error: OnError = "raise",
+    image_column: str | None = None,
+    caption_column: str | None = None,
 ) -> ReferencePairs:
     """Reference pairs from the ``image`` and ``caption`` columns of a table.
 
@@ -118,11 +182,14 @@ def reference_table(
     :param transform: PIL image to tensor, the model's for evaluation.
     :param image_root: what relative image paths are relative to; the table's folder by default.
     :param on_error: ``"raise"``, or ``"skip"``, which says what it left out in ``skipped`` of the pairs.
+    :param image_column: name of the column with image paths; ``image`` by default.
+    :param caption_column: name of the column with captions; ``caption`` by default.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     path = Path(path)
     problems = Problems(on_error)
-    items = readable(_items(path, list(read_rows(path, problems)), "caption", image_root, problems), problems)
+    rows = under_our_names(list(read_rows(path, problems)), {"image": image_column, "caption": caption_column}, path)
+    items = readable(_items(path, rows, "caption", image_root, problems), problems)
     if not items:
         raise InputError(f"{path} has no usable rows")
     captions = tuple(i.text for i in items)
@@ -138,8 +205,9 @@ def _items(
     columns = {column for _, fields in rows for column in fields}
     for column in ("image", text_column):
         if column not in columns:
-            raise InputError(f"{path} has no column {column!r}; it has {', '.join(sorted(map(str, columns)))}")
-    folder = Path(image_root) if image_root is not None else path.parent
+            listed = ", ".join(sorted(map(str, columns)))
+            raise InputError(f"{path} has no column {column!r}; it has {listed} (name it with {column}_column)")
+    folder = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise InputError(f"image_root: there is no folder at {folder}")
     items = []

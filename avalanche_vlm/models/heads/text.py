@@ -33,6 +33,30 @@ class TextHead:
             self.prompts = Prompts.tokenized(label_space.prompts(), tokenizer)
         self._cached: dict[str | None, tuple[tuple, torch.Tensor]] = {}
 
+    def told_apart(self, label_space: LabelSpace) -> str | None:
+        """The sentence on classes whose prompts have equal tokens, so that the model cannot tell them apart by name.
+
+        :param label_space: the classes of this head.
+        :return: the sentence; None if all classes that compete differ.
+        """
+        tokens = self.prompts.groups()
+        compete = label_space.tasks if label_space.visible == "task" else (tuple(range(len(label_space))),)
+        alike: dict[bytes, list[int]] = {}
+        for classes in compete:
+            found: dict[bytes, list[int]] = {}
+            for c in classes:
+                found.setdefault(tokens[c], []).append(c)
+            alike |= {key: ids for key, ids in found.items() if len(ids) > 1}
+        if not alike:
+            return None
+        sets = [" and ".join(repr(label_space.class_names[c]) for c in ids[:4]) for ids in alike.values()]
+        more = f" (and {len(sets) - 3} more such sets)" if len(sets) > 3 else ""
+        return (
+            f"the model's tokenizer gives the same tokens for the classes {'; '.join(sets[:3])}{more}: by their names "
+            "they can never be told apart; give them names that differ in words that the tokenizer knows (class_names, "
+            "--class-names FILE), or take a model whose tokenizer knows these"
+        )
+
     @property
     def largest_token(self) -> int:
         """The largest token id in the prompts, -1 without prompts."""
