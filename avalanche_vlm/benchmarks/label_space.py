@@ -105,9 +105,14 @@ class LabelSpace:
 
     def prompts(self) -> list[tuple[str, ...]]:
         """The prompts of every class, in id order."""
+        groups = zip(self.class_names, self.templates_of_classes(), strict=True)
+        return [tuple(template.replace("{}", name) for template in group) for name, group in groups]
+
+    def templates_of_classes(self) -> list[tuple[str, ...]]:
+        """The templates that are filled with the name of every class, in id order."""
         first_task = {c: t for t in reversed(range(len(self.tasks))) for c in self.tasks[t]}
         sets = self.templates if len(self.templates) > 1 else self.templates * len(self.tasks)
-        return [sets[first_task[c]].fill(name) for c, name in enumerate(self.class_names)]
+        return [sets[first_task[c]].templates for c in range(len(self.class_names))]
 
     def with_visible(self, visible: Visible) -> LabelSpace:
         """The same classes under another protocol.

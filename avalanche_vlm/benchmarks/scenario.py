@@ -198,14 +198,17 @@ class DataReport:
     :param skipped: one sentence per sample that was left out.
     :param notes: what else a reader of results should know, a sentence each: files that were not taken for samples,
         names that were not taken as they are.
+    :param cut: the captions of each part of the benchmark, and how many of them the model does not read to their end.
     """
 
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cut: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, list[str]]:
+    def as_json(self) -> dict[str, Any]:
         """What a result says of its data: plain JSON types."""
-        return {"skipped": list(self.skipped), "notes": list(self.notes)}
+        cut = {part: dict(counts) for part, counts in self.cut.items() if counts["cut"]}
+        return {"skipped": list(self.skipped), "notes": list(self.notes), "cut": cut}
 
 
 class VLMBenchmark(CLScenario):

@@ -225,6 +225,7 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
 
 
 def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
+    from avalanche_vlm.benchmarks.context import note_cut_captions
     from avalanche_vlm.benchmarks.label_space import PromptTemplates
 
     stream = asked.stream
@@ -251,6 +252,7 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     if stream.reference:
         benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error)
         benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]
+        note_cut_captions(benchmark, model.tokenizer)
     if stream.generator:
         from avalanche_vlm.memory.generators import DiffusersGenerator
 

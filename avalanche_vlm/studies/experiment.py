@@ -12,6 +12,7 @@ import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
+from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.held_out import HeldOutScores
@@ -78,6 +79,7 @@ def run_experiment(
     protocol = protocol_of(
         benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device, plugins=plugins
     )
+    note_cut_captions(benchmark, model.tokenizer)
     ledger = Ledger(model, benchmark)
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
 
+from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates, StreamKind, Visible, join_tasks
 from avalanche_vlm.benchmarks.scenario import (
     DataReport,
@@ -186,7 +187,7 @@ def assemble(
         protocol = {**protocol, "class_names": names.source}
         streams = _classes(parts, classes, space, train_transform, eval_transform)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}
-    return VLMBenchmark(
+    benchmark = VLMBenchmark(
         name,
         kind,
         streams["train"],
@@ -197,6 +198,9 @@ def assemble(
         data=DataReport(problems.skipped, problems.notes),
         protocol={**protocol, **counts, "order": list(tasks)},
     )
+    if tokenizer is not None:
+        note_cut_captions(benchmark, tokenizer)
+    return benchmark
 
 
 Parts = Mapping[tuple[str, str], Sequence[Item]]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from avalanche_vlm.benchmarks.context import check_prompts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
@@ -31,6 +32,7 @@ class TextHead:
             self.prompts = Prompts(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
         else:
             self.prompts = Prompts.tokenized(label_space.prompts(), tokenizer)
+            check_prompts(label_space, tokenizer, self.prompts.tokens)
         self._cached: dict[str | None, tuple[tuple, torch.Tensor]] = {}
 
     def told_apart(self, label_space: LabelSpace) -> str | None:
