@@ -83,7 +83,7 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
 
 
-_PLACES = ("stream.data", "stream.reference")
+_PLACES = ("stream.data", "stream.reference", *(f"stream.options.{name}" for name in ("image_root", "class_names")))
 
 
 def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any]) -> None:
@@ -111,6 +111,7 @@ def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol:
     stream, model = request.stream, request.model
     subjects = {
         "data.": stream.data or stream.benchmark,
+        "prompts": stream.options.get("class_names") or stream.data or stream.benchmark,
         "weights.": model.pretrained or model.name,
         "resources.reference.": stream.reference,
         "resources.generator.": stream.generator,

@@ -22,26 +22,32 @@ from avalanche_vlm.errors import InputError
 ROWS = ("recipe", "recipe_options", "train", "plugins", "resources")
 """What may differ between rows of a table. A resource that two rows both use is the same for both."""
 
-SEEDS = ("data.seed", "data.split_seed", "weights.seed")
+SEEDS = ("data.seed", "data.split_seed", "data.class_order_seed", "weights.seed")
 """Seeds that may follow the training's."""
+
+_DIVIDED = ("data.split_seed", "data.class_order_seed")
+"""Seeds that divide samples among training, test and tasks."""
 
 DRAWN: Mapping[str, tuple[str, ...]] = {
     "data.content.all": ("data.seed",),
-    "data.content.train": ("data.seed", "data.split_seed"),
-    "data.content.test": ("data.seed", "data.split_seed"),
+    "data.content.train": ("data.seed", *_DIVIDED),
+    "data.content.test": ("data.seed", *_DIVIDED),
     "data.content.held_out": ("data.seed",),
-    "data.n_train": ("data.split_seed",),
-    "data.n_test": ("data.split_seed",),
+    "data.n_train": _DIVIDED,
+    "data.n_test": _DIVIDED,
+    "data.class_order": ("data.class_order_seed",),
+    "prompts": ("data.class_order_seed",),
     "resources.reference.content": ("data.seed",),
     "weights.content": ("weights.seed",),
 }
 """Facts that are drawn: each may differ where one of these seeds does, and is the same where they agree. How many
-samples a task has is drawn only where the split is: a benchmark that draws its samples takes the numbers as options."""
+samples a task has is drawn only where they are divided: a benchmark that draws its samples takes the numbers as
+options."""
 
 _Known = tuple[Mapping[str, Any], Any]
 """What decides a result's figures, and its tasks."""
 
-_PLACES = ("data.path", "resources.reference.path", "resources.generator.path")
+_PLACES = ("data.path", "data.image_root", "resources.reference.path", "resources.generator.path")
 
 
 def deciding(protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,14 @@ def test_data_that_changed_between_two_starts_are_seen_at_once_and_across_seeds(
 
     assert apart([own(0, "x"), own(1, "x")]) is None
     assert apart([own(0, "x"), own(1, "y")]) == "data.content.all"
+
+    # Classes of one data set that each seed gives to tasks in another order: other prompts in other places.
+    def divided(seed: int, prompts: str) -> dict[str, Any]:
+        data = {"class_order_seed": seed, "class_order": [f"{seed}"], "n_train": [seed], "content": {"all": "x"}}
+        return result(seed=seed, data=data, prompts=prompts)
+
+    assert apart([divided(0, "p"), divided(1, "q")]) is None
+    assert apart([divided(0, "p"), divided(0, "q")]) == "prompts"
     # Weights of a file are one for all seeds, random ones follow the seed.
     assert apart([result(seed=0, weights__content="v"), result(seed=1)]) == "weights.content"
     drawn = [result(seed=s, weights={"seed": s, "content": f"w {s}"}) for s in (0, 1)]
