@@ -82,6 +82,7 @@ def test_every_class_has_a_full_covariance_of_the_features_as_they_are(tiny_benc
 def test_classes_of_512_dimensions_keep_their_covariances_unless_a_budget_is_given():
     def fitted(**options):
         model = SimpleNamespace(width=512, slots=SimpleNamespace(check=lambda *_, **__: None), install=lambda *_: None)
+        model.competing = SimpleNamespace()
         model.freeze = lambda *_: model
         model.unfreeze = lambda *_: model
         memory = recipes.build("rapf", model=model, **options)[0].memory

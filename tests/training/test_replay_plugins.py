@@ -271,3 +271,25 @@ def test_means_are_those_of_the_exemplars_under_the_current_encoder(random_model
     assert torch.bincount(memory.labels)[memory.labels.unique()].tolist() == [quota] * len(memory.labels.unique())
     with pytest.raises(InputError, match="class head is taken by a nearest-mean head"):
         NearestMeanPlugin(random_model, memory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["icarl", "proof", "lada", "rapf", "prototype-replay"])
+def test_old_samples_compete_with_all_classes_met_and_never_with_those_to_come(name):
+    small = {"n_train": 32, "n_test": 8, "n_held_out": 8, "n_reference": 8}
+    benchmark = picturebook.mtil_like(order=["sketches", "night", "fabrics"], label_space="union", **small)
+    model = create_vlm("tiny")
+    asked = []
+    strategy = naive(model, recipes.build(name, model=model))
+    of = type(model.competing).of
+    first, second, _ = benchmark.train_stream
+    strategy.train(first)
+    model.competing.of = lambda labels: asked.append((labels, of(model.competing, labels))) or asked[-1][1]
+    strategy.train(second)
+    met = set(first.classes_in_this_experience) | set(second.classes_in_this_experience)
+    in_training = [(labels, found) for labels, found in asked if isinstance(labels, torch.Tensor)]
+    assert any((labels == 0).any() for labels, _ in in_training)  # an old sample has its own task's label
+    for _, found in in_training:
+        assert set(found.expand(1, -1).any(0).nonzero()[:, 0].tolist()) <= met
+    old = [found for labels, found in in_training if bool((labels == 0).any())]
+    assert all(set(found.nonzero()[:, -1].tolist()) == met for found in old)

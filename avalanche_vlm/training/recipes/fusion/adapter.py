@@ -56,8 +56,8 @@ def rapf(
     (Huang et al., arXiv 2407.14143).
 
     Settings are the authors' code on CIFAR-100 in ten tasks: a full covariance for every class, of features as long as
-    the tower gives them, and 20 pseudo-features of each of 2 old classes per batch, in shuffled passes over all. At 512
-    dimensions a class takes 264 kB.
+    the tower gives them, and 20 pseudo-features of each of 2 old classes per batch, in shuffled passes over all; in
+    training all classes met so far compete. At 512 dimensions a class takes 264 kB.
 
     Differs from the code: the adapter starts as the identity, so that before the first task the model is the
     pretrained one and what no task trained keeps more of it; there it starts at random (``start="random"``). The

@@ -126,7 +126,7 @@ def icarl(
 ) -> Plugins:
     """iCaRL on a VLM's features (Rebuffi et al., arXiv 1611.07725): herded exemplars in equal quotas over the classes
     seen, training on the new data united with the exemplars (its algorithm 3), distillation of the old classes from the
-    previous model, prediction by the nearest mean of exemplars.
+    previous model, prediction by the nearest mean of exemplars. In training all classes met so far compete.
 
     Differs from the paper: the network is a CLIP with its prompts as the head, so the task loss is cross-entropy over
     the label space and not one sigmoid per class; distillation has the temperature of LwF; the budget is in bytes (K

@@ -99,7 +99,8 @@ def prototype_replay(
     2407.14143, without its margins and fusion).
 
     Differs from RAPF's code: statistics of features of unit length, shrunk covariances, as many pseudo-features as new
-    samples from all old classes alike, and an adapter that starts as the identity; ``rapf`` is nearer to it.
+    samples from all old classes alike, and an adapter that starts as the identity; ``rapf`` is nearer to it. In
+    training all classes met so far compete, as there.
 
     :param kind: density of a class: ``"prototype"``, ``"diagonal"``, ``"full"``, ``"gmm"`` or ``"kmeans"``.
     :param max_bytes: budget of the statistics in bytes, over which all become coarser, with a warning; None for no
