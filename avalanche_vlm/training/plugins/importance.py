@@ -102,7 +102,8 @@ class FisherPenaltyPlugin(VLMPlugin):
         generator = self._draws.next()
         chosen = torch.randperm(len(data), generator=generator)[: self.samples].tolist()
         for batch in DataLoader(Subset(data, chosen), self.batch_size):
-            x, y, task_labels = (part.to(strategy.device) for part in labelled(batch))
+            x, y, task_labels = labelled(batch)
+            x, y, task_labels = x.to(strategy.device), y.to(strategy.device), task_labels.to(strategy.device)
             with autocast_of(strategy):
                 logits, y = _likelihood(model_of(strategy), x, y, task_labels)
             yield fisher_losses(logits, y, self.kind, generator)

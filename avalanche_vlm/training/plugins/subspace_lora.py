@@ -160,7 +160,8 @@ class SubspaceLoRAPlugin(VLMPlugin):
             parent.requires_grad_(True)
         try:
             for batch in strategy.dataloader:
-                x, y, task_labels = (part.to(strategy.device) for part in labelled(batch))
+                x, y, task_labels = labelled(batch)
+                x, y, task_labels = x.to(strategy.device), y.to(strategy.device), task_labels.to(strategy.device)
                 with autocast_of(strategy):
                     loss = criterion_of(strategy)(avalanche_forward(strategy.model, x, task_labels), y)
                 found = torch.autograd.grad(loss, list(parents.values()), allow_unused=True)

@@ -206,10 +206,10 @@ class Recipe:
         for entry in (*self.training, *([] if self.picturebook is None else [self.picturebook])):
             for name, value in getattr(entry, "options", {}).items():
                 self.option(name).check(value)
-        for resource, option in self.only_with.items():
+        for resource, needed in self.only_with.items():
             if resource not in self.takes:
                 raise InputError(f"recipe {self.name} takes no {resource}, which only_with names")
-            self.option(option)
+            self.option(needed)
 
     @cached_property
     def options(self) -> dict[str, Option]:

@@ -73,7 +73,7 @@ def describe_recipe(name: str) -> RecipeDescription:
     :param name: a recipe's name.
     :raises InputError: if there is none of that name.
 
-    >>> described = describe_recipe("lwf")
+    >>> described = describe_recipe("mod-x")
     >>> described.family, [(option.name, option.accepts) for option in described.options]
     ('CREG', [('weight', 'a number of 0 or more'), ('temperature', 'a number above 0')])
     """
