@@ -64,7 +64,10 @@ def _benchmarks() -> Lines:
 
 def _formats() -> Lines:
     return [
-        {"name": of.name, "files": list(of.suffixes) or [f"folder with {of.marker}" if of.marker else "folder"]}
+        {
+            "name": of.name,
+            "files": list(of.suffixes) or [f"folder with {' or '.join(of.markers[:2])}" if of.marker else "folder"],
+        }
         | {"summary": of.summary}
         for of in FORMATS
     ]

@@ -27,7 +27,15 @@ def names(capsys, what: str) -> list[str]:
 def test_names_are_those_of_the_library(capsys):
     assert names(capsys, "recipes") == recipes.list()
     assert names(capsys, "benchmarks") == benchmarks.list()
-    assert names(capsys, "formats") == ["class-folder", "csv", "tsv", "jsonl"]
+    assert names(capsys, "formats") == [
+        "class-folder",
+        "csv",
+        "tsv",
+        "jsonl",
+        "annotations",
+        "caption-list",
+        "described-folder",
+    ]
     models = names(capsys, "models")
     assert models[0] == "tiny" and {"ViT-B-16", "ViT-B-16-SigLIP", "RN50"} < set(models)
 

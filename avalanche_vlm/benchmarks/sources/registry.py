@@ -38,7 +38,8 @@ class Format:
         ``"package.module:function"``. None for a format that builds its stream itself.
     :param stream: the function ``(path, *, train_transform, eval_transform, ...) -> VLMBenchmark`` that builds a
         stream, or where it is; by default the stream of a table's rows.
-    :param marker: name of a file or folder that tells a folder of this format from others; empty for any folder.
+    :param marker: name of a file or folder that tells a folder of this format from others, or several of which one is
+        enough; empty for any folder.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
     rows: str | Callable[[Path, Problems], Iterator[Row]] | None = None
     stream: str | Callable[..., VLMBenchmark] = "avalanche_vlm.benchmarks.sources.table:table_stream"
-    marker: str = ""
+    marker: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
         suffixes = [self.suffixes] if isinstance(self.suffixes, str) else self.suffixes
@@ -59,7 +60,12 @@ class Format:
         """Whether a path looks like this format: by its suffix, or for a folder by the marker in it."""
         if self.suffixes:
             return not path.is_dir() and path.name.lower().endswith(self.suffixes)
-        return path.is_dir() and (not self.marker or (path / self.marker).exists())
+        return path.is_dir() and (not self.marker or any((path / name).exists() for name in self.markers))
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The names of files or folders of which one tells a folder of this format."""
+        return (self.marker,) if isinstance(self.marker, str) and self.marker else tuple(self.marker)
 
     def build(self) -> Callable[..., VLMBenchmark]:
         """The function that builds a stream, imported if it is not yet."""
@@ -175,5 +181,27 @@ for _format in (
     Format("csv", "a table with a header line, fields separated by commas", (".csv",), f"{_HERE}.delimited:comma_rows"),
     Format("tsv", "a table with a header line, fields separated by tabs", (".tsv",), f"{_HERE}.delimited:tab_rows"),
     Format("jsonl", "a JSON object per line", (".jsonl",), f"{_HERE}.jsonl:json_rows"),
+    Format(
+        "annotations",
+        "COCO's captions, Karpathy's splits, or a list of objects",
+        (".json",),
+        f"{_HERE}.annotations:annotation_rows",
+    ),
+    Format(
+        "caption-list",
+        "a picture and a caption a line, as Flickr8k and Flickr30k have them",
+        (".txt", ".token"),
+        f"{_HERE}.caption_list:list_rows",
+    ),
+    Format(
+        "described-folder",
+        "pictures with a table metadata.csv or metadata.jsonl (file_name, text or label)",
+        rows=f"{_HERE}.described_folder:described_rows",
+        marker=tuple(
+            folder + table
+            for folder in ("", "train/", "test/", "val/", "validation/")
+            for table in ("metadata.csv", "metadata.jsonl")
+        ),
+    ),
 ):
     FORMATS.add(_format)
