@@ -20,7 +20,9 @@ def weights_of(model: VLM) -> dict[str, Any]:
         (the same weights behind another activation are another model), precisions, the frozen towers, and for random
         weights the seed that they were drawn with.
     """
-    tensors = sorted(chain(model.named_parameters(), model.named_buffers()))
+    # What competes belongs to the label space that the model was last given, and is no part of what it knows.
+    known = chain(model.named_parameters(), model.named_buffers())
+    tensors = sorted((name, tensor) for name, tensor in known if not name.startswith("competing."))
     drawn = {} if model.weights_seed is None else {"seed": model.weights_seed}
     return {
         **drawn,

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm._flat import differing
-from avalanche_vlm.benchmarks.label_space import PromptTemplates
+from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.commands import prepare
 from avalanche_vlm.commands.arguments import _parser, parse
@@ -189,6 +189,10 @@ def test_what_python_gives_is_in_as_well(mine):
             self.steps = steps
 
     first = of()
+    assert difference(first, of()) is None
+    with torch.no_grad():  # what the model was asked before decides nothing
+        model.set_label_space(LabelSpace.from_names(["cat", "dog"])).eval()
+        model(torch.zeros(1, 3, 32, 32))
     assert difference(first, of()) is None
     frozen = create_vlm("tiny").freeze("text")
     half = create_vlm("tiny").to(torch.float64)
