@@ -106,7 +106,7 @@ def main() -> None:
     benchmark = picturebook.mtil_like(n_train=5 * BATCH, n_test=250, n_held_out=50, n_reference=10)
     model = create_vlm("tiny", device=arguments.device).set_label_space(benchmark.label_space)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is logged
+        warnings.filterwarnings("ignore", message="No loggers specified")
         strategy = VLMNaive(
             model=model,
             optimizer=torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0),

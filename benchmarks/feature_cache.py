@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore", message="No loggers specified")
     torch.manual_seed(0)
     model = create_vlm(options.model, freeze=("image", "text", "scale"))
     benchmark = picturebook.mtil_like(

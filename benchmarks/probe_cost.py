@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="also each probe alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore", message="No loggers specified")
     settings, _ = settings_for("fine-tune", "picturebook")
     benchmark = picturebook.mtil_like(seed=0, n_train=options.images)
     ways = WAYS if options.apart else ("without", "all three")

@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore", message="No loggers specified")
     print("| memory | 1 task | 10 tasks | 100 tasks | ratio at 10 | at 100 |\n|---|---|---|---|---|---|")
     steps(options.rounds)
     print("\n| buffer of 1 MiB | pictures | bytes | growth over 50 experiences of 33 MB | of it after the first |")

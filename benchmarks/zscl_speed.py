@@ -225,7 +225,7 @@ def reference_of(model: VLM, n: int) -> ReferencePairs:
 
 def strategy_of(model: VLM, plugins: list[SupervisedPlugin], batch: int = BATCH) -> VLMNaive:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is logged
+        warnings.filterwarnings("ignore", message="No loggers specified")
         return VLMNaive(
             model=model,
             optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0),

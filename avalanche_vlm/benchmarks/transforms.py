@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from avalanche_vlm.benchmarks.pixels import to_rgb
 from avalanche_vlm.errors import InputError
 
 
@@ -56,7 +57,7 @@ class ImageTransform:
             from torchvision.transforms.functional import to_pil_image
 
             image = to_pil_image(image.round().to(torch.uint8))
-        return self._resize(image.convert("RGB"))
+        return self._resize(to_rgb(image))
 
     def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
         """The inverse of the normalisation, rounded to 8 bits: exact for images that were 8-bit at the model's size.

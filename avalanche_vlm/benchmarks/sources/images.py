@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avalanche_vlm._content import file_digest
+from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -19,6 +20,11 @@ _SUFFIXES = """
 """
 EXTENSIONS = frozenset(_SUFFIXES.split())
 """Ends of the names of image files. Whether Pillow reads one is seen when it is decoded: .heic takes a plug-in."""
+
+_ORIENTATION = 0x0112
+"""EXIF's tag for how the camera was held."""
+_UPPER_BITS_IN_USE = 64
+"""From here on the upper 8 of 16 bits show the picture: with less, at most 14 bits are used."""
 
 
 class ImageFiles(Sequence[Image.Image]):
@@ -54,7 +60,11 @@ class ImageFiles(Sequence[Image.Image]):
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode a file to RGB, upright (EXIF orientation applied), transparency laid on white.
+    """Decode a file to RGB, upright (EXIF orientation applied), transparency laid on white. Of frames the first counts.
+
+    Values beyond 8 bits are scaled by the depth in use (:func:`~avalanche_vlm.benchmarks.pixels.white_of`).
+
+    :param path: path of an image file.
 
     :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
     """
@@ -63,8 +73,9 @@ def read_image(path: Path) -> Image.Image:
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                image.load()
-                return _to_rgb(_upright(image))
+                return to_rgb(_upright(_decoded(image, path)))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"there is no image file at {path}") from error
     except UnidentifiedImageError as error:
@@ -102,14 +113,27 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips wide integers to 255 where they should be scaled.
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if image.mode.startswith("I") and values.max() <= 65535 else max(values.max(), 1e-12)
-        image = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+def _decoded(image: Image.Image, path: Path) -> Image.Image:
+    """The picture in the file. Of colours with 16 bits per channel Pillow keeps the upper 8, which may be empty."""
+    tiles = getattr(image, "tile", ())
+    wide = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in tiles)
+    plain = image.format == "PNG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1
+    image.load()
+    if not wide or np.asarray(image.convert("RGB")).max() >= _UPPER_BITS_IN_USE:
+        return image
+    values = _sixteen_bits(path) if plain else None
+    if values is None:
+        raise InputError(
+            f"{path} has 16 bits per colour, of which the lower ones alone are used, and Pillow reads the upper 8: "
+            "save it with 8 bits per colour"
+        )
+    return from_wide(values)
+
+
+def _sixteen_bits(path: Path) -> np.ndarray | None:
+    """All bits of a PNG file ``[H, W, 3]``, None where this version of torchvision reads 8 of them."""
+    import torch
+    from torchvision.io import decode_png, read_file
+
+    values = decode_png(read_file(str(path)))
+    return values.permute(1, 2, 0).numpy() if values.dtype == torch.uint16 else None

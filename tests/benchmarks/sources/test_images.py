@@ -37,6 +37,72 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     assert np.abs(image[..., 0].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_the_bits_in_use_are_scaled_to_eight(tmp_path, bits, ending):
+    ramp = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    grey = np.asarray(read_image(save(tmp_path / f"a.{ending}", Image.fromarray(ramp))))[..., 0]
+    np.testing.assert_allclose(grey, np.linspace(0, 255, 64).reshape(8, 8), atol=1.5)
+    dark = (ramp * 0.6).astype(np.uint16)  # more than half of the depth: scaled as its brighter neighbour is
+    darker = np.asarray(read_image(save(tmp_path / f"b.{ending}", Image.fromarray(dark))))[..., 0]
+    np.testing.assert_allclose(darker, 0.6 * grey.astype(float), atol=2 if bits > 8 else 2.5)
+
+
+def test_floats_are_shares_of_white_and_damaged_values_are_black(tmp_path):
+    values = np.array([[0.0, 0.25], [0.5, np.nan]], dtype=np.float32)
+    grey = np.asarray(read_image(save(tmp_path / "a.tif", Image.fromarray(values))))[..., 0]
+    assert grey.tolist() == [[0, 63], [127, 0]]
+
+
+def colour_png(values: np.ndarray) -> bytes:
+    """A PNG file with 16 bits per channel, which Pillow does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_colours_of_sixteen_bits_that_use_fewer(tmp_path, bits):
+    values = np.random.default_rng(0).integers(0, 2**bits, (6, 7, 3))
+    values[0, 0, 0] = 2**bits - 1
+    (tmp_path / "a.png").write_bytes(colour_png(values))
+    found = np.asarray(read_image(tmp_path / "a.png"))
+    np.testing.assert_allclose(found, values / (2**bits - 1) * 255, atol=1.01)
+
+
+def test_colours_of_sixteen_bits_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    from avalanche_vlm.benchmarks.sources import images
+
+    monkeypatch.setattr(images, "_sixteen_bits", lambda path: None)  # of an older torchvision
+    (tmp_path / "a.png").write_bytes(colour_png(np.full((4, 4, 3), 4095)))
+    with pytest.raises(InputError, match=r"a\.png has 16 bits per colour, of which the lower ones alone are used"):
+        read_image(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(colour_png(np.full((4, 4, 3), 65535)))
+    assert read_image(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_of_an_animation_the_first_frame(tmp_path):
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    red.save(tmp_path / "a.gif", save_all=True, append_images=[blue])
+    assert read_image(tmp_path / "a.gif").getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_a_models_transform_reads_pictures_of_any_mode_as_files_are_read(tmp_path):
+    from avalanche_vlm.benchmarks.transforms import ImageTransform
+
+    transform = ImageTransform(8, (0.0,) * 3, (1.0,) * 3)
+    wide = Image.fromarray(np.full((8, 8), 4095, dtype=np.uint16))
+    assert transform(wide).min() == 1
+    assert transform(Image.new("LA", (8, 8), (0, 0))).min() == 1  # transparent, on white
+
+
 def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
