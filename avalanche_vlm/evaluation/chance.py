@@ -174,9 +174,9 @@ def remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
     low = {name: of[0] for name, of in by_recipe.items() if all(v is not None and v.at_chance for v in of)}
     if low and len(low) == len(by_recipe) > 1:
         best = max((v for of in by_recipe.values() for v in of if v), key=lambda v: v.share)
-        found.append(f"No recipe ends above chance: the best has {best}.")
+        found.append(f"No recipe ends above chance, as far as the test samples tell: the best has {best}.")
     else:
-        found += [f"{name} ends at chance: {v}." for name, v in low.items()]
+        found += [f"{name} ends at chance, as far as the test samples tell: {v}." for name, v in low.items()]
     if len(low) < len(by_recipe):
         found += _tasks_at_chance(known)
     return found
@@ -213,8 +213,7 @@ def _tasks_at_chance(known: Sequence[tuple[Mapping[str, Any], list[Guess]]]) -> 
             low.append(f"{name} ({100 * of[task].level:.1f} %)")
     if not low:
         return []
-    who = "no recipe ends" if len({r["protocol"]["recipe"] for r, _ in known}) > 1 else "the run does not end"
-    return [f"On {_listed(low)} {who} above what guessing comes to."]
+    return [f"The test samples tell no recipe from guessing on {_listed(low)}."]
 
 
 def _at_the_end(result: Mapping[str, Any]) -> list[float | None]:

@@ -83,8 +83,8 @@ TWO = ((2, 40, 0.5), (2, 40, 0.5))
 def test_a_recipe_at_chance_is_said_with_its_interval():
     (sentence,) = remarks([result("zero-shot", [50.0, 50.0], *TWO)])
     assert sentence == (
-        "zero-shot ends at chance: 50.0 % of 80 test samples right (95 % interval 38.6 to 61.4), where guessing comes "
-        "to 50.0 %."
+        "zero-shot ends at chance, as far as the test samples tell: 50.0 % of 80 test samples right (95 % interval "
+        "38.6 to 61.4), where guessing comes to 50.0 %."
     )
     assert remarks([result("lora", [90.0, 85.0], *TWO)]) == []
 
@@ -92,7 +92,7 @@ def test_a_recipe_at_chance_is_said_with_its_interval():
 def test_all_at_chance_is_said_once_and_one_of_several_by_its_name():
     low, high = result("zero-shot", [50.0, 47.5], *TWO), result("lora", [90.0, 85.0], *TWO)
     (sentence,) = remarks([low, {**low, "protocol": {"recipe": "fine-tune"}}])
-    assert sentence.startswith("No recipe ends above chance: the best has 48.8 %")
+    assert sentence.startswith("No recipe ends above chance, as far as the test samples tell: the best has 48.8 %")
     (sentence,) = remarks([low, high])
     assert sentence.startswith("zero-shot ends at chance")
     # One seed above is enough not to say it of a recipe.
@@ -101,7 +101,7 @@ def test_all_at_chance_is_said_once_and_one_of_several_by_its_name():
 
 def test_a_task_that_nobody_learns_is_named():
     (sentence,) = remarks([result("a", [90.0, 52.5], *TWO), result("b", [95.0, 47.5], *TWO)])
-    assert sentence == "On dogs (50.0 %) no recipe ends above what guessing comes to."
+    assert sentence == "The test samples tell no recipe from guessing on dogs (50.0 %)."
 
 
 def test_one_class_alone_says_nothing():
