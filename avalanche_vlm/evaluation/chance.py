@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm.evaluation.binomial import binomial_interval
 from avalanche_vlm.evaluation.declaration import found_at, number
 
 if TYPE_CHECKING:  # reports read results here, and wait for no torch
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-
-LEVEL = 0.95
-"""Confidence of the intervals."""
 
 
 @dataclass(frozen=True)
@@ -71,26 +69,6 @@ def level(labels: Mapping[Any, int], competing: int) -> float:
     (0.5, 0.9)
     """
     return max(1 / competing, max(labels.values()) / sum(labels.values()))
-
-
-def binomial_interval(right: float, samples: int, level: float = LEVEL) -> tuple[float, float]:
-    """Clopper and Pearson's exact interval of a share ("The use of confidence or fiducial limits", Biometrika 26,
-    1934, pp. 404-413).
-
-    :param right: number of right answers; a fraction counts as such.
-    :param samples: number of answers, at least 1.
-    :param level: confidence, in (0, 1).
-    :return: lowest and highest share in [0, 1] that the answers do not speak against.
-
-    >>> [round(bound, 3) for bound in binomial_interval(20, 40)], binomial_interval(0, 1)[0], binomial_interval(4, 4)[1]
-    ([0.338, 0.662], 0.0, 1.0)
-    """
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = float(betaincinv(right, samples - right + 1, tail)) if right > 0 else 0.0
-    high = float(betaincinv(right + 1, samples - right, 1 - tail)) if right < samples else 1.0
-    return low, high
 
 
 @dataclass(frozen=True)

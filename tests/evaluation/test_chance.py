@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini import unbalanced
+from scipy.special import betainc
 from scipy.stats import binomtest
 
 from avalanche_vlm.evaluation import chance
-from avalanche_vlm.evaluation.chance import Guess, binomial_interval, guesses, remarks, verdict
+from avalanche_vlm.evaluation.binomial import binomial_interval, incomplete_beta
+from avalanche_vlm.evaluation.chance import Guess, guesses, remarks, verdict
 
 
 @settings(deadline=None, max_examples=100)
@@ -21,6 +23,13 @@ def test_the_interval_is_that_of_scipys_exact_test(samples, share):
     right = round(share * samples)
     exact = binomtest(right, samples).proportion_ci(0.95, method="exact")
     assert binomial_interval(right, samples) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.floats(1e-9, 1 - 1e-9), st.floats(0.5, 1e5), st.floats(0.5, 1e5))
+def test_the_incomplete_beta_function_is_scipys(x, a, b):
+    assert incomplete_beta(x, a, b) == pytest.approx(betainc(a, b, x), abs=1e-8)
+    assert incomplete_beta(a / (a + b), a, b) == pytest.approx(betainc(a, b, a / (a + b)), abs=1e-8)
 
 
 @settings(deadline=None, max_examples=60)

@@ -186,6 +186,19 @@ def test_means_and_spreads_are_over_the_seeds_of_one_recipe(full):
     assert (curve["low"][-1], curve["high"][-1]) == (min(ends), max(ends))
 
 
+def test_the_weakest_classes_are_those_of_the_best_recipe(full):
+    (group,) = full["groups"]
+    best = max(
+        files.LAST,
+        key=lambda recipe: next(r for r in group["recipes"] if r["name"] == recipe)["figures"]["last"]["mean"],
+    )
+    shown = group["weakest"]
+    first = files.entry(best, 0)["result"]
+    lowest = sorted(row["last"] for of_task in first["classes"] for row in of_task)[:10]
+    assert [row["last"] for row in shown] == lowest and {row["recipe"] for row in shown} == {best}
+    assert all(f'<th scope="row">{row["class"]}</th><td>{row["task"]}</td>' in page.as_html(full) for row in shown)
+
+
 def test_results_of_different_protocols_share_no_table():
     mixed = [files.entry("lora"), files.entry("zscl", label_space="seen"), files.entry("replay", n_train=64)]
     found = page.content(mixed)

@@ -55,6 +55,14 @@ def entry(recipe: str = "fine-tune", seed: int = 0, tasks: list[str] = TASKS, **
             "tasks": tasks,
             "data": {"skipped": [], "notes": []},
             "matrix": matrix,
+            "classes": [
+                [
+                    {"class": f"{task} {k}", "samples": 20 + k, "pretrained": score(50), "last": score(last - 4 * k)}
+                    for k in range(3)
+                ]
+                for task in tasks
+            ],
+            "chance": [{"classes": 3, "samples": 63, "level": 34.9206} for _ in tasks],
             "held_out": {"captions R@1": curve, "size": [score(92 - 8 * (j / steps)) for j in range(steps)]},
             "alignment": {"captions modality gap": [1.03] * steps},
             "metrics": {

@@ -13,7 +13,7 @@ from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_fa
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
-from avalanche_vlm.report.page.reading import grid, numbers, record, text, texts
+from avalanche_vlm.report.page.reading import grid, items, number, numbers, record, records, text, texts
 from avalanche_vlm.report.rounding import spread
 
 _DIGITS = 4
@@ -51,6 +51,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
             if any(recipe["figures"][figure.name]["mean"] is not None for recipe in recipes)
         ],
         "recipes": recipes,
+        "weakest": _weakest(variants, texts(first["tasks"])),
         "remarks": remarks([entry["result"] for entry in entries]),
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
@@ -127,6 +128,22 @@ def _recipe(name: str, members: list[ResultEntry], figures: Sequence[Figure]) ->
         "matrix": [[cell["mean"] for cell in row] for row in cells],
         "matrix_std": [[cell["std"] for cell in row] for row in cells],
     }
+
+
+def _weakest(variants: dict[str, list[ResultEntry]], tasks: list[str], most: int = 10) -> list[dict[str, Any]]:
+    """The classes that score lowest at the end, of the recipe with the highest Last: its first seed."""
+    ranked = {name: number(record(of[0]["result"]["metrics"]).get("last")) for name, of in variants.items()}
+    known = {name: last for name, last in ranked.items() if last is not None}
+    if not known:
+        return []
+    best = max(known, key=lambda name: known[name])
+    found: list[tuple[float, dict[str, Any]]] = []
+    for task, of_task in zip(tasks, items(variants[best][0]["result"].get("classes")), strict=False):
+        for row in records(of_task):
+            scores = {key: number(row.get(key)) for key in ("samples", "pretrained", "last")}
+            if (last := scores["last"]) is not None:
+                found.append((last, {"recipe": best, "class": text(row.get("class")), "task": task, **scores}))
+    return [row for _, row in sorted(found, key=lambda pair: pair[0])[:most]]
 
 
 def _held_out(variants: dict[str, list[ResultEntry]]) -> list[dict[str, Any]]:

@@ -121,7 +121,26 @@ def _performance(c: dict[str, Any]) -> list[str]:
             named = [[step, *row] for step, row in zip(["pretrained", *g["tasks"]], cells, strict=True)]
             table = pipes.table(["after", *g["tasks"]], named, set(range(1, len(g["tasks"]) + 1)))
             blocks += [f"**{pipes.plain(r['name'])}**: score on each task, %", table]
+        blocks += _weakest(g["weakest"])
     return blocks
+
+
+def _weakest(classes: list[dict[str, Any]]) -> list[str]:
+    if not classes:
+        return []
+    rows = [
+        [
+            k["class"],
+            k["task"],
+            show(k["samples"], "count"),
+            show(k["pretrained"], "percent"),
+            show(k["last"], "percent"),
+        ]
+        for k in classes
+    ]
+    heads = ["class", "task", "test samples", "pretrained, %", "at the end, %"]
+    named = f"**{pipes.plain(classes[0]['recipe'])}**, its first seed: classes that score lowest at the end"
+    return [named, pipes.table(heads, rows, {2, 3, 4})]
 
 
 def _curves(c: dict[str, Any]) -> list[str]:
