@@ -22,13 +22,12 @@ from avalanche.benchmarks.utils import (
 from avalanche.benchmarks.utils.data_attribute import TaskLabels
 from torch.utils.data import Dataset
 
+from avalanche_vlm.benchmarks.identities import Identities, Images
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace, StreamKind
 from avalanche_vlm.memory.generators import Generator
 
 Transform = Callable[[Any], torch.Tensor]
-Images = Sequence[Any] | torch.Tensor
-"""Raw images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes."""
 
 
 def size_of(dataset: Dataset) -> int:
@@ -76,21 +75,21 @@ class ImageDataset(Dataset):
 
 
 class PairDataset(Dataset):
-    """Raw images with captions. ``targets`` are caption identities: equal captions have equal ones.
+    """Raw images with captions. ``targets`` are the pairs' identities (:mod:`~avalanche_vlm.losses.identity`): of the
+    caption, and of the image where that has several.
 
     :param images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes.
     :param captions: captions of the N images.
-    :param identities: caption to number, extended here. The data sets of one benchmark share it: replay mixes their
-        samples in a batch, and different captions with one number would count as each other's positives.
+    :param identities: numbers of images and captions, extended here and shared by the data sets of one benchmark; by
+        default this data set has its own.
     """
 
-    def __init__(self, images: Images, captions: Sequence[str], identities: dict[str, int] | None = None) -> None:
+    def __init__(self, images: Images, captions: Sequence[str], identities: Identities | None = None) -> None:
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images with {len(captions)} captions")
         self.images = images
         self.captions = list(captions)
-        identities = {} if identities is None else identities
-        self.targets = [identities.setdefault(c, len(identities)) for c in self.captions]
+        self.targets = (identities or Identities()).number(images, self.captions)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -185,6 +184,10 @@ class ReferencePairs:
         """
         return torch.stack([self.transform(self.images[i]) for i in indices])
 
+    def identities(self) -> torch.Tensor:
+        """The identities of the pairs ``[N]`` (:mod:`~avalanche_vlm.losses.identity`)."""
+        return torch.tensor(Identities().number(self.images, self.captions))
+
     @property
     def nbytes(self) -> int:
         """Bytes of the raw images (where they are tensors or arrays) and of the UTF-8 captions."""
@@ -215,7 +218,7 @@ class VLMBenchmark(CLScenario):
     """An Avalanche scenario with ``train_stream`` and ``test_stream``, and the text side of its tasks.
 
     :param name: name of the benchmark in results.
-    :param kind: ``"classes"`` (samples ``image, y``) or ``"pairs"`` (samples ``ImageText, caption id``).
+    :param kind: ``"classes"`` (samples ``image, y``) or ``"pairs"`` (samples ``ImageText, identity``).
     :param train: one Avalanche data set per experience.
     :param test: one Avalanche data set per experience; experience i of both streams is task i.
     :param label_space: class names and prompts; for pairs, None.

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
 from avalanche_vlm.evaluation.accumulators import share_of_process
 from avalanche_vlm.evaluation.base import VLMMetric
-from avalanche_vlm.evaluation.retrieval import modality_gap, paired_cosine, retrieval_metrics
+from avalanche_vlm.evaluation.retrieval import modality_gap, pair_retrieval, paired_cosine
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM
@@ -86,7 +86,7 @@ def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[dict[str, float], d
         return {name: count_right(model, share, held_out.label_space).compute()}, {}
     images, texts, ids = encode_set(model, share).compute()
     apart = {f"{name} modality gap": modality_gap(images, texts), f"{name} paired cosine": paired_cosine(images, texts)}
-    scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
+    scores = pair_retrieval(images, texts, ids, ks=(1,))
     both = {way: scores[f"{way}_hit@1"] for way in ("image_to_text", "text_to_image")}
     ways = {f"{name} R@1 {way.replace('_', ' ')}": value for way, value in both.items()}
     return {f"{name} R@1": sum(both.values()) / 2, **ways}, apart

@@ -1,13 +1,15 @@
-"""Image-text retrieval and alignment as pure functions on features. This module imports torch and nothing else."""
+"""Image-text retrieval and alignment as pure functions on features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.identity import captions_of, images_of_rows
 
 
 @torch.no_grad()
@@ -28,8 +30,8 @@ def retrieval_metrics(
 
     A query without any relevant item cannot be answered and is left out; if none is left, the values are NaN.
 
-    Ties count against the model: an irrelevant item ranks before a relevant one with the same score, so constant
-    features find nothing instead of everything. Relevant items with the same score take ranks of their own.
+    Ties are counted by expectation over all orders of items with the same score, so they decide neither for nor against
+    the model: constant features find what guessing finds, K of M items.
 
     Memory is a few matrices ``[chunk, M]`` (and ``[chunk, N]``) of float64, never ``[N, M]``; the result does not
     depend on ``chunk``.
@@ -61,22 +63,49 @@ def retrieval_metrics(
     text_to_image_hit@2 1.0
     text_to_image_recall@2 1.0
     """
-    ks = tuple(ks)
-    if not ks or any(k != int(k) or k < 1 for k in ks):
-        raise InputError(f"the K of retrieval metrics must be whole numbers from 1 on, not {list(ks)}")
-    if chunk < 1:
-        raise InputError(f"retrieval metrics need a chunk of at least 1 query, not {chunk}")
+    ks = _checked(ks, chunk)
     images, texts = _unit_features(image_features, text_features)
     if image_ids is None and text_ids is None and len(images) != len(texts):
         raise InputError(
             f"{len(images)} image features and {len(texts)} text features do not pair up: give image_ids or text_ids"
         )
-    image_ids = _ids(image_ids, images, "image")
-    text_ids = _ids(text_ids, texts, "text")
-    return {
-        **_one_direction("image_to_text", images, texts, image_ids, text_ids, ks, chunk),
-        **_one_direction("text_to_image", texts, images, text_ids, image_ids, ks, chunk),
-    }
+    image_ids, text_ids = _ids(image_ids, images, "image"), _ids(text_ids, texts, "text")
+    return _both_ways(images, texts, Relation.of_equal(image_ids, text_ids), ks, chunk)
+
+
+@torch.no_grad()
+def pair_retrieval(
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    ids: torch.Tensor | Sequence[int],
+    ks: Sequence[int] = (1, 5, 10),
+    chunk: int = 1024,
+) -> dict[str, float]:
+    """Retrieval among pairs, of which one image may have several captions and one caption several images.
+
+    As in Karpathy's splits and CLIP_benchmark, an image counts once however many captions it has, and an image's query
+    is answered by any of its captions. A caption's query is answered by any image that has this caption. All else is
+    as in :func:`retrieval_metrics`.
+
+    :param image_features: features of the images ``[N, D]``; of an image that comes several times the first row is
+        taken.
+    :param text_features: features of the captions ``[N, D]``, row n the caption of image n.
+    :param ids: identities of the pairs ``[N]`` (:mod:`~avalanche_vlm.losses.identity`); plain numbers are those of
+        captions.
+    :param ks: values of K, one or more; a K above the number of items takes all of them.
+    :param chunk: number of queries that are scored at a time.
+    :return: figures by the names of :func:`retrieval_metrics`, in [0, 1].
+    :raises InputError: for what :func:`retrieval_metrics` refuses.
+
+    >>> images = torch.eye(2)[[0, 0, 1]]  # image 1 has two captions, and any of them will do
+    >>> captions = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> found = pair_retrieval(images, captions, [1 << 32 | 0, 1 << 32 | 1, 2 << 32 | 2], ks=(1,))
+    >>> found["image_to_text_hit@1"], found["text_to_image_hit@1"]
+    (1.0, 1.0)
+    """
+    images, texts = _unit_features(image_features, text_features)
+    relation, first, _ = _of_pairs(images, texts, ids)
+    return _both_ways(images[first], texts, relation, _checked(ks, chunk), chunk)
 
 
 @torch.no_grad()
@@ -119,90 +148,162 @@ def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> 
 def first_hits(
     image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor | Sequence[int], chunk: int = 1024
 ) -> torch.Tensor:
-    """Which pair finds a match first: hit@1 of :func:`retrieval_metrics` by query, for intervals and paired tests.
+    """Which pair finds a match first: hit@1 of :func:`pair_retrieval` by query, for intervals and paired tests.
 
     :param image_features: ``[N, D]``, features of the images; normalised here.
     :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
-    :param ids: ``[N]``, numbers; pairs with equal ones match.
-    :return: bool ``[2, N]``: images to texts, texts to images. On the CPU.
+    :param ids: ``[N]``, identities of the pairs.
+    :param chunk: number of queries that are scored at a time.
+    :return: float64 ``[2, N]`` in [0, 1], images to texts and texts to images, between 0 and 1 where scores tie. An
+        image has its value in each of its rows, so a mean over rows weighs it by its captions. On the CPU.
     :raises InputError: for what :func:`retrieval_metrics` refuses.
 
     >>> first_hits(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), [0, 1]).tolist()
-    [[True, True], [True, False]]
+    [[1.0, 1.0], [1.0, 0.0]]
     """
     images, texts = _unit_features(image_features, text_features)
-    image_ids, text_ids = _ids(ids, images, "image"), _ids(ids, texts, "text")
-    ways = ((images, texts, image_ids, text_ids), (texts, images, text_ids, image_ids))
-    return torch.stack([_found(*way, (1,), chunk)[0][:, 0] > 0 for way in ways]).cpu()
+    relation, first, unit = _of_pairs(images, texts, ids)
+    to_texts, _ = _expected(images[first], texts, relation, (1,), chunk)
+    to_images, _ = _expected(texts, images[first], relation.turned(), (1,), chunk)
+    return torch.stack([to_texts[unit, 0], to_images[:, 0]]).nan_to_num(0.0).cpu()
 
 
 def mean_hit_at_1(image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor) -> float:
-    """The mean of both directions' hit@1 of :func:`retrieval_metrics`, in [0, 1].
+    """The mean of both directions' hit@1 of :func:`pair_retrieval`, in [0, 1].
 
     :param image_features: features of the images ``[N, D]``; normalised here.
-    :param text_features: features of their texts ``[N, D]``, row n the text of image n; normalised here.
-    :param ids: numbers ``[N]``; equal ones match.
+    :param text_features: features of their texts ``[N, D]``, row n the text of image n.
+    :param ids: identities of the pairs ``[N]``.
 
     >>> mean_hit_at_1(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([0, 1]))
     0.75
     """
-    scores = retrieval_metrics(image_features, text_features, ids, ids, ks=(1,))
+    scores = pair_retrieval(image_features, text_features, ids, ks=(1,))
     return (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
 
 
-def _one_direction(
-    name: str,
-    queries: torch.Tensor,
-    items: torch.Tensor,
-    query_ids: torch.Tensor,
-    item_ids: torch.Tensor,
-    ks: tuple[int, ...],
-    chunk: int,
+class Relation(NamedTuple):
+    """Which items answer which queries.
+
+    :param queries: key of every query, int64 ``[Q]`` in 0..q-1.
+    :param items: key of every item, int64 ``[M]`` in 0..m-1.
+    :param links: which keys belong together, int64 ``[L, 2]``, each query's key beside an item's.
+    """
+
+    queries: torch.Tensor
+    items: torch.Tensor
+    links: torch.Tensor
+
+    @classmethod
+    def of_equal(cls, query_ids: torch.Tensor, item_ids: torch.Tensor) -> Relation:
+        """What has equal ids belongs together.
+
+        :param query_ids: id of every query ``[Q]``.
+        :param item_ids: id of every item ``[M]``.
+        """
+        _, keys = torch.unique(torch.cat([query_ids, item_ids]), return_inverse=True)
+        queries, items = keys.split([len(query_ids), len(item_ids)])
+        return cls(queries, items, torch.unique(keys)[:, None].expand(-1, 2))
+
+    def turned(self) -> Relation:
+        """The same with items in the place of queries."""
+        return Relation(self.items, self.queries, self.links.flip(1))
+
+    def of_rows(self, rows: slice) -> torch.Tensor:
+        """Whether each item answers these queries: bool ``[n, M]``.
+
+        :param rows: places of these queries among all.
+        """
+        asked, place = torch.unique(self.queries[rows], return_inverse=True)
+        at = torch.full((int(self.links.max()) + 1,), -1, device=asked.device)
+        at[asked] = torch.arange(len(asked), device=asked.device)
+        row, item = at[self.links[:, 0]], self.links[:, 1]
+        table = torch.zeros(len(asked), int(self.links.max()) + 1, dtype=torch.bool, device=asked.device)
+        table[row[row >= 0], item[row >= 0]] = True
+        return table[place][:, self.items]
+
+
+def _of_pairs(
+    images: torch.Tensor, texts: torch.Tensor, ids: torch.Tensor | Sequence[int]
+) -> tuple[Relation, torch.Tensor, torch.Tensor]:
+    """The relation of distinct images to all captions, the first row of each image, and the image of each row."""
+    if len(images) != len(texts):
+        raise InputError(f"{len(images)} image features and {len(texts)} text features do not pair up")
+    ids = _ids(ids, images, "pair")
+    _, unit = torch.unique(images_of_rows(ids), return_inverse=True)
+    _, caption = torch.unique(captions_of(ids), return_inverse=True)
+    rows, count = torch.arange(len(ids), device=ids.device), int(unit.max()) + 1
+    first = torch.full((count,), len(ids), device=ids.device).scatter_reduce(0, unit, rows, "amin")
+    links = torch.unique(torch.stack([unit, caption], 1), dim=0)
+    return Relation(torch.arange(count, device=ids.device), caption, links), first, unit
+
+
+def _checked(ks: Sequence[int], chunk: int) -> tuple[int, ...]:
+    ks = tuple(ks)
+    if not ks or any(k != int(k) or k < 1 for k in ks):
+        raise InputError(f"the K of retrieval metrics must be whole numbers from 1 on, not {list(ks)}")
+    if chunk < 1:
+        raise InputError(f"retrieval metrics need a chunk of at least 1 query, not {chunk}")
+    return ks
+
+
+def _both_ways(
+    images: torch.Tensor, texts: torch.Tensor, relation: Relation, ks: tuple[int, ...], chunk: int
 ) -> dict[str, float]:
-    """hit@K and recall@K of one direction."""
-    found, total = _found(queries, items, query_ids, item_ids, ks, chunk)
-    # One mean over all queries rather than sums per chunk, so that rounding does not depend on the chunk either.
-    found, total = found[total > 0].double(), total[total > 0].double()
+    ways = {"image_to_text": (images, texts, relation), "text_to_image": (texts, images, relation.turned())}
     metrics = {}
-    for column, k in enumerate(ks):
-        metrics[f"{name}_hit@{k}"] = (found[:, column] > 0).double().mean().item()
-        metrics[f"{name}_recall@{k}"] = (found[:, column] / total).mean().item()
+    for way, (queries, items, related) in ways.items():
+        # One mean over all queries rather than sums per chunk, so that rounding does not depend on the chunk either.
+        hit, recall = _expected(queries, items, related, ks, chunk)
+        for column, k in enumerate(ks):
+            metrics[f"{way}_hit@{k}"] = hit[:, column].nanmean().item()
+            metrics[f"{way}_recall@{k}"] = recall[:, column].nanmean().item()
     return metrics
 
 
-def _found(
-    queries: torch.Tensor,
-    items: torch.Tensor,
-    query_ids: torch.Tensor,
-    item_ids: torch.Tensor,
-    ks: tuple[int, ...],
-    chunk: int,
+def _expected(
+    queries: torch.Tensor, items: torch.Tensor, relation: Relation, ks: tuple[int, ...], chunk: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Relevant items of each query among its K best ``[queries, ks]``, and all that it has ``[queries]``, by counting
-    the ranks of the best relevant items.
+    """hit@K and recall@K of each query, both ``[Q, ks]``, over all orders of tied items; NaN for a query that nothing
+    answers.
 
-    The n-th best relevant item (from 0) has rank n + (irrelevant items that score no less). Only the best max(ks) can
-    be among the K best, so no more are counted, and nothing but the relevant scores is sorted.
+    With t the K-th best score, the items above t are among the K best in every order, and of the m items at t some
+    s = K - (items above) are, each choice of s as likely as any other. So a query whose answers all are below or among
+    the r at t fails with the probability C(m - r, s) / C(m, s), and finds r s / m of these in the mean.
     """
     # Equal features need not give equal scores to the last bit: matrix products sum in an order that depends on the
     # position and on the chunk. Scores of unit vectors within their rounding error, D * eps, are therefore ties.
     tie = queries.shape[1] * torch.finfo(queries.dtype).eps
-    found, total = [], []
-    for q, q_ids in zip(queries.split(chunk), query_ids.split(chunk), strict=True):
-        relevant = q_ids[:, None] == item_ids[None, :]
-        count = relevant.sum(1)
-        depth = min(max(ks), int(count.max()))
-        scores = q @ items.T
-        best = scores.masked_fill(~relevant, -torch.inf).topk(depth, dim=1).values
-        scores.masked_fill_(relevant, -torch.inf)
-        hits = torch.zeros(len(q), len(ks), dtype=torch.long, device=q.device)
-        for n in range(depth):
-            rank = n + (scores >= best[:, n : n + 1] - tie).sum(1)
-            for column, k in enumerate(ks):
-                hits[:, column] += (rank < k) & (n < count)
-        found.append(hits)
-        total.append(count)
-    return torch.cat(found), torch.cat(total)
+    hits, recalls = [], []
+    for start in range(0, len(queries), chunk):
+        rows = slice(start, start + chunk)
+        relevant, scores = relation.of_rows(rows), queries[rows] @ items.T
+        number = relevant.sum(1).double()
+        best = scores.topk(min(max(ks), len(items)), dim=1).values
+        hit, recall = [], []
+        for k in (min(k, len(items)) for k in ks):
+            threshold = best[:, k - 1 : k]
+            above, at = scores > threshold + tie, (scores - threshold).abs() <= tie
+            taken, tied = (k - above.sum(1)).double(), at.sum(1).double()
+            found, among = (above & relevant).sum(1).double(), (at & relevant).sum(1).double()
+            missed = _none_of(tied, among, taken)
+            recall.append((found + among * taken / tied) / number)
+            hit.append(torch.where(found > 0, 1.0, (1 - missed).maximum(recall[-1])))  # above it but for rounding
+        hits.append(torch.stack(hit, 1).where(number[:, None] > 0, torch.nan))
+        recalls.append(torch.stack(recall, 1).where(number[:, None] > 0, torch.nan))
+    return torch.cat(hits), torch.cat(recalls)
+
+
+def _none_of(items: torch.Tensor, marked: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Probability that none of the marked items is among those drawn (the hypergeometric distribution at 0)."""
+    left = items - marked
+    logarithm = (
+        torch.lgamma(left + 1)
+        - torch.lgamma((left - drawn).clamp_min(0) + 1)
+        - torch.lgamma(items + 1)
+        + torch.lgamma(items - drawn + 1)
+    )
+    return torch.where(marked == 0, 1.0, torch.where(left < drawn, 0.0, logarithm.exp()))
 
 
 def _unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
-from avalanche_vlm.evaluation.retrieval import retrieval_metrics
+from avalanche_vlm.evaluation.retrieval import pair_retrieval
 from avalanche_vlm.models.vlm import VLM
 
 
@@ -29,20 +29,20 @@ def retrieval_scores(model: VLM, dataset: Dataset, batch_size: int = 256) -> dic
     """Hit@K and recall@K of a pair data set, both ways, in [0, 1].
 
     :param model: evaluated in eval mode.
-    :param dataset: samples ``(ImageText, caption id)``.
+    :param dataset: samples ``(ImageText, identity)``.
     :param batch_size: pairs that are encoded at a time.
     """
     images, texts, ids = paired_features(model, dataset, batch_size)
-    return retrieval_metrics(images, texts, ids, ids)
+    return pair_retrieval(images, texts, ids)
 
 
 def paired_features(
     model: VLM, dataset: Dataset, batch_size: int = 256
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Unit-length features of the images and of their texts ``[N, D]``, and the caption ids ``[N]``.
+    """Unit-length features of the images and of their texts ``[N, D]``, and the pairs' identities ``[N]``.
 
     :param model: evaluated in eval mode.
-    :param dataset: samples ``(ImageText, caption id)``.
+    :param dataset: samples ``(ImageText, identity)``.
     :param batch_size: pairs that are encoded at a time.
     """
     images, texts, ids = encode_set(model, dataset, batch_size, sync_on_compute=False).compute()
@@ -73,7 +73,7 @@ def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: A
     """Unit-length features of images and texts and their caption ids, ready to be gathered from all processes.
 
     :param model: evaluated in eval mode.
-    :param dataset: samples ``(ImageText, caption id)`` that this process reads.
+    :param dataset: samples ``(ImageText, identity)`` that this process reads.
     :param batch_size: pairs that are encoded at a time.
     :param options: options of the accumulator.
     """

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm.losses.identity import true_captions
 from avalanche_vlm.losses.reduction import Reduction
 
 
 def multi_positive_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
-    """Symmetric InfoNCE in which items with equal ``y`` are positives of each other.
+    """Symmetric InfoNCE with all that the batch knows to be true for positives: equal captions, and the captions of one
+    image (:func:`~avalanche_vlm.losses.identity.true_captions`).
 
     The target of a row is uniform over its positives, as in supervised contrastive learning (Khosla et al., arXiv
     2004.11362, L_out); with all ``y`` distinct it is CLIP's loss (Radford et al., arXiv 2103.00020).
 
     :param logits: ``[B, B]`` scaled similarities, images in rows and texts in columns.
-    :param y: ``[B]`` identity of each pair's caption.
+    :param y: ``[B]`` identity of each pair: of its caption, and of its image where that has several.
     :param reduction: ``"mean"`` or ``"none"``.
     :return: scalar, at least the entropy of the targets; or ``[B]``, one loss per pair.
     :raises ValueError: if ``logits`` is not square over ``y``.
@@ -31,7 +33,7 @@ def multi_positive_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction:
             f"the contrastive loss needs in-batch logits [{len(y)}, {len(y)}] for {len(y)} captions, "
             f"got {list(logits.shape)}"
         )
-    return matched_contrastive(logits, y[:, None] == y[None, :], reduction)
+    return matched_contrastive(logits, true_captions(y), reduction)
 
 
 def matched_contrastive(logits: torch.Tensor, matches: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
@@ -52,10 +54,11 @@ def matched_contrastive(logits: torch.Tensor, matches: torch.Tensor, reduction: 
 
 
 def sigmoid_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
-    """SigLIP's pairwise sigmoid loss (Zhai et al., arXiv 2303.15343, eq. 1), with equal ``y`` as positives.
+    """SigLIP's pairwise sigmoid loss (Zhai et al., arXiv 2303.15343, eq. 1), with the positives of
+    :func:`multi_positive_contrastive`.
 
     :param logits: ``[B, B]`` scaled similarities with the logit bias added.
-    :param y: ``[B]`` identity of each pair's caption.
+    :param y: ``[B]`` identity of each pair: of its caption, and of its image where that has several.
     :param reduction: ``"mean"`` or ``"none"``.
     :return: scalar, the sum over pairs divided by B; or ``[B]``, one sum per image.
 
@@ -67,6 +70,6 @@ def sigmoid_contrastive(logits: torch.Tensor, y: torch.Tensor, reduction: Reduct
             f"the sigmoid loss needs in-batch logits [{len(y)}, {len(y)}] for {len(y)} captions, "
             f"got {list(logits.shape)}"
         )
-    sign = 2 * (y[:, None] == y[None, :]).to(logits.dtype) - 1
+    sign = 2 * true_captions(y).to(logits.dtype) - 1
     per_image = -F.logsigmoid(sign * logits).sum(1)
     return per_image.mean() if reduction == "mean" else per_image

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm.losses.identity import alike
 from avalanche_vlm.losses.similarity import intra_modal, similarity_distillation, two_way
 
 
@@ -111,7 +112,7 @@ def _positives(b: int, q: int, y: torch.Tensor | None, queue_y: torch.Tensor | N
             f"momentum contrast needs y and queue_y, or neither: one for each of {b} pairs and {q} queued ones, "
             f"got {got[0]} and {got[1]}"
         )
-    return y[:, None] == torch.cat([y, queue_y.to(y)])[None, :]
+    return alike(y, torch.cat([y, queue_y.to(y)]))
 
 
 class FeatureQueue:

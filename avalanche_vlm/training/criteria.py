@@ -10,7 +10,7 @@ from avalanche_vlm.losses.reduction import Reduction
 
 
 class ContrastiveCriterion(nn.Module):
-    """CLIP's symmetric loss on in-batch logits ``[B, B]``; equal ``y`` are positives of each other.
+    """CLIP's symmetric loss on in-batch logits ``[B, B]``; captions of one image, and equal ones, are positives.
 
     :param reduction: ``"mean"`` over the pairs, or ``"none"`` for one loss per pair (Avalanche's MIR sets it).
     """
@@ -24,7 +24,7 @@ class ContrastiveCriterion(nn.Module):
 
 
 class SigmoidCriterion(nn.Module):
-    """SigLIP's loss on in-batch logits ``[B, B]``; equal ``y`` are positives of each other.
+    """SigLIP's loss on in-batch logits ``[B, B]``; captions of one image, and equal ones, are positives.
 
     :param reduction: ``"mean"`` over the images, or ``"none"`` for one loss per image.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.evaluation.retrieval import modality_gap, paired_cosine, retrieval_metrics
+from avalanche_vlm.evaluation.retrieval import (
+    first_hits,
+    mean_hit_at_1,
+    modality_gap,
+    pair_retrieval,
+    paired_cosine,
+    retrieval_metrics,
+)
+from avalanche_vlm.losses.identity import pair_number
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -20,31 +30,43 @@ def features(n: int, dim: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def brute_force(images, texts, image_ids, text_ids, ks):
-    """Sort every query's items in plain Python: by score, irrelevant items first among equals."""
+def over_all_orders(scores, relevant, k):
+    """hit@K and recall@K of one query: the mean over every choice of tied items for the last places."""
+    # Rounded, so that rows that are equal up to a factor tie here too.
+    scores = [round(score, 9) for score in scores]
+    k = min(k, len(scores))
+    last = sorted(scores, reverse=True)[k - 1]
+    sure = [mark for score, mark in zip(scores, relevant, strict=True) if score > last]
+    tied = [mark for score, mark in zip(scores, relevant, strict=True) if score == last]
+    found = [sum(sure) + sum(chosen) for chosen in combinations(tied, k - len(sure))]
+    return sum(n > 0 for n in found) / len(found), sum(found) / len(found) / sum(relevant)
 
-    def direction(name, queries, items, query_ids, item_ids):
+
+def brute_force(images, texts, image_ids, text_ids, ks, relates=lambda a, b: a == b):
+    """Every query's items in plain Python."""
+
+    def direction(name, queries, items, query_ids, item_ids, related):
         hits, recalls = {k: [] for k in ks}, {k: [] for k in ks}
         for query, query_id in zip(queries.tolist(), query_ids, strict=True):
-            scored = []
-            for item, item_id in zip(items.tolist(), item_ids, strict=True):
-                # Rounded, so that rows that are equal up to a factor tie here too.
-                cosine = sum(a * b for a, b in zip(query, item, strict=True)) / (math.hypot(*query) * math.hypot(*item))
-                scored.append((-round(cosine, 9), item_id == query_id))
-            ranking = [relevant for _, relevant in sorted(scored)]
-            if any(ranking):
+            length = math.hypot(*query)
+            scores = [
+                sum(a * b for a, b in zip(query, item, strict=True)) / (length * math.hypot(*item))
+                for item in items.tolist()
+            ]
+            relevant = [related(query_id, item_id) for item_id in item_ids]
+            if any(relevant):
                 for k in ks:
-                    hits[k].append(any(ranking[:k]))
-                    recalls[k].append(sum(ranking[:k]) / sum(ranking))
+                    hit, recall = over_all_orders(scores, relevant, k)
+                    hits[k].append(hit)
+                    recalls[k].append(recall)
         return {
             f"{name}_{metric}@{k}": sum(values[k]) / len(values[k]) if values[k] else math.nan
             for k in ks
             for metric, values in (("hit", hits), ("recall", recalls))
         }
 
-    return direction("image_to_text", images, texts, image_ids, text_ids) | direction(
-        "text_to_image", texts, images, text_ids, image_ids
-    )
+    turned = direction("text_to_image", texts, images, text_ids, image_ids, lambda a, b: relates(b, a))
+    return direction("image_to_text", images, texts, image_ids, text_ids, relates) | turned
 
 
 @st.composite
@@ -105,19 +127,31 @@ def test_a_perfect_model():
 @pytest.mark.parametrize("dim", [2, 3, 17, 64, 513])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("chunk", [1, 13, 1024])
-def test_a_collapsed_model_finds_nothing(dim, dtype, chunk):
+def test_a_collapsed_model_finds_what_guessing_finds(dim, dtype, chunk):
     # Odd sizes and one-row chunks send the same dot product through different kernels: still a tie.
     x = features(1, dim).expand(37, dim).to(dtype)
     metrics = retrieval_metrics(x, x, ks=(1, 36, 37), chunk=chunk)
-    assert {name: value for name, value in metrics.items() if not name.endswith("37")} == dict.fromkeys(
-        [f"{d}_{m}@{k}" for d in ("image_to_text", "text_to_image") for m in ("hit", "recall") for k in (1, 36)], 0.0
-    )
-    assert all(value == 1 for name, value in metrics.items() if name.endswith("37"))
+    assert len(metrics) == 12
+    for name, value in metrics.items():
+        assert value == pytest.approx(int(name.split("@")[1]) / 37)
 
 
-def test_zero_features_find_nothing():
+@pytest.mark.parametrize(("relevant", "k"), [(1, 1), (1, 7), (3, 2), (5, 10), (20, 1), (20, 30)])
+def test_ties_are_counted_by_expectation(relevant, k):
+    # One query whose answers tie with all of 40 texts: against random orders, drawn.
+    image, texts = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]).expand(40, 2)
+    metrics = retrieval_metrics(image, texts, [0], [0] * relevant + [1] * (40 - relevant), ks=(k,))
+    rng = np.random.default_rng(0)
+    found = np.array([(rng.permutation(40)[:k] < relevant).sum() for _ in range(20_000)])
+    assert metrics[f"image_to_text_hit@{k}"] == pytest.approx((found > 0).mean(), abs=0.015)
+    assert metrics[f"image_to_text_recall@{k}"] == pytest.approx(found.mean() / relevant, abs=0.015)
+    assert metrics[f"image_to_text_recall@{k}"] == pytest.approx(k / 40)
+
+
+def test_zero_features_find_what_guessing_finds():
     zeros = torch.zeros(4, 3)
-    assert set(retrieval_metrics(zeros, zeros, ks=(1, 3)).values()) == {0.0}
+    metrics = retrieval_metrics(zeros, zeros, ks=(1, 3))
+    assert [metrics[f"image_to_text_hit@{k}"] for k in (1, 3)] == pytest.approx([1 / 4, 3 / 4])
 
 
 def test_equal_relevant_items_take_different_ranks():
@@ -128,10 +162,10 @@ def test_equal_relevant_items_take_different_ranks():
     assert [metrics[f"image_to_text_hit@{k}"] for k in (1, 2, 3)] == [1, 1, 1]
 
 
-def test_an_irrelevant_twin_ranks_before_the_relevant_item():
+def test_an_irrelevant_twin_takes_the_first_place_in_half_of_the_orders():
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     metrics = retrieval_metrics(x, x, ks=(1, 2))
-    assert metrics["image_to_text_hit@1"] == pytest.approx(1 / 3)
+    assert metrics["image_to_text_hit@1"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
     assert metrics["image_to_text_hit@2"] == 1
 
 
@@ -151,6 +185,70 @@ def test_queries_without_a_relevant_item_are_left_out():
     metrics = retrieval_metrics(x, x, image_ids=[0, 1, 2], text_ids=[3, 4, 5], ks=(1, 5))
     assert len(metrics) == 8
     assert all(map(math.isnan, metrics.values()))
+
+
+def pairs_of(images: int, captions: int, width: int = 32):
+    """A model that knows every picture, on images with several captions each."""
+    image = features(images, width, 1).repeat_interleave(captions, 0)
+    text = F.normalize(image + 0.02 * features(images * captions, width, 2), dim=1)
+    ids = [pair_number(1 + row // captions, row) for row in range(images * captions)]
+    return image, text, ids
+
+
+@pytest.mark.parametrize("captions", [1, 2, 5])
+def test_a_model_that_knows_every_picture_scores_all_of_them_whatever_the_number_of_captions(captions):
+    image, text, ids = pairs_of(20, captions)
+    found = pair_retrieval(image, text, ids, ks=(1,))
+    assert found["image_to_text_hit@1"] == found["text_to_image_hit@1"] == mean_hit_at_1(image, text, ids) == 1
+    assert found["image_to_text_recall@1"] == pytest.approx(1 / captions)
+    assert first_hits(image, text, ids).mean() == 1
+
+
+def test_as_on_karpathys_test_split():
+    # 1,000 images with 5 captions each, scored as CLIP_benchmark does: an image by any of its captions, each once.
+    count, each, width = 200, 5, 16
+    image = features(count, width, 1)
+    text = F.normalize(image.repeat_interleave(each, 0) + 1.2 * features(count * each, width, 2), dim=1)
+    ids = [pair_number(1 + row // each, row) for row in range(count * each)]
+    found = pair_retrieval(image.repeat_interleave(each, 0), text, torch.tensor(ids), chunk=37)
+    scores, owner = image.double().numpy() @ text.double().numpy().T, np.arange(count * each) // each
+    for k in (1, 5, 10):
+        best = np.argsort(-scores, 1)[:, :k]
+        assert found[f"image_to_text_hit@{k}"] == pytest.approx(
+            (owner[best] == np.arange(count)[:, None]).any(1).mean()
+        )
+        best = np.argsort(-scores.T, 1)[:, :k]
+        assert found[f"text_to_image_hit@{k}"] == pytest.approx((best == owner[:, None]).any(1).mean())
+    assert 0.2 < found["image_to_text_hit@1"] < 0.9
+
+
+@quick
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=7),
+    st.integers(0, 99),
+    st.integers(1, 4),
+    st.integers(1, 8),
+)
+def test_images_and_captions_may_both_repeat(rows, seed, k, chunk):
+    # Image 0 stands for one that is known from no other row.
+    rng = torch.Generator().manual_seed(seed)
+    image_of, text_of = (torch.randint(-1, 2, (40, 2), generator=rng).float() + 0.1 for _ in range(2))
+    units = [("row", n) if image == 0 else ("image", image) for n, (image, _) in enumerate(rows)]
+    place = {unit: n for n, unit in reversed(list(enumerate(units)))}
+    images = torch.stack([image_of[place[unit]] for unit in units])
+    texts = torch.stack([text_of[caption] for _, caption in rows])
+    true = {(unit, caption) for unit, (_, caption) in zip(units, rows, strict=True)}
+    distinct = list(dict.fromkeys(units))
+    expected = brute_force(
+        images[[units.index(unit) for unit in distinct]], texts, distinct, [caption for _, caption in rows], [k],
+        relates=lambda unit, caption: (unit, caption) in true,
+    )  # fmt: skip
+    found = pair_retrieval(images, texts, [pair_number(*row) for row in rows], ks=(k,), chunk=chunk)
+    assert found == pytest.approx(expected)
+    hits = first_hits(images, texts, [pair_number(*row) for row in rows], chunk=chunk)
+    one = pair_retrieval(images, texts, [pair_number(*row) for row in rows], ks=(1,))
+    assert hits[1].mean().item() == pytest.approx(one["text_to_image_hit@1"])
+    assert hits[0][[units.index(unit) for unit in distinct]].mean().item() == pytest.approx(one["image_to_text_hit@1"])
 
 
 def test_default_ids_on_one_side_number_its_rows():
@@ -187,10 +285,10 @@ def test_bounds_and_order(problem):
         if any(map(math.isnan, hit + recall)):
             assert not set(problem[2]) & set(problem[3])
             continue
-        assert hit == sorted(hit)
-        assert recall == sorted(recall)
-        assert all(0 <= r <= h <= 1 for r, h in zip(recall, hit, strict=True))
-        assert hit[-1] == recall[-1] == 1
+        assert hit == pytest.approx(sorted(hit))
+        assert recall == pytest.approx(sorted(recall))
+        assert all(0 <= r <= h + 1e-9 <= 1 + 2e-9 for r, h in zip(recall, hit, strict=True))
+        assert hit[-1] == recall[-1] == pytest.approx(1)
 
 
 def test_the_two_directions_swap_with_the_sides():
@@ -270,4 +368,4 @@ def test_cuda_gives_what_the_cpu_gives(tf32, monkeypatch):
     expected = retrieval_metrics(images, texts, text_ids=ids)
     assert retrieval_metrics(images.cuda(), texts.cuda(), text_ids=ids, chunk=128) == pytest.approx(expected)
     collapsed = features(1, 64).expand(37, 64).cuda()
-    assert set(retrieval_metrics(collapsed, collapsed, chunk=5).values()) == {0.0}
+    assert retrieval_metrics(collapsed, collapsed, chunk=5)["image_to_text_hit@5"] == pytest.approx(5 / 37)

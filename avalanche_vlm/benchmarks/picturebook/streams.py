@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 
+from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.label_space import Visible, join_tasks
 from avalanche_vlm.benchmarks.picturebook import captions, scenes
 from avalanche_vlm.benchmarks.picturebook.generator import PicturebookGenerator
@@ -179,7 +180,7 @@ def pairs(
     sizes = Sizes(n_train, n_test, n_held_out, n_reference)
     train: list[AvalancheDataset] = []
     test: list[AvalancheDataset] = []
-    identities: dict[str, int] = {}
+    identities = Identities()
     for t, domain in enumerate(domains):
         for split, n, part in (("train", sizes.train, train), ("test", sizes.test, test)):
             rng = generator(seed, "pairs", domain, split)

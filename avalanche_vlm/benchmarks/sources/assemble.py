@@ -13,6 +13,7 @@ import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
 
 from avalanche_vlm.benchmarks.context import note_cut_captions
+from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates, StreamKind, Visible, join_tasks
 from avalanche_vlm.benchmarks.scenario import (
     DataReport,
@@ -233,7 +234,7 @@ def _parts(items: Sequence[Item], tasks: Sequence[str], problems: Problems) -> t
 
 
 def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform) -> Streams:
-    identities: dict[str, int] = {}
+    identities = Identities()
 
     def data(items: Sequence[Item], number: int) -> AvalancheDataset:
         images, captions = ImageFiles([item.image for item in items]), [item.text for item in items]

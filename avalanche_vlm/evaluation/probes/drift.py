@@ -146,7 +146,7 @@ class DriftProbe(VLMMetric):
         }
 
     def hits(self) -> dict[int, np.ndarray]:
-        """By step, bool ``[2, N]``: which image finds its text first, and which text its image."""
+        """By step, float64 ``[2, N]`` in [0, 1]: which image finds its text first, and which text its image."""
         return {int(step): hits.numpy() for step, hits in self._hits.items()}
 
     @uncounted()
@@ -229,12 +229,11 @@ def _batches(
     model: VLM, pairs: ImageTextSource, chosen: Sequence[int], batch_size: int
 ) -> Iterator[tuple[ImageText, torch.Tensor]]:
     if isinstance(pairs, ReferencePairs):
-        identities: dict[str, int] = {}
+        identities = pairs.identities()
         for start in range(0, len(chosen), batch_size):
             rows = chosen[start : start + batch_size]
             captions = [pairs.captions[row] for row in rows]
-            ids = torch.tensor([identities.setdefault(caption, len(identities)) for caption in captions])
-            yield ImageText(pairs.batch(rows).to(model.device), model.tokenize(captions)), ids
+            yield ImageText(pairs.batch(rows).to(model.device), model.tokenize(captions)), identities[list(rows)]
         return
     for x, ids, *_ in DataLoader(Subset(pairs, list(chosen)), batch_size):
         if not isinstance(x, ImageText):

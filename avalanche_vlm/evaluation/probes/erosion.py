@@ -20,6 +20,7 @@ from avalanche_vlm.evaluation.probes.calibration import expected_calibration_err
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
+from avalanche_vlm.losses.identity import captions_of, true_captions
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
@@ -291,13 +292,14 @@ def answers_on_pairs(
     :param model: model whose scale and bias make features logits.
     :param images: features of the images ``[N, D]``.
     :param texts: features of the texts ``[N, D]``, row n that of image n's.
-    :param ids: numbers ``[N]``; pairs with equal ones match.
+    :param ids: identities of the pairs ``[N]``.
     :param bins: number of bins of the calibration error.
     """
-    _, first, label = np.unique(ids.cpu().numpy(), return_index=True, return_inverse=True)
-    logits = model.similarity(images, texts[torch.as_tensor(first, device=texts.device)])
-    confidence, best = logits.softmax(1).max(1)
-    error = expected_calibration_error(confidence, best == torch.as_tensor(label, device=best.device), bins)
+    _, found = np.unique(captions_of(ids).cpu().numpy(), return_index=True)
+    first = torch.as_tensor(found, device=texts.device)
+    confidence, best = model.similarity(images, texts[first]).softmax(1).max(1)
+    right = true_captions(ids.to(best.device)).gather(1, first[best][:, None])[:, 0]
+    error = expected_calibration_error(confidence, right, bins)
     return Answers(first_hits(images, texts, ids).numpy(), error)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from avalanche_vlm.evaluation.blocks import tower_of
 from avalanche_vlm.evaluation.retrieval import first_hits
+from avalanche_vlm.losses.identity import alike, with_captions
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.attribution.interventions import Interventions
 from avalanche_vlm.studies.attribution.maps import linear_map, procrustes
@@ -69,7 +70,7 @@ class Laboratory:
         given = self._score(*self._trained), self._score(*self._pretrained)
         found = rematch(*self._pretrained, self._ids)
         self._order = found.order.to(model.device)
-        self._ids = self._ids[self._order]
+        self._ids = with_captions(self._ids, self._ids[self._order])
         self.measured = Measured(
             *given, self._score(*self._dealt(self._trained)), self._score(*self._dealt(self._pretrained)),
             int(found.wrong.sum()),
@@ -78,7 +79,7 @@ class Laboratory:
     @property
     def chance(self) -> float:
         """Mean score of guessing, in [0, 1]: for each pair, the share of its half that has its identity."""
-        of_half = [(self._ids[rows, None] == self._ids[rows][None]).double().mean(1) for rows in self._halves]
+        of_half = [alike(self._ids[rows], self._ids[rows]).double().mean(1) for rows in self._halves]
         return torch.cat(of_half).mean().item()
 
     def fit_maps(self) -> None:

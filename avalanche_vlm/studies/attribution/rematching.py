@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm.losses.identity import alike
+
 
 class Rematch(NamedTuple):
     """:func:`rematch`'s result.
@@ -38,7 +40,7 @@ def rematch(
 
     :param images: ``[N, D]``, of the pretrained model; normalised here.
     :param texts: ``[N, D]``, row n the text given to image n.
-    :param ids: ``[N]``, equal for equal texts.
+    :param ids: identities of the pairs ``[N]``; texts of one image, and equal ones, count as its own.
     :param near: share of the texts, in (0, 1).
     :param doubt: share of the images, in (0, 1).
 
@@ -50,22 +52,23 @@ def rematch(
 
     images, texts = F.normalize(images.double(), dim=1).cpu(), F.normalize(texts.double(), dim=1).cpu()
     similarity, ids = images @ texts.T, ids.cpu()
-    own, order = ids[:, None] == ids[None], torch.arange(len(ids))
+    own, every = alike(ids, ids), torch.arange(len(ids))
+    order = every.clone()
     given, (best, text) = similarity.diagonal(), similarity.max(1)
     # A text that occurs m times has m images: being among its first m is being its first.
     places = own.sum(0, keepdim=True) - 1
     last_place = similarity.sort(0, descending=True).values.gather(0, places)[0]
-    wanted = (best >= last_place[text]) & (ids[text] != ids) & _above_chance(images, texts, text, doubt)
+    wanted = (best >= last_place[text]) & ~own[every, text] & _above_chance(images, texts, text, doubt)
     others = (~own).sum(1).clamp(min=1)
     for_image = ((similarity >= given[:, None]) & ~own).sum(1) / others
     for_text = ((similarity >= given[None]) & ~own).sum(0) / others
     wrong = wanted & (for_image > near) & (for_text > near)
     holders = torch.zeros_like(wrong)
     holders[text[wrong]] = True
-    (rows,) = (wrong | (holders & (ids[text] != ids))).nonzero(as_tuple=True)
+    (rows,) = (wrong | (holders & ~own[every, text])).nonzero(as_tuple=True)
     _, columns = linear_sum_assignment(similarity[rows][:, rows].numpy(), maximize=True)
     order[rows] = rows[torch.from_numpy(columns)]
-    return Rematch(order, ids[order] != ids)
+    return Rematch(order, ~own[every, order])
 
 
 def _above_chance(images: torch.Tensor, texts: torch.Tensor, text: torch.Tensor, doubt: float) -> torch.Tensor:

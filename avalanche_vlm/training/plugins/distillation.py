@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.identity import true_captions
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
@@ -31,6 +33,7 @@ class Comparison:
     :param text_of_image: which text each image belongs to, int64 ``[B]``; None if images and texts have nothing to do
         with each other.
     :param y: ids of the minibatch that trains, ``[M]``.
+    :param ids: identities of the pairs ``[B]`` where the inputs are those of an image-text minibatch, None elsewhere.
     """
 
     student: Side
@@ -38,6 +41,7 @@ class Comparison:
     past: int
     text_of_image: torch.Tensor | None
     y: torch.Tensor
+    ids: torch.Tensor | None = None
 
     @property
     def teacher(self) -> Side:
@@ -46,7 +50,7 @@ class Comparison:
 
     @property
     def matches(self) -> torch.Tensor:
-        """Bool ``[B, N]``: image b belongs to text n.
+        """Bool ``[B, N]``: text n is true of image b, as far as the pairs say so.
 
         :raises InputError: if images and texts have nothing to do with each other.
         """
@@ -55,7 +59,11 @@ class Comparison:
                 "this loss asks what belongs together, and the reference's texts are not those of its images"
             )
         texts = torch.arange(len(self.student.texts), device=self.text_of_image.device)
-        return self.text_of_image[:, None] == texts[None, :]
+        own = self.text_of_image[:, None] == texts[None, :]
+        if self.ids is None:
+            return own
+        # Of an image with several captions the others are no mistakes.
+        return (true_captions(self.ids.to(own.device)).float() @ own.float()) > 0
 
     def logits(self, side: StudentSide = "both") -> torch.Tensor:
         """``[B, N]``, with the student's scale and its features on one side or both; the first teacher's elsewhere."""
@@ -107,9 +115,9 @@ class DistillationPlugin(FeatureTapPlugin):
             return
         with autocast_of(strategy):
             teachers = tuple(teacher.side(inputs) for teacher in self.teachers)
-            comparison = Comparison(
-                _student(model_of(strategy), inputs), teachers, self._past, inputs.text_of_image, strategy.mb_y
-            )
+            x, student = strategy.mb_x, _student(model_of(strategy), inputs)
+            ids = strategy.mb_y if isinstance(x, ImageText) and inputs.images is x.image else None
+            comparison = Comparison(student, teachers, self._past, inputs.text_of_image, strategy.mb_y, ids)
             strategy.loss += self.loss(comparison)
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.memory.draws import Passes
@@ -36,8 +34,7 @@ class ReferenceReplayPlugin(VLMPlugin):
         super().__init__()
         self.reference = reference
         self.tokens = model.tokenizer(list(reference.captions))
-        identities: dict[str, int] = {}
-        self.ids = torch.tensor([identities.setdefault(c, len(identities)) for c in reference.captions])
+        self.ids = reference.identities()
         self.criterion = criterion_for("pairs", model)
         self._passes = Passes(len(reference), batch_size, seed)
 

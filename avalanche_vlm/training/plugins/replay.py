@@ -9,6 +9,7 @@ import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.identity import alike
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.mixtures import Mixture, check_mixture
@@ -178,5 +179,5 @@ def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
             return torch.cat(margins)
         columns = torch.cat(texts).T
         for features, own in zip(images, labels, strict=True):
-            margins.append(retrieval_margins(features @ columns, own[:, None] == y[None, :]))
+            margins.append(retrieval_margins(features @ columns, alike(own, y)))
     return torch.cat(margins)

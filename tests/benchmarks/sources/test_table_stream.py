@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_files import picture, raw, save, transform, truncate
@@ -18,6 +19,7 @@ from avalanche_vlm.benchmarks import ImageText, pairs_stream, reference_table, t
 from avalanche_vlm.benchmarks.sources.assemble import Problems, split_indices
 from avalanche_vlm.benchmarks.sources.registry import read_rows
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.identity import captions_of, images_of_rows
 from avalanche_vlm.models.tiny import build_tokenizer
 
 TRANSFORMS = {"train_transform": transform, "eval_transform": transform}
@@ -64,9 +66,23 @@ def test_a_captioned_table_makes_pairs(folder):
     x, y, _ = next(iter(DataLoader(benchmark.train_stream[0].dataset, batch_size=8)))
     assert isinstance(x, ImageText) and x.image.shape == (8, 3, 32, 32) and x.tokens.shape == (8, 20)
     same_text = (x.tokens[:, None] == x.tokens[None]).all(-1)
-    assert (same_text == (y[:, None] == y[None])).all()
+    assert (same_text == (captions_of(y)[:, None] == captions_of(y)[None])).all()
     with pytest.raises(InputError, match="give the model's tokenizer"):
         table_stream(table(folder, rows), **TRANSFORMS)
+
+
+def test_rows_of_one_file_share_an_image_in_all_splits_and_tasks(folder):
+    rows = [{"image": f"img/{i // 2}.png", "caption": f"a star, {i % 3}"} for i in range(12)]
+    benchmark = pairs_stream(table(folder, rows), **PAIRS)
+    seen = {}
+    for stream in (benchmark.train_stream, benchmark.test_stream):
+        data = stream[0].dataset
+        paths, captions = raw(data).images.paths, raw(data).captions
+        rows_of = images_of_rows(torch.tensor(list(data.targets)))
+        for path, image, caption, y in zip(paths, rows_of.tolist(), captions, data.targets, strict=True):
+            assert seen.setdefault(path.name, image) == image > 0
+            assert seen.setdefault(caption, captions_of(torch.tensor(y)).item()) == captions_of(torch.tensor(y)).item()
+    assert len(seen) == 6 + 3 and len({seen[f"{i}.png"] for i in range(6)}) == 6
 
 
 def test_the_split_column_is_followed(folder):

@@ -128,7 +128,7 @@ def test_hits_by_query_are_those_of_the_mean():
     images, texts, ids = torch.randn(40, 3), torch.randn(40, 3), torch.randint(0, 12, (40,))
     scores = retrieval_metrics(images, texts, ids, ids, ks=(1,))
     hits = first_hits(images, texts, ids, chunk=7)
-    assert hits.shape == (2, 40) and hits.dtype == torch.bool
+    assert hits.shape == (2, 40) and hits.dtype == torch.float64
     assert hits.double().mean(1).tolist() == pytest.approx(
         [scores["image_to_text_hit@1"], scores["text_to_image_hit@1"]]
     )
