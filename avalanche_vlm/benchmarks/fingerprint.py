@@ -106,6 +106,8 @@ def _samples(dataset: Any) -> list[str]:
     with _seeded():
         for row in range(number):
             source, index = located(dataset, row)
+            if hasattr(source, "place_of"):
+                source, index = source.place_of(index)
             known = getattr(source, "content_of", None)
             read = known is not None or row in reads
             found.append(digest(_bytes(known(index) if known else source[index])) if read else "")

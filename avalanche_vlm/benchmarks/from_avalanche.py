@@ -30,7 +30,7 @@ from avalanche_vlm.benchmarks.relabelling import (
 )
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.class_names import ClassNames, meaningless, names_of_ids
-from avalanche_vlm.compat import untransformed
+from avalanche_vlm.compat import located, untransformed
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.generators import Generator
 
@@ -138,7 +138,7 @@ def from_avalanche(
             **(ours.protocol if ours else {}),
             **{f"n_{stream}": [len(part) for part in parts] for stream, parts in streams.items()},
             "task_labels": "given" if tasks.given else "per experience",
-            "transforms": f"the benchmark's, then {images}" if keep_transforms and train is not None else images,
+            "images": f"the benchmark's, then {images}" if keep_transforms and train is not None else images,
         },
     )
 
@@ -207,7 +207,7 @@ def _data(
         part.dataset.with_transforms("train" if stream == "train" else "eval") if keep else untransformed(part.dataset)
     )
     return TaskAwareSupervisedClassificationDataset(
-        [shown if pairs else _Plain(shown, part.targets)],
+        [shown if pairs else _Plain(shown, part.targets, keep)],
         data_attributes=attributes,
         transform_groups=TransformGroups({"train": (train, None), "eval": (evaluate, None)}),
     )
@@ -218,14 +218,23 @@ class _Plain(Dataset):
 
     :param dataset: samples that begin with the image.
     :param targets: class ids of the samples.
+    :param kept: whether the transforms of the data set are kept, so that what it holds is not what it gives.
     """
 
-    def __init__(self, dataset: AvalancheDataset, targets: Sequence[int]) -> None:
+    def __init__(self, dataset: AvalancheDataset, targets: Sequence[int], kept: bool) -> None:
         self.samples = dataset
         self.targets = targets
+        self.kept = kept
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.samples[index][0], self.targets[index]
+
+    def place_of(self, index: int) -> tuple[Any, int]:
+        """The data set that says what a sample is, for a comparison of contents, and the sample's place there.
+
+        :param index: place of the sample.
+        """
+        return (self, index) if self.kept else located(self.samples, index)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from avalanche.benchmarks import benchmark_with_validation_stream
 from avalanche.benchmarks.utils import (
     AvalancheDataset,
     ConstantSequence,
@@ -22,11 +23,12 @@ from torch.utils.data import ConcatDataset, Subset
 
 from avalanche_vlm import _content, benchmarks
 from avalanche_vlm._content import digest, file_digest, folder_digest
+from avalanche_vlm.benchmarks import fingerprint
 from avalanche_vlm.benchmarks.fingerprint import data_of, label_space_of, reference_of
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
-from avalanche_vlm.compat import located, transform_steps
+from avalanche_vlm.compat import located, source_datasets, transform_steps
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
 
@@ -180,6 +182,24 @@ def test_data_sets_of_others_are_read_in_part_and_leave_the_random_numbers_alone
     pixels = pixels.clone()
     pixels[0] += 1
     assert data_of(made(pixels)[1])["content"] != first
+
+
+def test_a_benchmark_that_avalanche_has_divided_is_covered_whole(model, monkeypatch):
+    ours = benchmarks.create("picturebook", order=["night"], **{**SMALL, "n_train": 40})
+    monkeypatch.setattr(fingerprint, "MOST_READ", 1)
+
+    def divided() -> dict:
+        streams = benchmark_with_validation_stream(ours, validation_size=4)
+        return data_of(benchmarks.from_avalanche(streams, model=model))["content"]
+
+    first = divided()
+    assert divided() == first
+    pictures = next(source_datasets(ours.train_stream[0].dataset)).images
+    for i in (1, 17, 30):  # each of them counts, beyond the number that is read of data sets of others
+        pictures[i, 0, 0, 0] ^= 1
+        assert divided() != first
+        pictures[i, 0, 0, 0] ^= 1
+    assert divided() == first
 
 
 def test_digests_tell_where_parts_end():

@@ -170,7 +170,7 @@ def test_the_transforms_of_another_model_give_way_unless_they_are_kept(random_mo
     kept = from_avalanche(stock, NAMES, model=random_model, keep_transforms=True)
     with pytest.raises(InputError, match="floating-point images have values from 0 to 1, not from -2"):
         kept.train_stream[0].dataset[0]
-    assert kept.protocol["transforms"] == "the benchmark's, then the model's"
+    assert kept.protocol["images"] == "the benchmark's, then the model's"
     as_it_is = from_avalanche(stock, NAMES)
     assert torch.equal(as_it_is.test_stream[0].dataset[0][0], stock.test_stream[0].dataset[0][0])
     inside = nc_benchmark(data(transform=normalised), data(12), 3, task_labels=False)
