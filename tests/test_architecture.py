@@ -646,3 +646,32 @@ def test_files_of_tests_have_names_of_their_own():
         places[path.name].append(str(path.relative_to(ROOT.parent)))
     offenders = [" and ".join(found) for name, found in places.items() if len(found) > 1 and name != "conftest.py"]
     assert not offenders, listing(offenders)
+
+
+def silences_all(tree: ast.AST) -> list[int]:
+    """Lines that silence warnings without saying which: neither a message nor a kind."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            named = {keyword.arg for keyword in node.keywords} & {"message", "category"}
+            rules = node.func.attr in ("simplefilter", "filterwarnings")
+            action = node.args[0] if node.args else None
+            ignores = isinstance(action, ast.Constant) and action.value == "ignore"
+            if rules and ignores and len(node.args) < 2 and not named:
+                found.append(node.lineno)
+    return found
+
+
+def test_silencing_is_found():
+    assert silences_all(ast.parse("warnings.simplefilter('ignore')\nwarnings.filterwarnings('ignore')")) == [1, 2]
+    assert not silences_all(
+        ast.parse("w.simplefilter('ignore', UserWarning)\nw.filterwarnings('ignore', message='No')")
+    )
+    assert not silences_all(ast.parse("warnings.simplefilter('error')"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_only_warnings_that_are_named_are_silenced(room):
+    """A warning of open_clip's on another activation once went unheard, because all were silenced."""
+    offenders = [f"{module}:{line}" for module, tree in modules_of(room).items() for line in silences_all(tree)]
+    assert not offenders, listing(offenders)

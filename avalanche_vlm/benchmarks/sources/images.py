@@ -133,7 +133,12 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
 def _sixteen_bits(path: Path) -> np.ndarray | None:
     """All bits of a PNG file ``[H, W, 3]``, None where this version of torchvision reads 8 of them."""
     import torch
-    from torchvision.io import decode_png, read_file
 
-    values = decode_png(read_file(str(path)))
+    try:
+        from torchvision.io import decode_png, read_file
+    except ImportError:  # later versions leave it to another package
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The image decoding", category=DeprecationWarning)
+        values = decode_png(read_file(str(path)))
     return values.permute(1, 2, 0).numpy() if values.dtype == torch.uint16 else None
