@@ -76,13 +76,14 @@ def results(benchmark, criterion, restart):
     strategy = strategy_of(model, metrics, criterion)
     strategy.train(benchmark.train_stream[1])
     strategy.eval(benchmark.test_stream)
-    matrix, held_out, answers, drift, erosion, interference = metrics
+    matrix, held_out, answers, classes, drift, erosion, interference = metrics
     return {
         "matrix": matrix.result(),
         "survey": matrix.survey(),
         "held out": held_out.result(),
         "alignment": held_out.alignment(),
         "answers": answers.right,
+        "classes": [classes.result(), *(classes.accuracies(task, 0) for task in range(2))],
         "drift": drift.result(),
         "hits": drift.hits(),
         "erosion": erosion.result(),
@@ -105,9 +106,10 @@ def test_a_stream_measured_in_two_halves_is_measured_as_one(tiny_benchmark, tiny
     whole = results(benchmark, criterion, lambda metrics: metrics)
     halves = results(benchmark, criterion, lambda metrics: taken_apart(metrics, benchmark))
     np.testing.assert_equal(halves, whole)
-    assert whole["steps"] == [2] * 6 and whole["matrix"]["test"].shape == (3, 2)
-    assert whole["raw"] == [False] * 5 + [True] and whole["stored"][5] > 0
+    assert whole["steps"] == [2] * 7 and whole["matrix"]["test"].shape == (3, 2)
+    assert whole["raw"] == [False] * 6 + [True] and whole["stored"][6] > 0
     assert len(whole["conflicts"][2]) == 1
+    assert all(map(bool, whole["classes"])) == (kind == "classes")
     if kind == "classes":
         with pytest.raises(InputError, match="its shape is 1 x 2"):  # the first half is lost
             results(benchmark, criterion, lambda metrics: metrics_for(benchmark))
