@@ -155,10 +155,14 @@ def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
     import torch
 
     from avalanche_vlm.models import create_vlm
+    from avalanche_vlm.models.heads.text import TextHead
 
     torch.manual_seed(asked.seed)
     model = create_vlm(asked.model.name, asked.model.pretrained, device=device_of(asked.device))
-    return model, _benchmark(asked, model)
+    benchmark = _benchmark(asked, model)
+    if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):
+        benchmark.data.notes.append(alike)
+    return model, benchmark
 
 
 def protocol(

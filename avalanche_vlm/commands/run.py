@@ -118,6 +118,12 @@ def _confirm(jobs: list[_Job]) -> None:
 
 def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
     """The stored result of this experiment, or a new one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the notes on the data say it, once
+        return _executed(job, progress)
+
+
+def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies.experiment import run_experiment
     from avalanche_vlm.studies.outcome import percent_rows
@@ -130,9 +136,7 @@ def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
         progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
     started = time.perf_counter()
     store.write_json(folder / "request.json", asked.stored())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # the notes say it as well
-        model, benchmark = prepare.opened(asked)
+    model, benchmark = prepare.opened(asked)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
     for sentence in benchmark.data.notes:

@@ -68,3 +68,16 @@ def test_a_data_set_of_numbers_with_names_becomes_tasks(data, capsys):
     assert result["tasks"] == ["classes 1", "classes 2"]
     assert result["protocol"]["data"]["class_order"] == ["red thing", "dark thing"]
     assert "class names from" in capsys.readouterr().err
+
+
+def test_classes_that_the_tokenizer_cannot_tell_apart_are_said_once_before_training(data, capsys):
+    import json
+
+    rows = [f"{i}.png,{'Star' if i % 2 else 'star'}" for i in range(8)]
+    (data / "alike.csv").write_text("\n".join(["image,label", *rows]))
+    arguments = ["compare", "--data", str(data / "alike.csv"), "--recipes", "zero-shot,simplecil"]
+    assert cli.main([*arguments, "--out", str(data / "out")]) == 0
+    told = capsys.readouterr().err
+    assert told.count("the same tokens for the classes 'Star' and 'star'") == 1
+    notes = json.loads((data / "out/zero-shot/seed-0/result.json").read_text())["data"]["notes"]
+    assert len(notes) == 1 and "--class-names FILE" in notes[0]
