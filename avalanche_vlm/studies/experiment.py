@@ -89,6 +89,11 @@ def run_experiment(
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
         model.routed.use_task_labels = True
+    if any(p.dtype == torch.float16 for p in model.trainable_parameters().values()) and recipe != "zero-shot":
+        raise InputError(
+            f"{model.name} has weights in fp16 that train, and AdamW divides by an epsilon that is zero there: "
+            "create the model in fp32 (with amp where it should be fast) or bf16"
+        )
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
     helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
     if progress is not None:

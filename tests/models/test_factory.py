@@ -145,6 +145,39 @@ def test_half_precision_gives_features_and_logits_in_32_bits(model_folder, name,
     assert half.frozen_copy().encode_image(images).dtype == torch.float32
 
 
+@pytest.mark.parametrize("precision", PRECISION)
+def test_half_precision_trains_as_full_precision_does(precision):
+    """The gradient of a batch, with the criterion in 32 bits; and a step changes the weights."""
+    gradients = []
+    for chosen in ("fp32", precision):
+        model = create_vlm("tiny", precision=chosen).set_label_space(LabelSpace.from_names(["red star", "blue ring"]))
+        torch.manual_seed(0)
+        logits = model.train()(torch.randn(4, 3, 32, 32))
+        torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0])).backward()
+        weight = model.clip.visual.transformer.resblocks[1].mlp.c_fc.weight
+        assert weight.grad.dtype == weight.dtype
+        gradients.append(weight.grad.float().flatten())
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+    before = weight.detach().clone()
+    torch.optim.SGD(model.trainable_parameters().values(), lr=0.1).step()
+    assert torch.isfinite(weight).all() and not torch.equal(weight, before)
+
+
+def test_an_experiment_refuses_to_train_weights_in_fp16():
+    from avalanche_vlm.benchmarks.picturebook.streams import mtil_like
+    from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.training.settings import TrainSettings
+
+    parameter = torch.nn.Parameter(torch.ones(1, dtype=torch.float16))
+    parameter.grad = torch.full_like(parameter, 1e-6)
+    torch.optim.AdamW([parameter]).step()
+    assert not torch.isfinite(parameter).all()  # this is why
+    benchmark = mtil_like(n_train=4, n_test=2, n_held_out=2, n_reference=2)
+    model = create_vlm("tiny", precision="fp16")
+    with pytest.raises(InputError, match=r"tiny\[precision=fp16\] has weights in fp16 that train"):
+        run_experiment(benchmark, "fine-tune", model=model, settings=TrainSettings(lr=1e-4, epochs=1, batch_size=2))
+
+
 def test_a_precision_that_is_none():
     with pytest.raises(InputError, match=r"precision is fp32, .* or pure_fp16, not 'int8'"):
         create_vlm("tiny", precision="int8")
