@@ -20,7 +20,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.commands import prepare
 from avalanche_vlm.commands.arguments import _parser, parse
-from avalanche_vlm.evaluation.comparable import difference
+from avalanche_vlm.evaluation.comparable import apart, difference
 from avalanche_vlm.models import create_vlm, tiny
 from avalanche_vlm.studies.outcome import protocol_of
 from avalanche_vlm.training.settings import TrainSettings
@@ -74,6 +74,9 @@ def test_what_changes_a_figure_changes_the_protocol(plain, words, name):
 
 
 TOLD_OTHERWISE = {
+    "--image-root": "by the content of what lies there",
+    "--kind": "as data.kind",
+    **{f"--{column}-column": "as data.columns" for column in ("image", "label", "caption", "task", "split")},
     "--data": "by its content, as test_where_data_and_checkpoints_lie_decides_nothing shows",
     "--on-error": "by the content: what is left out is not in it",
     "--generator": "as resources.generator, where a recipe uses one",
@@ -82,7 +85,7 @@ TOLD_OTHERWISE = {
 
 
 def test_every_option_of_a_run_is_one_that_decides_a_figure_or_one_that_does_not():
-    words = " ".join([*NO_FIGURE, *(given for given, _ in (*FIGURES, *OWN_FIGURES)), "--option"])
+    words = " ".join([*NO_FIGURE, *(given for given, _ in (*FIGURES, *OWN_FIGURES, *DIVIDED)), "--option"])
     options = {action.option_strings[-1] for action in _parser()[1]["run"]._actions if action.option_strings}
     assert options - {*words.split(), *TOLD_OTHERWISE, "--help"} == set()
 
@@ -135,8 +138,15 @@ OWN_FIGURES = (
     ("--order two,one", "data.order"),
     ("--label-space union", "label_space"),
     ("--reference OTHER", "resources.reference.content"),
+    ("--class-names NAMES", "prompts"),
 )
 """The same of a user's own data."""
+
+DIVIDED = (
+    ("--split-classes 2", "data.split_classes"),
+    ("--split-classes 2 --class-order sorted", "data.split_classes"),
+)
+"""The same of data whose classes are given to several tasks."""
 
 
 @pytest.mark.parametrize(("words", "name"), OWN_FIGURES)
@@ -144,7 +154,25 @@ def test_what_changes_a_figure_of_own_data_changes_the_protocol(mine, words, nam
     other = mine / "others.csv"
     other.write_text((mine / "pairs.csv").read_text() + "x")
     base = f"--recipe zscl --device cpu --data {mine / 'mine'} --reference {mine / 'pairs.csv'}"
-    assert name in differing([protocol(base), protocol(f"{base} {words.replace('OTHER', str(other))}")])
+    (mine / "names.txt").write_text("tabby\nhound\n")
+    words = words.replace("OTHER", str(other)).replace("NAMES", str(mine / "names.txt"))
+    assert name in differing([protocol(base), protocol(f"{base} {words}")])
+
+
+def test_classes_that_are_given_to_several_tasks_are_told_with_their_order(mine):
+    base = f"--recipe fine-tune --device cpu --data {mine / 'mine' / 'one'}"
+    plain, drawn, ordered = (protocol(f"{base} {words}") for words in ("", *(words for words, _ in DIVIDED)))
+    assert all(
+        name in differing([plain, changed]) for changed, (_, name) in zip((drawn, ordered), DIVIDED, strict=True)
+    )
+    assert drawn["data"]["class_order_seed"] == 0 and ordered["data"]["class_order_seed"] is None
+    # Seeds that give the classes to tasks in other orders are draws of one stream, and share a table.
+    orders = {}
+    for seed in range(6):
+        found = protocol(f"{base} --split-classes 2 --seed {seed}")
+        orders.setdefault(tuple(found["data"]["class_order"]), found)
+    assert len(orders) == 2
+    assert apart([{"protocol": found, "tasks": ["classes 1", "classes 2"]} for found in orders.values()]) is None
 
 
 def test_where_data_and_checkpoints_lie_decides_nothing_and_what_they_hold_does(mine, tmp_path):
