@@ -11,11 +11,13 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.retrieval import pair_retrieval
+from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.models.vlm import VLM
 
 
 def zero_shot_accuracy(model: VLM, dataset: Dataset, label_space: LabelSpace, batch_size: int = 256) -> float:
-    """Share of images whose nearest class prompt is the right one, in [0, 1].
+    """Share of images that the model, as it predicts (:class:`~avalanche_vlm.models.other_classes.OtherClasses`), puts
+    into the right one of a label space's classes, in [0, 1].
 
     :param model: evaluated in eval mode; its own label space stays as it is.
     :param dataset: samples ``(image, class id)``.
@@ -62,10 +64,9 @@ def count_right(
     """
     counts = AccuracyCounts(**options).to(model.device)
     with model.evaluating():
-        classes = model.class_features(label_space)
+        asked = OtherClasses(model, label_space)
         for images, y, *_ in DataLoader(dataset, batch_size):
-            logits = model.similarity(model.encode_image(images.to(model.device)), classes)
-            counts.update(logits.argmax(1) == y.to(model.device))
+            counts.update(asked.right(images.to(model.device), y.to(model.device)))
     return counts
 
 

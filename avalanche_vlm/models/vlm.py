@@ -211,7 +211,7 @@ class VLM(DualEncoder, MultiTaskModule):
 
         :raises InputError: if a prompt does not fit the text tower's vocabulary.
         """
-        head = self._text_head(label_space)
+        head = self.head_for(label_space)
         if sentence := head.told_apart(label_space):
             warnings.warn(sentence, DataWarning, stacklevel=2)
         self.label_space = label_space
@@ -219,7 +219,12 @@ class VLM(DualEncoder, MultiTaskModule):
         self.text_head = head
         return self
 
-    def _text_head(self, label_space: LabelSpace) -> TextHead:
+    def head_for(self, label_space: LabelSpace) -> TextHead:
+        """The zero-shot head of a label space, which the model does not take for its own.
+
+        :param label_space: classes and prompts of the head.
+        :raises InputError: if a prompt does not fit the text tower's vocabulary.
+        """
         head = TextHead(label_space, self.tokenizer)
         tower = getattr(self.clip, "text", self.clip)
         known = getattr(getattr(tower, "token_embedding", None), "num_embeddings", None)
@@ -233,7 +238,7 @@ class VLM(DualEncoder, MultiTaskModule):
     def class_features(self, label_space: LabelSpace) -> torch.Tensor:
         """Unit-length text features ``[classes, D]`` of another label space: for held-out sets."""
         with self.evaluating():
-            return self._text_head(label_space).encode(self, None)
+            return self.head_for(label_space).encode(self, None)
 
     def adaptation(self, experience: Any) -> None:
         """Avalanche's hook before every experience: take the benchmark's label space, note which classes are met.

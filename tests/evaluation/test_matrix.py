@@ -9,6 +9,7 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
+from mini import mini
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -133,3 +134,17 @@ def test_a_benchmark_is_an_avalanche_scenario(tiny_benchmark):
 
     assert isinstance(tiny_benchmark, CLScenario) and isinstance(tiny_benchmark, VLMBenchmark)
     assert len(tiny_benchmark.train_stream) == 2 and tiny_benchmark.train_stream.benchmark is tiny_benchmark
+
+
+def test_the_last_evaluation_of_a_step_counts_for_held_out_sets_too(tiny_benchmark):
+    model, held_out, alone = mini(), *(HeldOutScores(tiny_benchmark.held_out) for _ in range(2))
+    strategy = naive(model, [held_out])
+    strategy.eval(tiny_benchmark.test_stream[:1])
+    first = held_out.result()
+    with torch.no_grad():  # as a plugin does that merges when an experience ends
+        for parameter in model.clip.visual.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    strategy.eval(tiny_benchmark.test_stream[:1])
+    naive(model, [alone]).eval(tiny_benchmark.test_stream[:1])
+    assert held_out.result() == alone.result() != first
+    assert all(len(curve) == 1 for curve in held_out.result().values())

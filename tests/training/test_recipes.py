@@ -26,6 +26,7 @@ from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.memory import ExemplarMemory, stored_bytes
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.site import Site, sites_of
+from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.training import criterion_for, recipes
 from avalanche_vlm.training.plugins import DistillationPlugin, ReferenceReplayPlugin
 from avalanche_vlm.training.reference import ReferenceSet
@@ -145,6 +146,25 @@ def test_what_was_trained_can_be_copied_and_pickled(trained, name, kind):
         for again, parts in (copy.deepcopy((model, plugins)), pickle.loads(pickle.dumps((model, plugins)))):
             assert torch.equal(again.encode_image(images), expected)
             assert stored_bytes(parts) == stored_bytes(plugins)
+
+
+@pytest.mark.parametrize(("name", "kind"), RUNS)
+def test_held_out_classes_are_asked_of_what_predicts(trained, name, kind):
+    model, benchmark, *_ = trained(name, kind)
+    held_out = next(of for of in benchmark.held_out if of.label_space is not None)
+    with torch.no_grad():
+        images = torch.stack([held_out.dataset[i][0] for i in range(8)])
+        logits = OtherClasses(model, held_out.label_space).logits(images)
+        assert logits.shape == (8, len(held_out.label_space)) and logits.isfinite().all()
+        one = OtherClasses(model, held_out.label_space).logits(images[3:4])
+        torch.testing.assert_close(one, logits[3:4], atol=1e-4, rtol=1e-4)
+        if model.label_space is not None:  # asked about the classes of the stream, it says what it says there
+            x, _ = pictures(benchmark)
+            asked = OtherClasses(model, model.label_space.with_visible("union")).logits(x)
+            if model.class_head is None:
+                model.competing.visible, before = "union", model.competing.visible
+                torch.testing.assert_close(asked, model(x), atol=1e-4, rtol=1e-4)
+                model.competing.visible = before
 
 
 @pytest.mark.parametrize("kind", STREAMS)

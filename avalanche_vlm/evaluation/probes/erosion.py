@@ -24,6 +24,7 @@ from avalanche_vlm.losses.identity import captions_of, true_captions
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.protocol import Strategy, model_of
 
@@ -256,15 +257,15 @@ def read_set(model: VLM, of: HeldOutSet, chosen: Sequence[int], bins: int = 15, 
     said = SampleColumns("confidence", "right", "y", sync_on_compute=False)
     pairs = SampleColumns("images", "texts", "ids", sync_on_compute=False)
     with undisturbed(model):
-        classes = None if of.label_space is None else model.class_features(of.label_space)
+        asked = None if of.label_space is None else OtherClasses(model, of.label_space)
         for x, y, *_ in DataLoader(Subset(of.dataset, list(chosen)), batch_size):
             x, y = x.to(model.device), y.to(model.device)
-            if classes is None:
+            if asked is None:
                 pairs.update(*encode_pairs(model, x), y)
             else:
-                confidence, best = model.similarity(model.encode_image(x), classes).softmax(1).max(1)
-                said.update(confidence, best == y, y)
-    if classes is None:
+                logits = asked.logits(x)
+                said.update(logits.softmax(1).amax(1), asked.right_of(logits, y), y)
+    if asked is None:
         images, texts, ids = pairs.compute()
         return answers_on_pairs(model, images, texts, ids, bins)
     confidence, right, y = said.compute()

@@ -9,6 +9,7 @@ from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.competing import MASKED
+from avalanche_vlm.models.heads.analytic.base import widened
 
 
 class NearestMeanHead(ResizesOnLoad):
@@ -58,8 +59,10 @@ class NearestMeanHead(ResizesOnLoad):
         # As in VLM.similarity: half precision would round the differences away that decide.
         with torch.autocast(features.device.type, enabled=False):
             nearest = self.scale * features.float() @ self.means.T
-        nearest = nearest.masked_fill(~self.known | (logits == MASKED), MASKED)
-        return torch.where(self.known[logits.argmax(1)][:, None], nearest, logits)
+        # Asked about classes beyond those that it was fitted on, it knows none of them.
+        nearest, known = widened(nearest, logits.shape[1]), widened(self.known, logits.shape[1])
+        nearest = nearest.masked_fill(~known | (logits == MASKED), MASKED)
+        return torch.where(known[logits.argmax(1)][:, None], nearest, logits)
 
     def stored(self) -> StoredBytes:
         """Bytes of the means."""

@@ -20,6 +20,7 @@ from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory import Memory
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, stateful_parts
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.studies.advice.parts import share_of
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
@@ -214,10 +215,9 @@ def _scores(model: VLM, dataset: Any) -> np.ndarray:
 def _held_out(model: VLM, held_out: Any) -> np.ndarray:
     if held_out.label_space is None:
         return _scores(model, held_out.dataset)
-    classes = model.class_features(held_out.label_space)
+    asked = OtherClasses(model, held_out.label_space)
     right = [
-        model.similarity(model.encode_image(x.to(model.device)), classes).argmax(1).cpu() == y
-        for x, y, *_ in DataLoader(held_out.dataset, 256)
+        asked.right(x.to(model.device), y.to(model.device)).cpu() for x, y, *_ in DataLoader(held_out.dataset, 256)
     ]
     return torch.cat(right).double().numpy()
 

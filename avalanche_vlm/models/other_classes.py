@@ -1,0 +1,80 @@
+"""A trained model asked about classes that are not its stream's."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.models.competing import MASKED
+from avalanche_vlm.models.vlm import VLM
+
+
+class OtherClasses:
+    """What a model answers under another label space than its own, with everything that predicts in its own: modules
+    that a router chooses, with the texts of each, and the class head.
+
+    A class head knows the classes of the stream by their ids. It is asked about those that were trained and the other
+    label space's together, where a name that both have is one class; of its logits those of the other label space are
+    looked at. So a head that leaves samples alone which belong to no class of its own leaves the answer as it is, and
+    one that takes them for its own classes, none of which is asked for, shows what it costs: where it lets none of the
+    asked classes compete, there is no answer.
+
+    :param model: the model, in eval mode when it is asked.
+    :param space: label space that is asked about; all of its classes compete.
+    """
+
+    def __init__(self, model: VLM, space: LabelSpace) -> None:
+        self._model, self._head = model, model.head_for(space)
+        self._all = torch.arange(len(space), device=model.device)
+        known = [] if model.label_space is None else list(model.label_space.class_names)
+        place = {name: number for number, name in reversed(list(enumerate(known)))}
+        new = [name for name in space.class_names if name not in place]
+        place |= {name: len(known) + number for number, name in enumerate(new)}
+        self._columns = torch.tensor([place[name] for name in space.class_names], device=model.device)
+        self._width = len(known) + len(new)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, classes]``, ``MASKED`` where the class head lets a class not compete.
+
+        :param images: images ``[B, 3, H, W]`` on the model's device.
+        """
+        model = self._model
+        if model.routed is None:
+            return self._of(model.encode_image(images))
+        found = images.new_empty(len(images), len(self._all), dtype=torch.float32)
+        for rows, features in model.routed.groups(partial(model.encode_image_plain, normalize=False), images):
+            found[rows] = self._of(F.normalize(features, dim=-1))
+        return found
+
+    def right(self, images: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Whether each answer is right: bool ``[B]``. None is, where no class of the label space competes.
+
+        :param images: images ``[B, 3, H, W]`` on the model's device.
+        :param y: class ids in the label space ``[B]``.
+        """
+        return self.right_of(self.logits(images), y)
+
+    @staticmethod
+    def right_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """:meth:`right` of logits that :meth:`logits` gave.
+
+        :param logits: logits of the label space's classes ``[B, classes]``.
+        :param y: class ids in the label space ``[B]``.
+        """
+        best = logits.max(1)
+        return (best.indices == y) & (best.values != MASKED)
+
+    def _of(self, features: torch.Tensor) -> torch.Tensor:
+        model = self._model
+        logits = model.similarity(features, self._head.features(model, self._all))
+        if model.class_head is None or model.label_space is None:
+            return logits
+        (trained,) = model.competing.seen.nonzero(as_tuple=True)
+        every = logits.new_full((len(logits), self._width), MASKED)
+        if len(trained):
+            every[:, trained] = model.similarity(features, model.prompt_features(trained))
+        every[:, self._columns] = logits  # last, so that a class of both is asked with the prompt of the question
+        return model.class_head(features, every)[:, self._columns]
