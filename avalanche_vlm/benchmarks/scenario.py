@@ -14,7 +14,6 @@ from avalanche.benchmarks.scenarios.supervised import with_classes_timeline
 from avalanche.benchmarks.scenarios.task_aware import with_task_labels
 from avalanche.benchmarks.utils import (
     AvalancheDataset,
-    ConstantSequence,
     DataAttribute,
     TaskAwareSupervisedClassificationDataset,
     TransformGroups,
@@ -287,7 +286,7 @@ def as_experience_data(
         [dataset],
         data_attributes=[
             DataAttribute(dataset.targets, "targets"),
-            TaskLabels(ConstantSequence(task_label, len(dataset))),
+            TaskLabels([task_label] * len(dataset)),  # Avalanche cannot join constants that differ, as GDumb does
         ],
         transform_groups=TransformGroups({"train": (train_transform, None), "eval": (eval_transform, None)}),
     )
