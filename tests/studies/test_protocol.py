@@ -76,6 +76,7 @@ def test_what_changes_a_figure_changes_the_protocol(plain, words, name):
 TOLD_OTHERWISE = {
     "--image-root": "by the content of what lies there",
     "--kind": "as data.kind",
+    **{f"--{field.name.replace('_', '-')}": "as train, which has every setting" for field in fields(TrainSettings)},
     **{f"--{column}-column": "as data.columns" for column in ("image", "label", "caption", "task", "split")},
     "--data": "by its content, as test_where_data_and_checkpoints_lie_decides_nothing shows",
     "--on-error": "by the content: what is left out is not in it",
