@@ -11,6 +11,9 @@ from avalanche_vlm.errors import InputError
 Visible = Literal["task", "seen", "union"]
 """Which classes compete: those of the sample's own task, those met so far, or all."""
 
+TrainClasses = Literal["current", "seen"]
+"""Which classes compete for a batch in training: those of the batch's own tasks, or all that were met so far."""
+
 StreamKind = Literal["classes", "pairs"]
 """What the samples of a stream are: images with class labels, or images with texts."""
 

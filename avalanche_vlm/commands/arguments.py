@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from avalanche_vlm.benchmarks.label_space import Visible
+from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 
@@ -157,6 +157,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--batch-size", type=_positive)
     train.add_argument("--warmup", type=_count, metavar="STEPS")
     train.add_argument("--weight-decay", type=_rate)
+    train.add_argument("--label-smoothing", type=_rate, metavar="SHARE", help="of class targets (default: 0)")
+    train.add_argument(
+        "--train-classes",
+        choices=get_args(TrainClasses),
+        help="classes that compete in training: of the batch's own tasks, or all met so far (default: the former, "
+        "unless the recipe's method needs the latter)",
+    )
     train.add_argument("--amp", choices=("bf16",))
     train.add_argument("--workers", type=_workers, default=0, help="processes that load data (default: 0)")
     train.add_argument(

@@ -85,6 +85,8 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         batch_size=options.batch_size,
         warmup=options.warmup,
         weight_decay=options.weight_decay,
+        label_smoothing=options.label_smoothing,
+        train_classes=options.train_classes,
         amp=options.amp,
         num_workers=options.workers,
     )

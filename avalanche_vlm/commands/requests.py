@@ -95,6 +95,8 @@ class TrainChanges(Part):
     :param batch_size: new samples per iteration.
     :param warmup: iterations of warm-up.
     :param weight_decay: weight decay of the optimizer.
+    :param label_smoothing: share of each target that is spread over the classes that compete.
+    :param train_classes: which classes compete in training.
     :param amp: precision of automatic mixed precision.
     :param num_workers: processes that load data.
     """
@@ -104,6 +106,8 @@ class TrainChanges(Part):
     batch_size: NotNegative | None = None
     warmup: NotNegative | None = None
     weight_decay: Rate | None = None
+    label_smoothing: Rate | None = None
+    train_classes: Literal["current", "seen"] | None = None
     amp: Literal["bf16"] | None = None
     num_workers: NotNegative | None = None
 

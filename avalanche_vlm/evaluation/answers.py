@@ -46,7 +46,7 @@ class TaskAnswers(VLMMetric):
     def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
-            self._pairs.update(*encode_pairs(model_of(strategy), x), y)
+            self._pairs.update(*encode_pairs(model_of(strategy), x, strategy.mb_task_id), y)
         else:
             self._classes.update(strategy.mb_output.argmax(1) == y)
 

@@ -85,10 +85,12 @@ def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: A
     return columns
 
 
-def encode_pairs(model: VLM, pairs: ImageText) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_pairs(model: VLM, pairs: ImageText, task_labels: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit-length features of images and texts, each ``[B, D]``.
 
     :param model: encoded as it is, whatever its mode.
     :param pairs: batch on the model's device.
+    :param task_labels: task labels ``[B]``, read where an oracle chooses modules by them; None for pairs of no task.
     """
-    return model.encode_image(pairs.image), model.encode_text(pairs.tokens)
+    images = model.encode_image(pairs.image, task_labels=task_labels)
+    return images, model.encode_text(pairs.tokens, task_labels=task_labels)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
-from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.label_space import LabelSpace, TrainClasses
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 
@@ -16,9 +18,6 @@ MASKED = -1e4
 
 ALL_CLASSES = object()
 """In the place of task labels: there are none."""
-
-TrainClasses = Literal["current", "seen"]
-"""Which classes compete for a batch in training: those of the batch's own tasks, or all that were met so far."""
 
 
 class CompetingClasses(ResizesOnLoad):
@@ -66,6 +65,17 @@ class CompetingClasses(ResizesOnLoad):
         :raises InputError: under the label space ``"task"``, for a task label that the label space does not have.
         """
         return self.while_training(task_labels) if self.training else self.at_test(task_labels)
+
+    @contextmanager
+    def as_in_training(self) -> Iterator[None]:
+        """Within a block the classes compete that do in training, while the rest of the model may be in eval mode: for
+        what a method measures on its training data."""
+        mode = self.training
+        try:
+            self.train()
+            yield
+        finally:
+            self.train(mode)
 
     def while_training(self, task_labels: Any) -> torch.Tensor:
         """The classes that compete in training, in whichever mode the model is: :meth:`of` has the parameters.

@@ -171,10 +171,16 @@ class DualEncoder(ResizesOnLoad):
 
     # Encoders --------------------------------------------------------------------------------------------------------
 
-    def encode_image(self, images: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Image features ``[B, D]``, float32, of unit length if ``normalize``."""
+    def encode_image(self, images: torch.Tensor, normalize: bool = True, task_labels: Any = None) -> torch.Tensor:
+        """Image features ``[B, D]``, float32, of unit length if ``normalize``.
+
+        :param images: ``[B, 3, H, W]`` under the model's transforms.
+        :param normalize: whether features are scaled to unit length.
+        :param task_labels: int or ``[B]``, read where modules are chosen by them
+            (:attr:`~avalanche_vlm.models.modules.routed.RoutedPool.use_task_labels`).
+        """
         if self.routed is not None:
-            groups = list(self.routed.groups(self._encode, images))
+            groups = list(self.routed.groups(self._encode, images, task_labels))
             features = groups[0][1]
             if len(groups) > 1:
                 features = features.new_empty(len(images), features.shape[1])
@@ -213,9 +219,12 @@ class DualEncoder(ResizesOnLoad):
         half = first is not None and first.weight.dtype in (torch.float16, torch.bfloat16)
         return images.to(first.weight.dtype) if first is not None and half else images
 
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+    def encode_text(self, tokens: torch.Tensor, normalize: bool = True, task_labels: Any = None) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
+        :param tokens: token ids ``[B, L]``.
+        :param normalize: whether features are scaled to unit length.
+        :param task_labels: int or ``[B]`` where texts belong to samples, read where modules are chosen by them.
         :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
         """
         positions = getattr(getattr(self.clip, "text", self.clip), "positional_embedding", None)
@@ -225,7 +234,12 @@ class DualEncoder(ResizesOnLoad):
                 f"{len(positions)}: give the model its own tokenizer"
             )
         encode = partial(self.clip.encode_text, normalize=False)
-        features = (encode(tokens) if self.text_path is None else self.text_path(encode, tokens)).float()
+        if self.text_path is not None:
+            encode = partial(self.text_path, encode)
+        if self.routed is not None and self.routed.decides_by(task_labels):
+            features = self.routed.of_labels(encode, tokens, task_labels).float()
+        else:
+            features = encode(tokens).float()
         return F.normalize(features, dim=-1) if normalize else features
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:

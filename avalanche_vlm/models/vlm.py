@@ -123,7 +123,7 @@ class VLM(DualEncoder, MultiTaskModule):
         :raises InputError: if images come before a label space is set.
         """
         if isinstance(x, ImageText):
-            logits = self._pair_logits(x)
+            logits = self._pair_logits(x, task_labels)
             return dict.fromkeys(self.known_train_tasks_labels, logits) if task_labels is None else logits
         if self.label_space is None:
             raise InputError(
@@ -191,7 +191,15 @@ class VLM(DualEncoder, MultiTaskModule):
         gradients while the text tower trains, from the cache otherwise."""
         return self.text_head.features(self, classes)
 
-    def _pair_logits(self, pairs: ImageText) -> torch.Tensor:
+    def _pair_logits(self, pairs: ImageText, task_labels: Any) -> torch.Tensor:
+        if self.routed is not None and self.routed.decides_by(task_labels):
+            features = (
+                self.encode_image(pairs.image, task_labels=task_labels),
+                self.encode_text(pairs.tokens, task_labels=task_labels),
+            )
+            own = torch.arange(len(pairs), device=pairs.tokens.device)
+            self._tap(ForwardFeatures(*features, tokens=pairs.tokens, text_of_image=own))
+            return self.similarity(*features)
         # Captions repeat in a batch (class prompts, several pictures of one text): encode each once.
         distinct, text_of_image = torch.unique(pairs.tokens, dim=0, return_inverse=True)
         images, texts = self.encode_image(pairs.image), self.encode_text(distinct)

@@ -32,6 +32,7 @@ from avalanche_vlm.studies.outcome import (
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin, too_few
+from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
 
 
@@ -74,6 +75,7 @@ def run_experiment(
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
     options = recipes.check_options(recipe, options or {})
+    settings = settled(settings, recipe, benchmark.kind)
     model.to(device)
     taken = resources(recipe, benchmark)
     protocol = protocol_of(
@@ -83,6 +85,7 @@ def run_experiment(
     ledger = Ledger(model, benchmark)
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
+    model.competing.in_training = settings.train_classes or "current"
     plugins = [*recipes.build(recipe, model=model, **taken, **options), *plugins]
     refuse_untrainable(recipe, benchmark, plugins, settings)
     if task_id:
@@ -101,7 +104,7 @@ def run_experiment(
     strategy = VLMNaive(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
-        criterion=criterion_for(benchmark.kind, model),
+        criterion=criterion_for(benchmark.kind, model, settings.label_smoothing),
         train_mb_size=settings.batch_size,
         train_epochs=settings.epochs,
         eval_mb_size=256,

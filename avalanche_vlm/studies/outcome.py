@@ -28,6 +28,7 @@ from avalanche_vlm.evaluation.per_class import ClassAccuracies, class_records
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.conditions import conditions_of, resources_in_use
 from avalanche_vlm.training import VLMNaive, recipes
+from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
 
 
@@ -124,7 +125,7 @@ def protocol_of(
         "recipe": recipe,
         "recipe_options": recipes.all_options(recipe, options),
         "resources": resources_in_use(benchmark, recipe, options),
-        "train": asdict(settings),
+        "train": asdict(settled(settings, recipe, benchmark.kind)),
         "plugins": [type(plugin).__name__ for plugin in plugins],
         "seed": seed,
         "device": torch.device(device).type,

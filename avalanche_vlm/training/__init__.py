@@ -8,9 +8,17 @@ from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
     from avalanche_vlm.training import recipes
-    from avalanche_vlm.training.criteria import ContrastiveCriterion, SigmoidCriterion, criterion_for
+    from avalanche_vlm.training.criteria import ClassCriterion, ContrastiveCriterion, SigmoidCriterion, criterion_for
     from avalanche_vlm.training.strategies import VLMMixin, VLMNaive
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
-__all__ = ["ContrastiveCriterion", "SigmoidCriterion", "VLMMixin", "VLMNaive", "criterion_for", "recipes"]
+__all__ = [
+    "ClassCriterion",
+    "ContrastiveCriterion",
+    "SigmoidCriterion",
+    "VLMMixin",
+    "VLMNaive",
+    "criterion_for",
+    "recipes",
+]

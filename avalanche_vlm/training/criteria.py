@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive, sigmoid_contrastive
 from avalanche_vlm.losses.reduction import Reduction
+from avalanche_vlm.models.competing import MASKED
 
 
 class ContrastiveCriterion(nn.Module):
@@ -37,14 +40,41 @@ class SigmoidCriterion(nn.Module):
         return sigmoid_contrastive(output, y, reduction=self.reduction)
 
 
+class ClassCriterion(nn.CrossEntropyLoss):
+    """Cross-entropy on logits ``[B, classes]``, with targets that are smoothed over the classes that compete.
+
+    torch's spreads the smoothing over every column. A class that does not compete has the logit
+    :data:`~avalanche_vlm.models.competing.MASKED`, of which no share can be learned: it alone would make the loss.
+    Where nothing is masked this is torch's loss.
+
+    :param label_smoothing: share of each target that is spread over the classes that compete, at least 0 and below 1.
+    :param reduction: ``"mean"`` or ``"sum"`` over the samples, or ``"none"`` for one loss per sample.
+    :raises InputError: for smoothing out of its range.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, reduction: Reduction = "mean") -> None:
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing must be 0 or more and below 1, not {label_smoothing}")
+        super().__init__(label_smoothing=label_smoothing, reduction=reduction)
+
+    def forward(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        hard = F.cross_entropy(output, y, reduction="none")
+        if self.label_smoothing:
+            # In half precision MASKED is another number; no similarity comes near half of it.
+            competes = output > MASKED / 2
+            logs = output.log_softmax(1).masked_fill(~competes, 0)
+            even = -logs.sum(1) / competes.sum(1).clamp_min(1)
+            hard = (1 - self.label_smoothing) * hard + self.label_smoothing * even
+        return hard if self.reduction == "none" else getattr(hard, self.reduction)()
+
+
 def criterion_for(kind: str, model: nn.Module, label_smoothing: float = 0.0) -> nn.Module:
     """The task loss of a benchmark's kind.
 
     :param kind: kind of the benchmark's samples, ``"classes"`` or ``"pairs"``.
     :param model: the model that is trained; one with a logit bias (SigLIP) takes the sigmoid loss on pairs.
-    :param label_smoothing: label smoothing for classes, in [0, 1); it spreads over the whole label space, so use it
-        with ``"union"``.
+    :param label_smoothing: label smoothing for classes, at least 0 and below 1, over those that compete.
     """
     if kind == "classes":
-        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        return ClassCriterion(label_smoothing)
     return ContrastiveCriterion() if getattr(model, "bias", None) is None else SigmoidCriterion()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.errors import InputError
 
 _LARGEST = 1e18
@@ -20,10 +22,14 @@ class TrainSettings:
     :param weight_decay: weight decay of AdamW, 0 or more.
     :param warmup: number of iterations in which the learning rate rises to its peak, 0 or more.
     :param max_grad_norm: norm that gradients are clipped to; None clips nothing.
+    :param label_smoothing: share of each target that is spread over the classes that compete, at least 0 and below 1.
+    :param train_classes: which classes compete for a batch of a class-labelled stream in training: ``"current"``,
+        those of the batch's own tasks, or ``"seen"``, all that were met so far, which under the label space ``"task"``
+        comes to the same; None takes what the recipe's method needs, and ``"current"`` where it needs neither.
     :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
     :param num_workers: number of processes that load data; with 0 the training process does.
-    :raises InputError: if the rate, the passes or the batch is not positive, another is below 0, or one is larger than
-        torch can hold.
+    :raises InputError: if the rate, the passes or the batch is not positive, another is below 0, one is larger than
+        torch can hold, or there is no such smoothing or choice of classes.
     """
 
     lr: float = 1e-5
@@ -32,6 +38,8 @@ class TrainSettings:
     weight_decay: float = 0.0
     warmup: int = 0
     max_grad_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    train_classes: TrainClasses | None = None
     amp: str | None = None
     num_workers: int = 0
 
@@ -42,6 +50,10 @@ class TrainSettings:
         for name in ("weight_decay", "warmup", "num_workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing must be 0 or more and below 1, not {self.label_smoothing}")
+        if self.train_classes not in (None, *get_args(TrainClasses)):
+            raise InputError(f"train_classes must be current or seen, not {self.train_classes!r}")
         for name in ("lr", "weight_decay", "batch_size"):
             if getattr(self, name) > _LARGEST:
                 raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name):g}")

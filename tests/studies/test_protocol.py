@@ -60,6 +60,8 @@ FIGURES = (
     ("--warmup 9", "train.warmup"),
     ("--weight-decay 0.1", "train.weight_decay"),
     ("--amp bf16", "train.amp"),
+    ("--label-smoothing 0.1", "train.label_smoothing"),
+    ("--train-classes seen", "train.train_classes"),
     ("--workers 1", "train.num_workers"),
     ("--benchmark picturebook-domains", "benchmark"),
 )

@@ -107,6 +107,31 @@ class RoutedPool(ResizesOnLoad):
             with self.pool.using(name):
                 yield rows, encode(images[rows])
 
+    def decides_by(self, task_labels: Any) -> bool:
+        """Whether these task labels choose modules.
+
+        :param task_labels: what came with the samples.
+        """
+        return not self.training and self.use_task_labels and isinstance(task_labels, (int, torch.Tensor))
+
+    def of_labels(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], texts: torch.Tensor, task_labels: Any
+    ) -> torch.Tensor:
+        """Features of texts, each under the module of its sample's task label.
+
+        :param encode: the text tower as it stands.
+        :param texts: token ids ``[B, L]``.
+        :param task_labels: int or ``[B]``.
+        :return: features ``[B, D]``, not normalised.
+        """
+        names = self._of_labels(task_labels, len(texts))
+        features: dict[int, torch.Tensor] = {}
+        for name in dict.fromkeys(names):
+            rows = [row for row, other in enumerate(names) if other == name]
+            with self.pool.using(name):
+                features |= dict(zip(rows, encode(texts[rows]), strict=True))
+        return torch.stack([features[row] for row in range(len(texts))])
+
     def route(self, features: torch.Tensor) -> list[str | None]:
         """The module of each sample, None for the pretrained model: also where the module was dropped.
 

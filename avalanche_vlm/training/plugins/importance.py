@@ -104,7 +104,7 @@ class FisherPenaltyPlugin(VLMPlugin):
         for batch in DataLoader(Subset(data, chosen), self.batch_size):
             x, y, task_labels = labelled(batch)
             x, y, task_labels = x.to(strategy.device), y.to(strategy.device), task_labels.to(strategy.device)
-            with autocast_of(strategy):
+            with autocast_of(strategy), model_of(strategy).competing.as_in_training():
                 logits, y = _likelihood(model_of(strategy), x, y, task_labels)
             yield fisher_losses(logits, y, self.kind, generator)
 

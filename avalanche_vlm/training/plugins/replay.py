@@ -165,7 +165,8 @@ def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
             if isinstance(x, ImageText):
                 texts.append(model.encode_text(x.tokens))
             else:
-                logits = model.classify(features, task_labels)
+                with model.competing.as_in_training():
+                    logits = model.classify(features, task_labels)
                 right = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
                 margins.append(retrieval_margins(logits, right))
         y = torch.cat(labels)

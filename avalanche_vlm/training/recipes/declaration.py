@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.options import Option, options_of
@@ -169,6 +170,8 @@ class Recipe:
     :param summary: what it does, in a phrase for tables.
     :param compose: ``(model, *, ...) -> plugins``.
     :param kinds: kinds of streams that it is for, of :data:`KINDS`.
+    :param train_classes: which classes compete in training: ``"seen"``, all that were met so far, where the method
+        needs them, or ``"current"``, those of the batch's own tasks.
     :param paper: where it comes from.
     :param training: published training settings, one entry per benchmark where they differ.
     :param adamw: a rate to begin with on new data, where no published rate can be run.
@@ -183,6 +186,7 @@ class Recipe:
     summary: str
     compose: Callable[..., Plugins]
     kinds: tuple[str, ...] = KINDS
+    train_classes: TrainClasses = "current"
     paper: tuple[Paper, ...] = ()
     training: tuple[Published | Unpublished, ...] = ()
     adamw: AdamW | None = None
@@ -196,6 +200,8 @@ class Recipe:
             raise InputError(f"recipe {self.name}: the family is {', '.join(FAMILIES)}, not {self.family!r}")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise InputError(f"recipe {self.name}: the kinds of streams are {', '.join(KINDS)}, not {self.kinds!r}")
+        if self.train_classes not in get_args(TrainClasses):
+            raise InputError(f"recipe {self.name}: classes in training are current or seen, not {self.train_classes!r}")
         if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary or "|" in self.summary:
             raise InputError(f"recipe {self.name}: the summary is one phrase on one line, not {self.summary!r}")
         for option in self.options.values():

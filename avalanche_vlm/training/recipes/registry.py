@@ -11,6 +11,7 @@ from threading import RLock
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.declaration import (
@@ -43,6 +44,7 @@ def recipe(
     family: str,
     summary: str,
     kinds: str | Iterable[str] = KINDS,
+    train_classes: TrainClasses = "current",
     paper: str | Paper | Iterable[str | Paper] = (),
     training: Published | Unpublished | Iterable[Published | Unpublished] = (),
     adamw: AdamW | None = None,
@@ -59,6 +61,8 @@ def recipe(
     :param family: the survey's paradigm: ``none``, ``MMRE``, ``CREG``, ``PEA`` or ``fusion``.
     :param summary: what it does, in a phrase for tables.
     :param kinds: kinds of streams that it is for, ``classes`` and ``pairs`` by default.
+    :param train_classes: which classes compete in training: ``"seen"``, all that were met so far, where the method
+        needs them, or ``"current"``, those of the batch's own tasks.
     :param paper: arXiv ids, or where else its sources appeared.
     :param training: published training settings; for other benchmarks than the picturebook the first entry that AdamW
         can run decides the rate.
@@ -86,6 +90,7 @@ def recipe(
             summary=summary,
             compose=compose,
             kinds=streams,
+            train_classes=train_classes,
             paper=papers,
             training=published,
             adamw=adamw,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from avalanche_vlm.benchmarks.label_space import StreamKind
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.declaration import Published, Recipe
 from avalanche_vlm.training.recipes.facts import WHOLE_TOWERS
 from avalanche_vlm.training.recipes.registry import get_recipe
@@ -46,6 +49,30 @@ def settings_for(recipe: str, benchmark: str, model: str | None = None) -> tuple
         (lr, weight_decay), options = _rate(chosen, benchmark)
         options = dict(tuned.options) if on_picturebook else options
     return {**fields, "lr": lr, "weight_decay": weight_decay}, options
+
+
+def settled(settings: TrainSettings, recipe: str, kind: StreamKind) -> TrainSettings:
+    """Training settings in which nothing is left to the recipe.
+
+    :param settings: what was asked for.
+    :param recipe: a recipe's name.
+    :param kind: the stream's kind, ``"classes"`` or ``"pairs"``.
+    :return: the settings with the classes that compete in training; None on a stream of pairs, which has none.
+    :raises InputError: if the recipe's method needs other classes than were asked for, or if settings of classes were
+        asked for on a stream of pairs.
+
+    >>> settled(TrainSettings(), "icarl", "classes").train_classes
+    'seen'
+    >>> settled(TrainSettings(), "lora", "pairs").train_classes  # None
+    """
+    needed = get_recipe(recipe).train_classes
+    if kind == "pairs" and (settings.label_smoothing or settings.train_classes):
+        name = "label_smoothing" if settings.label_smoothing else "train_classes"
+        raise InputError(f"{name} is about class labels, and the stream is one of image-text pairs")
+    if kind == "classes" and needed == "seen" and settings.train_classes == "current":
+        raise InputError(f"recipe {recipe} needs all classes met so far in training: leave train_classes at seen")
+    chosen = (settings.train_classes or needed) if kind == "classes" else None
+    return replace(settings, train_classes=chosen)
 
 
 def _rate(chosen: Recipe, benchmark: str) -> tuple[tuple[float, float], dict[str, Any]]:

@@ -18,6 +18,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     family="PEA",
     summary="memory units per class beside its adapted text, trained on frozen features",
     kinds=["classes"],
+    train_classes="seen",
     paper=["2505.23271"],
     training=[
         Published(
@@ -84,6 +85,7 @@ def lada(
     family="PEA",
     summary="projections per task, fused by attention, with exemplars in memory",
     kinds=["classes"],
+    train_classes="seen",
     paper=["2305.19270"],
     training=[
         Published(

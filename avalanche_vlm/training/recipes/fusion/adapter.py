@@ -28,6 +28,7 @@ def _published(benchmark: str, batch_size: int, **options: Any) -> Published:
     family="fusion",
     summary="pseudo-features with a margin between classes alike in text, and a fused adapter",
     kinds=["classes"],
+    train_classes="seen",
     paper=["2407.14143"],
     training=[
         RAPF,

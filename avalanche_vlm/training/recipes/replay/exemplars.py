@@ -88,6 +88,7 @@ def replay(
     family="MMRE",
     summary="herded exemplars in quotas, distillation of old classes, nearest mean of exemplars",
     kinds=["classes"],
+    train_classes="seen",
     paper=["1611.07725"],
     training=[
         Published(

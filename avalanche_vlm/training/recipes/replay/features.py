@@ -76,6 +76,7 @@ def latent_replay(
     "prototype-replay",
     family="MMRE",
     summary="pseudo-features drawn from class statistics train one adapter on frozen towers",
+    train_classes="seen",
     paper=[Paper("2407.14143", "its replay")],
     training=[RAPF],
     picturebook=Tuned(

@@ -1,0 +1,198 @@
+"""What training knows of classes: no recipe sees those of a task to come, under any label space."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from mini import mini
+from quick import slow_but_for_some
+
+from avalanche_vlm.benchmarks.label_space import PromptTemplates, join_tasks
+from avalanche_vlm.benchmarks.picturebook.generator import PicturebookGenerator
+from avalanche_vlm.benchmarks.picturebook.scenes import NAMES
+from avalanche_vlm.benchmarks.scenario import ImageDataset, ReferencePairs, VLMBenchmark, as_experience_data
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import MASKED, VLM
+from avalanche_vlm.models.heads.text import TextHead
+from avalanche_vlm.studies.experiment import run_experiment
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.settings import TrainSettings
+
+WORDS = NAMES["object"][:6]
+"""Names of classes, a pair for each of three tasks; no reference caption has one."""
+
+N = 12
+
+
+class Drawing(PicturebookGenerator):
+    """Keeps the captions that it draws."""
+
+    drawn: list[str]
+
+    def __call__(self, captions, *args, **options):
+        self.drawn = [*getattr(self, "drawn", []), *captions]
+        return super().__call__(captions, *args, **options)
+
+
+def stream(visible: str) -> VLMBenchmark:
+    model, draw = mini(), torch.Generator().manual_seed(0)
+    template = PromptTemplates("plain", ("a {}",))
+    tasks = [(f"task {t}", WORDS[2 * t : 2 * t + 2], template) for t in range(3)]
+
+    def data(task: int, n: int):
+        images = torch.randint(0, 255, (n, 3, 32, 32), generator=draw, dtype=torch.uint8)
+        ids = ImageDataset(images, [2 * task + i % 2 for i in range(n)])
+        return as_experience_data(ids, model.transforms.train, model.transforms.eval, task)
+
+    pictures = torch.randint(0, 255, (24, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    captions = tuple(f"a {colour} shape" for colour in (NAMES["colour"] * 24)[:24])
+    return VLMBenchmark(
+        "words",
+        "classes",
+        [data(t, N) for t in range(3)],
+        [data(t, 4) for t in range(3)],
+        label_space=join_tasks(tasks, visible),
+        task_names=[name for name, *_ in tasks],
+        reference=ReferencePairs(pictures, captions, model.transforms.eval),
+        generator=Drawing(),
+    )
+
+
+class Watch(VLMPlugin):
+    """Every class whose word the text tower reads, whose prompts a method asks for or whose picture it has drawn while
+    an experience trains; and every column that competes."""
+
+    def __init__(self, model, generator: Drawing, monkeypatch) -> None:
+        super().__init__()
+        self.prompts = [model.tokenize([f"a {word}"])[0] for word in WORDS]
+        self.generator = generator
+        self.step: int | None = None
+        self.read: dict[int, set[int]] = {}
+        self.competed: dict[int, set[int]] = {}
+        model.clip.token_embedding.register_forward_pre_hook(self._tokens)
+        for asked in ("prompt_features", "prompts"):
+            monkeypatch.setattr(VLM, asked, self._asking(getattr(VLM, asked)))
+        monkeypatch.setattr(TextHead, "encode", self._keeping(TextHead.encode))
+
+    def _asking(self, method):
+        def asked(model, classes):
+            if self.step is not None:
+                self.read.setdefault(self.step, set()).update(classes.tolist())
+            return method(model, classes)
+
+        return asked
+
+    def _keeping(self, method):
+        """The head keeps the texts of the whole label space where no gradient is asked for: which of them are used,
+        ``prompt_features`` is asked."""
+
+        def encode(head, model, classes):
+            step = self.step
+            self.step = None if classes is None else step
+            try:
+                return method(head, model, classes)
+            finally:
+                self.step = step
+
+        return encode
+
+    def _tokens(self, module, given) -> None:
+        if self.step is not None:
+            rows = given[0]
+            found = (c for c, prompt in enumerate(self.prompts) if bool((rows == prompt[: rows.shape[1]]).all(1).any()))
+            self.read.setdefault(self.step, set()).update(found)
+
+    def before_training_exp(self, strategy, **kwargs) -> None:
+        self.generator.drawn = []
+
+    def before_train_dataset_adaptation(self, strategy, **kwargs) -> None:
+        self.step = strategy.experience.current_experience
+
+    def after_forward(self, strategy, **kwargs) -> None:
+        columns = (strategy.mb_output > MASKED / 2).any(0).nonzero()[:, 0].tolist()
+        self.competed.setdefault(self.step, set()).update(columns)
+
+    def after_training_exp(self, strategy, **kwargs) -> None:
+        drawn = " ".join(getattr(self.generator, "drawn", [])).split()
+        self.read.setdefault(self.step, set()).update(c for c, word in enumerate(WORDS) if word in drawn)
+        self.step = None
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    return partial(_watched, monkeypatch)
+
+
+def _watched(monkeypatch, name: str, visible: str, **settings) -> Watch:
+    benchmark, model = stream(visible), mini()
+    watch = Watch(model, benchmark.generator, monkeypatch)
+    run_experiment(
+        benchmark,
+        name,
+        model=model,
+        settings=TrainSettings(lr=1e-4, epochs=1, batch_size=N, **settings),
+        plugins=[watch],
+        evaluate=False,
+    )
+    return watch
+
+
+def old_and_new(step: int) -> set[int]:
+    return set(range(2 * step + 2))
+
+
+CASES = [(name, visible) for name in recipes.list(kind="classes") for visible in ("task", "seen", "union")]
+
+
+@pytest.mark.parametrize(("name", "visible"), slow_but_for_some(CASES))
+def test_no_recipe_reads_or_competes_with_classes_of_a_task_to_come(watched, name, visible):
+    watch = watched(name, visible)
+    for step, read in watch.read.items():
+        assert read <= old_and_new(step), f"the names {[WORDS[c] for c in read - old_and_new(step)]} are of the future"
+    assert set(watch.competed) <= {0, 1, 2}
+    for step, competed in watch.competed.items():
+        assert competed <= old_and_new(step)
+        assert {2 * step, 2 * step + 1} <= competed  # its own do
+
+
+@pytest.mark.parametrize("visible", ["seen", "union"])
+def test_the_current_tasks_classes_compete_and_all_that_were_met_on_demand(watched, visible):
+    assert watched("fine-tune", visible).competed == {0: {0, 1}, 1: {2, 3}, 2: {4, 5}}
+    assert watched("fine-tune", visible, train_classes="seen").competed == {
+        0: {0, 1},
+        1: {0, 1, 2, 3},
+        2: set(range(6)),
+    }
+
+
+@pytest.mark.parametrize("visible", ["seen", "union"])
+def test_replayed_samples_bring_the_classes_of_their_tasks(watched, visible):
+    assert watched("replay", visible).competed == {step: old_and_new(step) for step in range(3)}
+
+
+@pytest.mark.parametrize("name", recipes.list(kind="classes"))
+def test_what_a_recipe_declares_is_what_its_plugins_ask_for(name):
+    benchmark, model = stream("union"), mini()
+    model.set_label_space(benchmark.label_space)
+    recipes.build(name, model=model, **{what: getattr(benchmark, what) for what in recipes.get(name).takes})
+    assert model.competing.in_training == recipes.get(name).train_classes
+
+
+def test_a_method_that_needs_all_classes_met_is_not_run_without(watched):
+    with pytest.raises(InputError, match="recipe icarl needs all classes met so far in training"):
+        watched("icarl", "union", train_classes="current")
+
+
+def test_smoothing_and_classes_are_no_settings_of_captions(tiny_pairs):
+    for wrong in ({"label_smoothing": 0.1}, {"train_classes": "seen"}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))} is about class labels"):
+            run_experiment(tiny_pairs, "fine-tune", model=mini(), settings=TrainSettings(**wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"train_classes": "all"}])
+def test_settings_that_there_are_not_are_named(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        TrainSettings(**wrong)
