@@ -11,7 +11,7 @@ from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks import picturebook
-    from avalanche_vlm.benchmarks.from_avalanche import from_avalanche
+    from avalanche_vlm.benchmarks.converted import from_avalanche
     from avalanche_vlm.benchmarks.image_text import ImageText
     from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
     from avalanche_vlm.benchmarks.registry import Benchmark
