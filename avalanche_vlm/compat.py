@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -208,3 +209,23 @@ class ResizesOnLoad(nn.Module):
 
 EXTRA = "_extra_state"
 """What torch calls the entry of ``get_extra_state``; the name is documented, its constant is private."""
+
+
+@contextmanager
+def no_code_of_models() -> Iterator[None]:
+    """Make transformers refuse code that comes with a model, where it would ask on the terminal whether to run it.
+
+    Open_clip builds tokenizers and text towers without a word on trust, and transformers' only switch for all of them
+    is how many seconds it waits for the answer: with 0 it does not ask and raises ``ValueError``.
+    """
+    try:
+        from transformers import dynamic_module_utils
+    except ImportError:
+        yield
+        return
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
+from avalanche_vlm.models.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import ListRequest, Request
@@ -148,6 +149,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")
     model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
+    model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (default: fp32)")
+    model.add_argument("--image-size", type=_positive, metavar="PIXELS", help="side of its input (default: its own)")
     model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     model.add_argument("--threads", type=_threads, metavar="N", help="CPU threads of torch")
 

@@ -95,7 +95,12 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         "quiet": options.quiet,
         "threads": options.threads,
         "stream": stream,
-        "model": ModelRequest(name=options.model, pretrained=options.pretrained),
+        "model": ModelRequest(
+            name=options.model,
+            pretrained=options.pretrained,
+            precision=options.precision,
+            image_size=options.image_size,
+        ),
         "device": options.device,
         "train": train,
         "assignments": tuple(map(_assignment, options.set)),

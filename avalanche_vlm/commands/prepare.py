@@ -158,7 +158,13 @@ def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
     from avalanche_vlm.models.heads.text import TextHead
 
     torch.manual_seed(asked.seed)
-    model = create_vlm(asked.model.name, asked.model.pretrained, device=device_of(asked.device))
+    model = create_vlm(
+        asked.model.name,
+        asked.model.pretrained,
+        device=device_of(asked.device),
+        precision=asked.model.precision,
+        image_size=asked.model.image_size,
+    )
     benchmark = _benchmark(asked, model)
     if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):
         benchmark.data.notes.append(alike)

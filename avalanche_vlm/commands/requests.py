@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from avalanche_vlm.benchmarks.label_space import Visible
+from avalanche_vlm.models.precision import WeightPrecision
 from avalanche_vlm.training.settings import TrainSettings
 
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
@@ -80,10 +81,14 @@ class ModelRequest(Part):
 
     :param name: ``tiny``, or a name of open_clip's.
     :param pretrained: open_clip's tag or a checkpoint file; None for the model's own default.
+    :param precision: the numbers that its weights are kept in.
+    :param image_size: side of its input in pixels; None for the model's own.
     """
 
     name: str = "tiny"
     pretrained: str | None = None
+    precision: WeightPrecision = "fp32"
+    image_size: Annotated[int, Field(ge=1)] | None = None
 
 
 class TrainChanges(Part):

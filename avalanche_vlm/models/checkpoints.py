@@ -28,8 +28,8 @@ class Checkpoint:
     :param path: where it is.
     :param names: names of its tensors; empty where only open_clip can tell (numpy's archives).
     :param quick_gelu: whether the model was trained with QuickGELU, None if the file does not say.
-    :param tensors: the tensors, where open_clip would not find them in the file: in a TorchScript archive, whose code
-        would be run, and beside OpenAI's entries; else empty.
+    :param tensors: the tensors of a file that holds a pickle, which nobody but this module opens (open_clip reads some
+        with ``weights_only=False`` under older versions of torch); empty for files that cannot hold code.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     tensors = read_pickled(path)
     openai = tensors.keys() >= OPENAI_ENTRIES
     weights = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_ENTRIES}
-    return Checkpoint(path, frozenset(weights), True if openai else None, weights if openai else {})
+    return Checkpoint(path, frozenset(weights), True if openai else None, weights)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 
 from avalanche_vlm.benchmarks.transforms import ImageTransform
+from avalanche_vlm.compat import no_code_of_models
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.checkpoints import read_weights
+from avalanche_vlm.models.folders import CONFIG, HUB, LOCAL, Folder, open_folder
 from avalanche_vlm.models.load_errors import check_packages, explain, mismatch
+from avalanche_vlm.models.precision import PRECISIONS, WeightPrecision
 from avalanche_vlm.models.pretrained import (
     QUICK,
     Weights,
-    check_folder,
     listed_as_quick,
     weights_of_file,
     weights_of_tag,
@@ -26,11 +29,7 @@ from avalanche_vlm.models.pretrained import (
 from avalanche_vlm.models.transforms import Transforms
 from avalanche_vlm.models.vlm import VLM
 
-_BY_SCHEMA = ("hf-hub:", "local-dir:")
-"""Beginnings of names of models that bring their own weights."""
-
-PRECISIONS = ("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16")
-"""Weights in 32 bits; weights of layers in 16 and those of norms in 32; all weights in 16 bits. Open_clip's names."""
+_BY_SCHEMA = (HUB, LOCAL)
 
 
 def create_vlm(
@@ -38,7 +37,7 @@ def create_vlm(
     pretrained: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
-    precision: str = "fp32",
+    precision: WeightPrecision = "fp32",
     image_size: int | None = None,
     freeze: Sequence[str] = ("scale",),
     cache_dir: str | None = None,
@@ -58,8 +57,8 @@ def create_vlm(
         ``"random"`` asks for random weights by name. A file of unknown origin is taken as trained with the activation
         that the architecture's name says, with a warning where there are weights of both kinds.
     :param device: where the model lives.
-    :param precision: one of :data:`PRECISIONS`. Features and logits are float32 in all of them. Keep ``"fp32"`` for
-        training; AMP is the strategy's.
+    :param precision: one of :data:`~avalanche_vlm.models.precision.PRECISIONS`. Features and logits are float32 in all
+        of them. Keep ``"fp32"`` for training; AMP is the strategy's.
     :param image_size: side of the input in pixels, None for the architecture's own; positional embeddings of the
         weights are resized as open_clip does, and the transforms make images of this size.
     :param freeze: towers to freeze, of ``image``, ``text``, ``scale``.
@@ -137,15 +136,18 @@ def _create_open_clip(
         raise InputError(f"{name} brings its own weights, so pretrained is None or 'random', not {tag!r}")
     if not by_schema:
         _check_name(open_clip, name, tag)
-    elif name.startswith("local-dir:"):
-        check_folder(Path(name.removeprefix("local-dir:")))
     check_packages(name)
     try:
+        brought = open_folder(name, cache_dir, pretrained != "random") if by_schema else None
         weights = _weights(open_clip, name, tag, cache_dir)
-        quick = weights.quick_gelu if weights else by_schema and listed_as_quick(name)
-        with _as_file(weights) as path:
+        if brought:
+            told = brought.weights.quick_gelu if brought.weights else None
+            quick = listed_as_quick(name) if told is None else told
+        else:
+            quick = weights is not None and weights.quick_gelu
+        with no_code_of_models(), _readable(name, weights, brought) as (source, path):
             clip, train, evaluate = open_clip.create_model_and_transforms(
-                name,
+                source,
                 pretrained=path,
                 load_weights=pretrained != "random",
                 precision=precision,
@@ -156,7 +158,7 @@ def _create_open_clip(
                 require_pretrained=by_schema and pretrained != "random",
                 **(weights.preprocessing if weights else {}),
             )
-        tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
+            tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except InputError:
         raise
     except Exception as error:
@@ -164,8 +166,8 @@ def _create_open_clip(
     config = open_clip.get_model_preprocess_cfg(clip)
     size = config["size"][0] if isinstance(config["size"], (tuple, list)) else config["size"]
     built = _with_quick(name) if quick and not by_schema else name
-    if name.startswith("local-dir:"):
-        built = f"local-dir:{Path(name.removeprefix('local-dir:')).resolve().name}"
+    if name.startswith(LOCAL):
+        built = LOCAL + Path(name.removeprefix(LOCAL)).resolve().name
     return VLM(
         clip,
         tokenizer,
@@ -190,15 +192,20 @@ def _with_quick(name: str) -> str:
 
 
 @contextmanager
-def _as_file(weights: Weights | None) -> Iterator[str | None]:
-    """The checkpoint as a file that open_clip reads without running code."""
-    if weights is None or not weights.checkpoint.tensors:
-        yield None if weights is None else str(weights.checkpoint.path)
+def _readable(name: str, weights: Weights | None, brought: Folder | None) -> Iterator[tuple[str, str | None]]:
+    """Name and file to give open_clip, of which it opens no pickle but one that was written here."""
+    checkpoint = weights.checkpoint if weights else brought.weights if brought else None
+    if checkpoint is None or not checkpoint.tensors:
+        yield name, str(checkpoint.path) if weights and checkpoint else None
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.pt"
-        torch.save(weights.checkpoint.tensors, path)
-        yield str(path)
+        path = Path(folder) / "model.pth"
+        torch.save(checkpoint.tensors, path)
+        if brought is None:
+            yield name, str(path)
+        else:
+            shutil.copy(brought.config, Path(folder) / CONFIG)
+            yield f"{LOCAL}{folder}", None
 
 
 def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:

@@ -14,8 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.checkpoints import Checkpoint, check_is_checkpoint, inspect_checkpoint
+from avalanche_vlm.models.checkpoints import Checkpoint, inspect_checkpoint
 
 QUICK = "-quickgelu"
 """How open_clip's names say that an architecture has QuickGELU."""
@@ -95,19 +94,6 @@ def weights_of_file(name: str, path: Path) -> Weights:
         prepared = [_preprocessing(config) for config in tags.values()]
         return Weights(checkpoint, quick, prepared[0] if prepared and prepared.count(prepared[0]) == len(tags) else {})
     return Weights(checkpoint, quick, _preprocessing(origin))
-
-
-def check_folder(folder: Path) -> None:
-    """See whether a folder in open_clip's format has weights that can be read without running code.
-
-    :param folder: ``X`` of a name ``local-dir:X``.
-    :raises InputError: if it is no such folder, or its checkpoint is none.
-    """
-    if not (folder / "open_clip_config.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no open_clip_config.json")
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".bin", ".pth"):
-            check_is_checkpoint(path)
 
 
 def listed_as_quick(name: str) -> bool:

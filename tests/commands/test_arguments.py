@@ -41,6 +41,7 @@ def test_a_run_is_asked_for_in_parts():
     request = asked(
         "run --out here --quiet --threads 2 --recipe lora --seed 3 --benchmark picturebook-time --label-space union "
         "--n-train 8 --option n_experiences=4 --option styles=night --model ViT-B-16 --pretrained openai --device cpu "
+        "--precision pure_bf16 --image-size 336 "
         "--lr 1e-3 --epochs 2 --amp bf16 --workers 1 --set rank=2 --set zscl.weight=none"
     )
     assert request == RunRequest(
@@ -54,7 +55,7 @@ def test_a_run_is_asked_for_in_parts():
             label_space="union",
             options={"n_train": 8, "n_experiences": 4, "styles": "night"},
         ),
-        model=ModelRequest(name="ViT-B-16", pretrained="openai"),
+        model=ModelRequest(name="ViT-B-16", pretrained="openai", precision="pure_bf16", image_size=336),
         device="cpu",
         train=TrainChanges(lr=1e-3, epochs=2, amp="bf16", num_workers=1),
         assignments=(
