@@ -11,6 +11,7 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.plugins.base import no_full_batch
 from avalanche_vlm.training.protocol import Strategy
 
 if TYPE_CHECKING:
@@ -64,12 +65,7 @@ class VLMMixin(UnpacksContainers, _Template):
         :raises InputError: if ``drop_last`` has left out the only batch.
         """
         if len(self.dataloader) == 0:
-            there = len(self.adapted_dataset)
-            raise InputError(
-                f"experience {self.experience.current_experience} has {there} training samples, fewer than a batch of "
-                f"{self.train_mb_size}, and drop_last leaves out batches that are not full: nothing would be trained, "
-                f"so lower train_mb_size to {there} or leave drop_last out"
-            )
+            raise InputError(no_full_batch(self))
         super().training_epoch(**kwargs)
 
     def forward(self) -> Any:

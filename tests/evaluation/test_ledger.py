@@ -11,7 +11,7 @@ import pytest
 import torch
 from avalanche.training.plugins import ReplayPlugin
 from mini import mini
-from quick import slow_but_for_some
+from quick import LESS, slow_but_for_some
 
 from avalanche_vlm.evaluation.ledger import Ledger, fingerprints
 from avalanche_vlm.evaluation.passes import FlopCounter, inference_flops
@@ -23,17 +23,6 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
 SIZES = {"n_train": 16, "n_test": 8, "n_held_out": 8, "n_reference": 16}
-LESS: dict[str, dict[str, Any]] = {
-    "gift": {"n": 16},
-    "lwf-vr": {"sentences": 16},
-    "ewc-clip": {"samples": 8},
-    "adapter-per-task": {"bottleneck": 8},
-    "moe-adapters": {"experts": 4, "bottleneck": 8},
-    "rail-primal": {"hidden": 32},
-    "ranpac": {"hidden": 32},
-    "lada": {"units": 2, "bottleneck": 4},
-    "proof": {"exemplars": 3},
-}
 SMALL_BATCHES = (
     "replay",
     "latent-replay",

@@ -10,6 +10,19 @@ import pytest
 QUICK = ("fine-tune", "replay", "zscl", "lora", "wise-ft", "ranpac", "l2p")
 """One of each family, and one of each kind of state: samples, references, modules, weights, heads, prompts."""
 
+LESS: dict[str, dict[str, Any]] = {
+    "gift": {"n": 16},
+    "lwf-vr": {"sentences": 16},
+    "ewc-clip": {"samples": 8},
+    "adapter-per-task": {"bottleneck": 8},
+    "moe-adapters": {"experts": 4, "bottleneck": 8},
+    "rail-primal": {"hidden": 32},
+    "ranpac": {"hidden": 32},
+    "lada": {"units": 2, "bottleneck": 4},
+    "proof": {"exemplars": 3},
+}
+"""Options with which recipes are quick on 16 samples a task."""
+
 
 def slow_but_for_some(cases: Iterable[Any], quick: Collection[Any] = QUICK) -> list[Any]:
     """Parameters of a test, those that do not stand for the others marked as slow.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from avalanche.training.supervised import Cumulative
+from avalanche.training.supervised import Cumulative, Naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import VLMMixin, VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.criteria import ContrastiveCriterion, SigmoidCriterion
+from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.weights.average import snapshot
 
 
@@ -129,8 +130,10 @@ def test_the_mixin_serves_any_strategy(random_model, tiny_benchmark):
     assert len(strategy.dataset) == 128
 
 
-def test_drop_last_does_not_leave_a_task_untrained_without_a_word(random_model, tiny_benchmark):
-    strategy = strategy_of(random_model)
+@pytest.mark.parametrize("kind", [VLMNaive, Naive, Cumulative])
+def test_drop_last_does_not_leave_a_task_untrained_without_a_word(random_model, tiny_benchmark, kind):
+    """In ours with or without a plugin of ours, in Avalanche's own as soon as one is there."""
+    strategy = strategy_of(random_model, kind, plugins=[] if kind is VLMNaive else [VLMPlugin()])
     strategy.train_mb_size = 65  # one more than the task has
     before = snapshot(random_model.state_dict())
     said = "experience 0 has 64 training samples, fewer than a batch of 65, and drop_last .* lower train_mb_size to 64"

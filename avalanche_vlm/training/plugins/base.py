@@ -39,6 +39,14 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
             raise InputError(too_few(self.least_samples, f"experience {experience.current_experience}", there))
         self.prepare_parameters(strategy)
 
+    def after_training_epoch(self, strategy: Strategy, **kwargs: Any) -> None:
+        """Refuse an epoch without a batch: Avalanche's strategies train nothing then, and say nothing.
+
+        :raises InputError: if ``drop_last`` has left out the only batch.
+        """
+        if strategy.clock.train_epoch_iterations == 0:
+            raise InputError(no_full_batch(strategy))
+
     def prepare_parameters(self, strategy: Strategy) -> None:
         """Add, thaw or freeze parameters for the experience that starts.
 
@@ -61,6 +69,19 @@ def too_few(least: int, where: str, there: int) -> str:
     """
     samples = "sample" if there == 1 else "samples"
     return f"{where} has {there} training {samples}, and the method needs at least {least} of every task"
+
+
+def no_full_batch(strategy: Strategy) -> str:
+    """The sentence on an experience of which ``drop_last`` leaves nothing.
+
+    :param strategy: the strategy, in the middle of the experience.
+    """
+    there = len(strategy.adapted_dataset)
+    return (
+        f"experience {strategy.experience.current_experience} has {there} training samples, fewer than a batch of "
+        f"{strategy.train_mb_size}, and drop_last leaves out batches that are not full: nothing would be trained, "
+        f"so lower train_mb_size to {there} or leave drop_last out"
+    )
 
 
 def add_as_one_batch(strategy: Strategy, loss: torch.Tensor, samples: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from avalanche.training.supervised import Naive
 from mini import mini
-from quick import slow_but_for_some
+from quick import LESS, slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
@@ -15,18 +15,7 @@ from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.weights.average import snapshot
 
-LESS = {
-    "gift": {"n": 16},
-    "lwf-vr": {"sentences": 16},
-    "ewc-clip": {"samples": 8},
-    "adapter-per-task": {"bottleneck": 8},
-    "moe-adapters": {"experts": 4, "bottleneck": 8},
-    "rail-primal": {"hidden": 32},
-    "ranpac": {"hidden": 32},
-    "lada": {"units": 2, "bottleneck": 4},
-    "proof": {"exemplars": 3},
-    "nusa": {"tail_energy": 0.3},
-}
+OPTIONS = {**LESS, "nusa": {"tail_energy": 0.3}}
 """Options that make a recipe quick, or give random weights a tail."""
 QUICK = ("nusa", "gnsp")
 CASES = slow_but_for_some(
@@ -51,7 +40,7 @@ def test_a_frozen_tower_stays_as_it_is_or_the_recipe_says_that_it_cannot_do_with
     start = snapshot(dict(model.named_parameters()))
     resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
     try:
-        plugins = recipes.build(name, model=model, **resources, **LESS.get(name, {}))
+        plugins = recipes.build(name, model=model, **resources, **OPTIONS.get(name, {}))
         strategy = Naive(
             model=model,
             optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1),
@@ -84,7 +73,7 @@ def test_a_frozen_model_stays_as_it_is_or_the_strategy_says_that_nothing_trains(
             optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1),
             criterion=criterion_for(kind, model),
             train_mb_size=8,
-            plugins=recipes.build(name, model=model, **resources, **LESS.get(name, {})),
+            plugins=recipes.build(name, model=model, **resources, **OPTIONS.get(name, {})),
         )
         for experience in benchmark.train_stream:
             strategy.train(experience)
