@@ -15,9 +15,9 @@ from avalanche_vlm.memory.packing import Json
 from avalanche_vlm.memory.state import Stateful
 
 Columns = dict[str, torch.Tensor]
-"""A batch of samples: names to tensors of equal length. ``y`` (class or caption ids) and ``task`` (task labels) are
-int64 and always there; ``pixels`` (uint8 ``[n, 3, H, W]``), ``tokens`` (int64 ``[n, L]``), ``features`` (float32
-``[n, D]``) or ``latents`` come with the memories that keep them."""
+"""A batch of samples: names to tensors of equal length. ``y`` (class ids, or identities of pairs) and ``task`` (task
+labels) are int64 and always there; ``pixels`` (uint8 ``[n, 3, H, W]``), ``tokens`` (int64 ``[n, L]``), ``features``
+(float32 ``[n, D]``) or ``latents`` come with the memories that keep them."""
 
 
 class Memory(Stateful, ABC):

@@ -14,11 +14,10 @@ from avalanche_vlm.memory.base import Memory
 from avalanche_vlm.memory.densities import DTYPES, Densities, DensityKind, DensityPrecision
 from avalanche_vlm.memory.density_levels import Level, check_level, density_bytes, described, levels, lowered, width
 from avalanche_vlm.memory.draws import Draws
-from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.memory.rows import id_bytes, whole
 from avalanche_vlm.memory.state import KEPT, WORKING
 
 _IDS = ("y", "task", "step", "count")
-_ID_BYTES = 4 * len(_IDS)
 
 
 class DensityMemory(Memory):
@@ -66,7 +65,8 @@ class DensityMemory(Memory):
 
     @property
     def _ids(self) -> torch.Tensor:
-        """Class, task label, step and count of each density, int32 ``[G, 4]``, as a view."""
+        """Class, task label, step and count of each density, ``[G, 4]``, as a view: int32, or int64 where
+        a class needs it."""
         if self._packed is None:
             return torch.zeros(0, len(_IDS), dtype=torch.int32)
         return torch.from_numpy(self._packed[2])
@@ -128,7 +128,7 @@ class DensityMemory(Memory):
         :raises InputError: if not even prototypes fit; the memory is then as before.
         """
         if self._densities is not None:
-            level = self._fitting_level(len(self), self._densities.dim, max_bytes)
+            level = self._fitting_level(self._ids, self._densities.dim, max_bytes)
             self._keep(self._lowered(self._densities, level), self._ids)
             self.max_bytes = max_bytes
             self._step_to(level)
@@ -151,7 +151,7 @@ class DensityMemory(Memory):
         expected = {
             "values": (values, DTYPES[self.precision], (count, components, dim + width(self.kind, dim, self.spread))),
             "numbers": (numbers, torch.float32, (count, components, 3)),
-            "ids": (ids, torch.int32, (count, len(_IDS))),
+            "ids": (ids, torch.int64 if ids.dtype == torch.int64 else torch.int32, (count, len(_IDS))),
         }
         for name, (tensor, dtype, shape) in expected.items():
             if tensor.dtype != dtype or tensor.shape != shape or not tensor.isfinite().all():
@@ -162,11 +162,16 @@ class DensityMemory(Memory):
             raise InputError("the feature memory is empty: it was not fitted yet")
         return self._densities
 
-    def _fitting_level(self, count: int, dim: int, max_bytes: int | None) -> Level:
-        """The first level from the present one down that holds ``count`` densities."""
-        need = 0
+    def _ids_with(self, new: list[tuple[int, int, int, int]]) -> torch.Tensor:
+        """The ids of what is kept and of new densities, as narrow as they can be."""
+        ids = torch.cat([self._ids.long(), torch.tensor(new, dtype=torch.int64)])
+        return ids if id_bytes(ids, None) == 8 else ids.int()
+
+    def _fitting_level(self, ids: torch.Tensor, dim: int, max_bytes: int | None) -> Level:
+        """The first level from the present one down that holds the densities with these ids."""
+        count, need = len(ids), 0
         for level in levels(self._level):
-            need = count * (density_bytes(level, dim, self.spread) + _ID_BYTES)
+            need = count * density_bytes(level, dim, self.spread) + ids.nbytes
             if max_bytes is None or need <= max_bytes:
                 return level
         raise InputError(

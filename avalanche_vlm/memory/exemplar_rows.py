@@ -11,24 +11,25 @@ import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.pixels import Codec, Payload
-from avalanche_vlm.memory.rows import fitting, has_tokens, token_bytes, whole
+from avalanche_vlm.memory.rows import fitting, has_tokens, id_bytes, token_bytes, whole
 from avalanche_vlm.memory.selection import keep
 
 Policy = Literal["class-balanced", "reservoir", "herding", "hardest"]
 
 
 @cache  # a structured type costs more than a row: all memories share theirs
-def row_type(length: int = 0, token_bytes: int = 0) -> np.dtype:
+def row_type(length: int = 0, token_bytes: int = 0, id_bytes: int = 4) -> np.dtype:
     """The type of the rows, one for each exemplar.
 
     :param length: tokens of a text, 0 without texts.
     :param token_bytes: bytes of a token, 0 without texts.
+    :param id_bytes: bytes of a class id or a pair's identity.
 
-    >>> row_type(77, 2).itemsize - row_type().itemsize
-    154
+    >>> row_type(77, 2).itemsize - row_type().itemsize, row_type(id_bytes=8).itemsize - row_type().itemsize
+    (154, 4)
     """
     names = ("y", "task", "step", "key", "slot", "size")
-    fields: list[tuple] = list(zip(names, ("<i4", "<i2", "<i2", "<f4", "<i4", "<i4"), strict=True))
+    fields: list[tuple] = list(zip(names, (f"<i{id_bytes}", "<i2", "<i2", "<f4", "<i4", "<i4"), strict=True))
     if length:
         fields.append(("tokens", f"<u{token_bytes}", (length,)))
     return np.dtype(fields)
@@ -48,8 +49,10 @@ def same_row_type(rows: np.ndarray) -> np.dtype:
     :param rows: rows as they come from a state.
     :raises ValueError: if they are none of exemplars.
     """
-    length = text_length(rows)
-    dtype = row_type(length, rows.dtype["tokens"].base.itemsize) if length else row_type()
+    length, ids = text_length(rows), rows.dtype["y"].itemsize if "y" in (rows.dtype.names or ()) else 0
+    if ids not in (4, 8):
+        raise ValueError("its rows are not those of exemplars")
+    dtype = row_type(length, rows.dtype["tokens"].base.itemsize if length else 0, ids)
     if rows.dtype != dtype or rows.ndim != 1:
         raise ValueError("its rows are not those of exemplars")
     return dtype
@@ -67,7 +70,7 @@ def make_rows(
     """Rows of a batch, of a type that holds what is kept as well.
 
     :param payload: pictures as they will be stored.
-    :param y: class or caption ids ``[B]``.
+    :param y: class ids, or identities of pairs, ``[B]``.
     :param task_labels: task labels ``[B]``.
     :param tokens: ``[B, L]`` for pairs, otherwise None.
     :param step: the experience that they come from.
@@ -75,7 +78,8 @@ def make_rows(
     :param kept: rows of what is kept; None for nothing.
     :raises InputError: for a number that its column does not hold.
     """
-    dtype = row_type(0 if tokens is None else tokens.shape[1], token_bytes(tokens, kept))
+    ids = id_bytes(y, None if kept is None else kept.dtype["y"])
+    dtype = row_type(0 if tokens is None else tokens.shape[1], token_bytes(tokens, kept), ids)
     rows = np.zeros(len(y), dtype)
     for name, values in (("y", y), ("task", task_labels), ("step", torch.tensor([step]))):
         rows[name] = fitting(values, dtype[name], name)

@@ -78,7 +78,7 @@ class ExemplarMemory(StoredExemplars):
         """Offer a batch; at most the budget's worth stays.
 
         :param pixels: uint8 ``[B, 3, H, W]``.
-        :param y: class ids, or caption ids for pairs, ``[B]``.
+        :param y: class ids, or identities of pairs (:mod:`~avalanche_vlm.losses.identity`), ``[B]``.
         :param task_labels: task label of each sample ``[B]``.
         :param tokens: ``[B, L]`` for pairs.
         :param step: the experience that they come from.

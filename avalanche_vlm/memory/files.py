@@ -16,7 +16,9 @@ from avalanche_vlm._files import replace_file
 from avalanche_vlm.errors import InputError
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
-_FORMAT = 2
+_FORMAT = 3
+"""Format 3 may have identities of eight bytes, which format 2 does not know."""
+_READ = (2, 3)
 
 
 def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], settings: dict[str, Any]) -> None:
@@ -33,7 +35,7 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
     description = {
         "format": _FORMAT,
         "kind": kind,
-        "sha256": _digest(content, kind, settings),
+        "sha256": _digest(content, kind, settings, _FORMAT),
         "settings": settings,
     }
     try:
@@ -68,11 +70,12 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
         version = description["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is not the description of a memory") from error
-    if version != _FORMAT:
-        raise InputError(f"{path} has format {version!r}; this version reads format {_FORMAT}")
+    if version not in _READ:
+        known = " and ".join(map(str, _READ))
+        raise InputError(f"{path} has format {version!r}; this version reads formats {known}")
     if found != kind:
         raise InputError(f"{folder} holds a memory of kind {found!r}, not {kind!r}")
-    if _digest(content, kind, settings) != digest:
+    if _digest(content, kind, settings, version) != digest:
         raise InputError(f"{tensor_path} or {path.name} beside it is truncated or was changed: they do not match")
     try:
         return load(content), settings
@@ -80,7 +83,7 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
         raise InputError(f"{tensor_path} is not a readable safetensors file ({error})") from error
 
 
-def _digest(content: bytes, kind: str, settings: dict[str, Any]) -> str:
+def _digest(content: bytes, kind: str, settings: dict[str, Any], version: int) -> str:
     """Of the tensors and of all that says how to read them."""
-    description = json.dumps([_FORMAT, kind, settings], sort_keys=True).encode()
+    description = json.dumps([version, kind, settings], sort_keys=True).encode()
     return hashlib.sha256(description + b"\0" + content).hexdigest()

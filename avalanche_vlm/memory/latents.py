@@ -16,7 +16,7 @@ from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.packing import Json
 from avalanche_vlm.memory.quantize import dequantize_int8, quantize_int8, to_fp16
 from avalanche_vlm.memory.registry import register_memory
-from avalanche_vlm.memory.rows import fitting, has_tokens, token_bytes, whole
+from avalanche_vlm.memory.rows import fitting, has_tokens, id_bytes, token_bytes, whole
 from avalanche_vlm.memory.selection import keep, random_keys
 from avalanche_vlm.memory.state import KEPT, WORKING
 
@@ -64,7 +64,7 @@ class LatentMemory(Memory):
 
     @property
     def labels(self) -> torch.Tensor:
-        """Class (or caption) ids of what is kept, int64 ``[n]``."""
+        """Class ids (or identities of pairs) of what is kept, int64 ``[n]``."""
         values = np.zeros(0, "i8") if self._rows is None else self._rows["y"].astype("i8")
         return torch.from_numpy(values)
 
@@ -75,7 +75,7 @@ class LatentMemory(Memory):
         :param tokens: number of tokens of its text, 0 without a text.
         :raises InputError: if the budget does not hold a single one.
         """
-        self._kept(np.zeros(1, "f4"), np.zeros(1), _row_dtype(self.precision, shape, tokens, 2).itemsize)
+        self._kept(np.zeros(1, "f4"), np.zeros(1), _row_dtype(self.precision, shape, tokens, 2, 4).itemsize)
 
     def add(
         self,
@@ -90,7 +90,7 @@ class LatentMemory(Memory):
         """Offer a batch; at most the budget's worth stays.
 
         :param latents: floating point ``[B, ...]``, of one shape for the whole memory.
-        :param y: class ids, or caption ids for pairs, ``[B]``.
+        :param y: class ids, or identities of pairs (:mod:`~avalanche_vlm.losses.identity`), ``[B]``.
         :param task_labels: task label of each sample ``[B]``.
         :param tokens: ``[B, L]`` for pairs, otherwise None.
         :param step: the experience that they come from.
@@ -103,7 +103,7 @@ class LatentMemory(Memory):
             return
         raw_text = self.raw_text or (tokens is not None and raw_text)
         shape = tuple(latents.shape[1:])
-        dtype = self._row_type(shape, tokens)
+        dtype = self._row_type(shape, y, tokens)
         new = {"y": y, "task": task_labels, "step": torch.full_like(y, step)}
         columns = {name: fitting(values, dtype[name], name) for name, values in new.items()}
         columns["key"] = random_keys(len(y), self._draws.next()).numpy()
@@ -177,14 +177,15 @@ class LatentMemory(Memory):
             return
         tokens = rows["tokens"] if has_tokens(rows) else None
         text = (0, 0) if tokens is None else (tokens.shape[1], tokens.itemsize)
-        dtype = _row_dtype(self.precision, tuple(self._shape), *text)
+        ids = 8 if "y" in (rows.dtype.names or ()) and rows.dtype["y"].itemsize == 8 else 4
+        dtype = _row_dtype(self.precision, tuple(self._shape), *text, ids)
         if rows.dtype != dtype or rows.ndim != 1 or not len(rows):
             raise ValueError(f"its samples are not {self.precision} latents of the shape {list(self._shape)}")
         if rows.nbytes > self.max_bytes:
             raise ValueError(f"it holds {rows.nbytes} bytes of at most {self.max_bytes}")
         self._rows = rows.view(dtype)  # the type that all memories share
 
-    def _row_type(self, shape: tuple[int, ...], tokens: torch.Tensor | None) -> np.dtype:
+    def _row_type(self, shape: tuple[int, ...], y: torch.Tensor, tokens: torch.Tensor | None) -> np.dtype:
         """What a row has to be to hold what is there and a new batch."""
         length = 0 if tokens is None else tokens.shape[1]
         if self._rows is not None:
@@ -194,7 +195,8 @@ class LatentMemory(Memory):
                     f"the latent memory holds latents {list(self._shape)} with {old.shape[1]} tokens each, which "
                     f"cannot be mixed with {list(shape)} and {length} tokens"
                 )
-        return _row_dtype(self.precision, shape, length, token_bytes(tokens, self._rows))
+        ids = id_bytes(y, None if self._rows is None else self._rows.dtype["y"])
+        return _row_dtype(self.precision, shape, length, token_bytes(tokens, self._rows), ids)
 
     def _kept(self, keys: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
         """Indices, in ascending order, of what stays within the budget."""
@@ -224,11 +226,13 @@ class LatentMemory(Memory):
 
 
 @cache  # a structured type costs as much as many samples: all memories share theirs
-def _row_dtype(precision: LatentPrecision, shape: tuple[int, ...], length: int, token_bytes: int) -> np.dtype:
+def _row_dtype(
+    precision: LatentPrecision, shape: tuple[int, ...], length: int, token_bytes: int, id_bytes: int
+) -> np.dtype:
     """Everything that is kept of a sample, without gaps."""
     if not shape or math.prod(shape) < 1:
         raise InputError(f"latents are [B, ...] with at least one value each, not [B, {', '.join(map(str, shape))}]")
-    fields: list[tuple] = [("y", "<i4"), ("task", "<i2"), ("step", "<i2"), ("key", "<f4")]
+    fields: list[tuple] = [("y", f"<i{id_bytes}"), ("task", "<i2"), ("step", "<i2"), ("key", "<f4")]
     if length:
         fields.append(("tokens", f"<u{token_bytes}", (length,)))
     if precision == "fp16":

@@ -26,6 +26,23 @@ def fitting(values: torch.Tensor, dtype: np.dtype, name: str) -> np.ndarray:
     return values.cpu().numpy().astype(dtype)
 
 
+def id_bytes(y: torch.Tensor, kept: np.dtype | None) -> int:
+    """Bytes per identity that a new batch and what is kept need: four hold class ids and captions; eight are needed
+    where the identity of a pair has the number of an image too (:mod:`~avalanche_vlm.losses.identity`).
+
+    :param y: class ids, or identities of pairs, ``[B]``.
+    :param kept: type of the identities that are kept; None for nothing.
+
+    >>> id_bytes(torch.tensor([3]), None), id_bytes(torch.tensor([3]), np.dtype("<i8"))
+    (4, 8)
+    >>> id_bytes(torch.tensor([1 << 32 | 3]), np.dtype("<i4"))
+    8
+    """
+    limits = np.iinfo(np.int32)
+    fits = not len(y) or (int(y.min()) >= limits.min and int(y.max()) <= limits.max)
+    return max(0 if kept is None else kept.itemsize, 4 if fits else 8)
+
+
 def token_bytes(tokens: torch.Tensor | None, rows: np.ndarray | None) -> int:
     """Bytes per token that a new batch and what is kept need: two hold the vocabularies of BPE; 0 without tokens.
 

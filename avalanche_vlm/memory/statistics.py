@@ -91,7 +91,8 @@ class FeatureMemory(DensityMemory):
             raise InputError(f"there are {len(features)} features, {len(y)} classes and {len(task_labels)} task labels")
         features, y, task_labels = features.detach().cpu(), y.cpu().long(), task_labels.cpu().long()
         groups = [y == c for c in y.unique()] if self.by == "class" else [torch.ones_like(y, dtype=torch.bool)]
-        level = self._fitting_level(len(self) + len(groups), features.shape[1], self.max_bytes)
+        ids = self._ids_with([(_only(y[rows]), _only(task_labels[rows]), step, int(rows.sum())) for rows in groups])
+        level = self._fitting_level(ids, features.shape[1], self.max_bytes)
         # Fitted at once as what they will be: better than what merging makes of more components.
         new = concatenated(
             [
@@ -107,10 +108,9 @@ class FeatureMemory(DensityMemory):
             ]
         )
         new = lowered(new, level)
-        ids = [(_only(y[rows]), _only(task_labels[rows]), step, int(rows.sum())) for rows in groups]
         if self._densities is not None:
             new = concatenated([self._lowered(self._densities, level), new])
-        self._keep(new, torch.cat([self._ids, torch.tensor(ids, dtype=torch.int32)]))
+        self._keep(new, ids)
         self._step_to(level)
 
     def sample(self, n: int, among: torch.Tensor | None = None) -> Columns:

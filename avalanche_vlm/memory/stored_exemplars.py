@@ -58,7 +58,7 @@ class StoredExemplars(Memory):
 
     @property
     def labels(self) -> torch.Tensor:
-        """Class (or caption) ids of what is kept ``[n]``."""
+        """Class ids (or identities of pairs) of what is kept ``[n]``."""
         return self._column("y")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 
@@ -48,6 +49,15 @@ def test_every_changed_setting_is_noticed(saved):
             load_memory(saved, "test")
 
 
+def test_a_file_of_the_format_before_is_read(saved):
+    path = saved / "memory.json"
+    description = json.loads(path.read_text())
+    content = (saved / "memory.safetensors").read_bytes()
+    signed = b'[2, "test", {"seed": 3}]' + b"\0" + content
+    path.write_text(json.dumps({**description, "format": 2, "sha256": hashlib.sha256(signed).hexdigest()}))
+    assert load_memory(saved, "test")[1] == {"seed": 3}
+
+
 class Bomb:
     """A pickle that would leave a trace if it were ever read."""
 
@@ -62,7 +72,9 @@ def test_nothing_in_a_file_is_executed(saved):
     trace = saved / "executed"
     content = pickle.dumps(Bomb(trace))
     description = json.loads((saved / "memory.json").read_text())
-    description["sha256"] = _digest(content, "test", description["settings"])  # a forger knows the digest too
+    description["sha256"] = _digest(
+        content, "test", description["settings"], description["format"]
+    )  # a forger knows the digest too
     (saved / "memory.safetensors").write_bytes(content)
     (saved / "memory.json").write_text(json.dumps(description))
     with pytest.raises(InputError, match="not a readable safetensors file"):
@@ -83,7 +95,7 @@ def test_the_wrong_file_is_named(saved, tmp_path):
     path = saved / "memory.json"
     description = json.loads(path.read_text())
     path.write_text(json.dumps({**description, "format": 9}))
-    with pytest.raises(InputError, match="has format 9; this version reads format 2"):
+    with pytest.raises(InputError, match="has format 9; this version reads formats 2 and 3"):
         load_memory(saved, "test")
     for damaged in ("{}", "[]", '{"format": 1', "null"):
         path.write_text(damaged)
