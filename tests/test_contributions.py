@@ -14,6 +14,7 @@ from typing import ClassVar
 import pytest
 import torch
 from PIL import Image
+from recording import naive
 
 from avalanche_vlm import benchmarks, cli
 from avalanche_vlm.benchmarks import picturebook
@@ -23,6 +24,7 @@ from avalanche_vlm.memory import Memory, list_memories, memory_class, register_m
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.plugins import ExemplarReplayPlugin
 from avalanche_vlm.training.plugins.base import Strategy, VLMPlugin
 from avalanche_vlm.training.recipes import recipe
 from avalanche_vlm.training.recipes.ranges import NonNegative
@@ -175,3 +177,13 @@ def test_a_memory_is_named_saved_and_counted(monkeypatch, tmp_path):
     memory.save(tmp_path)
     loaded = memory_class("means").load(tmp_path)
     assert type(loaded) is Means and loaded.means.tolist() == [[2.0, 0.0], [0.0, 5.0]] and loaded.y.tolist() == [0, 1]
+
+
+def test_the_documented_memory_is_replayed(monkeypatch, random_model, tiny_benchmark):
+    monkeypatch.setattr(registry._registry, "_registered", dict(registry._registry._known))
+    page = (Path(__file__).parents[1] / "docs" / "replay.md").read_text()
+    code = page.split("### Your own memory")[1].split("```python\n")[1].split("```")[0]
+    names = {"torch": torch, "model": random_model, "ExemplarReplayPlugin": ExemplarReplayPlugin}
+    exec(code, names)
+    naive(random_model, names["plugins"]).train(tiny_benchmark.train_stream[:2])
+    assert 0 < len(names["newest"]) <= (1 << 16) // (3 * 32 * 32)

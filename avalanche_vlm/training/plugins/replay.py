@@ -137,9 +137,9 @@ class ExemplarReplayPlugin(VLMPlugin):
 def _augmentation_seed(memory: ExemplarMemory) -> int:
     """A seed of its own beside the memory's, whose draws choose the exemplars.
 
-    :param memory: memory whose seed it follows from.
+    :param memory: memory whose seed it follows from; 0 stands for that of a memory without one in its settings.
     """
-    (seed,) = np.random.SeedSequence([memory.seed, 1]).generate_state(1)
+    (seed,) = np.random.SeedSequence([int(memory.settings.get("seed") or 0), 1]).generate_state(1)
     return int(seed)
 
 
