@@ -185,7 +185,7 @@ class ReferencePairs:
 
     def identities(self) -> torch.Tensor:
         """The identities of the pairs ``[N]`` (:mod:`~avalanche_vlm.losses.identity`)."""
-        return torch.tensor(Identities().number(self.images, self.captions))
+        return torch.tensor(Identities().number(self.images, self.captions), dtype=torch.long)
 
     @property
     def nbytes(self) -> int:

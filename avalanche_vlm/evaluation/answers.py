@@ -65,8 +65,8 @@ class TaskAnswers(VLMMetric):
 
     @property
     def right(self) -> dict[tuple[int, int], np.ndarray]:
-        """By step and task, ``[N]`` in [0, 1]: whether each sample was answered right, of pairs the mean of both
-        directions."""
+        """By step and task, ``[N]``: whether each sample was answered right, in [0, 1], of pairs the mean of both
+        directions, in which an image counts once (:func:`~avalanche_vlm.evaluation.retrieval.first_hits`)."""
         found = {}
         for key, right in self._right.items():
             step, task = key.split("/")

@@ -154,8 +154,9 @@ def first_hits(
     :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
     :param ids: ``[N]``, identities of the pairs.
     :param chunk: number of queries that are scored at a time.
-    :return: float64 ``[2, N]`` in [0, 1], images to texts and texts to images, between 0 and 1 where scores tie. An
-        image has its value in each of its rows, so a mean over rows weighs it by its captions. On the CPU.
+    :return: float64 ``[2, N]`` on the CPU, images to texts and texts to images; 0 or 1, between them where scores tie.
+        The value of an image with c rows is shared out over them, so that the mean over rows is hit@1: each has
+        N / (c images) times the value.
     :raises InputError: for what :func:`retrieval_metrics` refuses.
 
     >>> first_hits(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), [0, 1]).tolist()
@@ -165,7 +166,8 @@ def first_hits(
     relation, first, unit = _of_pairs(images, texts, ids)
     to_texts, _ = _expected(images[first], texts, relation, (1,), chunk)
     to_images, _ = _expected(texts, images[first], relation.turned(), (1,), chunk)
-    return torch.stack([to_texts[unit, 0], to_images[:, 0]]).nan_to_num(0.0).cpu()
+    of_row = to_texts[unit, 0] * len(unit) / (len(first) * torch.bincount(unit)[unit])
+    return torch.stack([of_row, to_images[:, 0]]).nan_to_num(0.0).cpu()
 
 
 def mean_hit_at_1(image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor) -> float:

@@ -248,7 +248,7 @@ def test_images_and_captions_may_both_repeat(rows, seed, k, chunk):
     hits = first_hits(images, texts, [pair_number(*row) for row in rows], chunk=chunk)
     one = pair_retrieval(images, texts, [pair_number(*row) for row in rows], ks=(1,))
     assert hits[1].mean().item() == pytest.approx(one["text_to_image_hit@1"])
-    assert hits[0][[units.index(unit) for unit in distinct]].mean().item() == pytest.approx(one["image_to_text_hit@1"])
+    assert hits[0].mean().item() == pytest.approx(one["image_to_text_hit@1"])
 
 
 def test_default_ids_on_one_side_number_its_rows():

@@ -199,6 +199,24 @@ def test_a_set_gives_every_pair_once_per_pass_with_its_caption(captions, size, c
     assert reference.stored().ram - reference._passes.nbytes == found.nbytes + ids
 
 
+@pytest.mark.parametrize("texts", ["batch", "all"])
+def test_other_captions_of_an_image_are_true_of_it(texts):
+    """Images by their pictures: 0 has two captions, 1 shares one of them, 2 stands alone."""
+    rows = [(0, "a"), (0, "ab"), (1, "ab"), (2, "abc"), (0, "a")]
+    pictures = torch.tensor([image for image, _ in rows]).view(-1, 1, 1, 1).expand(-1, 3, 1, 1).byte()
+    pairs = ReferencePairs(pictures, tuple(caption for _, caption in rows), lambda x: x / 2)
+    reference = ReferenceSet(Model(), pairs, 3, texts)
+    true = {(image, caption) for image, caption in rows}
+    for _ in range(4):
+        inputs = reference.next(Strategy(), None)
+        captions = [caption for _, caption in (rows[i] for i in inputs.image_rows)]
+        words = ["a", "ab", "abc"] if texts == "all" else [w for w in ("a", "ab", "abc") if w in captions]
+        assert torch.equal(inputs.texts.tokens, Model.tokenizer(words))
+        expected = [[(rows[i][0], word) in true for word in words] for i in inputs.image_rows]
+        assert inputs.true_texts.tolist() == expected
+    assert ReferenceSet(Model(), reference_pairs(["a", "ab", "a"]), 3, texts).next(Strategy(), None).true_texts is None
+
+
 def test_sets_that_are_none_are_refused():
     with pytest.raises(InputError, match="those of the batch or all, not 'some'"):
         ReferenceSet(Model(), reference_pairs(["a"]), texts="some")

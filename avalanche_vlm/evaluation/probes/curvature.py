@@ -24,7 +24,8 @@ def fisher_of(
     """The diagonal of the Fisher information on a task's samples at the present weights, estimated by
     :func:`~avalanche_vlm.losses.fisher.sketched_squares`.
 
-    Pairs are classified among the distinct texts kept with them.
+    Pairs are classified among the distinct texts kept with them, pictures among the classes that compete in training:
+    it is the importance that EWC would give the weights.
 
     :param strategy: strategy whose precision is taken.
     :param model: model that answers, in eval mode meanwhile.
@@ -41,7 +42,7 @@ def fisher_of(
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        with torch.enable_grad(), undisturbed(model), precision_of(strategy):
+        with torch.enable_grad(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
             if isinstance(x, ImageText):
                 distinct, y = torch.unique(x.tokens, dim=0, return_inverse=True)
                 logits = model.similarity(model.encode_image(x.image), model.encode_text(distinct))

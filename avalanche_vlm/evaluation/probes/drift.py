@@ -23,6 +23,7 @@ from avalanche_vlm.evaluation.probes.similarity import cross_modal_rsa, linear_c
 from avalanche_vlm.evaluation.probes.sphere import alignment, uniformity
 from avalanche_vlm.evaluation.retrieval import first_hits, modality_gap, paired_cosine
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
+from avalanche_vlm.losses.identity import captions_of
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, WORKING, Declared
 from avalanche_vlm.models import VLM
@@ -38,7 +39,7 @@ class PairFeatures:
 
     :param images: features of the images ``[N, D]``, of unit length.
     :param texts: features of the texts ``[N, D]``, of unit length.
-    :param ids: numbers ``[N]``; pairs with equal ones match.
+    :param ids: identities of the pairs ``[N]`` (:mod:`~avalanche_vlm.losses.identity`).
     :param layers: features ``[N, width]`` by block.
     """
 
@@ -146,7 +147,8 @@ class DriftProbe(VLMMetric):
         }
 
     def hits(self) -> dict[int, np.ndarray]:
-        """By step, float64 ``[2, N]`` in [0, 1]: which image finds its text first, and which text its image."""
+        """By step, float64 ``[2, N]``: which image finds its text first, and which text its image, as
+        :func:`~avalanche_vlm.evaluation.retrieval.first_hits` counts them."""
         return {int(step): hits.numpy() for step, hits in self._hits.items()}
 
     @uncounted()
@@ -178,7 +180,7 @@ def drift_figures(now: PairFeatures, before: PairFeatures) -> dict[str, float]:
     :param now: features of the pairs by the model as it is.
     :param before: features of the same pairs by the pretrained model.
     """
-    _, first = np.unique(now.ids.cpu().numpy(), return_index=True)
+    _, first = np.unique(captions_of(now.ids).cpu().numpy(), return_index=True)
     distinct = torch.as_tensor(first, device=now.texts.device)
     nan = float("nan")
     return {

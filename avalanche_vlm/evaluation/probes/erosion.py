@@ -33,7 +33,8 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 class Answers:
     """What a model said to one set, sample by sample.
 
-    :param right: bool ``[N]``; of pairs ``[2, N]``, images to texts and texts to images. Its mean is the score.
+    :param right: bool ``[N]``; of pairs float ``[2, N]``, images to texts and texts to images, as
+        :func:`~avalanche_vlm.evaluation.retrieval.first_hits` counts them. Its mean is the score.
     :param error: expected calibration error, in [0, 1].
     :param y: class ids ``[N]``; None for pairs.
     """
@@ -201,7 +202,7 @@ class ErosionProbe(VLMMetric):
         return {"sets": sets, "classes": self._eroded()}
 
     def right(self) -> dict[str, dict[int, np.ndarray]]:
-        """By set and step, bool ``[N]``, or ``[2, N]`` for pairs: which samples were answered right."""
+        """By set and step, bool ``[N]``, or float ``[2, N]`` for pairs: which samples were answered right."""
         return {name: {step: a.right for step, a in self._answers(name).items()} for name in self._errors}
 
     def _answers(self, name: str) -> dict[int, Answers]:

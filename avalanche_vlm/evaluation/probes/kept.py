@@ -25,7 +25,7 @@ class KeptTask:
     :param step: number of the experience that they come from, from 1 on.
     :param x: uint8 pictures ``[n, 3, H, W]``, or inputs of another shape as they are.
     :param tokens: tokens ``[n, L]`` of the texts of pairs; None for classes.
-    :param y: class ids or caption ids ``[n]``.
+    :param y: class ids or identities of pairs ``[n]``.
     :param task_labels: task labels ``[n]``.
     """
 
@@ -103,13 +103,15 @@ def loss_gradients(
 ) -> dict[str, torch.Tensor | None]:
     """Gradient of the strategy's criterion on a task's samples as the model answers them now; no ``.grad`` is touched.
 
+    It stands for a step of training on them, so the classes compete that would in training.
+
     :param strategy: strategy whose criterion and precision are taken.
     :param model: model that answers, in eval mode meanwhile.
     :param task: samples to answer.
     :param weights: parameters by name; None comes back for one that the answers do not depend on.
     """
     x, y, task_labels = task.batch(model, model.device)
-    with torch.enable_grad(), undisturbed(model), precision_of(strategy):
+    with torch.enable_grad(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
         loss = criterion_of(strategy)(avalanche_forward(model, x, task_labels), y)
         if not loss.requires_grad:
             return dict.fromkeys(weights)

@@ -34,6 +34,8 @@ class Comparison:
         with each other.
     :param y: ids of the minibatch that trains, ``[M]``.
     :param ids: identities of the pairs ``[B]`` where the inputs are those of an image-text minibatch, None elsewhere.
+    :param true_texts: what the reference says of texts that are true of images, bool ``[B, N]``; None where it says
+        nothing but ``text_of_image``.
     """
 
     student: Side
@@ -42,6 +44,7 @@ class Comparison:
     text_of_image: torch.Tensor | None
     y: torch.Tensor
     ids: torch.Tensor | None = None
+    true_texts: torch.Tensor | None = None
 
     @property
     def teacher(self) -> Side:
@@ -58,6 +61,8 @@ class Comparison:
             raise InputError(
                 "this loss asks what belongs together, and the reference's texts are not those of its images"
             )
+        if self.true_texts is not None:
+            return self.true_texts
         texts = torch.arange(len(self.student.texts), device=self.text_of_image.device)
         own = self.text_of_image[:, None] == texts[None, :]
         if self.ids is None:
@@ -117,7 +122,9 @@ class DistillationPlugin(FeatureTapPlugin):
             teachers = tuple(teacher.side(inputs) for teacher in self.teachers)
             x, student = strategy.mb_x, _student(model_of(strategy), inputs)
             ids = strategy.mb_y if isinstance(x, ImageText) and inputs.images is x.image else None
-            comparison = Comparison(student, teachers, self._past, inputs.text_of_image, strategy.mb_y, ids)
+            comparison = Comparison(
+                student, teachers, self._past, inputs.text_of_image, strategy.mb_y, ids, inputs.true_texts
+            )
             strategy.loss += self.loss(comparison)
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -32,6 +32,8 @@ class Inputs:
     :param student_images: the student's image features ``[B, D]`` with their graph, where its own forward pass has
         them.
     :param student_texts: the student's text features ``[N, D]`` with their graph, where its own forward pass has them.
+    :param true_texts: which texts are true of which images, bool ``[B, N]``, where a set knows several of an image;
+        None where ``text_of_image`` says it all.
     """
 
     images: torch.Tensor | None = None
@@ -41,6 +43,7 @@ class Inputs:
     text_rows: Numbers | None = None
     student_images: torch.Tensor | None = None
     student_texts: torch.Tensor | None = None
+    true_texts: torch.Tensor | None = None
 
 
 class Reference(Protocol):

@@ -9,6 +9,7 @@ import torch
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.losses.identity import images_of_rows
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.state import GIVEN, KEPT, Stateful
 from avalanche_vlm.models import VLM
@@ -21,6 +22,8 @@ from avalanche_vlm.training.reference.base import Inputs, Lifetime
 class ReferenceSet(Stateful):
     """Batches of reference pairs, in shuffled passes, with the captions of the batch or of the whole set.
 
+    An image with several captions is in several pairs; all its captions among the texts are true of it.
+
     :param model: the model whose tokenizer reads the captions.
     :param pairs: the pairs, which stand for the pretrained model's knowledge.
     :param batch_size: images per iteration, at least 1.
@@ -30,7 +33,7 @@ class ReferenceSet(Stateful):
     :raises InputError: for texts of another kind, or a set without pairs.
     """
 
-    states: ClassVar = {"pairs": GIVEN, "text_of_pair": GIVEN, "tokens": GIVEN, "_passes": KEPT}
+    states: ClassVar = {"pairs": GIVEN, "text_of_pair": GIVEN, "_image": GIVEN, "tokens": GIVEN, "_passes": KEPT}
     lifetime: Lifetime = "always"
 
     def __init__(
@@ -47,6 +50,9 @@ class ReferenceSet(Stateful):
         self.texts = texts
         ids: dict[str, int] = {}
         self.text_of_pair = torch.tensor([ids.setdefault(caption, len(ids)) for caption in pairs.captions])
+        image = images_of_rows(pairs.identities())
+        self._image = image if len(image.unique()) < len(image) else None
+        """Number of each pair's image; None where no two pairs have one."""
         self._passes = Passes(len(pairs), batch_size, seed)
         self.tokens = model.tokenizer(list(ids))
 
@@ -65,10 +71,23 @@ class ReferenceSet(Stateful):
         images = self.pairs.batch(rows.tolist()).to(strategy.device)
         text_of_image = self.text_of_pair[rows]
         if self.texts == "all":
-            return Inputs(images, Prompts(self.tokens), text_of_image.to(images.device), rows, slice(None))
+            true_texts = self._true_texts(rows, torch.arange(len(self.tokens)), images.device)
+            return Inputs(
+                images, Prompts(self.tokens), text_of_image.to(images.device), rows, slice(None), true_texts=true_texts
+            )
         texts, text_of_image = text_of_image.unique(return_inverse=True)
         tokens = self.tokens[texts.to(self.tokens.device)]
-        return Inputs(images, Prompts(tokens), text_of_image.to(images.device), rows, texts)
+        true_texts = self._true_texts(rows, texts, images.device)
+        return Inputs(images, Prompts(tokens), text_of_image.to(images.device), rows, texts, true_texts=true_texts)
 
     def end(self) -> None:
         return
+
+    def _true_texts(self, rows: torch.Tensor, texts: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+        """Whether some pair of the set gives the image of each row each of these texts: bool ``[B, N]``."""
+        if self._image is None:
+            return None
+        of_batch, pair = (self._image[rows][:, None] == self._image[None, :]).nonzero(as_tuple=True)
+        table = torch.zeros(len(rows), len(self.tokens), dtype=torch.bool)
+        table[of_batch, self.text_of_pair[pair]] = True
+        return table[:, texts].to(device)

@@ -14,6 +14,8 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from mini import mini
+from several import several_captions
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -24,9 +26,13 @@ from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
+from avalanche_vlm.evaluation.probes.curvature import fisher_of
 from avalanche_vlm.evaluation.probes.drift import encode_probe
+from avalanche_vlm.evaluation.probes.kept import KeptTask, loss_gradients
 from avalanche_vlm.evaluation.probes.layers import block_modules
 from avalanche_vlm.evaluation.probes.similarity import linear_cka
+from avalanche_vlm.evaluation.zero_shot import retrieval_scores
+from avalanche_vlm.losses.fisher import squared_gradients
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.factory import from_open_clip
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
@@ -174,6 +180,19 @@ def test_drift_is_that_of_the_features_from_row_0(random_model, tiny_benchmark):
     assert probe.stored().ram == 4 * features
 
 
+def test_an_image_with_several_captions_counts_once():
+    model = mini()
+    stream = several_captions(model)
+    (captions,) = stream.held_out
+    drift, erosion = DriftProbe(captions), ErosionProbe([captions])
+    naive(model, [drift, erosion], "pairs").train(stream.train_stream[0])
+    found = retrieval_scores(model, captions.dataset)
+    expected = (found["image_to_text_hit@1"] + found["text_to_image_hit@1"]) / 2
+    assert drift.result()["curves"]["hit@1"][1] == pytest.approx(expected)
+    assert drift.hits()[1].mean() == pytest.approx(expected)
+    assert erosion.result()["sets"]["captions"]["score"][1] == pytest.approx(expected)
+
+
 @pytest.mark.slow
 def test_row_0_needs_no_evaluation_and_periodic_ones_add_no_row(random_model, tiny_benchmark):
     probe, erosion = DriftProbe(tiny_benchmark.reference, layers=False), ErosionProbe(tiny_benchmark.held_out)
@@ -281,6 +300,38 @@ def test_conflict_is_the_cosine_of_two_plain_gradients(random_model, tiny_benchm
     assert np.isnan(result["conflict"]["cosine"][0]).all() and np.isnan(result["update"][0]).all()
     assert result["conflict"]["cosine"][1] == [entry["cosine"][block] for block in result["blocks"]]
     assert result["conflict"]["negative share"][1] == [float(c < 0) for c in result["conflict"]["cosine"][1]]
+
+
+def test_gradients_that_stand_for_training_are_taken_among_the_classes_of_training(tiny_benchmark):
+    """In eval mode all classes compete under the label space ``union``, also those of tasks to come."""
+    model = mini()
+    model.set_label_space(tiny_benchmark.label_space.with_visible("union"))
+    strategy = naive(model, [])
+    model.train()
+    model.competing.meet(tiny_benchmark.train_stream[0])
+    strategy.experience = tiny_benchmark.train_stream[0]
+    task = KeptTask.of(strategy, model, 1, 8, torch.Generator().manual_seed(0))
+    weights = {name: p for name, p in model.clip.named_parameters() if name.startswith("visual.transformer")}
+    x, y, _ = task.batch(model, model.device)
+    own = sorted(tiny_benchmark.label_space.tasks[0])
+    of_class = torch.tensor([own.index(int(c)) for c in y])
+
+    def losses() -> torch.Tensor:
+        texts = torch.cat([model.prompts(torch.tensor([c])).encode(model.encode_text) for c in own])
+        return torch.nn.functional.cross_entropy(
+            model.similarity(model.encode_image(x), texts), of_class, reduction="none"
+        )
+
+    model.eval()
+    expected = torch.autograd.grad(losses().mean(), list(weights.values()))
+    found = loss_gradients(strategy, model, task, weights)
+    for (name, gradient), by_hand in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, by_hand, atol=1e-6, rtol=1e-3, msg=name)
+    squares = squared_gradients(losses(), weights)
+    fisher = fisher_of(strategy, model, task, weights, "empirical", 400, torch.Generator().manual_seed(0))
+    total, exact = (sum(float(f.sum()) for f in of.values()) for of in (fisher, squares))
+    assert total == pytest.approx(exact, rel=0.1)
+    assert not model.training and not model.competing.training
 
 
 def test_kept_pictures_are_the_experiences_own(random_model, tiny_benchmark):
