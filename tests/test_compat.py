@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from avalanche_vlm.compat import OperatorMode, register_collate, source_datasets
+from avalanche_vlm.compat import OperatorMode, no_code_of_models, register_collate, source_datasets
 
 
 @dataclasses.dataclass
@@ -42,3 +43,17 @@ def test_an_operator_mode_sees_forward_and_backward_by_name():
     with Names():
         (torch.ones(3, 2) @ weight).sum().backward()
     assert seen.count("aten.mm.default") == 2
+
+
+def test_transformers_refuses_code_of_models_without_a_question(monkeypatch):
+    utils = pytest.importorskip("transformers.dynamic_module_utils")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
+
+    def trusted() -> bool:
+        return utils.resolve_trust_remote_code(None, "some/model", has_local_code=False, has_remote_code=True)
+
+    with no_code_of_models(), pytest.raises(ValueError, match="trust_remote_code"):
+        trusted()
+    assert not asked
+    assert trusted() and len(asked) == 1  # as it was

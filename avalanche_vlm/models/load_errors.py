@@ -58,6 +58,8 @@ def explain(name: str, tag: str | None, image_size: int | None, error: Exception
     if "loading state_dict" in str(error):
         resized = "; these weights cannot be used at another image_size" if image_size and _of_positions(error) else ""
         return f"{start}they are those of another architecture: {mismatch(error)}{resized}"
+    if image_size and "sizes should be greater than 0" in str(error):  # torch's, on positions of no patches
+        return f"{start}image_size={image_size} is less than a patch of its image tower"
     if "trust_remote_code" in str(error):  # transformers advises to set it
         return f"{start}code that comes with it would have to run, and nothing that is loaded here may run code"
     if isinstance(error, AssertionError):  # open_clip's, on positional embeddings

@@ -215,6 +215,14 @@ def test_tiny_at_another_image_size():
             create_vlm("tiny", image_size=size)
 
 
+@pytest.mark.parametrize("name", ["tiny", "folder"])
+def test_an_image_smaller_than_a_patch(model_folder, name):
+    name = "tiny" if name == "tiny" else f"local-dir:{model_folder[0]}"
+    with pytest.raises(InputError, match="image_size=7 is less than a patch of") as error:
+        create_vlm(name, image_size=7)
+    sentence_of(error)
+
+
 def test_an_image_size_that_the_weights_cannot_take(tmp_path):
     from open_clip.model import CLIP
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avalanche_vlm.errors import InputError
+
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
@@ -30,10 +32,13 @@ def build_tiny(image_size: int = IMAGE_SIZE, precision: str = "fp32") -> tuple[C
 
     :param image_size: side of the input in pixels.
     :param precision: what the weights are in, by open_clip's name.
+    :raises InputError: if the image is smaller than a patch.
     """
     from open_clip.model import CLIP, convert_weights_to_lp, get_cast_dtype, get_input_dtype
 
     config = json.loads((FOLDER / "config.json").read_text())
+    if image_size < (patch := config["vision_cfg"]["patch_size"]):
+        raise InputError(f"image_size={image_size} is less than a patch of the tiny model's, which is {patch}")
     tokenizer = build_tokenizer()
     vision_cfg = {**config["vision_cfg"], "image_size": image_size}
     text_cfg = {**config["text_cfg"], "vocab_size": tokenizer.vocab_size}

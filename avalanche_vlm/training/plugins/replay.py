@@ -139,7 +139,8 @@ def _augmentation_seed(memory: ExemplarMemory) -> int:
 
     :param memory: memory whose seed it follows from; 0 stands for that of a memory without one in its settings.
     """
-    (seed,) = np.random.SeedSequence([int(memory.settings.get("seed") or 0), 1]).generate_state(1)
+    own = memory.settings.get("seed")
+    (seed,) = np.random.SeedSequence([own if isinstance(own, int) else 0, 1]).generate_state(1)
     return int(seed)
 
 
