@@ -158,7 +158,7 @@ def figures(results: list[dict[str, Any]]) -> str:
     lines = ["| planted | pretrained | trained | " + " | ".join(kinds) + " | s |", "|---" * (len(kinds) + 4) + "|"]
     for cause in CAUSES:
         rows = [result for result in results if result["cause"] == cause]
-        cells = [f"{mean(r['attribution'][name] for r in rows):.1f}" for name in ("pretrained", "trained")]
+        cells = [f"{mean(r['attribution'][name] for r in rows):.1f}" for name in ("before", "trained")]
         for kind, start in kinds.items():
             recovered = []
             for r in rows:

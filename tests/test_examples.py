@@ -14,8 +14,10 @@ import torch
 from avalanche.training.supervised import Naive
 from nbclient import NotebookClient
 
+from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import recipes
+from avalanche_vlm.weights.average import snapshot
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -68,6 +70,17 @@ def test_the_snippet_of_the_diagnosis_page_runs():
         "InterferenceProbe",
         "ErosionProbe",
     ]
+
+
+@pytest.mark.slow
+def test_the_attribution_of_earlier_tasks_runs_as_its_page_has_it():
+    page = (EXAMPLES.parent / "docs" / "diagnosis.md").read_text()
+    (snippet,) = (part.split("```")[0] for part in page.split("```python")[1:] if "attribute_tasks" in part)
+    stream = picturebook.mtil_like(n_train=16, n_test=12, n_held_out=8, n_reference=8, order=["sketches", "night"])
+    model = create_vlm("tiny")
+    names = {"benchmark": stream, "model": model, "start": snapshot(model.clip.state_dict())}
+    exec(snippet, names)
+    assert names["found"]["score"] == "earlier tasks, accuracy" and names["found"]["samples"] == 12
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ def _say(found: dict[str, Any]) -> None:
         points, low, high = loss["points"], loss["low"], loss["high"]
         figures = "not measured" if points is None else f"{points:.1f} ({low:.1f} to {high:.1f})"
         print(f"{name:>12}: {figures} {loss['measure']}")
-    print(found["attribution"]["verdict"]["sentence"])
+    for attribution in found["attribution"]:
+        print(f"{attribution['score']}: {attribution['verdict']['sentence']}")
     for sentence in found["remarks"]:
         print(sentence)

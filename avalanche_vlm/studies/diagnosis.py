@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
-from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, attribute
+from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, StepWeights, attribute, attribute_tasks
 from avalanche_vlm.studies.experiment import Outcome, run_experiment
 from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.average import snapshot
 
 MEASURES = {
@@ -27,6 +29,9 @@ MEASURES = {
     "erosion": "points lost against the pretrained model on held-out classes and on tasks before they were trained, "
     "mean over sets",
 }
+
+PROMPTS = "test pictures and prompts"
+"""What pairs are called that were made of pictures with classes."""
 
 
 def diagnose(
@@ -47,10 +52,15 @@ def diagnose(
     The probes leave the training as it is, so the matrix is that of
     :func:`~avalanche_vlm.studies.experiment.run_experiment` with the same arguments.
 
+    Two losses are attributed: of pairs against the pretrained model, where there are held-out captions or the stream is
+    one of pairs; and of earlier tasks since each was trained, on a stream of classes with two tasks or more. For the
+    second, weights are kept on disk meanwhile (:class:`~avalanche_vlm.studies.attribution.steps.StepWeights`).
+
     :param benchmark: the stream. The pairs are its first held-out captions; without any, the test pairs of an
-        image-text stream, or test pictures with the prompts of their classes.
+        image-text stream, or test pictures with the prompts of their classes, which the drift is measured on.
     :param model: trained in place, from the weights that it has now.
-    :param max_pairs: how many pairs to take, drawn with the seed.
+    :param max_pairs: how many pairs to take, and how many test pictures to attribute the loss on earlier tasks with,
+        drawn with the seed.
     :param rule: what counts as a repair.
     :param progress: called as ``(experience, iteration, iterations)``.
     :return: the diagnosis, plain JSON types: scores in percent, losses in points, None for what was not measured; and
@@ -62,20 +72,40 @@ def diagnose(
     drift = DriftProbe(pairs, max_pairs=None, seed=seed)
     interference, answers = InterferenceProbe(seed=seed), TaskAnswers()
     erosion = ErosionProbe(benchmark.held_out, max_samples=None, seed=seed)
-    outcome = run_experiment(
-        benchmark,
-        recipe,
-        model=model,
-        settings=settings,
-        options=options,
-        metrics=[drift, interference, erosion, answers],
-        seed=seed,
-        device=device,
-        progress=progress,
-    )
+    n_tasks = len(benchmark.task_names)
+    attributions = []
+    with StepWeights(model, start) as steps:
+
+        def keep(step: int, matrix: np.ndarray) -> None:
+            if benchmark.kind == "classes" and 0 < step < n_tasks:
+                steps.keep(step)
+
+        outcome = run_experiment(
+            benchmark,
+            recipe,
+            model=model,
+            settings=settings,
+            options=options,
+            metrics=[drift, interference, erosion, answers],
+            seed=seed,
+            device=device,
+            progress=progress,
+            on_row=keep,
+        )
+        of_tasks = benchmark.kind == "classes" and n_tasks > 1
+        if of_tasks:
+            tests = [experience.dataset.eval() for experience in benchmark.test_stream]
+            precision = partial(autocast_of, outcome.strategy)
+            attributions.append(
+                attribute_tasks(
+                    model, steps, tests, answers.right, rule=rule, seed=seed, most=max_pairs, precision=precision
+                )
+            )
+    if called != PROMPTS or not of_tasks:
+        attributions.append(attribute(model, start, pairs, rule=rule, seed=seed, score=f"{called} R@1"))
     measured = {
         "drift": _drift_loss(drift),
-        "interference": _interference_loss(answers, len(benchmark.task_names)),
+        "interference": _interference_loss(answers, n_tasks),
         "erosion": _erosion_loss(erosion, {of.name for of in benchmark.held_out if of.label_space is None}),
     }
     exposures = {
@@ -90,7 +120,7 @@ def diagnose(
         "drift": _drift(drift.result()),
         "interference": interference.result(),
         "erosion": _erosion(erosion.result()),
-        "attribution": attribute(model, start, pairs, rule=rule, seed=seed, score=f"{called} R@1"),
+        "attribution": attributions,
         "versions": outcome.result["protocol"]["versions"],
     }
     return _plain(found), outcome
@@ -115,7 +145,7 @@ def probe_pairs(benchmark: VLMBenchmark, model: VLM, most: int, seed: int) -> tu
             pairs, called = tests, "test pairs"
         else:
             prompts = [prompts[0] for prompts in benchmark.label_space.prompts()]
-            pairs, called = _WithPrompts(tests, model, prompts), "test pictures and prompts"
+            pairs, called = _WithPrompts(tests, model, prompts), PROMPTS
     number = size_of(pairs)
     if number > most:
         drawn = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:most]

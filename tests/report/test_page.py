@@ -149,8 +149,8 @@ def test_nothing_is_fetched_and_nothing_runs(full):
 def test_names_and_sentences_of_users_are_text():
     tasks = [EVIL, 'a "quoted" & <b>', "pipe | star * tick `"]
     diagnosis, advice = files.diagnosis(tasks), files.advice()
-    diagnosis["attribution"]["verdict"]["sentence"] = EVIL
-    diagnosis["attribution"]["interventions"][0]["name"] = EVIL
+    diagnosis["attribution"][0]["verdict"]["sentence"] = EVIL
+    diagnosis["attribution"][0]["interventions"][0]["name"] = EVIL
     diagnosis["erosion"]["classes"][0]["class"] = EVIL
     diagnosis["erosion"]["sets"][EVIL] = {"score": [1.0, 2.0], "calibration error": [1.0, 2.0]}
     diagnosis["interference"]["blocks"][0] = EVIL
@@ -224,7 +224,8 @@ def test_one_recipe_with_two_settings_is_two_lines_and_a_seed_counts_once():
 
 def test_the_answer_is_the_verdict_and_the_advice_or_what_the_seeds_tell_apart():
     full = page.content(files.entries(), files.diagnosis(), files.advice())["answer"]
-    assert full["sentences"][0].startswith("Most of the loss") and full["sentences"][1].startswith("Start with lora")
+    earlier, pairs, advised = full["sentences"][:3]
+    assert earlier.startswith("Most of the loss") and pairs.startswith("Most") and advised.startswith("Start with lora")
     assert full["confidence"] == "leaning"
     (sentence,) = page.content(files.entries())["answer"]["sentences"]
     assert sentence.startswith("lora ends at ") and "above replay" in sentence and "chance" not in sentence

@@ -50,7 +50,7 @@ def crowded(tmp_path_factory) -> Path:
     names = [*files.LAST, *(f"recipe-with-a-long-name-{k}" for k in range(7))]
     entries = [files.entry(name, 0, tasks) for name in names]
     diagnosis = files.diagnosis(tasks)
-    diagnosis["attribution"]["verdict"]["sentence"] = "y" * 300
+    diagnosis["attribution"][0]["verdict"]["sentence"] = "y" * 300
     path = tmp_path_factory.mktemp("crowded") / "report.html"
     path.write_text(page.as_html(page.content(entries, diagnosis, files.advice())))
     return path

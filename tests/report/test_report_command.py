@@ -52,7 +52,7 @@ def test_a_comparison_with_a_diagnosis_of_one_of_its_runs_and_an_advice(tmp_path
     store.write_json(tmp_path / "advice.json", files.advice())
     found = report(tmp_path)
     assert found["missing"] == {} and len(found["groups"][0]["recipes"]) == 4
-    assert found["attribution"]["verdict"]["module"] == "image.1"
+    assert found["attribution"][0]["verdict"]["module"] == "image.1"
     store.write_json(tmp_path / "lora/seed-0/diagnosis.json", files.diagnosis())
     assert "attribution" in report(tmp_path)["missing"]  # which of the two is not for the report to say
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.studies.diagnosis import probe_pairs
+from avalanche_vlm.studies.diagnosis import diagnose, probe_pairs
+from avalanche_vlm.training.recipes import settings_for
+from avalanche_vlm.training.settings import TrainSettings
 
 SMALL = "--n-train 64 --n-test 20 --n-held-out 60 --n-reference 40 --epochs 4 --lr 2e-3 --warmup 0 --quiet"
 
@@ -40,16 +43,22 @@ def test_the_diagnosis_has_what_the_report_reads(folder):
     assert len(found["drift"]["curves"]["RSA"]) == 3 and found["drift"]["curves"]["RSA"][0] == 1
     assert len(found["drift"]["layers"]["CKA"]) == 3
     assert set(found["erosion"]["sets"]) >= {"captions", "size", "position", "task night"}
-    attribution = found["attribution"]
-    assert [module["block"] for module in attribution["modules"]] == blocks
-    assert attribution["interventions"][-1]["name"] == "all the way back"
-    assert attribution["lost"]["points"] == pytest.approx(attribution["pretrained"] - attribution["trained"])
+    assert [of["before_is"] for of in found["attribution"]] == ["when each was trained", "pretrained"]
+    for attribution in found["attribution"]:
+        assert [module["block"] for module in attribution["modules"]] == blocks
+        assert attribution["interventions"][-1]["name"] == "all the way back"
+        assert attribution["lost"]["points"] == pytest.approx(attribution["before"] - attribution["trained"], abs=1e-3)
 
 
 def test_exposures_are_differences_of_the_matrix(folder):
     found, matrix = read(folder / "diagnosis.json")["exposures"], read(folder / "result.json")["matrix"]
     held_out = read(folder / "result.json")["held_out"]
     assert found["interference"]["points"] == pytest.approx(matrix[1][0] - matrix[2][0])
+    attributed = read(folder / "diagnosis.json")["attribution"][0]
+    assert (attributed["before"], attributed["trained"]) == (
+        pytest.approx(matrix[1][0], abs=1e-3),
+        pytest.approx(matrix[2][0], abs=1e-3),
+    )
     captions = held_out["captions R@1"]
     assert found["drift"]["points"] == pytest.approx(captions[0] - captions[-1], abs=1e-3)
     losses = [held_out[name][0] - held_out[name][-1] for name in ("size", "position")]
@@ -70,7 +79,9 @@ def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys,
     monkeypatch.setattr(diagnosis, "diagnose", lambda *args, **kwargs: (found, Outcome))
     assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
     said = capsys.readouterr().out
-    assert "repeated run" not in said and found["attribution"]["verdict"]["sentence"] in said
+    assert "repeated run" not in said
+    for attribution in found["attribution"]:
+        assert f"{attribution['score']}: {attribution['verdict']['sentence']}\n" in said
     Outcome.result = {**kept, "matrix": [[0.0, 0.0]] * 3}
     assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
     assert (
@@ -83,6 +94,34 @@ def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys,
     Outcome.result = {**kept, "protocol": {**kept["protocol"], "later": 1}}
     assert cli.main(["diagnose", str(tmp_path), "--quiet"]) == 0
     assert "repeated run" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fine-tune", "l2p", "ranpac", "lora", "proof"])
+@pytest.mark.parametrize("label_space", ["task", "seen"])
+def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_told(recipe, label_space):
+    """On a stream of classes alone, whatever answers: weights, prompts, heads, modules that a router chooses."""
+    sizes = {"n_train": 96, "n_test": 40, "n_held_out": 8, "n_reference": 40, "label_space": label_space}
+    stream = picturebook.mtil_like(0, **sizes, order=["sketches", "night", "fabrics"])
+    stream.held_out = ()
+    settings, options = settings_for(recipe, "picturebook")
+    settings = TrainSettings(**{**settings, "epochs": 4})
+    found, outcome = diagnose(stream, recipe, model=create_vlm("tiny"), settings=settings, options=options, seed=3)
+    matrix, (attributed,) = np.array(outcome.result["matrix"]), found["attribution"]
+    assert attributed["before"] == pytest.approx((matrix[1, 0] + matrix[2, 1]) / 2, abs=1e-3)
+    assert attributed["trained"] == pytest.approx(matrix[3, :2].mean(), abs=1e-3)
+    assert attributed["lost"]["points"] == pytest.approx(found["exposures"]["interference"]["points"], abs=1e-3)
+    recovered = {of["name"]: of["recovered"] for of in attributed["interventions"]}
+    whole = recovered["all the way back"] + recovered.get("let the classes of then compete", 0)
+    sentence = attributed["verdict"]["sentence"]
+    assert "nothing that is put back can help" not in sentence
+    if recipe in ("fine-tune", "l2p"):  # all that answers can be put back, so all comes back
+        assert whole == pytest.approx(attributed["lost"]["points"], abs=1e-3) and whole > 10
+        assert f"Of {whole:.1f} points lost on earlier tasks" in sentence
+    if recipe == "l2p" and label_space == "task":
+        assert attributed["verdict"]["module"] == "image.path"
+    if recipe == "lora":  # modules of their own, and weights that nobody trains
+        assert recovered["all the way back"] == 0
 
 
 @pytest.mark.slow

@@ -72,10 +72,10 @@ def _title(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict
 
 def _answer(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
     """What hits the stream, and what to do about it; without advice, what the results say."""
-    verdict = record(record(diagnosis.get("attribution")).get("verdict"))
     given = record(advice.get("answer"))
     advised = text(given.get("sentence"))
-    said = [text(verdict.get("sentence")), *([advised] if advised else [_standing(group) for group in groups])]
+    said = [loss["verdict"]["sentence"] for loss in exposure.attribution(diagnosis)]
+    said += [advised] if advised else [_standing(group) for group in groups]
     said += [sentence for group in groups for sentence in group["remarks"]]
     sentences = [sentence for sentence in said if sentence]
     confidence = text(given.get("confidence")) or None

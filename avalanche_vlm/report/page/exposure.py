@@ -51,15 +51,21 @@ def reading(figures: dict[str, float | None]) -> str:
     return "clear gain" if high < 0 else "cannot be told from no loss"
 
 
-def attribution(diagnosis: dict[str, Any]) -> dict[str, Any] | None:
-    """What undoing each kind of damage brings back, and the verdict."""
-    given = record(diagnosis.get("attribution"))
-    if not given:
-        return None
+def attribution(diagnosis: dict[str, Any]) -> list[dict[str, Any]]:
+    """What undoing each kind of damage brings back, and the verdict, for each loss that was attributed.
+
+    :param diagnosis: what ``diagnosis.json`` holds; an older version has one loss, of pairs.
+    """
+    given = diagnosis.get("attribution")
+    return [_attribution(loss) for loss in (records(given) if isinstance(given, list) else [record(given)]) if loss]
+
+
+def _attribution(given: dict[str, Any]) -> dict[str, Any]:
     verdict = record(given.get("verdict"))
     return {
         "score": text(given.get("score")) or "score",
-        "pretrained": number(given.get("pretrained")),
+        "before": number(given.get("before", given.get("pretrained"))),
+        "before_is": text(given.get("before_is")) or "pretrained",
         "trained": number(given.get("trained")),
         "lost": interval(given.get("lost")),
         "interventions": [

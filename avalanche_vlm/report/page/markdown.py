@@ -38,33 +38,26 @@ def _exposures(c: dict[str, Any]) -> list[str]:
 
 def _attribution(c: dict[str, Any]) -> list[str]:
     blocks = ["## Which cause explains the loss", pipes.missing(c, "attribution")]
-    a = c["attribution"]
-    if not a:
-        return blocks
-    verdict = a["verdict"]
-    where = f" in {verdict['module']}" if verdict["module"] else ""
-    lost = a["lost"]
-    rows = [
-        [i["name"], i["undoes"], show(i["recovered"], "points"), pipes.between(i), show(i["share"], "share")]
-        for i in a["interventions"]
-    ]
-    rows.append(
-        [
-            "nothing of these",
-            "unexplained",
-            show(a["unexplained"]["points"], "points"),
-            pipes.between(a["unexplained"]),
-            "",
+    for a in c["attribution"]:
+        verdict = a["verdict"]
+        where = f" in {verdict['module']}" if verdict["module"] else ""
+        lost = a["lost"]
+        rows = [
+            [i["name"], i["undoes"], show(i["recovered"], "points"), pipes.between(i), show(i["share"], "share")]
+            for i in a["interventions"]
         ]
-    )
-    return [
-        *blocks,
-        f"**{pipes.plain(verdict['cause'] + where)}**: {pipes.plain(verdict['sentence'])}" if verdict["cause"] else "",
-        f"Measured on {pipes.plain(a['score'])}: {show(a['pretrained'], 'percent')} % pretrained, "
-        f"{show(a['trained'], 'percent')} % after the stream: lost {show(lost['points'], 'points')} points "
-        f"({pipes.between(lost)}).",
-        pipes.table(["undone", "tells of", "recovered, points", "low to high", "of the loss, %"], rows, {2, 3, 4}),
-    ]
+        left = a["unexplained"]
+        rows.append(["nothing of these", "unexplained", show(left["points"], "points"), pipes.between(left), ""])
+        named = f"**{pipes.plain(verdict['cause'] + where)}**: {pipes.plain(verdict['sentence'])}"
+        blocks += [
+            f"### {pipes.plain(a['score'])}",
+            named if verdict["cause"] else "",
+            f"Measured on {pipes.plain(a['score'])}: {show(a['before'], 'percent')} % {pipes.plain(a['before_is'])}, "
+            f"{show(a['trained'], 'percent')} % after the stream: lost {show(lost['points'], 'points')} points "
+            f"({pipes.between(lost)}).",
+            pipes.table(["undone", "tells of", "recovered, points", "low to high", "of the loss, %"], rows, {2, 3, 4}),
+        ]
+    return blocks
 
 
 def _modules(c: dict[str, Any]) -> list[str]:
@@ -80,10 +73,10 @@ def _modules(c: dict[str, Any]) -> list[str]:
                     f"### {title}",
                     pipes.matrix_table("module", m["blocks"], m["tasks"][: len(m[key][0])], m[key], kind),
                 ]
-    if c["attribution"] and c["attribution"]["modules"]:
-        rows = [[m["block"], show(m["recovered"], "points"), pipes.between(m)] for m in c["attribution"]["modules"]]
+    for a in c["attribution"]:
+        rows = [[m["block"], show(m["recovered"], "points"), pipes.between(m)] for m in a["modules"]]
         blocks += [
-            "### Each module put back alone",
+            f"### Each module put back alone: {pipes.plain(a['score'])}" if rows else "",
             pipes.table(["module", "recovered, points", "low to high"], rows, {1, 2}),
         ]
     if c["drift"] and c["drift"]["layers"]:

@@ -7,16 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from avalanche_vlm.studies.attribution.accounts import Account, Finding
 from avalanche_vlm.studies.attribution.bootstrap import Estimate, PairedBootstrap
 from avalanche_vlm.studies.attribution.measure import Measured
-
-UNDOES = {
-    "re-match": "mismatched pairs",
-    "map": "drift",
-    "block": "interference",
-    "way back": "erosion",
-}
-"""Kind of intervention to the failure that it undoes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class Rule:
         return missing.value <= self.share * loss.value and missing.high <= 2 * self.share * loss.value
 
     def possible(self, missing: Estimate, loss: Estimate) -> bool:
-        """Whether it may be one for all that these pairs say."""
+        """Whether it may be one for all that these samples say."""
         return missing.low <= self.share * loss.value
 
     def place(self, chosen: int, blocks: int) -> bool:
@@ -58,126 +51,93 @@ class Rule:
         return chosen == 1 or chosen <= self.few * blocks
 
 
-def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, chance: float) -> dict[str, Any]:
+def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, account: Account) -> dict[str, Any]:
     """The attribution as plain JSON types, in points of 100.
 
-    The order of specificity: deal the pairs out anew, rotate the spaces back, put one block back, put a few back (as
-    the laboratory combined them), go back as a whole.
+    The order of specificity: amend the samples, rotate the spaces back, put one block back, put a few back (as the
+    laboratory combined them), go back as a whole.
 
     :param measured: scores with maps, blocks, combinations and half the way back.
-    :param bootstrap: bootstrap over the pairs, which gives the intervals.
+    :param bootstrap: bootstrap over the samples, which gives the intervals.
     :param rule: what counts as a repair.
-    :param chance: mean score of guessing, in [0, 1].
+    :param account: names and sentences of this kind of loss.
     """
 
     def points(values: np.ndarray) -> Estimate:
         return bootstrap.mean(100 * values)
 
-    given, trained, pretrained = measured.given, measured.trained, measured.pretrained
-    total, by_weights, by_pairs = points(pretrained - given), points(pretrained - trained), points(trained - given)
-    rows = [_row("re-match the pairs", "re-match", by_pairs, total)]
-    names = {"rotate": "rotate each space back (Procrustes)", "linear": "map each space back (linear)"}
-    rows += [_row(names[m], "map", points(v - trained), total) for m, v in measured.maps.items()]
-    best = max(measured.blocks, key=lambda block: measured.blocks[block].mean())
+    given, trained, reference, target = measured.given, measured.trained, measured.reference, measured.target
+    total, by_weights, by_amending = points(target - given), points(reference - trained), points(trained - given)
+    best = max(measured.blocks, key=lambda block: points(measured.blocks[block]).value)
     combinations: dict[tuple[str, ...], np.ndarray] = dict(measured.combined)
     if (measured.blocks[best] != trained).any():
         combinations = {(best,): measured.blocks[best], **combinations}
+    recovered: list[tuple[str, str, Estimate]] = []
+    if account.amendment is not None:
+        recovered.append((account.amendment, account.amends, by_amending))
+    names = {"rotate": "rotate each space back (Procrustes)", "linear": "map each space back (linear)"}
+    recovered += [(names[m], "drift", points(v - trained)) for m, v in measured.maps.items()]
     for chosen, values in combinations.items():
         name = f"put back {' + '.join(chosen)}" + (" (greedy)" if len(chosen) > 1 else "")
-        rows.append(_row(name, "block", points(values - trained), total))
-    rows += [_row("half way back", "way back", points(v - trained), total) for v in measured.way_back.values()]
-    rows.append(_row("all the way back", "way back", by_weights, total))
+        recovered.append((name, "interference", points(values - trained)))
+    recovered += [("half way back", account.spread, points(v - trained)) for v in measured.way_back.values()]
+    recovered.append(("all the way back", account.spread, by_weights))
 
-    mismatch = points(measured.pretrained - measured.pretrained_given)
-    pairs_are_wrong = rule.lost(mismatch) and measured.mismatched > 0
+    amendable = rule.lost(points(reference - measured.reference_given))
     weights_lost = rule.lost(by_weights)
     cause, module, left, unsure = "nothing lost", None, total, False
     if weights_lost:
-        repairs: list[tuple[str, str | None, np.ndarray]] = [("drift", None, measured.maps["rotate"])]
+        repairs: list[tuple[str, str | None, np.ndarray]] = []
+        if "rotate" in measured.maps:
+            repairs.append(("drift", None, measured.maps["rotate"]))
         repairs += [
             ("interference", " + ".join(chosen), values)
             for chosen, values in combinations.items()
             if rule.place(len(chosen), len(measured.blocks))
         ]
-        cause, module, left = "erosion", None, Estimate(0.0, 0.0, 0.0)
+        cause, left = account.spread, points(target - reference)
         for name, where, values in repairs:
-            missing = points(pretrained - values)
+            missing = points(reference - values)
             if rule.repaired(missing, by_weights):
-                cause, module, left = name, where, missing
+                cause, module, left = name, where, points(target - values)
                 break
             unsure |= rule.possible(missing, by_weights)
     second = None
-    if pairs_are_wrong and (not weights_lost or by_pairs.value >= by_weights.value):
-        second, cause, module, left = cause if weights_lost else None, "mismatched pairs", None, by_weights
-    elif pairs_are_wrong:
-        second = "mismatched pairs"
-    elif not weights_lost and points(pretrained).low <= 300 * chance:
+    if amendable and (not weights_lost or by_amending.value >= by_weights.value):
+        second, cause, module, left = cause if weights_lost else None, account.amends, None, points(target - trained)
+    elif amendable:
+        second = account.amends
+    elif not weights_lost and account.unexplained(rule.lost(total), points(reference), points(given)):
         cause = "unexplained"
+    helps = {}
+    if "rotate" in measured.maps:
+        helps["a rotation brings back"] = points(measured.maps["rotate"] - trained).value
+    helps[f"the best block ({best})"] = points(measured.blocks[best] - trained).value
+    found = Finding(
+        cause, module, second, unsure, len(given), total, left, by_weights, by_amending, points(target - reference),
+        points(target), helps,
+    )  # fmt: skip
     return {
-        "pairs": len(given),
-        "mismatched": measured.mismatched,
-        "pretrained": round(100 * float(pretrained.mean()), 4),
-        "trained": round(100 * float(given.mean()), 4),
+        "score": account.score,
+        "samples": len(given),
+        "before": round(points(target).value, 4),
+        "before_is": account.before_is,
+        "trained": round(points(given).value, 4),
         "lost": _json(total),
-        "interventions": rows,
+        "interventions": [_row(name, undoes, estimate, total) for name, undoes, estimate in recovered],
         "unexplained": _json(left),
         "modules": [
             {"block": block, **_json(points(values - trained), "recovered")}
             for block, values in measured.blocks.items()
         ],
-        "verdict": {
-            "cause": cause,
-            "module": module,
-            "sentence": _sentence(cause, module, second, unsure, total, left, measured, chance),
-        },
-    }  # fmt: skip
+        "verdict": {"cause": cause, "module": module, "sentence": account.sentence(found)},
+    }
 
 
-def _row(name: str, kind: str, recovered: Estimate, total: Estimate) -> dict[str, Any]:
+def _row(name: str, undoes: str, recovered: Estimate, total: Estimate) -> dict[str, Any]:
     share = round(recovered.value / total.value, 4) if total.value > 0 else None
-    return {"name": name, "undoes": UNDOES[kind], **_json(recovered, "recovered"), "share": share}
+    return {"name": name, "undoes": undoes, **_json(recovered, "recovered"), "share": share}
 
 
 def _json(estimate: Estimate, name: str = "points") -> dict[str, float]:
     return {name: round(estimate.value, 4), "low": round(estimate.low, 4), "high": round(estimate.high, 4)}
-
-
-def _sentence(
-    cause: str,
-    module: str | None,
-    second: str | None,
-    unsure: bool,
-    total: Estimate,
-    left: Estimate,
-    measured: Measured,
-    chance: float,
-) -> str:
-    lost = f"Of {total.value:.1f} points lost"
-    all_but = "all" if left.value < 0.05 else f"all but {left.value:.1f}"
-    n = len(measured.given)
-    wrong = f"{measured.mismatched} of {n} pairs carry a caption that the pretrained model finds clearly wrong"
-    pretrained = 100 * measured.pretrained.mean()
-    sentence = {
-        "nothing lost": f"On these pairs nothing was lost that can be told from chance ({total.value:.1f} points).",
-        "unexplained": f"The pretrained model itself does not know these pairs (R@1 {pretrained:.1f}, by chance "
-        f"{100 * chance:.1f}), so nothing that is put back can help: they may all be "
-        "mismatched, or of a kind that it never saw.",
-        "mismatched pairs": f"{wrong} and another clearly right: with these dealt out anew, {all_but} of the "
-        f"{total.value:.1f} points are there again, whatever the weights.",
-        "drift": f"{lost}, {all_but} come back when each feature space is rotated to where it was: the spaces have "
-        "moved, and what is in them is intact.",
-        "interference": f"{lost}, {all_but} come back when {module} is put back, and no rotation does the same: the "
-        "damage sits there.",
-        "erosion": f"{lost}, neither a rotation nor a single block, nor few enough of them, brings back what all "
-        "weights together do: the damage is spread over the towers.",
-    }[cause]
-    if cause == "erosion" and unsure:
-        sentence = (
-            f"{lost}, all weights together bring back what can be brought back; whether less would do as well cannot "
-            f"be told on these {n} pairs."
-        )
-    if second == "mismatched pairs":
-        sentence += f" Besides, {wrong}."
-    elif second is not None:
-        sentence += f" Of the pairs that are right, training lost {left.value:.1f} points on top ({second})."
-    return sentence

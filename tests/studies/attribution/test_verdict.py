@@ -14,6 +14,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.attribution import ProbePairs, attribute
+from avalanche_vlm.studies.attribution.accounts import PairAccount, TaskAccount
 from avalanche_vlm.studies.attribution.bootstrap import PairedBootstrap
 from avalanche_vlm.studies.attribution.measure import Measured
 from avalanche_vlm.studies.attribution.verdict import Rule, judge
@@ -37,15 +38,18 @@ def verdict(
     given=None,
     pretrained_given=None,
     mismatched=0,
+    target=None,
+    account=None,
 ):
     measured = Measured(
-        score(given or trained), score(pretrained_given or pretrained), score(trained), score(pretrained), mismatched,
+        score(given or trained), score(pretrained_given or pretrained), score(trained), score(pretrained),
+        score(target or pretrained),
         maps={"rotate": score(rotate), "linear": score(rotate)},
         blocks={"image.0": score(one), **{f"text.{i}": score(trained) for i in range(blocks)}},
         combined={} if two is None else {("image.0", "text.0"): score(two)},
         way_back={0.5: score((trained + pretrained) / 2)},
     )  # fmt: skip
-    found = judge(measured, PairedBootstrap([N]), Rule(), chance=1 / N)
+    found = judge(measured, PairedBootstrap([N]), Rule(), account or PairAccount("R@1", mismatched, chance=1 / N))
     json.dumps(found, allow_nan=False)
     return found
 
@@ -69,6 +73,28 @@ def test_the_most_specific_repair_names_the_cause(scores, cause, module):
     found = verdict(**scores)["verdict"]
     assert (found["cause"], found["module"]) == (cause, module)
     assert found["sentence"].endswith(".")
+
+
+def test_pairs_that_the_trained_model_knows_are_not_called_hopeless():
+    assert verdict(trained=0.9, pretrained=0.002)["verdict"]["cause"] == "nothing lost"
+
+
+@pytest.mark.parametrize(
+    "scores, cause, said",
+    [
+        ({"rotate": 0.6, "one": 0.7}, "interference", "spread over the towers. Alone, a rotation brings back 10.0"),
+        ({"trained": 0.6, "given": 0.3}, "competing classes", "Of 60.0 points lost on earlier tasks"),
+        ({"trained": 0.6, "given": 0.5}, "interference", "Besides, 10.0 points come of classes that compete by now"),
+        ({"target": 0.95}, "interference", "Another 5.0 are in what has come since"),
+        ({"trained": 0.9, "target": 0.95}, "unexplained", "putting all weights back brings back 0.0"),
+        ({"trained": 0.9}, "nothing lost", "On earlier tasks nothing was lost"),
+    ],
+)
+def test_a_loss_on_earlier_tasks_is_told_with_what_brings_back_how_much(scores, cause, said):
+    now = {"pretrained_given": 0.7} if "given" in scores else {}
+    found = verdict(**scores, **now, account=TaskAccount(competition="given" in scores))
+    assert found["verdict"]["cause"] == cause and said in found["verdict"]["sentence"], found["verdict"]
+    assert (found["interventions"][0]["name"] == "let the classes of then compete") == ("given" in scores)
 
 
 def test_a_block_is_listed_where_one_changes_an_answer():
