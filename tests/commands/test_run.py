@@ -97,8 +97,11 @@ def test_the_stored_request_is_what_was_asked_for(finished):
     asked = prepare.experiment(parse(words)[1], "replay", 0)
     assert store.read_experiment(finished / "request.json").stored() == asked.stored()
     stored, protocol = read(finished / "request.json"), read(finished / "result.json")["protocol"]
-    for fact in ("recipe", "recipe_options", "train", "seed", "device", "versions"):
+    for fact in ("recipe", "recipe_options", "seed", "device", "versions"):
         assert stored[fact] == protocol[fact]
+    # None leaves the choice to the recipe; the protocol says what was chosen.
+    assert stored["train"]["train_classes"] is None and protocol["train"]["train_classes"] == "current"
+    assert {**stored["train"], "train_classes": "current"} == protocol["train"]
     assert protocol["data"]["seed"] == 0 and stored["stream"]["seed"] is None  # it follows the training's
     assert set(stored) - set(protocol) == {"stream"} and stored["model"]["name"] == protocol["model"]
 

@@ -73,7 +73,7 @@ def started(model, experience, **options):
     """A plugin at the start of an experience, and the strategy that it sees."""
     model.set_label_space(experience.label_space)
     plugin = gift(model, **options)
-    strategy = SimpleNamespace(model=model, experience=experience, device=model.device, mb_y=None)
+    strategy = SimpleNamespace(model=model, experience=experience, device=model.device, mb_x=None, mb_y=None)
     plugin.before_training_exp(strategy)
     return plugin, strategy
 
