@@ -83,8 +83,10 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, account: A
     recovered += [("half way back", account.spread, points(v - trained)) for v in measured.way_back.values()]
     recovered.append(("all the way back", account.spread, by_weights))
 
-    amendable = rule.lost(points(reference - measured.reference_given))
-    weights_lost = rule.lost(by_weights)
+    # What the samples lack and what the weights lost may cancel out: then there is nothing to explain.
+    lost = rule.lost(total)
+    amendable = lost and rule.lost(points(reference - measured.reference_given))
+    weights_lost = lost and rule.lost(by_weights)
     cause, module, left, unsure = "nothing lost", None, total, False
     if weights_lost:
         repairs: list[tuple[str, str | None, np.ndarray]] = []
@@ -107,7 +109,7 @@ def judge(measured: Measured, bootstrap: PairedBootstrap, rule: Rule, account: A
         second, cause, module, left = cause if weights_lost else None, account.amends, None, points(target - trained)
     elif amendable:
         second = account.amends
-    elif not weights_lost and account.unexplained(rule.lost(total), points(reference), points(given)):
+    elif not weights_lost and account.unexplained(lost, points(reference), points(given)):
         cause = "unexplained"
     helps = {}
     if "rotate" in measured.maps:

@@ -106,6 +106,30 @@ def test_planted_causes_are_found_and_the_weights_are_as_before(planted, stream,
 
 
 @pytest.mark.slow
+def test_training_on_conflicting_labels_is_interference(stream, tests):
+    """The last task has the first one's pictures, each with the next class in the place of its own."""
+    x, y, t, *_ = zip(*tests[0], strict=True)
+    x, t = torch.stack(x), torch.tensor(t)
+    classes = sorted(stream.label_space.tasks[0])
+    wrong = torch.tensor([classes[(classes.index(int(c)) + 1) % len(classes)] for c in y])
+
+    def contradict(model):
+        optimizer = torch.optim.AdamW(model.trainable_parameters().values(), lr=3e-4)
+        model.train()
+        for _ in range(12):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x, t), wrong).backward()
+            optimizer.step()
+        model.eval()
+
+    model, steps, right = after(stream, tests, (nothing, nothing, contradict))
+    with steps:
+        found = attribute_tasks(model, steps, tests, right, draws=500)
+    assert found["lost"]["points"] > 20 and found["verdict"]["cause"] == "interference", found
+    assert found["interventions"][-1]["recovered"] == pytest.approx(found["lost"]["points"], abs=1e-3)
+
+
+@pytest.mark.slow
 def test_every_task_is_compared_with_the_step_that_trained_it(stream, tests):
     """Damage that was there before a task was trained is no loss of that task's."""
     model, steps, right = after(stream, tests, (nothing, lambda m: shake(m, "image.1"), lambda m: shake(m, "image.3")))

@@ -88,6 +88,7 @@ def test_pairs_that_the_trained_model_knows_are_not_called_hopeless():
         ({"target": 0.95}, "interference", "Another 5.0 are in what has come since"),
         ({"trained": 0.9, "target": 0.95}, "unexplained", "putting all weights back brings back 0.0"),
         ({"trained": 0.9}, "nothing lost", "On earlier tasks nothing was lost"),
+        ({"trained": 0.98, "given": 0.92}, "nothing lost", "On earlier tasks nothing was lost"),
     ],
 )
 def test_a_loss_on_earlier_tasks_is_told_with_what_brings_back_how_much(scores, cause, said):
