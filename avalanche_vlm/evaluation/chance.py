@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # reports read results here, and wait for no torch
 class Guess:
     """What guessing comes to on a task.
 
-    :param classes: number of classes that compete for its test samples when the stream has been trained; of an
-        image-text task, of different captions.
+    :param classes: number of classes that compete for its test samples when the stream has been trained, the largest
+        where samples differ; of an image-text task, of different captions.
     :param samples: number of its test samples.
     :param level: expected score in [0, 1] of the better of two guesses: any competing class alike, and always the
         class that is the most frequent.
@@ -38,37 +38,79 @@ def guesses(benchmark: VLMBenchmark) -> list[Guess]:
     """What guessing comes to on every task of a stream.
 
     Where the sample's task says which classes compete, whoever guesses may know the most frequent class of each task;
-    where all compete, only one for all tasks. Of image-text tasks it is the score of a picture drawn for a caption
-    among all of the task's.
+    where all compete, only one for all tasks. Of image-text tasks it is what retrieval scores in the mean if answers
+    are drawn (:func:`guessed_pairs`).
 
-    :param benchmark: the stream, of whose test sets labels alone are read.
+    :param benchmark: the stream, of whose data sets labels alone are read.
     """
-    labels = [Counter(int(y) for y in experience.dataset.targets) for experience in benchmark.test_stream]
-    space = benchmark.label_space
-    if space is None:
-        return [Guess(len(of), of.total(), sum(n * n for n in of.values()) / of.total() ** 2) for of in labels]
+    if benchmark.label_space is None:
+        return [guessed_pairs([int(y) for y in experience.dataset.targets]) for experience in benchmark.test_stream]
+    competing = _competing(benchmark)
+    samples = [
+        list(zip(map(int, experience.dataset.targets), map(int, experience.dataset.targets_task_labels), strict=True))
+        for experience in benchmark.test_stream
+    ]
+    drawn = [sum(1 / competing[label] for _, label in of) / len(of) for of in samples]
+    most = [max(competing[label] for _, label in of) for of in samples]
+    if benchmark.label_space.visible == "task":
+        best = [max(one, _most_frequent(of) / len(of)) for one, of in zip(drawn, samples, strict=True)]
+    else:
+        shares: dict[int, float] = {}
+        for of in samples:
+            for y, n in Counter(y for y, _ in of).items():
+                shares[y] = shares.get(y, 0.0) + n / len(of) / len(samples)
+        common = max(shares.values())
+        best = [common] * len(samples) if common > sum(drawn) / len(drawn) else drawn
+    return [Guess(n, len(of), value) for n, of, value in zip(most, samples, best, strict=True)]
+
+
+def _most_frequent(samples: Sequence[tuple[int, int]]) -> int:
+    """Samples that are of the most frequent class under their task label."""
+    of_label: dict[int, Counter[int]] = {}
+    for y, label in samples:
+        of_label.setdefault(label, Counter())[y] += 1
+    return sum(max(of.values()) for of in of_label.values())
+
+
+def _competing(benchmark: VLMBenchmark) -> dict[int, int]:
+    """How many classes compete at the end of the stream for a test sample, by its task label."""
+    from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
+
+    space, labels = benchmark.label_space, {t for e in benchmark.test_stream for t in task_labels_of(e)}
+    assert space is not None
+    own = {label: set(space.tasks[label]) if label < len(space.tasks) else set() for label in labels}
     if space.visible == "task":
-        tasks = [int(experience.dataset.targets_task_labels[0]) for experience in benchmark.test_stream]
-        competing = [len(space.tasks[task]) for task in tasks]
-        return [Guess(n, of.total(), level(of, n)) for of, n in zip(labels, competing, strict=True)]
-    shares = dict.fromkeys(range(len(space)), 0.0)
-    for of in labels:
-        for y, n in of.items():
-            shares[y] += n / of.total() / len(labels)
-    common = max(1 / len(space), *shares.values())
-    return [Guess(len(space), of.total(), common) for of in labels]
+        return {label: len(classes) for label, classes in own.items()}
+    if space.visible == "union":
+        return dict.fromkeys(labels, len(space))
+    trained = {y for experience in benchmark.train_stream for y in classes_of(experience)}
+    met = {t for experience in benchmark.train_stream for t in task_labels_of(experience)}
+    return {label: len(trained if label in met else trained | own[label]) for label in labels}
 
 
-def level(labels: Mapping[Any, int], competing: int) -> float:
-    """The share of right answers of the better of two guesses, in [0, 1].
+def guessed_pairs(ids: Sequence[int]) -> Guess:
+    """What guessing comes to among pairs: the mean of hit@1 of both directions, as
+    :func:`~avalanche_vlm.evaluation.retrieval.pair_retrieval` counts it, if every answer is drawn.
 
-    :param labels: number of samples by class.
-    :param competing: number of classes that a guess has to choose among, at least 1.
+    An image is answered by any of its captions, whichever rows they stand in, and counts once; a caption is answered by
+    the images that have it, among all different images.
 
-    >>> level({"cat": 5, "dog": 5}, 4), level({"cat": 9, "dog": 1}, 4)
-    (0.5, 0.9)
+    :param ids: identities of the pairs (:mod:`~avalanche_vlm.losses.identity`).
+
+    >>> guessed_pairs([1, 2, 3, 4]).level, guessed_pairs([1 << 32 | 1, 1 << 32 | 2, 2 << 32 | 3, 2 << 32 | 4]).level
+    (0.25, 0.5)
     """
-    return max(1 / competing, max(labels.values()) / sum(labels.values()))
+    from avalanche_vlm.losses.identity import BITS
+
+    rows = [(y >> BITS or -1 - row, y & ((1 << BITS) - 1)) for row, y in enumerate(ids)]
+    times = Counter(caption for _, caption in rows)
+    of_image: dict[int, set[int]] = {}
+    for image, caption in rows:
+        of_image.setdefault(image, set()).add(caption)
+    images = Counter(caption for captions in of_image.values() for caption in captions)
+    to_texts = sum(sum(times[caption] for caption in captions) for captions in of_image.values())
+    to_images = sum(images[caption] for _, caption in rows)
+    return Guess(len(times), len(rows), (to_texts + to_images) / (2 * len(rows) * len(of_image)))
 
 
 @dataclass(frozen=True)

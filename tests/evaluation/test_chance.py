@@ -6,15 +6,21 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini import unbalanced
 from scipy.special import betainc
 from scipy.stats import binomtest
 
+from avalanche_vlm.benchmarks import LabelSpace, VLMBenchmark
+from avalanche_vlm.benchmarks.scenario import ImageDataset, as_experience_data
 from avalanche_vlm.evaluation import chance
 from avalanche_vlm.evaluation.binomial import binomial_interval, incomplete_beta
-from avalanche_vlm.evaluation.chance import Guess, guesses, remarks, verdict
+from avalanche_vlm.evaluation.chance import Guess, guessed_pairs, guesses, remarks, verdict
+from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
+from avalanche_vlm.losses.identity import pair_number
+from avalanche_vlm.models.competing import CompetingClasses
 
 
 @settings(deadline=None, max_examples=100)
@@ -68,6 +74,47 @@ def test_levels_are_those_of_the_best_guesser(tiny_benchmark, visible):
     of = guesses(stream)
     assert np.mean([g.level for g in of]) == pytest.approx(exactly(labels, competing, visible != "task"))
     assert [(g.classes, g.samples) for g in of] == [(len(c), len(y)) for c, y in zip(competing, labels, strict=True)]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12))
+def test_pairs_are_guessed_as_retrieval_counts_ties_of_all_with_all(rows):
+    """Image 0 stands for one that is known from no other row."""
+    ids = [pair_number(*row) for row in rows]
+    alike = torch.ones(len(ids), 2)
+    assert guessed_pairs(ids).level == pytest.approx(mean_hit_at_1(alike, alike, torch.tensor(ids)))
+    assert guessed_pairs(ids).classes == len({caption for _, caption in rows})
+
+
+@pytest.mark.parametrize(("visible", "classes"), [("task", [3, 2]), ("seen", [3, 5]), ("union", [6, 6])])
+def test_the_classes_that_compete_at_the_end_are_counted(visible, classes):
+    """A stream that trains the first of three tasks, and tests the second too: samples of a task that is not trained
+    have its own classes besides, as in the model."""
+    space = LabelSpace(tuple("abcdef"), ((0, 1, 2), (3, 4), (5,)), visible)
+    train, test = ([data(task, space) for task in tasks] for tasks in ([0], [0, 1]))
+    stream = VLMBenchmark("s", "classes", train, test, label_space=space, task_names=["one"])
+    model = CompetingClasses(space)
+    model.meet(stream.train_stream[0])
+    model.eval()
+    counted = [int(model.of(torch.tensor([task])).sum()) for task in (0, 1)]
+    of = guesses(stream)
+    assert [guess.classes for guess in of] == counted == classes
+    if visible == "task":
+        assert [guess.level for guess in of] == [pytest.approx(1 / n) for n in classes]
+
+
+def test_samples_of_several_tasks_in_one_test_set():
+    space = LabelSpace(tuple("abcde"), ((0, 1, 2), (3, 4)), "task")
+    joined = data(0, space).concat(data(1, space))
+    stream = VLMBenchmark("s", "classes", [data(0, space)], [joined], label_space=space, task_names=["one"])
+    (guess,) = guesses(stream)
+    assert (guess.classes, guess.samples) == (3, 10) and guess.level == pytest.approx((6 / 3 + 4 / 2) / 10)
+
+
+def data(task: int, space: LabelSpace):
+    """Two samples of every class of a task."""
+    y = [c for c in space.tasks[task] for _ in range(2)]
+    return as_experience_data(ImageDataset(torch.zeros(len(y), 3, 2, 2), y), float, float, task)
 
 
 def test_pairs_are_guessed_by_drawing_a_picture(tiny_pairs):

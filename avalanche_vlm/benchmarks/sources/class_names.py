@@ -132,19 +132,22 @@ def choose_names(given: ClassNames | None, labels: Iterable[str], data: Path) ->
     return Chosen(names, str(file), (f"class names from {file}, {how}: {first!r} is {names[first]!r}",))
 
 
-def from_folders(folders: Collection[str]) -> tuple[dict[str, str], list[str]]:
+def from_folders(folders: Collection[str], beside: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
     """Names of class folders: underscores and hyphens as spaces, and without the number where every folder begins with
     one of its own (``001.Black_footed_Albatross``).
 
     Folders whose names would become equal in that way keep the names that they have, which is said.
 
     :param folders: folder names of the classes of one task.
+    :param beside: folder names of other tasks' classes that compete with these, where equal names are one class.
     :return: the name of each, and what is to be said of them, a sentence each.
 
     >>> from_folders(["t-shirt", "t_shirt", "red_cap"])[0]
     {'t-shirt': 't-shirt', 't_shirt': 't_shirt', 'red_cap': 'red cap'}
     >>> from_folders(["001.ak47", "002.flag"])[0]
     {'001.ak47': 'ak47', '002.flag': 'flag'}
+    >>> from_folders(["t-shirt", "red_cap"], beside=["t_shirt", "red_cap"])[0]
+    {'t-shirt': 't-shirt', 'red_cap': 'red cap'}
     """
     bare, notes = _without_numbers(folders), []
     if bare:
@@ -152,14 +155,21 @@ def from_folders(folders: Collection[str]) -> tuple[dict[str, str], list[str]]:
         notes.append(f"the numbers before the names of class folders are left out: {first!r} is {bare[first]!r}")
     names = {folder: _spaced(bare.get(folder, folder)) for folder in folders}
     times = Counter(names.values())
-    alike = sorted(folder for folder, name in names.items() if times[name] > 1)
+    others: dict[str, set[str]] = {}
+    for other in beside:
+        others.setdefault(_spaced(other), set()).add(other)
+    alike = sorted(
+        folder
+        for folder, name in names.items()
+        if times[name] > 1 or others.get(name, set()) - {bare.get(folder, folder)}
+    )
     if alike:
-        listed = ", ".join(map(repr, alike))
+        listed = ", ".join(map(repr, sorted({*alike, *(o for folder in alike for o in others.get(names[folder], ()))})))
         notes.append(
             f"the class folders {listed} differ in nothing but underscores, hyphens and spaces: they stay apart, "
             "under the names that they have"
         )
-    return names | {folder: folder for folder in alike}, notes
+    return names | {folder: folder if times[names[folder]] > 1 else bare.get(folder, folder) for folder in alike}, notes
 
 
 def meaningless(names: Collection[str]) -> str | None:

@@ -78,7 +78,7 @@ def image_folder_stream(
         if task in tasks:
             problems.add(f"class folder {folder} has no images")
     texts, names = _texts_and_names(
-        root, [found for found in survey.found if found.task in tasks], class_names, problems
+        root, [found for found in survey.found if found.task in tasks], class_names, problems, label_space or "task"
     )
     items = [
         Item(found.path, texts[found.task, found.label], found.task, found.split, "")
@@ -111,7 +111,7 @@ def image_folder_stream(
 
 
 def _texts_and_names(
-    root: Path, found: Sequence[Found], given: ClassNames | None, problems: Problems
+    root: Path, found: Sequence[Found], given: ClassNames | None, problems: Problems, visible: Visible
 ) -> tuple[dict[tuple[str, str], str], Chosen]:
     """What each class is told by, by task and folder, and names for those that a file names."""
     folders: dict[str, list[str]] = {}
@@ -122,7 +122,9 @@ def _texts_and_names(
     texts: dict[tuple[str, str], str] = {}
     notes: list[str] = []
     for task, labels in folders.items():
-        spaced, said = from_folders(labels)
+        # Under these label spaces equal names in two tasks are one class, so unequal folders must not become equal.
+        beside = [] if visible == "task" else [of for other in folders if other != task for of in folders[other]]
+        spaced, said = from_folders(labels, beside)
         notes += said
         texts |= {(task, label): label if chosen.names else text for label, text in spaced.items()}
     if not chosen.names:

@@ -127,10 +127,22 @@ def test_pictures_at_two_depths_are_refused_until_the_layout_is_given(tmp_path):
 def test_names_that_differ_in_hyphens_alone_stay_apart(tmp_path):
     root = lay(tmp_path, "t/t-shirt", "t/t_shirt", "t/a_b", "t/a-b", "t/red_cap", "u/t-shirt")
     benchmark = image_folder_stream(root, label_space="union", **TRANSFORMS)
-    assert sorted(benchmark.label_space.class_names) == ["a-b", "a_b", "red cap", "t shirt", "t-shirt", "t_shirt"]
-    (note,) = benchmark.data.notes
+    assert sorted(benchmark.label_space.class_names) == ["a-b", "a_b", "red cap", "t-shirt", "t_shirt"]
+    note = benchmark.data.notes[0]
     assert "'a-b', 'a_b', 't-shirt', 't_shirt' differ in nothing but underscores" in note
-    assert [len(task) for task in benchmark.label_space.tasks] == [5, 1]
+    assert [len(task) for task in benchmark.label_space.tasks] == [5, 1]  # u's is the one of t that is called so
+
+
+def test_folders_of_different_tasks_that_compete_are_joined_by_the_same_name_only(tmp_path):
+    root = lay(tmp_path, "a/t-shirt", "a/red_cap", "b/t_shirt", "b/red_cap")
+    for visible in ("seen", "union"):
+        benchmark = image_folder_stream(root, label_space=visible, **TRANSFORMS)
+        assert sorted(benchmark.label_space.class_names) == ["red cap", "t-shirt", "t_shirt"]
+        (note,) = benchmark.data.notes
+        assert note.startswith("the class folders 't-shirt', 't_shirt' differ in nothing but underscores")
+    benchmark = image_folder_stream(root, label_space="task", **TRANSFORMS)
+    assert sorted(benchmark.label_space.class_names) == ["red cap", "red cap", "t shirt", "t shirt"]
+    assert benchmark.data.notes == []
 
 
 def test_links_in_a_circle_end(tmp_path):
