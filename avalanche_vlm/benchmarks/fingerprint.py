@@ -22,6 +22,7 @@ from avalanche_vlm.benchmarks.scenario import (
     size_of,
 )
 from avalanche_vlm.compat import located, transform_steps
+from avalanche_vlm.memory.settings import tensor_content
 
 MOST_READ = 1000
 """Samples that are read, evenly spread, of a data set that does not say itself what its samples are: to read them all
@@ -73,15 +74,6 @@ def reference_of(reference: ReferencePairs) -> dict[str, Any]:
     pictures = (b"".join(_bytes(content_at(reference.images, i))) for i in range(len(reference)))
     content = digest(part for pair in zip(pictures, reference.captions, strict=True) for part in pair)
     return {"pairs": len(reference), **({"path": reference.path} if reference.path else {}), "content": content}
-
-
-def tensor_content(tensor: torch.Tensor) -> bytes:
-    """The content of a tensor, its precision and shape included.
-
-    :param tensor: any tensor, on any device.
-    """
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return f"{tensor.dtype} {list(tensor.shape)} ".encode() + flat.view(torch.uint8).numpy().tobytes()
 
 
 def label_space_of(space: LabelSpace) -> str:

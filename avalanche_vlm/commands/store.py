@@ -83,9 +83,6 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
 
 
-_PLACES = ("stream.data", "stream.reference", *(f"stream.options.{name}" for name in ("image_root", "class_names")))
-
-
 def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any]) -> None:
     """Refuse a result that was obtained under other conditions than those of now: data, weights or resources that have
     changed since, though the words that name them are the same.
@@ -116,11 +113,12 @@ def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol:
         "resources.reference.": stream.reference,
         "resources.generator.": stream.generator,
     }
-    subject = next((of for start, of in subjects.items() if of and name.startswith(start)), "the code")
-    raise InputError(
-        f"{subject} has changed since {folder} was run ({name} was {there!r} and is {now!r}): choose another --out, or "
-        "move that folder away to run it again"
-    )
+    subject = next((of for start, of in subjects.items() if of and name.startswith(start)), None)
+    if subject is None:
+        what = f"{folder} holds a result with {name} = {there!r}, which is now {now!r}"
+    else:
+        what = f"{subject} has changed since {folder} was run ({name} was {there!r} and is {now!r})"
+    raise InputError(f"{what}: choose another --out, or move that folder away to run it again")
 
 
 def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[str, float]] | None:
@@ -138,9 +136,11 @@ def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[st
         stored, wanted = read_experiment(folder / "request.json").stored(), request.stored()
     except InputError as error:
         raise InputError(f"{error}: choose another --out") from error
+    from avalanche_vlm.evaluation.comparable import PLACES
+
     for key in differing([wanted, stored]):
         there, asked = flat(stored).get(key), flat(wanted).get(key)
-        if key in _PLACES and there is not None and asked is not None:
+        if key in PLACES.values() and there is not None and asked is not None:
             continue  # what lies there decides, and that is compared by its content
         raise InputError(f"{folder} holds a result with {key} = {there!r}, not {asked!r}: choose another --out")
     return result, timing

@@ -7,7 +7,7 @@ never averaged, and never put in one table. Two kinds of differences are what ta
 - *samples* that are averaged in a row differ in the seed of the training, and with it in the seeds of the data and of
   random weights, if these follow it.
 
-``path`` says where data lie and decides nothing: their content does.
+Where data, tables, names of classes and models lie (:data:`PLACES`) decides nothing: their content does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,15 @@ options."""
 _Known = tuple[Mapping[str, Any], Any]
 """What decides a result's figures, and its tasks."""
 
-_PLACES = ("data.path", "data.image_root", "resources.reference.path", "resources.generator.path")
+PLACES: Mapping[str, str] = {
+    "data.path": "stream.data",
+    "data.image_root": "stream.options.image_root",
+    "data.class_names": "stream.options.class_names",
+    "resources.reference.path": "stream.reference",
+    "resources.generator.path": "stream.generator",
+}
+"""Where something lies, which decides nothing, by its name in a protocol and by the setting that asks for it. What lies
+there decides: pictures, captions and files of models by their digests, names of classes by that of the prompts."""
 
 
 def deciding(protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def deciding(protocol: Mapping[str, Any]) -> dict[str, Any]:
     >>> deciding({"data": {"path": "here", "seed": 1}, "seed": 0})
     {'data.seed': 1, 'seed': 0}
     """
-    return {name: value for name, value in flat(protocol).items() if name not in _PLACES}
+    return {name: value for name, value in flat(protocol).items() if name not in PLACES}
 
 
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

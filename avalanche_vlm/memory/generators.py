@@ -16,6 +16,7 @@ from PIL import Image
 
 from avalanche_vlm._content import folder_digest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.settings import settings_of
 
 
 @runtime_checkable
@@ -101,8 +102,9 @@ class DiffusersGenerator:
 
 
 def generator_facts(generator: Generator) -> dict[str, Any]:
-    """What a generator is, for a result's protocol: its class (or function) and its settings; of a model in a folder
-    the content of the files. Of a model on a hub the name is all that is known.
+    """What a generator is, for a result's protocol: its class (or function) and all its settings
+    (:func:`~avalanche_vlm.memory.settings.settings_of`); of a model in a folder the content of the files. Of a model on
+    a hub the name is all that is known.
 
     :param generator: what draws pictures of prompts.
     :return: plain JSON types.
@@ -110,12 +112,7 @@ def generator_facts(generator: Generator) -> dict[str, Any]:
     >>> generator_facts(DiffusersGenerator("some/model", steps=20))["steps"]
     20
     """
-    kind = generator if hasattr(generator, "__qualname__") else type(generator)
-    facts = {"kind": f"{kind.__module__}.{kind.__qualname__}"}
-    for name, value in getattr(generator, "__dict__", {}).items():
-        plain = isinstance(value, str | int | float | bool | None)
-        if plain and not name.startswith("_") and name != "device":
-            facts |= {name: value}
+    facts = settings_of(generator)
     model = facts.get("model")
     if isinstance(model, str) and Path(model).is_dir():
         del facts["model"]

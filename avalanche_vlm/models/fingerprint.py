@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from avalanche_vlm._content import digest
-from avalanche_vlm.benchmarks.fingerprint import tensor_content
+from avalanche_vlm.memory.settings import tensor_content
 from avalanche_vlm.models.feature_cache import layer_settings
 from avalanche_vlm.models.vlm import VLM
 

@@ -62,3 +62,30 @@ def test_a_setting_that_differs_is_named_and_not_its_empty_group(tmp_path, optio
     with pytest.raises(InputError, match=r"stream\.options\.n_t\w+ = ") as told:
         store.finished(tmp_path, other)
     assert "stream.options =" not in str(told.value)
+
+
+def protocol(**data) -> dict:
+    return {"benchmark": "mine", "data": {"path": "/a/mine", **data}, "prompts": "p", "train": {"lr": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"benchmark": "yours"}, r"out holds a result with benchmark = 'mine', which is now 'yours': choose another"),
+        ({"train": {"lr": 2.0}}, r"out holds a result with train\.lr = 1\.0, which is now 2\.0: choose another --out"),
+        ({"prompts": "q"}, r"/a/mine has changed since .*out was run \(prompts was 'p' and is 'q'\): choose another"),
+    ],
+)
+def test_what_differs_is_said_and_nothing_is_blamed_that_has_not_changed(tmp_path, changed, sentence):
+    words = RunRequest(out=tmp_path, stream=StreamRequest(benchmark=None, data="/a/mine"))
+    asked = prepare.experiment(words, "fine-tune", 0)
+    store.confirm(tmp_path / "out", asked, {"protocol": protocol()}, protocol())
+    with pytest.raises(InputError, match=sentence) as told:
+        store.confirm(tmp_path / "out", asked, {"protocol": protocol()}, {**protocol(), **changed})
+    assert "code" not in str(told.value)
+
+
+def test_names_of_classes_that_moved_with_the_data_are_the_same(tmp_path):
+    asked = prepare.experiment(RunRequest(out=tmp_path), "fine-tune", 0)
+    kept = {"protocol": protocol(class_names="/a/mine/classes.txt")}
+    store.confirm(tmp_path, asked, kept, protocol(class_names="/b/mine/classes.txt", path="/b/mine"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.evaluation.comparable import apart, averaged_apart, check_one_table, difference
+from avalanche_vlm.evaluation.comparable import PLACES, apart, averaged_apart, check_one_table, difference
 
 
 def result(recipe: str = "lora", seed: int = 0, **changed: Any) -> dict[str, Any]:
@@ -121,3 +121,18 @@ def test_a_kept_result_stands_for_what_would_be_run_only_under_equal_conditions(
     assert difference(protocol, result(seed=1)["protocol"]) == "data.seed"
     assert difference(protocol, result(train={"lr": 2})["protocol"]) == "train.lr"
     assert difference({k: v for k, v in protocol.items() if k != "weights"}, protocol) == "weights.content"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_where_anything_lies_decides_nothing(place):
+    def lying(where: str) -> dict[str, Any]:
+        protocol: dict[str, Any] = {"seed": 0, "prompts": "p", "data": {}, "resources": {}}
+        *groups, last = place.split(".")
+        part = protocol
+        for group in groups:
+            part = part.setdefault(group, {})
+        part[last] = where
+        return protocol
+
+    assert difference(lying("here"), lying("there")) is None
+    assert difference(lying("here"), {**lying("there"), "prompts": "q"}) == "prompts"

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.routing import routing_scores
 from avalanche_vlm.models.modules.lora import inject_lora
@@ -67,3 +68,27 @@ def test_scores_equal_the_loop_over_samples(random_model, tiny_benchmark, turns_
 def test_a_model_without_modules(random_model, tiny_benchmark):
     with pytest.raises(InputError, match="does not choose among modules"):
         routing_scores(random_model, tiny_benchmark.test_stream)
+
+
+@pytest.mark.parametrize("visible", ["seen", "union"])
+def test_a_samples_module_is_its_own_tasks_whatever_competes(random_model, tiny_benchmark, visible):
+    """Experiences have task labels of their own under every label space, so module and sample find each other."""
+    other = VLMBenchmark(
+        tiny_benchmark.name,
+        tiny_benchmark.kind,
+        [experience.dataset for experience in tiny_benchmark.train_stream],
+        [experience.dataset for experience in tiny_benchmark.test_stream],
+        label_space=tiny_benchmark.label_space.with_visible(visible),
+        task_names=tiny_benchmark.task_names,
+    )
+    x = coordinates(random_model.eval(), tiny_benchmark.test_stream[0])
+    pool, router = ModulePool(named("image", inject_lora(random_model.tower("image"), rank=1))), BySign()
+    router.centre = between(x)
+    pool.add("a")
+    pool.add("b")
+    random_model.routed = RoutedPool(pool, router)
+    random_model.routed.of_label = {0: "b"}  # task 1 has no module
+    scores = routing_scores(random_model, other.test_stream)
+    assert scores == routing_scores(random_model, tiny_benchmark.test_stream)
+    assert scores.accuracy == pytest.approx(sum(v < router.centre for v in x.tolist()) / 20) == 0.5
+    assert scores.out_of_distribution_let_in == 1  # of task 1 alone: under one label for all there would be none

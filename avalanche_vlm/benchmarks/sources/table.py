@@ -50,7 +50,8 @@ def table_stream(
     where there are classes. Validation rows make the stream ``valid`` where there are test rows, and are what is tested
     where there are none. Every image is decoded once, up front.
 
-    :param path: ``.csv``, ``.tsv`` or ``.jsonl``, UTF-8.
+    :param path: a table of any format that has rows (:mod:`~avalanche_vlm.benchmarks.sources.registry`;
+        ``avalanche-vlm list formats`` names them), told by its suffix.
     :param train_transform: PIL image to tensor, the model's.
     :param eval_transform: the model's transform of test images, PIL image to tensor.
     :param tokenizer: the model's, for pairs.
@@ -178,7 +179,7 @@ def reference_table(
 ) -> ReferencePairs:
     """Reference pairs from the ``image`` and ``caption`` columns of a table.
 
-    :param path: ``.csv``, ``.tsv`` or ``.jsonl``.
+    :param path: a table of any format that has rows, as :func:`table_stream` takes it.
     :param transform: PIL image to tensor, the model's for evaluation.
     :param image_root: what relative image paths are relative to; the table's folder by default.
     :param on_error: ``"raise"``, or ``"skip"``, which says what it left out in ``skipped`` of the pairs.

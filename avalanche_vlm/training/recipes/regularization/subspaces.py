@@ -7,16 +7,14 @@ from functools import partial
 import torch
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
-from avalanche_vlm.losses.alignment import soft_alignment
-from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import ATTENTION_PATTERN
 from avalanche_vlm.training.plugins import (
-    Comparison,
     DistillationPlugin,
     MergedLowRankPlugin,
     NullSpaceProjectionPlugin,
 )
+from avalanche_vlm.training.recipes.comparisons import distilled_and_aligned
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned, Unpublished
 from avalanche_vlm.training.recipes.facts import LIKE_FINE_TUNING, WHOLE_TOWERS
 from avalanche_vlm.training.recipes.ranges import (
@@ -86,7 +84,7 @@ def gnsp(
     """
 
     loss = partial(
-        _distilled_and_aligned,
+        distilled_and_aligned,
         weight=weight,
         temperature=temperature,
         alignment=alignment,
@@ -165,12 +163,3 @@ def nusa(
         dropout=dropout,
     )
     return [tail]
-
-
-def _distilled_and_aligned(
-    c: Comparison, *, weight: float, temperature: float, alignment: float, label_smoothing: float
-) -> torch.Tensor:
-    # A function of the module and not of the recipe, so that plugins can be copied and pickled.
-    logits = c.logits()
-    distilled = logit_distillation(logits, c.teacher.logits, temperature)
-    return weight * distilled + alignment * soft_alignment(logits, c.matches, label_smoothing)

@@ -6,15 +6,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
-from avalanche_vlm.losses.alignment import soft_alignment
-from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory.generators import Generator
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.plugins import Comparison, ConsolidatedDistillationPlugin
+from avalanche_vlm.training.plugins import ConsolidatedDistillationPlugin
+from avalanche_vlm.training.recipes.comparisons import distilled_and_aligned
 from avalanche_vlm.training.recipes.declaration import Plugins
 from avalanche_vlm.training.recipes.facts import FINE_TUNING, WHOLE_TOWERS
 from avalanche_vlm.training.recipes.ranges import NonNegative, PartialShare, Positive, Seed
@@ -65,22 +63,13 @@ def gift(
     """
 
     loss = partial(
-        _distilled_and_aligned,
+        distilled_and_aligned,
         weight=weight,
         temperature=temperature,
         alignment=alignment,
         label_smoothing=label_smoothing,
+        column_per_pair=True,  # a prompt counts as often as it was drawn
     )
     prompts = () if reference is None else reference.captions
     pairs = SyntheticPairs(model, generator, prompts, n, batch_size, seed)
     return [ConsolidatedDistillationPlugin(model, loss, pairs, PreviousTeacher(), consolidation)]
-
-
-def _distilled_and_aligned(
-    c: Comparison, *, weight: float, temperature: float, alignment: float, label_smoothing: float
-) -> torch.Tensor:
-    # A function of the module and not of the recipe, so that plugins can be copied and pickled.
-    # A column for every pair: a prompt counts as often as it was drawn.
-    student, teacher, matches = (x[:, c.text_of_image] for x in (c.logits(), c.teacher.logits, c.matches))
-    distilled = logit_distillation(student, teacher, temperature)
-    return weight * distilled + alignment * soft_alignment(student, matches, label_smoothing)
