@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import ConcatDataset, Subset
 from torch.utils.data._utils.collate import default_collate_fn_map
+from torchmetrics import Metric
 
 OperatorMode = TorchDispatchMode
 """Base of modes that see every operator, forward and backward: torch documents it and builds its counters on it, but
@@ -229,3 +230,27 @@ def no_code_of_models() -> Iterator[None]:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+class RowsMetric(Metric):
+    """Base of torchmetrics metrics whose ``compute`` gives tensors of unknown length, a tuple of them.
+
+    Torchmetrics wraps ``compute`` at construction, after a copy and after unpickling, and squeezes every result of one
+    element to a number: one sample or one class would come back without its axis. The wrapper has no public name or
+    switch. What it gives takes its shapes back here, gathering, caching and copies stay torchmetrics'.
+    """
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            found = compute(*args, **kwargs)
+            self._shapes = [of.shape for of in found]  # of the metric, as the cached result is: copied with it
+            return found
+
+        squeezed = super()._wrap_compute(watched)
+
+        @wraps(compute)
+        def in_shape(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+            found = squeezed(*args, **kwargs)
+            return tuple(of.reshape(shape) for of, shape in zip(found, self._shapes, strict=True))
+
+        return in_shape

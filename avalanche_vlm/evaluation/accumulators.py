@@ -12,6 +12,8 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from avalanche_vlm.compat import RowsMetric
+
 
 class AccuracyCounts(Metric):
     """Right answers and answers. States: ``right`` and ``total``, both summed over processes.
@@ -47,7 +49,7 @@ class AccuracyCounts(Metric):
         return right / total if total else float("nan")
 
 
-class ClassCounts(Metric):
+class ClassCounts(RowsMetric):
     """Right answers and answers of every class. States: ``right`` and ``total``, both ``[classes]`` and summed over
     processes.
 
@@ -86,7 +88,7 @@ class ClassCounts(Metric):
         return self.right, self.total
 
 
-class SampleColumns(Metric):
+class SampleColumns(RowsMetric):
     """Columns with a row per sample, such as features and ids. States: one per column, concatenated over processes.
 
     :param names: names of the columns, which become attributes.

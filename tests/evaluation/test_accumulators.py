@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -83,6 +85,33 @@ def test_columns_of_two_processes_give_the_figures_of_one(example):
     whole, parts = (retrieval_metrics(*of[:2], of[2], of[2], ks=(1, 3)) for of in (columns, together))
     assert parts == pytest.approx(whole, abs=1e-12)
     assert modality_gap(*together[:2]) == pytest.approx(modality_gap(images, texts), abs=1e-12)
+
+
+def again(metric, how):
+    """The metric as processes and checkpoints pass it on."""
+    return {"itself": lambda m: m, "copied": copy.deepcopy, "pickled": lambda m: pickle.loads(pickle.dumps(m))}[how](
+        metric
+    )
+
+
+@pytest.mark.parametrize("how", ["itself", "copied", "pickled"])
+def test_one_class_keeps_its_axis(how):
+    counts = again(ClassCounts(1), how)
+    counts.update(torch.tensor([True, False]), torch.tensor([0, 0]))
+    for _ in range(2):  # counted, then cached
+        assert [of.tolist() for of in counts.compute()] == [[1], [2]]
+
+
+@pytest.mark.parametrize("how", ["itself", "copied", "pickled"])
+def test_one_sample_keeps_its_axes(how):
+    columns = again(SampleColumns("wide", "narrow", "ids"), how)
+    columns.update(torch.ones(1, 3), torch.ones(1, 1), torch.tensor([7]))
+    for _ in range(2):
+        assert [of.shape for of in columns.compute()] == [(1, 3), (1, 1), (1,)]
+    columns = again(columns, how)  # with what it has computed
+    assert columns.compute()[2].tolist() == [7]
+    columns.update(torch.zeros(1, 3), torch.zeros(1, 1), torch.tensor([8]))
+    assert columns.compute()[2].tolist() == [7, 8] and columns.compute()[1].tolist() == [[1.0], [0.0]]
 
 
 def test_nothing_is_a_missing_figure():
