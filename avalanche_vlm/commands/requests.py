@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from avalanche_vlm.benchmarks.label_space import Visible
+from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.models.precision import WeightPrecision
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -112,7 +112,7 @@ class TrainChanges(Part):
     warmup: NotNegative | None = None
     weight_decay: Rate | None = None
     label_smoothing: Rate | None = None
-    train_classes: Literal["current", "seen"] | None = None
+    train_classes: TrainClasses | None = None
     amp: Literal["bf16"] | None = None
     num_workers: NotNegative | None = None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.passes import PassesPlugin, inference_flops
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
@@ -94,7 +95,7 @@ class Ledger:
         }
 
     def _inference_flops(self) -> float:
-        data = torch.utils.data.DataLoader(self.benchmark.test_stream[0].dataset.eval(), 8)
+        data = ordered_batches(self.benchmark.test_stream[0].dataset.eval(), 8)
         x, _, task_labels = next(iter(data))
         return inference_flops(self.model, x.to(self.model.device), task_labels.to(self.model.device))
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import images_of
@@ -42,7 +42,7 @@ def routing_scores(model: VLM, stream: Iterable[Any], batch_size: int = 256) -> 
     known = right = away = unknown = let_in = 0
     with model.evaluating():
         for experience in stream:
-            for x, _, labels in DataLoader(experience.dataset.eval(), batch_size):
+            for x, _, labels in ordered_batches(experience.dataset.eval(), batch_size):
                 features = F.normalize(model.encode_image_plain(images_of(x).to(model.device)), dim=-1)
                 for label, task in zip(labels.tolist(), model.routed.route(features), strict=True):
                     own = model.routed.of_label.get(label)

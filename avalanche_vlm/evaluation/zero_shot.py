@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.retrieval import pair_retrieval
 from avalanche_vlm.models.other_classes import OtherClasses
@@ -65,7 +66,7 @@ def count_right(
     counts = AccuracyCounts(**options).to(model.device)
     with model.evaluating():
         asked = OtherClasses(model, label_space)
-        for images, y, *_ in DataLoader(dataset, batch_size):
+        for images, y, *_ in ordered_batches(dataset, batch_size):
             counts.update(asked.right(images.to(model.device), y.to(model.device)))
     return counts
 
@@ -80,7 +81,7 @@ def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: A
     """
     columns = SampleColumns("images", "texts", "ids", **options)
     with model.evaluating():
-        for pairs, y, *_ in DataLoader(dataset, batch_size):
+        for pairs, y, *_ in ordered_batches(dataset, batch_size):
             columns.update(*encode_pairs(model, pairs.to(model.device)), y.to(model.device))
     return columns
 

@@ -82,12 +82,12 @@ class CompetingClasses(ResizesOnLoad):
 
         :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
         """
-        labels = self._labels(task_labels)
+        labels, rows = self._labels(task_labels)
         if labels is None or (self.in_training == "seen" and self.visible != "task"):
             return self._seen_or_all()
-        own = self._rows(self.met)
+        own = self._rows(self.met, rows)
         # A task that no experience brought, in a loop of the user's own: what the label space says of it.
-        own = torch.where(own.any(1, keepdim=True), own, self._rows(self.in_task))
+        own = torch.where(own.any(1, keepdim=True), own, self._rows(self.in_task, rows))
         if self.visible == "task":
             return own[labels]
         of_batch = own[labels.unique()].any(0)
@@ -98,14 +98,14 @@ class CompetingClasses(ResizesOnLoad):
 
         :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
         """
-        if self.visible == "union" or (self.visible == "task" and task_labels is ALL_CLASSES):
+        labels, rows = self._labels(task_labels)
+        if self.visible == "union" or (self.visible == "task" and labels is None):
             return torch.ones_like(self.seen)
-        labels = self._labels(task_labels)
         if self.visible == "task":
             return self.in_task[labels]
         if labels is None:
             return self._seen_or_all()
-        untrained = self._rows(self.in_task) & ~self._rows(self.met).any(1, keepdim=True)
+        untrained = self._rows(self.in_task, rows) & ~self._rows(self.met, rows).any(1, keepdim=True)
         own = untrained[labels]
         return self.seen | own if bool(own.any()) else self._seen_or_all()
 
@@ -127,22 +127,22 @@ class CompetingClasses(ResizesOnLoad):
             for label, of_label in _by_label(experience, labels, classes).items():
                 self.met[label, of_label] = True
 
-    def _labels(self, task_labels: Any) -> torch.Tensor | None:
-        """One label where all samples share it, ``[B]`` otherwise; None where there are none."""
-        if task_labels is ALL_CLASSES:
-            return None
-        labels = torch.as_tensor(task_labels, device=self.met.device)
-        if labels.ndim and bool((labels == labels[0]).all()):
-            labels = labels[0]
-        largest = int(labels.max())
+    def _labels(self, task_labels: Any) -> tuple[torch.Tensor | None, int]:
+        """One label where all samples share it, ``[B]`` otherwise, and how many rows a table needs for them; None and 0
+        where there are none, as for a batch of no samples."""
+        labels = None if task_labels is ALL_CLASSES else torch.as_tensor(task_labels, device=self.met.device)
+        if labels is None or labels.numel() == 0:
+            return None, 0
+        least, largest = (int(label) for label in labels.aminmax())
+        if least < 0:
+            raise InputError(f"there is no task label {least}: task labels are numbers from 0 on")
         if self.visible == "task" and largest >= len(self.in_task):
             raise InputError(f"there is no task label {largest}: the label space has {len(self.in_task)} tasks")
-        self.met = self._rows(self.met, largest + 1)
-        return labels
+        return labels.flatten()[0] if least == largest else labels, largest + 1
 
     def _rows(self, table: torch.Tensor, rows: int = 0) -> torch.Tensor:
-        """A table of classes by task label, with a row for each label that ever came: a stock benchmark may have more
-        task labels than its label space has tasks."""
+        """A table of classes by task label with a row for each label that is asked for or was met: a stock benchmark
+        may have more task labels than its label space has tasks. What is asked for is remembered nowhere."""
         missing = max(rows, len(self.met)) - len(table)
         return torch.cat([table, table.new_zeros(missing, table.shape[1])]) if missing > 0 else table
 
@@ -156,13 +156,27 @@ class CompetingClasses(ResizesOnLoad):
         return {"classes": self.met.shape[1], "met": met, "in_training": self.in_training}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`get_extra_state` gave; torch calls it. That of another label space says nothing here."""
-        if state["classes"] == self.met.shape[1]:
-            met = torch.zeros(len(state["met"]), state["classes"], dtype=torch.bool, device=self.met.device)
-            for label, ids in enumerate(state["met"]):
-                met[label, ids] = True
-            self.met = self._rows(met, len(self.in_task))
-            self.in_training = state["in_training"]
+        """Take what :meth:`get_extra_state` gave; torch calls it. That of another label space says nothing here.
+
+        An earlier state (``seen``) has the classes that were met without their task labels: a task is taken for trained
+        if all its classes are among them, and a class that is in no such task for one of every task that has it.
+
+        :param state: what :meth:`get_extra_state` gave.
+        :raises InputError: for a state that says of no class whether it was met.
+        """
+        if state["classes"] != self.met.shape[1]:
+            return
+        if "met" not in state and "seen" not in state:
+            raise InputError("the state of the model does not say which classes training has met")
+        by_label = state["met"] if "met" in state else [state["seen"]]
+        met = torch.zeros(len(by_label), state["classes"], dtype=torch.bool, device=self.met.device)
+        for label, ids in enumerate(by_label):
+            met[label, ids] = True
+        if "met" not in state:
+            whole = self.in_task & ~(self.in_task & ~met).any(1, keepdim=True)
+            met = whole | (self.in_task & met & ~whole.any(0))
+        self.met = self._rows(met, len(self.in_task))
+        self.in_training = state.get("in_training", self.in_training)
 
 
 def _by_label(experience: Any, labels: list[int], classes: list[int]) -> dict[int, list[int]]:

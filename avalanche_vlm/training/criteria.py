@@ -45,27 +45,44 @@ class ClassCriterion(nn.CrossEntropyLoss):
 
     torch's spreads the smoothing over every column. A class that does not compete has the logit
     :data:`~avalanche_vlm.models.competing.MASKED`, of which no share can be learned: it alone would make the loss.
-    Where nothing is masked this is torch's loss.
+    Where nothing is masked this is torch's loss, with weights of classes and targets to ignore as well.
 
     :param label_smoothing: share of each target that is spread over the classes that compete, at least 0 and below 1.
     :param reduction: ``"mean"`` or ``"sum"`` over the samples, or ``"none"`` for one loss per sample.
+    :param weight: weight of each class ``[classes]``; None weighs all alike.
+    :param ignore_index: target of the samples that do not count.
     :raises InputError: for smoothing out of its range.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        *,
+        weight: torch.Tensor | None = None,
+        ignore_index: int = -100,
+    ) -> None:
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label_smoothing must be 0 or more and below 1, not {label_smoothing}")
-        super().__init__(label_smoothing=label_smoothing, reduction=reduction)
+        super().__init__(weight, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction)
 
     def forward(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        hard = F.cross_entropy(output, y, reduction="none")
-        if self.label_smoothing:
-            # In half precision MASKED is another number; no similarity comes near half of it.
-            competes = output > MASKED / 2
-            logs = output.log_softmax(1).masked_fill(~competes, 0)
-            even = -logs.sum(1) / competes.sum(1).clamp_min(1)
-            hard = (1 - self.label_smoothing) * hard + self.label_smoothing * even
-        return hard if self.reduction == "none" else getattr(hard, self.reduction)()
+        # In half precision MASKED is another number; no similarity comes near half of it.
+        competes = output > MASKED / 2
+        if not self.label_smoothing or bool(competes.all()):
+            return super().forward(output, y)
+        hard = F.cross_entropy(output, y, self.weight, ignore_index=self.ignore_index, reduction="none")
+        weights = competes.to(output.dtype) if self.weight is None else competes * self.weight
+        logs = output.log_softmax(1).masked_fill(~competes, 0)
+        counts = y != self.ignore_index
+        even = -(weights * logs).sum(1) / competes.sum(1).clamp_min(1) * counts
+        losses = (1 - self.label_smoothing) * hard + self.label_smoothing * even
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "sum":
+            return losses.sum()
+        share = counts if self.weight is None else counts * self.weight[y.where(counts, 0)]
+        return losses.sum() / share.sum()
 
 
 def criterion_for(kind: str, model: nn.Module, label_smoothing: float = 0.0) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -42,7 +43,7 @@ def experience_batches(strategy: Strategy, batch_size: int = 256) -> Iterator[Ba
     :param batch_size: samples per minibatch, at least 1.
     :return: minibatches of inputs, ids and task labels.
     """
-    for batch in DataLoader(strategy.experience.dataset.eval(), batch_size=batch_size):
+    for batch in ordered_batches(strategy.experience.dataset.eval(), batch_size):
         x, y, task = labelled(batch)
         yield x.to(strategy.device), y.to(strategy.device), task.to(strategy.device)
 

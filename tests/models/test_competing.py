@@ -129,3 +129,36 @@ def test_what_the_label_space_does_not_have_is_named():
         competing.of(torch.tensor([0, 7]))
     with pytest.raises(InputError, match="experience 3 has class id 40, but the label space names only 7"):
         competing.meet(experience(3, [1, 40]))
+    with pytest.raises(InputError, match="no task label -1"):
+        after("union", 0).of(torch.tensor([0, -1]))
+
+
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+def test_asking_for_a_task_label_leaves_nothing_behind(visible):
+    space = LabelSpace.from_names(["a", "b", "c", "d"], PHOTO, visible)
+    competing = CompetingClasses(space).train()
+    competing.meet(experience(0, [0, 1]))
+    before = copy.deepcopy(competing.get_extra_state())
+    for mode in (True, False):
+        competing.train(mode)
+        for label in (0,) if visible == "task" else (0, 9):
+            competing.of(label), competing.of(torch.tensor([0, label]))
+    assert competing.get_extra_state() == before
+
+
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_batch_of_no_samples_has_the_classes_of_one_without_labels(visible, mode):
+    competing = after(visible, 0).train(mode)
+    assert torch.equal(competing.of(torch.zeros(0, dtype=torch.long)), competing.of(ALL_CLASSES))
+
+
+def test_a_state_of_classes_without_task_labels_is_understood():
+    competing = CompetingClasses(join_tasks(TASKS, "seen"))
+    competing.set_extra_state({"classes": 6, "seen": [0, 1, 2], "evaluated": [5, 1]})
+    assert competing.get_extra_state()["met"] == [[0, 1], [2], []]
+    flat = CompetingClasses(LabelSpace.from_names(["a", "b", "c"], PHOTO, "seen"), "seen")
+    flat.set_extra_state({"classes": 3, "seen": [0, 2], "evaluated": []})
+    assert flat.get_extra_state()["met"] == [[0, 2]] and flat.in_training == "seen"
+    with pytest.raises(InputError, match="does not say which classes training has met"):
+        flat.set_extra_state({"classes": 3})

@@ -56,6 +56,22 @@ def test_without_masked_columns_it_is_torchs_loss_and_gradient(smoothing, reduct
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 1.0, 2.0, 0.1, 3.0])])
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_weights_and_ignored_targets_are_torchs(smoothing, reduction, weight, ignore_index):
+    """Beside columns that are masked, torch's loss on the other columns alone is what is meant."""
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
+    y = torch.tensor([0, 4, 2, 1, ignore_index, 2])
+    same = {"label_smoothing": smoothing, "reduction": reduction, "ignore_index": ignore_index}
+    expected = nn.CrossEntropyLoss(weight, **same)(logits, y)
+    torch.testing.assert_close(ClassCriterion(weight=weight, **same)(logits, y), expected)
+    masked = torch.cat([logits, torch.full((6, 2), MASKED)], 1)
+    wider = None if weight is None else torch.cat([weight, torch.tensor([7.0, 7.0])])
+    torch.testing.assert_close(ClassCriterion(weight=wider, **same)(masked, y), expected)
+
+
 def test_masked_columns_get_no_gradient():
     logits = torch.tensor(ROWS).requires_grad_()
     ClassCriterion(0.2)(logits, torch.tensor(LABELS)).backward()

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from avalanche.evaluation.metric_results import MetricValue
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.accumulators import SampleColumns
@@ -237,7 +238,7 @@ def _batches(
             captions = [pairs.captions[row] for row in rows]
             yield ImageText(pairs.batch(rows).to(model.device), model.tokenize(captions)), identities[list(rows)]
         return
-    for x, ids, *_ in DataLoader(Subset(pairs, list(chosen)), batch_size):
+    for x, ids, *_ in ordered_batches(Subset(pairs, list(chosen)), batch_size):
         if not isinstance(x, ImageText):
             raise InputError(f"drift is measured on image-text pairs, and the data set gives {type(x).__name__}")
         yield x.to(model.device), ids

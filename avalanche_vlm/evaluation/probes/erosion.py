@@ -9,9 +9,10 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from avalanche.evaluation.metric_results import MetricValue
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
 from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
@@ -259,7 +260,7 @@ def read_set(model: VLM, of: HeldOutSet, chosen: Sequence[int], bins: int = 15, 
     pairs = SampleColumns("images", "texts", "ids", sync_on_compute=False)
     with undisturbed(model):
         asked = None if of.label_space is None else OtherClasses(model, of.label_space)
-        for x, y, *_ in DataLoader(Subset(of.dataset, list(chosen)), batch_size):
+        for x, y, *_ in ordered_batches(Subset(of.dataset, list(chosen)), batch_size):
             x, y = x.to(model.device), y.to(model.device)
             if asked is None:
                 pairs.update(*encode_pairs(model, x), y)

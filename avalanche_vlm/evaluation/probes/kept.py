@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import torch
 from avalanche.models.utils import avalanche_forward
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.models import VLM
@@ -47,8 +48,8 @@ class KeptTask:
         """
         data = strategy.experience.dataset.eval()
         chosen = torch.randperm(len(data), generator=generator)[:n].tolist()
-        with undisturbed(model):  # a loader draws a number
-            x, y, *rest = next(iter(DataLoader(Subset(data, chosen), len(chosen))))
+        with undisturbed(model):  # the transforms may draw
+            x, y, *rest = next(iter(ordered_batches(Subset(data, chosen), len(chosen))))
         images, tokens = (x.image, x.tokens) if isinstance(x, ImageText) else (x, None)
         if images.ndim == 4:
             images = model.transforms.eval.to_uint8(images)

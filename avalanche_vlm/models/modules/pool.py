@@ -181,12 +181,12 @@ class ModulePool:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the modules of a pool over the same sites, before or after the towers' state brings their tensors.
 
-        :param state: what :meth:`state_dict` gave.
+        :param state: what :meth:`state_dict` gave; an earlier one, which does not count the names, goes as well.
         """
         with torch.random.fork_rng(devices=[]):
             for site in self.sites.values():
                 site.hold(state["names"], state["same"])
-        self.names, self.current, self._numbered = list(state["names"]), state["current"], state["numbered"]
+        self.names, self.current, self._numbered = list(state["names"]), state["current"], _numbered(state)
         self.activate(state["active"])
 
     def take_over(self) -> None:
@@ -234,3 +234,9 @@ def _fill(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], pa
             raise InputError(f"{path} holds {key} of shape {list(saved[key].shape)}, not {list(tensor.shape)}")
     for key, tensor in own.items():
         tensor.copy_(saved[key])
+
+
+def _numbered(state: Mapping[str, Any]) -> int:
+    """How many names were given: where the state does not say, those up to the largest number that a module has."""
+    numbers = (name.rpartition("_")[2] for name in state["names"])
+    return state.get("numbered", max((int(n) + 1 for n in numbers if n.isdecimal()), default=0))

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
@@ -200,7 +200,7 @@ def task_scores(model: VLM, experience: Any) -> np.ndarray:
 
 def _scores(model: VLM, dataset: Any) -> np.ndarray:
     right, pairs = [], []
-    for x, y, *rest in DataLoader(dataset, 256):
+    for x, y, *rest in ordered_batches(dataset, 256):
         x = x.to(model.device)
         if isinstance(x, ImageText):
             pairs.append((*encode_pairs(model, x), y))
@@ -217,7 +217,7 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
         return _scores(model, held_out.dataset)
     asked = OtherClasses(model, held_out.label_space)
     right = [
-        asked.right(x.to(model.device), y.to(model.device)).cpu() for x, y, *_ in DataLoader(held_out.dataset, 256)
+        asked.right(x.to(model.device), y.to(model.device)).cpu() for x, y, *_ in ordered_batches(held_out.dataset, 256)
     ]
     return torch.cat(right).double().numpy()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 
@@ -20,7 +21,7 @@ class ProbePairs:
 
     def __init__(self, dataset: Dataset, batch_size: int = 256) -> None:
         images, tokens, ids = [], [], []
-        for x, y, *_ in DataLoader(dataset, batch_size):
+        for x, y, *_ in ordered_batches(dataset, batch_size):
             if not isinstance(x, ImageText):
                 raise InputError("an attribution needs image-text pairs, and these samples are none")
             images.append(x.image)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.fisher import FisherKind, accumulate, fisher_losses, squared_gradients
 from avalanche_vlm.losses.penalty import quadratic_penalty
@@ -101,7 +102,7 @@ class FisherPenaltyPlugin(VLMPlugin):
         data = strategy.experience.dataset.eval()
         generator = self._draws.next()
         chosen = torch.randperm(len(data), generator=generator)[: self.samples].tolist()
-        for batch in DataLoader(Subset(data, chosen), self.batch_size):
+        for batch in ordered_batches(Subset(data, chosen), self.batch_size):
             x, y, task_labels = labelled(batch)
             x, y, task_labels = x.to(strategy.device), y.to(strategy.device), task_labels.to(strategy.device)
             with autocast_of(strategy), model_of(strategy).competing.as_in_training():

@@ -129,7 +129,13 @@ class CurrentTask(Stateful):
         (seed,) = np.random.SeedSequence([self.seed, number]).generate_state(1)
         walk = Passes(len(data), self.batch_size, int(seed))
         batches = (walk.next().tolist() for _ in count())
-        return DataLoader(_Numbered(data), batch_sampler=batches, num_workers=loading_processes(strategy))
+        return DataLoader(
+            _Numbered(data),
+            batch_sampler=batches,
+            num_workers=loading_processes(strategy),
+            # The seeds of its processes: torch's default draws them where the order of the minibatches comes from.
+            generator=torch.Generator().manual_seed(int(seed)),
+        )
 
 
 class _Numbered(Dataset):

@@ -115,6 +115,17 @@ def test_a_numbered_name_is_never_given_twice():
     assert again.add_next() == "task_6" and again.current == again.active == "task_6"
 
 
+@pytest.mark.parametrize(
+    ("names", "following"), [([], "task_0"), (["task_0", "task_3"], "task_4"), (["shared"], "task_0")]
+)
+def test_a_state_that_counts_no_names_goes_on_after_the_largest(names, following):
+    _, pool = filled(*names)
+    state = {key: value for key, value in pool.state_dict().items() if key != "numbered"}
+    _, again = filled()
+    again.load_state_dict(state)
+    assert again.add_next() == following
+
+
 @pytest.mark.parametrize("trains", [True, False])
 def test_a_restored_module_leaves_all_others_as_they_were(trains):
     _, pool = filled("a", "b")
