@@ -24,11 +24,14 @@ from avalanche_vlm.benchmarks.relabelling import (
     SamplesByStream,
     Tasks,
     label_per_experience,
+    matched,
+    original_ids,
     own_labels,
     parts_of,
     test_per_experience,
+    tested_elsewhere,
 )
-from avalanche_vlm.benchmarks.scenario import HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
+from avalanche_vlm.benchmarks.scenario import DataReport, HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.class_names import ClassNames, meaningless, names_of_ids
 from avalanche_vlm.compat import located, untransformed
 from avalanche_vlm.errors import DataWarning, InputError
@@ -65,9 +68,14 @@ def from_avalanche(
     another stream that has the same number and no other classes; the samples of any other experience belong to the
     first task that trains their class.
 
-    *Test stream.* Results have one column per task. Where there are not as many test experiences as training
-    experiences (``new_instances_benchmark``, ``complete_test_set_only``), test experience i is what the given test
-    stream holds of the classes that training experience i trains; the stream as it was stays as ``whole_test``.
+    *Test stream.* Results have one column per task. Test experiences in another order than the training experiences are
+    matched by their classes, which a note in ``data`` says. Where there are not as many as training experiences
+    (``new_instances_benchmark``, ``complete_test_set_only``), or one has none of the classes that are trained, test
+    experience i is what the given test stream holds of the classes that training experience i trains; the stream as it
+    was stays as ``whole_test``.
+
+    *Class ids* are those of the data set: where ``nc_benchmark`` has numbered classes anew
+    (``class_ids_from_zero_in_each_exp`` or ``_from_first_exp``), that is undone, with a note.
 
     *Images.* The transforms of the model stand in the place of those of the benchmark, which are another model's as a
     rule. They take PIL images, uint8 tensors or arrays, and floating-point ones in [0, 1], in grey or colour; values
@@ -102,19 +110,27 @@ def from_avalanche(
     for needed in ("train", "test"):
         if not streams.get(needed):
             raise InputError(f"the benchmark has no {needed} stream; it has {', '.join(streams) or 'none'}")
-    tasks = own_labels(streams) or label_per_experience(streams)
+    notes = list(ours.data.notes) if ours and ours.data else []
+    if class_names is not None and (sentence := original_ids(benchmark, streams)):
+        notes.append(sentence)
+    own = own_labels(streams)
+    paired = class_names is None and ours is not None and ours.kind == "pairs"
+    notes += [] if paired else matched(streams, given=own is not None)  # pairs have no classes to go by
+    tasks = own or label_per_experience(streams)
     n_train = len(streams["train"])
-    if len(streams["test"]) != n_train:
+    if len(streams["test"]) != n_train or (not paired and tested_elsewhere(streams, tasks.given)):
         streams[WHOLE_TEST], streams["test"] = streams["test"], test_per_experience(streams, tasks.given)
     names = _titles(task_names, n_train) or (ours.task_names if ours and len(ours.task_names) == n_train else ())
     space = None
     if class_names is not None or (ours and ours.kind == "classes"):
-        space = _space(ours if class_names is None else None, class_names, streams, tasks, names)
+        space = _space(ours if class_names is None else None, class_names, streams, tasks, names, notes)
         prompts = _templates(templates) if templates is not None else space.templates
         visible = label_space or (space.visible if class_names is None else "task" if tasks.given else "seen")
         space = replace(space, templates=prompts, visible=visible)
-        if class_names is not None and (sentence := meaningless(space.class_names)):
-            warnings.warn(sentence, DataWarning, stacklevel=2)
+        for sentence in (meaningless(space.class_names), space.alike()) if class_names is not None else ():
+            if sentence:
+                notes.append(sentence)
+                warnings.warn(sentence, DataWarning, stacklevel=2)
     train, evaluate = _transforms(model, train_transform, eval_transform, pairs=space is None)
     ready = {
         stream: [_data(part, stream, train, evaluate, keep_transforms, pairs=space is None) for part in parts]
@@ -133,7 +149,7 @@ def from_avalanche(
         held_out=held_out if held_out is not None else ours.held_out if ours else (),
         reference=reference or (ours.reference if ours else None),
         generator=generator or (ours.generator if ours else None),
-        data=ours.data if ours else None,
+        data=DataReport(ours.data.skipped, notes, ours.data.cut) if ours and ours.data else DataReport(notes=notes),
         protocol={
             **(ours.protocol if ours else {}),
             **{f"n_{stream}": [len(part) for part in parts] for stream, parts in streams.items()},
@@ -162,8 +178,10 @@ def _space(
     streams: SamplesByStream,
     tasks: Tasks,
     names: Sequence[str],
+    notes: list[str],
 ) -> LabelSpace:
-    """The classes and the tasks that they belong to; what competes and the prompts come later, but for ours."""
+    """The classes and the tasks that they belong to; what competes and the prompts come later, but for ours. ``notes``
+    takes a sentence on names of no class."""
     every = [part for parts in streams.values() for part in parts]
     members: list[set[int]] = [set() for _ in range(tasks.number)]
     for part in every:
@@ -175,7 +193,16 @@ def _space(
             return known
         class_names = known.class_names
     assert class_names is not None
-    called = names_of_ids(class_names, {y for part in every for y in part.targets})
+    called, surplus = names_of_ids(class_names, {y for part in every for y in part.targets})
+    if surplus:
+        from_zero = len(members) > 1 and all(of == set(range(len(of))) for of in members)
+        if from_zero and len(called) + len(surplus) >= sum(map(len, members)):
+            raise InputError(
+                f"class ids start from 0 in each of the {len(members)} tasks, so they do not say which of the "
+                f"{len(called) + len(surplus)} names are whose: number the classes through all tasks, or, if the tasks "
+                f"share their classes, give the names of the ids 0 to {len(called) - 1} alone"
+            )
+        notes.append(f"{len(surplus)} class names are of no class of the benchmark, {surplus[0]!r} first: left out")
     titles = list(names) if len(names) == len(members) else [f"task {i}" for i in range(len(members))]
     if rest := set(range(len(called))).difference(*members):
         members[tasks.number :] = [rest]
@@ -202,7 +229,9 @@ def _data(
 ) -> TaskAwareSupervisedClassificationDataset:
     attributes = [DataAttribute(part.targets, "targets"), TaskLabels(part.labels)]
     if train is None or evaluate is None:
-        return TaskAwareSupervisedClassificationDataset([part.dataset], data_attributes=attributes)
+        given = part.dataset.with_transforms("train" if stream == "train" else "eval")
+        held = _Plain(given, part.targets, kept=True) if part.renumbered else part.dataset
+        return TaskAwareSupervisedClassificationDataset([held], data_attributes=attributes)
     shown = (
         part.dataset.with_transforms("train" if stream == "train" else "eval") if keep else untransformed(part.dataset)
     )

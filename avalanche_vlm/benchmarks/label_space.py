@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from string import Formatter
 from typing import Any, Literal, get_args
 
 from avalanche_vlm.errors import InputError
@@ -22,21 +23,22 @@ StreamKind = Literal["classes", "pairs"]
 class PromptTemplates:
     """Sentences with a ``{}`` for the class name. Several templates make an ensemble.
 
+    As with :meth:`str.format`, ``{0}`` and one name of the user's, such as ``{label}``, stand for the same; they are
+    kept as ``{}``.
+
     :param name: name of this set in results.
     :param templates: one or more sentences, each with a ``{}``.
-    :raises InputError: if a template has no ``{}``.
+    :raises InputError: if a template has no place for the class name, places of two names, or other braces.
 
-    >>> PromptTemplates("photo", ("a photo of a {}",)).fill("cat")
-    ('a photo of a cat',)
+    >>> PromptTemplates("photo", ("a photo of a {}", "a {label}, drawn")).fill("cat")
+    ('a photo of a cat', 'a cat, drawn')
     """
 
     name: str
     templates: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for template in self.templates:
-            if "{}" not in template:
-                raise InputError(f"prompt template {template!r} of {self.name!r} has no {{}} for the class name")
+        object.__setattr__(self, "templates", tuple(_with_plain_braces(text, self.name) for text in self.templates))
 
     def fill(self, class_name: str) -> tuple[str, ...]:
         """The prompts of one class.
@@ -45,6 +47,28 @@ class PromptTemplates:
         :return: one prompt per template.
         """
         return tuple(template.replace("{}", class_name) for template in self.templates)
+
+
+def _with_plain_braces(template: str, name: str) -> str:
+    """A template with ``{}`` where the class name goes, whatever a user of :meth:`str.format` calls it."""
+    said = f"prompt template {template!r} of {name!r}"
+    if "{{" in template or "}}" in template:
+        raise InputError(f"{said} has doubled braces: a class name goes where {{}} stands, and there are no others")
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"{said} has a brace that is no {{}} for the class name ({error})") from error
+    fields = {field for _, field, _, _ in parts if field is not None}
+    if not fields:
+        raise InputError(f"{said} has no {{}} for the class name")
+    for _, field, form, conversion in parts:
+        if field is not None and (form or conversion or not (field in ("", "0") or field.isidentifier())):
+            written = f"{field}{'!' + conversion if conversion else ''}{':' + form if form else ''}"
+            raise InputError(f"{said} has {{{written}}}, where {{}} stands for the class name")
+    if len(fields) > 1:
+        listed = " and ".join(f"{{{field}}}" for field in sorted(fields))
+        raise InputError(f"{said} has {listed}, but there is one thing to fill in, the class name: write {{}}")
+    return "".join(text + ("{}" if field is not None else "") for text, field, _, _ in parts)
 
 
 PLAIN = PromptTemplates("plain", ("{}",))
@@ -68,7 +92,8 @@ class LabelSpace:
     :param templates: one set of prompts for all classes, or one per task; a class that belongs to several tasks takes
         the first one's.
     :param task_names: names of the tasks; ``task 0``, ``task 1``, ... by default.
-    :raises InputError: if a class belongs to no task, an id does not exist, or the number of templates is wrong.
+    :raises InputError: if a class has no name or belongs to no task, an id does not exist, or the number of templates
+        is wrong.
     """
 
     class_names: tuple[str, ...]
@@ -80,6 +105,9 @@ class LabelSpace:
     def __post_init__(self) -> None:
         if self.visible not in get_args(Visible):
             raise InputError(f"label space must be task, seen or union, not {self.visible!r}")
+        for number, name in enumerate(self.class_names):
+            if not str(name).strip():
+                raise InputError(f"the class {number} has an empty name: a prompt needs a word for every class")
         if not self.task_names:
             object.__setattr__(self, "task_names", tuple(f"task {i}" for i in range(len(self.tasks))))
         if len(self.task_names) != len(self.tasks):
@@ -116,6 +144,26 @@ class LabelSpace:
         first_task = {c: t for t in reversed(range(len(self.tasks))) for c in self.tasks[t]}
         sets = self.templates if len(self.templates) > 1 else self.templates * len(self.tasks)
         return [sets[first_task[c]].templates for c in range(len(self.class_names))]
+
+    def alike(self) -> str | None:
+        """The sentence on classes that compete under one name, which no text tells apart; None without such.
+
+        >>> LabelSpace(("crane", "duck", "crane"), ((0, 1), (2,)), "task").alike()
+        >>> LabelSpace(("crane", "duck", "crane"), ((0, 1), (2,)), "union").alike()
+        "the classes 0 and 2 have one name, 'crane': their prompts are the same, and no text tells them apart"
+        """
+        for group in self.tasks if self.visible == "task" else (range(len(self)),):
+            by_name: dict[str, list[int]] = {}
+            for number in group:
+                by_name.setdefault(self.class_names[number], []).append(number)
+            for name, numbers in by_name.items():
+                if len(numbers) > 1:
+                    listed = ", ".join(map(str, numbers[:-1]))
+                    return (
+                        f"the classes {listed} and {numbers[-1]} have one name, {name!r}: their prompts are the same, "
+                        "and no text tells them apart"
+                    )
+        return None
 
     def with_visible(self, visible: Visible) -> LabelSpace:
         """The same classes under another protocol.

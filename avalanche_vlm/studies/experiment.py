@@ -213,8 +213,8 @@ def refuse_untrainable(
 
 
 _HINTS = {
-    "reference": "reference pairs: give some with --reference FILE",
-    "generator": "a generator of pictures: name one with --generator MODEL",
+    "reference": "reference pairs: give some with reference (--reference FILE)",
+    "generator": "a generator of pictures: name one with generator (--generator MODEL)",
 }
 
 
@@ -226,7 +226,7 @@ def lacks(recipe: str, source: object, resource: str) -> str:
     :param resource: name of the resource.
 
     >>> lacks("zscl", "photos.csv", "reference")
-    'recipe zscl needs what photos.csv does not bring, reference pairs: give some with --reference FILE'
+    'recipe zscl needs what photos.csv does not bring, reference pairs: give some with reference (--reference FILE)'
     """
     return f"recipe {recipe} needs what {source} does not bring, {_HINTS[resource]}"
 

@@ -232,3 +232,90 @@ def test_classes_that_are_only_tested_belong_to_no_task(random_model):
 
 def test_it_stands_in_the_public_face():
     assert benchmarks.from_avalanche is from_avalanche and "from_avalanche" in benchmarks.__all__
+
+
+@pytest.mark.parametrize("numbering", ["class_ids_from_zero_in_each_exp", "class_ids_from_zero_from_first_exp"])
+@pytest.mark.parametrize("with_model", [True, False])
+def test_names_are_for_the_ids_of_the_data_set_whatever_the_benchmark_numbers(numbering, with_model, random_model):
+    model = random_model if with_model else None
+    order = [4, 1, 5, 2, 0, 3]
+    stock = nc_benchmark(data(), data(12), 3, task_labels=True, fixed_class_order=order, **{numbering: True})
+    benchmark = from_avalanche(stock, NAMES, model=model)
+    assert benchmark.label_space.class_names == tuple(NAMES)
+    assert benchmark.label_space.tasks == ((1, 4), (2, 5), (0, 3))
+    assert any("numbered its classes anew" in note for note in benchmark.data.notes)
+    for stream in (benchmark.train_stream, benchmark.test_stream):
+        for experience in stream:
+            assert set(experience.dataset.targets) == set(benchmark.label_space.tasks[experience.current_experience])
+            for i, (x, y, *_) in enumerate(experience.dataset):  # the grey value is the picture's number
+                number = numbers(experience, random_model)[i] if with_model else np.array(x)[0, 0, 0]
+                assert y == experience.dataset.targets[i] == number % 6
+
+
+def test_ids_from_zero_in_every_task_do_not_drop_names():
+    stock = nc_benchmark(data(), data(12), 3, task_labels=True, seed=1, class_ids_from_zero_in_each_exp=True)
+    unknown = benchmark_with_validation_stream(stock, validation_size=0.25)  # forgets the numbering
+    with pytest.raises(InputError, match=r"start from 0 in each of the 3 tasks.* which of the 6 names are whose"):
+        from_avalanche(unknown, NAMES)
+    assert from_avalanche(unknown, NAMES[:2]).label_space.class_names == ("red", "green")
+    every = nc_benchmark(data(), data(12), 3, task_labels=False, seed=3)
+    benchmark = from_avalanche(every, [*NAMES, "never met"])
+    assert benchmark.data.notes == ["1 class names are of no class of the benchmark, 'never met' first: left out"]
+    by_id = from_avalanche(every, {**dict(enumerate(NAMES)), 9: "never met"})
+    assert by_id.data.notes == benchmark.data.notes
+
+
+def of_classes(classes, n=36):
+    return data(n).subset([i for i in range(n) if i % 6 in classes])
+
+
+def streams(train, test, **further):
+    made = {"train": [of_classes(c) for c in train], "test": [of_classes(c, 12) for c in test], **further}
+    return benchmark_from_datasets(**made)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "order"),
+    [
+        ([{0, 1}, {2, 3}], [{2, 3}, {0, 1}], [{0, 1}, {2, 3}]),
+        ([{0, 1}, {1, 2}], [{1, 2}, {0, 1}], [{0, 1}, {1, 2}]),
+        ([{0, 1, 2}, {3, 4, 5}], [{4}, {0, 1}], [{0, 1}, {4}]),
+        ([{0, 1}, {2, 3}], [{4, 5}, {0, 1, 2, 3}], [{0, 1}, {2, 3}]),
+        ([{0, 1}, {2, 3}], [{0, 1}, {0, 1, 2, 3}], [{0, 1}, {0, 1, 2, 3}]),
+    ],
+)
+def test_the_columns_of_results_are_the_classes_of_the_training_experiences(train, test, order):
+    benchmark = from_avalanche(streams(train, test), NAMES)
+    assert [set(e.dataset.targets) for e in benchmark.test_stream] == order
+    moved = sorted(map(sorted, order)) == sorted(map(sorted, test)) and order != test
+    assert any("test stream has its experiences in another order" in note for note in benchmark.data.notes) == moved
+    assert all(
+        set(e.dataset.targets_task_labels) == {t} for t, e in enumerate(benchmark.test_stream) if order[t] == train[t]
+    )
+
+
+def test_a_test_stream_without_the_classes_of_an_experience_is_refused():
+    with pytest.raises(InputError, match="no samples of the classes of training experience 1"):
+        from_avalanche(streams([{0, 1}, {2, 3}], [{4, 5}, {0, 1}]), NAMES)
+
+
+def test_task_labels_of_the_benchmark_match_its_streams_too():
+    stock = nc_benchmark(data(), data(12), 3, task_labels=True, seed=1, class_ids_from_zero_in_each_exp=True)
+    turned = benchmark_from_datasets(
+        train=[e.dataset for e in stock.train_stream], test=[e.dataset for e in stock.test_stream][::-1]
+    )
+    benchmark = from_avalanche(turned, NAMES[:2])
+    assert [e.task_labels for e in benchmark.test_stream] == [[0], [1], [2]]
+
+
+def test_negative_ids_empty_names_and_equal_names():
+    tensors = TensorDataset(torch.zeros(4, 3, 8, 8), torch.tensor([-1, 0, 1, 1]))
+    tensors.targets = [-1, 0, 1, 1]
+    stock = benchmark_from_datasets(**{s: [as_classification_dataset(tensors)] for s in ("train", "test")})
+    with pytest.raises(InputError, match="whole numbers from 0, but the benchmark has the class id -1"):
+        from_avalanche(stock, ["a", "b"])
+    whole = benchmark_from_datasets(train=[of_classes({0, 1})], test=[of_classes({0, 1}, 12)])
+    with pytest.raises(InputError, match="the class 0 has an empty name"):
+        from_avalanche(whole, ["", "b"])
+    with pytest.warns(DataWarning, match="the classes 0 and 1 have one name, 'a'"):
+        assert len(from_avalanche(whole, ["a", "a"]).data.notes) == 1

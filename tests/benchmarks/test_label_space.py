@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from avalanche_vlm.benchmarks.label_space import PLAIN, LabelSpace, PromptTempla
 from avalanche_vlm.errors import InputError
 
 OTHER = PromptTemplates("other", ("a {}", "the {}"))
-names = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=6, unique=True)
+words = st.text(min_size=1, max_size=5).filter(str.strip)
+names = st.lists(words, min_size=1, max_size=6, unique=True)
 
 
 @given(st.lists(names, min_size=1, max_size=5), st.sampled_from(["task", "seen", "union"]))
@@ -58,3 +61,35 @@ def test_bad_label_spaces(arguments, sentence):
 def test_a_template_needs_a_place_for_the_name():
     with pytest.raises(InputError, match=r"'a photo' of 'bad' has no \{\}"):
         PromptTemplates("bad", ("a photo",))
+
+
+@pytest.mark.parametrize("template", ["a {} here", "a {0} here", "a {label} here", "a {class_name} here"])
+def test_templates_are_written_as_for_format(template):
+    filled = PromptTemplates("mine", (template,))
+    assert filled.fill("cat") == ("a cat here",) and filled.templates == ("a {} here",)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{label} {}", "has {} and {label}, but there is one thing to fill in"),
+        ("a photo", "has no {} for the class name"),
+        ("{1}", "has {1}, where {} stands"),
+        ("{:>8}", "has {:>8}, where {} stands"),
+        ("{!r}", "has {!r}, where {} stands"),
+        ("{a.b}", "has {a.b}, where {} stands"),
+        ("{{}}", "doubled braces"),
+        ("{{x}} {}", "doubled braces"),
+        ("{} and {", "has a brace that is no {}"),
+        ("{} and }", "has a brace that is no {}"),
+    ],
+)
+def test_other_braces_of_a_template_are_refused_by_name(template, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        PromptTemplates("mine", (template,))
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_class_without_a_name_is_refused(name):
+    with pytest.raises(InputError, match="the class 1 has an empty name"):
+        LabelSpace(("a", name), ((0, 1),))

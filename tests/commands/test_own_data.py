@@ -54,7 +54,7 @@ def test_a_users_own_captions_with_bad_rows(tmp_path, capsys):
     # A reference set of one's own lets zscl run on one's own data.
     arguments[4] = "zscl"
     assert cli.main([*arguments, "--on-error", "skip", "--out", str(tmp_path / "c")]) == 2
-    assert "does not bring, reference pairs: give some with --reference" in capsys.readouterr().err
+    assert "does not bring, reference pairs: give some with reference (--reference" in capsys.readouterr().err
     more = ["--on-error", "skip", "--reference", str(table), "--out", str(tmp_path / "d")]
     assert cli.main([*arguments, *more]) == 0
     skipped = read(tmp_path / "d/result.json")["data"]["skipped"]
@@ -71,7 +71,7 @@ def test_a_recipe_says_which_resource_it_misses(tmp_path, capsys, monkeypatch):
             Image.new("RGB", (40, 40), (40 * i, 0, 0)).save(path)
     arguments = ["run", "--data", str(tmp_path / "mine"), "--recipe", "gift", "--epochs", "1", "--quiet"]
     assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    assert "a generator of pictures: name one with --generator MODEL" in capsys.readouterr().err
+    assert "a generator of pictures: name one with generator (--generator MODEL)" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert cli.main([*arguments, "--generator", "/no/model", "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err.strip()

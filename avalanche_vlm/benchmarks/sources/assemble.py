@@ -182,9 +182,10 @@ def assemble(
         named = [(t, [names.names.get(text, text) for text in classes[t]], templates) for t in tasks]
         space = join_tasks(named, label_space)
         problems.notes += names.notes
-        if sentence := meaningless(space.class_names):
-            problems.notes.append(sentence)
-            warnings.warn(sentence, DataWarning, stacklevel=2)
+        for sentence in (meaningless(space.class_names), space.alike()):
+            if sentence:
+                problems.notes.append(sentence)
+                warnings.warn(sentence, DataWarning, stacklevel=2)
         protocol = {**protocol, "class_names": names.source}
         streams = _classes(parts, classes, space, train_transform, eval_transform)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -28,11 +29,12 @@ _HEADERS = {"name", "class_name", "class name", "classname", "label_name", "name
 def names_for(given: ClassNames, labels: Iterable[str]) -> tuple[dict[str, str], str]:
     """The name of every label.
 
-    A file is JSON (a list, an object from label to name or from name to id, or a list of objects with ``id`` and
-    ``name``) or text with a line per class: a name, or a label and a name behind a tab, a comma, a semicolon or a
-    space. Names without labels are in the order of the ids where labels are whole numbers (from 0, or from 1 where
-    there is no 0 and as many names as the largest label), and otherwise in the order of the sorted labels, as
-    torchvision's ``ImageFolder`` numbers them; where all labels are among the names, they name themselves.
+    A file is JSON or a literal of Python's (a list, an object from label to name or from name to id, or a list of
+    objects with ``id`` and ``name``) or text with a line per class: a name, or a label and a name behind a tab, a
+    comma, a semicolon, a colon or a space. Lines that are numbered from 0 or 1 are names in that order. Names without
+    labels are in the order of the ids where labels are whole numbers (from 0, or from 1 where there is no 0 and as many
+    names as the largest label), and otherwise in the order of the sorted labels, as torchvision's ``ImageFolder``
+    numbers them; where all labels are among the names, they name themselves.
 
     :param given: names, or the path of a file of names.
     :param labels: labels that need a name.
@@ -49,6 +51,7 @@ def names_for(given: ClassNames, labels: Iterable[str]) -> tuple[dict[str, str],
     lines = [] if isinstance(read, Mapping) else [str(line).strip() for line in read]
     if named is None and isinstance(given, str | Path):
         named = _pairs(lines, {_key(label) for label in known}, where)
+        lines = _bare(lines)
     if named is not None:
         for label in known:
             if not named.get(_key(label), "").strip():
@@ -57,22 +60,27 @@ def names_for(given: ClassNames, labels: Iterable[str]) -> tuple[dict[str, str],
     return _in_order(lines, known, where)
 
 
-def names_of_ids(given: ClassNames, ids: Collection[int]) -> list[str]:
+def names_of_ids(given: ClassNames, ids: Collection[int]) -> tuple[list[str], list[str]]:
     """Names for class ids from 0, at least up to the largest one that occurs.
 
     :param given: names, or the path of a file of names.
     :param ids: class ids that occur.
-    :return: the names in the order of the ids, up to that of the largest id.
-    :raises InputError: in one sentence, if an id has no name.
+    :return: the names in the order of the ids, up to that of the largest id, and the names that are left over.
+    :raises InputError: in one sentence, if an id has no name or is negative.
     """
     last = max(ids)
+    if min(ids) < 0:
+        raise InputError(f"class ids are whole numbers from 0, but the benchmark has the class id {min(ids)}")
     if isinstance(given, Sequence) and not isinstance(given, str):
         names = [str(name).strip() for name in given]
         if len(names) <= last:
             raise InputError(f"class_names has {len(names)} names, but the benchmark has the class id {last}")
-        return names[: last + 1]
+        return names[: last + 1], names[last + 1 :]
     named, _ = names_for(given, [str(number) for number in range(last + 1)])
-    return list(named.values())
+    read = _read(Path(given)) if isinstance(given, str | Path) else given
+    if isinstance(read, Mapping):
+        return list(named.values()), [str(name) for label, name in read.items() if _key(str(label)) not in named]
+    return list(named.values()), [str(name) for name in read][len(named) :]
 
 
 def beside(path: Path) -> Path | None:
@@ -198,12 +206,9 @@ def meaningless(names: Collection[str]) -> str | None:
 
 def _read(path: Path) -> list[str] | dict[str, str]:
     text = read_text(path)
-    if path.suffix.lower() != ".json":
+    content = _parsed(path, text)
+    if content is None:
         return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({getattr(error, 'msg', error)})") from error
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
         content = {entry.get("id"): entry.get("name") for entry in content}  # categories of a COCO file
     if isinstance(content, dict):
@@ -216,20 +221,55 @@ def _read(path: Path) -> list[str] | dict[str, str]:
     return {str(key): name for key, name in content.items()} if isinstance(content, dict) else entries
 
 
+def _parsed(path: Path, text: str) -> Any:
+    """What a file holds in JSON, or as a literal of Python's as the lists of ImageNet's names are; None for lines."""
+    try:
+        return json.loads(text) if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")) else None
+    except (ValueError, RecursionError) as error:
+        if path.suffix.lower() == ".json":
+            raise InputError(f"{path} is not JSON ({getattr(error, 'msg', error)})") from error
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        if text.lstrip().startswith("{"):
+            raise InputError(f"{path} begins with a brace, but is neither JSON nor a literal of Python's") from error
+        return None
+
+
 def _pairs(lines: Sequence[str], keys: set[str], where: str) -> dict[str, str] | None:
     """Label and name of each line, where the lines have both."""
-    for separator in ("\t", ",", ";", None):
+    for separator in ("\t", ": ", ",", ";", ":", None):
         split = [line.split(separator, 1) for line in lines]
         body = split[1:] if split and len(split[0]) == 2 and split[0][1].strip().lower() in _HEADERS else split
         if not body or any(len(parts) < 2 for parts in body):
             continue
         found = {_key(label): name.strip().strip('"') for label, name in body}
-        if keys <= set(found) or (separator == "\t" and keys & set(found)):
+        if keys <= set(found) or (separator in ("\t", ": ") and keys & set(found)):
             if len(found) < len(body):
                 twice = next(key for key, n in Counter(_key(label) for label, _ in body).items() if n > 1)
                 raise InputError(f"{where} names the class {twice!r} more than once")
             return found
+        if separator == ": " and not _numbered([label for label, _ in body]):
+            raise InputError(f"{where} has names by label, but there is no class {body[0][0].strip()!r}")
     return None
+
+
+def _numbered(words: Sequence[str]) -> bool:
+    """Whether words are the numbers from 0 or from 1 in their order.
+
+    >>> _numbered(["0", "1"]), _numbered(["1", "2", "3"]), _numbered(["707", "747"])
+    (True, True, False)
+    """
+    numbers = [int(word) if word.strip().isdecimal() else -1 for word in words]
+    return numbers in (list(range(len(words))), list(range(1, len(words) + 1)))
+
+
+def _bare(lines: Sequence[str]) -> list[str]:
+    """Names without the numbers that stand before them in lines that are numbered through: ``0 cat``, ``1: dog``."""
+    found = [re.fullmatch(r"(\d+)\s*[\t:,;. ]\s*(\S.*)", line) for line in lines]
+    matches = [match for match in found if match]
+    numbered = len(matches) > 1 and len(matches) == len(lines) and _numbered([match[1] for match in matches])
+    return [match[2].strip() for match in matches] if numbered else list(lines)
 
 
 def _in_order(lines: Sequence[str], labels: Sequence[str], where: str) -> tuple[dict[str, str], str]:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from avalanche_vlm.benchmarks.sources.class_names import BESIDE
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
-from avalanche_vlm.benchmarks.sources.splits import Split, are_splits, split_of
+from avalanche_vlm.benchmarks.sources.splits import Split, are_splits, is_plain, split_of
 from avalanche_vlm.errors import InputError
 
 Layout = Literal["auto", "class", "task/class"]
@@ -61,8 +61,9 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     """Tell splits, tasks and classes apart.
 
     Folders ``train``, ``val`` and ``test`` (also ``training``, ``valid``, ``validation``, ``dev``, ``testing``, in any
-    case) that lie side by side are splits, at the top, in every task or in every class. What remains above a picture is
-    ``class`` or ``task/class``; folders further down, in a class, belong to it, as in torchvision's ``ImageFolder``.
+    case, and as in ``train2017``, ``test_set`` or ``training_images``) that lie side by side are splits, at the top, in
+    every task or in every class. What remains above a picture is ``class`` or ``task/class``; folders further down, in
+    a class, belong to it, as in torchvision's ``ImageFolder``.
 
     :param root: folder that holds the data.
     :param layout: ``"class"`` or ``"task/class"`` where the depth does not tell or tells wrongly.
@@ -81,7 +82,7 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     placed = {parts: _strip_split(root, parts, below) for parts in folders}
     depths = {parts: len(rest) for parts, (_, rest) in placed.items() if pictures[parts]}
     classes_at = _depth_of_classes(root, layout, depths, pictures)
-    survey = Survey(notes=_notes(folders))
+    survey = Survey(notes=_notes(folders) + _taken_for_splits(below))
     if not classes_at:
         return survey
     split_on_top = are_splits(below.get((), []))
@@ -181,6 +182,13 @@ def _notes(folders: dict[Place, list[Path]]) -> list[str]:
     kinds = Counter(path.suffix.lower() or "no suffix" for path in left)
     listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
     return [f"{_count(len(left), 'file')} that {_is(left)} no image by name {_is(left)} left out ({listed})"]
+
+
+def _taken_for_splits(below: dict[Place, list[str]]) -> list[str]:
+    """A sentence on folders that are splits by names like ``val2017``."""
+    names = [name for siblings in below.values() if are_splits(siblings) for name in siblings if not is_plain(name)]
+    each = [f"{name!r} for the split {split_of(name)}" for name in dict.fromkeys(names)]
+    return [f"folders are taken for splits by their names: {', '.join(each)}"] if each else []
 
 
 DESCRIPTIONS = (BESIDE,)

@@ -147,3 +147,48 @@ def test_names_are_given_for_a_folder_and_for_a_table(tmp_path):
 def test_equal_names_in_one_task_stay_two_classes(tmp_path):
     benchmark = table_stream_of(tmp_path, ["n02012849", "n03126707"], class_names=["crane", "crane"])
     assert benchmark.label_space.class_names == ("crane", "crane")
+
+
+NUMBERED = {
+    "space.txt": "0 circle\n1 star\n",
+    "one.txt": "1. circle\n2. star\n",
+    "colon.txt": "0: circle\n1: star\n",
+    "python.txt": "{0: 'circle',\n 1: 'star'}",
+    "json.txt": '{"0": "circle", "1": "star"}',
+    "list.txt": '["circle", "star"]',
+}
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_numbered_names_are_names_in_that_order(tmp_path, name):
+    (tmp_path / name).write_text(NUMBERED[name])
+    assert names_for(tmp_path / name, ["0", "1"])[0] == {"0": "circle", "1": "star"}
+    if name in ("space.txt", "one.txt", "colon.txt", "list.txt"):
+        assert names_for(tmp_path / name, ["a", "b"])[0] == {"a": "circle", "b": "star"}
+
+
+@pytest.mark.parametrize("text", ["n01: goldfish\nn02: tench\n", '{"n01": "goldfish", "n02": "tench"}'])
+def test_labels_and_names_as_in_yaml_and_json_in_a_text_file(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text)
+    assert names_for(tmp_path / "names.txt", ["n01", "n02"])[0] == {"n01": "goldfish", "n02": "tench"}
+
+
+def test_lines_of_other_labels_are_no_names(tmp_path):
+    (tmp_path / "names.txt").write_text("n01: goldfish\nn07: shark\n")
+    with pytest.raises(InputError, match="has no name for the class 'n02'"):
+        names_for(tmp_path / "names.txt", ["n01", "n02"])
+    (tmp_path / "names.txt").write_text("x: goldfish\ny: shark\n")
+    with pytest.raises(InputError, match="names by label, but there is no class 'x'"):
+        names_for(tmp_path / "names.txt", ["n01", "n02"])
+    (tmp_path / "names.txt").write_text("{broken")
+    with pytest.raises(InputError, match="neither JSON nor a literal"):
+        names_for(tmp_path / "names.txt", ["n01", "n02"])
+
+
+def test_two_classes_of_one_name_are_noted(tmp_path):
+    root = lay(tmp_path / "data", "circle", "star")
+    with pytest.warns(DataWarning, match="classes 0 and 1 have one name, 'Kreis'"):
+        benchmark = image_folder_stream(root, class_names=["Kreis", "Kreis"], **TRANSFORMS)
+    assert any("have one name, 'Kreis'" in note for note in benchmark.data.notes)
+    with pytest.raises(InputError, match="the class 0 has an empty name"):
+        image_folder_stream(root, class_names=["", "b"], **TRANSFORMS)

@@ -159,3 +159,26 @@ def test_a_table_with_a_validation_split(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["image,label,split", *rows]))
     benchmark = table_stream(tmp_path / "t.csv", **TRANSFORMS)
     assert benchmark.protocol["n_valid"] == [2] and len(benchmark.streams["valid"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train2017", "val2017"),
+        ("train_set", "test_set"),
+        ("training_images", "testing images"),
+        ("Train-Data", "Validation-Data"),
+        ("trainset", "testset"),
+        ("trainval", "test"),
+    ],
+)
+def test_splits_as_data_sets_call_them(tmp_path, train, test):
+    benchmark = image_folder_stream(lay(tmp_path, *grid([train, test], ["cat", "dog"])), **TRANSFORMS)
+    assert benchmark.task_names == ("all",) and benchmark.protocol["n_train"] == benchmark.protocol["n_test"] == [6]
+    said = any(f"{train!r} for the split train" in note for note in benchmark.data.notes)
+    assert said == (train != "trainval")
+
+
+def test_names_that_begin_like_a_split_are_tasks(tmp_path):
+    benchmark = image_folder_stream(lay(tmp_path, *grid(["trains", "testers"], ["cat", "dog"])), **TRANSFORMS)
+    assert benchmark.task_names == ("testers", "trains")
