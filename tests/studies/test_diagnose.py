@@ -126,8 +126,16 @@ def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_to
 
 @pytest.mark.slow
 def test_a_repeated_run_gives_the_same_matrix(folder, capsys):
+    matrix = read(folder / "result.json")["matrix"]
     assert cli.main(["diagnose", str(folder), "--quiet"]) == 0
-    assert "repeated run" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "repeated run" not in said
+    lost = matrix[1][0] - matrix[2][0]
+    told = (
+        f"Of {lost:.1f} points lost on earlier tasks since each",
+        f"On earlier tasks nothing was lost that can be told from chance ({lost:.1f} points)",
+    )
+    assert any(sentence in said for sentence in told) and "nothing that is put back can help" not in said
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
