@@ -16,7 +16,7 @@ from avalanche_vlm.compat import RowsMetric
 
 
 class AccuracyCounts(Metric):
-    """Right answers and answers. States: ``right`` and ``total``, both summed over processes.
+    """Right answers, which may be so in part, and answers. States: ``right`` and ``total``, both summed over processes.
 
     >>> counts = AccuracyCounts()
     >>> counts.update(torch.tensor([True, False, True, True]))
@@ -32,26 +32,26 @@ class AccuracyCounts(Metric):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("right", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, right: torch.Tensor) -> None:
         """Take in more answers.
 
-        :param right: bool ``[B]``, whether each was right.
+        :param right: how right each was ``[B]``, in [0, 1] or bool.
         """
-        self.right += right.sum().to(self.right.device)
+        self.right += right.sum(dtype=torch.float64).to(self.right.device)
         self.total += right.numel()
 
     def compute(self) -> float:
         """Share of right answers, in [0, 1]; NaN without any."""
-        right, total = int(self.right), int(self.total)
+        right, total = float(self.right), int(self.total)
         return right / total if total else float("nan")
 
 
 class ClassCounts(RowsMetric):
-    """Right answers and answers of every class. States: ``right`` and ``total``, both ``[classes]`` and summed over
-    processes.
+    """Right answers, which may be so in part, and answers of every class. States: ``right`` and ``total``, both
+    ``[classes]`` and summed over processes.
 
     :param classes: number of classes, of which labels are the positions.
     :param options: options of ``torchmetrics.Metric``, such as ``sync_on_compute``.
@@ -59,7 +59,7 @@ class ClassCounts(RowsMetric):
     >>> counts = ClassCounts(3)
     >>> counts.update(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]))
     >>> counts.compute()
-    (tensor([1, 0, 1]), tensor([2, 0, 1]))
+    (tensor([1., 0., 1.], dtype=torch.float64), tensor([2, 0, 1]))
     """
 
     full_state_update = False
@@ -70,13 +70,13 @@ class ClassCounts(RowsMetric):
 
     def __init__(self, classes: int, **options: Any) -> None:
         super().__init__(**options)
-        self.add_state("right", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("right", torch.zeros(classes, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, right: torch.Tensor, y: torch.Tensor) -> None:
         """Take in more answers.
 
-        :param right: bool ``[B]``, whether each was right.
+        :param right: how right each was ``[B]``, in [0, 1] or bool.
         :param y: class ids ``[B]`` of what was asked about, below the number of classes.
         """
         y = y.to(self.right.device)
@@ -124,8 +124,27 @@ class SampleColumns(RowsMetric):
 
     @property
     def filled(self) -> bool:
-        """Whether any samples were taken in by this process."""
-        return len(getattr(self, self.names[0])) > 0
+        """Whether any process took in samples; of processes that read together all have to ask."""
+        return any(self._of_processes(len(getattr(self, self.names[0])) > 0))
+
+    def sync(self, *args: Any, **options: Any) -> None:
+        """Gather the samples of all processes; torchmetrics calls it before ``compute``. A process without a sample
+        takes part with columns of the same kind as the others', which a list without a tensor does not tell."""
+        own = [getattr(self, name) for name in self.names]
+        kinds = self._of_processes([(of[0].dtype, of[0].shape[1:]) for of in own if len(of)])
+        if len(own[0]) == 0 and (kind := next(filter(None, kinds), None)):
+            for name, (dtype, shape) in zip(self.names, kind, strict=True):
+                setattr(self, name, [torch.empty(0, *shape, dtype=dtype, device=self.device)])
+        super().sync(*args, **options)
+
+    def _of_processes(self, value: Any) -> list[Any]:
+        """What every process that reads with this one says; its own word where it is alone."""
+        together = self.sync_on_compute and torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not together:
+            return [value]
+        found: list[Any] = [None] * torch.distributed.get_world_size(self.process_group)
+        torch.distributed.all_gather_object(found, value, group=self.process_group)
+        return found
 
 
 def share_of_process(n: int) -> range:

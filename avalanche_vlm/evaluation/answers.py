@@ -13,6 +13,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
+from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -40,15 +41,16 @@ class TaskAnswers(VLMMetric):
         self._pairs = SampleColumns("images", "texts", "ids")
 
     def before_eval_exp(self, strategy: Strategy) -> None:
-        self._classes.reset()
-        self._pairs.reset()
+        for columns in (self._classes, self._pairs):
+            columns.reset()
+            columns.to(strategy.device)
 
     def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
             self._pairs.update(*encode_pairs(model_of(strategy), x, strategy.mb_task_id), y)
         else:
-            self._classes.update(strategy.mb_output.argmax(1) == y)
+            self._classes.update(rightness(strategy.mb_output, y))
 
     def after_eval_exp(self, strategy: Strategy) -> MetricValue | None:
         experience = strategy.experience
@@ -65,8 +67,9 @@ class TaskAnswers(VLMMetric):
 
     @property
     def right(self) -> dict[tuple[int, int], np.ndarray]:
-        """By step and task, ``[N]``: whether each sample was answered right, in [0, 1], of pairs the mean of both
-        directions, in which an image counts once (:func:`~avalanche_vlm.evaluation.retrieval.first_hits`)."""
+        """By step and task how right each sample was answered, ``[N]`` in [0, 1], a fraction where scores tie; of pairs
+        the mean of both directions, in which an image counts once
+        (:func:`~avalanche_vlm.evaluation.retrieval.first_hits`)."""
         found = {}
         for key, right in self._right.items():
             step, task = key.split("/")

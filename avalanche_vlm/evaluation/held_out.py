@@ -21,12 +21,12 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 class HeldOutScores(VLMMetric):
     """Scores on held-out sets, once per step, when the strategy evaluates.
 
-    Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets the accuracy among their
-    classes of the model as it predicts, its class head and modules included
-    (:class:`~avalanche_vlm.models.other_classes.OtherClasses`). The last evaluation of a step counts, as in the matrix.
-    How far apart the modalities are is told by :meth:`alignment`, which is no score. The sets are read outside the
-    strategy's loop, so they work in Avalanche's own strategies whatever the criterion; where several processes train
-    together, each reads its share.
+    Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets the accuracy of the model as
+    it predicts, its class head and modules included, among the set's own classes, whatever the recipe
+    (:class:`~avalanche_vlm.models.other_classes.OtherClasses`); ties count by expectation. The last evaluation of a
+    step counts, as in the matrix. How far apart the modalities are is told by :meth:`alignment`, which is no score. The
+    sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion; where
+    several processes train together, each reads its share.
 
     Emits ``HeldOut/<name>``.
 

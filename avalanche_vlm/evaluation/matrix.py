@@ -12,6 +12,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
+from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.survey import survey_metrics
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
@@ -24,7 +25,8 @@ class PerformanceMatrix(VLMMetric):
     Cells are kept by stream, step and experience, so that several evaluation streams do not mix, and a row may be
     evaluated in parts or again: the last value counts, so a plugin that changes weights when an experience ends (a mean
     of weights, a merge) wants an evaluation after it. A class-labelled task scores accuracy, an image-text task the
-    mean of both directions' hit@1 within the task. All in [0, 1].
+    mean of both directions' hit@1 within the task. All in [0, 1]; ties count by expectation
+    (:func:`~avalanche_vlm.evaluation.rightness.rightness`).
 
     Emits ``Score/<stream>/exp<i>`` when an experience was evaluated.
     """
@@ -52,7 +54,7 @@ class PerformanceMatrix(VLMMetric):
         if isinstance(x, ImageText):
             self._pairs.update(*encode_pairs(model_of(strategy), x, strategy.mb_task_id), y)
         else:
-            self._counts.update(strategy.mb_output.argmax(1) == y)
+            self._counts.update(rightness(strategy.mb_output, y))
 
     def after_eval_exp(self, strategy: Strategy) -> MetricValue:
         score = mean_hit_at_1(*self._pairs.compute()) if self._pairs.filled else self._counts.compute()

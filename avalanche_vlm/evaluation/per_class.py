@@ -6,11 +6,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.evaluation.accumulators import ClassCounts
+from avalanche_vlm.evaluation.accumulators import ClassCounts, SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
+from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy
 
@@ -18,42 +20,44 @@ from avalanche_vlm.training.protocol import Strategy
 class ClassAccuracies(VLMMetric):
     """Accuracy of every class of a stream's tasks: of the pretrained model, and of the newest row.
 
-    Which classes compete is what the model's label space says, as for accuracy over samples: both are of the same
-    predictions. A class without test samples has no accuracy, as in scikit-learn's ``balanced_accuracy_score``.
-    Image-text tasks have no classes and are passed over.
+    Which classes compete is what the model's label space says, and ties count by expectation, as for accuracy over
+    samples: both are of the same predictions. A class without test samples has no accuracy, as in scikit-learn's
+    ``balanced_accuracy_score``. Image-text tasks have no classes and are passed over.
 
     Emits ``BalancedAccuracy/<stream>/exp<i>``, the mean over the classes of an experience.
 
     :param stream: name of the stream whose tasks are read.
     """
 
-    states: ClassVar[Mapping[str, Declared]] = {"_found": WORKING, "_counts": TRANSIENT}
+    states: ClassVar[Mapping[str, Declared]] = {"_found": WORKING, "_answers": TRANSIENT}
 
     def __init__(self, stream: str = "test") -> None:
         super().__init__()
         self.stream = stream
-        self._found: dict[str, dict[str, list[list[int]]]] = {}
+        self._found: dict[str, dict[str, list[list[float]]]] = {}
         """By row and task: of every class with samples its id, its right answers and its samples."""
-        self._counts: ClassCounts | None = None
+        self._answers = SampleColumns("right", "y")
 
     def before_eval_exp(self, strategy: Strategy) -> None:
-        self._counts = None
+        self._answers.reset()
+        self._answers.to(strategy.device)
 
     def after_eval_iteration(self, strategy: Strategy) -> None:
         if isinstance(strategy.mb_x, ImageText) or strategy.experience.origin_stream.name != self.stream:
             return
-        logits, y = strategy.mb_output, strategy.mb_y
-        if self._counts is None:
-            self._counts = ClassCounts(logits.shape[1]).to(logits.device)
-        self._counts.update(logits.argmax(1) == y, y)
+        y = strategy.mb_y
+        self._answers.update(rightness(strategy.mb_output, y), y)
 
     def after_eval_exp(self, strategy: Strategy) -> MetricValue | None:
-        if self._counts is None:
+        if not self._answers.filled:
             return None
-        right, total = self._counts.compute()
-        present = total.nonzero().flatten().tolist()
-        rows = [[c, int(right[c]), int(total[c])] for c in present]
-        self._counts = None
+        answers, y = self._answers.compute()
+        self._answers.reset()
+        present, place = torch.unique(y, return_inverse=True)
+        counts = ClassCounts(len(present), sync_on_compute=False).to(y.device)
+        counts.update(answers, place)
+        columns = (of.tolist() for of in (present, *counts.compute()))
+        rows = [[c, hits, samples] for c, hits, samples in zip(*columns, strict=True)]
         task = strategy.experience.current_experience
         self._found = {row: of for row, of in self._found.items() if row in ("0", str(self.row))}
         self._found.setdefault(str(self.row), {})[str(task)] = rows
@@ -67,7 +71,7 @@ class ClassAccuracies(VLMMetric):
         :param row: row of the performance matrix, 0 for the pretrained model; None for the newest.
         """
         found = self._found.get(str(self.step if row is None else row), {}).get(str(task), [])
-        return {c: (right / total, total) for c, right, total in found}
+        return {int(c): (right / total, int(total)) for c, right, total in found}
 
     def result(self) -> dict[int, dict[int, tuple[float, int]]]:
         """:meth:`accuracies` of the newest row, by task."""

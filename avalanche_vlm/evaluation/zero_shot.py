@@ -12,6 +12,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.retrieval import pair_retrieval
+from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.models.vlm import VLM
 
@@ -67,7 +68,7 @@ def count_right(
     with model.evaluating():
         asked = OtherClasses(model, label_space)
         for images, y, *_ in ordered_batches(dataset, batch_size):
-            counts.update(asked.right(images.to(model.device), y.to(model.device)))
+            counts.update(rightness(asked.logits(images.to(model.device)), y))
     return counts
 
 
@@ -79,7 +80,7 @@ def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: A
     :param batch_size: pairs that are encoded at a time.
     :param options: options of the accumulator.
     """
-    columns = SampleColumns("images", "texts", "ids", **options)
+    columns = SampleColumns("images", "texts", "ids", **options).to(model.device)
     with model.evaluating():
         for pairs, y, *_ in ordered_batches(dataset, batch_size):
             columns.update(*encode_pairs(model, pairs.to(model.device)), y.to(model.device))

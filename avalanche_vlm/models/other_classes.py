@@ -14,13 +14,17 @@ from avalanche_vlm.models.vlm import VLM
 
 class OtherClasses:
     """What a model answers under another label space than its own, with everything that predicts in its own: modules
-    that a router chooses, with the texts of each, and the class head.
+    that a router chooses, with the texts of each, and the class head. Whatever the model has, the candidates are the
+    classes of the other label space and no others.
 
     A class head knows the classes of the stream by their ids. It is asked about those that were trained and the other
-    label space's together, where a name that both have is one class; of its logits those of the other label space are
-    looked at. So a head that leaves samples alone which belong to no class of its own leaves the answer as it is, and
-    one that takes them for its own classes, none of which is asked for, shows what it costs: where it lets none of the
-    asked classes compete, there is no answer.
+    label space's together, where a name that both have is one class, so that it decides for itself as it does in use
+    which samples are its own; of its logits those of the other label space are looked at. A head that takes a sample
+    away from the asked classes thus shows what it costs: where it lets none of them compete, there is no answer.
+
+    A sample that the zero-shot logits give to a trained class which is not asked about is no such sample: they lose it
+    themselves, without any head, and a model without one is not charged for it. Of such a sample the head is asked
+    among the candidates alone.
 
     :param model: the model, in eval mode when it is asked.
     :param space: label space that is asked about; all of its classes compete.
@@ -49,24 +53,6 @@ class OtherClasses:
             found[rows] = self._of(F.normalize(features, dim=-1))
         return found
 
-    def right(self, images: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Whether each answer is right: bool ``[B]``. None is, where no class of the label space competes.
-
-        :param images: images ``[B, 3, H, W]`` on the model's device.
-        :param y: class ids in the label space ``[B]``.
-        """
-        return self.right_of(self.logits(images), y)
-
-    @staticmethod
-    def right_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """:meth:`right` of logits that :meth:`logits` gave.
-
-        :param logits: logits of the label space's classes ``[B, classes]``.
-        :param y: class ids in the label space ``[B]``.
-        """
-        best = logits.max(1)
-        return (best.indices == y) & (best.values != MASKED)
-
     def _of(self, features: torch.Tensor) -> torch.Tensor:
         model = self._model
         logits = model.similarity(features, self._head.features(model, self._all))
@@ -76,5 +62,8 @@ class OtherClasses:
         every = logits.new_full((len(logits), self._width), MASKED)
         if len(trained):
             every[:, trained] = model.similarity(features, model.prompt_features(trained))
-        every[:, self._columns] = logits  # last, so that a class of both is asked with the prompt of the question
+        every[:, self._columns] = MASKED  # a class of both is a candidate, with the prompt of the question
+        competes = every.amax(1, keepdim=True) < logits.amax(1, keepdim=True)
+        every = every.masked_fill(~competes, MASKED)
+        every[:, self._columns] = logits
         return model.class_head(features, every)[:, self._columns]

@@ -13,7 +13,7 @@ def expected_calibration_error(confidence: torch.Tensor, right: torch.Tensor, bi
     1706.04599, eq. 3; 15 bins as there).
 
     :param confidence: probability of the predicted class ``[N]``, in [0, 1].
-    :param right: bool ``[N]``, whether the predicted class is the right one.
+    :param right: how right the predicted class is ``[N]``, in [0, 1] or bool; a fraction where several classes tie.
     :param bins: number of bins M, at least 1.
     :return: calibration error in [0, 1].
     :raises InputError: if there are no samples, numbers do not fit, or a confidence is no probability.

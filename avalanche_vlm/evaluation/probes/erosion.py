@@ -20,6 +20,7 @@ from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.calibration import expected_calibration_error
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
+from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.losses.identity import captions_of, true_captions
 from avalanche_vlm.memory.rows import whole
@@ -34,8 +35,9 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 class Answers:
     """What a model said to one set, sample by sample.
 
-    :param right: bool ``[N]``; of pairs float ``[2, N]``, images to texts and texts to images, as
-        :func:`~avalanche_vlm.evaluation.retrieval.first_hits` counts them. Its mean is the score.
+    :param right: how right each answer is, float64 ``[N]`` in [0, 1], a fraction where scores tie; of pairs ``[2, N]``,
+        images to texts and texts to images, as :func:`~avalanche_vlm.evaluation.retrieval.first_hits` counts them. Its
+        mean is the score.
     :param error: expected calibration error, in [0, 1].
     :param y: class ids ``[N]``; None for pairs.
     """
@@ -96,7 +98,7 @@ class ErosionProbe(VLMMetric):
         drawn = [torch.randperm(n, generator=generator)[:most].sort().values for n in sizes]
         self.chosen = [rows.tolist() for rows in drawn]
         self._right: dict[str, torch.Tensor] = {}
-        """Which samples were answered right, and of classes also ``y``, by :func:`_key`."""
+        """How right each sample was answered, and of classes also ``y``, by :func:`_key`."""
         self._errors: dict[str, dict[str, float]] = {}
         """Calibration error by set and, as a word, step: every set and step that was read, in that order."""
         self._classes = {
@@ -140,8 +142,9 @@ class ErosionProbe(VLMMetric):
         experience = strategy.experience
         untrained = experience.current_experience not in self._trained
         self._reading = untrained and experience.origin_stream.name == self.stream
-        self._said.reset()
-        self._pairs.reset()
+        for columns in (self._said, self._pairs):
+            columns.reset()
+            columns.to(strategy.device)
 
     def before_eval_forward(self, strategy: Strategy) -> None:
         if self._reading and isinstance(strategy.mb_x, ImageText):
@@ -160,8 +163,8 @@ class ErosionProbe(VLMMetric):
                 self._pairs.update(*self._features, y)
             self._features = None
         else:
-            confidence, best = strategy.mb_output.float().softmax(1).max(1)
-            self._said.update(confidence, best == y, y)
+            logits = strategy.mb_output
+            self._said.update(logits.float().softmax(1).amax(1), rightness(logits, y), y)
 
     def after_eval_exp(self, strategy: Strategy) -> list[MetricValue] | None:
         if not self._reading or not (self._said.filled or self._pairs.filled):
@@ -203,7 +206,7 @@ class ErosionProbe(VLMMetric):
         return {"sets": sets, "classes": self._eroded()}
 
     def right(self) -> dict[str, dict[int, np.ndarray]]:
-        """By set and step, bool ``[N]``, or float ``[2, N]`` for pairs: which samples were answered right."""
+        """By set and step, how right each sample was answered: float64 ``[N]`` in [0, 1], or of pairs ``[2, N]``."""
         return {name: {step: a.right for step, a in self._answers(name).items()} for name in self._errors}
 
     def _answers(self, name: str) -> dict[int, Answers]:
@@ -266,7 +269,7 @@ def read_set(model: VLM, of: HeldOutSet, chosen: Sequence[int], bins: int = 15, 
                 pairs.update(*encode_pairs(model, x), y)
             else:
                 logits = asked.logits(x)
-                said.update(logits.softmax(1).amax(1), asked.right_of(logits, y), y)
+                said.update(logits.softmax(1).amax(1), rightness(logits, y), y)
     if asked is None:
         images, texts, ids = pairs.compute()
         return answers_on_pairs(model, images, texts, ids, bins)
@@ -278,12 +281,12 @@ def answers_on_classes(confidence: torch.Tensor, right: torch.Tensor, y: torch.T
     """:class:`Answers` to samples with classes.
 
     :param confidence: probability of the predicted class ``[N]``.
-    :param right: bool ``[N]``, whether the predicted class is the sample's.
+    :param right: how right each answer is ``[N]``, in [0, 1] or bool.
     :param y: class ids ``[N]``.
     :param bins: number of bins of the calibration error.
     """
     error = expected_calibration_error(confidence, right, bins)
-    return Answers(right.cpu().numpy(), error, y.cpu().numpy())
+    return Answers(right.cpu().double().numpy(), error, y.cpu().numpy())
 
 
 @torch.no_grad()
@@ -300,9 +303,9 @@ def answers_on_pairs(
     """
     _, found = np.unique(captions_of(ids).cpu().numpy(), return_index=True)
     first = torch.as_tensor(found, device=texts.device)
-    confidence, best = model.similarity(images, texts[first]).softmax(1).max(1)
-    right = true_captions(ids.to(best.device)).gather(1, first[best][:, None])[:, 0]
-    error = expected_calibration_error(confidence, right, bins)
+    logits = model.similarity(images, texts[first])
+    right = rightness(logits, true_captions(ids.to(logits.device))[:, first])
+    error = expected_calibration_error(logits.softmax(1).amax(1), right, bins)
     return Answers(first_hits(images, texts, ids).numpy(), error)
 
 

@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
+from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory import Memory
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, stateful_parts
@@ -205,7 +206,7 @@ def _scores(model: VLM, dataset: Any) -> np.ndarray:
         if isinstance(x, ImageText):
             pairs.append((*encode_pairs(model, x), y))
         else:
-            right.append(model(x, rest[-1].to(model.device)).argmax(1).cpu() == y)
+            right.append(rightness(model(x, rest[-1].to(model.device)), y).cpu())
     if pairs:
         images, texts, ids = (torch.cat(part) for part in zip(*pairs, strict=True))
         return first_hits(images, texts, ids).double().mean(0).numpy()
@@ -217,7 +218,7 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
         return _scores(model, held_out.dataset)
     asked = OtherClasses(model, held_out.label_space)
     right = [
-        asked.right(x.to(model.device), y.to(model.device)).cpu() for x, y, *_ in ordered_batches(held_out.dataset, 256)
+        rightness(asked.logits(x.to(model.device)), y).cpu() for x, y, *_ in ordered_batches(held_out.dataset, 256)
     ]
     return torch.cat(right).double().numpy()
 
