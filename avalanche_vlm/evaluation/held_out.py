@@ -10,8 +10,9 @@ from torch.utils.data import Subset
 
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
 from avalanche_vlm.evaluation.accumulators import share_of_process
+from avalanche_vlm.evaluation.alignment import modality_gap, paired_cosine
 from avalanche_vlm.evaluation.base import VLMMetric
-from avalanche_vlm.evaluation.retrieval import modality_gap, pair_retrieval, paired_cosine
+from avalanche_vlm.evaluation.retrieval import pair_retrieval
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM

@@ -1,15 +1,14 @@
-"""Image-text retrieval and alignment as pure functions on features."""
+"""Image-text retrieval as pure functions on features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.identity import captions_of, images_of_rows
+from avalanche_vlm.evaluation.relation import Relation, of_pairs
+from avalanche_vlm.evaluation.unit_features import row_ids, unit_features
 
 
 @torch.no_grad()
@@ -64,12 +63,12 @@ def retrieval_metrics(
     text_to_image_recall@2 1.0
     """
     ks = _checked(ks, chunk)
-    images, texts = _unit_features(image_features, text_features)
+    images, texts = unit_features(image_features, text_features)
     if image_ids is None and text_ids is None and len(images) != len(texts):
         raise InputError(
             f"{len(images)} image features and {len(texts)} text features do not pair up: give image_ids or text_ids"
         )
-    image_ids, text_ids = _ids(image_ids, images, "image"), _ids(text_ids, texts, "text")
+    image_ids, text_ids = row_ids(image_ids, images, "image"), row_ids(text_ids, texts, "text")
     return _both_ways(images, texts, Relation.of_equal(image_ids, text_ids), ks, chunk)
 
 
@@ -103,45 +102,9 @@ def pair_retrieval(
     >>> found["image_to_text_hit@1"], found["text_to_image_hit@1"]
     (1.0, 1.0)
     """
-    images, texts = _unit_features(image_features, text_features)
-    relation, first, _ = _of_pairs(images, texts, ids)
+    images, texts = unit_features(image_features, text_features)
+    relation, first, _ = of_pairs(images, texts, ids)
     return _both_ways(images[first], texts, relation, _checked(ks, chunk), chunk)
-
-
-@torch.no_grad()
-def modality_gap(image_features: torch.Tensor, text_features: torch.Tensor) -> float:
-    """Distance between the mean image feature and the mean text feature (Liang et al., arXiv 2203.02053).
-
-    The images and texts need not be pairs, nor be equally many.
-
-    :param image_features: ``[N, D]``, features of the images; normalised here.
-    :param text_features: ``[M, D]``, features of the texts; normalised here.
-    :return: distance in [0, 2]; 0 if both modalities have the same centre.
-    :raises InputError: if features are empty, NaN, infinite or of different widths.
-
-    >>> modality_gap(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]]))
-    1.0
-    """
-    images, texts = _unit_features(image_features, text_features)
-    return (images.mean(0) - texts.mean(0)).norm().item()
-
-
-@torch.no_grad()
-def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> float:
-    """Mean cosine similarity between an image and its own text: falls when the modalities drift apart.
-
-    :param image_features: ``[N, D]``, features of the images; normalised here.
-    :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
-    :return: mean cosine in [-1, 1].
-    :raises InputError: if features are empty, NaN, infinite or of different shapes.
-
-    >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    0.5
-    """
-    images, texts = _unit_features(image_features, text_features)
-    if len(images) != len(texts):
-        raise InputError(f"{len(images)} image features and {len(texts)} text features do not pair up")
-    return (images * texts).sum(1).mean().item()
 
 
 @torch.no_grad()
@@ -162,8 +125,8 @@ def first_hits(
     >>> first_hits(torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6]]), [0, 1]).tolist()
     [[1.0, 1.0], [1.0, 0.0]]
     """
-    images, texts = _unit_features(image_features, text_features)
-    relation, first, unit = _of_pairs(images, texts, ids)
+    images, texts = unit_features(image_features, text_features)
+    relation, first, unit = of_pairs(images, texts, ids)
     to_texts, _ = _expected(images[first], texts, relation, (1,), chunk)
     to_images, _ = _expected(texts, images[first], relation.turned(), (1,), chunk)
     of_row = to_texts[unit, 0] * len(unit) / (len(first) * torch.bincount(unit)[unit])
@@ -182,62 +145,6 @@ def mean_hit_at_1(image_features: torch.Tensor, text_features: torch.Tensor, ids
     """
     scores = pair_retrieval(image_features, text_features, ids, ks=(1,))
     return (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
-
-
-class Relation(NamedTuple):
-    """Which items answer which queries.
-
-    :param queries: key of every query, int64 ``[Q]`` in 0..q-1.
-    :param items: key of every item, int64 ``[M]`` in 0..m-1.
-    :param links: which keys belong together, int64 ``[L, 2]``, each query's key beside an item's.
-    """
-
-    queries: torch.Tensor
-    items: torch.Tensor
-    links: torch.Tensor
-
-    @classmethod
-    def of_equal(cls, query_ids: torch.Tensor, item_ids: torch.Tensor) -> Relation:
-        """What has equal ids belongs together.
-
-        :param query_ids: id of every query ``[Q]``.
-        :param item_ids: id of every item ``[M]``.
-        """
-        _, keys = torch.unique(torch.cat([query_ids, item_ids]), return_inverse=True)
-        queries, items = keys.split([len(query_ids), len(item_ids)])
-        return cls(queries, items, torch.unique(keys)[:, None].expand(-1, 2))
-
-    def turned(self) -> Relation:
-        """The same with items in the place of queries."""
-        return Relation(self.items, self.queries, self.links.flip(1))
-
-    def of_rows(self, rows: slice) -> torch.Tensor:
-        """Whether each item answers these queries: bool ``[n, M]``.
-
-        :param rows: places of these queries among all.
-        """
-        asked, place = torch.unique(self.queries[rows], return_inverse=True)
-        at = torch.full((int(self.links.max()) + 1,), -1, device=asked.device)
-        at[asked] = torch.arange(len(asked), device=asked.device)
-        row, item = at[self.links[:, 0]], self.links[:, 1]
-        table = torch.zeros(len(asked), int(self.links.max()) + 1, dtype=torch.bool, device=asked.device)
-        table[row[row >= 0], item[row >= 0]] = True
-        return table[place][:, self.items]
-
-
-def _of_pairs(
-    images: torch.Tensor, texts: torch.Tensor, ids: torch.Tensor | Sequence[int]
-) -> tuple[Relation, torch.Tensor, torch.Tensor]:
-    """The relation of distinct images to all captions, the first row of each image, and the image of each row."""
-    if len(images) != len(texts):
-        raise InputError(f"{len(images)} image features and {len(texts)} text features do not pair up")
-    ids = _ids(ids, images, "pair")
-    _, unit = torch.unique(images_of_rows(ids), return_inverse=True)
-    _, caption = torch.unique(captions_of(ids), return_inverse=True)
-    rows, count = torch.arange(len(ids), device=ids.device), int(unit.max()) + 1
-    first = torch.full((count,), len(ids), device=ids.device).scatter_reduce(0, unit, rows, "amin")
-    links = torch.unique(torch.stack([unit, caption], 1), dim=0)
-    return Relation(torch.arange(count, device=ids.device), caption, links), first, unit
 
 
 def _checked(ks: Sequence[int], chunk: int) -> tuple[int, ...]:
@@ -306,45 +213,3 @@ def _none_of(items: torch.Tensor, marked: torch.Tensor, drawn: torch.Tensor) -> 
         + torch.lgamma(items - drawn + 1)
     )
     return torch.where(marked == 0, 1.0, torch.where(left < drawn, 0.0, logarithm.exp()))
-
-
-def _unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sides checked, on the images' device, normalised in float64.
-
-    Double precision costs little next to the encoders, tells apart what single precision features can hold, and is
-    out of TF32's reach.
-    """
-    sides = []
-    for side, features in (("image", image_features), ("text", text_features)):
-        if features.ndim != 2 or 0 in features.shape:
-            raise InputError(
-                f"the {side} features must be a matrix with a row for each {side}, but their shape is "
-                f"{list(features.shape)}"
-            )
-        features = features.to(image_features.device, torch.float64)
-        broken = ~features.isfinite().all(1)
-        if broken.any():
-            raise InputError(
-                f"{int(broken.sum())} of {len(features)} {side} features are NaN or infinite, "
-                f"the first in row {int(broken.int().argmax())}"
-            )
-        sides.append(F.normalize(features, dim=1))
-    images, texts = sides
-    if images.shape[1] != texts.shape[1]:
-        raise InputError(
-            f"image features of width {images.shape[1]} and text features of width {texts.shape[1]} cannot be compared"
-        )
-    return images, texts
-
-
-def _ids(ids: torch.Tensor | Sequence[int] | None, features: torch.Tensor, side: str) -> torch.Tensor:
-    """One id per row of the features, on their device."""
-    if ids is None:
-        return torch.arange(len(features), device=features.device)
-    try:
-        ids = torch.as_tensor(ids, device=features.device)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the {side} ids must be numbers") from error
-    if ids.shape != (len(features),):
-        raise InputError(f"{len(features)} {side} features need as many ids in a row, got {list(ids.shape)}")
-    return ids

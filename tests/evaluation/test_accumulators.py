@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, ClassCounts, SampleColumns, share_of_process
+from avalanche_vlm.evaluation.alignment import modality_gap
 from avalanche_vlm.evaluation.held_out import read_held_out
-from avalanche_vlm.evaluation.retrieval import modality_gap, retrieval_metrics
+from avalanche_vlm.evaluation.retrieval import retrieval_metrics
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 
 
@@ -181,3 +182,53 @@ def test_two_real_processes_gather_what_they_read(tmp_path):
     outputs = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert outputs == [f"{3 / 7} [0, 1, 2, 3, 4, 5, 6]\n"] * 2
+
+
+_WITHOUT_A_BATCH = """
+import sys
+from types import SimpleNamespace
+import torch
+import torch.distributed as dist
+from avalanche_vlm.evaluation.accumulators import SampleColumns
+from avalanche_vlm.evaluation.answers import TaskAnswers
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.evaluation.per_class import ClassAccuracies
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+columns = SampleColumns("features", "ids")
+if rank == 1:
+    columns.update(torch.eye(3), torch.tensor([5, 6, 1 << 40]))
+features, ids = columns.compute()
+assert features.tolist() == torch.eye(3).tolist() and ids.tolist() == [5, 6, 1 << 40], (features, ids)
+experience = SimpleNamespace(current_experience=0, origin_stream=SimpleNamespace(name="test"))
+batch = dict(mb_x=torch.zeros(3, 1), mb_y=torch.tensor([0, 1, 1]), mb_output=torch.eye(2)[[0, 0, 1]])
+strategy = SimpleNamespace(device=torch.device("cpu"), experience=experience, **batch)
+metrics = [ClassAccuracies(), PerformanceMatrix(), TaskAnswers()]
+for metric in metrics:
+    metric.before_eval_exp(strategy)
+    if rank == 1:
+        metric.after_eval_iteration(strategy)
+    metric.after_eval_exp(strategy)
+assert metrics[0].accuracies(0) == {0: (1.0, 1), 1: (0.5, 2)}, metrics[0].accuracies(0)
+assert metrics[2].right[0, 0].tolist() == [1.0, 0.0, 1.0]
+print(round(float(metrics[1].rows()[0, 0]), 6))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_without_a_batch_takes_part(tmp_path):
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WITHOUT_A_BATCH, str(tmp_path / "meeting"), str(rank)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        outputs = [process.communicate(timeout=60)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0]
+    assert outputs == ["0.666667\n"] * 2

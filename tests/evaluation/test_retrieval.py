@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.alignment import modality_gap, paired_cosine
 from avalanche_vlm.evaluation.retrieval import (
     first_hits,
     mean_hit_at_1,
-    modality_gap,
     pair_retrieval,
-    paired_cosine,
     retrieval_metrics,
 )
 from avalanche_vlm.losses.identity import pair_number

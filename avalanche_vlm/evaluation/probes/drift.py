@@ -16,13 +16,14 @@ from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.accumulators import SampleColumns
+from avalanche_vlm.evaluation.alignment import modality_gap, paired_cosine
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.layers import capturing
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.evaluation.probes.similarity import cross_modal_rsa, linear_cka, rsa
 from avalanche_vlm.evaluation.probes.sphere import alignment, uniformity
-from avalanche_vlm.evaluation.retrieval import first_hits, modality_gap, paired_cosine
+from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.losses.identity import captions_of
 from avalanche_vlm.memory.rows import whole

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.alignment import paired_cosine
 from avalanche_vlm.evaluation.probes.calibration import expected_calibration_error
 from avalanche_vlm.evaluation.probes.conflict import gradient_cosines, negative_share, weighted_update
 from avalanche_vlm.evaluation.probes.layers import real_tokens
 from avalanche_vlm.evaluation.probes.sphere import alignment, uniformity
-from avalanche_vlm.evaluation.retrieval import first_hits, paired_cosine, retrieval_metrics
+from avalanche_vlm.evaluation.retrieval import first_hits, retrieval_metrics
 from avalanche_vlm.losses.fisher import sketched_squares, squared_gradients
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
