@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +12,19 @@ import torch
 from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace, TrainClasses
 from avalanche_vlm.compat import ResizesOnLoad
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 
 MASKED = -1e4
 """Logit of a class that does not compete: finite, so that no loss of a stock plugin turns it into NaN."""
 
 ALL_CLASSES = object()
 """In the place of task labels: there are none."""
+
+_NOT_TOLD = (
+    "experience {} has classes that are not trained yet under a task label that is: under the label space 'seen' they "
+    "do not compete, so their accuracy is 0 whatever the model knows, and transfer and zero-shot degradation mean "
+    "nothing; benchmarks.from_avalanche(...) gives every experience a task label of its own"
+)
 
 
 class CompetingClasses(ResizesOnLoad):
@@ -49,6 +56,7 @@ class CompetingClasses(ResizesOnLoad):
         in_task = torch.zeros(len(tasks), classes, dtype=torch.bool)
         for task, of_task in enumerate(tasks):
             in_task[task, list(of_task)] = True
+        self._warned = False
         self.register_buffer("in_task", in_task, persistent=False)
         self.register_buffer("met", torch.zeros_like(in_task), persistent=False)
 
@@ -112,6 +120,10 @@ class CompetingClasses(ResizesOnLoad):
     def meet(self, experience: Any) -> None:
         """An experience starts to be trained, or evaluated: of an evaluation nothing is kept.
 
+        Warns once (:class:`~avalanche_vlm.errors.DataWarning`) where samples of the evaluation can only be wrong: under
+        the label space ``"seen"``, for classes to come whose task label was trained already, as in stock streams that
+        have the label 0 throughout.
+
         :param experience: its classes, and the task labels under which training meets them.
         :raises InputError: if a class of it is beyond the label space.
         """
@@ -126,6 +138,12 @@ class CompetingClasses(ResizesOnLoad):
             self.met = self._rows(self.met, max(labels) + 1)
             for label, of_label in _by_label(experience, labels, classes).items():
                 self.met[label, of_label] = True
+        elif self.visible == "seen" and not self._warned:
+            labels = task_labels_of(experience)
+            trained = self._rows(self.met, max(labels) + 1)[labels].any(1)
+            if bool(trained.all()) and not bool(self.seen[classes].all()):
+                self._warned = True
+                warnings.warn(_NOT_TOLD.format(experience.current_experience), DataWarning, stacklevel=2)
 
     def _labels(self, task_labels: Any) -> tuple[torch.Tensor | None, int]:
         """One label where all samples share it, ``[B]`` otherwise, and how many rows a table needs for them; None and 0

@@ -31,7 +31,8 @@ from avalanche_vlm.studies.outcome import (
 )
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
-from avalanche_vlm.training.plugins.base import VLMPlugin, too_few
+from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, too_few
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -75,7 +76,7 @@ def run_experiment(
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
     options = recipes.check_options(recipe, options or {})
-    settings = settled(settings, recipe, benchmark.kind)
+    settings = settled(settings, recipe, benchmark.kind, plugins)
     model.to(device)
     taken = resources(recipe, benchmark)
     protocol = protocol_of(
@@ -87,12 +88,13 @@ def run_experiment(
         model.set_label_space(benchmark.label_space)
     model.competing.in_training = settings.train_classes or "current"
     plugins = [*recipes.build(recipe, model=model, **taken, **options), *plugins]
+    refuse_undeclared(recipe, model, plugins, settings)
     refuse_untrainable(recipe, benchmark, plugins, settings)
     if task_id:
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
         model.routed.use_task_labels = True
-    if any(p.dtype == torch.float16 for p in model.trainable_parameters().values()) and recipe != "zero-shot":
+    if any(p.dtype == torch.float16 for p in model.trainable_parameters().values()) and trains(plugins):
         raise InputError(
             f"{model.name} has weights in fp16 that train, and AdamW divides by an epsilon that is zero there: "
             "create the model in fp32 (with amp where it should be fast) or bf16"
@@ -187,6 +189,31 @@ def _train(
     }
 
 
+def trains(plugins: Sequence[SupervisedPlugin]) -> bool:
+    """Whether a training takes steps: some methods solve, or leave the model as it is.
+
+    :param plugins: the plugins of the training, the recipe's and others.
+    """
+    return not any(isinstance(plugin, NoTrainingPlugin) for plugin in plugins)
+
+
+def refuse_undeclared(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugin], settings: TrainSettings) -> None:
+    """Refuse a recipe that lets other classes compete in training than the protocol says.
+
+    :param recipe: name of the recipe.
+    :param model: the model with the recipe built on it.
+    :param plugins: the recipe's plugins and those beside it.
+    :param settings: settled settings of the training; without classes, as for pairs, nothing is refused.
+    :raises InputError: if the recipe, or a plugin of it, has chosen classes that its declaration does not name.
+    """
+    for chosen in (classes_needed(plugins), model.competing.in_training):
+        if settings.train_classes is not None and chosen not in (None, settings.train_classes):
+            raise InputError(
+                f"recipe {recipe} lets other classes compete in training ({chosen}) than the result would say "
+                f"({settings.train_classes}): declare them, @recipe(train_classes={chosen!r})"
+            )
+
+
 def refuse_untrainable(
     recipe: str, benchmark: VLMBenchmark, plugins: Sequence[SupervisedPlugin], settings: TrainSettings
 ) -> None:
@@ -199,7 +226,7 @@ def refuse_untrainable(
     :raises InputError: for a task with fewer training samples than a plugin needs, naming the first one; and for pairs
         one by one, which no loss can contrast.
     """
-    contrasts = benchmark.kind == "pairs" and recipe != "zero-shot"
+    contrasts = benchmark.kind == "pairs" and trains(plugins)
     least = max((p.least_samples for p in plugins if isinstance(p, VLMPlugin)), default=1)
     least = max(least, 2) if contrasts else least
     for name, experience in zip(benchmark.task_names, benchmark.train_stream, strict=True):

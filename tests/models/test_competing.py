@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, join_tasks
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.models.competing import ALL_CLASSES, CompetingClasses
 
 TASKS = [("pets", ["cat", "dog"], PHOTO), ("cars", ["bus", "van", "cab"], PHOTO), ("farm", ["cow", "dog"], PHOTO)]
@@ -121,6 +122,22 @@ def test_what_was_met_is_saved_and_goes_on(visible):
     other = CompetingClasses(LabelSpace.from_names(["a"]))
     other.load_state_dict(competing.state_dict())
     assert not other.met.any()
+
+
+def test_classes_to_come_under_a_label_that_was_trained_are_warned_of_once():
+    """A raw stream of Avalanche's, which has the label 0 throughout."""
+    competing = CompetingClasses(LabelSpace.from_names(["a", "b", "c", "d"], PHOTO, "seen"))
+    first, second = experience(0, [0, 1], labels=(0,)), experience(1, [2, 3], labels=(0,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        competing.eval().meet(second)  # nothing is trained: its own classes compete
+        competing.train().meet(first)
+        competing.eval().meet(first)
+        after("seen", 0).eval().meet(experience(1, [2, 3, 4]))  # its own label
+    assert ids(competing.of(0)) == [0, 1]
+    with pytest.warns(DataWarning, match=r"experience 1 has .* accuracy is 0 .* benchmarks.from_avalanche") as told:
+        competing.meet(second), competing.meet(second)
+    assert len(told) == 1
 
 
 def test_what_the_label_space_does_not_have_is_named():

@@ -92,7 +92,9 @@ def test_a_task_too_small_for_a_router_is_refused_before_anything_is_trained(rec
     plugins = recipes.build(recipe, model=model, **OPTIONS.get(recipe, {}))
     model.set_label_space(small.label_space)
     with pytest.raises(InputError, match="experience 1 has 9 training samples"):
-        plugins[0].before_train_dataset_adaptation(SimpleNamespace(experience=small.train_stream[1], model=model))
+        plugins[0].before_train_dataset_adaptation(
+            SimpleNamespace(experience=small.train_stream[1], model=model, plugins=plugins)
+        )
 
 
 def test_pairs_one_by_one_have_nothing_to_be_told_from(tiny_pairs):

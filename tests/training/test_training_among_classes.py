@@ -8,17 +8,21 @@ import pytest
 import torch
 from mini import mini
 from quick import slow_but_for_some
+from recording import naive
 
 from avalanche_vlm.benchmarks.label_space import PromptTemplates, join_tasks
 from avalanche_vlm.benchmarks.picturebook.generator import PicturebookGenerator
 from avalanche_vlm.benchmarks.picturebook.scenes import NAMES
 from avalanche_vlm.benchmarks.scenario import ImageDataset, ReferencePairs, VLMBenchmark, as_experience_data
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.models import MASKED, VLM
 from avalanche_vlm.models.heads.text import TextHead
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
-from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed
+from avalanche_vlm.training.plugins.nearest_mean import NearestMeanPlugin
+from avalanche_vlm.training.plugins.replay import ExemplarReplayPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
 WORDS = NAMES["object"][:6]
@@ -177,8 +181,77 @@ def test_replayed_samples_bring_the_classes_of_their_tasks(watched, visible):
 def test_what_a_recipe_declares_is_what_its_plugins_ask_for(name):
     benchmark, model = stream("union"), mini()
     model.set_label_space(benchmark.label_space)
-    recipes.build(name, model=model, **{what: getattr(benchmark, what) for what in recipes.get(name).takes})
-    assert model.competing.in_training == recipes.get(name).train_classes
+    resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
+    plugins = recipes.build(name, model=model, **resources)
+    assert (classes_needed(plugins) or "current") == recipes.get(name).train_classes
+    assert model.competing.in_training == "current"  # which nobody changes but the first callback of a training
+
+
+class NeedsSeen(VLMPlugin):
+    train_classes = "seen"
+
+
+class NeedsCurrent(VLMPlugin):
+    train_classes = "current"
+
+
+def run(name: str, plugins=(), model=None, **settings):
+    model = model or mini()
+    settings = TrainSettings(lr=1e-4, epochs=1, batch_size=N, **settings)
+    outcome = run_experiment(stream("union"), name, model=model, settings=settings, plugins=plugins, evaluate=False)
+    return model, outcome.result["protocol"]["train"]["train_classes"]
+
+
+def test_what_a_plugin_beside_the_recipe_needs_is_done_and_told():
+    model, memory = mini(), ExemplarMemory(2**16)
+    _, told = run("fine-tune", [ExemplarReplayPlugin(model, memory), NearestMeanPlugin(model, memory)], model)
+    assert told == model.competing.in_training == "seen"
+    model, told = run("fine-tune", [NeedsCurrent()])
+    assert told == model.competing.in_training == "current"
+
+
+@pytest.mark.parametrize(
+    ("name", "plugins", "settings", "sentence"),
+    [
+        ("fine-tune", [NeedsSeen()], {"train_classes": "current"}, "a plugin beside the recipe needs all classes met"),
+        ("fine-tune", [NeedsCurrent()], {"train_classes": "seen"}, "leave train_classes at current"),
+        (
+            "fine-tune",
+            [NeedsSeen(), NeedsCurrent()],
+            {},
+            "NeedsSeen needs all .* and NeedsCurrent those of",
+        ),
+        ("icarl", [NeedsCurrent()], {}, "recipe icarl needs all .* cannot have both"),
+    ],
+)
+def test_needs_that_contradict_are_refused(name, plugins, settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        run(name, plugins, **settings)
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_recipe_that_does_not_declare_its_classes_is_refused(by_hand):
+    @recipes.recipe("undeclared", family="none", summary="asks for all classes and does not say so")
+    def undeclared(model: VLM) -> list:
+        if by_hand:
+            model.competing.in_training = "seen"
+        return [] if by_hand else [NeedsSeen()]
+
+    try:
+        with pytest.raises(InputError, match=r"recipe undeclared lets other classes compete .*train_classes='seen'"):
+            run("undeclared")
+    finally:
+        recipes.forget("undeclared")
+
+
+def test_a_plugin_has_its_classes_in_a_stock_strategy_too():
+    benchmark, model = stream("union"), mini()
+    strategy = naive(model, [NeedsSeen()])
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    assert model.competing.in_training == "seen"
+    with pytest.raises(InputError, match="cannot have both"):
+        naive(mini(), [NeedsSeen(), NeedsCurrent()]).train(benchmark.train_stream[0])
 
 
 def test_a_method_that_needs_all_classes_met_is_not_run_without(watched):

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import size_of
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.text import TextHead
@@ -30,7 +31,7 @@ class TaskPictures:
         drawn = torch.randperm(size_of(dataset), generator=torch.Generator().manual_seed(seed))[:most]
         self.rows = drawn.sort().values.numpy()
         """Which of the data set's samples these are."""
-        batches = list(DataLoader(Subset(dataset, self.rows.tolist()), batch_size))
+        batches = list(ordered_batches(Subset(dataset, self.rows.tolist()), batch_size))
         self.batches = [(x, labels) for x, _, labels, *_ in batches]
         self.y = torch.cat([y for _, y, *_ in batches])
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import Stateful
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, model_of
 
 
 class VLMPlugin(SupervisedPlugin[Any], Stateful):
@@ -25,18 +27,26 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     """Fewest training samples that every experience must have. What needs more says so here, so that it is known before
     anything is trained."""
 
+    train_classes: TrainClasses | None = None
+    """The classes that have to compete in training: ``"seen"``, all that were met so far, or ``"current"``, those of
+    the batch's own tasks alone; None where the method goes with both. Set as an experience starts."""
+
     def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.supports_distributed = supports_distributed
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
-        """The first callback of an experience: calls :meth:`prepare_parameters`.
+        """The first callback of an experience: has the classes compete that the method needs, and calls
+        :meth:`prepare_parameters`.
 
-        :raises InputError: if the experience has fewer samples than the method needs.
+        :raises InputError: if the experience has fewer samples than the method needs, or if another plugin needs other
+            classes to compete.
         """
         experience = strategy.experience
         if (there := len(experience.dataset)) < self.least_samples:
             raise InputError(too_few(self.least_samples, f"experience {experience.current_experience}", there))
+        if (needed := classes_needed(strategy.plugins)) is not None:
+            model_of(strategy).competing.in_training = needed
         self.prepare_parameters(strategy)
 
     def after_training_epoch(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -55,6 +65,23 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
 
         :param strategy: the strategy; its experience is at hand, its model not yet adapted.
         """
+
+
+def classes_needed(plugins: Iterable[Any]) -> TrainClasses | None:
+    """The classes that have to compete in training for all methods of a training.
+
+    :param plugins: plugins of a strategy; only those of our base can need any.
+    :return: what one of them needs, None if they go with both.
+    :raises InputError: if one needs other classes than another.
+    """
+    wanting = {p.train_classes: type(p).__name__ for p in plugins if isinstance(p, VLMPlugin)}
+    wanting.pop(None, None)
+    if len(wanting) > 1:
+        raise InputError(
+            f"{wanting['seen']} needs all classes met so far in training, and {wanting['current']} those of the "
+            "batch's own tasks alone: one training cannot have both"
+        )
+    return next(iter(wanting), None)
 
 
 def too_few(least: int, where: str, there: int) -> str:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Columns
@@ -71,6 +72,8 @@ class FeatureReplayPlugin(VLMPlugin):
     """
 
     states: ClassVar = {"memory": KEPT, "path": IN_MODEL, "_before": WORKING, "_walk": TRANSIENT}
+    # Pseudo-features come in a batch of their own: without the classes of today they would hold nothing against it.
+    train_classes: TrainClasses | None = "seen"
 
     def __init__(
         self,
@@ -105,8 +108,6 @@ class FeatureReplayPlugin(VLMPlugin):
         model.slots.check("image_path", "feature replay")
         model.freeze(*(tower for tower in TOWERS if tower not in train_towers)).unfreeze(*train_towers)
         model.install("image_path", self.path, "feature replay")
-        # Pseudo-features come in a batch of their own: without the classes of today they would hold nothing against it.
-        model.competing.in_training = "seen"
         self.memory = memory
         self.start, self.unit = start, unit
         self.batch_size, self.groups, self.per_group = batch_size, groups, per_group

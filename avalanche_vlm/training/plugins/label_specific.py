@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.density_fit import fit_density
@@ -62,6 +63,7 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
         "memory": KEPT,
         "pool": TRANSIENT,  # empty between tasks
     }
+    train_classes: TrainClasses | None = "seen"
 
     def __init__(
         self,
@@ -79,7 +81,6 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
         if memory.by != "class":
             raise InputError(f"LADA replays classes: it needs FeatureMemory(by='class'), this one has by={memory.by!r}")
         super().__init__(model, head)
-        model.competing.in_training = "seen"
         self.pool: ModulePool | None = None
         if bottleneck:
             self.pool = ModulePool(named("text", text_adapters(model.tower("text"), bottleneck)))

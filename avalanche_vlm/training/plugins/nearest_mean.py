@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models import VLM
@@ -26,13 +27,13 @@ class NearestMeanPlugin(VLMPlugin):
     """
 
     states: ClassVar = {"head": IN_MODEL}
+    train_classes: TrainClasses | None = "seen"
 
     def __init__(self, model: VLM, memory: ExemplarMemory) -> None:
         super().__init__()
         self.memory = memory
         self.head = NearestMeanHead(float(model.scale))
         model.install("class_head", self.head, "a nearest-mean head")
-        model.competing.in_training = "seen"
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         refuse_pairs(strategy, "a nearest-mean head")

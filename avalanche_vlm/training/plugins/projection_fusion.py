@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive
@@ -38,6 +39,7 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead]):
     """
 
     states: ClassVar = {"memory": KEPT}
+    train_classes: TrainClasses | None = "seen"
 
     def __init__(self, model: VLM, head: ProjectionFusionHead, memory: ExemplarMemory, *, per_class: int = 20) -> None:
         if memory.policy != "herding":
@@ -46,7 +48,6 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead]):
         self.per_class = whole(per_class, 1, "the number of exemplars per class")
         self.transform = model.transforms.eval
         super().__init__(model, head)
-        model.competing.in_training = "seen"
 
     def prepare_parameters(self, strategy: Strategy) -> None:
         self.head.begin()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from avalanche_vlm.benchmarks.label_space import StreamKind
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.plugins.base import classes_needed
 from avalanche_vlm.training.recipes.declaration import Published, Recipe
 from avalanche_vlm.training.recipes.facts import WHOLE_TOWERS
 from avalanche_vlm.training.recipes.registry import get_recipe
@@ -51,28 +53,40 @@ def settings_for(recipe: str, benchmark: str, model: str | None = None) -> tuple
     return {**fields, "lr": lr, "weight_decay": weight_decay}, options
 
 
-def settled(settings: TrainSettings, recipe: str, kind: StreamKind) -> TrainSettings:
+def settled(settings: TrainSettings, recipe: str, kind: StreamKind, plugins: Sequence[Any] = ()) -> TrainSettings:
     """Training settings in which nothing is left to the recipe.
 
     :param settings: what was asked for.
     :param recipe: a recipe's name.
     :param kind: the stream's kind, ``"classes"`` or ``"pairs"``.
+    :param plugins: plugins beside the recipe's, which may need classes as well
+        (:attr:`~avalanche_vlm.training.plugins.base.VLMPlugin.train_classes`).
     :return: the settings with the classes that compete in training; None on a stream of pairs, which has none.
-    :raises InputError: if the recipe's method needs other classes than were asked for, or if settings of classes were
-        asked for on a stream of pairs.
+    :raises InputError: if the recipe's method or a plugin needs other classes than were asked for, or one of them other
+        classes than another, or if settings of classes were asked for on a stream of pairs.
 
     >>> settled(TrainSettings(), "icarl", "classes").train_classes
     'seen'
     >>> settled(TrainSettings(), "lora", "pairs").train_classes  # None
     """
-    needed = get_recipe(recipe).train_classes
     if kind == "pairs" and (settings.label_smoothing or settings.train_classes):
         name = "label_smoothing" if settings.label_smoothing else "train_classes"
         raise InputError(f"{name} is about class labels, and the stream is one of image-text pairs")
-    if kind == "classes" and needed == "seen" and settings.train_classes == "current":
-        raise InputError(f"recipe {recipe} needs all classes met so far in training: leave train_classes at seen")
-    chosen = (settings.train_classes or needed) if kind == "classes" else None
-    return replace(settings, train_classes=chosen)
+    if kind == "pairs":
+        return replace(settings, train_classes=None)
+    everything = get_recipe(recipe).train_classes == "seen"
+    of_plugins = classes_needed(plugins)
+    if everything and of_plugins == "current":
+        raise InputError(
+            f"recipe {recipe} needs all classes met so far in training, and a plugin those of the batch's own tasks "
+            "alone: one training cannot have both"
+        )
+    needed = "seen" if everything else of_plugins
+    if needed is not None and settings.train_classes not in (None, needed):
+        who = f"recipe {recipe}" if everything else "a plugin beside the recipe"
+        what = "all classes met so far" if needed == "seen" else "the classes of the batch's own tasks alone"
+        raise InputError(f"{who} needs {what} in training: leave train_classes at {needed}")
+    return replace(settings, train_classes=settings.train_classes or needed or "current")
 
 
 def _rate(chosen: Recipe, benchmark: str) -> tuple[tuple[float, float], dict[str, Any]]:
