@@ -1,4 +1,4 @@
-"""Figures as people read them: bytes with a unit, shares in percent."""
+"""Figures and names as people read them: bytes with a unit, shares in percent, names in one line."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def percent(share: float) -> str:
     ('12.5%', '0.391%', '100%')
     """
     return f"{100 * share:.3g}%"
+
+
+def one_line(name: object) -> str:
+    """A name within a sentence or a cell: whatever spaces, tabs and line breaks it has, one space for each run.
+
+    >>> one_line("two\\nlines")
+    'two lines'
+    """
+    return " ".join(str(name).split())

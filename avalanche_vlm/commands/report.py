@@ -30,7 +30,8 @@ def report(request: ReportRequest) -> int:
 
 
 def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
-    """The results of a ``run`` or a ``compare`` with their timing, the diagnosis and the advice, where there are some.
+    """The results of a ``run``, of a ``compare`` or of the runs in folders side by side, with their timing, the
+    diagnosis and the advice, where there are some.
 
     A diagnosis lies beside its run: below the folder of a comparison it counts if it is the only one.
 
@@ -41,7 +42,10 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | No
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
     entries = []
-    for path in [folder / "result.json", *sorted(folder.glob("*/seed-*/result.json"))]:
+    for path in [
+        folder / "result.json",
+        *sorted([*folder.glob("*/result.json"), *folder.glob("*/seed-*/result.json")]),
+    ]:
         result = _object(path)
         if result is not None:
             wrong = fault(result)
@@ -49,10 +53,10 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | No
                 raise InputError(f"{path} is not a result of avalanche-vlm run: {wrong}")
             beside = {name: _object(path.with_name(f"{name}.json")) or {} for name in ("timing", "ledger")}
             entries.append({"result": result, **beside})
-    below = sorted(folder.glob("*/seed-*/diagnosis.json"))
+    diagnosed = [path for each in ("*/diagnosis.json", "*/seed-*/diagnosis.json") for path in folder.glob(each)]
     diagnosis = _object(folder / "diagnosis.json")
-    if diagnosis is None and len(below) == 1:
-        diagnosis = _object(below[0])
+    if diagnosis is None and len(diagnosed) == 1:
+        diagnosis = _object(diagnosed[0])
     advice = _object(folder / "advice.json")
     if not entries and diagnosis is None and advice is None:
         raise InputError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.evaluation.binomial import binomial_interval
 from avalanche_vlm.evaluation.declaration import found_at, number
+from avalanche_vlm.units import one_line
 
 if TYPE_CHECKING:  # reports read results here, and wait for no torch
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -242,5 +243,5 @@ def _at_the_end(result: Mapping[str, Any]) -> list[float | None]:
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
     """Names in a sentence; of many the first, and how many more there are."""
-    shown = ", ".join(map(str, names[:most]))
+    shown = ", ".join(map(one_line, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
@@ -28,7 +30,8 @@ class PerformanceMatrix(VLMMetric):
     mean of both directions' hit@1 within the task. All in [0, 1]; ties count by expectation
     (:func:`~avalanche_vlm.evaluation.rightness.rightness`).
 
-    Emits ``Score/<stream>/exp<i>`` when an experience was evaluated.
+    Emits ``Score/<stream>/exp<i>`` when an experience was evaluated. An answer that is not a number is refused
+    (``InputError``, with step and task), and the rows before stay.
     """
 
     states: ClassVar[Mapping[str, Declared]] = {
@@ -52,9 +55,28 @@ class PerformanceMatrix(VLMMetric):
     def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
-            self._pairs.update(*encode_pairs(model_of(strategy), x, strategy.mb_task_id), y)
+            features = encode_pairs(model_of(strategy), x, strategy.mb_task_id)
+            for side, of in zip(("image", "text"), features, strict=True):
+                self._refuse_broken(f"{side} features", ~of.isfinite().all(1), strategy)
+            self._pairs.update(*features, y)
         else:
-            self._counts.update(rightness(strategy.mb_output, y))
+            # Classes that do not compete are at minus infinity; what competes is a number.
+            logits = strategy.mb_output
+            wrong = logits.isnan().any(1) | logits.isposinf().any(1) | ~logits.isfinite().any(1)
+            self._refuse_broken("logits", wrong, strategy)
+            self._counts.update(rightness(logits, y))
+
+    def _refuse_broken(self, what: str, broken: torch.Tensor, strategy: Strategy) -> None:
+        """Stop before NaN is counted as an answer: the highest of them is the first class, which can even be right."""
+        if not bool(broken.any()):
+            return
+        experience = strategy.experience
+        place = getattr(experience, "task_name", experience.current_experience)
+        raise InputError(
+            f"the {what} of {int(broken.sum())} of {len(broken)} test samples are NaN or infinite at step {self.row}, "
+            f"task {place}: "
+            + ("the weights that training began with are broken" if self.row == 0 else "training broke the weights")
+        )
 
     def after_eval_exp(self, strategy: Strategy) -> MetricValue:
         score = mean_hit_at_1(*self._pairs.compute()) if self._pairs.filled else self._counts.compute()

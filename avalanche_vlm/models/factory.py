@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.compat import no_code_of_models
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.checkpoints import read_weights
+from avalanche_vlm.models.fitness import check_finite, check_image_size
 from avalanche_vlm.models.folders import CONFIG, HUB, LOCAL, Folder, open_folder
 from avalanche_vlm.models.load_errors import check_packages, explain, mismatch
 from avalanche_vlm.models.precision import PRECISIONS, WeightPrecision
@@ -63,8 +64,9 @@ def create_vlm(
         weights are resized as open_clip does, and the transforms make images of this size.
     :param freeze: towers to freeze, of ``image``, ``text``, ``scale``.
     :param cache_dir: where open_clip keeps downloads.
-    :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture, a
-        package that the model's tokenizer needs, and when weights are neither here nor to be had from the network.
+    :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture or
+        with a number that is not finite, an image size that leaves pixels over beside whole patches, a package that
+        the model's tokenizer needs, and when weights are neither here nor to be had from the network.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
@@ -74,6 +76,9 @@ def create_vlm(
         vlm = _create_tiny(pretrained, precision, image_size)
     else:
         vlm = _create_open_clip(name, pretrained, precision, image_size, cache_dir)
+    if image_size is not None:
+        check_image_size(vlm.clip, name, image_size)
+    check_finite(vlm.clip, name if pretrained is None else f"{name} ({pretrained})")
     settings = {"image_size": image_size, "precision": None if precision == "fp32" else precision}
     said = ", ".join(f"{setting}={value}" for setting, value in settings.items() if value is not None)
     vlm.name += f"[{said}]" if said else ""
@@ -213,7 +218,8 @@ def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:
     if name not in known:
         import difflib
 
-        near = difflib.get_close_matches(name, ["tiny", *known], n=3)
+        by_lower = {model.lower(): model for model in ["tiny", *known]}  # no two differ in case alone
+        near = [by_lower[model] for model in difflib.get_close_matches(name.lower(), by_lower, n=3)]
         hint = f"; did you mean {', '.join(near)}" if near else ""
         raise InputError(f"no model is called {name!r}{hint}? (avalanche_vlm knows 'tiny' and open_clip's models)")
     tags = open_clip.list_pretrained_tags_by_model(name)

@@ -58,6 +58,11 @@ def explain(name: str, tag: str | None, image_size: int | None, error: Exception
     if "loading state_dict" in str(error):
         resized = "; these weights cannot be used at another image_size" if image_size and _of_positions(error) else ""
         return f"{start}they are those of another architecture: {mismatch(error)}{resized}"
+    if tag and tag.endswith((".npz", ".npy")):
+        return (
+            f"{start}the file is a numpy archive, which is read as weights of a SigLIP model in big_vision's format, "
+            "and it does not hold those of this architecture: convert it to a state dict or safetensors"
+        )
     if image_size and "sizes should be greater than 0" in str(error):  # torch's, on positions of no patches
         return f"{start}image_size={image_size} is less than a patch of its image tower"
     if "trust_remote_code" in str(error):  # transformers advises to set it

@@ -9,12 +9,18 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from avalanche_vlm.units import one_line
+
 PLAIN = "DejaVu Sans"
 """The font that matplotlib brings itself, so that it is always there."""
 
+_LONGEST = 40
+"""Most letters of a name on a plot: of longer ones matplotlib finds no room for the axes beside them."""
+
 
 def labels(names: Sequence[str], stem: str = "task") -> list[str]:
-    """Names as a plot can show them: where no installed font has the glyphs of one, its position in the place of it.
+    """Names as a plot can show them: in one line, the middle of a long one left out; where no installed font has the
+    glyphs of one, its position in the place of it.
 
     :param names: the names, in the order in which they are numbered.
     :param stem: what a number is the number of.
@@ -23,8 +29,18 @@ def labels(names: Sequence[str], stem: str = "task") -> list[str]:
     >>> labels(["flowers", "\\x07"])
     ['flowers', 'task 2']
     """
-    _, missing = _fonts(frozenset("".join(names)))
-    return [f"{stem} {i}" if missing & set(name) else name for i, name in enumerate(names, start=1)]
+    lines = [one_line(name) for name in names]
+    _, missing = _fonts(frozenset("".join(lines)))
+    short = [_short(line) for line in lines]
+    found = []
+    for i, label in enumerate(short, start=1):
+        if missing & set(lines[i - 1]):
+            found.append(f"{stem} {i}")
+        elif label != lines[i - 1] and short.count(label) > 1:  # what tells them apart was left out
+            found.append(f"{_short(label, _LONGEST - 7)} ({i})")
+        else:
+            found.append(label)
+    return found
 
 
 def key(names: Sequence[str], stem: str = "task") -> str | None:
@@ -36,15 +52,29 @@ def key(names: Sequence[str], stem: str = "task") -> str | None:
     >>> key(["flowers", "\\x07"])
     "no installed font has the letters of some names, so plots number them: task 2 is '\\\\x07'"
     """
-    shown = labels(names, stem)
+    _, missing = _fonts(frozenset("".join(map(one_line, names))))
     behind = [
         f"{label} is {name if name.isprintable() else repr(name)}"
-        for label, name in zip(shown, names, strict=True)
-        if label != name
+        for label, name in zip(labels(names, stem), names, strict=True)
+        if missing & set(one_line(name))
     ]
     if not behind:
         return None
     return f"no installed font has the letters of some names, so plots number them: {', '.join(behind)}"
+
+
+def _short(name: str, most: int = _LONGEST) -> str:
+    """Both ends of a name, which are where names differ; a name of no more than ``most`` letters as it is."""
+    end = most // 3
+    return name if len(name) <= most else f"{name[: most - end - 1]}\u2026{name[-end:]}"
+
+
+def reach(shown: Sequence[str]) -> float:
+    """About how many inches the longest of some labels takes in matplotlib's default size.
+
+    :param shown: labels; letters from the first CJK block on are as wide as they are high.
+    """
+    return max(sum(0.14 if ord(letter) >= 0x2E80 else 0.09 for letter in label) for label in shown)
 
 
 def set_in_fonts(figure: Figure) -> Figure:

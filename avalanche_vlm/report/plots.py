@@ -14,7 +14,7 @@ from avalanche_vlm.evaluation.comparable import check_one_table
 from avalanche_vlm.evaluation.curves import HELD_OUT
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
-from avalanche_vlm.report.lettering import labels, set_in_fonts
+from avalanche_vlm.report.lettering import labels, reach, set_in_fonts
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's palette, readable with every kind of colour vision."""
@@ -38,7 +38,8 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     cell = min(_CELL, 30 / len(tasks))
     across = max(1, min(len(groups), int(22 / (cell * len(tasks) + 0.4))))
     down = math.ceil(len(groups) / across)
-    size = (2.2 + across * (cell * len(tasks) + 0.4), 1.4 + down * (cell * (len(tasks) + 1) + 0.5))
+    margin = max(2.2, 1.6 + reach(tasks)), max(1.4, 0.5 + 0.7 * reach(tasks))  # names at the left, and slanted below
+    size = (margin[0] + across * (cell * len(tasks) + 0.4), margin[1] + down * (cell * (len(tasks) + 1) + 0.5))
     figure = Plot(figsize=size, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     shown = slice(None, None, math.ceil(_LETTER / cell))  # names no nearer to each other than lines of text
@@ -75,7 +76,8 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) 
     tasks = labels(results[0]["tasks"])
     many = len(groups) > len(COLOURS)
     width, height = max(8.0, min(30.0, 2 + 0.3 * len(tasks))), max(4.5, 0.6 + 1.3 * _LETTER * len(groups) * many)
-    figure = Plot(figsize=(width + 3 * many, height), layout="constrained")
+    slanted = 0.7 * max(0.0, reach(tasks) - 1.5)  # beyond what the names of most tasks need below the axis
+    figure = Plot(figsize=(width + 3 * many, height + slanted), layout="constrained")
     axis = figure.subplots()
     steps = np.arange(len(tasks) + 1)
     for (colour, line, marker), (recipe, members) in zip(_looks(), groups.items(), strict=False):

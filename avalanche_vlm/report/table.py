@@ -79,8 +79,10 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
     figures = [f for f in figures_of(entries, "table") if any(of[f.name]["n"] for of in rows.values())]
     seeds = sorted({entry["result"]["protocol"]["seed"] for entry in entries})
     protocol = entries[0]["result"]["protocol"]
+    visible = protocol.get("label_space")  # pairs have none
+    space = f"label space {visible}, " if visible else ""
     table = Table(
-        title=f"{protocol.get('benchmark')}, label space {protocol.get('label_space')}, {protocol.get('model')}, "
+        title=f"{protocol.get('benchmark')}, {space}{protocol.get('model')}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (scores in percent)"
     )
     table.add_column("recipe", no_wrap=True)

@@ -13,10 +13,13 @@ from mini import mini
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
+from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import ContrastiveCriterion
+from avalanche_vlm.training.settings import TrainSettings
 
 
 def naive(model, metrics, criterion=None, **options) -> Naive:
@@ -148,3 +151,37 @@ def test_the_last_evaluation_of_a_step_counts_for_held_out_sets_too(tiny_benchma
     naive(model, [alone]).eval(tiny_benchmark.test_stream[:1])
     assert held_out.result() == alone.result() != first
     assert all(len(curve) == 1 for curve in held_out.result().values())
+
+
+@pytest.mark.parametrize(("kind", "what"), [("classes", "logits"), ("pairs", "image features")])
+def test_an_answer_that_is_no_number_is_refused_with_its_place(random_model, tiny_benchmark, tiny_pairs, kind, what):
+    stream = tiny_benchmark if kind == "classes" else tiny_pairs
+    if stream.label_space is not None:
+        random_model.set_label_space(stream.label_space)
+    matrix = PerformanceMatrix()
+    criterion = None if kind == "classes" else ContrastiveCriterion()
+    strategy = naive(random_model, [matrix], criterion)
+    strategy.eval(stream.test_stream)
+    before = matrix.rows()
+    matrix.step = 1
+    with torch.no_grad():
+        random_model.clip.visual.conv1.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=rf"the {what} of \d+ of \d+ .* step 1, task {stream.task_names[0]}: training"):
+        strategy.eval(stream.test_stream)
+    np.testing.assert_array_equal(matrix.rows()[0], before[0])
+
+
+def test_a_broken_model_ends_an_experiment_before_any_score(random_model, tiny_benchmark):
+    with torch.no_grad():
+        random_model.clip.visual.conv1.weight[0, 0, 0, 0] = float("nan")
+    rows = []
+    settings = TrainSettings(epochs=1, batch_size=8, lr=1e-3)
+    with pytest.raises(InputError, match=r"NaN or infinite at step 0, .*: the weights that training began with"):
+        run_experiment(
+            tiny_benchmark,
+            "zero-shot",
+            model=random_model,
+            settings=settings,
+            on_row=lambda step, matrix: rows.append(step),
+        )
+    assert not rows

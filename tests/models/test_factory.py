@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -251,3 +252,31 @@ def test_without_a_network_one_sentence_says_what_to_fetch_and_where_to_put_it(m
         create_vlm("ViT-B-16", "openai", cache_dir=str(tmp_path))
     sentence = sentence_of(error)
     assert "ViT-B-16 (openai)" in sentence and "cannot be reached" in sentence and "pretrained=" in sentence
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_name(tmp_path, broken):
+    weights = create_vlm("tiny").clip.state_dict()
+    weights["visual.conv1.weight"][0, 0, 0, 0] = broken
+    torch.save(weights, tmp_path / "broken.pt")
+    with pytest.raises(InputError, match=r"broken\.pt.* visual\.conv1\.weight has numbers that are NaN or infinite$"):
+        create_vlm("tiny", tmp_path / "broken.pt")
+
+
+def test_an_image_size_that_is_not_whole_patches():
+    patch = create_vlm("tiny").clip.visual.patch_size[0]
+    with pytest.raises(InputError, match=f"image_size={4 * patch + 1} .*take {4 * patch} or {5 * patch}$"):
+        create_vlm("tiny", image_size=4 * patch + 1)
+    assert create_vlm("tiny", image_size=5 * patch).transforms.eval.size == 5 * patch
+
+
+def test_a_name_in_another_case_is_told_the_right_one():
+    with pytest.raises(InputError, match="did you mean ViT-B-16"):
+        create_vlm("vit-b-16")
+
+
+def test_a_numpy_archive_for_a_model_that_reads_none(tmp_path, model_folder):
+    np.savez(tmp_path / "n.npz", a=np.ones(3))
+    with pytest.raises(InputError, match="numpy archive") as refused:
+        create_vlm("RN50", tmp_path / "n.npz")
+    assert "trunk" not in str(refused.value)

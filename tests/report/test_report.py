@@ -89,6 +89,16 @@ def test_the_table_says_which_seeds_a_recipe_has_where_some_failed(capsys):
     assert "zscl (seed 1)" in out and "lora (" not in out and "seeds 0, 1" in out
 
 
+def test_pairs_have_no_label_space_in_the_title(capsys):
+    pairs = entry()
+    pairs["result"]["protocol"]["label_space"] = None
+    table.print_table([pairs])
+    assert "label space" not in capsys.readouterr().out
+    pairs["result"]["protocol"]["label_space"] = "seen"
+    table.print_table([pairs])
+    assert "label space seen" in capsys.readouterr().out
+
+
 def test_the_printed_table_is_not_cut(capsys):
     table.print_table([entry(last=80.0), entry(seed=1, last=84.0), entry("replay", zsd=None)])
     out = capsys.readouterr().out
@@ -234,3 +244,16 @@ def test_a_dollar_sign_is_no_formula():
     figure = plots.matrices([result_with_tasks("$\\nonsense$", "5 $ and 6 $")])
     drawn(figure)
     assert figure.axes[0].get_xticklabels()[0].get_text() == "$\\nonsense$"
+
+
+def test_long_names_are_cut_on_plots_and_stay_told_apart():
+    long = "a" * 300
+    names = [f"{long}1", f"{long}2", "two\nlines", "short"]
+    shown = lettering.labels(names)
+    assert max(map(len, shown)) <= 40 and len(set(shown)) == 4 and shown[2:] == ["two lines", "short"]
+    assert all("\u2026" in label for label in shown[:2]) and lettering.key(names) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where names leave no room for the axes
+        for of in (names[:3], names[:1], ["\u4efb" * 300]):
+            drawn(plots.matrices([result_with_tasks(*of)]))
+            drawn(plots.held_out_curves([result_with_tasks(*of)]))

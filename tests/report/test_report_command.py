@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -55,6 +56,26 @@ def test_a_comparison_with_a_diagnosis_of_one_of_its_runs_and_an_advice(tmp_path
     assert found["attribution"][0]["verdict"]["module"] == "image.1"
     store.write_json(tmp_path / "lora/seed-0/diagnosis.json", files.diagnosis())
     assert "attribution" in report(tmp_path)["missing"]  # which of the two is not for the report to say
+
+
+def test_runs_in_folders_side_by_side_have_a_table_per_protocol(tmp_path):
+    for visible in ("task", "union"):
+        entry = copy.deepcopy(files.entries()[0])
+        entry["result"]["protocol"]["label_space"] = visible
+        save(tmp_path / f"run-{visible}", entry)
+    groups = report(tmp_path)["groups"]
+    assert [group["differs"] for group in groups] == [
+        [{"name": "label_space", "value": visible}] for visible in ("task", "union")
+    ]
+
+
+def test_a_name_of_several_lines_is_shown_in_one(tmp_path):
+    entry = copy.deepcopy(files.entries()[0])
+    entry["result"]["tasks"][0] = "two\nlines"
+    entry["result"]["chance"] = [{"classes": 1, "samples": 9, "level": 100.0} for _ in entry["result"]["tasks"]]
+    save(tmp_path, entry)
+    group = report(tmp_path)["groups"][0]
+    assert group["tasks"][0] == "two lines" and group["remarks"][0].startswith("One class alone competes on two lines,")
 
 
 def damage(folder: Path, what: str) -> None:

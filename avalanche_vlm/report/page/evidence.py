@@ -13,7 +13,7 @@ from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_fa
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.charts.points import unbeaten
-from avalanche_vlm.report.page.reading import grid, items, number, numbers, record, records, text, texts
+from avalanche_vlm.report.page.reading import grid, items, number, numbers, record, records, text, titles
 from avalanche_vlm.report.rounding import spread
 
 _DIGITS = 4
@@ -44,14 +44,14 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
     return {
         "name": ", ".join(filter(None, (text(first["protocol"].get(k)) for k in ("benchmark", "model")))),
         "differs": [{"name": name, "value": text(fixed.get(name))} for name in apart],
-        "tasks": texts(first["tasks"]),
+        "tasks": titles(first["tasks"]),
         "columns": [
             _column(figure)
             for figure in figures
             if any(recipe["figures"][figure.name]["mean"] is not None for recipe in recipes)
         ],
         "recipes": recipes,
-        "weakest": _weakest(variants, texts(first["tasks"])),
+        "weakest": _weakest(variants, titles(first["tasks"])),
         "remarks": remarks([entry["result"] for entry in entries]),
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.report.page.reading import grid, number, numbers, padded, record, records, text, texts, transposed
+from avalanche_vlm.report.page.reading import (
+    grid,
+    number,
+    numbers,
+    padded,
+    record,
+    records,
+    text,
+    texts,
+    titles,
+    transposed,
+)
 
 MODES = (
     ("drift", "Cross-modal drift", "images and texts stop matching"),
@@ -102,7 +113,7 @@ def modules(diagnosis: dict[str, Any]) -> dict[str, Any] | None:
         "updates": _map(given.get("update"), len(blocks)),
     }
     width = max((len(cells[0]) for cells in maps.values() if cells), default=0)
-    return {"blocks": blocks, "tasks": padded(texts(diagnosis.get("tasks")), width), **maps} if width else None
+    return {"blocks": blocks, "tasks": padded(titles(diagnosis.get("tasks")), width), **maps} if width else None
 
 
 def _map(rows: Any, blocks: int) -> list[list[float | None]]:
@@ -126,7 +137,7 @@ def drift(diagnosis: dict[str, Any]) -> dict[str, Any] | None:
     cka = _map(layers.get("CKA"), len(names))
     if not curves and not cka:
         return None
-    tasks = texts(diagnosis.get("tasks"))
+    tasks = titles(diagnosis.get("tasks"))
     steps = padded(["pretrained", *tasks], len(cka[0]) if cka else 0)
     return {"curves": curves, "layers": {"names": names, "steps": steps, "cka": cka} if cka else None, "tasks": tasks}
 
@@ -150,4 +161,4 @@ def erosion(diagnosis: dict[str, Any]) -> dict[str, Any] | None:
         classes.append({**names, "before": before, "after": after, "lost": lost})
     if not sets and not classes:
         return None
-    return {"sets": sets, "classes": classes, "tasks": texts(diagnosis.get("tasks"))}
+    return {"sets": sets, "classes": classes, "tasks": titles(diagnosis.get("tasks"))}

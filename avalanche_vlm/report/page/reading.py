@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from avalanche_vlm.evaluation.declaration import number
+from avalanche_vlm.units import one_line
 
 
 def numbers(value: Any) -> list[float | None]:
@@ -67,6 +68,15 @@ def text(value: Any) -> str:
 def texts(value: Any) -> list[str]:
     """A list of words or sentences."""
     return [text(v) for v in items(value)]
+
+
+def titles(value: Any) -> list[str]:
+    """A list of names, each in one line.
+
+    >>> titles(["two\\nlines", 3])
+    ['two lines', '3']
+    """
+    return [one_line(text(v)) for v in items(value)]
 
 
 def fault(result: Any) -> str | None:
