@@ -85,7 +85,9 @@ def true_captions(y: torch.Tensor) -> torch.Tensor:
     >>> true_captions(torch.tensor([7, 8, 7])).int().tolist()
     [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     """
-    rows, captions = images_of_rows(y), captions_of(y)
-    same_image = (rows[:, None] == rows[None, :]).float()
-    same_caption = (captions[:, None] == captions[None, :]).float()
-    return same_image @ same_caption > 0
+    (images, image), (captions, caption) = (
+        torch.unique(of, return_inverse=True) for of in (images_of_rows(y), captions_of(y))
+    )
+    paired = torch.zeros(len(images), len(captions), dtype=torch.bool, device=y.device)
+    paired[image, caption] = True
+    return paired[image][:, caption]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.scenario import PairDataset
@@ -27,6 +28,16 @@ def test_true_captions_are_those_that_some_row_pairs_with_the_image(rows):
     assert captions_of(y).tolist() == [caption for _, caption in rows] and images_of_rows(y).tolist() == unit
     both = [[a[1] == b[1] or (a[0] == b[0] > 0) for b in rows] for a in rows]
     assert alike(y, y).tolist() == both
+
+
+def test_it_takes_no_product_of_tables():
+    y = torch.tensor([pair_number(n // 3 % 40, n % 50) for n in range(200)])
+    with FlopCounterMode(display=False) as counter:
+        found = true_captions(y)
+    assert counter.get_total_flops() == 0  # a matrix product of tables took 2 B^3
+    unit, caption = images_of_rows(y), captions_of(y)
+    same = (unit[:, None] == unit[None, :]).double() @ (caption[:, None] == caption[None, :]).double()
+    assert torch.equal(found, same > 0) and true_captions(y[:0]).shape == (0, 0)
 
 
 def test_captions_change_hands():
