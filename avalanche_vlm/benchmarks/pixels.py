@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from avalanche_vlm.errors import InputError
+
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras, scanners and microscopes use of the 16 in a file."""
+_UNDERSHOOT = 0.01
+"""Share of the largest value that numbers may lie below 0, as they do after resampling: they are black."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -31,10 +35,18 @@ def from_wide(values: np.ndarray) -> Image.Image:
     What counts as white follows from the largest value, since files do not say how many of their bits are used: see
     :func:`white_of`. Within one depth all pictures are scaled alike, so that dark ones stay dark.
 
-    :param values: ``[H, W]`` or ``[H, W, C]``; what is negative or no number is black.
+    :param values: ``[H, W]`` or ``[H, W, C]``; what is no number is black.
+    :raises InputError: for negative values, as of computed tomography or of normalised pictures, beyond what resampling
+        leaves: nothing says which value is black.
     """
     values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    top = white_of(float(values.max(initial=0.0)), fractions=bool((values % 1).any()))
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    if low < -_UNDERSHOOT * high:
+        raise InputError(
+            f"an image has values from {low:.4g} to {high:.4g}, and nothing says which is black: shift and scale them "
+            "to start from 0 (for computed tomography, by the window that is to be seen)"
+        )
+    top = white_of(high, fractions=bool((values % 1).any()))
     return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
 
 

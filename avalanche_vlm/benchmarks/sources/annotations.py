@@ -45,18 +45,19 @@ def annotation_rows(path: Path, problems: Problems) -> Iterator[Row]:
 
 
 def _coco(path: Path, images: list[Any], annotations: list[Any], problems: Problems) -> Iterator[Row]:
-    files = {of.get("id"): of.get("file_name") for of in images if isinstance(of, dict)}
+    # 0 and "0" are one id: some tools write the ids of images as numbers, and those of annotations as text.
+    files = {str(of["id"]): of.get("file_name") for of in images if isinstance(of, dict) and "id" in of}
     if annotations and not any(isinstance(of, dict) and "caption" in of for of in annotations):
         raise InputError(f"{path} has annotations without captions: a file of captions is needed, not of instances")
     described = set()
     for number, annotation in enumerate(annotations, start=1):
         if not isinstance(annotation, dict):
             problems.add(f"{path}, row {number}: expected a JSON object")
-        elif files.get(annotation.get("image_id")) is None:
+        elif files.get(str(annotation.get("image_id"))) is None:
             problems.add(f"{path}, row {number}: there is no image with the id {annotation.get('image_id')!r}")
         else:
-            described.add(annotation["image_id"])
-            yield number, {"image": files[annotation["image_id"]], "caption": annotation.get("caption")}
+            described.add(str(annotation["image_id"]))
+            yield number, {"image": files[str(annotation["image_id"])], "caption": annotation.get("caption")}
     if bare := len(files) - len(described):
         problems.notes.append(f"{path} has {bare} images without a caption: they are left out")
 

@@ -25,6 +25,7 @@ from avalanche_vlm.benchmarks.scenario import (
 )
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, meaningless
 from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_images
+from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import DataWarning, InputError
 
 OnError = Literal["raise", "skip"]
@@ -101,10 +102,11 @@ def split_items(
 ) -> list[Item]:
     """Give every item without a split one: stratified by task, and by class if asked.
 
-    Images are split and not rows: one with several captions is on one side. A group's split depends on its members
-    and the seed only, so that the same seed tests the same images in every task order.
+    Images are split and not rows: one with several captions, classes, tasks or copies is on one side, and where an item
+    of it has a split, on that side. A group's split depends on its members and the seed only, unless another group has
+    images of it too, so that the same seed tests the same images in every task order.
 
-    :param problems: a class (or task) with a single image cannot be split.
+    :param problems: a class (or task) with a single image cannot be split; its notes take what images are on two sides.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction lies between 0 and 1, not {test_fraction}")
@@ -115,16 +117,33 @@ def split_items(
         if not item.split:
             groups.setdefault((item.task, item.text if by_class else ""), []).append(item)
     done = [item for item in items if item.split]
-    for (task, text), members in groups.items():
-        images = list(dict.fromkeys(m.image for m in members))
+    same = same_images(item.image for item in items)
+    sides = {same[item.image]: item.split for item in done}
+    for (task, text), members in sorted(groups.items(), key=lambda group: group[0]):
+        images = list(dict.fromkeys(same[m.image] for m in members))
+        if len(images) < 2:  # nothing but copies: each counts for itself, which the notes say
+            images = list(dict.fromkeys(m.image for m in members))
         if len(images) < 2:
             what = f"class {text!r} of task {task!r}" if by_class else f"task {task!r}"
             problems.add(f"{what} has one usable image ({images[0]}), which cannot be split in train and test")
             continue
         rng = np.random.default_rng([seed, zlib.crc32(f"{task}\0{text}".encode(errors="surrogatepass"))])
-        test = {images[i] for i in split_indices(len(images), test_fraction, rng)[1]}
-        done += [replace(m, split="test" if m.image in test else "train") for m in members]
-    return done
+        free = [image for image in images if image not in sides]
+        if len(free) == len(images):
+            test = {images[i] for i in split_indices(len(images), test_fraction, rng)[1]}
+        else:
+            tested = sum(sides.get(image) == "test" for image in images)
+            wanted = min(len(images) - 1, max(1, round(test_fraction * len(images)))) - tested
+            test = {free[i] for i in rng.permutation(len(free))[: max(0, wanted)]}
+        sides |= {image: "test" if image in test else "train" for image in free}
+    split = [
+        replace(m, split=side)
+        for members in groups.values()
+        for m in members
+        if (side := sides.get(m.image) or sides.get(same[m.image]))
+    ]
+    problems.notes += shared([*done, *split], same, by_class)
+    return [*done, *split]
 
 
 def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:

@@ -31,7 +31,7 @@ def list_rows(path: Path, problems: Problems) -> Iterator[Row]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     if _NUMBERED.fullmatch(first) or _IMAGE.match(first):
         return _lines(path, text, problems)
-    delimiter = next((sign for sign in ("\t", "|", ",") if sign in first), None)
+    delimiter = next((sign for sign in ("\t", "|", ";", ",") if sign in first), None)
     if delimiter is None:
         raise InputError(
             f"{path} is no list of captions: a line is image.jpg#0, a tab and a caption, or the first is a header"

@@ -13,8 +13,8 @@ from avalanche_vlm.errors import InputError
 COLUMNS = ("image", "label", "caption", "task", "split")
 """What a table may say of a sample."""
 
-_ALSO = {"image": ("file_name", "image_name"), "caption": ("text", "comment")}
-"""Names in the image folders of Hugging Face's datasets, in COCO's files and in Flickr30k's list."""
+_ALSO = {"image": ("file_name", "image_name"), "caption": ("text", "comment", "captions", "sentences", "sentence")}
+"""Names in the image folders of Hugging Face's datasets, in COCO's files, and in lists of Flickr's pictures."""
 
 
 def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: Path) -> list[Row]:
@@ -23,7 +23,8 @@ def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: 
     :param rows: rows as they were read.
     :param given: the table's name of each of :data:`COLUMNS` that the user has named.
     :param path: the table, for messages.
-    :return: the rows with the columns that were named, and all others as they are.
+    :return: the rows with the columns that were named, and all others as they are; a row with a list of captions gives
+        one for each.
     :raises InputError: if a column that was named does not exist.
     """
     present = {column for _, fields in rows for column in fields}
@@ -39,9 +40,16 @@ def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: 
             also = next((name for name in _ALSO.get(column, ()) if name in present), None)
             if also:
                 renames[column] = also
-    if all(column == name for column, name in renames.items()):
-        return list(rows)
-    return [(line, dict(_renamed(fields, renames))) for line, fields in rows]
+    return [(line, of) for line, fields in rows for of in _one_caption_each(dict(_renamed(fields, renames)))]
+
+
+def _one_caption_each(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    captions = fields.get("caption")
+    if not isinstance(captions, list):
+        yield fields
+        return
+    for caption in captions or [None]:
+        yield {**fields, "caption": caption.get("raw") if isinstance(caption, dict) else caption}
 
 
 def _renamed(fields: Mapping[str, Any], renames: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

@@ -12,9 +12,12 @@ from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError
 
+TEXTS = ("caption", "text", "comment", "sentence")
+"""Columns of running text, in which there may be commas."""
+
 
 def comma_rows(path: Path, problems: Problems) -> Iterator[Row]:
-    """The rows of a CSV table; a header whose names are separated by ``|`` says that all fields are.
+    """The rows of a CSV table; a header without commas says by ``|``, ``;`` or tabs that all fields are separated so.
 
     :param path: the table, with a header line.
     :param problems: takes rows that are malformed.
@@ -22,8 +25,7 @@ def comma_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :raises InputError: if the table as a whole cannot be read.
     """
     text = read_text(path)
-    header = text.split("\n", 1)[0]
-    return rows_of(path, text, problems, "|" if "|" in header and "," not in header else ",")
+    return rows_of(path, text, problems, _delimiter(path, text, ",", problems))
 
 
 def tab_rows(path: Path, problems: Problems) -> Iterator[Row]:
@@ -34,7 +36,17 @@ def tab_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :return: line number and fields of each row.
     :raises InputError: if the table as a whole cannot be read.
     """
-    return rows_of(path, read_text(path), problems, "\t")
+    text = read_text(path)
+    return rows_of(path, text, problems, _delimiter(path, text, "\t", problems))
+
+
+def _delimiter(path: Path, text: str, usual: str, problems: Problems) -> str:
+    """What separates the names of the header: what the file's name says where it occurs, and otherwise what does."""
+    header = text.split("\n", 1)[0]
+    found = next((sign for sign in (usual, "\t", ";", "|", ",") if sign in header), usual)
+    if found not in (usual, "|"):
+        problems.notes.append(f"{path} separates its fields with {'tabs' if found == chr(9) else repr(found)}")
+    return found
 
 
 def rows_of(path: Path, text: str, problems: Problems, delimiter: str) -> Iterator[Row]:
@@ -43,7 +55,8 @@ def rows_of(path: Path, text: str, problems: Problems, delimiter: str) -> Iterat
     :param path: the table, for messages.
     :param text: its text, with a header line.
     :param problems: takes rows that are malformed.
-    :param delimiter: what separates fields; behind ``|`` quotes are signs like others, as in Flickr30k's list.
+    :param delimiter: what separates fields; behind ``|`` quotes are signs like others, as in Flickr30k's list. What is
+        too many at the end of a row belongs to a caption in the last column, as in Flickr8k's list, with a note.
     :return: line number and fields of each row.
     :raises InputError: if the table as a whole cannot be read.
     """
@@ -53,11 +66,16 @@ def rows_of(path: Path, text: str, problems: Problems, delimiter: str) -> Iterat
     else:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    line = 1
+    line, longer = 1, 0
     while True:
         try:
             fields = next(reader)
         except StopIteration:
+            if longer:
+                rows = "1 row" if longer == 1 else f"{longer} rows"
+                problems.notes.append(
+                    f"{path} has {rows} with {delimiter!r} in a text without quotes: a part of the text"
+                )
             return
         except csv.Error as error:
             # A quote that never closes swallows the rest of the file, which must not pass for one bad row.
@@ -74,6 +92,12 @@ def rows_of(path: Path, text: str, problems: Problems, delimiter: str) -> Iterat
             for column in header:
                 if header.count(column) > 1:
                     raise InputError(f"{path} has more than one column called {column!r}")
+        elif len(fields) > len(header) > 1 and header[-1] in TEXTS:
+            longer += 1
+            yield (
+                start,
+                dict(zip(header, [*fields[: len(header) - 1], delimiter.join(fields[len(header) - 1 :])], strict=True)),
+            )
         elif len(fields) != len(header):
             problems.add(f"{path}, row {start}: {len(fields)} fields where the header has {len(header)}")
         else:

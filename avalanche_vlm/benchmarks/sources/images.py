@@ -74,8 +74,8 @@ def read_image(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return to_rgb(_upright(_decoded(image, path)))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise InputError(f"there is no image file at {path}") from error
     except UnidentifiedImageError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -81,11 +81,14 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
             below.setdefault(parts[:-1], []).append(parts[-1])
     placed = {parts: _strip_split(root, parts, below) for parts in folders}
     depths = {parts: len(rest) for parts, (_, rest) in placed.items() if pictures[parts]}
+    trained = min((depth for parts, depth in depths.items() if placed[parts][0] == "train"), default=0)
+    depths = {parts: n for parts, n in depths.items() if placed[parts][0] not in ("test", "valid") or n >= trained}
     classes_at = _depth_of_classes(root, layout, depths, pictures)
     survey = Survey(notes=_notes(folders) + _taken_for_splits(below))
     if not classes_at:
         return survey
     split_on_top = are_splits(below.get((), []))
+    unlabelled: dict[str, Path] = {}
     for parts, (split, rest) in placed.items():
         if split_on_top and not split:
             continue  # annotations and the like
@@ -94,6 +97,8 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
             survey.empty.append((task, root.joinpath(*parts)))
         if len(rest) < classes_at:
             if pictures[parts]:
+                if split in ("test", "valid"):
+                    unlabelled.setdefault(task if rest else "", root.joinpath(*parts))
                 survey.notes.append(
                     f"{_count(len(pictures[parts]), 'image')} of no class {_is(pictures[parts])} left out, such as "
                     f"{pictures[parts][0]}"
@@ -102,8 +107,21 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
                 survey.empty.append((task, root.joinpath(*parts)))
             continue
         survey.found += [Found(path, task, rest[classes_at - 1], split) for path in pictures[parts]]
+    _test_on_train(survey, unlabelled)
     survey.tasks = sorted({found.task for found in survey.found}, key=natural)
     return survey
+
+
+def _test_on_train(survey: Survey, unlabelled: dict[str, Path]) -> None:
+    """Leave the split of training pictures to chance in tasks whose test pictures lie in no class, as in contests."""
+    for task in dict.fromkeys(found.task for found in survey.found):
+        folder = unlabelled.get(task) or unlabelled.get("")
+        if folder and {found.split for found in survey.found if found.task == task} == {"train"}:
+            survey.found = [replace(found, split="") if found.task == task else found for found in survey.found]
+            survey.notes.append(
+                f"the pictures in {folder} lie in no class folder, so nothing says what they show: task {task!r} is "
+                "tested on a random share of its training pictures"
+            )
 
 
 def natural(name: str) -> list:

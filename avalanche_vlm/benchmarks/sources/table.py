@@ -227,8 +227,15 @@ def _items(
             problems.add(f"{where}: split is train, val or test, not {values['split']!r}")
         else:
             task, split = values.get("task", "all"), split_of(values.get("split", "")) or ""
-            items.append(Item(folder / values["image"], values[text_column], task, split, where))
+            items.append(Item(_file(folder, values["image"]), values[text_column], task, split, where))
     return items
+
+
+def _file(folder: Path, written: str) -> Path:
+    """The file of an image, whose folders may be separated as on Windows."""
+    path = folder / written
+    turned = folder / written.replace("\\", "/")
+    return turned if "\\" in written and not path.exists() and turned.exists() else path
 
 
 def _encodable(text: str) -> bool:

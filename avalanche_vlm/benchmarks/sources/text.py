@@ -1,7 +1,8 @@
-"""What tables of text share: they are read whole, as UTF-8."""
+"""What tables of text share: they are read whole, as UTF-8, or as UTF-16 where a byte-order mark says so."""
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 from avalanche_vlm.errors import InputError
@@ -10,15 +11,19 @@ from avalanche_vlm.errors import InputError
 def read_text(path: Path) -> str:
     """The text of a table.
 
-    :param path: a UTF-8 file, with or without a byte-order mark.
+    :param path: a UTF-8 file, with or without a byte-order mark, or a UTF-16 file with one, as spreadsheets save it.
     :return: the whole text of the file.
-    :raises InputError: if it is missing, unreadable or not UTF-8.
+    :raises InputError: if it is missing, unreadable or in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return path.read_text(encoding="utf-16" if wide else "utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"there is no table at {path}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        raise InputError(f"{path} is not {'UTF-16' if wide else 'UTF-8'} text (byte {error.start})") from error
+    except UnicodeError as error:
+        raise InputError(f"{path} is not UTF-16 text ({error})") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

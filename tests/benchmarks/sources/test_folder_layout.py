@@ -104,6 +104,8 @@ def test_nested_pictures_belong_to_their_class_and_what_is_left_out_is_counted(t
     assert benchmark.data.notes == [
         "2 files that are no image by name are left out (.mp4 1, .txt 1)",
         f"1 image of no class is left out, such as {root / 'cover.png'}",
+        f"3 images are in more than one class (by path or by content), such as {root / 'home/cat/0.png'} in 'cat' and "
+        "'dog'",
     ]
 
 
@@ -182,3 +184,13 @@ def test_splits_as_data_sets_call_them(tmp_path, train, test):
 def test_names_that_begin_like_a_split_are_tasks(tmp_path):
     benchmark = image_folder_stream(lay(tmp_path, *grid(["trains", "testers"], ["cat", "dog"])), **TRANSFORMS)
     assert benchmark.task_names == ("testers", "trains")
+
+
+@pytest.mark.parametrize("tasks", [[""], ["a/", "b/"]])
+def test_test_pictures_in_no_class_folder_leave_a_share_of_train_to_test(tmp_path, tasks):
+    folders = [f"{task}train/{name}" for task in tasks for name in ("cat", "dog")]
+    root = lay(tmp_path, *folders, *[f"{task}test" for task in tasks], n=5)
+    benchmark = image_folder_stream(root, **TRANSFORMS)
+    assert benchmark.protocol["n_train"] == [8] * len(tasks) and benchmark.protocol["n_test"] == [2] * len(tasks)
+    said = [note for note in benchmark.data.notes if "lie in no class folder" in note]
+    assert len(said) == len(tasks) and "tested on a random share of its training pictures" in said[0]

@@ -163,3 +163,18 @@ def test_damaged_orientation_does_not_cost_the_picture(tmp_path):
 def test_image_files_can_be_sliced(tmp_path):
     files = ImageFiles([save(tmp_path / f"{i}.png", picture(i)) for i in range(3)])
     assert [p.name for p in files[1:].paths] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1000, 1000), (-1, 1), (-1000, 0), (-0.2, 1)])
+def test_negative_values_are_refused_and_not_black(tmp_path, low, high):
+    values = np.linspace(low, high, 64).reshape(8, 8)
+    kind = np.int32 if isinstance(low, int) and high != 1 else np.float32
+    path = save(tmp_path / "ct.tif", Image.fromarray(values.astype(kind)))
+    with pytest.raises(InputError, match=rf"ct.tif: an image has values from {low} to {high}, and nothing says"):
+        read_image(path)
+
+
+def test_what_resampling_leaves_below_zero_is_black(tmp_path):
+    values = np.array([[-0.005, 0.5], [1, 0]], dtype=np.float32)
+    image = np.asarray(read_image(save(tmp_path / "a.tif", Image.fromarray(values))))
+    assert image[..., 0].tolist() == [[0, 127], [255, 0]]

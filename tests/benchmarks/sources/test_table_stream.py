@@ -196,7 +196,9 @@ def test_fields_of_the_wrong_kind(folder):
     path = folder / "data.jsonl"
     rows = [{"image": f"img/{i}.png", "caption": f"text {i}", "task": "t"} for i in range(6)]
     for field, value, sentence in [
-        ("caption", ["a", "b"], "row 1: the caption is not text"),
+        ("caption", ["a", 2.5, {"b": 1}], "row 1: the caption is empty"),
+        ("caption", [["a"]], "row 1: the caption is not text"),
+        ("caption", {"a": "b"}, "row 1: the caption is not text"),
         ("caption", "\ud800", "row 1: the caption is not text"),
         ("task", "", "row 1: the task is empty"),
     ]:

@@ -1,0 +1,92 @@
+"""Which image files hold the same picture, and what that does to a split."""
+
+from __future__ import annotations
+
+import filecmp
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from avalanche_vlm._content import file_digest
+from avalanche_vlm.errors import DataWarning
+
+
+class Placed(Protocol):
+    """A sample whose image, text, task and split are known."""
+
+    @property
+    def image(self) -> Path:
+        """Path of the image file."""
+
+    @property
+    def text(self) -> str:
+        """Its class or caption."""
+
+    @property
+    def task(self) -> str:
+        """Name of its task."""
+
+    @property
+    def split(self) -> str:
+        """``"train"``, ``"valid"`` or ``"test"``."""
+
+
+def same_images(images: Iterable[Path]) -> dict[Path, Path]:
+    """The first of the files that hold the same picture, for each: one file by several paths, or equal bytes.
+
+    Bytes are read of files of equal length alone.
+
+    :param images: paths of files that exist.
+    :return: the path that stands for the picture of each, in the order of the paths.
+    """
+    paths = list(dict.fromkeys(images))
+    by_file: dict[Path, Path] = {}
+    for path in paths:
+        by_file.setdefault(path.resolve(), path)
+    by_size: dict[int, list[Path]] = {}
+    for file in by_file:
+        by_size.setdefault(file.stat().st_size, []).append(file)
+    by_content: dict[str, Path] = {}
+    stands = dict(by_file)
+    for files in by_size.values():
+        for file in files if len(files) > 1 else ():
+            first = by_content.setdefault(file_digest(file), by_file[file])
+            if filecmp.cmp(first, file, shallow=False):  # of large files the digest knows the ends alone
+                stands[file] = first
+    return {path: stands[path.resolve()] for path in paths}
+
+
+def shared(items: Sequence[Placed], same: dict[Path, Path], classes: bool) -> list[str]:
+    """Sentences on pictures that are trained and tested, and on those that have two classes in one task.
+
+    :param items: samples that all have a split.
+    :param same: which path stands for the picture of each, as :func:`same_images` finds it.
+    :param classes: whether the texts are classes.
+    :return: a sentence each, of which the first kind is warned of as well.
+    """
+    splits: dict[Path, set[str]] = {}
+    texts: dict[tuple[str, Path], set[str]] = {}
+    for item in items:
+        splits.setdefault(same[item.image], set()).add(item.split)
+        texts.setdefault((item.task, same[item.image]), set()).add(item.text)
+    said = []
+    for split, word in (("test", "tested"), ("valid", "validation images")):
+        if both := [image for image, of in splits.items() if {"train", split} <= of]:
+            said.append(
+                f"{_images(len(both))} both trained and {word} (by path or by content), such as {both[0]}: figures on "
+                "them say what was remembered"
+            )
+            warnings.warn(said[-1], DataWarning, stacklevel=4)
+    several = {image: of for (_, image), of in texts.items() if len(of) > 1} if classes else {}
+    if several:
+        image, of = next(iter(several.items()))
+        listed = " and ".join(map(repr, sorted(of)))
+        said.append(
+            f"{_images(len(several))} in more than one class (by path or by content), such as {image} in {listed}"
+        )
+    return said
+
+
+def _images(n: int) -> str:
+    return f"{n} image{' is' if n == 1 else 's are'}"
