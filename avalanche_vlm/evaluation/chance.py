@@ -24,15 +24,19 @@ class Guess:
     :param samples: number of its test samples.
     :param level: expected score in [0, 1] of the better of two guesses: any competing class alike, and always the
         class that is the most frequent.
+    :param alone: rows of the performance matrix in which one class alone competes for the samples, 0 for the pretrained
+        model; under the label space ``seen`` there may be some before the end.
     """
 
     classes: int
     samples: int
     level: float
+    alone: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON types, the level in percent, as ``result.json`` has it."""
-        return {"classes": self.classes, "samples": self.samples, "level": round(100 * self.level, 4)}
+        """Plain JSON types, the level in percent, as ``result.json`` has it; ``alone`` where there are such rows."""
+        found = {"classes": self.classes, "samples": self.samples, "level": round(100 * self.level, 4)}
+        return {**found, "alone": list(self.alone)} if self.alone else found
 
 
 def guesses(benchmark: VLMBenchmark) -> list[Guess]:
@@ -62,7 +66,15 @@ def guesses(benchmark: VLMBenchmark) -> list[Guess]:
                 shares[y] = shares.get(y, 0.0) + n / len(of) / len(samples)
         common = max(shares.values())
         best = [common] * len(samples) if common > sum(drawn) / len(drawn) else drawn
-    return [Guess(n, len(of), value) for n, of, value in zip(most, samples, best, strict=True)]
+    alone: list[list[int]] = [[] for _ in samples]
+    for row in range(len(benchmark.train_stream) + 1):
+        then = _competing(benchmark, row)
+        for rows, of in zip(alone, samples, strict=True):
+            if all(then[label] == 1 for _, label in of):
+                rows.append(row)
+    return [
+        Guess(n, len(of), value, tuple(rows)) for n, of, value, rows in zip(most, samples, best, alone, strict=True)
+    ]
 
 
 def _most_frequent(samples: Sequence[tuple[int, int]]) -> int:
@@ -73,8 +85,9 @@ def _most_frequent(samples: Sequence[tuple[int, int]]) -> int:
     return sum(max(of.values()) for of in of_label.values())
 
 
-def _competing(benchmark: VLMBenchmark) -> dict[int, int]:
-    """How many classes compete at the end of the stream for a test sample, by its task label."""
+def _competing(benchmark: VLMBenchmark, row: int | None = None) -> dict[int, int]:
+    """How many classes compete for a test sample, by its task label, in a row of the performance matrix; None for the
+    end of the stream."""
     from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 
     space, labels = benchmark.label_space, {t for e in benchmark.test_stream for t in task_labels_of(e)}
@@ -84,8 +97,9 @@ def _competing(benchmark: VLMBenchmark) -> dict[int, int]:
         return {label: len(classes) for label, classes in own.items()}
     if space.visible == "union":
         return dict.fromkeys(labels, len(space))
-    trained = {y for experience in benchmark.train_stream for y in classes_of(experience)}
-    met = {t for experience in benchmark.train_stream for t in task_labels_of(experience)}
+    so_far = list(benchmark.train_stream)[:row]
+    trained = {y for experience in so_far for y in classes_of(experience)}
+    met = {t for experience in so_far for t in task_labels_of(experience)}
     return {label: len(trained if label in met else trained | own[label]) for label in labels}
 
 
@@ -175,7 +189,9 @@ def guesses_of(result: Mapping[str, Any]) -> list[Guess] | None:
         classes, samples, percent = (number(found_at(of, key)) for key in ("classes", "samples", "level"))
         if classes is None or samples is None or percent is None or samples < 1:
             return None
-        found.append(Guess(int(classes), int(samples), percent / 100))
+        rows = found_at(of, "alone")
+        alone = [number(row) for row in rows] if isinstance(rows, list) else []
+        found.append(Guess(int(classes), int(samples), percent / 100, tuple(int(r) for r in alone if r is not None)))
     return found
 
 
@@ -188,7 +204,8 @@ def remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
     known = [(result, of) for result in results if (of := guesses_of(result)) and result.get("matrix")]
     if not known:
         return []
-    found = certain(known[0][0]["tasks"], known[0][1])
+    protocol = known[0][0]["protocol"]
+    found = certain(known[0][0]["tasks"], known[0][1], "label_space" in protocol and protocol["label_space"] is None)
     by_recipe: dict[str, list[Verdict | None]] = {}
     for result, of in known:
         by_recipe.setdefault(result["protocol"]["recipe"], []).append(verdict(_at_the_end(result), of))
@@ -203,21 +220,38 @@ def remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def certain(tasks: Sequence[str], of: Sequence[Guess]) -> list[str]:
-    """A sentence on the tasks on which no answer can be wrong; none where there are none.
+def certain(tasks: Sequence[str], of: Sequence[Guess], pairs: bool = False) -> list[str]:
+    """Sentences on the tasks on which no answer can be wrong, at the end or in rows before it; none where there are
+    none.
 
     :param tasks: names of the tasks.
     :param of: what guessing comes to on each.
+    :param pairs: whether they are image-text tasks.
 
     >>> certain(["cats", "pets"], [Guess(1, 20, 1.0), Guess(2, 20, 0.5)])
     ['One class alone competes on cats: every answer is right, and a score of 100 says nothing.']
     """
+    sure = [name for name, guess in zip(tasks, of, strict=True) if guess.level >= 1]
+    if pairs:
+        shared = f"All test pairs of {_listed(sure)} share one caption or one picture"
+        return [f"{shared}: every answer is right, and a score of 100 says nothing."] if sure else []
     alone = [name for name, guess in zip(tasks, of, strict=True) if guess.classes == 1]
-    one = [name for name, guess in zip(tasks, of, strict=True) if guess.classes > 1 and guess.level >= 1]
+    one = [name for name in sure if name not in alone]
     found = []
     if alone:
         found.append(
             f"One class alone competes on {_listed(alone)}: every answer is right, and a score of 100 says nothing."
+        )
+    early = [
+        f"{name} (row{'s' * (len(guess.alone) > 1)} {', '.join(map(str, guess.alone))})"
+        for name, guess in zip(map(one_line, tasks), of, strict=True)
+        if guess.alone and guess.classes > 1
+    ]
+    if early:
+        found.append(
+            f"Before the end, one class alone competes on {_listed(early)}, where row 0 is the pretrained model: every "
+            "answer is right there, and neither a score of 100 nor what is computed from it (transfer, forgetting, "
+            "BWT) says anything."
         )
     if one:
         found.append(f"All test samples of {_listed(one)} are of one class: whoever always answers with it has 100.")

@@ -103,6 +103,43 @@ def test_the_classes_that_compete_at_the_end_are_counted(visible, classes):
         assert [guess.level for guess in of] == [pytest.approx(1 / n) for n in classes]
 
 
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+def test_rows_in_which_one_class_alone_competes_are_those_of_the_model(visible):
+    space = LabelSpace(tuple("abcd"), ((0,), (1,), (2, 3)), visible)
+    train, test = ([data(task, space) for task in range(3)] for _ in range(2))
+    stream = VLMBenchmark("s", "classes", train, test, label_space=space, task_names=["one", "two", "three"])
+    model = CompetingClasses(space)
+    alone = [[], [], []]
+    for row in range(4):
+        model.eval()
+        for task in range(3):
+            if int(model.of(torch.tensor([task])).sum()) == 1:
+                alone[task].append(row)
+        model.train()
+        if row < 3:
+            model.meet(stream.train_stream[row])
+    of = guesses(stream)
+    assert [list(guess.alone) for guess in of] == alone
+    stored = {"tasks": ["one", "two", "three"], "chance": [guess.as_json() for guess in of]}
+    assert [guess.alone for guess in chance.guesses_of(stored)] == [guess.alone for guess in of]
+    said = " ".join(chance.certain(stored["tasks"], of))
+    if visible == "seen":
+        assert alone == [[0, 1], [0], []] and "competes on one (rows 0, 1), two (row 0), where" in said
+    else:
+        assert ("One class alone competes on one, two:" in said) == (visible == "task") and "row" not in said
+
+
+def test_captions_that_are_all_the_same_are_no_class():
+    same = guessed_pairs([1 << 32 | 5, 2 << 32 | 5, 3 << 32 | 5])
+    assert same.level == 1.0
+    found = result("a", [100.0, 90.0], (1, 3, 1.0), (3, 3, 1 / 3))
+    found["protocol"]["label_space"] = None
+    assert remarks([found])[0] == (
+        "All test pairs of cats share one caption or one picture: every answer is right, and a score of 100 says "
+        "nothing."
+    )
+
+
 def test_samples_of_several_tasks_in_one_test_set():
     space = LabelSpace(tuple("abcde"), ((0, 1, 2), (3, 4)), "task")
     joined = data(0, space).concat(data(1, space))
