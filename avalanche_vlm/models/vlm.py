@@ -119,7 +119,8 @@ class VLM(DualEncoder, MultiTaskModule):
         :param task_labels: int or ``[B]``: :class:`~avalanche_vlm.models.competing.CompetingClasses` says which classes
             compete for a sample of a task. Left out, those do that the label space says, all of them under ``"task"``,
             and in training those met so far. None is Avalanche's way to ask for every known task's logits, as a dict.
-        :return: ``[B, classes]`` with :data:`MASKED` for invisible classes; ``[B, B]`` for pairs.
+        :return: ``[B, classes]`` with :data:`MASKED` for invisible classes; ``[B, B]`` for pairs. A batch of no images
+            has no logits ``[0, classes]``, and no tower sees it.
         :raises InputError: if images come before a label space is set.
         """
         if isinstance(x, ImageText):
@@ -130,6 +131,9 @@ class VLM(DualEncoder, MultiTaskModule):
                 "the model has no label space to classify images with: call model.set_label_space(...), "
                 "for example with benchmark.label_space or LabelSpace.from_names([...])"
             )
+        if len(x) == 0:
+            empty = x.new_zeros(0, len(self.label_space), dtype=torch.float32)
+            return dict.fromkeys(self.known_train_tasks_labels, empty) if task_labels is None else empty
         if self.routed is not None and not self.training:
             return self._routed_logits(self.routed, x, task_labels)
         features = self.encode_image(x)

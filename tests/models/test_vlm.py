@@ -69,6 +69,13 @@ def test_under_task_a_sample_competes_among_its_own_tasks_classes(model, images)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_batch_of_no_images_has_no_logits(random_model, images, visible, mode):
+    model = random_model.set_label_space(LabelSpace.from_names(["a", "b", "c"], visible=visible)).train(mode)
+    assert model(images[:0], torch.zeros(0, dtype=torch.long)).shape == model(images[:0]).shape == (0, 3)
+
+
 def test_none_asks_for_every_known_task_as_avalanche_means_it(model, images):
     for label in (0, 1):
         model.train().adaptation(Experience(SPACE.tasks[label], [label]))

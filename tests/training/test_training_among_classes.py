@@ -90,12 +90,12 @@ class Watch(VLMPlugin):
         return asked
 
     def _keeping(self, method):
-        """The head keeps the texts of the whole label space where no gradient is asked for: which of them are used,
-        ``prompt_features`` is asked."""
+        """The head keeps the texts of the whole label space where no gradient is asked for, so that their bits do not
+        hang on which of them were asked for together: which are used, ``prompt_features`` is asked."""
 
         def encode(head, model, classes):
             step = self.step
-            self.step = None if classes is None else step
+            self.step = None if classes is None and not torch.is_grad_enabled() else step
             try:
                 return method(head, model, classes)
             finally:
