@@ -113,6 +113,8 @@ def from_avalanche(
     notes = list(ours.data.notes) if ours and ours.data else []
     if class_names is not None and (sentence := original_ids(benchmark, streams)):
         notes.append(sentence)
+        if getattr(benchmark, "class_ids_from_zero_from_first_exp", False):  # names might have been given for its order
+            warnings.warn(sentence, DataWarning, stacklevel=2)
     own = own_labels(streams)
     paired = class_names is None and ours is not None and ours.kind == "pairs"
     notes += [] if paired else matched(streams, given=own is not None)  # pairs have no classes to go by

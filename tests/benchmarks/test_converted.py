@@ -240,7 +240,11 @@ def test_names_are_for_the_ids_of_the_data_set_whatever_the_benchmark_numbers(nu
     model = random_model if with_model else None
     order = [4, 1, 5, 2, 0, 3]
     stock = nc_benchmark(data(), data(12), 3, task_labels=True, fixed_class_order=order, **{numbering: True})
-    benchmark = from_avalanche(stock, NAMES, model=model)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", DataWarning)
+        benchmark = from_avalanche(stock, NAMES, model=model)
+    ambiguous = numbering == "class_ids_from_zero_from_first_exp"  # each name could be of either number
+    assert [w.category for w in warned if w.category is DataWarning] == [DataWarning] * ambiguous
     assert benchmark.label_space.class_names == tuple(NAMES)
     assert benchmark.label_space.tasks == ((1, 4), (2, 5), (0, 3))
     assert any("numbered its classes anew" in note for note in benchmark.data.notes)

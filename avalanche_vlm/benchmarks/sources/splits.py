@@ -41,7 +41,7 @@ def is_plain(word: str) -> bool:
     >>> is_plain("Train"), is_plain("train2017")
     (True, False)
     """
-    return word.strip().lower() in _WORDS
+    return word.strip().lower() in _WORDS.keys() - {"trainval"}  # PASCAL VOC's name for two parts
 
 
 def are_splits(names: Iterable[str]) -> bool:
