@@ -59,3 +59,11 @@ def random_model():
 
     torch.manual_seed(0)
     return create_vlm("tiny", "random")
+
+
+@pytest.fixture
+def mini_model():
+    """A quarter of the tiny architecture's width, with random weights: for what is trained for its own sake."""
+    from mini import mini
+
+    return mini()

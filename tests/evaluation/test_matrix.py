@@ -47,17 +47,17 @@ def by_hand(model, stream) -> list[float]:
     return scores
 
 
-def test_rows_are_accuracies_and_row_0_is_the_untrained_model(random_model, tiny_benchmark):
+def test_rows_are_accuracies_and_row_0_is_the_untrained_model(mini_model, tiny_benchmark):
     matrix = PerformanceMatrix()
-    strategy = naive(random_model, [matrix])
+    strategy = naive(mini_model, [matrix])
     expected = []
     test = tiny_benchmark.test_stream
-    random_model.set_label_space(tiny_benchmark.label_space)
-    expected.append(by_hand(random_model, test))
+    mini_model.set_label_space(tiny_benchmark.label_space)
+    expected.append(by_hand(mini_model, test))
     strategy.eval(test)
     for experience in tiny_benchmark.train_stream:
         strategy.train(experience)
-        expected.append(by_hand(random_model, test))
+        expected.append(by_hand(mini_model, test))
         metrics = strategy.eval(test)
     np.testing.assert_allclose(matrix.rows(), expected, atol=1e-6)
     assert metrics["Score/test/exp1"] == pytest.approx(expected[2][1], abs=1e-6)
@@ -65,9 +65,9 @@ def test_rows_are_accuracies_and_row_0_is_the_untrained_model(random_model, tiny
     assert matrix.survey()["bwt"] == pytest.approx(expected[2][0] - expected[1][0], abs=1e-6)
 
 
-def test_streams_and_partial_rows_do_not_mix(random_model, tiny_benchmark):
+def test_streams_and_partial_rows_do_not_mix(mini_model, tiny_benchmark):
     matrix = PerformanceMatrix()
-    strategy = naive(random_model, [matrix])
+    strategy = naive(mini_model, [matrix])
     strategy.eval(tiny_benchmark.test_stream[:1])
     first = matrix.rows("test").copy()
     strategy.eval(tiny_benchmark.train_stream)
@@ -82,36 +82,36 @@ def test_streams_and_partial_rows_do_not_mix(random_model, tiny_benchmark):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("eval_every", [0, 1])
-def test_periodic_evaluation_within_training_is_filed_under_no_wrong_row(random_model, tiny_benchmark, eval_every):
+def test_periodic_evaluation_within_training_is_filed_under_no_wrong_row(mini_model, tiny_benchmark, eval_every):
     matrix = PerformanceMatrix()
-    strategy = naive(random_model, [matrix], eval_every=eval_every, train_epochs=2)
+    strategy = naive(mini_model, [matrix], eval_every=eval_every, train_epochs=2)
     test = tiny_benchmark.test_stream
     strategy.eval(test)
-    expected = [by_hand(random_model, test)]
+    expected = [by_hand(mini_model, test)]
     for experience in tiny_benchmark.train_stream:
         strategy.train(experience, eval_streams=[test])
-        expected.append(by_hand(random_model, test))
+        expected.append(by_hand(mini_model, test))
     rows = matrix.rows()
     assert rows.shape == (3, 2)
     # Avalanche evaluates when an experience ends, or after its last epoch: either way that is its row.
     np.testing.assert_allclose(rows, expected, atol=1e-6)
 
 
-def test_held_out_sets_are_scored_once_per_step(random_model, tiny_benchmark, monkeypatch):
+def test_held_out_sets_are_scored_once_per_step(mini_model, tiny_benchmark, monkeypatch):
     held_out = HeldOutScores(tiny_benchmark.held_out)
-    strategy = naive(random_model, [held_out])
+    strategy = naive(mini_model, [held_out])
     captions, size, _ = tiny_benchmark.held_out
     first = strategy.eval(tiny_benchmark.test_stream)
     strategy.eval(tiny_benchmark.train_stream)
-    expected = retrieval_scores(random_model, captions.dataset)
+    expected = retrieval_scores(mini_model, captions.dataset)
     both = (expected["image_to_text_hit@1"] + expected["text_to_image_hit@1"]) / 2
     result = held_out.result()
     assert result["captions R@1"] == [pytest.approx(both)]
-    assert result["size"] == [zero_shot_accuracy(random_model, size.dataset, size.label_space)]
+    assert result["size"] == [zero_shot_accuracy(mini_model, size.dataset, size.label_space)]
     assert first["HeldOut/size"] == result["size"][0]
     with torch.no_grad():
         pairs = next(iter(DataLoader(captions.dataset, len(captions.dataset))))[0]
-        images, texts = random_model.eval().encode_image(pairs.image), random_model.encode_text(pairs.tokens)
+        images, texts = mini_model.eval().encode_image(pairs.image), mini_model.encode_text(pairs.tokens)
     apart = (images.mean(0) - texts.mean(0)).norm().item()
     assert held_out.alignment()["captions modality gap"] == [pytest.approx(apart, abs=1e-5)]
     assert held_out.alignment()["captions paired cosine"] == [
@@ -123,11 +123,11 @@ def test_held_out_sets_are_scored_once_per_step(random_model, tiny_benchmark, mo
     assert len(held_out.result()["captions R@1"]) == 2 and not np.isnan(held_out.result()["size"]).any()
 
 
-def test_pairs_score_retrieval_within_each_task(random_model, tiny_pairs):
+def test_pairs_score_retrieval_within_each_task(mini_model, tiny_pairs):
     matrix = PerformanceMatrix()
-    naive(random_model, [matrix], ContrastiveCriterion()).eval(tiny_pairs.test_stream)
+    naive(mini_model, [matrix], ContrastiveCriterion()).eval(tiny_pairs.test_stream)
     for i, experience in enumerate(tiny_pairs.test_stream):
-        scores = retrieval_scores(random_model, experience.dataset.eval())
+        scores = retrieval_scores(mini_model, experience.dataset.eval())
         both = (scores["image_to_text_hit@1"] + scores["text_to_image_hit@1"]) / 2
         assert matrix.rows()[0, i] == pytest.approx(both)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
+from mini import mini
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.answers import TaskAnswers
@@ -18,7 +19,6 @@ from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import ContrastiveCriterion
 
 
@@ -63,7 +63,7 @@ def taken_apart(metrics, benchmark):
 def results(benchmark, criterion, restart):
     """What the metrics say of a stream; a new strategy with what ``restart`` makes of them trains its second half."""
     torch.manual_seed(0)
-    model = create_vlm("tiny", "random")
+    model = mini()
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
     metrics = metrics_for(benchmark)

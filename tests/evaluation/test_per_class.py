@@ -27,13 +27,13 @@ def answers(model, experience) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("visible", ["task", "union"])
-def test_they_are_scikit_learns_under_whatever_competes(random_model, tiny_benchmark, visible):
+def test_they_are_scikit_learns_under_whatever_competes(mini_model, tiny_benchmark, visible):
     stream = unbalanced(tiny_benchmark, visible)
     metric = ClassAccuracies()
-    random_model.set_label_space(stream.label_space)
+    mini_model.set_label_space(stream.label_space)
     strategy = VLMNaive(
-        model=random_model,
-        optimizer=torch.optim.SGD(random_model.parameters(), lr=0.1),
+        model=mini_model,
+        optimizer=torch.optim.SGD(mini_model.parameters(), lr=0.1),
         criterion=torch.nn.CrossEntropyLoss(),
         eval_mb_size=7,
         plugins=[],
@@ -46,7 +46,7 @@ def test_they_are_scikit_learns_under_whatever_competes(random_model, tiny_bench
     strategy.eval(stream.test_stream)
     of_tasks = []
     for task, experience in enumerate(stream.test_stream):
-        y, found = answers(random_model, experience)
+        y, found = answers(mini_model, experience)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
             of_tasks.append(balanced_accuracy_score(y, found))
@@ -59,15 +59,15 @@ def test_they_are_scikit_learns_under_whatever_competes(random_model, tiny_bench
     assert [r["class"] for r in records[0]] == [names[c] for c in metric.accuracies(0)]
 
 
-def test_a_result_has_the_classes_of_the_pretrained_and_of_the_last_model(random_model, tiny_benchmark):
+def test_a_result_has_the_classes_of_the_pretrained_and_of_the_last_model(mini_model, tiny_benchmark):
     stream = unbalanced(tiny_benchmark)
-    random_model.set_label_space(stream.label_space)
-    before = [answers(random_model, experience) for experience in stream.test_stream]
+    mini_model.set_label_space(stream.label_space)
+    before = [answers(mini_model, experience) for experience in stream.test_stream]
     outcome = run_experiment(
-        stream, "fine-tune", model=random_model, settings=TrainSettings(lr=1e-3, epochs=1, batch_size=16)
+        stream, "fine-tune", model=mini_model, settings=TrainSettings(lr=1e-3, epochs=1, batch_size=16)
     )
     result = outcome.result
-    after = [answers(random_model, experience) for experience in stream.test_stream]
+    after = [answers(mini_model, experience) for experience in stream.test_stream]
     for task, records in enumerate(result["classes"]):
         for column, found in (("pretrained", before[task]), ("last", after[task])):
             y, answered = found
@@ -83,7 +83,7 @@ def test_a_result_has_the_classes_of_the_pretrained_and_of_the_last_model(random
     assert set(result["metrics"]) == {"last", "avg", "transfer", "forget", "bwt", "zsd"}
 
 
-def test_streams_of_pairs_have_none(random_model, tiny_pairs):
+def test_streams_of_pairs_have_none(mini_model, tiny_pairs):
     settings = TrainSettings(lr=1e-4, epochs=1, batch_size=16)
-    result = run_experiment(tiny_pairs, "zero-shot", model=random_model, settings=settings).result
+    result = run_experiment(tiny_pairs, "zero-shot", model=mini_model, settings=settings).result
     assert result["classes"] == [] and balanced({"result": result}) is None

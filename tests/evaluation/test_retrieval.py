@@ -22,7 +22,7 @@ from avalanche_vlm.evaluation.retrieval import (
 )
 from avalanche_vlm.losses.identity import pair_number
 
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=30, deadline=None, derandomize=True)
 
 
 def features(n: int, dim: int, seed: int = 0) -> torch.Tensor:

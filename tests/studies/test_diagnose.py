@@ -15,7 +15,7 @@ from avalanche_vlm.studies.diagnosis import diagnose, probe_pairs
 from avalanche_vlm.training.recipes import settings_for
 from avalanche_vlm.training.settings import TrainSettings
 
-SMALL = "--n-train 64 --n-test 20 --n-held-out 60 --n-reference 40 --epochs 4 --lr 2e-3 --warmup 0 --quiet"
+SMALL = "--n-train 32 --n-test 10 --n-held-out 30 --n-reference 20 --epochs 2 --lr 2e-3 --warmup 0 --quiet"
 
 
 @pytest.fixture(scope="module")

@@ -69,17 +69,17 @@ def images(x) -> torch.Tensor:
     return x.image if isinstance(x, ImageText) else x
 
 
-def replayed_under(random_model, kept: str, kind: str, tmp_path, **options):
+def replayed_under(mini_model, kept: str, kind: str, tmp_path, **options):
     settings = {**KEPT[kept]}
     if settings.pop("folder", False):
         settings["folder"] = tmp_path
     memory = ExemplarMemory(max_samples=32, **settings)
-    plugin = ExemplarReplayPlugin(random_model, memory, batch_size=20, **options)
+    plugin = ExemplarReplayPlugin(mini_model, memory, batch_size=20, **options)
     seen = Recorder("after_forward", lambda s: images(s.mb_x)[16:].clone())
-    first, second = stream(random_model, kind).train_stream[:2]
-    train(random_model, [plugin, seen], [first], kind)
-    stored = random_model.transforms.eval.from_uint8(memory.sample(32)["pixels"])
-    train(random_model, [plugin, seen], [second], kind)
+    first, second = stream(mini_model, kind).train_stream[:2]
+    train(mini_model, [plugin, seen], [first], kind)
+    stored = mini_model.transforms.eval.from_uint8(memory.sample(32)["pixels"])
+    train(mini_model, [plugin, seen], [second], kind)
     replayed = seen.values[-1]
     assert len(replayed) == 20
     known = {x.numpy().tobytes() for x in stored}
@@ -88,13 +88,13 @@ def replayed_under(random_model, kept: str, kind: str, tmp_path, **options):
 
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
-def test_exemplars_are_replayed_under_the_training_transform(random_model, kept, kind, tmp_path):
-    as_kept, mirrored = replayed_under(random_model, kept, kind, tmp_path)
+def test_exemplars_are_replayed_under_the_training_transform(mini_model, kept, kind, tmp_path):
+    as_kept, mirrored = replayed_under(mini_model, kept, kind, tmp_path)
     assert mirrored == 20 and as_kept < 20
 
 
-def test_without_augmentation_they_are_replayed_as_they_were_kept(random_model, tmp_path):
-    as_kept, mirrored = replayed_under(random_model, "uint8", "classes", tmp_path, augment=False)
+def test_without_augmentation_they_are_replayed_as_they_were_kept(mini_model, tmp_path):
+    as_kept, mirrored = replayed_under(mini_model, "uint8", "classes", tmp_path, augment=False)
     assert as_kept == 20 and mirrored < 20
 
 
@@ -117,8 +117,8 @@ def test_augmentation_follows_the_memorys_seed_and_leaves_the_global_draws_alone
 
 
 @pytest.mark.parametrize("raw", ["PIL image", "uint8", "model input", "unit interval"])
-def test_a_kept_picture_reaches_the_transform_in_the_form_of_the_data(random_model, raw):
-    transform = random_model.transforms.eval
+def test_a_kept_picture_reaches_the_transform_in_the_form_of_the_data(mini_model, raw):
+    transform = mini_model.transforms.eval
     pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
     samples, evaluate = {
@@ -142,18 +142,18 @@ def test_a_kept_picture_reaches_the_transform_in_the_form_of_the_data(random_mod
         assert met == [expected] * 3
 
 
-def test_data_without_transforms_are_replayed_as_they_are(random_model):
-    transform = random_model.transforms.eval
+def test_data_without_transforms_are_replayed_as_they_are(mini_model):
+    transform = mini_model.transforms.eval
     pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     data = make_avalanche_dataset(ImageDataset(transform.from_uint8(pixels), [0, 1, 2]))
     assert torch.equal(TrainingView(data, transform).images(pixels), transform.from_uint8(pixels))
 
 
-def test_transforms_that_take_no_picture_are_named_once(random_model):
+def test_transforms_that_take_no_picture_are_named_once(mini_model):
     def only_texts(raw):
         return transform(pixels[int(raw.removeprefix("picture "))])
 
-    transform = random_model.transforms.eval
+    transform = mini_model.transforms.eval
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     data = as_experience_data(ImageDataset(["picture 0", "picture 1"], [0, 1]), only_texts, only_texts)
     with pytest.warns(UserWarning, match="take no kept picture") as caught:
@@ -165,17 +165,17 @@ def test_transforms_that_take_no_picture_are_named_once(random_model):
 
 
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
-def test_a_union_shows_every_new_sample_and_every_exemplar_once_an_epoch(random_model, kind):
+def test_a_union_shows_every_new_sample_and_every_exemplar_once_an_epoch(mini_model, kind):
     memory = ExemplarMemory(max_samples=8)
-    plugin = ExemplarReplayPlugin(random_model, memory, share="union")
+    plugin = ExemplarReplayPlugin(mini_model, memory, share="union")
     seen = Recorder("after_forward", lambda s: (images(s.mb_x).clone(), s.mb_y.clone(), s.mb_task_id.clone()))
-    first, second = stream(random_model, kind).train_stream[:2]
-    train(random_model, [plugin, seen], [first], kind)
+    first, second = stream(mini_model, kind).train_stream[:2]
+    train(mini_model, [plugin, seen], [first], kind)
     stored = memory.read(range(8))
     seen.values.clear()
-    train(random_model, [plugin, seen], [second], kind, epochs=2)
+    train(mini_model, [plugin, seen], [second], kind, epochs=2)
     new = torch.stack([images(sample[0]) for sample in second.dataset.train()])
-    old = random_model.transforms.eval.from_uint8(stored["pixels"]).flip(-1)
+    old = mini_model.transforms.eval.from_uint8(stored["pixels"]).flip(-1)
     together = sorted(x.numpy().tobytes() for x in torch.cat([new, old]))
     assert len(seen.values) == 6  # 40 samples in batches of 16
     for epoch in (seen.values[:3], seen.values[3:]):
@@ -186,14 +186,14 @@ def test_a_union_shows_every_new_sample_and_every_exemplar_once_an_epoch(random_
         assert sorted((int(y[i]), int(task[i])) for i in range(len(x)) if rows[i]) == expected
 
 
-def test_icarl_trains_on_the_new_data_united_with_its_exemplars(random_model):
-    first, second = stream(random_model).train_stream
-    plugins = recipes.build("icarl", model=random_model, max_bytes=8 * 3200)
+def test_icarl_trains_on_the_new_data_united_with_its_exemplars(mini_model):
+    first, second = stream(mini_model).train_stream
+    plugins = recipes.build("icarl", model=mini_model, max_bytes=8 * 3200)
     old_ids = torch.tensor(sorted(first.classes_in_this_experience))
     seen = Recorder("after_forward", lambda s: torch.isin(s.mb_y, old_ids))
-    train(random_model, [*plugins, seen], [first])
+    train(mini_model, [*plugins, seen], [first])
     kept = len(plugins[0].memory)
     seen.values.clear()
-    train(random_model, [*plugins, seen], [second], epochs=2)
+    train(mini_model, [*plugins, seen], [second], epochs=2)
     old = torch.cat(seen.values)
     assert 0 < kept <= 8 and (len(old), int(old.sum())) == (2 * (32 + kept), 2 * kept)

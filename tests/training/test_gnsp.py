@@ -104,16 +104,16 @@ class Loss(SupervisedPlugin):
     ids=["published", "others"],
 )
 @pytest.mark.parametrize("stream", ["tiny_benchmark", "tiny_pairs"])
-def test_what_it_adds_to_the_loss(random_model, stream, options, weights, request):
+def test_what_it_adds_to_the_loss(mini_model, stream, options, weights, request):
     benchmark = request.getfixturevalue(stream)
-    expected = Expected(random_model, benchmark.reference, **weights)
-    plugins = gnsp(random_model, reference=benchmark.reference, batch_size=12, seed=3, **options)
+    expected = Expected(mini_model, benchmark.reference, **weights)
+    plugins = gnsp(mini_model, reference=benchmark.reference, batch_size=12, seed=3, **options)
     found = Loss()
     kind = "classes" if benchmark.label_space else "pairs"
-    run(random_model, [expected, *plugins, found], kind).train(benchmark.train_stream)
+    run(mini_model, [expected, *plugins, found], kind).train(benchmark.train_stream)
     assert len(found.values) == 8 and found.values == pytest.approx(expected.values, rel=1e-5)
     # The initial teacher is the features that it gave: no weights are kept for it.
-    features = (len(benchmark.reference) + len(set(benchmark.reference.captions))) * 4 * expected_width(random_model)
+    features = (len(benchmark.reference) + len(set(benchmark.reference.captions))) * 4 * expected_width(mini_model)
     places = plugins[0].teachers[0].stored().ram - features
     assert 0 <= places <= 2 * 8 * len(benchmark.reference)
 

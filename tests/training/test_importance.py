@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from mini import mini
 from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
@@ -12,7 +13,6 @@ from avalanche_vlm.losses.fisher import accumulate
 from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory import tensor_bytes
 from avalanche_vlm.memory.draws import Draws
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training.plugins import FisherPenaltyPlugin
 from avalanche_vlm.weights.average import snapshot
 
@@ -20,7 +20,7 @@ from avalanche_vlm.weights.average import snapshot
 def small() -> torch.nn.Module:
     """A model of which one layer norm and one projection train: few enough to differentiate sample by sample."""
     torch.manual_seed(0)
-    model = create_vlm("tiny", "random")
+    model = mini()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("resblocks.0.ln_1" in name or name.endswith("visual.proj"))
     return model

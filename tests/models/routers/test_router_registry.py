@@ -9,11 +9,15 @@ import sys
 import pytest
 import torch
 
+from avalanche_vlm._registry import Registry
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.routers import CalibratedRouter, create_router, list_routers, register_router
 from avalanche_vlm.models.routers.registry import ROUTERS
 from avalanche_vlm.training import VLMNaive, recipes
+
+SHELF: list[Registry] = []
+"""What a module that a test writes registers itself in."""
 
 
 @pytest.fixture
@@ -97,6 +101,20 @@ def test_an_unknown_router_names_those_that_there_are():
         create_router("nearest")
 
 
+def test_a_folder_is_read_before_a_name_is_given_away(tmp_path, monkeypatch):
+    (tmp_path / "shelf_of_tests").mkdir()
+    (tmp_path / "shelf_of_tests/__init__.py").touch()
+    own = "from test_router_registry import SHELF\n\nclass Shipped: ...\n\nSHELF[0].add(Shipped, 'shipped')\n"
+    (tmp_path / "shelf_of_tests/shipped.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "test_router_registry", sys.modules[__name__])
+    monkeypatch.setattr(sys.modules[__name__], "SHELF", [Registry("router", type, "none", "shelf_of_tests")])
+    with pytest.raises(InputError, match=r"a router called 'shipped' is registered already: .*Shipped"):
+        SHELF[0].add(type("Mine", (), {}), "shipped")
+    assert SHELF[0].names() == ["shipped"]
+
+
+@pytest.mark.slow
 def test_names_of_shipped_routers_are_taken_from_the_start():
     """In a process of its own, where nothing has asked for a router before."""
     code = (
