@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry", "_files", "_flat", "_content"),
+    ("_registry", "_files", "_flat", "_content", "_generators"),
     ("weights", "losses"),
     ("memory",),
     ("benchmarks",),
@@ -135,7 +135,7 @@ def test_circles_are_found():
 
 
 def test_imports_are_found_wherever_they_stand():
-    found = {target for target, _ in imports(f"{PACKAGE}.models.tiny")}
+    found = {target for target, _ in imports(f"{PACKAGE}.models.tiny.shipped")}
     assert f"{PACKAGE}.benchmarks.picturebook.tokenizer" in found  # in a function, and for type checkers
     assert {room_of(target) for target, _ in imports(f"{PACKAGE}.cli")} >= {"errors", "commands"}
 

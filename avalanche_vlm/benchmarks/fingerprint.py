@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from avalanche_vlm._content import digest
+from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.scenario import (
     HeldOutSet,
@@ -133,13 +134,8 @@ def _transform(dataset: Any, group: str) -> str:
 @contextmanager
 def _seeded() -> Iterator[None]:
     """A data set of others may transform at random as it is read: the same draw every time, and none of the run's."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept():
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+        yield

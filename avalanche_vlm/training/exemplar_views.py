@@ -14,6 +14,7 @@ from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassif
 from avalanche.benchmarks.utils.data_attribute import TaskLabels
 from torch.utils.data import Dataset
 
+from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.compat import source_datasets, transform_of
@@ -145,14 +146,9 @@ def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     if generator is None:
         yield
         return
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     seed = int(torch.randint(2**32, (1,), generator=generator))
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.set_rng_state(generator.get_state())
-    try:
+    with generators_kept():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.set_rng_state(generator.get_state())
         yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])

@@ -9,6 +9,7 @@ import torch
 from avalanche.models.dynamic_optimizers import update_optimizer
 from avalanche.training.supervised import Naive
 
+from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.plugins.base import no_full_batch
@@ -95,6 +96,12 @@ class VLMMixin(UnpacksContainers, _Template):
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         super().optimizer_step()
+
+    def eval(self, *args: Any, **kwargs: Any) -> Any:
+        """Avalanche's evaluation, which draws nothing from what training draws from: Avalanche's loaders take a seed
+        from the global generator, so that a model trained otherwise where it was looked at in between."""
+        with generators_kept(self.device):
+            return super().eval(*args, **kwargs)
 
     def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
         """Keep the optimizer to what trains now: new modules enter, frozen parameters leave."""

@@ -155,6 +155,18 @@ def check_costs(recipe: str, costs: dict) -> None:
         assert pictures + features < costs["stored_bytes"] < 1.1 * (pictures + features + weights)
 
 
+def test_evaluating_leaves_training_as_it_would_have_been():
+    """Avalanche's loaders take the seed of their processes from the global generator, at evaluation as well."""
+    found = []
+    for evaluate in (True, False):
+        benchmark, model = picturebook.mtil_like(0, **SMALL), mini()
+        run_experiment(
+            benchmark, "fine-tune", model=model, settings=TrainSettings(lr=1e-3, epochs=1), evaluate=evaluate
+        )
+        found.append(model)
+    assert_same_weights(*found)
+
+
 def test_another_seed_differs():
     with pytest.raises(AssertionError):
         assert_same_weights(*(run("fine-tune", seed).strategy.model for seed in (0, 1)))

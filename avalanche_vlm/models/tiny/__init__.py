@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
-    from open_clip.model import CLIP
+    from avalanche_vlm.models.tiny.shipped import FOLDER, IMAGE_SIZE, MEAN, STD, WEIGHTS, build_tiny, build_tokenizer
+else:
+    __getattr__, __dir__ = attach(__name__, __file__)
 
-    from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
-
-FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "model.safetensors"
-MEAN = STD = (0.5, 0.5, 0.5)
-IMAGE_SIZE = 32
-
-
-def build_tokenizer() -> WordTokenizer:
-    """The tokenizer, without the model."""
-    from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
-
-    config = json.loads((FOLDER / "config.json").read_text())
-    return WordTokenizer(config["words"], config["text_cfg"]["context_length"])
-
-
-def build_tiny(image_size: int = IMAGE_SIZE, precision: str = "fp32") -> tuple[CLIP, WordTokenizer]:
-    """The untrained architecture and its tokenizer, from ``config.json`` beside this file.
-
-    :param image_size: side of the input in pixels.
-    :param precision: what the weights are in, by open_clip's name.
-    :raises InputError: if the image is smaller than a patch.
-    """
-    from open_clip.model import CLIP, convert_weights_to_lp, get_cast_dtype, get_input_dtype
-
-    config = json.loads((FOLDER / "config.json").read_text())
-    if image_size < (patch := config["vision_cfg"]["patch_size"]):
-        raise InputError(f"image_size={image_size} is less than a patch of the tiny model's, which is {patch}")
-    tokenizer = build_tokenizer()
-    vision_cfg = {**config["vision_cfg"], "image_size": image_size}
-    text_cfg = {**config["text_cfg"], "vocab_size": tokenizer.vocab_size}
-    clip = CLIP(config["embed_dim"], vision_cfg, text_cfg, cast_dtype=get_cast_dtype(precision))
-    dtype = get_input_dtype(precision)
-    if precision.startswith("pure_"):
-        clip.to(dtype)
-    elif dtype is not None:
-        convert_weights_to_lp(clip, dtype)
-    return clip, tokenizer
+__all__ = ["FOLDER", "IMAGE_SIZE", "MEAN", "STD", "WEIGHTS", "build_tiny", "build_tokenizer"]

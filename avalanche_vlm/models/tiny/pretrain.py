@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from avalanche_vlm.benchmarks.picturebook import captions, render, scenes
 from avalanche_vlm.losses.contrastive import matched_contrastive
-from avalanche_vlm.models.tiny import MEAN, STD, build_tiny
+from avalanche_vlm.models.tiny.shipped import MEAN, STD, build_tiny
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

@@ -1,0 +1,31 @@
+"""The global random generators of Python, numpy and torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def generators_kept(device: torch.device | None = None) -> Iterator[None]:
+    """Whatever draws within the block, the global generators are afterwards where they were before.
+
+    :param device: a CUDA device whose generator is kept as well; other devices have none, as None has.
+
+    >>> before = torch.get_rng_state()
+    >>> with generators_kept():
+    ...     _ = torch.rand(3)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
