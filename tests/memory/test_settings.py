@@ -98,7 +98,7 @@ def test_arguments_of_partial_functions_owners_of_methods_and_kept_variables_are
 def test_nothing_changes_with_the_process():
     code = (
         "import functools, json, re; from avalanche_vlm.memory.settings import settings_of\n"
-        "class G: pass\n"
+        "class G:\n    def __call__(self, key): pass\n"
         "g = G(); g.names = {'a', 'b', 'c', 'd'}; g.lock = __import__('threading').Lock(); g.rng = object()\n"
         "print(json.dumps(settings_of(functools.partial(g, lambda x: x))))"
     )

@@ -106,7 +106,7 @@ def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_to
     stream.held_out = ()
     settings, options = settings_for(recipe, "picturebook")
     settings = TrainSettings(**{**settings, "epochs": 4})
-    found, outcome = diagnose(stream, recipe, model=create_vlm("tiny"), settings=settings, options=options, seed=3)
+    found, outcome = diagnose(stream, recipe, model=create_vlm("tiny"), settings=settings, options=options, seed=0)
     matrix, (attributed,) = np.array(outcome.result["matrix"]), found["attribution"]
     assert attributed["before"] == pytest.approx((matrix[1, 0] + matrix[2, 1]) / 2, abs=1e-3)
     assert attributed["trained"] == pytest.approx(matrix[3, :2].mean(), abs=1e-3)
