@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
+from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.models.vlm import VLM
 
 
@@ -20,9 +19,8 @@ def undisturbed(model: VLM) -> Iterator[VLM]:
     mode = model.training
     modes = [(module, module.training) for module in model.modules()]
     taps, model.taps = model.taps, []
-    devices = [model.device] if model.device.type == "cuda" else []
     # Even a data loader that does not shuffle draws a number.
-    with torch.random.fork_rng(devices):
+    with generators_kept(model.device):
         try:
             yield model.eval()
         finally:

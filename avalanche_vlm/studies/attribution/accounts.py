@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from avalanche_vlm.studies.attribution.bootstrap import Estimate
@@ -58,6 +58,7 @@ class Account(ABC):
     samples: str
     """What the samples are called."""
 
+    @abstractmethod
     def unexplained(self, lost: bool, before: Estimate, trained: Estimate) -> bool:
         """Whether there is something to explain although neither weights nor the amendment bring anything back.
 
@@ -65,7 +66,6 @@ class Account(ABC):
         :param before: the mean score before, in points.
         :param trained: the mean score after the training, in points.
         """
-        raise NotImplementedError
 
     def sentence(self, found: Finding) -> str:
         """The verdict in one sentence or two.
@@ -102,20 +102,21 @@ class Account(ABC):
             )
         return f"{said}{self.besides(found)}"
 
+    @abstractmethod
     def nothing(self, found: Finding) -> str:
         """Where nothing was lost.
 
         :param found: what was found.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def cannot(self, found: Finding) -> str:
         """Where nothing that is undone helps.
 
         :param found: what was found.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def amended(self, found: Finding, lost: str, all_but: str) -> str:
         """Where the amendment brings back the most.
 
@@ -123,7 +124,6 @@ class Account(ABC):
         :param lost: the words on the loss.
         :param all_but: how much of it comes back, in words.
         """
-        raise NotImplementedError
 
     def besides(self, found: Finding) -> str:
         """What else there is to say, beginning with a space; empty if there is nothing.
