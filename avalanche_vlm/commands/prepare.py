@@ -119,7 +119,7 @@ def lacking(stream: StreamRequest, recipe: str) -> str | None:
     :param recipe: name of the recipe.
     :return: the sentence, or None if nothing is lacking.
     """
-    from avalanche_vlm.studies.experiment import lacks
+    from avalanche_vlm.studies.feasible import lacks
     from avalanche_vlm.training import recipes
 
     missing = [name for name in recipes.get(recipe).needs if stream.data and getattr(stream, name) is None]

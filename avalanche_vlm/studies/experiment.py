@@ -20,6 +20,7 @@ from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, resources, trains
 from avalanche_vlm.studies.outcome import (
     Outcome,
     Result,
@@ -31,8 +32,6 @@ from avalanche_vlm.studies.outcome import (
 )
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
-from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
-from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, too_few
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -187,91 +186,3 @@ def _train(
         "train_cpu_seconds": round(timing["train_cpu_seconds"], 2),
         "eval_seconds": round(timing["eval_seconds"], 2),
     }
-
-
-def trains(plugins: Sequence[SupervisedPlugin]) -> bool:
-    """Whether a training takes steps: some methods solve, or leave the model as it is.
-
-    :param plugins: the plugins of the training, the recipe's and others.
-    """
-    return not any(isinstance(plugin, NoTrainingPlugin) for plugin in plugins)
-
-
-def refuse_undeclared(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugin], settings: TrainSettings) -> None:
-    """Refuse a recipe that lets other classes compete in training than the protocol says.
-
-    :param recipe: name of the recipe.
-    :param model: the model with the recipe built on it.
-    :param plugins: the recipe's plugins and those beside it.
-    :param settings: settled settings of the training; without classes, as for pairs, nothing is refused.
-    :raises InputError: if the recipe, or a plugin of it, has chosen classes that its declaration does not name.
-    """
-    for chosen in (classes_needed(plugins), model.competing.in_training):
-        if settings.train_classes is not None and chosen not in (None, settings.train_classes):
-            raise InputError(
-                f"recipe {recipe} lets other classes compete in training ({chosen}) than the result would say "
-                f"({settings.train_classes}): declare them, @recipe(train_classes={chosen!r})"
-            )
-
-
-def refuse_untrainable(
-    recipe: str, benchmark: VLMBenchmark, plugins: Sequence[SupervisedPlugin], settings: TrainSettings
-) -> None:
-    """Refuse what would fail, or train nothing, in the middle of the stream.
-
-    :param recipe: name of the recipe.
-    :param benchmark: stream whose training sets are counted.
-    :param plugins: the recipe's plugins.
-    :param settings: settings of the training.
-    :raises InputError: for a task with fewer training samples than a plugin needs, naming the first one; and for pairs
-        one by one, which no loss can contrast.
-    """
-    contrasts = benchmark.kind == "pairs" and trains(plugins)
-    least = max((p.least_samples for p in plugins if isinstance(p, VLMPlugin)), default=1)
-    least = max(least, 2) if contrasts else least
-    for name, experience in zip(benchmark.task_names, benchmark.train_stream, strict=True):
-        if (there := len(experience.dataset)) < least:
-            raise InputError(f"recipe {recipe}: {too_few(least, f'task {name}', there)}")
-    if contrasts and settings.batch_size == 1:
-        raise InputError(
-            "a batch of one pair has nothing that its picture and caption are told from, so pairs are trained in "
-            "batches of 2 or more (batch_size)"
-        )
-
-
-_HINTS = {
-    "reference": "reference pairs: give some with reference (--reference FILE)",
-    "generator": "a generator of pictures: name one with generator (--generator MODEL)",
-}
-
-
-def lacks(recipe: str, source: object, resource: str) -> str:
-    """The sentence on a resource that a recipe needs and a source of data does not bring.
-
-    :param recipe: name of the recipe.
-    :param source: benchmark or file of the user's, as the sentence names it.
-    :param resource: name of the resource.
-
-    >>> lacks("zscl", "photos.csv", "reference")
-    'recipe zscl needs what photos.csv does not bring, reference pairs: give some with reference (--reference FILE)'
-    """
-    return f"recipe {recipe} needs what {source} does not bring, {_HINTS[resource]}"
-
-
-def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
-    """What the recipe takes of what the benchmark brings.
-
-    :param recipe: name of the recipe.
-    :param benchmark: stream and resources.
-    :return: resources by the names of the recipe's parameters.
-    :raises InputError: if they do not fit together.
-    """
-    chosen = recipes.get(recipe)
-    if benchmark.kind not in chosen.kinds:
-        raise InputError(
-            f"recipe {recipe} is for streams of {chosen.kinds[0]}, and {benchmark.name} is one of {benchmark.kind}"
-        )
-    for name in chosen.needs:
-        if getattr(benchmark, name) is None:
-            raise InputError(lacks(recipe, benchmark.name, name))
-    return {name: getattr(benchmark, name) for name in chosen.takes}

@@ -19,7 +19,7 @@ from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.parts import scored_on_fewer
 from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
-from avalanche_vlm.studies.experiment import refuse_untrainable, resources
+from avalanche_vlm.studies.feasible import refuse_untrainable, resources
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 

@@ -1,0 +1,111 @@
+"""Options that several commands share, in the groups that their help shows."""
+
+from __future__ import annotations
+
+import argparse
+from typing import get_args
+
+from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
+from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
+from avalanche_vlm.commands import words
+from avalanche_vlm.models.precision import PRECISIONS
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What all commands that train on a stream take: folder, stream, model and training.
+
+    :param parser: parser of the command, which gets the options.
+    """
+    parser.add_argument("--out", required=True, metavar="DIR", help="where results go")
+    add_manners(parser)
+    _add_stream(parser)
+    _add_own_data(parser)
+    _add_model(parser)
+    _add_settings(parser)
+
+
+def add_manners(parser: argparse.ArgumentParser) -> None:
+    """How a command goes about its work, which changes none of its figures.
+
+    :param parser: parser of the command, which gets the options.
+    """
+    parser.add_argument("--quiet", action="store_true", help="no progress bars and remarks")
+    parser.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
+
+
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("stream")
+    data.add_argument("--benchmark", choices=benchmark_names(), help="(default: picturebook)")
+    data.add_argument("--data", metavar="PATH", help="your own folder of class folders, or table (list formats)")
+    data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
+    data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
+    data.add_argument(
+        "--order", type=words.names, metavar="A,B,C", help="names of the tasks, in the order of the stream"
+    )
+    data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
+    data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
+    data.add_argument("--generator", metavar="MODEL", help="text-to-image model that draws synthetic pairs, for --data")
+    data.add_argument(
+        "--data-seed",
+        type=words.seed_number,
+        metavar="N",
+        help="of the pictures, or of the split of --data (default: each --seed)",
+    )
+    data.add_argument(
+        "--n-train", type=words.positive, metavar="N", help="training pictures per task of the picturebook"
+    )
+    data.add_argument("--n-test", type=words.positive, metavar="N", help="test pictures per task of the picturebook")
+    data.add_argument("--n-held-out", type=words.positive, metavar="N", help="held-out captions of the picturebook")
+    data.add_argument("--n-reference", type=words.positive, metavar="N", help="reference pairs of the picturebook")
+    data.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of the benchmark, repeatable (avalanche-vlm list benchmarks BENCHMARK names them)",
+    )
+
+
+def _add_own_data(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group("your own data (--data)")
+    own.add_argument("--class-names", metavar="FILE", help="names of classes: a line each in order, or label and name")
+    own.add_argument("--kind", choices=KINDS, help="of a table that has labels and captions")
+    own.add_argument("--image-root", metavar="DIR", help="what image paths of a table are relative to")
+    own.add_argument(
+        "--split-classes", type=words.positive, metavar="N", help="make N tasks of the classes of one data set"
+    )
+    own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
+    for column in ("image", "label", "caption", "task", "split"):
+        own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")
+    model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
+    model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (default: fp32)")
+    model.add_argument(
+        "--image-size", type=words.positive, metavar="PIXELS", help="side of its input (default: its own)"
+    )
+    model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
+    train.add_argument("--lr", type=words.rate)
+    train.add_argument("--epochs", type=words.positive)
+    train.add_argument("--batch-size", type=words.positive)
+    train.add_argument("--warmup", type=words.count, metavar="STEPS")
+    train.add_argument("--weight-decay", type=words.rate)
+    train.add_argument("--label-smoothing", type=words.rate, metavar="SHARE", help="of class targets (default: 0)")
+    train.add_argument(
+        "--train-classes",
+        choices=get_args(TrainClasses),
+        help="classes that compete in training: of the batch's own tasks, or all met so far (default: the former, "
+        "unless the recipe's method needs the latter)",
+    )
+    train.add_argument("--amp", choices=("bf16",))
+    train.add_argument("--workers", type=words.workers, default=0, help="processes that load data (default: 0)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
+    )

@@ -1,0 +1,100 @@
+"""Single words of the command line: what a number, a seed or a list of names may be.
+
+Each function takes the word as it was written and gives its value, as :mod:`argparse` asks of a type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, without the blanks around them.
+
+    :param text: the word as it was written.
+
+    >>> names("zscl, lora")
+    ('zscl', 'lora')
+    """
+    return tuple(name.strip() for name in text.split(","))
+
+
+def count(text: str) -> int:
+    """A whole number of 0 or more.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    return _whole(text, 0)
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    return _whole(text, 1)
+
+
+def seed_number(text: str) -> int:
+    """A seed that torch's generators take.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    return _whole(text, 0, 2**64 - 1, "torch's random generators take no larger seed")
+
+
+def seed_numbers(text: str) -> tuple[int, ...]:
+    """Seeds separated by commas, each once: counted twice, one experiment would pass for a spread of zero.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if one of them is no seed.
+
+    >>> seed_numbers("1,0,1")
+    (1, 0)
+    """
+    return tuple(dict.fromkeys(seed_number(part) for part in text.split(",")))
+
+
+def threads(text: str) -> int:
+    """A number of threads.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    return _whole(text, 1, 4096, "no machine runs more at once")
+
+
+def workers(text: str) -> int:
+    """A number of processes that load data, 0 for none beside the main one.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    return _whole(text, 0, 1024, "no machine runs more at once")
+
+
+def rate(text: str) -> float:
+    """A finite number of 0 or more.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of 0 or more")
+    return value
+
+
+def _whole(text: str, least: int, most: int = 2**63 - 1, why: str = "no computer counts so far") -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text} is above {most}: {why}")
+    return int(text)
