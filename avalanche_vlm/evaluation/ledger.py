@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,19 +15,37 @@ from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.passes import PassesPlugin, inference_flops
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Memory
-from avalanche_vlm.memory.state import keeps_raw_data, stateful_parts, stored_bytes, undeclared
+from avalanche_vlm.memory.state import (
+    WORKING,
+    Declared,
+    StateDict,
+    Stateful,
+    keeps_raw_data,
+    stateful_parts,
+    stored_bytes,
+    undeclared,
+)
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.routers import ReferenceGate
 
 LedgerEntry = dict[str, Any]
 
 
-class Ledger:
+class Ledger(Stateful):
     """Watches a run from before its recipe is built to its end, and gives its entry.
+
+    Its state is what it has seen so far; what :attr:`plugin` counts is that plugin's own.
 
     :param model: the pretrained model, not adapted yet.
     :param benchmark: stream that the model will be trained on.
     """
+
+    states: ClassVar[Mapping[str, Declared]] = {
+        "_ram": WORKING,
+        "_disk": WORKING,
+        "_trainable": WORKING,
+        "_peak": WORKING,
+    }
 
     def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
         self.model, self.benchmark = model, benchmark
@@ -36,16 +54,21 @@ class Ledger:
         self._pretrained = fingerprints(model)
         self._bytes = _module_bytes(model)
         self._parameters = sum(p.numel() for p in model.parameters())
-        self._stored = StoredBytes()
-        self._trainable = 0
+        self._ram = self._disk = self._trainable = 0
         self._peak = PeakMemory(model.device)
 
     def after_experience(self, plugins: Iterable[Any], optimizer: torch.optim.Optimizer) -> None:
         """Note what is stored, and what the optimizer holds: a module that was merged at the task's end is no longer
         in the model."""
-        self._stored = max(self._stored, stored_bytes(plugins), key=lambda stored: stored.total)
+        most = max(self._stored, stored_bytes(plugins), key=lambda stored: stored.total)
+        self._ram, self._disk = most.ram, most.disk
         trained = (p for group in optimizer.param_groups for p in group["params"])
         self._trainable = max(self._trainable, sum(p.numel() for p in trained))
+
+    @property
+    def _stored(self) -> StoredBytes:
+        """The most that was stored at a task's end so far."""
+        return StoredBytes(self._ram, self._disk)
 
     @property
     def costs(self) -> dict[str, int]:
@@ -134,18 +157,23 @@ def needs_task_id(model: VLM, benchmark: VLMBenchmark) -> bool:
     return space is not None and space.visible == "task" and len(benchmark.task_names) > 1
 
 
-class PeakMemory:
+class PeakMemory(Stateful):
     """The most memory that was in use since this was made, beyond what was in use then.
 
     On CUDA what torch allocated. Elsewhere what the process grew by, where the system tells (Linux), and that for the
-    first run of a process alone: a later one uses again what that has left to the allocator, which is not seen.
+    first run of a process alone: a later one uses again what that has left to the allocator, which is not seen. Of a
+    run that several processes went on with, the most of any of them.
     """
+
+    states: ClassVar[Mapping[str, Declared]] = {"_most": WORKING, "_known": WORKING}
 
     _measured = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._before: int | None = None
+        self._most, self._known = 0, True
+        """Of earlier processes, and whether it was measured in all of them."""
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
@@ -158,6 +186,15 @@ class PeakMemory:
 
     def read(self) -> int | None:
         """In bytes; None where the system does not tell."""
+        now = self._now()
+        return None if now is None or not self._known else max(self._most, now)
+
+    def state_dict(self) -> StateDict:
+        found = self.read()
+        return {**super().state_dict(), "_most": found or 0, "_known": found is not None}
+
+    def _now(self) -> int | None:
+        """Of this process."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - (self._before or 0)
         peak = _resident("VmHWM")

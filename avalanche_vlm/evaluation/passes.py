@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from avalanche_vlm.compat import OperatorMode
-from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
+from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, StateDict
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
@@ -145,6 +145,17 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
     def extra_backwards(self) -> float | None:
         """Images through the image tower with gradients beside one for every sample."""
         return self.backwards / self.samples - 1 if self.samples else None
+
+    def state_dict(self) -> StateDict:
+        if self._counter is not None:  # an experience is about to begin, or to end
+            self._flops["around"] = self._flops.get("around", 0) + self._counter.total
+            self._counter.total = 0
+        return super().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self._counter is not None:
+            self._counter.total = 0  # the state has what was computed up to there
 
     def close(self) -> None:
         """Stop watching."""

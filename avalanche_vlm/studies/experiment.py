@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,11 +19,11 @@ from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.account import Account
 from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, resources, trains
 from avalanche_vlm.studies.outcome import (
     Outcome,
     Result,
-    Timing,
     declared_figures,
     protocol_of,
     scores_of,
@@ -99,9 +98,7 @@ def run_experiment(
             "create the model in fp32 (with amp where it should be fast) or bf16"
         )
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
-    helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
-    if progress is not None:
-        helpers.append(ProgressPlugin(progress))
+    account = Account(ledger, plugins)
     strategy = VLMNaive(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
@@ -110,24 +107,19 @@ def run_experiment(
         train_epochs=settings.epochs,
         eval_mb_size=256,
         device=torch.device(device),
-        plugins=[ledger.plugin, *plugins, *helpers],
+        plugins=[ledger.plugin, *plugins, WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress), account],
         evaluator=_evaluator(matrix, held_out, classes, *metrics),
         amp=settings.amp,
         max_grad_norm=settings.max_grad_norm,
     )
 
-    def reported(step: int) -> None:
+    def report() -> None:
         if on_row is not None:
-            on_row(step, matrix.rows())
+            on_row(account.rows, matrix.rows())
 
     try:
-        timing = _train(
-            strategy,
-            benchmark,
-            settings.num_workers,
-            after_experience=lambda: ledger.after_experience(plugins, strategy.optimizer),
-            after_row=reported if evaluate else None,
-        )
+        with account.whole.running():
+            _train(strategy, benchmark, settings.num_workers, account, report if evaluate else None)
     finally:
         ledger.plugin.close()
     result: Result = {
@@ -137,6 +129,7 @@ def run_experiment(
         **scores_of(benchmark, matrix, held_out, classes, evaluate),
         "costs": ledger.costs,
     }
+    timing = account.timing()
     entry = ledger.entry(protocol["resources"], plugins, timing["train_seconds"])
     return Outcome(with_figures(result, metrics), timing, strategy, entry)
 
@@ -149,40 +142,27 @@ def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
 
 
 def _train(
-    strategy: VLMNaive,
-    benchmark: VLMBenchmark,
-    workers: int,
-    after_experience: Callable[[], None],
-    after_row: Callable[[int], None] | None,
-) -> Timing:
+    strategy: VLMNaive, benchmark: VLMBenchmark, workers: int, account: Account, report: Callable[[], None] | None
+) -> None:
     """Train the stream, and evaluate at every step.
 
     :param strategy: trained in place.
     :param benchmark: train and test stream.
     :param workers: processes that load data.
-    :param after_experience: called when an experience is trained, before it is evaluated.
-    :param after_row: called with the step when a row was evaluated; None evaluates nothing.
+    :param account: gets the seconds, and counts the rows.
+    :param report: called when a row was evaluated; None evaluates nothing.
     """
-    timing: Timing = {"train_seconds": 0.0, "train_cpu_seconds": 0.0, "eval_seconds": 0.0}
 
-    def score(step: int) -> None:
-        if after_row is None:
+    def score() -> None:
+        if report is None:
             return
-        started = time.perf_counter()
-        strategy.eval(benchmark.test_stream, num_workers=workers)
-        timing["eval_seconds"] += time.perf_counter() - started
-        after_row(step)
+        with account.evaluation.running():
+            strategy.eval(benchmark.test_stream, num_workers=workers)
+        report()
+        account.rows += 1
 
-    score(0)
-    for step, experience in enumerate(benchmark.train_stream, start=1):
-        started, started_cpu = time.perf_counter(), time.process_time()
-        strategy.train(experience, num_workers=workers)
-        timing["train_seconds"] += time.perf_counter() - started
-        timing["train_cpu_seconds"] += time.process_time() - started_cpu
-        after_experience()
-        score(step)
-    return {
-        "train_seconds": round(timing["train_seconds"], 2),
-        "train_cpu_seconds": round(timing["train_cpu_seconds"], 2),
-        "eval_seconds": round(timing["eval_seconds"], 2),
-    }
+    score()
+    for experience in benchmark.train_stream:
+        with account.training.running():
+            strategy.train(experience, num_workers=workers)
+        score()

@@ -26,6 +26,7 @@ from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies, class_records
 from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.account import Timing
 from avalanche_vlm.studies.conditions import conditions_of, resources_in_use
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.recipes.runnable import settled
@@ -63,15 +64,6 @@ class Result(Scored):
     data: dict[str, Any]
     costs: dict[str, int]
     figures: NotRequired[dict[str, dict[str, Any]]]
-
-
-class Timing(TypedDict):
-    """Seconds of training, of its processor time (all threads together, which other processes on the machine disturb
-    less), and of evaluation."""
-
-    train_seconds: float
-    train_cpu_seconds: float
-    eval_seconds: float
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from avalanche_vlm.training.protocol import Strategy
 class ProgressPlugin(VLMPlugin, supports_distributed=True):
     """Reports every training iteration.
 
-    :param callback: called as ``callback(experience, iteration, iterations)``, the first from 0 and the second from 1.
+    :param callback: called as ``callback(experience, iteration, iterations)``, the first from 0 and the second from 1;
+        None reports nothing.
     """
 
     states: ClassVar = {"_iteration": WORKING}
 
-    def __init__(self, callback: Callable[[int, int, int], None]) -> None:
+    def __init__(self, callback: Callable[[int, int, int], None] | None) -> None:
         super().__init__()
         self._callback = callback
         self._iteration = 0
@@ -28,5 +29,6 @@ class ProgressPlugin(VLMPlugin, supports_distributed=True):
 
     def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._iteration += 1
-        total = len(strategy.dataloader) * strategy.train_epochs
-        self._callback(strategy.experience.current_experience, self._iteration, total)
+        if self._callback is not None:
+            total = len(strategy.dataloader) * strategy.train_epochs
+            self._callback(strategy.experience.current_experience, self._iteration, total)
