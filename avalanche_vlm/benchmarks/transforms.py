@@ -79,7 +79,7 @@ class ImageTransform:
 
 def _from_array(image: np.ndarray) -> torch.Tensor:
     """An array with channels last, or first where only that can be meant, as a tensor with channels first."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
     return tensor.permute(2, 0, 1) if tensor.ndim == 3 and tensor.shape[-1] in _CHANNELS else tensor
 
 

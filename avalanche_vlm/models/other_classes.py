@@ -31,7 +31,7 @@ class OtherClasses:
     """
 
     def __init__(self, model: VLM, space: LabelSpace) -> None:
-        self._model, self._head = model, model.head_for(space)
+        self._model, self.head = model, model.head_for(space)
         self._all = torch.arange(len(space), device=model.device)
         known = [] if model.label_space is None else list(model.label_space.class_names)
         place = {name: number for number, name in reversed(list(enumerate(known)))}
@@ -47,15 +47,19 @@ class OtherClasses:
         """
         model = self._model
         if model.routed is None:
-            return self._of(model.encode_image(images))
+            return self.of_features(model.encode_image(images))
         found = images.new_empty(len(images), len(self._all), dtype=torch.float32)
         for rows, features in model.routed.groups(partial(model.encode_image_plain, normalize=False), images):
-            found[rows] = self._of(F.normalize(features, dim=-1))
+            found[rows] = self.of_features(F.normalize(features, dim=-1))
         return found
 
-    def _of(self, features: torch.Tensor) -> torch.Tensor:
+    def of_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, classes]`` of images whose features are known.
+
+        :param features: unit-length features ``[B, D]``, of images that share the module that is active now.
+        """
         model = self._model
-        logits = model.similarity(features, self._head.features(model, self._all))
+        logits = model.similarity(features, self.head.features(model, self._all))
         if model.class_head is None or model.label_space is None:
             return logits
         (trained,) = model.competing.seen.nonzero(as_tuple=True)

@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.experiences import task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.models.answering import Answering
 from avalanche_vlm.models.competing import ALL_CLASSES, MASKED, CompetingClasses
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.heads.text import TextHead
@@ -27,7 +28,7 @@ from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.transforms import Transforms
 
 
-class VLM(DualEncoder, MultiTaskModule):
+class VLM(Answering, DualEncoder, MultiTaskModule):
     """A vision-language model as Avalanche sees one.
 
     ``forward(images, task_labels)`` gives zero-shot logits ``[B, classes]`` over the current label space, and
@@ -38,6 +39,9 @@ class VLM(DualEncoder, MultiTaskModule):
     added, the label space, and which classes were met. Loaded into a model that was made in the same way, with the same
     method built on it, it makes that model predict and go on as this one would. What trains is not in it
     (:meth:`~avalanche_vlm.models.encoder.DualEncoder.training_state` says that).
+
+    What users ask of it, :meth:`~avalanche_vlm.models.answering.Answering.predict` and
+    :meth:`~avalanche_vlm.models.answering.Answering.retrieve`, takes images as they are.
 
     :param clip: any model with open_clip's ``encode_image``, ``encode_text``, ``logit_scale`` and ``logit_bias``.
     :param tokenizer: turns texts into token ids ``[N, L]``.

@@ -73,7 +73,7 @@ def read_image(path: Path) -> Image.Image:
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return to_rgb(_upright(_decoded(image, path)))
+                return upright_rgb(_decoded(image, path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except FileNotFoundError as error:
@@ -86,6 +86,15 @@ def read_image(path: Path) -> Image.Image:
         # Pillow's decoders let struct.error, TypeError, zlib.error and others out of damaged files.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} cannot be decoded: {reason}") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image as :func:`read_image` has it of a file: RGB, upright, transparency laid on white.
+
+    :param image: an image of any mode.
+    :raises InputError: for values of which nothing says what is black.
+    """
+    return to_rgb(_upright(image))
 
 
 def check_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:

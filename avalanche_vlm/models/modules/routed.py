@@ -144,6 +144,18 @@ class RoutedPool(ResizesOnLoad):
         names = [name if name in self.pool.names else None for name in self.of_task]
         return [None if task < 0 else names[task] for task in chosen]
 
+    def turns_away(self, features: torch.Tensor) -> list[bool | None]:
+        """Whether samples that no module answers are out of distribution, each in the router's judgement: True but for
+        those whose module was dropped, and None while the router knows no task.
+
+        :param features: the plain tower's features of such samples, of unit length ``[n, D]``.
+        """
+        if len(self.router) == 0:
+            return [None] * len(features)
+        if set(self.of_task) <= set(self.pool.names):
+            return [True] * len(features)
+        return self.router.score(features).is_out_of_distribution.tolist()
+
     def _of_labels(self, task_labels: Any, n: int) -> list[str | None]:
         if not isinstance(task_labels, (int, torch.Tensor)):
             return [None] * n
