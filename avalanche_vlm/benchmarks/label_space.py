@@ -173,6 +173,53 @@ class LabelSpace:
         """
         return replace(self, visible=visible)
 
+    def with_task(self, name: str, class_names: Sequence[str], templates: PromptTemplates) -> LabelSpace:
+        """These classes and another task's: what there is keeps its ids, and new classes come behind.
+
+        A name that is known is the same class, as in :func:`join_tasks`; under ``"task"`` every task has classes of its
+        own.
+
+        :param name: name of the task; one that is taken gets a number behind it.
+        :param class_names: names of the task's classes, in the order of their columns.
+        :param templates: prompts around the names of its classes.
+        :return: a label space of which this one is the beginning.
+
+        >>> space = join_tasks([("may", ["cat", "dog"], PHOTO)], "seen").with_task("june", ["dog", "emu"], PHOTO)
+        >>> space.class_names, space.tasks
+        (('cat', 'dog', 'emu'), ((0, 1), (1, 2)))
+        """
+        ids: dict[tuple[int, str], int] = {}
+        for task in () if self.visible == "task" else self.tasks:
+            for key, number in zip(_keys([self.class_names[c] for c in task]), task, strict=True):
+                ids.setdefault(key, number)
+        known, new = len(self), [key for key in _keys(class_names) if key not in ids]
+        ids |= {key: known + number for number, key in enumerate(new)}
+        sets = self.templates if len(self.templates) > 1 else self.templates * len(self.tasks)
+        sets = (*sets, templates)
+        taken = set(self.task_names)
+        title = next(t for t in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if t not in taken)
+        return LabelSpace(
+            (*self.class_names, *(of for _, of in new)),
+            (*self.tasks, tuple(ids[key] for key in _keys(class_names))),
+            self.visible,
+            sets[:1] if len(set(sets)) == 1 else sets,
+            (*self.task_names, title),
+        )
+
+    def begins(self, other: LabelSpace) -> bool:
+        """Whether another label space is this one with tasks, and perhaps classes, behind: every class keeps its id,
+        its name and its prompts.
+
+        :param other: the label space that may go on.
+        """
+        here, there = len(self), len(self.tasks)
+        return (
+            self.visible == other.visible
+            and self.class_names == other.class_names[:here]
+            and self.tasks == other.tasks[:there]
+            and self.templates_of_classes() == other.templates_of_classes()[:here]
+        )
+
     def as_json(self) -> dict[str, Any]:
         """All of it in plain JSON types, for :meth:`from_json`."""
         return {
@@ -206,6 +253,11 @@ class LabelSpace:
             "classes": len(self),
             "templates": {t.name: list(t.templates) for t in self.templates},
         }
+
+
+def _keys(names: Sequence[str]) -> list[tuple[int, str]]:
+    """What the classes of one task are known by in another: within a task every name is a class of its own."""
+    return [(list(names[:n]).count(name), name) for n, name in enumerate(names)]
 
 
 def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visible: Visible = "task") -> LabelSpace:

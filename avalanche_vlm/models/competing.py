@@ -145,6 +145,17 @@ class CompetingClasses(ResizesOnLoad):
                 self._warned = True
                 warnings.warn(_NOT_TOLD.format(experience.current_experience), DataWarning, stacklevel=2)
 
+    def grown(self, space: LabelSpace) -> CompetingClasses:
+        """The classes that compete under a label space that goes on where this one's ends: those that were met stay so.
+
+        :param space: label space with the same classes under the same ids, and perhaps others behind.
+        :return: the classes that compete there, on the same device and in the same mode.
+        """
+        found = CompetingClasses(space, self.in_training).to(self.met.device).train(self.training)
+        met = torch.nn.functional.pad(self.met, (0, len(space) - self.met.shape[1]))
+        found.met = found._rows(met, len(found.in_task))
+        return found
+
     def _labels(self, task_labels: Any) -> tuple[torch.Tensor | None, int]:
         """One label where all samples share it, ``[B]`` otherwise, and how many rows a table needs for them; None and 0
         where there are none, as for a batch of no samples."""

@@ -235,6 +235,24 @@ class VLM(Answering, DualEncoder, MultiTaskModule):
         self.text_head = head
         return self
 
+    def grow_label_space(self, label_space: LabelSpace) -> Self:
+        """Classify over these classes from now on, which are those of before with others behind; what was seen stays
+        seen.
+
+        :param label_space: label space that the present one begins.
+        :raises InputError: if there is none yet, or a class would get another id, name or prompt.
+        """
+        before = self.label_space
+        if before is None or not before.begins(label_space):
+            raise InputError(
+                "a label space grows by tasks and classes behind those that there are: every class keeps its id, its "
+                "name and its prompts"
+            )
+        competing = self.competing.grown(label_space)
+        self.set_label_space(label_space)
+        self.competing = competing
+        return self
+
     def head_for(self, label_space: LabelSpace) -> TextHead:
         """The zero-shot head of a label space, which the model does not take for its own.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avalanche_vlm.benchmarks.label_space import PLAIN, LabelSpace, PromptTemplates, join_tasks
+from avalanche_vlm.benchmarks.label_space import PHOTO, PLAIN, LabelSpace, PromptTemplates, join_tasks
 from avalanche_vlm.errors import InputError
 
 OTHER = PromptTemplates("other", ("a {}", "the {}"))
@@ -93,3 +94,27 @@ def test_other_braces_of_a_template_are_refused_by_name(template, said):
 def test_a_class_without_a_name_is_refused(name):
     with pytest.raises(InputError, match="the class 1 has an empty name"):
         LabelSpace(("a", name), ((0, 1),))
+
+
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+def test_a_label_space_that_grows_task_by_task_is_that_of_all_tasks(visible):
+    other = PromptTemplates("other", ("see a {}",))
+    tasks = [("a", ["x", "y", "x"], PHOTO), ("b", ["y", "z"], PHOTO), ("c", ["x", "x", "x"], other)]
+    grown = join_tasks(tasks[:1], visible)
+    for name, names, templates in tasks[1:]:
+        before, grown = grown, grown.with_task(name, names, templates)
+        assert before.begins(grown) and not grown.begins(before)
+    assert grown == join_tasks(tasks, visible)
+
+
+def test_a_task_whose_name_is_taken_gets_a_number():
+    space = join_tasks([("a", ["x"], PHOTO)]).with_task("a", ["x"], PHOTO).with_task("a", ["x"], PHOTO)
+    assert space.task_names == ("a", "a (2)", "a (3)")
+
+
+@pytest.mark.parametrize("change", [{"visible": "seen"}, {"class_names": ("dog", "cat", "emu")},
+                                    {"templates": (PromptTemplates("other", ("{}",)),)}])  # fmt: skip
+def test_another_label_space_is_none_that_goes_on(change):
+    space = join_tasks([("a", ["cat", "dog"], PHOTO)])
+    grown = space.with_task("b", ["emu"], PHOTO)
+    assert space.begins(grown) and not space.begins(replace(grown, **change))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mini import mini
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, join_tasks
 from avalanche_vlm.errors import DataWarning, InputError
@@ -179,3 +180,17 @@ def test_a_state_of_classes_without_task_labels_is_understood():
     assert flat.get_extra_state()["met"] == [[0, 2]] and flat.in_training == "seen"
     with pytest.raises(InputError, match="does not say which classes training has met"):
         flat.set_extra_state({"classes": 3})
+
+
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
+def test_what_was_met_stays_met_when_the_label_space_grows(visible):
+    space = join_tasks([("a", ["cat", "dog"], PHOTO), ("b", ["emu"], PHOTO)], visible)
+    model = mini().set_label_space(space)
+    model.competing.in_training = "seen"
+    model.competing.met[0, 0] = True
+    model.grow_label_space(space.with_task("c", ["fox", "gnu"], PHOTO))
+    assert model.competing.met.tolist() == [[True, False, False, False, False], *2 * [[False] * 5]]
+    assert model.competing.in_training == "seen" and len(model.text_head.prompts) == 5
+    assert model.competing.in_task.shape == (3, 5)
+    with pytest.raises(InputError, match="a label space grows by tasks and classes behind those that there are"):
+        model.grow_label_space(space)

@@ -14,7 +14,7 @@ from torch import nn
 from avalanche_vlm.benchmarks.label_space import PHOTO, join_tasks
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import MASKED
-from avalanche_vlm.training.criteria import ClassCriterion, criterion_for
+from avalanche_vlm.training.criteria import LANES, ClassCriterion, criterion_for
 
 
 def by_hand(row: list[float], y: int, smoothing: float) -> float:
@@ -97,3 +97,41 @@ def test_it_can_be_copied_and_pickled_and_refuses_other_shares():
     for wrong in (-0.1, 1.0):
         with pytest.raises(InputError, match="label_smoothing must be 0 or more and below 1"):
             ClassCriterion(wrong)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 15, 16, 20])
+def test_the_loss_is_bit_for_bit_the_same_however_many_classes_do_not_compete(n, smoothing):
+    generator = torch.Generator().manual_seed(n)
+    logits = 20 * torch.randn(64, n, generator=generator)
+    y = torch.randint(n, (64,), generator=generator)
+    criterion = ClassCriterion(smoothing, columns=LANES)
+    found = []
+    for first, width in ((0, n), (0, n + 1), (0, n + 13), (0, 100), (3, n + 3), (3, 40)):
+        wide = torch.full((64, width), MASKED)
+        wide[:, first : first + n] = logits
+        wide.requires_grad_(True)
+        loss = criterion(wide, y + first)
+        loss.backward()
+        found.append((loss.detach(), wide.grad[:, first : first + n]))
+    (loss, gradient), *others = found
+    assert all(torch.equal(loss, other) and torch.equal(gradient, of) for other, of in others)
+    torch.testing.assert_close(loss, nn.CrossEntropyLoss(label_smoothing=smoothing)(logits, y))
+
+
+def test_a_stream_of_classes_that_may_grow_has_the_loss_of_a_wide_one():
+    space = join_tasks([("a", ["cat", "dog"], PHOTO)], "seen")
+    columns = {visible: criterion_for("classes", mini().set_label_space(space.with_visible(visible))).columns
+               for visible in ("seen", "task", "union")}  # fmt: skip
+    assert columns == {"seen": LANES, "task": LANES, "union": 0}
+
+
+def test_smoothing_with_weights_and_targets_that_do_not_compete_or_count():
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    narrow, wide = torch.tensor([[1.0, 0.5], [2.0, 0.0], [0.3, 0.4]]), torch.full((3, 4), MASKED)
+    wide[:, 1:3] = narrow
+    y = torch.tensor([2, 1, -100])
+    found = ClassCriterion(0.2, weight=weight)(wide, y)
+    expected = nn.CrossEntropyLoss(label_smoothing=0.2, weight=weight[1:3])(narrow, torch.tensor([1, 0, -100]))
+    torch.testing.assert_close(found, expected)
+    assert ClassCriterion(0.2)(wide, torch.tensor([0, 1, 2])) > 1000  # a target that cannot be had is not overlooked
