@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class Registry(Generic[T]):
             try:
                 yield self.get(name)
             except InputError as error:
-                warnings.warn(f"{error}; it is left out", stacklevel=2)
+                warnings.warn(f"{error}; it is left out", VLMWarning, stacklevel=2)
 
     def _entry_points(self) -> dict[str, Any]:
         if self._outside is None:

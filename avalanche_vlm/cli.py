@@ -10,7 +10,7 @@ from typing import Any
 
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.commands.arguments import parse
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 
 COMMANDS = {
     "run": "avalanche_vlm.commands.run:run",
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plainly(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> str:
-    """A warning of what the user gave as one sentence; all others as Python shows them."""
-    if issubclass(category, DataWarning):
+    """A warning of ours as one sentence; all others as Python shows them."""
+    if issubclass(category, VLMWarning):
         return f"avalanche-vlm: {message}\n"
     return _as_python(message, category, *where, **rest)
 

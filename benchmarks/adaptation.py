@@ -101,12 +101,14 @@ def accuracies(model: Any, stream: Any) -> list[float]:
     """In percent, for every experience."""
     from torch.utils.data import DataLoader
 
+    from avalanche_vlm.evaluation.rightness import rightness
+
     found = []
     with model.evaluating():
         for experience in stream:
-            right = total = 0
+            right, total = 0.0, 0
             for x, y, labels in DataLoader(experience.dataset.eval(), BATCH):
-                right += int((model(x.to(model.device), labels).argmax(1).cpu() == y).sum())
+                right += rightness(model(x.to(model.device), labels), y).sum().item()
                 total += len(y)
             found.append(100 * right / total)
     return found

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from avalanche_vlm.training import recipes
@@ -19,7 +20,7 @@ from avalanche_vlm.training.recipes import AdamW, Published, Tuned, Unpublished
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "README.md": ("recipes",),
-    "docs/recipes.md": ("recipes", "options", "published settings", "rates on new data", "picturebook"),
+    "docs/recipes.md": ("recipes", "image towers", "options", "published settings", "rates on new data", "picturebook"),
 }
 """Files, and the blocks that each must have."""
 CATALOGUE = "avalanche_vlm/catalogue.json"
@@ -70,6 +71,13 @@ def recipe_table() -> str:
 def only(kinds: tuple[str, ...]) -> list[str]:
     """The remark on a recipe that is for one kind of stream."""
     return [] if len(kinds) > 1 else [f"streams of {kinds[0]}"]
+
+
+def image_towers() -> str:
+    """Which recipes do not take every image tower."""
+    names = [f"`{name}`" for name in shipped() if recipes.get(name).image_tower == "transformer"]
+    said = f"{', '.join(names[:-1])} and {names[-1]} take image towers of transformer blocks, open_clip's or timm's"
+    return "\n".join(wrap(f"{said} (SigLIP's), and refuse CLIP's ResNets. All others take any.", 120))
 
 
 def option_table() -> str:
@@ -153,6 +161,7 @@ def picturebook_table() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipe_table,
+    "image towers": image_towers,
     "options": option_table,
     "published settings": published_table,
     "rates on new data": new_data_table,

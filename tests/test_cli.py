@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from small_runs import SMALL, run
 
 from avalanche_vlm import cli
+from avalanche_vlm import errors as errors_of_ours
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
+from avalanche_vlm.errors import DataWarning, VLMWarning
 
 
 def test_names_on_the_command_line_are_those_of_the_library():
@@ -71,6 +75,34 @@ def test_unusable_input_is_one_sentence(tmp_path, capsys, arguments, sentence):
     code = cli.main(["run", "--out", str(tmp_path / "x"), *SMALL, *arguments])
     err = capsys.readouterr().err.strip()
     assert code == 2 and err.startswith("avalanche-vlm: ") and sentence in err and "\n" not in err
+
+
+def test_a_warning_of_ours_is_one_sentence_without_a_place(tmp_path, monkeypatch):
+    from avalanche_vlm.commands import run as commands
+
+    shown = []  # as a command shows them; while tests run, pytest collects warnings
+    kinds = (VLMWarning, DataWarning, UserWarning)
+    monkeypatch.setattr(
+        commands,
+        "run",
+        lambda asked: shown.extend(warnings.formatwarning("it is long", of, "x.py", 3) for of in kinds) or 0,
+    )
+    assert run("run", "--out", str(tmp_path)) == 0
+    assert shown == ["avalanche-vlm: it is long\n"] * 2 + [warnings.formatwarning("it is long", UserWarning, "x.py", 3)]
+    assert shown[2].startswith("x.py:3: UserWarning")
+
+
+def test_every_warning_of_the_package_is_declared_as_its_own():
+    ours = {name for name, of in vars(errors_of_ours).items() if isinstance(of, type) and issubclass(of, VLMWarning)}
+    calls = [
+        (path.name, node)
+        for path in Path(cli.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+    ]
+    assert len(calls) > 10
+    for where, call in calls:
+        assert len(call.args) == 2 and ast.unparse(call.args[1]) in ours, (where, call.lineno)
 
 
 def test_an_interruption_says_what_is_kept(tmp_path, capsys, monkeypatch):

@@ -29,9 +29,11 @@ class Identities:
 
     def number(self, images: Images, captions: Sequence[str]) -> list[int]:
         """The identities of pairs (:mod:`~avalanche_vlm.losses.identity`): equal captions share a number, and so do
-        rows of one image, by its file, or by its content in memory.
+        rows of one image: of one file, in whichever data set, or of one picture in memory that some data set had in
+        several rows. A picture in memory that every data set has once is another image in each of them.
 
-        :param images: images of the N pairs.
+        :param images: images of the N pairs; a file may be in several data sets, and so may a picture in memory that
+            the first of them has in several rows.
         :param captions: captions of the N images.
         """
         keys = getattr(images, "paths", None) or [_content_key(images, row) for row in range(len(images))]
@@ -43,7 +45,8 @@ class Identities:
         ]
 
     def _image(self, key: Any, times: int) -> int:
-        # An image that is met once is known from no other row, unless another data set has it too.
+        # A picture in memory that is met for the first time, and once, has no number: with one, a memory would need
+        # eight bytes for a sample's identity, where four hold the caption's.
         if key is None or (times == 1 and key not in self._images and not isinstance(key, Path)):
             return 0
         return self._images.setdefault(key, len(self._images) + 1)

@@ -9,6 +9,7 @@ from avalanche.evaluation.metric_results import MetricValue
 from torch.utils.data import Subset
 
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
+from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.accumulators import share_of_process
 from avalanche_vlm.evaluation.alignment import modality_gap, paired_cosine
 from avalanche_vlm.evaluation.base import VLMMetric
@@ -81,15 +82,18 @@ def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[dict[str, float], d
     :param held_out: set to read.
     :return: scores in [0, 1] by name, and what :meth:`HeldOutScores.alignment` has of the set, empty for one with
         classes.
+    :raises InputError: if an answer or a feature is NaN or infinite; the sentence names the set.
     """
     # The set has a length as every map-style data set has one, which torch's type does not say.
     share = Subset(held_out.dataset, share_of_process(len(held_out.dataset)))  # type: ignore[arg-type]
     name = held_out.name
-    if held_out.label_space is not None:
-        return {name: count_right(model, share, held_out.label_space).compute()}, {}
-    images, texts, ids = encode_set(model, share).compute()
-    apart = {f"{name} modality gap": modality_gap(images, texts), f"{name} paired cosine": paired_cosine(images, texts)}
-    scores = pair_retrieval(images, texts, ids, ks=(1,))
+    with naming(f"held-out set {name!r}"):
+        if held_out.label_space is not None:
+            return {name: count_right(model, share, held_out.label_space).compute()}, {}
+        images, texts, ids = encode_set(model, share).compute()
+        gap, cosine = modality_gap(images, texts), paired_cosine(images, texts)
+        scores = pair_retrieval(images, texts, ids, ks=(1,))
+    apart = {f"{name} modality gap": gap, f"{name} paired cosine": cosine}
     both = {way: scores[f"{way}_hit@1"] for way in ("image_to_text", "text_to_image")}
     ways = {f"{name} R@1 {way.replace('_', ' ')}": value for way, value in both.items()}
     return {f"{name} R@1": sum(both.values()) / 2, **ways}, apart

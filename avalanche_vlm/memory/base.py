@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -52,6 +52,17 @@ class Memory(Stateful, ABC):
         :param n: samples to draw.
         :return: ``n`` of them, or all there are where none comes twice.
         """
+
+    def read(self, rows: Sequence[int]) -> Columns:
+        """Samples by their places, without a draw. A memory that keeps samples one by one has this, and also ``labels``
+        and ``task_labels``, int64 ``[n]`` of all that is kept: a union with new data needs all three
+        (:class:`~avalanche_vlm.training.plugins.replay.ExemplarReplayPlugin`). By default there is nothing to read.
+
+        :param rows: which samples, by their places, each from 0 to the number kept less one.
+        :return: the samples, in the order asked for.
+        :raises InputError: if this kind of memory keeps no samples one by one.
+        """
+        raise InputError(f"{type(self).__name__} has no samples that are read one by one")
 
     @abstractmethod
     def resize(self, max_bytes: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.base import Memory
 from avalanche_vlm.memory.densities import DTYPES, Densities, DensityKind, DensityPrecision
 from avalanche_vlm.memory.density_levels import Level, check_level, density_bytes, described, levels, lowered, width
@@ -185,6 +185,7 @@ class DensityMemory(Memory):
             warnings.warn(
                 f"{len(self)} densities of {self._dim} dimensions do not fit the budget of {self.max_bytes} bytes as "
                 f"{described(before)}: all are kept as {described(level)} from now on",
+                VLMWarning,
                 stacklevel=3,
             )
 

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from avalanche_vlm._files import replace_file
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.models.encoder import DualEncoder
@@ -176,6 +176,7 @@ class _Shelf:
             warnings.warn(
                 f"the feature cache cannot write to {self.folder} ({error.strerror or error}): "
                 f"{len(self.pending)} features stay in memory",
+                VLMWarning,
                 stacklevel=3,
             )
             return
@@ -196,6 +197,7 @@ class _Shelf:
         except (OSError, SafetensorError, ValueError, KeyError):
             warnings.warn(
                 f"{path} is damaged or no file of this feature cache: its features are computed again; delete it",
+                VLMWarning,
                 stacklevel=2,
             )
             return False

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.models.checkpoints import Checkpoint, inspect_checkpoint
 
 QUICK = "-quickgelu"
@@ -60,6 +61,7 @@ def weights_of_tag(name: str, tag: str, cache_dir: str | None) -> Weights:
         warnings.warn(
             f"open_clip lists the weights {tag!r} as trained with plain GELU and {name} with QuickGELU: "
             "the model has QuickGELU",
+            VLMWarning,
             stacklevel=5,
         )
     return Weights(checkpoint, quick or own, _preprocessing(config))
@@ -87,6 +89,7 @@ def weights_of_file(name: str, path: Path) -> Weights:
             warnings.warn(
                 f"{path} is taken as trained with plain GELU, as nothing in it says otherwise: if it was trained with "
                 f"QuickGELU, as OpenAI's, MetaCLIP's and DFN's models were, name the model {name}{QUICK}",
+                VLMWarning,
                 stacklevel=5,
             )
         quick = bool(told)

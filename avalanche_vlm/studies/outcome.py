@@ -17,7 +17,7 @@ from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.chance import guesses
 from avalanche_vlm.evaluation.declaration import Figure
@@ -231,7 +231,7 @@ def _measured(metric: VLMMetric, figure: Figure, value: Any) -> Any:
         # The experiment is over by now, and its result counts more than one figure of it.
         if value is not None and not (isinstance(value, float) and math.isnan(value)):
             given = f"{metric} gives {reprlib.repr(value)} as {figure.name}"
-            warnings.warn(f"{given}, whose unit is {figure.unit}: it is left out", stacklevel=3)
+            warnings.warn(f"{given}, whose unit is {figure.unit}: it is left out", VLMWarning, stacklevel=3)
         return None
     return found if figure.unit in ("flag", "words") else round(float(found), 4)
 

@@ -18,7 +18,8 @@ from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.compat import source_datasets, transform_of
-from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.errors import VLMWarning
+from avalanche_vlm.memory import ExemplarMemory, Memory
 from avalanche_vlm.training.data import images_of
 
 Form = Callable[[torch.Tensor], Any]
@@ -87,6 +88,7 @@ class TrainingView:
             warnings.warn(
                 "the transforms of this experience take no kept picture, neither as a PIL image nor as a tensor: "
                 "exemplars are replayed as they were kept, without augmentation",
+                VLMWarning,
                 stacklevel=2,
             )
         return best
@@ -100,6 +102,16 @@ class TrainingView:
             return [as_input, _unit, as_bytes, _pil]
         # Tensors of the model's size may pass a transform untouched that augments those of another size.
         return [as_bytes, _pil, as_input] if raw.shape == seen.shape else [_pil, as_bytes, as_input]
+
+
+def reads_rows(memory: Any) -> bool:
+    """Whether the samples of a memory can be read one by one, as :class:`ExemplarData` does.
+
+    :param memory: a memory of any kind.
+    """
+    own = type(memory)
+    declared = getattr(own, "read", Memory.read) is not Memory.read
+    return declared and all(hasattr(own, name) for name in ("labels", "task_labels"))
 
 
 class ExemplarData(Dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.evaluation.held_out import HeldOutScores
+from avalanche_vlm.evaluation.held_out import HeldOutScores, read_held_out
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.evaluation.probes.erosion import ErosionProbe
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
+from avalanche_vlm.studies.advice.pilot import Scores
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import ContrastiveCriterion
 from avalanche_vlm.training.settings import TrainSettings
@@ -169,6 +172,23 @@ def test_an_answer_that_is_no_number_is_refused_with_its_place(random_model, tin
     with pytest.raises(InputError, match=rf"the {what} of \d+ of \d+ .* step 1, task {stream.task_names[0]}: training"):
         strategy.eval(stream.test_stream)
     np.testing.assert_array_equal(matrix.rows()[0], before[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_number_on_a_held_out_set_is_refused_with_its_name(random_model, tiny_benchmark, value):
+    captions, size = tiny_benchmark.held_out[:2]
+    random_model.set_label_space(tiny_benchmark.label_space)
+    with torch.no_grad():
+        random_model.clip.visual.proj[:] = value
+    for of in (captions, size):
+        with pytest.raises(InputError, match=rf"^held-out set '{of.name}': .*\d+ of \d+ .* are NaN or infinite"):
+            read_held_out(random_model, of)
+    with pytest.raises(
+        InputError, match=r"^held-out set 'size': the logits of \d+ of \d+ samples are NaN or infinite$"
+    ):
+        naive(random_model, [ErosionProbe([size])]).eval(tiny_benchmark.test_stream[:0])
+    with pytest.raises(InputError, match=r"^held-out set 'size': the logits"):
+        Scores(random_model, SimpleNamespace(label_space=None, test_stream=[], held_out=[size]))
 
 
 def test_a_broken_model_ends_an_experiment_before_any_score(random_model, tiny_benchmark):

@@ -70,3 +70,6 @@ def test_images_in_memory_are_known_by_their_content(kind):
     assert again.tolist() == [pair_number(1, 3)]
     # Pictures that occur once leave captions' numbers as they are.
     assert PairDataset(held[1:], ["a", "b", "a"]).targets == [0, 1, 0]
+    # So a picture that two data sets have once each is another image in either.
+    apart = Identities()
+    assert [PairDataset(held[:1], [text], apart).targets for text in "ab"] == [[0], [1]]

@@ -14,7 +14,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from avalanche_vlm.benchmarks import ImageText, picturebook
 from avalanche_vlm.benchmarks.scenario import ImageDataset, as_experience_data
-from avalanche_vlm.memory import ExemplarMemory
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory import ExemplarMemory, FeatureMemory, LatentMemory
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import ContrastiveCriterion, recipes
 from avalanche_vlm.training.exemplar_views import TrainingView
@@ -162,6 +163,14 @@ def test_transforms_that_take_no_picture_are_named_once(mini_model):
         warnings.simplefilter("error")
         assert torch.equal(view.images(pixels), transform.from_uint8(pixels))
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("memory", [LatentMemory(1 << 16), FeatureMemory("prototype")])
+def test_a_union_is_refused_with_a_memory_whose_samples_cannot_be_read_one_by_one(mini_model, memory):
+    with pytest.raises(InputError, match=f"with read, labels and task_labels, which {type(memory).__name__} does not"):
+        ExemplarReplayPlugin(mini_model, memory, share="union")
+    with pytest.raises(InputError, match=f"{type(memory).__name__} has no samples that are read one by one"):
+        memory.read([0])
 
 
 @pytest.mark.parametrize("kind", ["classes", "pairs"])

@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
+from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
@@ -132,7 +133,8 @@ class ErosionProbe(VLMMetric):
         emitted: list[MetricValue] = []
         model = model_of(strategy)
         for of, chosen in zip(self.held_out, self.chosen, strict=True):
-            answers = read_set(model, of, chosen, self.bins, self.batch_size)
+            with naming(f"held-out set {of.name!r}"):
+                answers = read_set(model, of, chosen, self.bins, self.batch_size)
             emitted += self._file(of.name, self.step, answers)
         return emitted
 

@@ -112,12 +112,22 @@ def held_out_scores(model: CLIP, tokenizer: WordTokenizer, n: int = 1000) -> dic
     image = model.encode_image(normalise(render.to_uint8(render.render(drawn, rng))), normalize=True)
     similarity = image @ model.encode_text(tokenizer(captions.caption(drawn)), normalize=True).T
     right = torch.arange(n)
-    hits = {"image_to_text_r1": similarity.argmax(1) == right, "text_to_image_r1": similarity.argmax(0) == right}
+    hits = {"image_to_text_r1": hit(similarity, right), "text_to_image_r1": hit(similarity.T, right)}
     for name, prompt in PROMPTS.items():
         classes = model.encode_text(tokenizer([prompt.format(c) for c in scenes.NAMES[name]]), normalize=True)
-        hits[name] = (image @ classes.T).argmax(1) == torch.from_numpy(getattr(drawn, name))
+        hits[name] = hit(image @ classes.T, torch.from_numpy(getattr(drawn, name)))
     model.train()
-    return {name: round(100 * hit.float().mean().item(), 1) for name, hit in hits.items()}
+    return {name: round(100 * of.mean().item(), 1) for name, of in hits.items()}
+
+
+def hit(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How right each answer is: 1 / n where the true one is among the n best, 0 elsewhere.
+
+    >>> hit(torch.tensor([[1.0, 3.0], [2.0, 2.0], [0.0, 1.0]]), torch.tensor([1, 0, 0])).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    best = scores == scores.amax(1, keepdim=True)
+    return best.gather(1, y[:, None]).squeeze(1) / best.sum(1)
 
 
 def pretrain(out: Path, *, steps: int, batch_size: int, lr: float, warmup: int, seed: int) -> dict[str, float]:

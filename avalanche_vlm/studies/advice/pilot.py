@@ -13,6 +13,7 @@ import torch
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
@@ -186,7 +187,7 @@ class Scores:
             model.set_label_space(benchmark.label_space)
         with model.evaluating():
             self.tasks = tuple(task_scores(model, experience) for experience in benchmark.test_stream)
-            self.held_out = {h.name: _held_out(model, h) for h in benchmark.held_out}
+            self.held_out = {of.name: _held_out(model, of) for of in benchmark.held_out}
 
 
 def task_scores(model: VLM, experience: Any) -> np.ndarray:
@@ -217,9 +218,10 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
     if held_out.label_space is None:
         return _scores(model, held_out.dataset)
     asked = OtherClasses(model, held_out.label_space)
-    right = [
-        rightness(asked.logits(x.to(model.device)), y).cpu() for x, y, *_ in ordered_batches(held_out.dataset, 256)
-    ]
+    with naming(f"held-out set {held_out.name!r}"):
+        right = [
+            rightness(asked.logits(x.to(model.device)), y).cpu() for x, y, *_ in ordered_batches(held_out.dataset, 256)
+        ]
     return torch.cat(right).double().numpy()
 
 

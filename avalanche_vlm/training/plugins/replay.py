@@ -18,7 +18,7 @@ from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import experience_batches, images_of, united_loader
-from avalanche_vlm.training.exemplar_views import ExemplarData, TrainingView
+from avalanche_vlm.training.exemplar_views import ExemplarData, TrainingView, reads_rows
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 
@@ -46,7 +46,8 @@ class ExemplarReplayPlugin(VLMPlugin):
     :param share: None to append ``batch_size`` samples; a number in (0, 1), the share of the minibatch that is
         replayed; ``"proportional"``, as many as the memory has beside the experience's data; or ``"union"``.
     :param augment: whether exemplars go through the training transform; False replays them as they were kept.
-    :raises InputError: for an unknown mixture or a share out of range.
+    :raises InputError: for an unknown mixture, a share out of range, or a union with a memory whose samples cannot be
+        read one by one.
     """
 
     states: ClassVar = {"memory": KEPT, "_augmentations": WORKING, "_view": TRANSIENT}
@@ -65,6 +66,11 @@ class ExemplarReplayPlugin(VLMPlugin):
         if not (share in (None, "proportional", "union") or (isinstance(share, float) and 0 < share < 1)):
             raise InputError(
                 f"the replayed share of a minibatch is between 0 and 1, 'proportional' or 'union', not {share!r}"
+            )
+        if share == "union" and not reads_rows(memory):
+            raise InputError(
+                f"share 'union' needs a memory whose samples are read one by one, with read, labels and task_labels, "
+                f"which {type(memory).__name__} does not have"
             )
         self.share = share
         if isinstance(memory, ExemplarMemory):  # a budget for nothing is refused before anything is trained

@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any, ClassVar
 
+from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.memory.state import WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
@@ -54,6 +55,7 @@ class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
             warnings.warn(
                 f"the warm-up of {self.warmup} iterations is not shorter than experience "
                 f"{strategy.experience.current_experience} with {self._total}",
+                VLMWarning,
                 stacklevel=2,
             )
 

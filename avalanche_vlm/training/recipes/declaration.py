@@ -21,6 +21,10 @@ Plugins: TypeAlias = list[SupervisedPlugin[Any]]
 FAMILIES = ("none", "MMRE", "CREG", "PEA", "fusion")
 """The survey's paradigms (arXiv 2508.04227), and ``none`` for what every method is compared with."""
 
+ImageTower: TypeAlias = Literal["any", "transformer"]
+"""Which image towers a recipe takes: any, or those of transformer blocks, open_clip's or timm's (SigLIP's), so that
+CLIP's ResNets are refused."""
+
 RESOURCES = {"reference": "reference=ReferencePairs(...)", "generator": "generator=..., to draw pictures of prompts"}
 """What a recipe may take besides options, and how to give it. A parameter without a default must be given."""
 
@@ -172,6 +176,7 @@ class Recipe:
     :param kinds: kinds of streams that it is for, of :data:`KINDS`.
     :param train_classes: which classes compete in training: ``"seen"``, all that were met so far, where the method
         needs them, or ``"current"``, those of the batch's own tasks.
+    :param image_tower: which image towers it takes, of :data:`ImageTower`.
     :param paper: where it comes from.
     :param training: published training settings, one entry per benchmark where they differ.
     :param adamw: a rate to begin with on new data, where no published rate can be run.
@@ -187,6 +192,7 @@ class Recipe:
     compose: Callable[..., Plugins]
     kinds: tuple[str, ...] = KINDS
     train_classes: TrainClasses = "current"
+    image_tower: ImageTower = "any"
     paper: tuple[Paper, ...] = ()
     training: tuple[Published | Unpublished, ...] = ()
     adamw: AdamW | None = None
@@ -202,6 +208,8 @@ class Recipe:
             raise InputError(f"recipe {self.name}: the kinds of streams are {', '.join(KINDS)}, not {self.kinds!r}")
         if self.train_classes not in get_args(TrainClasses):
             raise InputError(f"recipe {self.name}: classes in training are current or seen, not {self.train_classes!r}")
+        if self.image_tower not in get_args(ImageTower):
+            raise InputError(f"recipe {self.name}: image towers are any or transformer, not {self.image_tower!r}")
         if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary or "|" in self.summary:
             raise InputError(f"recipe {self.name}: the summary is one phrase on one line, not {self.summary!r}")
         for option in self.options.values():

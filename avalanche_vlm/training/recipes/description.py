@@ -40,6 +40,7 @@ class RecipeDescription:
     :param summary: what it does, in a phrase.
     :param docstring: what it does, stores and leaves out, without its parameters.
     :param kinds: kinds of streams that it is for.
+    :param image_tower: which image towers it takes: any, or those of transformer blocks, which are not CLIP's ResNets.
     :param takes: resources that it can use.
     :param needs: resources that it cannot do without.
     :param options: its options, in the order of its signature.
@@ -55,6 +56,7 @@ class RecipeDescription:
     summary: str
     docstring: str
     kinds: tuple[str, ...]
+    image_tower: str
     takes: tuple[str, ...]
     needs: tuple[str, ...]
     options: tuple[OptionDescription, ...]
@@ -87,6 +89,7 @@ def describe_recipe(name: str) -> RecipeDescription:
         summary=chosen.summary,
         docstring=re.split(r"^:(?:param|return|raises)\b", docstring, maxsplit=1, flags=re.MULTILINE)[0].strip(),
         kinds=chosen.kinds,
+        image_tower=chosen.image_tower,
         takes=chosen.takes,
         needs=chosen.needs,
         options=tuple(

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.benchmarks.registry import KINDS
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.training.recipes.declaration import (
     FAMILIES,
     RESOURCES,
     AdamW,
+    ImageTower,
     Paper,
     Plugins,
     Published,
@@ -45,6 +46,7 @@ def recipe(
     summary: str,
     kinds: str | Iterable[str] = KINDS,
     train_classes: TrainClasses = "current",
+    image_tower: ImageTower = "any",
     paper: str | Paper | Iterable[str | Paper] = (),
     training: Published | Unpublished | Iterable[Published | Unpublished] = (),
     adamw: AdamW | None = None,
@@ -63,6 +65,8 @@ def recipe(
     :param kinds: kinds of streams that it is for, ``classes`` and ``pairs`` by default.
     :param train_classes: which classes compete in training: ``"seen"``, all that were met so far, where the method
         needs them, or ``"current"``, those of the batch's own tasks.
+    :param image_tower: which image towers it takes: ``"any"``, or those of ``"transformer"`` blocks alone, open_clip's
+        or timm's, so that CLIP's ResNets are refused.
     :param paper: arXiv ids, or where else its sources appeared.
     :param training: published training settings; for other benchmarks than the picturebook the first entry that AdamW
         can run decides the rate.
@@ -91,6 +95,7 @@ def recipe(
             compose=compose,
             kinds=streams,
             train_classes=train_classes,
+            image_tower=image_tower,
             paper=papers,
             training=published,
             adamw=adamw,
@@ -203,4 +208,5 @@ def _load_others() -> None:
         except Exception as error:
             where = f"{point.dist.name}, {point.value}" if point.dist else point.value
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            warnings.warn(f"the recipes of {where} are left out, since they cannot be loaded: {reason}", stacklevel=4)
+            told = f"the recipes of {where} are left out, since they cannot be loaded: {reason}"
+            warnings.warn(told, VLMWarning, stacklevel=4)

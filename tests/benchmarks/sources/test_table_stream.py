@@ -151,7 +151,7 @@ def test_tables_that_are_no_stream(folder):
     with pytest.raises(InputError, match="has no usable rows"):
         table_stream(folder / "empty.csv", **TRANSFORMS)
     (folder / "latin.csv").write_bytes("image,label\nä,b".encode("latin-1"))
-    with pytest.raises(InputError, match="is not UTF-8 text"):
+    with pytest.raises(InputError, match=r"is not UTF-8 text \(byte 12\): save it as UTF-8, as `iconv -f ISO-8859-1"):
         table_stream(folder / "latin.csv", **TRANSFORMS)
     rows = [{**row, "split": "train"} for row in labelled()]
     with pytest.raises(InputError, match="task 't0' has no usable test samples"):

@@ -53,6 +53,23 @@ def test_wide_text_with_a_mark(folder, encoding):
         table_stream(folder / "a.csv", **PAIRS)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_wide_text_without_a_mark_is_refused_and_what_to_do_is_said(folder, encoding):
+    (folder / "a.csv").write_bytes(labelled(",").encode(encoding))
+    with pytest.raises(
+        InputError, match=r"a\.csv is no UTF-8 text, .* save it as UTF-8, as `iconv -f UTF-16LE -t UTF-8`"
+    ):
+        table_stream(folder / "a.csv", **PAIRS)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_mark_before_utf_8_is_no_text(folder, name):
+    lines = "".join(f'{{"image": "img/{i}.png", "label": "étoile"}}\n' for i in range(4))
+    text = labelled(",").replace("star", "étoile") if name == "a.csv" else lines
+    (folder / name).write_bytes(text.encode("utf-8-sig"))
+    assert table_stream(folder / name, **PAIRS).label_space.class_names == ("étoile",)
+
+
 def test_folders_separated_as_on_windows(folder):
     (folder / "a.csv").write_text(labelled(",").replace("/", "\\"))
     paths = raw(table_stream(folder / "a.csv", **PAIRS).train_stream[0].dataset).images.paths

@@ -280,6 +280,7 @@ def default_out_of_range(model, *, rank: Count = 0) -> list:
         (empty, {"summary": None}, "one phrase"),
         (empty, {"family": "creg"}, "the family is"),
         (empty, {"kinds": None}, "kinds of streams are"),
+        (empty, {"image_tower": "ResNet"}, "image towers are any or transformer, not 'ResNet'"),
         (empty, {"training": "five epochs"}, "Published or Unpublished, not 'five epochs'"),
     ],
 )

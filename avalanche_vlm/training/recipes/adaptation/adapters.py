@@ -21,6 +21,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     "adapter-per-task",
     family="PEA",
     summary="bottleneck adapters per task, behind a router",
+    image_tower="transformer",
     paper=[Paper("2205.13535", "the parallel adapter"), Paper("1902.00751", "the sequential one")],
     training=[
         Published(
@@ -56,8 +57,6 @@ def adapter_per_task(
     dropout 0.1). As in the paper's eq. 2 they read what the MLP reads, after normalisation; the authors' code reads
     before it. One set of adapters per task and the router are the survey's pool of modules, and not that paper's.
 
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
-
     :param bottleneck: inner width of every adapter.
     :param scale: scale of what an adapter adds.
     :param dropout: dropout of inner values, in training.
@@ -76,6 +75,7 @@ def adapter_per_task(
     family="PEA",
     summary="a mixture of experts with a gate per task, behind a router",
     kinds=["classes"],
+    image_tower="transformer",
     paper=["2403.11549"],
     training=[
         Published(
@@ -144,8 +144,6 @@ def moe_adapters(
     where the code takes AlexNet's and sends a whole batch by its mean error. There a first autoencoder, trained on
     TinyImageNet, draws what is unknown to all tasks; here a :class:`~avalanche_vlm.models.routers.ReferenceGate` tells
     samples like the reference from those of the task.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param experts: number of experts in every place.
     :param k: experts that work on a sample, at most all.

@@ -18,6 +18,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     "lora",
     family="PEA",
     summary="one LoRA per task on a frozen VLM, chosen by a prototype router that needs no task id",
+    image_tower="transformer",
     paper=[Paper("2106.09685", "the module"), Paper("1807.03888", "the router's distance")],
     training=[Unpublished("our composition")],
     adamw=MODULES,
@@ -28,8 +29,6 @@ def lora(
 ) -> Plugins:
     """One LoRA per task on a frozen image tower (Hu et al., arXiv 2106.09685), chosen by a prototype router, so that no
     task id is needed; what belongs to no task is left to the pretrained model.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param rank: rank of every module.
     :param alpha: scale times rank; None for the rank itself.
@@ -44,6 +43,7 @@ def lora(
     "keeplora",
     family="PEA",
     summary="LoRA in directions that neither weights nor past features use, merged per task",
+    image_tower="transformer",
     paper=["2601.19659"],
     training=[
         Published(
@@ -96,8 +96,6 @@ def keeplora(
 
     KeepLoRA+ (a cosine classifier beside it) is not here. On class-labelled streams the texts of a task are the prompts
     of its classes, on pairs its captions.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param rank: rank of LoRA; fewer where the projected gradient has fewer directions.
     :param alpha: scale times rank, above 0.

@@ -68,6 +68,7 @@ def coop(model: VLM, *, length: Count = 4, words: str = "") -> Plugins:
     family="PEA",
     summary="one set of coupled prompts in both towers, trained from task to task",
     kinds=["classes"],
+    image_tower="transformer",
     paper=["2210.03117"],
     training=[
         Published(
@@ -110,8 +111,6 @@ def maple(model: VLM, *, length: Count = 2, depth: Count = 9, words: str = "a ph
 
     Published settings: 2 vectors in each of the first 9 of 12 blocks, the first ones "a photo" of "a photo of a".
 
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
-
     :param length: vectors per block in either tower.
     :param depth: number of first blocks that get vectors of their own; at most as many as the shorter tower has.
     :param words: text that the context starts as, at least as many tokens as its length; empty for random vectors.
@@ -143,6 +142,7 @@ def _s_prompts(config: str, benchmark: str, epochs: int, note: str) -> Published
     family="PEA",
     summary="prompts in both towers per task, behind a router",
     kinds=["classes"],
+    image_tower="transformer",
     paper=["2207.12819"],
     training=[
         _s_prompts("domainnet_slip.json", "DomainNet", epochs=30, note="weight decay 5e-4 in the first task"),
@@ -186,8 +186,6 @@ def s_prompts(
     Published are 10 visual vectors and 16 of context. With AdamW, 1e-2 to 1e-1 is a start on short sequences: random
     vectors among few tokens are in the way at first, and have to be unlearned.
 
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
-
     :param image_length: number of vectors in the image tower.
     :param text_length: number of vectors of the context; longer ones leave less room to the prompts.
     :param words: text that the context starts as, at least as many tokens; empty for random vectors, as published.
@@ -208,6 +206,7 @@ def s_prompts(
     family="PEA",
     summary="residual key/value prompts per task, weighed by a Gaussian of its images",
     kinds=["classes"],
+    image_tower="transformer",
     paper=["2407.05342"],
     training=[
         Published(
@@ -236,8 +235,6 @@ def diki(model: VLM, *, length: Count = 8, depth: Count = 8, quantile: Inner = 0
     threshold of all tasks is left to the pretrained model, where the paper trusts the weight alone.
 
     Published are 8 pairs in 8 of 12 blocks.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param length: key/value pairs per block.
     :param depth: number of first blocks that have them; at most all of a tower.

@@ -29,6 +29,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     "l2p",
     family="PEA",
     summary="every image selects prompts from one pool by its own feature",
+    image_tower="transformer",
     paper=["2112.08654"],
     training=[
         Published(
@@ -83,8 +84,6 @@ def l2p(
     authors' code: no vote of the batch on its prompts, no reservation of prompts for a task in training. Zero-shot
     abilities are not guarded.
 
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
-
     :param size: number of prompts in the pool.
     :param length: number of vectors per prompt.
     :param chosen: prompts per image, at most all.
@@ -100,6 +99,7 @@ def l2p(
     "dualprompt",
     family="PEA",
     summary="prefixes of attention, one for all tasks and one per task, which every image selects by its own feature",
+    image_tower="transformer",
     paper=["2204.04799"],
     training=[
         Published(
@@ -150,8 +150,6 @@ def dualprompt(
     vote of the batch (for CIFAR-100), and the pool grows with the tasks instead of having a fixed size. Zero-shot
     abilities are not guarded.
 
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
-
     :param shared_blocks: number of blocks with the shared prompt, from the first on.
     :param task_blocks: number of blocks with the tasks' prompts, after them.
     :param shared_length: length of the shared prompt in a block.
@@ -191,6 +189,7 @@ def _coda_prompt(
     "coda-prompt",
     family="PEA",
     summary="prefixes of attention as sums of components, which every image weighs by its own feature",
+    image_tower="transformer",
     paper=["2211.13218"],
     training=[
         _coda_prompt("cifar-100", "split CIFAR100", epochs=20),
@@ -216,8 +215,6 @@ def coda_prompt(
     The weight of orthogonality is the paper's, of a mean over entries as in the code; the revised code, which starts
     new components by Gram-Schmidt as we do, finds that it may be 0. Differs from the paper: a frozen text head in the
     place of a trained linear head. Zero-shot abilities are not guarded.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param components: components that a task adds to every block.
     :param length: length of a prompt, half keys and half values, so even.

@@ -25,6 +25,7 @@ from avalanche_vlm.training.teachers import PreviousTeacher
     "c-clip",
     family="CREG",
     summary="LoRA of which half is merged per task, and contrastive consolidation of features",
+    image_tower="transformer",
     paper=["ICLR 2025, Liu et al."],
     training=[
         Published(
@@ -76,8 +77,6 @@ def c_clip(
     parameters), LoRA has no dropout, and both towers have one learning rate, where the paper gives the text tower 10
     times the image tower's (80 times on COCO).
     On class-labelled streams the task loss is the strategy's own and the texts are the prompts of the classes.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param weight: weight of the consolidation, the mean of the two directions.
     :param temperature: number that divides the cosines of the consolidation.

@@ -37,6 +37,7 @@ from avalanche_vlm.training.teachers import InitialTeacher
     "gnsp",
     family="CREG",
     summary="updates in the null space of what layers read before; distillation and alignment on reference pairs",
+    image_tower="transformer",
     paper=["2507.19839"],
     training=[
         Unpublished(
@@ -71,8 +72,6 @@ def gnsp(
     task, and a caption that is twice in a batch is two columns there and one here.
     :class:`~avalanche_vlm.training.plugins.NullSpaceProjectionPlugin` says where the projection differs.
 
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
-
     :param reference: pairs to distil on and to align; the published number is 1000.
     :param batch_size: reference pairs per iteration.
     :param weight: weight of the distillation, 0 or more.
@@ -102,6 +101,7 @@ def gnsp(
     "nusa",
     family="CREG",
     summary="changes along the singular directions that weights use least",
+    image_tower="transformer",
     paper=["2510.21175"],
     training=[
         Published(
@@ -143,8 +143,6 @@ def nusa(
     Differs from the authors' code: q, k and v are three weights, as they are in the forward pass, where open_clip
     stores them as one. The code does not say to us where its dropout sits: here it is on the inputs of the change, as
     in LoRA.
-
-    Takes image towers of transformer blocks, open_clip's or timm's (SigLIP's); CLIP's ResNets are refused.
 
     :param rank: directions per weight at most.
     :param tail_energy: share of a weight's squared singular values that these directions may hold.
