@@ -20,6 +20,7 @@ PACKAGE = ROOT.name
 LEVELS = (
     ("units", "errors", "compat"),
     ("_registry", "_files", "_flat", "_content", "_generators"),
+    ("storage",),
     ("weights", "losses"),
     ("memory",),
     ("benchmarks",),

@@ -1,0 +1,164 @@
+"""Files and folders that are there whole or not at all, also after the machine has lost its power."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from avalanche_vlm.errors import InputError
+
+UNFINISHED = ".part"
+"""How the name of a file or folder ends that is being written; it begins with a dot."""
+
+
+@contextlib.contextmanager
+def written(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
+    """A file that takes the place of another one when all of it is on the disk.
+
+    A new file has the permissions that the process's umask leaves; one that is replaced keeps its own.
+
+    :param path: the file that is replaced, in a folder that is there.
+    :param sync_name: whether the new name is on the disk as well when this is over; False for one of many files whose
+        folder is synchronized after the last of them.
+    :return: the file to write to, open for bytes.
+    :raises OSError: if it cannot be written; the old file is then as it was, and nothing else is left behind.
+    """
+    temporary = _beside(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if sync_name:
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name when all that is in it is on the disk; after an error nothing is left.
+
+    What a killed process left of an earlier attempt at the same folder is removed.
+
+    :param folder: the folder that is made, with those above it; there must be none of its name, unless it is empty.
+    :return: where its files are to be written in the meantime.
+    :raises InputError: if the folder is there already, or cannot be made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     with staged(Path(home, "v1")) as unfinished:
+    ...         _ = (unfinished / "a.txt").write_text("a")
+    ...         before = Path(home, "v1").exists()
+    ...     before, Path(home, "v1", "a.txt").read_text()
+    (False, 'a')
+    """
+    folder = Path(folder)
+    try:
+        make_folder(folder.parent)
+        for leftover in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        _check_free(folder)
+        temporary = _beside(folder)
+        temporary.mkdir()
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {reason(error)}") from error
+    try:
+        yield temporary
+        for below, _, files in os.walk(temporary, topdown=False):
+            for name in files:
+                _sync_file(Path(below, name))
+            sync_folder(Path(below))
+        _check_free(folder)
+        os.rename(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"cannot write the folder {folder}: {reason(error)}") from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they are there after a loss of power.
+
+    :param folder: the folder, which may be there already.
+    :raises OSError: if it cannot be made.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk, where the system can do that.
+
+    :param folder: the folder whose files were made, renamed or removed.
+    :raises OSError: if the disk fails.
+    """
+    if os.name == "nt":
+        return  # there a folder cannot be opened
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # the file system does not know it
+            raise
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files that killed processes were writing.
+
+    :param folder: the folder that is looked into, and not those below it.
+    """
+    for path in folder.glob(f".*{UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in its own words.
+
+    :param error: what it raised.
+    """
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+
+
+def _check_free(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: nothing was written to it")
+
+
+def _sync_file(path: Path) -> None:
+    if path.is_symlink():
+        return
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

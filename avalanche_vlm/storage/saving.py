@@ -1,0 +1,112 @@
+"""Write a state to disk so that a state is there at every moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage import manifests
+from avalanche_vlm.storage.durable import reason, sweep, sync_folder
+from avalanche_vlm.storage.locks import Lock
+from avalanche_vlm.storage.manifests import (
+    Manifest,
+    OtherFormatError,
+    Value,
+    listed,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from avalanche_vlm.storage.objects import put, remove_others
+
+SAVING = ".saving.lock"
+PATIENCE = 60.0
+"""Seconds to wait for another process that writes to the same folder."""
+
+
+def save_state(
+    folder: str | Path,
+    state: Mapping[str, Any],
+    *,
+    name: str,
+    kind: str,
+    about: Mapping[str, Any] | None = None,
+    keep: int = 2,
+) -> Path:
+    """Write a state. Until all of it is on the disk the states before are there, whatever happens; afterwards the last
+    ``keep`` of its kind stay. A tensor whose content is there already is not written again.
+
+    :param folder: folder of states, made if it is not there.
+    :param state: tensors, on any device, and JSON values by name; any text is a name.
+    :param name: what the state is called; one of the same name is replaced.
+    :param kind: what kind of state it is, which whoever loads it has to know.
+    :param about: JSON values that can be read without the state; None for none.
+    :param keep: number of states of this kind that are there afterwards at most, at least 1.
+    :return: the file that describes the state.
+    :raises InputError: if it cannot be written, naming the file; what was there before is then untouched.
+    :raises TypeError: if an entry is neither a tensor that a file can hold nor a JSON value.
+    """
+    folder = Path(folder)
+    path = manifest_path(folder, name)
+    if keep < 1:
+        raise InputError(f"the last state or more are kept in {folder}, not {keep}")
+    about = {} if about is None else dict(about)
+    manifests.check_value("about", about)
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{key!r} cannot be kept: a state has texts as names")
+        if key not in tensors:
+            manifests.check_value(key, value)
+    with Lock(folder, name=SAVING):
+        try:
+            (folder / manifests.OBJECTS).mkdir(exist_ok=True)
+            sweep(folder)
+            sweep(folder / manifests.OBJECTS)
+            contents = put(folder, tensors)
+            sync_folder(folder / manifests.OBJECTS)
+            entries = {key: contents.get(key, Value(value)) for key, value in state.items()}
+            serial = 1 + max((known.serial for known in _readable(folder)), default=0)
+            write_manifest(folder, Manifest(name, kind, serial, about, entries))
+        except BaseException as error:
+            _tidy(folder)
+            if isinstance(error, OSError):
+                where = error.filename or path
+                raise InputError(f"cannot write the state {name!r} to {where}: {reason(error)}") from error
+            raise
+        _tidy(folder, kind, keep)
+    return path
+
+
+def _tidy(folder: Path, kind: str | None = None, keep: int = 0) -> None:
+    """Remove the oldest states of a kind, and then what no state refers to. What cannot be removed stays."""
+    with contextlib.suppress(OSError, InputError):
+        known = sorted(_readable(folder), key=lambda manifest: manifest.serial)
+        mine = [manifest for manifest in known if manifest.kind == kind]
+        surplus = mine[:-keep] if keep else []
+        for manifest in surplus:
+            manifest_path(folder, manifest.name).unlink(missing_ok=True)
+        if surplus:
+            sync_folder(folder)
+        remove_others(folder, {file for manifest in known if manifest not in surplus for file in manifest.files()})
+
+
+def _readable(folder: Path) -> list[Manifest]:
+    """The whole states of a folder.
+
+    :raises OtherFormatError: if one is of another format: what it refers to is not known.
+    """
+    found = []
+    for path in listed(folder):
+        try:
+            found.append(read_manifest(path))
+        except OtherFormatError:
+            raise
+        except InputError:
+            continue
+    return found

@@ -1,0 +1,81 @@
+"""Files and folders that appear whole."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage import staged, written
+from avalanche_vlm.storage.durable import sweep
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    path = tmp_path / "a"
+    with written(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    path.chmod(0o640)
+    with pytest.raises(RuntimeError), written(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    with written(path) as file:
+        file.write(b"newer")
+        assert path.read_bytes() == b"new"
+    assert path.read_bytes() == b"newer" and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    folder = tmp_path / "above" / "v1"
+    with staged(folder) as unfinished:
+        (unfinished / "deep").mkdir()
+        (unfinished / "deep" / "a").write_text("a")
+        (unfinished / "link").symlink_to("deep")
+        assert not folder.exists() and unfinished.parent == folder.parent
+    assert (folder / "link" / "a").read_text() == "a" and os.listdir(folder.parent) == ["v1"]
+
+
+def test_nothing_is_left_of_a_folder_that_failed_or_was_killed(tmp_path):
+    folder = tmp_path / "v1"
+    with pytest.raises(KeyboardInterrupt), staged(folder) as unfinished:
+        (unfinished / "a").touch()
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    (tmp_path / ".v1.0123456789abcdef.part").mkdir()
+    (tmp_path / ".v1.0123456789abcdef.part" / "a").touch()
+    (tmp_path / ".v10.0123456789abcdef.part").mkdir()  # another folder's
+    with staged(folder):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".v10.0123456789abcdef.part", "v1"]
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path):
+    folder = tmp_path / "v1"
+    folder.mkdir()
+    with staged(folder):  # an empty one is none
+        pass
+    (folder / "a").write_text("before")
+    for taken in (folder, folder / "a"):
+        with pytest.raises(InputError, match=f"{taken} is there already: nothing was written to it"), staged(taken):
+            pass
+    with pytest.raises(InputError, match=r"v2 is there already"), staged(tmp_path / "v2") as unfinished:
+        (unfinished / "a").touch()
+        (tmp_path / "v2").mkdir()
+        (tmp_path / "v2" / "theirs").touch()
+    assert sorted(os.listdir(tmp_path)) == ["v1", "v2"] and (folder / "a").read_text() == "before"
+    with (
+        pytest.raises(InputError, match=r"cannot make the folder .*a/v3: Not a directory"),
+        staged(folder / "a" / "v3"),
+    ):
+        pass
+
+
+def test_what_killed_writers_left_is_swept(tmp_path):
+    for name in (".a.json.0123.part", ".hidden", "a.part", "a.json"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "a.json", "a.part"]
