@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,12 @@ from avalanche_vlm.units import percent
 
 if TYPE_CHECKING:
     from avalanche_vlm.studies.advice.constraints import Constraints
+    from avalanche_vlm.studies.advice.elapsed import Elapsed
     from avalanche_vlm.studies.advice.pilot import Pilot
     from avalanche_vlm.training.settings import TrainSettings
+
+MORE = 1.1
+"""How many times as much time a pilot must have as when it was broken off, to be tried again."""
 
 
 def advise(request: AdviseRequest) -> int:
@@ -30,17 +33,18 @@ def advise(request: AdviseRequest) -> int:
     :return: exit code of the process.
     """
     from avalanche_vlm.report import advice
+    from avalanche_vlm.studies.advice.elapsed import Elapsed
     from avalanche_vlm.studies.advice.session import ask
 
-    started = time.monotonic()
+    clock = Elapsed()
     request, warnings = without_task_id(request)
     path = request.out / "advice.json"
     with watched(request.quiet) as progress:
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
-        stream = Stream(request, progress)
-        found = ask(stream.pilots, stream.run, request.recipes, started + 60 * request.minutes)
-    used = round((time.monotonic() - started) / 60, 2)
+        stream = Stream(request, progress, clock)
+        found = ask(stream.pilots, stream.run, request.recipes, 60 * request.minutes, stream.known)
+    used = round(clock() / 60, 2)
     found["warnings"] = warnings + found["warnings"]
     minutes = {"asked": request.minutes, "used": used}
     store.write_json(path, {"protocol": stream.protocol(), "minutes": minutes, "seeds": [request.seed]} | found)
@@ -85,33 +89,75 @@ class Stream:
 
     :param request: what was asked for.
     :param progress: shows the pilots as they run.
+    :param clock: tells the time that the advice has taken, that of pilots taken from their files included.
     """
 
-    def __init__(self, request: AdviseRequest, progress: Progress) -> None:
+    def __init__(self, request: AdviseRequest, progress: Progress, clock: Elapsed) -> None:
         from avalanche_vlm.studies.advice.pilots import Pilots
         from avalanche_vlm.studies.conditions import conditions_of
 
-        self._request, self._progress = request, progress
+        self._request, self._progress, self._clock = request, progress, clock
         self._asked = prepare.experiment(request, "fine-tune", request.seed)
         model, self._benchmark = prepare.opened(self._asked)
         self._model = model
         self._conditions = conditions_of(self._benchmark, model)
         limits, device = constraints_of(request), self._asked.device
-        self.pilots = Pilots(self._benchmark, model, self._settings, limits, seed=request.seed, device=device)
+        self.pilots = Pilots(
+            self._benchmark, model, self._settings, limits, seed=request.seed, device=device, clock=clock
+        )
 
     def protocol(self) -> dict[str, Any]:
         """What the advice is about."""
         return prepare.protocol(self._asked, self._model, self._benchmark, self._conditions)
 
-    def run(self, recipe: str, share: float, deadline: float) -> Pilot:
-        """A pilot, from its file if it was run before.
+    def known(self, recipe: str, share: float) -> bool:
+        """Whether a pilot was run before, to its end.
 
         :param recipe: name of the recipe.
         :param share: share of the training data, in (0, 1].
-        :param deadline: time by the clock of ``time.monotonic`` at which the pilot must have ended.
-        :return: what the pilot came to.
         """
+        path, asked = self._asked_for(recipe, share)
+        return "pilot" in _kept(path, asked)
+
+    def run(self, recipe: str, share: float, deadline: float) -> Pilot:
+        """A pilot, from its file if it was run before. What it took then counts.
+
+        :param recipe: name of the recipe.
+        :param share: share of the training data, in (0, 1].
+        :param deadline: time by the advice's clock, in seconds, at which the pilot must have ended.
+        :return: what the pilot came to.
+        :raises OutOfTime: if it was broken off at the deadline, or before, with no more time than it has now.
+        """
+        from avalanche_vlm.studies.advice.halving import OutOfTime
         from avalanche_vlm.studies.advice.pilot import Pilot
+
+        path, asked = self._asked_for(recipe, share)
+        label, kept = f"{recipe} on {percent(share)}", _kept(path, asked)
+        if "pilot" in kept:
+            self._progress.say(f"{label}: finished before, kept")
+            pilot = Pilot.from_json(kept["pilot"])
+            self._clock.add(pilot.seconds)
+            return pilot
+        begun = self._clock()
+        allowed, tried = deadline - begun, kept.get("broken off")
+        if tried is not None and allowed <= MORE * tried["allowed"]:
+            self._progress.say(f"{label}: broken off before, and there is no more time for it now")
+            self._clock.add(tried["took"])
+            raise OutOfTime
+        if changed_since := self._changed(path, asked):
+            self._progress.say(f"{label}: {changed_since} has changed since it was run, run again")
+        try:
+            with self._progress.task(label, len(self._benchmark.task_names)) as advance:
+                pilot = self.pilots.run(recipe, share, deadline, advance)
+        except OutOfTime:
+            tried = {"allowed": round(allowed, 2), "took": round(self._clock() - begun, 2)}
+            store.write_json(path, {"request": asked, "broken off": tried})
+            raise
+        store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
+        return pilot
+
+    def _asked_for(self, recipe: str, share: float) -> tuple[Path, dict[str, Any]]:
+        """The file of a pilot, and everything that decides what it comes to."""
         from avalanche_vlm.studies.conditions import resources_in_use
         from avalanche_vlm.training import recipes
 
@@ -121,17 +167,7 @@ class Stream:
         start = {**self._conditions, "resources": resources_in_use(self._benchmark, recipe, options)}
         asked = {**self._asked.model_copy(update=changed).stored(), "share": share, "conditions": start}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-        path = self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json"
-        label, kept = f"{recipe} on {percent(share)}", store.read_json(path)
-        if isinstance(kept, dict) and kept.get("request") == asked:
-            self._progress.say(f"{label}: finished before, kept")
-            return Pilot.from_json(kept["pilot"])
-        if changed_since := self._changed(path, asked):
-            self._progress.say(f"{label}: {changed_since} has changed since it was run, run again")
-        with self._progress.task(label, len(self._benchmark.task_names)) as advance:
-            pilot = self.pilots.run(recipe, share, deadline, advance)
-        store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
-        return pilot
+        return self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json", asked
 
     def _changed(self, path: Path, asked: dict[str, Any]) -> str | None:
         """The fact about data, model or resources in which a pilot that is there differs from what is asked, if it
@@ -151,3 +187,9 @@ class Stream:
 
         fields, chosen = prepare.settings(self._request, recipe)
         return TrainSettings(**fields), chosen
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of this very pilot; empty if nothing is."""
+    kept = store.read_json(path)
+    return kept if isinstance(kept, dict) and kept.get("request") == asked else {}

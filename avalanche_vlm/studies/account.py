@@ -89,7 +89,7 @@ class Stopwatch(Stateful):
         return {name: clock() for name, clock in self._clocks.items()}
 
 
-class Account(VLMPlugin, supports_distributed=True):
+class RunAccount(VLMPlugin, supports_distributed=True):
     """Keeps the account of a run, and notes what its plugins store when an experience ends. It goes after them.
 
     :param ledger: the ledger of the run.
@@ -115,7 +115,7 @@ class Account(VLMPlugin, supports_distributed=True):
         """Everything, from the first evaluation on."""
         self._plugins = plugins
 
-    def after_training(self, strategy: Strategy, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         # Before the state of the experience's end is taken: a strategy that is made anew has another optimizer.
         with self.training.paused():
             self.ledger.after_experience(self._plugins, strategy.optimizer)

@@ -19,7 +19,7 @@ from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.models import VLM
-from avalanche_vlm.studies.account import Account
+from avalanche_vlm.studies.account import RunAccount
 from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, resources, trains
 from avalanche_vlm.studies.outcome import (
     Outcome,
@@ -98,7 +98,7 @@ def run_experiment(
             "create the model in fp32 (with amp where it should be fast) or bf16"
         )
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
-    account = Account(ledger, plugins)
+    account = RunAccount(ledger, plugins)
     strategy = VLMNaive(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
@@ -142,7 +142,7 @@ def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
 
 
 def _train(
-    strategy: VLMNaive, benchmark: VLMBenchmark, workers: int, account: Account, report: Callable[[], None] | None
+    strategy: VLMNaive, benchmark: VLMBenchmark, workers: int, account: RunAccount, report: Callable[[], None] | None
 ) -> None:
     """Train the stream, and evaluate at every step.
 

@@ -12,7 +12,7 @@ from avalanche_vlm.evaluation import ledger as ledgers
 from avalanche_vlm.evaluation.ledger import Ledger, PeakMemory
 from avalanche_vlm.evaluation.passes import FlopCounter, PassesPlugin
 from avalanche_vlm.memory.accounting import StoredBytes
-from avalanche_vlm.studies.account import Account, Stopwatch
+from avalanche_vlm.studies.account import RunAccount, Stopwatch
 
 
 class Time:
@@ -67,15 +67,15 @@ def test_work_that_is_done_again_counts_once():
 
 
 @pytest.fixture
-def account(tiny_benchmark) -> Account:
-    return Account(Ledger(mini(), tiny_benchmark), [])
+def account(tiny_benchmark) -> RunAccount:
+    return RunAccount(Ledger(mini(), tiny_benchmark), [])
 
 
 def test_the_account_goes_on_where_it_was(account, tiny_benchmark):
     memory = SimpleNamespace(stored=lambda: StoredBytes(ram=3, disk=40))
     account.ledger.after_experience([memory], torch.optim.SGD([torch.zeros(7, requires_grad=True)], lr=1.0))
     account.rows = 2
-    fresh = Account(Ledger(mini(), tiny_benchmark), [])
+    fresh = RunAccount(Ledger(mini(), tiny_benchmark), [])
     fresh.load_state_dict(account.state_dict())
     assert fresh.rows == 2 and fresh.ledger.costs == account.ledger.costs
     assert fresh.ledger.costs["stored_bytes"] == 43 and fresh.ledger.costs["trainable_parameters"] == 7

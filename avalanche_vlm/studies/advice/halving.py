@@ -67,6 +67,8 @@ class Halving:
     :param cost: cost of training on a share of the data, in any unit: what is seen on one is scaled to another by it.
     :param baseline: recipe that the others are compared with: part of the first round, and of others if it is good
         enough.
+    :param begun: time on the clock at which the budget began; None for the start of :meth:`run`.
+    :param known: says by recipe and share whether a pilot was run before, so that it is taken whatever the time.
     """
 
     pilot: Callable[[str, float, float], Pilot]
@@ -76,6 +78,8 @@ class Halving:
     clock: Callable[[], float]
     cost: Callable[[float], float] = float
     baseline: str = "fine-tune"
+    begun: float | None = None
+    known: Callable[[str, float], bool] = lambda recipe, share: False
     rounds: list[Round] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
     """Recipes, and why they did not run, or not on: no time, or an error."""
@@ -86,7 +90,7 @@ class Halving:
         :param recipes: beside the baseline, which is tried first.
         :raises InputError: if there was no time for a single pilot, or none could run.
         """
-        self._deadline = self.clock() + self.seconds
+        self._deadline = (self.clock() if self.begun is None else self.begun) + self.seconds
         self._seconds: dict[str, dict[float, float]] = {}
         self._trained: dict[str, dict[float, float]] = {}
         recipes = [self.baseline, *(name for name in recipes if name != self.baseline)]
@@ -132,7 +136,7 @@ class Halving:
 
     def _try(self, round: Round, name: str) -> None:
         estimate, left = self.estimate(name, round.share), self._deadline - self.clock()
-        if left <= 0 or (self._seconds and estimate > left):
+        if not self.known(name, round.share) and (left <= 0 or (self._seconds and estimate > left)):
             self.not_run[name] = f"not run on {percent(round.share)} of the data: " + (
                 f"it takes about {estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
             )

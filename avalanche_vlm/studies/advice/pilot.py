@@ -20,7 +20,7 @@ from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory import Memory
-from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, stateful_parts
+from avalanche_vlm.memory.state import WORKING, Declared, stateful_parts
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.studies.advice.parts import share_of
@@ -131,7 +131,7 @@ def run_pilot(
     kept = {name: scores - pretrained.held_out[name] for name, scores in final.held_out.items()}
     if not kept and len(before.changes):
         kept = {BEFORE: before.changes}
-    full = outcome.result["costs"]["stored_bytes"] + shrink.growth()
+    full = outcome.result["costs"]["stored_bytes"] + shrink.growth(outcome.strategy.plugins)
     return Pilot(
         recipe,
         share,
@@ -260,22 +260,35 @@ class _Shrink(VLMPlugin, supports_distributed=True):
     """Gives memories of samples the pilot's share of their budget: on a share of the data a whole budget would hold
     more of the past than it will on all of it."""
 
-    states: ClassVar = {"_budgets": TRANSIENT}  # a pilot is trained in one go
+    states: ClassVar = {"_budgets": WORKING}
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self._share = share
-        self._budgets: dict[int, tuple[Memory, int]] = {}
+        self._budgets: list[int] = []
+        """On all data, of the memories in the order of their plugins."""
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         if self._budgets:
             return
-        for part in stateful_parts(strategy.plugins):
-            if isinstance(part, Memory) and part.grows_with_data and part.max_bytes is not None:
-                self._budgets[id(part)] = part, part.max_bytes
-                part.resize(max(min(part.max_bytes, 1 << 14), int(part.max_bytes * self._share)))
+        for memory, budget in _growing(strategy.plugins):
+            self._budgets.append(budget)
+            memory.resize(max(min(budget, 1 << 14), int(budget * self._share)))
 
-    def growth(self) -> int:
-        """Bytes that these memories hold more on all data than they do on the share."""
-        held_bytes = [(memory.stored().total, budget) for memory, budget in self._budgets.values()]
-        return sum(max(0, min(budget, round(held / self._share)) - held) for held, budget in held_bytes)
+    def growth(self, plugins: Sequence[Any]) -> int:
+        """Bytes that memories hold more on all data than they do on the share.
+
+        :param plugins: the plugins of the training, at its end.
+        """
+        held = [memory.stored().total for memory, _ in _growing(plugins)]
+        of = zip(held, self._budgets, strict=True)
+        return sum(max(0, min(budget, round(bytes_held / self._share)) - bytes_held) for bytes_held, budget in of)
+
+
+def _growing(plugins: Sequence[Any]) -> list[tuple[Memory, int]]:
+    """Memories of samples with their budgets."""
+    return [
+        (part, part.max_bytes)
+        for part in stateful_parts(plugins)
+        if isinstance(part, Memory) and part.grows_with_data and part.max_bytes is not None
+    ]

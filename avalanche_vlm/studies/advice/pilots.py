@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from avalanche_vlm.evaluation.ledger import needs_task_id
 from avalanche_vlm.memory.state import stateful_parts, undeclared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints, may_keep_raw_data
+from avalanche_vlm.studies.advice.elapsed import Elapsed
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.parts import scored_on_fewer
 from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
@@ -43,6 +43,7 @@ class Pilots:
     :param constraints: what a recipe must not cost.
     :param seed: seed of everything that is drawn, 0 or more.
     :param device: where to run.
+    :param clock: tells the time that the advice has taken; None for a clock that starts now.
     :raises InputError: if predictions on the stream ask for the task id, and that is not allowed.
     """
 
@@ -55,6 +56,7 @@ class Pilots:
         *,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        clock: Elapsed | None = None,
     ) -> None:
         if not constraints.task_id and needs_task_id(model, benchmark):
             raise InputError(
@@ -62,6 +64,7 @@ class Pilots:
                 'task id, which is not allowed: build the stream with label_space="union"'
             )
         self.constraints = constraints
+        self.clock = clock or Elapsed()
         self.changed_options: dict[str, dict[str, Any]] = {}
         """Options of recipes that the constraints changed, by recipe."""
         self._benchmark = scored_on_fewer(benchmark, seed, MOST_TEST)
@@ -117,7 +120,9 @@ class Pilots:
     ) -> Pilot:
         """A pilot.
 
-        :param deadline: time on ``time.monotonic``'s clock, in seconds; looked at in every iteration of the training.
+        :param recipe: name of the recipe.
+        :param share: share of the training data, in (0, 1].
+        :param deadline: time on :attr:`clock`, in seconds; looked at in every iteration of the training.
         :param advance: called as ``(experience, iteration, iterations)``.
         :raises OutOfTime: when it will not end before the deadline.
         :raises InputError: if the recipe cannot run.
@@ -134,7 +139,8 @@ class Pilots:
             options=options,
             seed=self._seed,
             device=self._device,
-            progress=_until(deadline - self._scoring, len(self._benchmark.task_names), advance),
+            clock=self.clock,
+            progress=self._until(deadline - self._scoring, advance),
         )
 
     def _samples(self) -> list[int]:
@@ -142,23 +148,22 @@ class Pilots:
 
     def _pretrained(self) -> Scores:
         if self._scores is None:
-            started = time.monotonic()
+            started = self.clock()
             self._scores = Scores(copy.deepcopy(self._model).to(self._device), self._benchmark)
             # A pilot's own scores will take as long, after its training.
-            self._scoring = time.monotonic() - started
+            self._scoring = self.clock() - started
         return self._scores
 
+    def _until(self, deadline: float, advance: Callable[[int, int, int], None] | None) -> Callable[..., None]:
+        """A progress callback that breaks a pilot off when it will not end before the deadline."""
+        started, tasks = self.clock(), len(self._benchmark.task_names)
 
-def _until(deadline: float, tasks: int, advance: Callable[[int, int, int], None] | None) -> Callable[..., None]:
-    """A progress callback that breaks a pilot off when it will not end before the deadline."""
-    started = time.monotonic()
+        def progress(experience: int, iteration: int, iterations: int) -> None:
+            now, done = self.clock(), (experience + iteration / iterations) / tasks
+            # The first steps of a run are slow: no forecast from them alone.
+            if now > deadline or (done > 0.2 and started + (now - started) / done > deadline):
+                raise OutOfTime
+            if advance is not None:
+                advance(experience, iteration, iterations)
 
-    def progress(experience: int, iteration: int, iterations: int) -> None:
-        now, done = time.monotonic(), (experience + iteration / iterations) / tasks
-        # The first steps of a run are slow: no forecast from them alone.
-        if now > deadline or (done > 0.2 and started + (now - started) / done > deadline):
-            raise OutOfTime
-        if advance is not None:
-            advance(experience, iteration, iterations)
-
-    return progress
+        return progress

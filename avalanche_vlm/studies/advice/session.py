@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from avalanche_vlm.evaluation.chance import certain
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.advice.constraints import Constraints
 from avalanche_vlm.studies.advice.document import document
+from avalanche_vlm.studies.advice.elapsed import Elapsed
 from avalanche_vlm.studies.advice.halving import Halving
 from avalanche_vlm.studies.advice.pilot import Pilot
 from avalanche_vlm.studies.advice.pilots import Pilots, Settings
@@ -43,22 +43,37 @@ def advise(
     :return: plain JSON types, see :func:`~avalanche_vlm.studies.advice.document.document`.
     :raises InputError: for a recipe that does not exist, or if there is no time for a single pilot.
     """
-    started = time.monotonic()
-    pilots = Pilots(benchmark, model, settings, constraints or Constraints(), seed=seed, device=device)
-    return ask(pilots, pilots.run, recipes, started + 60 * minutes)
+    clock = Elapsed()
+    pilots = Pilots(benchmark, model, settings, constraints or Constraints(), seed=seed, device=device, clock=clock)
+    return ask(pilots, pilots.run, recipes, 60 * minutes)
 
 
 def ask(
-    pilots: Pilots, run: Callable[[str, float, float], Pilot], recipes: Iterable[str], deadline: float
+    pilots: Pilots,
+    run: Callable[[str, float, float], Pilot],
+    recipes: Iterable[str],
+    seconds: float,
+    known: Callable[[str, float], bool] | None = None,
 ) -> dict[str, Any]:
     """The same, from pilots that are run, or were, by a function.
 
+    :param pilots: the stream's pilots, whose clock tells the time.
     :param run: function that runs a pilot as :meth:`Pilots.run` does.
-    :param deadline: time on ``time.monotonic``'s clock, in seconds.
+    :param recipes: recipes to try beside ``fine-tune``.
+    :param seconds: time on the clock of ``pilots`` at which all of it must have ended.
+    :param known: says by recipe and share whether a pilot was run before; None if none was.
     """
     names, excluded = pilots.candidates(recipes)
-    left = deadline - time.monotonic()
-    halving = Halving(run, pilots.shares(), pilots.constraints, left, time.monotonic, pilots.cost)
+    halving = Halving(
+        run,
+        pilots.shares(),
+        pilots.constraints,
+        seconds,
+        pilots.clock,
+        pilots.cost,
+        begun=0.0,
+        known=known or (lambda recipe, share: False),
+    )
     halving.run(names)
     found = document(halving, pilots.changed_options, excluded, pilots.guesses)
     return {**found, "warnings": [*certain(pilots.task_names, pilots.guesses), *found["warnings"]]}

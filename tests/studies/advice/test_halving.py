@@ -125,3 +125,27 @@ def test_what_others_took_tells_how_long_a_pilot_takes():
     assert found.estimate("a", 1 / 4) == pytest.approx(15)
     assert found.estimate("a", 1.0) == pytest.approx(96)  # nobody ran on all: by the cost
     assert found.estimate("b", 1 / 4) == pytest.approx(12)
+
+
+def test_an_advice_that_is_asked_for_again_decides_as_it_did_and_runs_nothing_twice():
+    """Pilots that are kept move the clock by what they took, and are taken also when the time is up."""
+    first, again = World(LAST), World(LAST)
+    kept = {}
+
+    def begin(name, share, deadline):
+        kept[name, share] = first.run(name, share, deadline)
+        return kept[name, share]
+
+    rounds = Halving(begin, SHARES, Constraints(), 300, first.clock).run(NAMES)
+    again.now = 250.0  # what it took to get there
+
+    def repeat(name, share, deadline):
+        if (name, share) not in kept:
+            return again.run(name, share, deadline)
+        again.now += kept[name, share].seconds
+        return kept[name, share]
+
+    found = Halving(repeat, SHARES, Constraints(), 300, again.clock, begun=0.0, known=lambda *pilot: pilot in kept)
+    repeated = found.run(NAMES)
+    assert [(r.share, list(r.pilots)) for r in repeated] == [(r.share, list(r.pilots)) for r in rounds]
+    assert not again.ran and again.now == pytest.approx(250 + first.now) and first.now <= 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,11 @@ def shake(model, *names: str, amount: float = 1.5) -> None:
                 weights[name] += amount * weights[name].std() * torch.randn(weights[name].shape, generator=generator)
 
 
-def after(stream, tests, changes, label_space="task"):
+def after(stream, tests, changes, label_space="task", folder=None):
     """A model that knows the tasks, to which something happens after each: with what attribution is given."""
     model = create_vlm("tiny").set_label_space(stream.label_space.with_visible(label_space))
     start = snapshot(model.clip.state_dict())
-    steps, right = StepWeights(model, start), {}
+    steps, right = StepWeights(model, start, folder), {}
     for step, (experience, change) in enumerate(zip(stream.train_stream, changes, strict=True), start=1):
         model.train()
         model.adaptation(experience)
@@ -174,22 +175,44 @@ def test_few_pictures_are_drawn_and_their_answers_with_them(stream, tests):
     assert found["samples"] == 40 and found["lost"]["points"] == pytest.approx(100 * lost, abs=1e-3)
 
 
-def test_a_step_keeps_what_differs_from_the_start_and_leaves_nothing_behind():
+def written(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_step_keeps_what_differs_from_the_start_and_leaves_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = create_vlm("tiny")
     start = snapshot(model.clip.state_dict())
     with StepWeights(model, start) as steps:
         steps.keep(1)
-        empty = steps._file(1).stat().st_size
+        empty = written(tmp_path)
         with torch.no_grad():
             model.clip.visual.proj += 1
         steps.keep(2)
-        size = steps._file(2).stat().st_size - empty
-        folder = Path(steps._folder.name)
-        assert model.clip.visual.proj.nbytes <= size < 2 * model.clip.visual.proj.nbytes + 4096
+        size = written(tmp_path) - empty
+        assert model.clip.visual.proj.nbytes <= size < 2 * model.clip.visual.proj.nbytes + 8192
+        steps.keep(3)  # nothing moved: nothing is written twice
+        assert written(tmp_path) - empty - size < model.clip.visual.proj.nbytes
         with steps.interventions(1).way_back():
             assert torch.equal(model.clip.visual.proj, start["visual.proj"])
         assert steps.interventions(1).changed == ["image.out"] and steps.interventions(2).changed == []
-    assert not folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_process_goes_on_with_the_steps_of_a_folder(stream, tests, tmp_path):
+    change = PLANTED["noise on a block"][0]
+    model, _, right = after(stream, tests, (nothing, nothing, change), folder=tmp_path)
+    start = snapshot(create_vlm("tiny").clip.state_dict())
+    with StepWeights(model, start, tmp_path) as steps:
+        for step in (1, 2):
+            assert torch.equal(steps.met(step), StepWeights(model, start, tmp_path).met(step))
+            assert steps.interventions(step).changed == ["image.2"]
+        with pytest.raises(InputError, match="step-3"):
+            steps.interventions(3)
+    assert (tmp_path / "step-1.json").exists()
+    found = attribute_tasks(model, StepWeights(model, start, tmp_path), tests, right, draws=100)
+    assert found["verdict"]["module"] == "image.2"
 
 
 def test_one_task_has_no_earlier_ones(tests):
