@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -69,7 +70,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     try:
         make_folder(folder.parent)
-        for leftover in folder.parent.glob(f".{folder.name}.*{UNFINISHED}"):
+        for leftover in _unfinished(folder.parent, folder.name):
             shutil.rmtree(leftover, ignore_errors=True)
         _check_free(folder)
         temporary = _beside(folder)
@@ -84,13 +85,13 @@ def staged(folder: str | Path) -> Iterator[Path]:
             sync_folder(Path(below))
         _check_free(folder)
         os.rename(temporary, folder)
+        sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(f"cannot write the folder {folder}: {reason(error)}") from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(folder.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -127,12 +128,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, name: str | None = None) -> None:
     """Remove the files that killed processes were writing.
 
     :param folder: the folder that is looked into, and not those below it.
+    :param name: name of the file that they were to become; None for all.
     """
-    for path in folder.glob(f".*{UNFINISHED}"):
+    for path in _unfinished(folder, name):
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -147,6 +149,12 @@ def reason(error: OSError) -> str:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+
+
+def _unfinished(folder: Path, name: str | None) -> list[Path]:
+    """What :func:`_beside` named, of one file or of all."""
+    begin = "*" if name is None else glob.escape(name)
+    return list(folder.glob(f".{begin}.{'[0-9a-f]' * 16}{UNFINISHED}"))
 
 
 def _check_free(folder: Path) -> None:

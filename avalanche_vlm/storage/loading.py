@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.manifests import (
     Content,
     Manifest,
     OtherFormatError,
+    Value,
     listed,
     manifest_path,
-    object_path,
     read_manifest,
 )
-from avalanche_vlm.storage.objects import take
-from avalanche_vlm.storage.tensor_files import TensorFile
+from avalanche_vlm.storage.objects import get
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,16 @@ def load_state(folder: str | Path, *, kind: str, name: str | None = None, mapped
         _check_kind(folder, manifest, kind)
         return Stored(manifest.name, _read(folder, manifest, mapped), manifest.about)
     while True:
-        paths = listed(folder)
+        there = _times(folder)
         try:
-            return _newest(folder, kind, mapped)
+            found = _newest(folder, kind, mapped)
         except InputError:
-            if listed(folder) == paths:
+            if _times(folder) == there:
                 raise
-            # Another process wrote a state meanwhile, and removed the one that was being read.
+            continue
+        if not found.remarks or _times(folder) == there:
+            return found
+        # What was missing may have been removed by another process, which wrote a newer state meanwhile.
 
 
 def state_names(folder: str | Path, *, kind: str) -> list[str]:
@@ -112,27 +116,26 @@ def _described(folder: Path, kind: str) -> tuple[list[Manifest], list[tuple[int,
 
 
 def _read(folder: Path, manifest: Manifest, mapped: bool) -> dict[str, Any]:
-    state: dict[str, Any] = {}
-    open_files: dict[str, list[str]] = {}
+    files: dict[str, dict[str, Content]] = {}
     for name, entry in manifest.entries.items():
         if isinstance(entry, Content):
-            open_files.setdefault(entry.file, []).append(name)
-            state[name] = None  # the order is the state's
-        else:
-            state[name] = entry.value
-    for file_name, names in open_files.items():
-        with TensorFile(object_path(folder, file_name)) as file:
-            for name in names:
-                entry = manifest.entries[name]
-                assert isinstance(entry, Content)
-                state[name] = take(file, entry.digest, entry.layout, mapped=mapped and entry.file == entry.digest)
-    return state
+            files.setdefault(entry.file, {})[name] = entry
+    tensors: dict[str, torch.Tensor] = {}
+    for file, wanted in files.items():
+        tensors |= get(folder, file, wanted, mapped=mapped)
+    return {
+        name: entry.value if isinstance(entry, Value) else tensors[name] for name, entry in manifest.entries.items()
+    }
 
 
 def _check_kind(folder: Path, manifest: Manifest, kind: str) -> None:
     if manifest.kind != kind:
         path = manifest_path(folder, manifest.name)
         raise InputError(f"{path} is a state of the kind {manifest.kind!r}, not {kind!r}")
+
+
+def _times(folder: Path) -> list[tuple[Path, int]]:
+    return [(path, _time(path)) for path in listed(folder)]
 
 
 def _time(path: Path) -> int:

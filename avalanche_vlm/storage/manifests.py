@@ -164,7 +164,7 @@ def read_manifest(path: Path) -> Manifest:
     if text != _SEAL % hashlib.sha256(body).hexdigest().encode() + body:
         raise InputError(f"{path} is truncated, was changed, or is not the description of a state")
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number)
         version = found["format"]
         if version != FORMAT:
             raise OtherFormatError(f"{path} has format {version!r}; this version reads format {FORMAT}")
@@ -209,6 +209,10 @@ def check_value(name: str, value: Any) -> None:
             raise TypeError(f"{name!r} cannot be kept: it has a whole number of more than 4096 bits")
         if depth > 200:
             raise TypeError(f"{name!r} cannot be kept: it is nested more than 200 deep")
+
+
+def _no_number(said: str) -> None:
+    raise InputError(f"it has a {said}, which JSON does not know")
 
 
 def _described(entry: Content | Value) -> dict[str, Any]:

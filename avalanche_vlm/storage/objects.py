@@ -13,27 +13,27 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import written
 from avalanche_vlm.storage.layout import TensorForm, layout_of, raw
 from avalanche_vlm.storage.manifests import Content, object_path
-from avalanche_vlm.storage.tensor_files import TensorFile, write_header
+from avalanche_vlm.storage.tensor_files import Stamp, TensorFile, stamp_of, write_header
 
 BIG = 1 << 20
 """Bytes from which on a tensor has a file of its own."""
 SHARD = 1 << 26
 """Bytes of small tensors that share a file."""
 
-_Stamp = tuple[int, int, int, int]
-_SOUND: dict[Path, _Stamp] = {}
+_SOUND: dict[Path, Stamp] = {}
 """Files that this process wrote or verified, with what the system said of them then. A file that was changed since is
 looked through again, and written anew if it is damaged."""
 
 
-def content_digest(layout: TensorForm, content: memoryview) -> str:
+def content_digest(layout: TensorForm, parts: Iterable[memoryview]) -> str:
     """What names a content: SHA-256 of its type, its sizes in memory and its bytes.
 
     :param layout: the tensor's layout.
-    :param content: all its bytes, in the order of the layout.
+    :param parts: all its bytes, in the order of the layout, in one part or several.
     """
     found = hashlib.sha256(f"{layout.dtype} {list(layout.in_memory)}\0".encode())
-    found.update(content)
+    for part in parts:
+        found.update(part)
     return found.hexdigest()
 
 
@@ -47,7 +47,7 @@ def put(folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Content]
     :raises TypeError: if a tensor is one that no file can hold.
     """
     layouts = {name: layout_of(name, tensor) for name, tensor in tensors.items()}
-    digests = {name: content_digest(layouts[name], raw(tensor, layouts[name])) for name, tensor in tensors.items()}
+    digests = {name: content_digest(layouts[name], [raw(tensor, layouts[name])]) for name, tensor in tensors.items()}
     first = {key: name for name, key in reversed(digests.items())}
     files = {}
     for keys in _shelves({key: layouts[name].nbytes for key, name in reversed(first.items())}):
@@ -59,8 +59,26 @@ def put(folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Content]
             with written(path, sync_name=False) as output:
                 for key in write_header(output, contents):
                     output.write(raw(tensors[first[key]], contents[key]))
-            _SOUND[path.absolute()] = _stamp(path)
+            _SOUND[path.absolute()] = stamp_of(os.stat(path))
     return {name: Content(key, files[key], layouts[name]) for name, key in digests.items()}
+
+
+def get(folder: Path, file: str, wanted: Mapping[str, Content], *, mapped: bool = False) -> dict[str, torch.Tensor]:
+    """Tensors out of a file, each verified and in memory of its own.
+
+    :param folder: folder of states.
+    :param file: name of the file, 64 hexadecimal digits.
+    :param wanted: contents of the file by any names.
+    :param mapped: whether big tensors stay on the disk until they are looked at.
+    :return: tensors by these names.
+    :raises InputError: if the file lacks one, or holds other bytes than a digest says.
+    """
+    path = object_path(folder, file)
+    with TensorFile(path) as source:
+        found = {name: _taken(source, content.digest, content.layout, mapped) for name, content in wanted.items()}
+        if {content.digest for content in wanted.values()} == set(source.places):
+            _SOUND[path.absolute()] = source.stamp
+    return found
 
 
 def is_sound(path: Path, layouts: Mapping[str, TensorForm]) -> bool:
@@ -70,36 +88,18 @@ def is_sound(path: Path, layouts: Mapping[str, TensorForm]) -> bool:
     :param layouts: layouts by digest.
     """
     try:
-        stamp = _stamp(path)
-        if _SOUND.get(path.absolute()) == stamp:
+        if _SOUND.get(path.absolute()) == stamp_of(os.stat(path)):
             return True
         with TensorFile(path) as file:
             if set(file.places) != set(layouts):
                 return False
             for key, layout in layouts.items():
-                take(file, key, layout, mapped=True)
+                _check_sizes(file, key, layout)
+                _verify(file, key, layout, file.pieces(key))
+            _SOUND[path.absolute()] = file.stamp
     except (OSError, InputError):
         return False
-    _SOUND[path.absolute()] = stamp
     return True
-
-
-def take(file: TensorFile, key: str, layout: TensorForm, *, mapped: bool = False) -> torch.Tensor:
-    """A tensor out of a file, verified.
-
-    :param file: the open file.
-    :param key: digest of the content.
-    :param layout: the tensor's layout.
-    :param mapped: whether the tensor stays on the disk until it is looked at.
-    :raises InputError: if the file lacks it or has other bytes than the digest says.
-    """
-    place = file.places.get(key)
-    if place is None or (place.layout.dtype, place.layout.shape) != (layout.dtype, layout.in_memory):
-        raise InputError(f"{file.path} is damaged: it lacks a tensor that it should have")
-    tensor = file.mapped(key, layout) if mapped else file.tensor(key, layout)
-    if content_digest(layout, raw(tensor, layout)) != key:
-        raise InputError(f"{file.path} is damaged: a tensor in it was changed")
-    return tensor
 
 
 def remove_others(folder: Path, files: Iterable[str]) -> None:
@@ -133,6 +133,23 @@ def _shelves(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield shard
 
 
-def _stamp(path: Path) -> _Stamp:
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _taken(file: TensorFile, key: str, layout: TensorForm, mapped: bool) -> torch.Tensor:
+    _check_sizes(file, key, layout)
+    if mapped and layout.nbytes >= BIG:
+        _verify(file, key, layout, file.pieces(key))
+        return file.mapped(key, layout)
+    tensor = file.tensor(key, layout)
+    _verify(file, key, layout, [raw(tensor, layout)])
+    return tensor
+
+
+def _check_sizes(file: TensorFile, key: str, layout: TensorForm) -> None:
+    place = file.places.get(key)
+    if place is None or (place.layout.dtype, place.layout.shape) != (layout.dtype, layout.in_memory):
+        raise InputError(f"{file.path} is damaged: it lacks a tensor that it should have")
+
+
+def _verify(file: TensorFile, key: str, layout: TensorForm, parts: Iterable[memoryview]) -> None:
+    if content_digest(layout, parts) != key:
+        _SOUND.pop(file.path.absolute(), None)
+        raise InputError(f"{file.path} is damaged: a tensor in it was changed")

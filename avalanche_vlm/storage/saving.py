@@ -63,7 +63,7 @@ def save_state(
             raise TypeError(f"{key!r} cannot be kept: a state has texts as names")
         if key not in tensors:
             manifests.check_value(key, value)
-    with Lock(folder, name=SAVING):
+    with Lock(folder, name=SAVING).acquire(PATIENCE):
         try:
             (folder / manifests.OBJECTS).mkdir(exist_ok=True)
             sweep(folder)

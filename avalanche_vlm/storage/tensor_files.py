@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,13 +17,18 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.durable import make_folder, reason, written
+from avalanche_vlm.storage.durable import make_folder, reason, sweep, written
 from avalanche_vlm.storage.layout import DTYPES, TensorForm, checked, empty, layout_of, raw
 
 METADATA = "__metadata__"
 """The name in a header under which texts stand instead of a tensor."""
 LONGEST_HEADER = 100_000_000
 """Bytes that a header may have, as for the reference implementation."""
+
+Stamp = tuple[int, int, int, int]
+"""What the system says of a file, by which one sees that it was changed."""
+PIECE = 1 << 20
+"""Bytes that are read at a time of a tensor that is only looked through."""
 
 
 class Extent(NamedTuple):
@@ -60,6 +66,7 @@ def write_tensors(
         raise InputError(f"cannot write {path}: {error}") from error
     try:
         make_folder(path.parent)
+        sweep(path.parent, path.name)
         with written(path) as file:
             names = write_header(file, layouts, metadata)
             for name in names:
@@ -116,6 +123,7 @@ class TensorFile:
         self._map: mmap.mmap | None = None
         try:
             self._file = path.open("rb")
+            self.stamp = stamp_of(os.fstat(self._file.fileno()))
         except FileNotFoundError as error:
             raise InputError(f"{path} is missing") from error
         except OSError as error:
@@ -147,6 +155,24 @@ class TensorFile:
             if self._file.readinto(content) != len(content):
                 raise InputError(f"{self.path} is truncated")
         return tensor
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """A tensor's bytes, part by part, each part in the place of the one before.
+
+        :param name: what it is called in the file.
+        :raises InputError: if the file ends before, or cannot be read.
+        """
+        place, buffer = self.places[name], memoryview(bytearray(PIECE))
+        left = place.layout.nbytes
+        with self._reading():
+            self._file.seek(place.start)
+        while left:
+            part = buffer[: min(left, PIECE)]
+            with self._reading():
+                if self._file.readinto(part) != len(part):
+                    raise InputError(f"{self.path} is truncated")
+            left -= len(part)
+            yield part
 
     def mapped(self, name: str, layout: TensorForm | None = None) -> torch.Tensor:
         """A tensor that the system reads from the file where it is looked at, and of which it copies what is written
@@ -192,6 +218,14 @@ class TensorFile:
             why = f": {error}" if isinstance(error, InputError) else ""
             raise InputError(f"{self.path} is truncated or no safetensors file{why}") from error
         return metadata, dict(sorted(places.items(), key=lambda item: item[1].start))
+
+
+def stamp_of(known: os.stat_result) -> Stamp:
+    """What changes when a file does.
+
+    :param known: what the system says of the file.
+    """
+    return known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns
 
 
 def _place(entry: Mapping[str, Any], begin: int) -> tuple[TensorForm, int]:

@@ -47,10 +47,10 @@ def test_nothing_is_left_of_a_folder_that_failed_or_was_killed(tmp_path):
     assert os.listdir(tmp_path) == []
     (tmp_path / ".v1.0123456789abcdef.part").mkdir()
     (tmp_path / ".v1.0123456789abcdef.part" / "a").touch()
-    (tmp_path / ".v10.0123456789abcdef.part").mkdir()  # another folder's
+    (tmp_path / ".v1.0.0123456789abcdef.part").mkdir()  # another folder's
     with staged(folder):
         pass
-    assert sorted(os.listdir(tmp_path)) == [".v10.0123456789abcdef.part", "v1"]
+    assert sorted(os.listdir(tmp_path)) == [".v1.0.0123456789abcdef.part", "v1"]
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path):
@@ -75,7 +75,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
 
 
 def test_what_killed_writers_left_is_swept(tmp_path):
-    for name in (".a.json.0123.part", ".hidden", "a.part", "a.json"):
+    for name in (".a.json.0123456789abcdef.part", ".b.part", ".hidden", "a.part", "a.json"):
         (tmp_path / name).touch()
     sweep(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".hidden", "a.json", "a.part"]
+    assert sorted(os.listdir(tmp_path)) == [".b.part", ".hidden", "a.json", "a.part"]

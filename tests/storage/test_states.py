@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +20,8 @@ from avalanche_vlm.storage.layout import DTYPES
 
 @pytest.fixture(autouse=True)
 def _small_files(monkeypatch):
-    """Files of a few bytes show what files of megabytes do."""
+    """Files of a few bytes show what files of megabytes do, and no test waits for the disk to have them."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(objects, "BIG", 64)
     monkeypatch.setattr(objects, "SHARD", 96)
 
@@ -87,7 +91,7 @@ values = st.recursive(
 
 
 @given(state=st.dictionaries(st.text(st.characters()), tensors | values, max_size=6))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_what_was_saved_comes_back(tmp_path, state, mapped):
     save_state(tmp_path, state, name="a", kind="test", about={"n": 1})
@@ -161,7 +165,7 @@ def test_the_last_states_stay_and_nothing_else(tmp_path_factory, steps):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_noticed_and_the_state_before_is_there(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")
     save(folder, "a", 0)
@@ -229,3 +233,175 @@ def test_nothing_is_executed(tmp_path):
             load_state(folder, kind="test")
         (folder / name).write_bytes(content)
     assert load_state(folder, kind="test") and not trace.exists()
+
+
+def forge(path, change) -> None:
+    """Change a description and seal it again, as someone would who knows how."""
+    content = json.loads(path.read_text())
+    content.pop("sha256")
+    body = change(content)
+    body = (body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode())[1:] + b"\n"
+    path.write_bytes(b'{"sha256":"%s",' % hashlib.sha256(body).hexdigest().encode() + body)
+
+
+def with_entry(**entry):
+    def change(content):
+        content["state"]["weight"].update(entry)
+        return content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: {**content, "format": 2}, r"has format 2; this version reads format 1"),
+        (lambda content: {**content, "kind": "model"}, r"is a state of the kind 'model', not 'test'"),
+        (lambda content: {**content, "name": "b"}, r"is the description of another state, 'b'"),
+        (lambda content: {**content, "state": []}, r"is damaged"),
+        (lambda content: {**content, "serial": None}, r"is damaged"),
+        (lambda content: {"format": 1}, r"is damaged"),
+        (lambda content: b'{"a":' + b"[" * 100_000, r"is damaged"),
+        (lambda content: b'{"format":1,"kind":"test","name":"a","serial":1,"about":{},"state":{"a":{"value":NaN}}}',
+         r"is damaged: it has a NaN"),
+        (with_entry(tensor="../../outside"), r"is damaged: '\.\./\.\./outside' is not the name of an object"),
+        (with_entry(**{"in": "/etc/passwd"}), r"is damaged: '/etc/passwd' is not the name of an object"),
+        (with_entry(**{"in": "0" * 64}), r"0{64}\.safetensors is missing"),
+        (with_entry(tensor="0" * 64), r"0{64}\.safetensors is missing"),
+        (with_entry(dtype="F16"), r"it lacks a tensor that it should have"),
+        (with_entry(shape=[7, 5]), r"it lacks a tensor that it should have"),
+        (with_entry(shape=[1 << 40, 1 << 40]), r"it has a tensor of a shape that there is not"),
+        (with_entry(shape="5"), r"it has a tensor of a shape that there is not"),
+        (with_entry(strides=[1 << 40, 1]), r"it has a tensor whose strides do not fit its shape"),
+        (with_entry(strides=[-1, 1]), r"it has a tensor of a shape that there is not"),
+        (with_entry(dtype="O"), r"it has a tensor of the type 'O', which is not known"),
+    ],
+)  # fmt: skip
+def test_a_forged_description_is_refused_in_a_sentence(tmp_path, change, said):
+    path = save(tmp_path, "a")
+    torch.save({}, tmp_path.parent / "outside.safetensors")
+    forge(path, change)
+    for name in ("a", None):
+        with pytest.raises(InputError, match=said) as caught:
+            load_state(tmp_path, kind="test", name=name)
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_states_of_a_later_version_are_left_alone(tmp_path):
+    save(tmp_path, "a", 0)
+    forge(save(tmp_path, "b", 1), lambda content: {**content, "format": 2, "state": {"new": "ways"}})
+    before = files_of(tmp_path)
+    with pytest.raises(InputError, match=r"b\.json has format 2"):
+        load_state(tmp_path, kind="test")
+    with pytest.raises(InputError, match=r"b\.json has format 2"):
+        save(tmp_path, "c", 2)
+    after = files_of(tmp_path)
+    assert (
+        all(after[name] == before[name] for name in before if "lock" not in name) and not (tmp_path / "c.json").exists()
+    )
+
+
+def test_kinds_do_not_meet(tmp_path):
+    save(tmp_path, "a", 0)
+    for seed in range(3):
+        save_state(tmp_path, {"n": torch.full((40,), float(seed))}, name=f"model{seed}", kind="model", keep=1)
+    assert state_names(tmp_path, kind="test") == ["a"] and state_names(tmp_path, kind="model") == ["model2"]
+    assert same(load_state(tmp_path, kind="test").state, state(0))
+    with pytest.raises(InputError, match=r"a\.json is a state of the kind 'test', not 'model'"):
+        load_state(tmp_path, kind="model", name="a")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "/a", "a\\b", ".a", "a\n", "ä", "a" * 201, "a\0", 3, None]
+)
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be called"):
+        save_state(tmp_path, {}, name=name, kind="test")
+    if name is not None:
+        with pytest.raises(InputError, match="cannot be called"):
+            load_state(tmp_path, kind="test", name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def loop() -> list:
+    found: list = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(1, 2), {1: 2}, float("nan"), [float("inf")], {"a": {"b": set()}}, b"", object(), 1 << 5000, loop(), np.float64(1),
+     [torch.zeros(1)], torch.zeros(2, device="meta"), torch.zeros(2).to_sparse()],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_is_no_state_is_refused_before_anything_is_written(tmp_path, value):
+    save(tmp_path, "a")
+    before = files_of(tmp_path)
+    with pytest.raises(TypeError, match=r"'the value' (cannot be kept|is a tensor that no file can hold)"):
+        save_state(tmp_path, {"frozen": torch.rand(99), "the value": value}, name="b", kind="test")
+    if not isinstance(value, torch.Tensor):
+        with pytest.raises(TypeError, match="'about' cannot be kept"):
+            save_state(tmp_path, {}, name="b", kind="test", about={"a": value})
+    after = files_of(tmp_path)
+    assert all(after[name] == before[name] for name in before if "lock" not in name) and len(after) == len(before)
+
+
+def test_big_values_and_many_names_come_back(tmp_path):
+    big = {"history": list(range(100_000)), "deep": json.loads("[" * 150 + "]" * 150)}
+    many = {f"layer.{i}.bias": torch.full((i % 7,), float(i)) for i in range(2000)}
+    save_state(tmp_path, big | many, name="a", kind="test")
+    found = load_state(tmp_path, kind="test").state
+    assert {name: found[name] for name in big} == big and all(torch.equal(found[name], many[name]) for name in many)
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    for folder in (tmp_path, tmp_path / "nothing"):
+        assert state_names(folder, kind="test") == []
+        with pytest.raises(InputError, match=f"there is no state of the kind 'test' in {folder}"):
+            load_state(folder, kind="test")
+        with pytest.raises(InputError, match=r"a\.json is missing"):
+            load_state(folder, kind="test", name="a")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for ask in (load_state, state_names):
+        with pytest.raises(InputError, match=r"cannot read .*file: Not a directory"):
+            ask(tmp_path / "file", kind="test")
+    with pytest.raises(InputError, match=r"cannot write .*file.*: Not a directory"):
+        save(tmp_path / "file", "a")
+    with pytest.raises(InputError, match="the last state or more are kept"):
+        save(tmp_path, "a", keep=0)
+
+
+def test_an_object_that_was_damaged_meanwhile_is_written_anew(tmp_path):
+    """A run that goes on from the state before comes to the very contents that are damaged."""
+    save(tmp_path, "a", 0)
+    save(tmp_path, "b", 1)
+    (path,) = (p for p in (tmp_path / "objects").iterdir() if b"[5,7]" in p.read_bytes() and p.stem not in
+               (tmp_path / "a.json").read_text())  # fmt: skip
+    known = path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    found = load_state(tmp_path, kind="test")
+    assert found.name == "a" and f"{path} is damaged: a tensor in it was changed: the state 'a'" in found.remarks[0]
+    save(tmp_path, "b", 1)
+    assert path.read_bytes() == content and load_state(tmp_path, kind="test").name == "b"
+
+
+def test_a_mapped_tensor_outlives_its_file_and_keeps_what_is_written_to_it_for_itself(tmp_path):
+    save(tmp_path, "a", 0)
+    found = load_state(tmp_path, kind="test", mapped=True).state
+    found["weight"][0] = -1
+    assert same(load_state(tmp_path, kind="test").state, state(0))
+    for seed in (1, 2):
+        save(tmp_path, f"{seed}", seed)
+    assert torch.equal(found["weight"][1:], state(0)["weight"][1:]) and torch.equal(found["frozen"], state(0)["frozen"])
+
+
+@pytest.mark.gpu
+def test_tensors_of_a_gpu_come_back_on_the_cpu(tmp_path):
+    tensors = {"a": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last), "b": torch.rand(30)}
+    save_state(tmp_path, {name: tensor.cuda() for name, tensor in tensors.items()}, name="a", kind="test")
+    found = load_state(tmp_path, kind="test").state
+    assert same(found, tensors) and found["a"].stride() == tensors["a"].stride()
