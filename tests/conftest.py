@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
 
+gc.disable()  # what is imported and collected stays until the end: to look through it again and again finds nothing
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if _only_hands_out(config):
+        return
     import torch
 
     # More threads than these small matrices deserve make everything slower, on shared cores by far.
     torch.set_num_threads(1)
+
+
+def _only_hands_out(config: pytest.Config) -> bool:
+    """Whether this process gives tests to others, and imports nothing heavy while they wait for it."""
+    return bool(getattr(config.option, "numprocesses", None)) and not hasattr(config, "workerinput")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

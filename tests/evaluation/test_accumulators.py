@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import together
 from sklearn.metrics import balanced_accuracy_score
 
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, ClassCounts, SampleColumns, share_of_process
 from avalanche_vlm.evaluation.alignment import modality_gap
+from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.held_out import read_held_out
+from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.evaluation.retrieval import retrieval_metrics
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 
@@ -152,83 +155,43 @@ def test_merged_held_out_sets_score_as_one_process_scores_them(random_model, tin
     assert counts.compute() == expected[1][0]["size"]
 
 
-_PROCESS = """
-import os, sys
-import torch
-import torch.distributed as dist
-from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns, share_of_process
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
-right = torch.arange(7) % 3 == 0
-rows = list(share_of_process(7))
-counts, columns = AccuracyCounts(), SampleColumns("row", "right")
-for row in rows:
-    counts.update(right[[row]])
-    columns.update(torch.tensor([row]), right[[row]])
-share = counts.compute()
-found, hits = columns.compute()
-assert torch.equal(hits, right[found]), (found, hits)
-print(share, sorted(found.tolist()))
-"""
+def own_rows(rank: int) -> tuple[float, list[int]]:
+    """The share of what is right, and the rows, of seven samples that two processes read."""
+    right = torch.arange(7) % 3 == 0
+    counts, columns = AccuracyCounts(), SampleColumns("row", "right")
+    for row in share_of_process(7):
+        counts.update(right[[row]])
+        columns.update(torch.tensor([row]), right[[row]])
+    share = counts.compute()
+    found, hits = columns.compute()
+    assert torch.equal(hits, right[found]), (found, hits)
+    return share, sorted(found.tolist())
 
 
-@pytest.mark.slow
 def test_two_real_processes_gather_what_they_read(tmp_path):
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROCESS, str(tmp_path / "meeting"), str(rank)], stdout=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert outputs == [f"{3 / 7} [0, 1, 2, 3, 4, 5, 6]\n"] * 2
+    assert together(own_rows, tmp_path / "meeting") == [(3 / 7, list(range(7)))] * 2
 
 
-_WITHOUT_A_BATCH = """
-import sys
-from types import SimpleNamespace
-import torch
-import torch.distributed as dist
-from avalanche_vlm.evaluation.accumulators import SampleColumns
-from avalanche_vlm.evaluation.answers import TaskAnswers
-from avalanche_vlm.evaluation.matrix import PerformanceMatrix
-from avalanche_vlm.evaluation.per_class import ClassAccuracies
-rank = int(sys.argv[2])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
-columns = SampleColumns("features", "ids")
-if rank == 1:
-    columns.update(torch.eye(3), torch.tensor([5, 6, 1 << 40]))
-features, ids = columns.compute()
-assert features.tolist() == torch.eye(3).tolist() and ids.tolist() == [5, 6, 1 << 40], (features, ids)
-experience = SimpleNamespace(current_experience=0, origin_stream=SimpleNamespace(name="test"))
-batch = dict(mb_x=torch.zeros(3, 1), mb_y=torch.tensor([0, 1, 1]), mb_output=torch.eye(2)[[0, 0, 1]])
-strategy = SimpleNamespace(device=torch.device("cpu"), experience=experience, **batch)
-metrics = [ClassAccuracies(), PerformanceMatrix(), TaskAnswers()]
-for metric in metrics:
-    metric.before_eval_exp(strategy)
+def without_a_batch(rank: int) -> float:
+    """The score of a task, of which the second process alone has samples."""
+    columns = SampleColumns("features", "ids")
     if rank == 1:
-        metric.after_eval_iteration(strategy)
-    metric.after_eval_exp(strategy)
-assert metrics[0].accuracies(0) == {0: (1.0, 1), 1: (0.5, 2)}, metrics[0].accuracies(0)
-assert metrics[2].right[0, 0].tolist() == [1.0, 0.0, 1.0]
-print(round(float(metrics[1].rows()[0, 0]), 6))
-"""
+        columns.update(torch.eye(3), torch.tensor([5, 6, 1 << 40]))
+    features, ids = columns.compute()
+    assert features.tolist() == torch.eye(3).tolist() and ids.tolist() == [5, 6, 1 << 40], (features, ids)
+    experience = SimpleNamespace(current_experience=0, origin_stream=SimpleNamespace(name="test"))
+    batch = {"mb_x": torch.zeros(3, 1), "mb_y": torch.tensor([0, 1, 1]), "mb_output": torch.eye(2)[[0, 0, 1]]}
+    strategy = SimpleNamespace(device=torch.device("cpu"), experience=experience, **batch)
+    classes, matrix, answers = metrics = ClassAccuracies(), PerformanceMatrix(), TaskAnswers()
+    for metric in metrics:
+        metric.before_eval_exp(strategy)
+        if rank == 1:
+            metric.after_eval_iteration(strategy)
+        metric.after_eval_exp(strategy)
+    assert classes.accuracies(0) == {0: (1.0, 1), 1: (0.5, 2)}, classes.accuracies(0)
+    assert answers.right[0, 0].tolist() == [1.0, 0.0, 1.0]
+    return float(matrix.rows()[0, 0])
 
 
-@pytest.mark.slow
 def test_a_process_without_a_batch_takes_part(tmp_path):
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", _WITHOUT_A_BATCH, str(tmp_path / "meeting"), str(rank)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [process.communicate(timeout=60)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0]
-    assert outputs == ["0.666667\n"] * 2
+    assert together(without_a_batch, tmp_path / "meeting") == [pytest.approx(2 / 3)] * 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 
 import pytest
@@ -112,16 +111,3 @@ def test_a_folder_is_read_before_a_name_is_given_away(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"a router called 'shipped' is registered already: .*Shipped"):
         SHELF[0].add(type("Mine", (), {}), "shipped")
     assert SHELF[0].names() == ["shipped"]
-
-
-@pytest.mark.slow
-def test_names_of_shipped_routers_are_taken_from_the_start():
-    """In a process of its own, where nothing has asked for a router before."""
-    code = (
-        "from avalanche_vlm.errors import InputError\n"
-        "from avalanche_vlm.models.routers.registry import register_router\n"
-        "try: register_router('kmeans')(type('Mine', (), {}))\n"
-        "except InputError as error: print(error)\n"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "a router called 'kmeans' is registered already" in told.stdout

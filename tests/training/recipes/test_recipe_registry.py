@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
 import sys
 import warnings
 
 import pytest
 
-from avalanche_vlm.catalogue import catalogue
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes import AdamW, Paper, Published, Tuned, Unpublished, registry
@@ -118,17 +116,6 @@ def test_lists_are_filtered():
     for asked in ({"family": "pea"}, {"kind": "images"}, {"needs": "labels"}):
         with pytest.raises(InputError, match=r"not '?(pea|images|labels)"):
             recipes.list(**asked)
-
-
-@pytest.mark.slow
-def test_the_order_is_that_of_the_families_whatever_was_imported_first():
-    code = (
-        "import avalanche_vlm.training.recipes.fusion.adapter, avalanche_vlm.training.recipes.adaptation.prompts\n"
-        "from avalanche_vlm.training import recipes\n"
-        "print(recipes.list())"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert eval(run.stdout.splitlines()[-1]) == [line.name for line in catalogue()]
 
 
 def test_every_shipped_recipe_states_where_it_comes_from():
@@ -300,15 +287,3 @@ def test_what_is_no_name_is_no_recipe():
     for odd in (None, 3, ["lora"]):
         with pytest.raises(InputError, match="no recipe is called"):
             recipes.describe(odd)
-
-
-@pytest.mark.slow
-def test_all_threads_that_ask_first_get_all_recipes():
-    code = (
-        "import threading; from avalanche_vlm import recipes; found = []\n"
-        "threads = [threading.Thread(target=lambda: found.append(len(recipes.list()))) for _ in range(6)]\n"
-        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
-        "print(min(found) == max(found) == len(recipes.list()) and len(found) == 6)"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "True"
