@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry", "_files", "_flat", "_content", "_generators"),
+    ("_registry", "_files", "_flat", "_content", "_generators", "_versions"),
     ("storage",),
     ("weights", "losses"),
     ("memory",),
@@ -27,7 +27,8 @@ LEVELS = (
     ("models",),
     ("training",),
     ("evaluation",),
-    ("report", "studies", "artifacts"),
+    ("artifacts",),
+    ("report", "studies"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -33,7 +33,7 @@ def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
     :return: the experiment that was asked for.
     :raises InputError: for a recipe that does not exist or lacks a resource, and for an unusable option.
     """
-    from avalanche_vlm.studies.outcome import package_versions
+    from avalanche_vlm._versions import package_versions
     from avalanche_vlm.training import recipes
     from avalanche_vlm.training.settings import TrainSettings
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +22,7 @@ from avalanche_vlm.models.checkpoints import read_weights
 from avalanche_vlm.models.fitness import check_finite, check_image_size
 from avalanche_vlm.models.folders import CONFIG, HUB, LOCAL, Folder, open_folder
 from avalanche_vlm.models.load_errors import check_packages, explain, mismatch
+from avalanche_vlm.models.origin import fresh_seed, open_clip_config, origin_of
 from avalanche_vlm.models.precision import PRECISIONS, WeightPrecision
 from avalanche_vlm.models.pretrained import (
     QUICK,
@@ -72,18 +76,21 @@ def create_vlm(
         raise InputError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise InputError(f"image_size is a number of pixels, not {image_size!r}")
+    seed = fresh_seed()
     if name == "tiny":
-        vlm = _create_tiny(pretrained, precision, image_size)
+        vlm, config = _create_tiny(pretrained, precision, image_size)
     else:
-        vlm = _create_open_clip(name, pretrained, precision, image_size, cache_dir)
+        vlm, config = _create_open_clip(name, pretrained, precision, image_size, cache_dir)
+    vlm.origin = origin_of(name, pretrained, precision, image_size, freeze, config)
     if image_size is not None:
         check_image_size(vlm.clip, name, image_size)
     check_finite(vlm.clip, name if pretrained is None else f"{name} ({pretrained})")
     settings = {"image_size": image_size, "precision": None if precision == "fp32" else precision}
     said = ", ".join(f"{setting}={value}" for setting, value in settings.items() if value is not None)
     vlm.name += f"[{said}]" if said else ""
-    if pretrained == "random" or (pretrained is None and name != "tiny" and not name.startswith(_BY_SCHEMA)):
+    if vlm.origin.is_random:
         vlm.weights_seed = torch.initial_seed()
+        vlm.origin = replace(vlm.origin, seed=seed)
     vlm.unfreeze(*vlm.frozen).freeze(*freeze)
     return vlm.to(device)
 
@@ -109,14 +116,17 @@ def from_open_clip(
     return VLM(clip, tokenizer, Transforms(transform, transform), name)
 
 
-def _create_tiny(pretrained: str | Path | None, precision: str, image_size: int | None) -> VLM:
+def _create_tiny(pretrained: str | Path | None, precision: str, image_size: int | None) -> tuple[VLM, dict[str, Any]]:
+    """The model, and what open_clip's configuration of it would be."""
     from avalanche_vlm.models import tiny
 
     clip, tokenizer = tiny.build_tiny(image_size or tiny.IMAGE_SIZE, precision)
     if pretrained != "random":
         _load_tiny(clip, Path(pretrained) if pretrained else tiny.WEIGHTS)
     size = image_size or tiny.IMAGE_SIZE
-    return from_open_clip(clip, tokenizer, image_size=size, mean=tiny.MEAN, std=tiny.STD, name="tiny")
+    vlm = from_open_clip(clip, tokenizer, image_size=size, mean=tiny.MEAN, std=tiny.STD, name="tiny")
+    prepared = {"size": size, "mean": list(tiny.MEAN), "std": list(tiny.STD)}
+    return vlm, {"model_cfg": tiny.architecture(size), "preprocess_cfg": prepared}
 
 
 def _load_tiny(clip: nn.Module, path: Path) -> None:
@@ -132,7 +142,8 @@ def _load_tiny(clip: nn.Module, path: Path) -> None:
 
 def _create_open_clip(
     name: str, pretrained: str | Path | None, precision: str, image_size: int | None, cache_dir: str | None
-) -> VLM:
+) -> tuple[VLM, dict[str, Any]]:
+    """The model, and open_clip's configuration of it."""
     import open_clip
 
     by_schema = name.startswith(_BY_SCHEMA)
@@ -173,13 +184,15 @@ def _create_open_clip(
     built = _with_quick(name) if quick and not by_schema else name
     if name.startswith(LOCAL):
         built = LOCAL + Path(name.removeprefix(LOCAL)).resolve().name
-    return VLM(
+    architecture = json.loads(brought.config.read_text())["model_cfg"] if brought else open_clip.get_model_config(name)
+    vlm = VLM(
         clip,
         tokenizer,
         Transforms(*(ImageTransform(size, config["mean"], config["std"], resize=t) for t in (train, evaluate))),
         # Of a folder or file the name alone: where it lies decides nothing, and what it holds is told by its content.
         built if tag is None else f"{built}/{Path(tag).name}",
     )
+    return vlm, open_clip_config(clip, architecture, quick, image_size)
 
 
 def _weights(open_clip: ModuleType, name: str, tag: str | None, cache_dir: str | None) -> Weights | None:

@@ -22,6 +22,7 @@ from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.heads.text import TextHead
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import banks, restore_banks
+from avalanche_vlm.models.origin import Origin
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.slots import AUXILIARY, Slots
 from avalanche_vlm.models.taps import ForwardFeatures
@@ -55,6 +56,8 @@ class VLM(Answering, DualEncoder, MultiTaskModule):
         self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
     ) -> None:
         super().__init__(clip, tokenizer, transforms, name)
+        self.origin: Origin | None = None
+        """How the model was made; None for one that was built by the user's own hands."""
         self.weights_seed: int | None = None
         """The seed that random weights were drawn with; None for weights that were loaded or given."""
         self.label_space: LabelSpace | None = None

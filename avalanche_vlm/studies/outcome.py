@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import platform
 import reprlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm._versions import package_versions
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.evaluation.base import VLMMetric
@@ -198,28 +197,6 @@ def percent_rows(rows: np.ndarray | Sequence[Sequence[float]]) -> list[list[floa
     [[50.0, None]]
     """
     return [[_percent(value) for value in row] for row in rows]
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers, by name."""
-    names = (
-        "avalanche-vlm",
-        "avalanche-lib",
-        "torch",
-        "torchvision",
-        "open_clip_torch",
-        "timm",
-        "numpy",
-        "scikit-learn",
-        "pillow",
-    )
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except ImportError:
-            found[name] = "not installed"
-    return found
 
 
 def _measured(metric: VLMMetric, figure: Figure, value: Any) -> Any:

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING
 from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
-    from avalanche_vlm.models.tiny.shipped import FOLDER, IMAGE_SIZE, MEAN, STD, WEIGHTS, build_tiny, build_tokenizer
+    from avalanche_vlm.models.tiny.shipped import (
+        FOLDER,
+        IMAGE_SIZE,
+        MEAN,
+        STD,
+        WEIGHTS,
+        architecture,
+        build_tiny,
+        build_tokenizer,
+    )
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
-__all__ = ["FOLDER", "IMAGE_SIZE", "MEAN", "STD", "WEIGHTS", "build_tiny", "build_tokenizer"]
+__all__ = ["FOLDER", "IMAGE_SIZE", "MEAN", "STD", "WEIGHTS", "architecture", "build_tiny", "build_tokenizer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.errors import InputError
 
@@ -27,6 +27,19 @@ def build_tokenizer() -> WordTokenizer:
     return WordTokenizer(config["words"], config["text_cfg"]["context_length"])
 
 
+def architecture(image_size: int = IMAGE_SIZE) -> dict[str, Any]:
+    """What open_clip's ``CLIP`` is built with, in its terms: ``embed_dim``, ``vision_cfg``, ``text_cfg``.
+
+    :param image_size: side of the input in pixels.
+    """
+    config = json.loads((FOLDER / "config.json").read_text())
+    return {
+        "embed_dim": config["embed_dim"],
+        "vision_cfg": {**config["vision_cfg"], "image_size": image_size},
+        "text_cfg": {**config["text_cfg"], "vocab_size": build_tokenizer().vocab_size},
+    }
+
+
 def build_tiny(image_size: int = IMAGE_SIZE, precision: str = "fp32") -> tuple[CLIP, WordTokenizer]:
     """The untrained architecture and its tokenizer, from ``config.json`` beside this file.
 
@@ -36,16 +49,13 @@ def build_tiny(image_size: int = IMAGE_SIZE, precision: str = "fp32") -> tuple[C
     """
     from open_clip.model import CLIP, convert_weights_to_lp, get_cast_dtype, get_input_dtype
 
-    config = json.loads((FOLDER / "config.json").read_text())
+    config = architecture(image_size)
     if image_size < (patch := config["vision_cfg"]["patch_size"]):
         raise InputError(f"image_size={image_size} is less than a patch of the tiny model's, which is {patch}")
-    tokenizer = build_tokenizer()
-    vision_cfg = {**config["vision_cfg"], "image_size": image_size}
-    text_cfg = {**config["text_cfg"], "vocab_size": tokenizer.vocab_size}
-    clip = CLIP(config["embed_dim"], vision_cfg, text_cfg, cast_dtype=get_cast_dtype(precision))
+    clip = CLIP(**config, cast_dtype=get_cast_dtype(precision))
     dtype = get_input_dtype(precision)
     if precision.startswith("pure_"):
         clip.to(dtype)
     elif dtype is not None:
         convert_weights_to_lp(clip, dtype)
-    return clip, tokenizer
+    return clip, build_tokenizer()

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
@@ -20,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.recipes.ranges import Place
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """A number is no text and no truth value, and a rate is finite."""
@@ -53,6 +55,12 @@ class Option:
     def accepts(self) -> str:
         """What the option accepts, in words, such as ``a number above 0``."""
         return accepts(self.annotation)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it names a file or folder: its type is a path's, or it is declared as a
+        :data:`~avalanche_vlm.training.recipes.ranges.Folder`."""
+        return _names_place(self.annotation)
 
     def check(self, value: Any) -> Any:
         """The value, as the recipe takes it.
@@ -223,6 +231,12 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, types.UnionType):
         return get_args(annotation)
     return (annotation,)
+
+
+def _names_place(annotation: Any) -> bool:
+    if isinstance(annotation, Place) or (isinstance(annotation, type) and issubclass(annotation, PurePath)):
+        return True
+    return any(map(_names_place, get_args(annotation)))
 
 
 def _type_name(annotation: Any) -> str:

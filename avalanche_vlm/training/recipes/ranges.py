@@ -6,6 +6,7 @@ A recipe annotates its options with these, with ``Literal`` for names among few,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -36,6 +37,15 @@ Count = Annotated[int, Field(ge=1)]
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What random draws follow from; within 32 bits, as scikit-learn has it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks an option whose text names a place on the machine that trains: no saved model has a word on it."""
+
+
+Folder = Annotated[str, Place()]
+"""A folder of the machine that trains, empty for none."""
 
 Towers = Literal["both", "image", "text"]
 """The towers that a method changes. One that is frozen in the model before the recipe is built stays frozen."""

@@ -1,0 +1,226 @@
+"""``model.json``: what a saved model is, in words that JSON has, and the digests of the files beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from avalanche_vlm.artifacts.layout import DESCRIPTION
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.origin import Origin
+from avalanche_vlm.models.precision import WeightPrecision
+
+FORMAT = 1
+"""Number of the format of ``model.json`` and of what lies beside it; another one is another format."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Built(_Part):
+    """A recipe that was built on the base.
+
+    :param recipe: name of the recipe.
+    :param options: its options that were given, without folders of the machine that it was trained on.
+    :param resources: names of the resources that it was given, such as ``reference``.
+    """
+
+    recipe: str
+    options: dict[str, JsonValue] = {}
+    resources: list[str] = []
+
+
+class MadeBy(_Part):
+    """An :class:`~avalanche_vlm.models.origin.Origin` in JSON types."""
+
+    name: str
+    pretrained: str | None
+    precision: WeightPrecision
+    image_size: int | None
+    seed: int | None
+    frozen: tuple[str, ...]
+    config: dict[str, JsonValue]
+
+    model_config = ConfigDict(strict=False)  # a list of JSON's is the tuple
+
+    @classmethod
+    def of(cls, origin: Origin) -> MadeBy:
+        """The same in JSON types.
+
+        :param origin: how the base was made.
+        """
+        return cls(**{name: getattr(origin, name) for name in cls.model_fields})
+
+    def origin(self) -> Origin:
+        """How the base is made."""
+        return Origin(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class Base(_Part):
+    """The model before any recipe was built on it.
+
+    :param origin: how it is made; None for one that was built by the user's own hands.
+    :param embedded: whether its weights are in the folder.
+    :param frozen: the towers that were frozen before any recipe was built.
+    :param weights: what :func:`~avalanche_vlm.models.fingerprint.weights_of` says of it; empty where it is unknown.
+    """
+
+    origin: MadeBy | None
+    embedded: bool
+    frozen: list[str]
+    weights: dict[str, JsonValue]
+
+
+class File(_Part):
+    """What a file beside ``model.json`` must hold.
+
+    :param bytes: its size.
+    :param sha256: digest of all of it, in hexadecimal digits.
+    """
+
+    bytes: int
+    sha256: str
+
+
+class Description(_Part):
+    """What ``model.json`` holds.
+
+    :param format: number of the format.
+    :param name: how results refer to the model.
+    :param base: the model before any recipe was built on it.
+    :param built: the recipes that were built on it, the first one first.
+    :param state: entries of the model's state that are no tensors; ``_extra_state`` has the label space.
+    :param plain: whether the towers are those of the architecture, and nothing else decides predictions: the folder is
+        then one of open_clip's, and the towers' tensors are in its file.
+    :param absent: entries of the base that the model does not have.
+    :param strides: strides of stored tensors whose elements do not lie in the order of their dimensions.
+    :param trains: names of parameters that train, and of frozen towers.
+    :param modules: names of modules that lie in ``peft`` as files of peft's.
+    :param tokenizer: what its tokenizer is, and a digest of the tokens that it gives.
+    :param transforms: how images are prepared, in words.
+    :param raw_data: whether the state of training holds samples of the user's; None if nobody knows.
+    :param protocol: everything that decides the figures of its experiment; None without one.
+    :param result: tasks, matrix, held-out curves and metrics of its experiment; None without one.
+    :param ledger: what its recipe cost; None without an experiment.
+    :param about: what else its maker wrote down.
+    :param versions: versions of the packages that it was made with.
+    :param files: the files beside this one, by their paths in the folder.
+    """
+
+    format: int
+    name: str
+    base: Base
+    built: list[Built]
+    state: dict[str, JsonValue]
+    plain: bool
+    absent: list[str]
+    strides: dict[str, list[int]]
+    trains: dict[str, list[str]]
+    modules: list[str]
+    tokenizer: dict[str, JsonValue]
+    transforms: dict[str, str]
+    raw_data: bool | None
+    protocol: dict[str, JsonValue] | None
+    result: dict[str, JsonValue] | None
+    ledger: dict[str, JsonValue] | None
+    about: dict[str, JsonValue]
+    versions: dict[str, str]
+    files: dict[str, File]
+
+    @property
+    def label_space(self) -> dict[str, Any] | None:
+        """The label space as :meth:`~avalanche_vlm.benchmarks.label_space.LabelSpace.as_json` has it."""
+        state = self.state.get("_extra_state")
+        space = state.get("label_space") if isinstance(state, dict) else None
+        return space if isinstance(space, dict) else None
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write ``model.json``, with a digest of its own.
+
+    :param folder: the version's folder.
+    :param description: what it says.
+    :raises ValueError: for a number that JSON does not have.
+    """
+    content = description.model_dump()
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def read_description(folder: Path) -> Description:
+    """Read ``model.json``.
+
+    :param folder: the version's folder.
+    :return: what it says.
+    :raises InputError: in one sentence, if it is missing, damaged, changed, or of another format.
+    """
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is not JSON") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise InputError(f"{path} is not the description of a saved model")
+    if content["format"] != FORMAT:
+        raise InputError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
+    told = content.pop("sha256", None)
+    if told != _digest(content):
+        raise InputError(f"{path} is truncated or was changed: its digest is another")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is damaged: {where}: {first['msg']}") from error
+
+
+def digests(folder: Path) -> dict[str, File]:
+    """Size and digest of every file below a folder, by its path in it.
+
+    :param folder: the version's folder, before ``model.json`` is in it.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _file(path) for path in paths}
+
+
+def checked_file(folder: Path, name: str, files: Mapping[str, File]) -> Path:
+    """A file of the folder, when it holds what it must.
+
+    :param folder: the version's folder.
+    :param name: path of the file in it.
+    :param files: what ``model.json`` says of the files.
+    :return: path of the file.
+    :raises InputError: in one sentence, if it is missing, truncated or changed, or no file of the model.
+    """
+    path = folder / name
+    if name not in files:
+        raise InputError(f"{folder / DESCRIPTION} does not know {name}, which the model needs")
+    if not path.is_file():
+        raise InputError(f"{path} is missing, and {DESCRIPTION} says that it belongs to the model")
+    try:
+        found = _file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if found.bytes < files[name].bytes:
+        raise InputError(f"{path} is truncated: it has {found.bytes} bytes of {files[name].bytes}")
+    if found != files[name]:
+        raise InputError(f"{path} was changed since the model was saved: its digest is another")
+    return path
+
+
+def _file(path: Path) -> File:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return File(bytes=path.stat().st_size, sha256=found)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

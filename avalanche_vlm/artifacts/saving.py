@@ -1,0 +1,187 @@
+"""A trained model into a folder, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from avalanche.training.plugins import SupervisedPlugin
+
+from avalanche_vlm._versions import package_versions
+from avalanche_vlm.artifacts.bases import EMBEDDED, made_again, tokenizer_of
+from avalanche_vlm.artifacts.description import FORMAT, Base, Built, Description, MadeBy, digests, write_description
+from avalanche_vlm.artifacts.layout import VERSIONS, next_version, point_to, replacing
+from avalanche_vlm.artifacts.open_clip_folder import is_plain, write_open_clip
+from avalanche_vlm.artifacts.rebuilding import without_paths
+from avalanche_vlm.artifacts.tensors import changed_tensors, strides_of, tensors_of
+from avalanche_vlm.artifacts.training_files import write_training
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.state import keeps_raw_data
+from avalanche_vlm.models import VLM
+from avalanche_vlm.models.fingerprint import weights_of
+from avalanche_vlm.models.modules.lora import LoRALayer
+from avalanche_vlm.models.modules.peft_files import export_peft
+from avalanche_vlm.storage import write_tensors
+
+TENSORS = "model.safetensors"
+PEFT = "peft"
+
+_OF_RESULT = ("tasks", "matrix", "held_out", "alignment", "metrics", "figures")
+
+
+def save_model(
+    folder: str | Path,
+    model: VLM,
+    *,
+    recipe: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    resources: Sequence[str] = (),
+    earlier: Sequence[Built] = (),
+    plugins: Sequence[SupervisedPlugin] | None = None,
+    result: Mapping[str, Any] | None = None,
+    ledger: Mapping[str, Any] | None = None,
+    base: VLM | None = None,
+    embed_base: bool = False,
+    version: str | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a model, so that :func:`~avalanche_vlm.artifacts.load` gives one that predicts the same, bit for bit.
+
+    What is bit for bit what the model's base has is not written: the base is made again when the model is loaded, and
+    has to be what it was. The folder's ``model`` points to the new version when all of it is on the disk.
+
+    :param folder: gets ``versions/v1`` and so on, and ``model``, a link to the newest.
+    :param model: any model, trained or not.
+    :param recipe: name of the recipe that was built on it; None if none was.
+    :param options: the recipe's options by name; those that are not given have the recipe's defaults.
+    :param resources: names of the resources that the recipe was given, such as ``reference``.
+    :param earlier: recipes that were built on the model before this one, the first one first.
+    :param plugins: the recipe's plugins, whose state is saved as well, so that training can go on; None leaves it out.
+    :param result: what an experiment came to, whose protocol and figures are kept.
+    :param ledger: what the recipe cost.
+    :param base: the model as it was before anything was built on it, which a model that was built by the user's own
+        hands should bring: without, all of its tensors are written.
+    :param embed_base: whether the base's weights are written along, so that nothing else is needed to load.
+    :param version: name of the version, which takes the place of one that is there; None for the next one.
+    :param about: what else is to be kept in ``model.json``, in JSON types.
+    :return: the version's folder.
+    :raises InputError: if the model cannot be saved so that it can be loaded, or a file cannot be written; the folder
+        then holds what it held.
+    """
+    folder = Path(folder)
+    built = (
+        [*earlier]
+        if recipe is None
+        else [*earlier, Built(recipe=recipe, options=without_paths(recipe, options or {}), resources=list(resources))]
+    )
+    origin = model.origin
+    if origin is None and embed_base:
+        raise InputError(
+            f"{model.name} was built by hand, so that its architecture and its tokenizer cannot be written down: save "
+            "it without its base, and load it with load(DIR, base=model)"
+        )
+    if origin is not None and base is None:
+        base = made_again(origin)
+    version = version or next_version(folder)
+    home = folder / VERSIONS / version
+    try:
+        with replacing(home) as unfinished:
+            _write(
+                unfinished,
+                model,
+                base,
+                built,
+                plugins,
+                embed_base=embed_base,
+                protocol=None if result is None else result.get("protocol"),
+                result=None if result is None else {name: result[name] for name in _OF_RESULT if name in result},
+                ledger=ledger,
+                about=about or {},
+            )
+    except OSError as error:
+        raise InputError(f"cannot save the model to {home}: {error.strerror or error}") from error
+    point_to(folder, version)
+    return home
+
+
+def _write(
+    folder: Path,
+    model: VLM,
+    base: VLM | None,
+    built: list[Built],
+    plugins: Sequence[SupervisedPlugin] | None,
+    *,
+    embed_base: bool,
+    protocol: Any,
+    result: Any,
+    ledger: Any,
+    about: Mapping[str, Any],
+) -> None:
+    """All files of a version, ``model.json`` last."""
+    origin = model.origin
+    state = model.state_dict()
+    own = changed_tensors(state, {} if base is None else base.state_dict())
+    plain, in_folder = origin is not None and is_plain(model), set[str]()
+    if plain:
+        assert origin is not None
+        in_folder = {f"clip.{name}" for name in write_open_clip(folder, model, origin.config)}
+    write_tensors(folder / TENSORS, {name: tensor for name, tensor in own.items() if name not in in_folder})
+    if embed_base:
+        assert origin is not None and base is not None
+        (folder / EMBEDDED).mkdir()
+        write_open_clip(folder / EMBEDDED, base, origin.config)
+    if plugins is not None:
+        write_training(folder, model, plugins, {} if base is None else base.state_dict())
+    space = model.label_space
+    description = Description(
+        format=FORMAT,
+        name=model.name,
+        base=Base(
+            origin=None if origin is None else MadeBy.of(origin),
+            embedded=embed_base,
+            frozen=_frozen_before(model, base, protocol),
+            weights={} if base is None else weights_of(base),
+        ),
+        built=built,
+        state=cast("Any", {name: entry for name, entry in state.items() if name not in tensors_of(state)}),
+        plain=plain,
+        absent=[] if base is None else sorted(tensors_of(base.state_dict()).keys() - state.keys()),
+        strides=strides_of({**own, **{name: state[name] for name in in_folder}}),
+        trains=model.training_state(),
+        modules=_write_peft(folder, model),
+        tokenizer=tokenizer_of(model, [] if space is None else list(space.class_names)),
+        transforms={"train": model.transforms.train.describe(), "eval": model.transforms.eval.describe()},
+        raw_data=False if plugins is None else keeps_raw_data(plugins),
+        protocol=protocol,
+        result=result,
+        ledger=cast("Any", ledger),
+        about=dict(about),
+        versions=package_versions(),
+        files=digests(folder),
+    )
+    write_description(folder, description)
+
+
+def _frozen_before(model: VLM, base: VLM | None, protocol: Any) -> list[str]:
+    """The towers that were frozen before the recipe was built."""
+    weights = protocol.get("weights") if isinstance(protocol, Mapping) else None
+    if isinstance(weights, Mapping) and isinstance(weights.get("frozen"), list):
+        return list(weights["frozen"])
+    if model.origin is not None:
+        return list(model.origin.frozen)
+    return ["scale"] if base is None else list(base.frozen)
+
+
+def _write_peft(folder: Path, model: VLM) -> list[str]:
+    """The modules that peft has a format for, each in a folder of its own."""
+    pool = None if model.routed is None else model.routed.pool
+    if pool is None or not all(isinstance(site, LoRALayer) for site in pool.sites.values()):
+        return []
+    written = []
+    for name in pool.names:
+        with suppress(InputError):  # of another kind than LoRA and DoRA, which peft does not know
+            export_peft(model, pool, name, folder / PEFT / name)
+            written.append(name)
+    return written
