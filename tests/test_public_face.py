@@ -35,7 +35,7 @@ def test_importing_the_packages_loads_nothing_heavy():
 
 
 def test_the_public_names_are_those_of_the_contract():
-    wanted = {"__version__", "benchmarks", "create_vlm", "recipes", "run_experiment", "survey_metrics"}
+    wanted = {"__version__", "benchmarks", "create_vlm", "load", "recipes", "run_experiment", "survey_metrics"}
     assert set(avalanche_vlm.__all__) == wanted
 
 

@@ -39,12 +39,13 @@ def made_again(origin: Origin) -> VLM:
         return create_vlm(origin.name, origin.pretrained, precision=origin.precision, image_size=origin.image_size)
 
 
-def base_of(folder: Path, description: Description, given: VLM | None = None) -> VLM:
+def base_of(folder: Path, description: Description, given: VLM | None, class_names: list[str]) -> VLM:
     """The base of a saved model.
 
     :param folder: the version's folder.
     :param description: what its ``model.json`` says.
-    :param given: the base itself, of a model that was built by the user's own hands; changed in place.
+    :param given: the base itself, of a model that was built by the user's own hands, changed in place; None for others.
+    :param class_names: names that the model's tokenizer must read as it did.
     :return: a model whose content is that of the base which was saved.
     :raises InputError: in one sentence, if it cannot be had, is another one than it was, or is given where it need not
         be.
@@ -59,7 +60,7 @@ def base_of(folder: Path, description: Description, given: VLM | None = None) ->
     else:
         model = _referred_to(folder, base.origin.origin())
     _check_same(folder, base, model)
-    if description.tokenizer != tokenizer_of(model, _class_names(description.label_space)):
+    if description.tokenizer != tokenizer_of(model, class_names):
         raise InputError(
             f"the tokenizer of {model.name} gives other tokens than when {folder} was saved: prompts would be read "
             "otherwise"
@@ -125,7 +126,3 @@ def _check_same(folder: Path, base: Base, model: VLM) -> None:
             why = "are drawn otherwise by this version of torch" if drawn else "are others than when it was saved"
             what = "layers" if name == "layers" else "weights"
             raise InputError(f"the {what} of {model.name}, the base of {folder}, {why} ({name} differs)")
-
-
-def _class_names(space: Mapping[str, Any] | None) -> list[str]:
-    return [] if space is None else list(space["class_names"])

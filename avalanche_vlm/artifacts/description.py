@@ -187,7 +187,7 @@ def digests(folder: Path) -> dict[str, File]:
 
     :param folder: the version's folder, before ``model.json`` is in it.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {path.relative_to(folder).as_posix(): _file(path) for path in paths}
 
 

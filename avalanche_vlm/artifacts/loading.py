@@ -62,7 +62,10 @@ class SavedModel:
     def label_space(self) -> LabelSpace | None:
         """The classes that it tells apart; None for a model of image-text pairs."""
         space = self.description.label_space
-        return None if space is None else LabelSpace.from_json(space)
+        try:
+            return None if space is None else LabelSpace.from_json(space)
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            raise InputError(f"{self.folder / DESCRIPTION} has a damaged label space: {error}") from error
 
     def base(self, given: VLM | None = None) -> VLM:
         """The model as it was before any recipe was built on it.
@@ -70,7 +73,8 @@ class SavedModel:
         :param given: the base itself, for a model that was built by the user's own hands.
         :raises InputError: in one sentence, if it cannot be had or is another one than it was.
         """
-        return base_of(self.folder, self.description, given)
+        space = self.label_space
+        return base_of(self.folder, self.description, given, [] if space is None else list(space.class_names))
 
     def state(self, base: VLM) -> StateDict:
         """The entries of the model's state.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +18,8 @@ from avalanche_vlm.artifacts.open_clip_folder import is_plain, write_open_clip
 from avalanche_vlm.artifacts.rebuilding import without_paths
 from avalanche_vlm.artifacts.tensors import changed_tensors, strides_of, tensors_of
 from avalanche_vlm.artifacts.training_files import write_training
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.state import keeps_raw_data
+from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.memory.state import keeps_raw_data, undeclared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.fingerprint import weights_of
 from avalanche_vlm.models.modules.lora import LoRALayer
@@ -76,6 +77,13 @@ def save_model(
         if recipe is None
         else [*earlier, Built(recipe=recipe, options=without_paths(recipe, options or {}), resources=list(resources))]
     )
+    if plugins is not None and (unknown := undeclared(plugins)):
+        warnings.warn(
+            f"the model is saved without the state of its training, for nobody knows what {unknown[0]} keeps: it "
+            "predicts, and cannot go on learning",
+            DataWarning,
+            stacklevel=2,
+        )
     origin = model.origin
     if origin is None and embed_base:
         raise InputError(
@@ -132,7 +140,7 @@ def _write(
         assert origin is not None and base is not None
         (folder / EMBEDDED).mkdir()
         write_open_clip(folder / EMBEDDED, base, origin.config)
-    if plugins is not None:
+    if plugins is not None and not undeclared(plugins):
         write_training(folder, model, plugins, {} if base is None else base.state_dict())
     space = model.label_space
     description = Description(

@@ -17,7 +17,8 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     :param a: any tensor.
     :param b: any tensor, on any device.
 
-    >>> same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")])), same_bits(torch.tensor(0.0), -torch.tensor(0.0))
+    >>> zero, missing = torch.zeros(1), torch.full((1,), float("nan"))
+    >>> same_bits(missing, missing.clone()), same_bits(zero, -zero)
     (True, False)
     """
     if a is b:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm._content import digest
 from avalanche_vlm.artifacts.tensors import tensors_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.packing import StateDict
 from avalanche_vlm.memory.settings import tensor_content
-from avalanche_vlm._content import digest
 from avalanche_vlm.models import VLM
 from avalanche_vlm.storage import load_state, save_state
 from avalanche_vlm.training.state import training_state
@@ -45,6 +45,8 @@ def write_training(folder: Path, model: VLM, plugins: Sequence[SupervisedPlugin]
             same[name] = found
     kept = {name: entry for name, entry in whole.items() if name not in same}
     save_state(folder, kept, name=TRAINING, kind=_KIND, about={"same": same})
+    for lock in folder.glob(".*"):  # nobody else writes here
+        lock.unlink()
 
 
 def read_training(folder: Path, model: Mapping[str, Any], base: Mapping[str, Any]) -> StateDict:

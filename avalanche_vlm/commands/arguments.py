@@ -47,6 +47,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     shipped = ", ".join(line.name for line in catalogue())
     run.add_argument("--recipe", default="fine-tune", help=f"{shipped} (default: fine-tune)")
     run.add_argument("--seed", type=words.seed_number, default=0, help=_SEED)
+    run.add_argument("--no-save", action="store_true", help="do not save the trained model in DIR/model")
     compare = commands.add_parser(
         "compare",
         help="train several recipes on the same stream, side by side",
@@ -56,6 +57,9 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     compare.add_argument(
         "--seeds", type=words.seed_numbers, default=[0], help=f"{_SEED}; several are separated by commas (default: 0)"
     )
+    compare.add_argument("--save-models", action="store_true", help="save the trained models, each in its run's folder")
+    for command in (run, compare):
+        command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
     diagnose = commands.add_parser(
         "diagnose",
         help="repeat a run with probes: what was lost, where, and why",

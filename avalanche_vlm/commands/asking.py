@@ -21,6 +21,7 @@ from avalanche_vlm.commands.requests import (
     ReportRequest,
     Request,
     RunRequest,
+    Saving,
     StreamRequest,
     TrainChanges,
 )
@@ -28,13 +29,19 @@ from avalanche_vlm.errors import InputError
 
 
 def _run(options: argparse.Namespace) -> RunRequest:
-    return RunRequest(**_training(options), recipe=options.recipe, seed=options.seed)
+    saving = Saving(model=not options.no_save, base=options.embed_base)
+    if options.no_save and options.embed_base:
+        raise InputError("--embed-base says how the model is saved, and --no-save that it is not: give one of them")
+    return RunRequest(**_training(options), recipe=options.recipe, seed=options.seed, saving=saving)
 
 
 def _compare(options: argparse.Namespace) -> CompareRequest:
     chosen = options.recipes is not None
     recipes = _once(options.recipes if chosen else COMPARED)
-    return CompareRequest(**_training(options), recipes=recipes, chosen=chosen, seeds=options.seeds)
+    saving = Saving(model=options.save_models, base=options.embed_base)
+    if options.embed_base and not options.save_models:
+        raise InputError("--embed-base says how models are saved: compare saves them with --save-models")
+    return CompareRequest(**_training(options), recipes=recipes, chosen=chosen, seeds=options.seeds, saving=saving)
 
 
 def _advise(options: argparse.Namespace) -> AdviseRequest:

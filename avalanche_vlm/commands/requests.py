@@ -166,15 +166,28 @@ class TrainingRequest(Request):
         raise NotImplementedError
 
 
+class Saving(Part):
+    """What is saved of a trained model.
+
+    :param model: whether it is saved at all.
+    :param base: whether the weights of its base are written along.
+    """
+
+    model: bool = True
+    base: bool = False
+
+
 class RunRequest(TrainingRequest):
     """``run``: one experiment.
 
     :param recipe: name of the recipe.
     :param seed: seed of the training, and of the data unless the stream has one of its own.
+    :param saving: what is saved of the trained model.
     """
 
     recipe: str = "fine-tune"
     seed: TorchSeed = 0
+    saving: Saving = Saving()
 
     def recipe_names(self) -> tuple[str, ...]:
         """The one recipe."""
@@ -187,11 +200,13 @@ class CompareRequest(TrainingRequest):
     :param recipes: names of the recipes, each once.
     :param chosen: whether the user named the recipes; without, those that lack a resource are left out.
     :param seeds: seeds of the training, each once, and of the data unless the stream has one of its own.
+    :param saving: what is saved of the trained models.
     """
 
     recipes: tuple[str, ...]
     chosen: bool = True
     seeds: tuple[TorchSeed, ...] = (0,)
+    saving: Saving = Saving(model=False)
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""

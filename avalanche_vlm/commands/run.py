@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
-from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
+from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest, Saving
 from avalanche_vlm.errors import DataWarning, InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(request: RunRequest) -> int:
     from avalanche_vlm.report import lettering, plots, table
 
     with watched(request.quiet) as progress:
-        job = _job(prepare.experiment(request, request.recipe, request.seed), request.out)
+        job = _job(prepare.experiment(request, request.recipe, request.seed), request.out, request.saving)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
         _confirm([job])
@@ -55,7 +55,7 @@ def compare(request: CompareRequest) -> int:
 
     out = request.out
     experiments, left_out = prepare.experiments(request)
-    jobs = [_job(asked, out / asked.recipe / f"seed-{asked.seed}") for asked in experiments]
+    jobs = [_job(asked, out / asked.recipe / f"seed-{asked.seed}", request.saving) for asked in experiments]
     entries: list[dict[str, Any]] = []
     failures: dict[str, list[str]] = {}
     with watched(request.quiet) as progress:
@@ -89,16 +89,18 @@ class _Job:
 
     :param asked: what is run.
     :param folder: the folder of its result.
+    :param saving: what is saved of its model.
     :param kept: result and timing, if it was finished before.
     """
 
     asked: Experiment
     folder: Path
+    saving: Saving
     kept: tuple[dict[str, Any], dict[str, float]] | None
 
 
-def _job(asked: Experiment, folder: Path) -> _Job:
-    return _Job(asked, folder, store.finished(folder, asked))
+def _job(asked: Experiment, folder: Path, saving: Saving) -> _Job:
+    return _Job(asked, folder, saving, store.finished(folder, asked))
 
 
 def _confirm(jobs: list[_Job]) -> None:
@@ -131,6 +133,8 @@ def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
     asked, folder = job.asked, job.folder
     if job.kept is not None:
         progress.say(f"{asked}: finished before, kept")
+        if job.saving.model and not (folder / "model").exists():
+            progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
         return {"result": job.kept[0], "timing": job.kept[1]}
     if (folder / "result.json").exists():
         progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
@@ -159,6 +163,8 @@ def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
             progress=advance,
             on_row=on_row,
         )
+    if job.saving.model:
+        outcome.save(folder, embed_base=job.saving.base, version="v1")
     timing = {**outcome.timing, "total_seconds": round(time.perf_counter() - started, 2)}
     store.write_json(folder / "timing.json", timing)
     store.write_json(folder / "ledger.json", outcome.ledger)

@@ -85,7 +85,8 @@ def run_experiment(
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
     model.competing.in_training = settings.train_classes or "current"
-    plugins = [*recipes.build(recipe, model=model, **taken, **options), *plugins]
+    own = recipes.build(recipe, model=model, **taken, **options)
+    plugins = [*own, *plugins]
     refuse_undeclared(recipe, model, plugins, settings)
     refuse_untrainable(recipe, benchmark, plugins, settings)
     if task_id:
@@ -131,7 +132,7 @@ def run_experiment(
     }
     timing = account.timing()
     entry = ledger.entry(protocol["resources"], plugins, timing["train_seconds"])
-    return Outcome(with_figures(result, metrics), timing, strategy, entry)
+    return Outcome(with_figures(result, metrics), timing, strategy, entry, tuple(own))
 
 
 def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:

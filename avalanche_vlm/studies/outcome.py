@@ -7,6 +7,7 @@ import reprlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -15,6 +16,7 @@ from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm._versions import package_versions
+from avalanche_vlm.artifacts import save_model
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.evaluation.base import VLMMetric
@@ -28,6 +30,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.account import Timing
 from avalanche_vlm.studies.conditions import conditions_of, resources_in_use
 from avalanche_vlm.training import VLMNaive, recipes
+from avalanche_vlm.training.protocol import model_of
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -74,12 +77,46 @@ class Outcome:
     :param strategy: the strategy as it ended, model and plugins included.
     :param ledger: what the recipe cost (:class:`~avalanche_vlm.evaluation.ledger.Ledger`), times and memory included,
         which differ from run to run.
+    :param plugins: the recipe's own plugins, without those that trained along.
     """
 
     result: Result
     timing: Timing
     strategy: VLMNaive
     ledger: dict[str, Any]
+    plugins: tuple[SupervisedPlugin, ...] = ()
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        embed_base: bool = False,
+        version: str | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Save the trained model with its protocol, figures and costs, and the state that training goes on from.
+
+        :param folder: gets ``versions`` and ``model``, as :func:`~avalanche_vlm.artifacts.save_model` says it.
+        :param embed_base: whether the base's weights are written along, so that nothing else is needed to load.
+        :param version: name of the version, which takes the place of one that is there; None for the next one.
+        :param about: what else is to be kept, in JSON types.
+        :return: the version's folder.
+        :raises InputError: if the model cannot be saved so that it can be loaded, or a file cannot be written.
+        """
+        protocol = self.result["protocol"]
+        return save_model(
+            folder,
+            model_of(self.strategy),
+            recipe=protocol["recipe"],
+            options=protocol["recipe_options"],
+            resources=tuple(protocol["resources"]),
+            plugins=self.plugins,
+            result=self.result,
+            ledger=self.ledger,
+            embed_base=embed_base,
+            version=version,
+            about=about,
+        )
 
 
 def protocol_of(
