@@ -94,7 +94,7 @@ def test_a_checkpoint_that_is_gone_or_another_one_is_told_and_an_embedded_base_n
     loaded = load(tmp_path / "referred")
     assert same(loaded, model) and loaded.frozen == ("image", "scale")
     save_file(small_clip(seed=2).state_dict(), path)
-    with pytest.raises(InputError, match="the weights of small/own.safetensors, the base of .* are others than when"):
+    with pytest.raises(InputError, match=r"the weights of small/own.safetensors, the base of .* are others than when"):
         load(tmp_path / "referred")
     path.unlink()
     with pytest.raises(InputError, match=r"saved without its base, small \(.*own.safetensors\), which cannot be had"):
@@ -143,7 +143,7 @@ def test_a_model_built_by_hand_is_loaded_into_one_built_likewise(tmp_path):
         assert same(load(tmp_path / name, base=mini()), model)
         with pytest.raises(InputError, match="a model that was built by hand, mini: make its base"):
             load(tmp_path / name)
-    with pytest.raises(InputError, match="the weights of mini, the base of .* are others than when it was saved"):
+    with pytest.raises(InputError, match=r"the weights of mini, the base of .* are others than when it was saved"):
         load(tmp_path / "differing", base=moved(mini(), seed=3))
     with pytest.raises(InputError, match="does not fit its model"):
         load(tmp_path / "all", base=create_vlm("tiny"))

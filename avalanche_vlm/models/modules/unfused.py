@@ -14,7 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class UnfusedAttention(nn.Module):
-    """Self-attention in the place of ``nn.MultiheadAttention`` with ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``.
+    """Self-attention as ``nn.MultiheadAttention`` computes it, in four layers: ``q_proj`` and its like, ``out_proj``.
 
     :param attention: the attention whose weights are copied; its queries, keys and values have one width.
     :raises InputError: if its projections are not one, or keys have a bias of their own.
