@@ -80,7 +80,7 @@ class Base(_Part):
 class File(_Part):
     """What a file beside ``model.json`` must hold.
 
-    :param bytes: its size.
+    :param bytes: number of its bytes.
     :param sha256: digest of all of it, in hexadecimal digits.
     """
 

@@ -14,13 +14,13 @@ from avalanche_vlm.models.folders import CONFIG
 from avalanche_vlm.models.modules.site import sites_of
 from avalanche_vlm.storage import write_tensors
 
-__all__ = ["CONFIG", "WEIGHTS", "is_plain", "write_open_clip"]
+__all__ = ["CONFIG", "WEIGHTS", "towers_decide", "write_open_clip"]
 
 WEIGHTS = "open_clip_model.safetensors"
 """File of the towers' tensors; open_clip takes it before any other in the folder."""
 
 
-def is_plain(model: VLM) -> bool:
+def towers_decide(model: VLM) -> bool:
     """Whether the towers alone decide what a model predicts, each as its architecture has it.
 
     Places of modules that have none, because they were merged or none was ever made, compute what the layer alone

@@ -33,7 +33,8 @@ def build_again(model: VLM, built: Sequence[Built], where: object) -> None:
         torch.default_generator.manual_seed(0)
         for step in built:
             refuse_paths(step, where)
-            recipes.build(step.recipe, model=model, **stand_ins(model, step.resources, where), **step.options)
+            given: dict[str, Any] = {**stand_ins(model, step.resources, where), **step.options}
+            recipes.build(step.recipe, model=model, **given)
 
 
 def refuse_paths(step: Built, where: object) -> None:

@@ -14,7 +14,7 @@ from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts.bases import EMBEDDED, made_again, tokenizer_of
 from avalanche_vlm.artifacts.description import FORMAT, Base, Built, Description, MadeBy, digests, write_description
 from avalanche_vlm.artifacts.layout import VERSIONS, next_version, point_to, replacing
-from avalanche_vlm.artifacts.open_clip_folder import is_plain, write_open_clip
+from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from avalanche_vlm.artifacts.rebuilding import without_paths
 from avalanche_vlm.artifacts.tensors import changed_tensors, strides_of, tensors_of
 from avalanche_vlm.artifacts.training_files import write_training
@@ -131,7 +131,7 @@ def _write(
     origin = model.origin
     state = model.state_dict()
     own = changed_tensors(state, {} if base is None else base.state_dict())
-    plain, in_folder = origin is not None and is_plain(model), set[str]()
+    plain, in_folder = origin is not None and towers_decide(model), set[str]()
     if plain:
         assert origin is not None
         in_folder = {f"clip.{name}" for name in write_open_clip(folder, model, origin.config)}

@@ -14,7 +14,7 @@ from avalanche_vlm.storage.layout import CODES, checked, empty, layout_of
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors are the same to the last bit, type and shape included: NaN is NaN here, and 0 is not -0.
 
-    :param a: any tensor.
+    :param a: any tensor, on any device.
     :param b: any tensor, on any device.
 
     >>> zero, missing = torch.zeros(1), torch.full((1,), float("nan"))

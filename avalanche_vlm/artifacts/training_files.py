@@ -30,7 +30,7 @@ def write_training(folder: Path, model: VLM, plugins: Sequence[SupervisedPlugin]
     """Write the state of plugins and random generators. A tensor that model or base has already is referred to.
 
     :param folder: the version's folder.
-    :param model: the model.
+    :param model: the model that is saved.
     :param plugins: the recipe's plugins.
     :param base: entries of the base's state.
     :raises InputError: if a plugin does not declare its state, or nothing can be written.

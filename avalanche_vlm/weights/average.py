@@ -70,7 +70,7 @@ def interpolate(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tenso
 
 
 @torch.no_grad()
-def load(target: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+def copy_into(target: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     """Copy ``state`` into the tensors of ``target`` that it names, in place."""
     for name, tensor in state.items():
         target[name].copy_(tensor)

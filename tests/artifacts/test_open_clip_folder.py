@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from trained import short_stream, train
 
 from avalanche_vlm.artifacts import load, open_saved, save_model
-from avalanche_vlm.artifacts.open_clip_folder import is_plain
+from avalanche_vlm.artifacts.open_clip_folder import towers_decide
 from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.models.modules.lora import inject_lora
 
@@ -91,16 +91,16 @@ def test_tensors_are_in_one_file(tmp_path):
 
 def test_what_decides_beside_the_towers_is_seen():
     model = create_vlm("tiny", "random")
-    assert is_plain(model)
+    assert towers_decide(model)
     layers = inject_lora(model.tower("image"), rank=2)
-    assert is_plain(model)  # places without modules compute what the layers compute
+    assert towers_decide(model)  # places without modules compute what the layers compute
     for layer in layers.values():
         layer.add("a")
-    assert not is_plain(model)
+    assert not towers_decide(model)
     for slot in ("routed", "image_path", "class_head"):
         other = create_vlm("tiny", "random")
         setattr(other, slot, torch.nn.Identity())
-        assert not is_plain(other)
+        assert not towers_decide(other)
 
 
 def test_a_model_that_is_not_plain_is_no_folder_of_open_clips(tmp_path):

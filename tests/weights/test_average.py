@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.weights.average import interpolate, load, snapshot, update_running_mean
+from avalanche_vlm.weights.average import copy_into, interpolate, snapshot, update_running_mean
 
 
 def state(seed: int) -> dict[str, torch.Tensor]:
@@ -32,7 +32,7 @@ def test_snapshots_are_copies_and_load_writes_in_place():
     with torch.no_grad():
         parameter += 1
     assert kept["p"].tolist() == [0, 0] and not kept["p"].requires_grad
-    load({"p": parameter, "other": torch.ones(1)}, kept)
+    copy_into({"p": parameter, "other": torch.ones(1)}, kept)
     assert parameter.tolist() == [0, 0] and parameter.requires_grad
 
 

@@ -11,7 +11,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks, group_by_block, tower_of
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.site import Site
-from avalanche_vlm.weights.average import interpolate, load, snapshot
+from avalanche_vlm.weights.average import copy_into, interpolate, snapshot
 
 _AROUND = {"image_path": "image.path", "text_path": "text.path", "class_head": "head", "routed": "router"}
 """Slots of a model, and the blocks that what is in them makes up."""
@@ -134,10 +134,10 @@ class Interventions:
     def _loaded(self, weights: Mapping[str, torch.Tensor]) -> Iterator[VLM]:
         kept = snapshot({name: self._state[name] for name in weights})
         try:
-            load(self._state, weights)
+            copy_into(self._state, weights)
             yield self.model
         finally:
-            load(self._state, kept)
+            copy_into(self._state, kept)
 
     @contextmanager
     def _switched_off(self, chosen: Iterable[str]) -> Iterator[None]:

@@ -9,7 +9,7 @@ from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
-from avalanche_vlm.weights.average import State, load, snapshot, snapshot_due, update_running_mean
+from avalanche_vlm.weights.average import State, copy_into, snapshot, snapshot_due, update_running_mean
 
 
 class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
@@ -76,5 +76,5 @@ class RunningMeanPlugin(VLMPlugin, supports_distributed=True):
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._iterations > self.interval and self._count > 1:
-            load(model_of(strategy).trainable_parameters(), self._mean)
+            copy_into(model_of(strategy).trainable_parameters(), self._mean)
         self._mean = {}

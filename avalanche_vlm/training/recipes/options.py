@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.training.recipes.ranges import Place
+from avalanche_vlm.training.recipes.ranges import OnThisMachine
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """A number is no text and no truth value, and a rate is finite."""
@@ -59,7 +59,7 @@ class Option:
     @property
     def is_path(self) -> bool:
         """Whether it names a file or folder: its type is a path's, or it is declared as a
-        :data:`~avalanche_vlm.training.recipes.ranges.Folder`."""
+        :data:`~avalanche_vlm.training.recipes.ranges.Workplace`."""
         return _names_place(self.annotation)
 
     def check(self, value: Any) -> Any:
@@ -234,7 +234,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _names_place(annotation: Any) -> bool:
-    if isinstance(annotation, Place) or (isinstance(annotation, type) and issubclass(annotation, PurePath)):
+    if isinstance(annotation, OnThisMachine) or (isinstance(annotation, type) and issubclass(annotation, PurePath)):
         return True
     return any(map(_names_place, get_args(annotation)))
 

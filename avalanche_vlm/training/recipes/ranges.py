@@ -40,11 +40,11 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 @dataclass(frozen=True)
-class Place:
+class OnThisMachine:
     """Marks an option whose text names a place on the machine that trains: no saved model has a word on it."""
 
 
-Folder = Annotated[str, Place()]
+Workplace = Annotated[str, OnThisMachine()]
 """A folder of the machine that trains, empty for none."""
 
 Towers = Literal["both", "image", "text"]

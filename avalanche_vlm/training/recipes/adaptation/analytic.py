@@ -16,7 +16,7 @@ from avalanche_vlm.models.heads.analytic.base import Precision
 from avalanche_vlm.training.plugins.analytic import AnalyticHeadPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins
 from avalanche_vlm.training.recipes.facts import CLOSED_FORM
-from avalanche_vlm.training.recipes.ranges import Count, Folder, Positive, Seed, Share
+from avalanche_vlm.training.recipes.ranges import Count, Positive, Seed, Share, Workplace
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -35,7 +35,7 @@ def rail_primal(
     ridge: Positive = 0.1,
     weight: Share = 0.8,
     precision: Precision = "float64",
-    cache: Folder = "",
+    cache: Workplace = "",
     seed: Seed = 0,
 ) -> Plugins:
     """RAIL's primal form: recursive least squares on random features of the frozen image tower, mixed with the
@@ -71,7 +71,7 @@ def rail_dual(
     ridge: Positive = 0.001,
     weight: Share = 0.8,
     precision: Precision = "float64",
-    cache: Folder = "",
+    cache: Workplace = "",
 ) -> Plugins:
     """RAIL's dual form: ridge regression with a Gaussian kernel on the features of all samples seen, behind the same
     gate as ``rail-primal`` (Xu et al., arXiv 2406.18868).
@@ -101,7 +101,7 @@ def ranpac(
     *,
     hidden: Count = 1024,
     precision: Precision = "float64",
-    cache: Folder = "",
+    cache: Workplace = "",
     seed: Seed = 0,
 ) -> Plugins:
     """RanPAC's head: class prototypes of random features, decorrelated by their Gram matrix (McDonnell et al., arXiv
@@ -127,7 +127,7 @@ def ranpac(
     paper=["2303.07338"],
     training=[CLOSED_FORM],
 )
-def simplecil(model: VLM, *, cache: Folder = "") -> Plugins:
+def simplecil(model: VLM, *, cache: Workplace = "") -> Plugins:
     """SimpleCIL: the mean image feature of every class as its weight vector (Zhou et al., arXiv 2303.07338).
 
     Differs from the paper: a sample whose zero-shot answer is a class not seen keeps that answer, where the paper's

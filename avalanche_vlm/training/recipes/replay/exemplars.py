@@ -25,7 +25,7 @@ from avalanche_vlm.training.plugins import (
 )
 from avalanche_vlm.training.recipes.declaration import AdamW, Paper, Plugins, Published, Unpublished
 from avalanche_vlm.training.recipes.facts import LIKE_FINE_TUNING, WHOLE_TOWERS
-from avalanche_vlm.training.recipes.ranges import Count, Folder, Natural, NonNegative, Positive, Seed
+from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed, Workplace
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import PreviousTeacher
@@ -51,7 +51,7 @@ def replay(
     mixture: Mixture = "uniform",
     codec: Codec = "uint8",
     quality: Annotated[int, Field(ge=1, le=100)] = 90,
-    folder: Folder = "",
+    folder: Workplace = "",
     pretraining: Natural = 0,
     augment: bool = True,
     seed: Seed = 0,
@@ -174,7 +174,7 @@ def tic_cumulative(
     *,
     variant: Literal["all", "equal", "exponential"] = "all",
     max_bytes: Count = 1 << 30,
-    folder: Folder = "",
+    folder: Workplace = "",
     augment: bool = True,
     seed: Seed = 0,
 ) -> Plugins:
