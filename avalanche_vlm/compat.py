@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torchmetrics import Metric
 
@@ -140,6 +140,46 @@ def criterion_of(strategy: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.
     :param strategy: any of Avalanche's, or one of ours.
     """
     return strategy._criterion
+
+
+STRATEGY_ATTRIBUTES = frozenset(
+    (
+        *("model", "device", "plugins", "experience", "is_training", "current_eval_stream", "_distributed_check"),
+        *("_eval_streams", "optimizer", "_criterion", "train_epochs", "train_mb_size", "eval_mb_size", "retain_graph"),
+        *("evaluator", "eval_every", "clock", "adapted_dataset", "dataloader", "mbatch", "mb_output", "loss"),
+        *("_stop_training", "optimized_param_id"),
+    )
+)
+"""What every supervised strategy of Avalanche's has. One that has more keeps more, which a checkpoint has to know."""
+
+
+def stops_training(strategy: Any) -> bool:
+    """Whether someone has called ``strategy.stop_training()`` and the strategy has not stopped yet.
+
+    Avalanche has a public way to ask for it, and none to see it or to take it back.
+
+    :param strategy: any of Avalanche's.
+    """
+    return bool(strategy._stop_training)
+
+
+def set_stops_training(strategy: Any, stops: bool) -> None:
+    """Have a strategy stop at its next minibatch or epoch, or go on.
+
+    :param strategy: any of Avalanche's.
+    :param stops: whether it stops.
+    """
+    strategy._stop_training = stops
+
+
+def loader_of_epoch(loader: Any) -> DataLoader:
+    """The torch loader that one of Avalanche's loaders makes for every epoch and walks through.
+
+    Avalanche gives no way to start an epoch at another batch than the first; torch's loader has its samplers in public.
+
+    :param loader: a ``MultiDatasetDataLoader``.
+    """
+    return loader._get_loader()
 
 
 class UnpacksContainers:

@@ -1,5 +1,5 @@
-"""The one exception that means "the input is at fault": its message is a plain sentence that names the culprit; and the
-kinds of warnings of ours."""
+"""The one exception that means "the input is at fault": its message is a plain sentence that names the culprit; what
+ends a training that was told to end; and the kinds of warnings of ours."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def naming(what: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
+
+
+class Interrupted(BaseException):
+    """A training was told to end, and has: what it goes on from is on the disk. No handler of errors catches it.
+
+    :param message: one plain sentence on why, and from where the same command or script goes on.
+    :param signal: number of the signal that told it; None if none did.
+    """
+
+    def __init__(self, message: str, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """What a process ends with: 128 and the signal's number, 143 for SIGTERM; 1 without a signal."""
+        return 1 if self.signal is None else 128 + self.signal

@@ -20,7 +20,12 @@ from avalanche_vlm.models import VLM
 
 
 def training_state(
-    model: VLM, plugins: Sequence[Any], *, optimizer: Optimizer | None = None, strict: bool = True
+    model: VLM,
+    plugins: Sequence[Any],
+    *,
+    optimizer: Optimizer | None = None,
+    moments: bool = True,
+    strict: bool = True,
 ) -> StateDict:
     """What a training is between two experiences: model, plugins, random generators.
 
@@ -31,6 +36,7 @@ def training_state(
     :param plugins: the plugins of its strategy, in their order; loggers and evaluators have no part in training.
     :param optimizer: the strategy's optimizer, where its moments go on from one experience to the next, as in
         Avalanche's own strategies; :class:`~avalanche_vlm.training.VLMNaive` starts them afresh and needs none.
+    :param moments: whether what the optimizer has gathered of gradients is part of it, besides its settings.
     :param strict: refuse plugins that do not declare their state; otherwise they are left out.
     :return: names to tensors (detached, on their device, not copied) and JSON values. Save it before training goes on.
     :raises InputError: if a plugin does not declare its state.
@@ -42,8 +48,8 @@ def training_state(
     for i, plugin in enumerate(kept):
         state |= {f"plugins.{i}.{name}": entry for name, entry in plugin.state_dict().items()}
     if optimizer is not None:
-        state |= {f"optimizer.{name}": entry for name, entry in _optimizer_state(model, optimizer).items()}
-    state |= pack("random", _random_states())
+        state |= {f"optimizer.{name}": entry for name, entry in _optimizer_state(model, optimizer, moments).items()}
+    state |= pack("random", random_states())
     tensors = {name: entry for name, entry in state.items() if isinstance(entry, torch.Tensor)}
     state["accelerator"] = [name for name, tensor in tensors.items() if tensor.device.type != "cpu"]
     return state
@@ -90,9 +96,31 @@ def load_training_state(
     if optimizer is not None:
         _load_optimizer_state(model, optimizer, part_of(state, "optimizer"))
     try:
-        _restore_random_states(unpack("random", None, state, "random generators"))
+        restore_random_states(unpack("random", None, state, "random generators"))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the state of a training has a damaged 'random': {error}") from error
+
+
+def random_states() -> dict[str, Any]:
+    """Where the global generators of Python, numpy, torch and every CUDA device are, as values that can be packed."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Put the global generators where they were.
+
+    :param states: what :func:`random_states` gave. Those of CUDA devices count where there are as many as there were.
+    """
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"].cpu())
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([entry.cpu() for entry in states["cuda"]])
 
 
 def _stateful(plugins: Sequence[Any], strict: bool) -> list[Stateful]:
@@ -106,7 +134,7 @@ def _stateful(plugins: Sequence[Any], strict: bool) -> list[Stateful]:
     return kept
 
 
-def _optimizer_state(model: nn.Module, optimizer: Optimizer) -> StateDict:
+def _optimizer_state(model: nn.Module, optimizer: Optimizer, with_moments: bool) -> StateDict:
     """By the names of the model's parameters, for their numbers depend on how the optimizer came to be."""
     names = {id(p): name for name, p in model.named_parameters()}
     groups: list[Any] = []
@@ -114,7 +142,8 @@ def _optimizer_state(model: nn.Module, optimizer: Optimizer) -> StateDict:
         options = {key: value for key, value in group.items() if key != "params"}
         # What has left the model gets no gradient any more.
         groups.append({"params": [names[id(p)] for p in group["params"] if id(p) in names], **options})
-    moments = {names[id(p)]: dict(of) for p, of in optimizer.state.items() if id(p) in names}
+    gathered = optimizer.state.items() if with_moments else ()
+    moments = {names[id(p)]: dict(of) for p, of in gathered if id(p) in names}
     return pack("groups", groups) | pack("moments", moments)
 
 
@@ -140,20 +169,3 @@ def _names(groups: list[Any], moments: Mapping[str, Any]) -> Iterator[str]:
     for group in groups:
         yield from group["params"]
     yield from moments
-
-
-def _random_states() -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _restore_random_states(states: Mapping[str, Any]) -> None:
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([entry.cpu() for entry in states["cuda"]])

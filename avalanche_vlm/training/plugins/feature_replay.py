@@ -17,7 +17,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import IN_MODEL, KEPT, TRANSIENT, WORKING
+from avalanche_vlm.memory.state import IN_MODEL, KEPT, WORKING
 from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
@@ -71,7 +71,7 @@ class FeatureReplayPlugin(VLMPlugin):
         head.
     """
 
-    states: ClassVar = {"memory": KEPT, "path": IN_MODEL, "_before": WORKING, "_walk": TRANSIENT}
+    states: ClassVar = {"memory": KEPT, "path": IN_MODEL, "_before": WORKING, "_walk": WORKING}
     # Pseudo-features come in a batch of their own: without the classes of today they would hold nothing against it.
     train_classes: TrainClasses | None = "seen"
 

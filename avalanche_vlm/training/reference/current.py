@@ -19,7 +19,7 @@ from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.data import images_of
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Lifetime, Numbers
-from avalanche_vlm.training.reference.texts import kind_or_tokens, numbered
+from avalanche_vlm.training.reference.texts import kind_or_tokens, numbered, packed_texts, unpacked_texts
 
 _OF_CLASSES = ("batch", "task", "seen")
 
@@ -43,7 +43,14 @@ class CurrentBatch(Stateful):
         latent replay, whose samples have no images.
     """
 
-    states: ClassVar = {"texts": GIVEN, "_passes": KEPT, "_seen": KEPT, "_of_task": WORKING, "_numbers": TRANSIENT}
+    states: ClassVar = {
+        "texts": GIVEN,
+        "_passes": KEPT,
+        "_seen": KEPT,
+        "_of_task": WORKING,
+        "_numbers": TRANSIENT,  # what _numbered reads and writes
+        "_numbered": WORKING,
+    }
     lifetime: Lifetime = "batch"
 
     def __init__(
@@ -59,6 +66,15 @@ class CurrentBatch(Stateful):
         self._seen = torch.zeros(0, dtype=torch.long)
         self._of_task = torch.zeros(0, dtype=torch.long)
         self._numbers: dict[bytes, int] = {}
+
+    @property
+    def _numbered(self) -> torch.Tensor:
+        """The tokens of the texts that have a number, as bytes ``[n, b]`` in the order of the numbers."""
+        return packed_texts(self._numbers)
+
+    @_numbered.setter
+    def _numbered(self, texts: torch.Tensor) -> None:
+        self._numbers = unpacked_texts(texts)
 
     def start(self, strategy: Strategy) -> None:
         if getattr(strategy.experience, "label_space", model_of(strategy).label_space) is not None:

@@ -14,7 +14,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
-from avalanche_vlm.memory.state import GIVEN, KEPT, TRANSIENT, Stateful
+from avalanche_vlm.memory.state import GIVEN, KEPT, TRANSIENT, WORKING, Stateful
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.data import experience_batches, images_of, loading_processes
@@ -46,6 +46,7 @@ class CurrentTask(Stateful):
     states: ClassVar = {
         "texts": GIVEN,
         "_passes": KEPT,
+        "_taken": WORKING,
         # Made anew as a task starts, and gone when it is over.
         "_strategy": TRANSIENT,
         "_classes": TRANSIENT,
@@ -70,6 +71,7 @@ class CurrentTask(Stateful):
         self._strategy: Strategy | None = None
         self._classes: torch.Tensor | None = None
         self._batches: Iterator[Any] | None = None
+        self._taken = 0
         self._numbers: dict[bytes, int] = {}
         self._listed: int | None = None
 
@@ -100,6 +102,7 @@ class CurrentTask(Stateful):
         if self._batches is None:
             self._batches = iter(self._draws(strategy))
         rows, x, y, *_ = next(self._batches)
+        self._taken += 1
         device = strategy.device
         images, y = images_of(x).to(device), y.to(device)
         if isinstance(self.texts, torch.Tensor):
@@ -120,6 +123,7 @@ class CurrentTask(Stateful):
 
     def end(self) -> None:
         self._strategy = self._classes = self._batches = self._listed = None
+        self._taken = 0
         self._numbers = {}
 
     def _draws(self, strategy: Strategy) -> DataLoader:
@@ -128,6 +132,8 @@ class CurrentTask(Stateful):
         number = strategy.experience.current_experience
         (seed,) = np.random.SeedSequence([self.seed, number]).generate_state(1)
         walk = Passes(len(data), self.batch_size, int(seed))
+        for _ in range(self._taken):  # in a training that goes on in the middle of the task
+            walk.next()
         batches = (walk.next().tolist() for _ in count())
         return DataLoader(
             _Numbered(data),

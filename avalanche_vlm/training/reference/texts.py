@@ -52,3 +52,28 @@ def numbered(tokens: torch.Tensor, numbers: dict[bytes, int]) -> torch.Tensor:
     """
     texts = [row.tobytes() for row in tokens.cpu().numpy()]
     return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
+
+
+def packed_texts(numbers: dict[bytes, int]) -> torch.Tensor:
+    """The texts that :func:`numbered` gave numbers to, as a tensor.
+
+    :param numbers: the numbers by a text's tokens, all of equal length.
+    :return: bytes ``[n, b]``, uint8, a row per text in the order of the numbers.
+
+    >>> packed_texts({b"ab": 0, b"cd": 1}).tolist()
+    [[97, 98], [99, 100]]
+    """
+    if not numbers:
+        return torch.zeros(0, 0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(b"".join(numbers)), dtype=torch.uint8).reshape(len(numbers), -1)
+
+
+def unpacked_texts(texts: torch.Tensor) -> dict[bytes, int]:
+    """The numbers again that :func:`packed_texts` made a tensor of.
+
+    :param texts: bytes ``[n, b]``, uint8.
+
+    >>> unpacked_texts(packed_texts({b"ab": 0, b"cd": 1}))
+    {b'ab': 0, b'cd': 1}
+    """
+    return {row.tobytes(): number for number, row in enumerate(texts.cpu().numpy())}

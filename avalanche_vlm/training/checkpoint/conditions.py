@@ -1,0 +1,83 @@
+"""Under which conditions a checkpoint was written, and what of them is another one now."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.training.strategies import VLMMixin
+
+_PACKAGES = ("avalanche_vlm", "avalanche-lib", "torch")
+
+
+def settings_of(strategy: Any) -> dict[str, Any]:
+    """What of a strategy decides how a training goes on, and is no state: another one would be another training.
+
+    :param strategy: the strategy, between two experiences.
+    :return: JSON values by the words in which an error names them.
+    """
+    found = {
+        "strategy": type(strategy).__name__,
+        "model": getattr(strategy.model, "name", type(strategy.model).__name__),
+        "criterion": type(criterion_of(strategy)).__name__,
+        "batch size": strategy.train_mb_size,
+        "number of epochs": strategy.train_epochs,
+        "periodic evaluation": strategy.eval_every,
+        "optimizer": type(strategy.optimizer).__name__,
+        **{f"optimizer's {name}": value for name, value in strategy.optimizer.defaults.items()},
+    }
+    if isinstance(strategy, VLMMixin):
+        found["precision"] = strategy.amp
+        found["limit of the gradient's norm"] = strategy.max_grad_norm
+        found["keeping of the optimizer's state"] = strategy.keep_optimizer_state
+    return json.loads(json.dumps(found, default=str))
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What decides the last digits of a training: versions, threads and the kind of machine.
+
+    :param device: where the model is trained.
+    :return: JSON values by the words in which a warning names them.
+    """
+    found: dict[str, Any] = {f"version of {name}": _version(name) for name in _PACKAGES}
+    found["number of threads"] = torch.get_num_threads()
+    found["machine"] = platform.machine()
+    found["instruction set of the CPU"] = torch.backends.cpu.get_cpu_capability()
+    kind = device.type
+    found["device"] = torch.cuda.get_device_name(device) if kind == "cuda" else kind
+    return found
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two sets of conditions, in words; empty if nothing does.
+
+    :param then: the conditions of a checkpoint.
+    :param now: the present ones.
+
+    >>> differences({"batch size": 8, "model": "tiny"}, {"batch size": 16, "model": "tiny"})
+    'batch size 8, and now 16'
+    """
+    names = [name for name in then if then[name] != now.get(name)]
+    names += [name for name in now if name not in then]
+    return "; ".join(f"{name} {_said(then.get(name))}, and now {_said(now.get(name))}" for name in names)
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _version(package: str) -> str | None:
+    if package == "avalanche_vlm":
+        from avalanche_vlm import __version__
+
+        return __version__
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,128 @@
+"""The folder of a training's checkpoints, and which of them it goes on from.
+
+At an experience's start and at its end everything is written as a state of the kind :data:`EXPERIENCE`. Within it
+everything is written as one of the kind :data:`ITERATION`, which names the state that the experience started from: what
+goes on within an experience needs both, for what is made as it starts is made anew from there.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.memory.packing import StateDict
+from avalanche_vlm.storage import Stored, load_state, save_state
+
+EXPERIENCE, ITERATION = "experience of a training", "iteration of a training"
+
+Stage = Literal["start", "within", "trained"]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in a stream a training is.
+
+    :param experience: number of the experience that is being trained, or was last, from 0 on.
+    :param stage: ``"start"``: nothing of it is trained; ``"within"``: a part is; ``"trained"``: all is, and what the
+        script does after it may be done or not.
+    :param epoch: number of the epoch, from 0 on.
+    :param iteration: iterations of the epoch that are over.
+    """
+
+    experience: int
+    stage: Stage
+    epoch: int = 0
+    iteration: int = 0
+
+    def __str__(self) -> str:
+        if self.stage == "trained":
+            return f"the end of experience {self.experience}"
+        if self.stage == "start":
+            return f"the start of experience {self.experience}"
+        return f"experience {self.experience}, epoch {self.epoch}, iteration {self.iteration}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state to go on from.
+
+    :param position: where the training was.
+    :param state: everything at an experience's start or end.
+    :param base: what tells that state from all others.
+    :param about: what was noted beside it.
+    :param within: everything in the middle of the experience that started from ``state``; None at its start or end.
+    """
+
+    position: Position
+    state: dict[str, Any]
+    base: str
+    about: dict[str, Any]
+    within: dict[str, Any] | None = None
+
+
+def write(folder: Path, state: StateDict, position: Position, about: Mapping[str, Any], base: str | None = None) -> str:
+    """Write a checkpoint.
+
+    :param folder: the folder of checkpoints.
+    :param state: everything.
+    :param position: where the training is.
+    :param about: JSON values to be noted beside it.
+    :param base: within an experience what this function gave for the state that it started from.
+    :return: what tells this state from all others, those of the same name included.
+    :raises InputError: if it cannot be written; the states before are then as they were.
+    """
+    where = f"{position.experience:04d}-{position.stage}"
+    name = where if base is None else f"{where}-{position.epoch:04d}-{position.iteration:07d}"
+    own = secrets.token_hex(8)
+    noted = {**about, "position": vars(position), "base": base or own}
+    save_state(folder, state, name=name, kind=EXPERIENCE if base is None else ITERATION, about=noted)
+    return own
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether there is something to go on from, be it damaged.
+
+    :param folder: a folder, which need not be there.
+    """
+    return any(folder.glob("*.json"))
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None for an empty folder. Newer ones that are damaged are warned of.
+
+    :param folder: the folder of checkpoints.
+    :raises InputError: if there are checkpoints and none can be read.
+    """
+    if not holds_checkpoints(folder):
+        return None
+    started = _told(load_state(folder, kind=EXPERIENCE, mapped=True))
+    position = _position(folder, started)
+    base = str(started.about.get("base"))
+    if not any(folder.glob("*-within-*.json")):
+        return Checkpoint(position, started.state, base, started.about)
+    try:
+        inside = load_state(folder, kind=ITERATION, mapped=True)
+    except InputError as error:
+        warnings.warn(f"{error}: the training goes on from {position}", DataWarning, stacklevel=4)
+        return Checkpoint(position, started.state, base, started.about)
+    if inside.about.get("base") != base:  # of an experience before
+        return Checkpoint(position, started.state, base, started.about)
+    return Checkpoint(_position(folder, _told(inside)), started.state, base, inside.about, inside.state)
+
+
+def _told(stored: Stored) -> Stored:
+    for remark in stored.remarks:
+        warnings.warn(remark, DataWarning, stacklevel=4)
+    return stored
+
+
+def _position(folder: Path, stored: Stored) -> Position:
+    try:
+        return Position(**stored.about["position"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the checkpoint {stored.name} in {folder} does not tell where it is from") from error

@@ -1,0 +1,252 @@
+"""The last of all plugins: sees a training when everyone else is done, writes it, and leads it back to where it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from avalanche_vlm.errors import InputError, Interrupted
+from avalanche_vlm.memory.packing import HasState, pack, part_of
+from avalanche_vlm.memory.unpacking import unpack
+from avalanche_vlm.training.checkpoint.batches import Batches, BreakOffError, Nothing, loader_settings, refuse_loader
+from avalanche_vlm.training.checkpoint.conditions import differences, machine_of, settings_of
+from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, load_strategy_state, strategy_state
+from avalanche_vlm.training.checkpoint.folder import Checkpoint, Position, write
+from avalanche_vlm.training.state import random_states, restore_random_states
+
+Phase = Literal["outside", "training", "loading", "writing"]
+
+
+class Recorder(OfCheckpoints):
+    """Writes the checkpoints of one strategy, behind all of its other plugins.
+
+    A training that is resumed within an experience goes through all that happens as the experience starts, from the
+    state that it started from. The epochs that are over are passed over, without any plugin. Where the interrupted
+    epoch begins, the generators are where they were then, so that the loader deals the same batches; behind those that
+    were trained everything takes the state that it had.
+
+    An experience that is trained already is passed over without any plugin when it is given to ``train`` again.
+
+    :param strategy: the strategy whose plugins this one is put behind.
+    :param folder: the folder of checkpoints.
+    :param minutes: time between two checkpoints within an experience; None for none.
+    :param also: further objects with a state, by name.
+    :param strict: whether plugins that do not declare their state are refused.
+    """
+
+    def __init__(
+        self, strategy: Any, folder: Path, minutes: float | None, also: Mapping[str, HasState], strict: bool
+    ) -> None:
+        super().__init__()
+        self.strategy, self.folder, self.minutes, self.also, self.strict = strategy, folder, minutes, also, strict
+        self.pending: Checkpoint | None = None
+        """What the training is led back to."""
+        self.last: Position | None = None
+        """Where the training goes on from, as things are on the disk."""
+        self.phase: Phase = "outside"
+        self.wanted = False
+        """Whether a checkpoint is asked for now."""
+        self.stop: str | None = None
+        """Why the training is to end; None to let it go on."""
+        self.signal: int | None = None
+        self.watched = False
+        """Whether a signal may break off the loading of a batch."""
+        self._base = ""
+        self._written = self._begun = time.monotonic()
+        self._settings: dict[str, Any] = {}
+        self._loader: dict[str, Any] = {}
+        self._seen: list[list[int]] = []
+        self._resumed = False
+        self._epoch = 0
+        self._epoch_random: dict[str, Any] = {}
+        self._batches: Batches | None = None
+        self._silenced: list[Any] | None = None
+        strategy.plugins.append(self)
+
+    # Callbacks of the strategy ---------------------------------------------------------------------------------------
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        self._let_all_speak()
+        self._settings = settings_of(strategy)
+        pending = self.pending
+        if pending is None:
+            self._write(Position(len(self._seen), "start"))
+            return
+        self._resumed = True
+        self._seen = [list(entry) for entry in pending.about["experiences"]][: pending.position.experience]
+        self._loader = dict(pending.about["loader"])
+        self._base, self.last = pending.base, pending.position
+        if pending.position.stage == "trained":
+            self._silence()
+            return
+        self._load(pending.state)
+        if pending.position.stage == "start":
+            self.pending = None
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        number, length = strategy.experience.current_experience, len(strategy.experience.dataset)
+        if self._resumed:
+            self._check_stream(number, length)
+            self._resumed = self.pending is not None
+        self._seen.append([number, length])
+        self._epoch = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if self.pending is not None and self.pending.within is not None and self.pending.position.epoch > 0:
+            self._silence()
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        pending = self.pending
+        if pending is not None and pending.position.stage == "trained":
+            strategy.stop_training()
+            return
+        if pending is not None and self._epoch < pending.position.epoch:
+            strategy.dataloader = Nothing(strategy.dataloader)
+            return
+        settings = loader_settings(strategy.dataloader)
+        if self._loader and (differing := differences(self._loader, settings)):
+            raise InputError(
+                f"the checkpoint in {self.folder} is of a training whose batches were loaded otherwise: {differing}"
+            )
+        self._loader = settings
+        if self.minutes is not None:
+            refuse_loader(strategy.dataloader)
+        trained, drawn = 0, None
+        if pending is not None:
+            assert pending.within is not None
+            inside = unpack("epoch", None, part_of(pending.within, "place"), "a loader")
+            restore_random_states(inside["random"])
+            trained, drawn = pending.position.iteration, inside["drawn"]
+        self._epoch_random = random_states()
+        self._begun = time.monotonic()
+        self._batches = Batches(strategy.dataloader, self, trained, drawn)
+        strategy.dataloader = self._batches
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.phase = "outside"
+        if isinstance(strategy.dataloader, Batches | Nothing):
+            strategy.dataloader = strategy.dataloader.loader
+        self._batches = None
+        self._epoch += 1
+        if self.pending is not None and self._epoch == self.pending.position.epoch:
+            self._let_all_speak()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        pending = self.pending
+        if pending is None:
+            self._write(Position(len(self._seen) - 1, "trained"))
+            return
+        self._let_all_speak()
+        self._load(pending.state)
+        self.pending = None
+
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        if self.stop is not None:
+            self.end()  # an evaluation within an iteration may take longer than a scheduler waits
+
+    # What the loader of an epoch says --------------------------------------------------------------------------------
+
+    def started(self) -> None:
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            assert pending.within is not None  # of the others none is pending by now
+            self._load(pending.within)
+        self._written = max(self._written, self._begun)
+
+    def between(self, trained: int) -> None:
+        self.phase = "outside"
+        here = Position(len(self._seen) - 1, "within", self._epoch, trained)
+        due = self.minutes is not None and time.monotonic() - self._written >= 60 * self.minutes
+        if (due or self.wanted) and self.minutes is not None and here != self.last:
+            self._write(here)
+        self.wanted = False
+        if self.stop is not None:
+            self.end()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        before = random_states() if self.watched else None
+        self.phase = "loading"
+        try:
+            yield
+        except BreakOffError:
+            if before is not None:  # the batch that is not trained has drawn nothing
+                restore_random_states(before)
+            raise
+        self.phase = "training"
+
+    # Its own ---------------------------------------------------------------------------------------------------------
+
+    def lead_back(self, checkpoint: Checkpoint) -> None:
+        """Have the next training go on from a checkpoint, and the strategy take what it started from at once.
+
+        :param checkpoint: what was read.
+        """
+        self.pending, self.last = checkpoint, checkpoint.position
+        self._load(checkpoint.state)
+
+    def end(self) -> None:
+        """End the training as it was told to.
+
+        :raises Interrupted: always, with the sentence on where the same script goes on.
+        """
+        where = "from the start, for nothing was written yet" if self.last is None else f"from {self.last}"
+        raise Interrupted(f"{self.stop}: the same command or script goes on {where} ({self.folder})", self.signal)
+
+    def _write(self, position: Position) -> None:
+        self.phase = "writing"
+        within = position.stage == "within"
+        state = strategy_state(self.strategy, self.also, within=within, strict=self.strict)
+        if within:
+            assert self._batches is not None  # it is its loader that asks
+            place = {"random": self._epoch_random, "drawn": self._batches.drawn}
+            state |= {f"place.{name}": entry for name, entry in pack("epoch", place).items()}
+        about = {
+            "settings": self._settings,
+            "machine": machine_of(self.strategy.device),
+            "experiences": self._seen,
+            "loader": self._loader,
+        }
+        base = write(self.folder, state, position, about, self._base if within else None)
+        self._base = self._base if within else base
+        self.last, self._written, self.phase = position, time.monotonic(), "outside"
+        if self.stop is not None and not within:
+            self.end()
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        load_strategy_state(self.strategy, state, self.also, strict=self.strict)
+
+    def _silence(self) -> None:
+        """Have nothing but this plugin hear of what happens until all speak again."""
+        self._silenced, self.strategy.plugins = self.strategy.plugins, [self]
+
+    def _let_all_speak(self) -> None:
+        if self._silenced is not None:
+            self.strategy.plugins, self._silenced = self._silenced, None
+
+    def _check_stream(self, number: int, length: int) -> None:
+        """Refuse another stream than that of the checkpoint, as far as the lengths of its experiences tell.
+
+        :param number: number of the experience that is about to be trained.
+        :param length: number of its samples.
+        """
+        stream = getattr(self.strategy.experience, "origin_stream", None)
+        known = {} if stream is None else {e.current_experience: len(e.dataset) for e in self._among(stream)}
+        for noted, samples in [*self._seen]:
+            if noted in known and known[noted] != samples:
+                self._refuse_stream(f"experience {noted} had {samples} samples, and has {known[noted]}")
+        if self.pending is not None:
+            noted, samples = self.pending.about["experiences"][-1]
+            if (noted, samples) != (number, length):
+                self._refuse_stream(f"experience {noted} with {samples} samples comes next, not {number} with {length}")
+
+    def _among(self, stream: Any) -> Iterator[Any]:
+        for noted, _ in self._seen:
+            if noted < len(stream):
+                yield stream[noted]
+
+    def _refuse_stream(self, why: str) -> None:
+        raise InputError(f"the checkpoint in {self.folder} is of another stream: {why}")
