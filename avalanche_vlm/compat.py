@@ -177,7 +177,7 @@ def loader_of_epoch(loader: Any) -> DataLoader:
 
     Avalanche gives no way to start an epoch at another batch than the first; torch's loader has its samplers in public.
 
-    :param loader: a ``MultiDatasetDataLoader``.
+    :param loader: one of Avalanche's own, a ``MultiDatasetDataLoader``.
     """
     return loader._get_loader()
 

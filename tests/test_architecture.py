@@ -51,8 +51,8 @@ DEPENDENCIES = {
 }
 """Where the classes are defined that ours derive from or reach into."""
 
-PUBLIC_IN_SPITE_OF_THEIR_NAMES = {"_replace", "_asdict", "_fields", "_make"}
-"""Documented names of ``typing.NamedTuple``."""
+PUBLIC_IN_SPITE_OF_THEIR_NAMES = {"_replace", "_asdict", "_fields", "_make", "_exit"}
+"""Documented names of ``typing.NamedTuple``, and of ``os``."""
 
 
 @cache

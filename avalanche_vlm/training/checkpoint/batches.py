@@ -46,7 +46,7 @@ class Owner(Protocol):
         """The next batch is being loaded."""
 
 
-class Batches:
+class EpochBatches:
     """Stands before a strategy's loader for one epoch, and tells its owner of every batch.
 
     A loader that walks through several data sets starts the shorter ones anew within an epoch, with a draw from the
@@ -177,7 +177,7 @@ def _behind(loader: Any, trained: int, drawn: dict[int, torch.Tensor]) -> Iterat
     if trained == 0:
         return iter(loader)
     if not _has_several(loader) and loader_settings(loader).get("num_workers") == 0:
-        plain = loader_of_epoch(loader) if isinstance(loader, MultiDatasetDataLoader) else loader
+        plain: Any = loader_of_epoch(loader) if isinstance(loader, MultiDatasetDataLoader) else loader
         torch.empty((), dtype=torch.int64).random_()  # torch's draw for worker processes comes first
         indices = iter(plain.batch_sampler)
         for _ in range(trained):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.training.strategies import VLMMixin
 
-_PACKAGES = ("avalanche_vlm", "avalanche-lib", "torch")
+_OWN = __name__.partition(".")[0]
+_PACKAGES = (_OWN, "avalanche-lib", "torch")
 
 
-def settings_of(strategy: Any) -> dict[str, Any]:
+def training_conditions(strategy: Any) -> dict[str, Any]:
     """What of a strategy decides how a training goes on, and is no state: another one would be another training.
 
     :param strategy: the strategy, between two experiences.
@@ -39,7 +41,7 @@ def settings_of(strategy: Any) -> dict[str, Any]:
     return json.loads(json.dumps(found, default=str))
 
 
-def machine_of(device: torch.device) -> dict[str, Any]:
+def machine_conditions(device: torch.device) -> dict[str, Any]:
     """What decides the last digits of a training: versions, threads and the kind of machine.
 
     :param device: where the model is trained.
@@ -73,10 +75,8 @@ def _said(value: Any) -> str:
 
 
 def _version(package: str) -> str | None:
-    if package == "avalanche_vlm":
-        from avalanche_vlm import __version__
-
-        return __version__
+    if package == _OWN:
+        return sys.modules[_OWN].__version__
     try:
         return version(package).partition("+")[0]
     except PackageNotFoundError:

@@ -16,12 +16,11 @@ from avalanche_vlm.memory.state import undeclared
 from avalanche_vlm.memory.unpacking import unpack
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.checkpoint.metrics import evaluator_state, load_evaluator_state, unknown_metrics
-from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.state import load_training_state, random_states, restore_random_states, training_state
 from avalanche_vlm.training.strategies import VLMMixin
 
 
-class OfCheckpoints(VLMPlugin):
+class OfCheckpoints:
     """Base of plugins that write checkpoints, and are no part of them."""
 
 
@@ -66,7 +65,9 @@ def strategy_state(strategy: Any, also: Mapping[str, HasState], *, within: bool,
     state |= pack("optimized", None if optimized is None else list(optimized))
     state |= pack("stops", stops_training(strategy))
     state |= {f"evaluator.{name}": entry for name, entry in evaluator_state(strategy.evaluator).items()}
-    own, _ = _own_attributes(strategy)
+    own, odd = _own_attributes(strategy)
+    if odd and strict:  # it came while the strategy trained
+        raise InputError(f"what {type(strategy).__name__}.{odd[0]} keeps cannot be part of a checkpoint")
     for name, value in own.items():
         state |= pack(f"own.{name}", value)
     criterion = criterion_of(strategy)
@@ -74,11 +75,8 @@ def strategy_state(strategy: Any, also: Mapping[str, HasState], *, within: bool,
         state |= pack("criterion", criterion)
     for name, part in also.items():
         state |= pack(f"also.{name}", part)
-    state["also"] = sorted(also)
-    state["accelerator"] = [
-        name for name, entry in state.items() if isinstance(entry, torch.Tensor) and entry.device.type != "cpu"
-    ]
-    return state
+    elsewhere = [n for n, entry in state.items() if isinstance(entry, torch.Tensor) and entry.device.type != "cpu"]
+    return state | pack("also", sorted(also)) | pack("accelerator", elsewhere)
 
 
 def load_strategy_state(
@@ -87,7 +85,7 @@ def load_strategy_state(
     """Go on from what :func:`strategy_state` gave.
 
     :param strategy: a strategy that was made in the same way.
-    :param state: the entries.
+    :param state: entries by name, as that function gave them.
     :param also: further objects with a state, by the names that they had.
     :param strict: refuse plugins that do not declare their state; otherwise they stay as they are.
     :param random: whether the global generators go on as well.

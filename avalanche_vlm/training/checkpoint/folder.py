@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.packing import StateDict
 from avalanche_vlm.storage import Stored, load_state, save_state
 
@@ -48,7 +48,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SavedTraining:
     """A state to go on from.
 
     :param position: where the training was.
@@ -69,7 +69,7 @@ def write(folder: Path, state: StateDict, position: Position, about: Mapping[str
     """Write a checkpoint.
 
     :param folder: the folder of checkpoints.
-    :param state: everything.
+    :param state: everything that the training is, tensors and JSON values by name.
     :param position: where the training is.
     :param about: JSON values to be noted beside it.
     :param base: within an experience what this function gave for the state that it started from.
@@ -92,7 +92,7 @@ def holds_checkpoints(folder: Path) -> bool:
     return any(folder.glob("*.json"))
 
 
-def newest(folder: Path) -> Checkpoint | None:
+def newest(folder: Path) -> SavedTraining | None:
     """The newest checkpoint that is whole; None for an empty folder. Newer ones that are damaged are warned of.
 
     :param folder: the folder of checkpoints.
@@ -104,20 +104,20 @@ def newest(folder: Path) -> Checkpoint | None:
     position = _position(folder, started)
     base = str(started.about.get("base"))
     if not any(folder.glob("*-within-*.json")):
-        return Checkpoint(position, started.state, base, started.about)
+        return SavedTraining(position, started.state, base, started.about)
     try:
         inside = load_state(folder, kind=ITERATION, mapped=True)
     except InputError as error:
-        warnings.warn(f"{error}: the training goes on from {position}", DataWarning, stacklevel=4)
-        return Checkpoint(position, started.state, base, started.about)
+        warnings.warn(f"{error}: the training goes on from {position}", VLMWarning, stacklevel=4)
+        return SavedTraining(position, started.state, base, started.about)
     if inside.about.get("base") != base:  # of an experience before
-        return Checkpoint(position, started.state, base, started.about)
-    return Checkpoint(_position(folder, _told(inside)), started.state, base, inside.about, inside.state)
+        return SavedTraining(position, started.state, base, started.about)
+    return SavedTraining(_position(folder, _told(inside)), started.state, base, inside.about, inside.state)
 
 
 def _told(stored: Stored) -> Stored:
     for remark in stored.remarks:
-        warnings.warn(remark, DataWarning, stacklevel=4)
+        warnings.warn(remark, VLMWarning, stacklevel=4)
     return stored
 
 

@@ -28,8 +28,8 @@ def unknown_metrics(evaluator: Any) -> list[str]:
 
     :param evaluator: the strategy's evaluator.
     """
-    metrics = getattr(evaluator, "metrics", [])
-    return [_unknown(metric) for metric in metrics if _unknown(metric)]
+    found = map(_unknown, getattr(evaluator, "metrics", []))
+    return [name for name in found if name is not None]
 
 
 def evaluator_state(evaluator: Any) -> StateDict:
@@ -59,7 +59,7 @@ def load_evaluator_state(evaluator: Any, state: Mapping[str, Any]) -> None:
     """Go on from what :func:`evaluator_state` gave.
 
     :param evaluator: an evaluator that was made in the same way.
-    :param state: the entries.
+    :param state: entries by name, as that function gave them.
     :raises InputError: if they do not fit.
     """
     owner = type(evaluator).__name__

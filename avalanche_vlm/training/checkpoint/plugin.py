@@ -7,23 +7,25 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
-from avalanche_vlm.errors import DataWarning, InputError, Interrupted
+from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
 from avalanche_vlm.memory.packing import HasState
+from avalanche_vlm.memory.state import TRANSIENT
 from avalanche_vlm.storage import Lock
 from avalanche_vlm.training.checkpoint.batches import BreakOffError
 from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, unknown_parts, vlm_of
 from avalanche_vlm.training.checkpoint.folder import Position, holds_checkpoints
 from avalanche_vlm.training.checkpoint.recorder import Recorder
-from avalanche_vlm.training.checkpoint.signals import handled, name_of
+from avalanche_vlm.training.checkpoint.signals import handled, signal_name
+from avalanche_vlm.training.plugins.base import VLMPlugin
 
 _LOCKS: WeakValueDictionary[Path, Lock] = WeakValueDictionary()
 """The folders that this process writes to: a training that is started anew in it takes its folder over."""
 
 
-class CheckpointPlugin(OfCheckpoints):
+class CheckpointPlugin(OfCheckpoints, VLMPlugin):
     """Writes everything that a training is, so that one that was killed goes on as if it had not been.
 
     Together with :func:`~avalanche_vlm.training.checkpoint.resume` these are two lines of a script::
@@ -47,6 +49,9 @@ class CheckpointPlugin(OfCheckpoints):
         anything is trained; otherwise they are named in a warning, and start anew in a training that is resumed.
     :raises InputError: for a number of minutes below 0.
     """
+
+    # Of the process, not of the training.
+    states: ClassVar = dict.fromkeys(("_recorder", "_lock", "_wanted", "_stop", "_listens"), TRANSIENT)
 
     def __init__(
         self,
@@ -94,8 +99,8 @@ class CheckpointPlugin(OfCheckpoints):
         self.request(stop=True)
         recorder = self._recorder
         if recorder is None:
-            raise Interrupted(f"stopped by {name_of(number)}: nothing was trained", number)
-        recorder.stop, recorder.signal = f"stopped by {name_of(number)}", number
+            raise Interrupted(f"stopped by {signal_name(number)}: nothing was trained", number)
+        recorder.stop, recorder.signal = f"stopped by {signal_name(number)}", number
         if recorder.phase == "loading":
             raise BreakOffError
         in_iteration = recorder.phase == "training" and recorder.strategy.is_training
@@ -144,7 +149,7 @@ class CheckpointPlugin(OfCheckpoints):
                     "declare its state (avalanche_vlm.memory.state.Stateful), or take CheckpointPlugin(strict=False), "
                     "with which it starts anew in a training that is resumed"
                 )
-            warnings.warn(f"checkpoints do not have what {names} keep", DataWarning, stacklevel=3)
+            warnings.warn(f"checkpoints do not have what {names} keep", VLMWarning, stacklevel=3)
         self._lock_folder()
         recorder = self._recorder = Recorder(strategy, self.folder, self.minutes, self.also, self.strict)
         recorder.watched = self._listens

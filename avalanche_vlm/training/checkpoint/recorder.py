@@ -8,19 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from avalanche.training.plugins import SupervisedPlugin
+
 from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.memory.packing import HasState, pack, part_of
 from avalanche_vlm.memory.unpacking import unpack
-from avalanche_vlm.training.checkpoint.batches import Batches, BreakOffError, Nothing, loader_settings, refuse_loader
-from avalanche_vlm.training.checkpoint.conditions import differences, machine_of, settings_of
+from avalanche_vlm.training.checkpoint.batches import (
+    BreakOffError,
+    EpochBatches,
+    Nothing,
+    loader_settings,
+    refuse_loader,
+)
+from avalanche_vlm.training.checkpoint.conditions import differences, machine_conditions, training_conditions
 from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, load_strategy_state, strategy_state
-from avalanche_vlm.training.checkpoint.folder import Checkpoint, Position, write
+from avalanche_vlm.training.checkpoint.folder import Position, SavedTraining, write
 from avalanche_vlm.training.state import random_states, restore_random_states
 
 Phase = Literal["outside", "training", "loading", "writing"]
 
 
-class Recorder(OfCheckpoints):
+class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
     """Writes the checkpoints of one strategy, behind all of its other plugins.
 
     A training that is resumed within an experience goes through all that happens as the experience starts, from the
@@ -42,7 +50,7 @@ class Recorder(OfCheckpoints):
     ) -> None:
         super().__init__()
         self.strategy, self.folder, self.minutes, self.also, self.strict = strategy, folder, minutes, also, strict
-        self.pending: Checkpoint | None = None
+        self.pending: SavedTraining | None = None
         """What the training is led back to."""
         self.last: Position | None = None
         """Where the training goes on from, as things are on the disk."""
@@ -57,12 +65,13 @@ class Recorder(OfCheckpoints):
         self._base = ""
         self._written = self._begun = time.monotonic()
         self._settings: dict[str, Any] = {}
+        self._machine: dict[str, Any] = {}
         self._loader: dict[str, Any] = {}
         self._seen: list[list[int]] = []
         self._resumed = False
         self._epoch = 0
         self._epoch_random: dict[str, Any] = {}
-        self._batches: Batches | None = None
+        self._batches: EpochBatches | None = None
         self._silenced: list[Any] | None = None
         strategy.plugins.append(self)
 
@@ -70,7 +79,7 @@ class Recorder(OfCheckpoints):
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         self._let_all_speak()
-        self._settings = settings_of(strategy)
+        self._settings, self._machine = training_conditions(strategy), machine_conditions(strategy.device)
         pending = self.pending
         if pending is None:
             self._write(Position(len(self._seen), "start"))
@@ -122,12 +131,12 @@ class Recorder(OfCheckpoints):
             trained, drawn = pending.position.iteration, inside["drawn"]
         self._epoch_random = random_states()
         self._begun = time.monotonic()
-        self._batches = Batches(strategy.dataloader, self, trained, drawn)
+        self._batches = EpochBatches(strategy.dataloader, self, trained, drawn)
         strategy.dataloader = self._batches
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         self.phase = "outside"
-        if isinstance(strategy.dataloader, Batches | Nothing):
+        if isinstance(strategy.dataloader, EpochBatches | Nothing):
             strategy.dataloader = strategy.dataloader.loader
         self._batches = None
         self._epoch += 1
@@ -180,7 +189,7 @@ class Recorder(OfCheckpoints):
 
     # Its own ---------------------------------------------------------------------------------------------------------
 
-    def lead_back(self, checkpoint: Checkpoint) -> None:
+    def lead_back(self, checkpoint: SavedTraining) -> None:
         """Have the next training go on from a checkpoint, and the strategy take what it started from at once.
 
         :param checkpoint: what was read.
@@ -206,7 +215,7 @@ class Recorder(OfCheckpoints):
             state |= {f"place.{name}": entry for name, entry in pack("epoch", place).items()}
         about = {
             "settings": self._settings,
-            "machine": machine_of(self.strategy.device),
+            "machine": self._machine,
             "experiences": self._seen,
             "loader": self._loader,
         }

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.errors import DataWarning, InputError
-from avalanche_vlm.training.checkpoint.conditions import differences, machine_of, settings_of
+from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.training.checkpoint.conditions import differences, machine_conditions, training_conditions
 from avalanche_vlm.training.checkpoint.folder import newest
 from avalanche_vlm.training.checkpoint.plugin import CheckpointPlugin
 
@@ -40,15 +40,15 @@ def resume(strategy: Any, folder: str | Path, *, exact: bool = False) -> int:
     if checkpoint is None:
         return 0
     where = f"the checkpoint in {plugin.folder}"
-    if differing := differences(checkpoint.about["settings"], settings_of(strategy)):
+    if differing := differences(checkpoint.about["settings"], training_conditions(strategy)):
         raise InputError(f"{where} is of another training: {differing}")
-    if differing := differences(checkpoint.about["machine"], machine_of(strategy.device)):
+    if differing := differences(checkpoint.about["machine"], machine_conditions(strategy.device)):
         if exact:
             raise InputError(f"{where} was written under other conditions: {differing}")
         warnings.warn(
             f"{where} was written under other conditions: {differing}; the training goes on, and will not end with the "
             "same last digits",
-            DataWarning,
+            VLMWarning,
             stacklevel=2,
         )
     try:

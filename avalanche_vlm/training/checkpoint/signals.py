@@ -91,12 +91,12 @@ def _numbers(*names: str) -> list[int]:
     return [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
 
 
-def name_of(number: int) -> str:
+def signal_name(number: int) -> str:
     """A signal's name.
 
-    :param number: its number.
+    :param number: number of the signal, as the system has it.
 
-    >>> name_of(15)
+    >>> signal_name(15)
     'SIGTERM'
     """
     return signal.Signals(number).name
