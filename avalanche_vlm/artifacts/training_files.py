@@ -69,7 +69,8 @@ def read_training(folder: Path, model: Mapping[str, Any], base: Mapping[str, Any
         found = {"model": model, "base": base}.get(where, {}).get(entry)
         if not isinstance(found, torch.Tensor):
             raise InputError(f"{folder / TRAINING}.json refers to {source}, which is not there")
-        state[name] = found
+        # The base becomes the model, whose weights are written before the plugins read what they kept of the base.
+        state[name] = found.clone() if where == "base" else found
     return state
 
 
