@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-from avalanche_vlm._files import replace_file
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.durable import written
+from avalanche_vlm.storage.tensor_files import read_tensors, write_tensors
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
 _FORMAT = 3
@@ -31,17 +30,12 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
     :raises InputError: if the files cannot be written.
     """
     folder = Path(folder)
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    description = {
-        "format": _FORMAT,
-        "kind": kind,
-        "sha256": _digest(content, kind, settings, _FORMAT),
-        "settings": settings,
-    }
+    write_tensors(folder / TENSORS, tensors)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / TENSORS, content)
-        replace_file(folder / SETTINGS, (json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
+        digest = _digest(folder / TENSORS, kind, settings, _FORMAT)
+        description = {"format": _FORMAT, "kind": kind, "sha256": digest, "settings": settings}
+        with written(folder / SETTINGS) as file:
+            file.write((json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise InputError(f"cannot write the memory to {folder}: {error.strerror or error}") from error
 
@@ -49,7 +43,7 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
 def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what :func:`save_memory` wrote.
 
-    :return: the tensors and the settings.
+    :return: the tensors, which stay on the disk until they are looked at, for whoever copies them; and the settings.
     :raises InputError: if a file is missing, truncated or changed, or holds a memory of another kind. Nothing in the
         files is ever executed: neither format can hold code.
     """
@@ -59,7 +53,7 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
         if not file.is_file():
             raise InputError(f"there is no memory in {folder}: {file.name} is missing")
     try:
-        text, content = path.read_text(), tensor_path.read_bytes()
+        text = path.read_text()
     except OSError as error:
         raise InputError(f"cannot read the memory in {folder}: {error.strerror or error}") from error
     except ValueError as error:  # not text
@@ -75,15 +69,19 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
         raise InputError(f"{path} has format {version!r}; this version reads formats {known}")
     if found != kind:
         raise InputError(f"{folder} holds a memory of kind {found!r}, not {kind!r}")
-    if _digest(content, kind, settings, version) != digest:
-        raise InputError(f"{tensor_path} or {path.name} beside it is truncated or was changed: they do not match")
     try:
-        return load(content), settings
-    except SafetensorError as error:
-        raise InputError(f"{tensor_path} is not a readable safetensors file ({error})") from error
+        same = _digest(tensor_path, kind, settings, version) == digest
+    except OSError as error:
+        raise InputError(f"cannot read the memory in {folder}: {error.strerror or error}") from error
+    if not same:
+        raise InputError(f"{tensor_path} or {path.name} beside it is truncated or was changed: they do not match")
+    return read_tensors(tensor_path, mapped=True), settings
 
 
-def _digest(content: bytes, kind: str, settings: dict[str, Any], version: int) -> str:
-    """Of the tensors and of all that says how to read them."""
-    description = json.dumps([version, kind, settings], sort_keys=True).encode()
-    return hashlib.sha256(description + b"\0" + content).hexdigest()
+def _digest(tensors: Path, kind: str, settings: dict[str, Any], version: int) -> str:
+    """Of the tensors' file and of all that says how to read it."""
+    found = hashlib.sha256(json.dumps([version, kind, settings], sort_keys=True).encode() + b"\0")
+    with tensors.open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()

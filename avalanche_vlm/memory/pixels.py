@@ -11,7 +11,7 @@ import mmap
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -21,9 +21,10 @@ from PIL import Image
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.memory.spooled import PIECE, spooled
 
 Codec = Literal["uint8", "png", "jpeg"]
-Payload = Sequence[np.ndarray]
+Payload = Sequence[np.ndarray] | np.ndarray
 """Pictures as they are stored: one uint8 array each."""
 
 
@@ -43,6 +44,14 @@ class PixelStore(Protocol):
         """Pictures as they are stored.
 
         :param slots: slots of the pictures that are asked for, int64.
+        """
+        ...
+
+    def packed(self, slots: np.ndarray) -> torch.Tensor:
+        """Pictures as they are stored, end to end, in memory or on disk as the store is itself.
+
+        :param slots: slots of the pictures that are asked for, int64.
+        :return: their bytes, uint8, which do not change with the store.
         """
         ...
 
@@ -81,7 +90,7 @@ def decode(payload: Payload, codec: Codec, shape: tuple[int, ...]) -> torch.Tens
     if not len(payload):
         return torch.zeros(0, *shape, dtype=torch.uint8)
     if codec == "uint8":
-        return torch.from_numpy(np.stack(payload)).view(len(payload), *shape)
+        return torch.from_numpy(np.stack(list(payload))).view(len(payload), *shape)
     pixels = np.empty((len(payload), *shape[1:], 3), dtype=np.uint8)
     for picture, encoded in zip(pixels, payload, strict=True):
         try:
@@ -131,6 +140,13 @@ def _own_folder(owner: object, folder: Path) -> Path:
     return path
 
 
+def _spooled(parts: Iterable[np.ndarray], folder: Path) -> torch.Tensor:
+    try:
+        return spooled(parts, folder)
+    except OSError as error:
+        raise InputError(f"cannot copy the exemplars in {folder}: {error.strerror or error}") from error
+
+
 class _Raw:
     """Fixed slots in one array, or in one memory-mapped file whose pages are given back after every use.
 
@@ -160,32 +176,47 @@ class _Raw:
 
     def _shrunk(self, kept: np.ndarray) -> np.ndarray:
         """Give written pages back that fewer pictures do not need; the slots of those that stay."""
-        rows, capacity = self._rows[kept], len(self._rows)
+        rows, capacity = self.packed(kept).numpy().reshape(-1, self._size), len(self._rows)
         self._rows, self._map = rows[:0], None  # the old array goes before its file is cut
         self._make(capacity)
-        self._rows[: len(rows)] = rows
+        self._put(range(len(rows)), rows)
         return np.arange(len(rows))
 
     def replace(self, kept: np.ndarray, payload: Payload) -> tuple[np.ndarray, np.ndarray]:
         if len(kept) + len(payload) < self._used:
             kept = self._shrunk(kept)
         free = np.setdiff1d(np.arange(len(self._rows)), kept)[: len(payload)]
-        for slot, picture in zip(free, payload, strict=True):
-            self._rows[slot] = picture
+        self._put(free, payload)
         self._used = len(kept) + len(payload)
-        if self._map is not None:
-            self._map.flush()
-        self._release()
         return kept, free
 
-    def read(self, slots: np.ndarray) -> Payload:
+    def read(self, slots: np.ndarray) -> np.ndarray:
         rows = self._rows[slots]
         self._release()
         return rows
 
+    def packed(self, slots: np.ndarray) -> torch.Tensor:
+        if self._folder is None:
+            return torch.from_numpy(self.read(slots).reshape(-1))
+        starts = range(0, len(slots), self._piece)
+        return _spooled((self.read(slots[start : start + self._piece]) for start in starts), self._folder)
+
     def stored(self) -> StoredBytes:
         held = self._used * self._size
         return StoredBytes(ram=held) if self._map is None else StoredBytes(disk=held)
+
+    @property
+    def _piece(self) -> int:
+        """Pictures that may be in memory at once where they are kept on disk."""
+        return max(1, PIECE // self._size)
+
+    def _put(self, slots: Iterable[int], payload: Payload) -> None:
+        for count, (slot, picture) in enumerate(zip(slots, payload, strict=True), start=1):
+            self._rows[slot] = picture
+            if count % self._piece == 0 or count == len(payload):
+                if self._map is not None:
+                    self._map.flush()
+                self._release()
 
     def _release(self) -> None:
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):  # where the system has it
@@ -208,6 +239,9 @@ class _Packed:
     def read(self, slots: np.ndarray) -> Payload:
         starts = np.concatenate([[0], self._ends])
         return [self._bytes[starts[slot] : starts[slot + 1]] for slot in slots]
+
+    def packed(self, slots: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.uint8), *self.read(slots)]))
 
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=self._bytes.nbytes + self._ends.nbytes)
@@ -247,6 +281,9 @@ class _Files:
             return [np.frombuffer(self._path(slot).read_bytes(), dtype=np.uint8) for slot in slots]
         except OSError as error:
             raise InputError(f"an exemplar file is gone: {error.filename}") from error
+
+    def packed(self, slots: np.ndarray) -> torch.Tensor:
+        return _spooled((self.read(slots[place : place + 1])[0] for place in range(len(slots))), self._folder)
 
     def stored(self) -> StoredBytes:
         return StoredBytes(ram=self._slots.nbytes, disk=self._held)

@@ -123,7 +123,7 @@ class StoredExemplars(Memory):
             return
         try:
             rows = self._rows[new.chosen(self._rows, self.policy, self.codec)]
-            payload = [picture.copy() for picture in self._store.read(rows["slot"])]
+            payload = _apart(self._store.packed(rows["slot"]), rows)
         except InputError:
             self._limit(before)
             raise
@@ -131,11 +131,11 @@ class StoredExemplars(Memory):
         self._restore(rows, payload)
 
     def state_dict(self) -> StateDict:
-        """Everything that is kept, pictures as they are stored, from disk as well."""
+        """Everything that is kept, pictures as they are stored; those on disk stay there, in a copy that lives as long
+        as the state."""
         state = super().state_dict()
         if self._rows is not None and self._store is not None:
-            pictures = [np.zeros(0, dtype=np.uint8), *self._store.read(self._rows["slot"])]
-            state["pictures"] = torch.from_numpy(np.concatenate(pictures))
+            state["pictures"] = self._store.packed(self._rows["slot"])
             rows = self._rows.copy()
             rows["slot"] = np.arange(len(rows))  # where a picture lies says nothing elsewhere
             state |= pack("_rows", rows)
@@ -152,13 +152,12 @@ class StoredExemplars(Memory):
         if self._rows is None:
             return
         try:
-            rows, pictures = self._rows, state["pictures"].cpu().numpy()
-            rows, ends = rows.view(same_row_type(rows)), np.cumsum(rows["size"], dtype=np.int64)
-            if len(rows) == 0 or ends[-1] != len(pictures):
+            rows, pictures = self._rows.view(same_row_type(self._rows)), state["pictures"]
+            if len(rows) == 0 or rows["size"].sum(dtype=np.int64) != len(pictures):
                 raise ValueError("the pictures have another length than their sizes say")
             if self.codec == "uint8" and (rows["size"] != np.prod(self._shape)).any():
                 raise ValueError(f"there are pictures of another shape than {list(self._shape)}")
-            self._restore(rows, np.split(pictures, ends[:-1]))
+            self._restore(rows, _apart(pictures, rows))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(f"the state given to {type(self).__name__} is damaged: {error}") from error
 
@@ -209,3 +208,8 @@ class StoredExemplars(Memory):
         if self._store is not None:
             self._store.replace(np.zeros(0, dtype=np.int64), [])
         self._rows = self._store = None
+
+
+def _apart(pictures: torch.Tensor, rows: np.ndarray) -> Payload:
+    """Views of the pictures that lie end to end, one for each row."""
+    return np.split(pictures.cpu().numpy(), np.cumsum(rows["size"], dtype=np.int64)[:-1])

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage.durable import make_folder, reason
 
 try:
@@ -120,7 +120,7 @@ class Lock:
     def _warn(self, why: str) -> None:
         warnings.warn(
             f"{self.folder} cannot be locked: {why}. See that no second process writes to it",
-            DataWarning,
+            VLMWarning,
             stacklevel=4,
         )
 

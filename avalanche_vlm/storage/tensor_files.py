@@ -75,15 +75,17 @@ def write_tensors(
         raise InputError(f"cannot write {path}: {reason(error)}") from error
 
 
-def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: str | Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
     """Read all tensors of a safetensors file, one after the other. Nothing in the file is executed.
 
     :param path: the file, made here or elsewhere.
+    :param mapped: whether tensors stay on the disk until they are looked at, for callers that copy them; the file is
+        then to be left alone, or replaced as a whole, for as long as the tensors live.
     :return: tensors on the CPU by name, in the order of the file.
     :raises InputError: if the file is missing, truncated, or no safetensors file.
     """
     with TensorFile(Path(path)) as file:
-        return {name: file.tensor(name) for name in file.places}
+        return {name: file.mapped(name) if mapped else file.tensor(name) for name in file.places}
 
 
 def write_header(

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage import Lock, locks
 
 HOLD = """
@@ -96,10 +96,10 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
-    with pytest.warns(DataWarning, match=f"{tmp_path} cannot be locked: its file system has no locks"), Lock(tmp_path):
+    with pytest.warns(VLMWarning, match=f"{tmp_path} cannot be locked: its file system has no locks"), Lock(tmp_path):
         pass
     monkeypatch.setattr(locks, "fcntl", None)
-    with pytest.warns(DataWarning, match="this system has no locks"), Lock(tmp_path):
+    with pytest.warns(VLMWarning, match="this system has no locks"), Lock(tmp_path):
         pass
 
 

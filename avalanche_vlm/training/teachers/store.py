@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
+from avalanche_vlm.memory.spooled import PIECE
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Stateful
 from avalanche_vlm.training.reference.base import Numbers
 
@@ -97,6 +98,19 @@ class FeatureStore(Stateful):
             self._add(rows[missing], compute(missing))
         return self._read(self._places[rows])
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; what was in a file is in one again, and is never in memory as a whole.
+
+        :param state: what :meth:`state_dict` of a store gave.
+        :raises InputError: if it does not fit together.
+        """
+        far = state.get("_far")
+        super().load_state_dict({**state, "_far": None} if "_far" in state else state)
+        shape = None if far is None else getattr(far, "shape", ())
+        if shape != ((self._on_disk, self._width) if self._on_disk else None):
+            raise InputError("the state given to FeatureStore has other features for its file than it says")
+        self._far = far
+
     def stored(self) -> StoredBytes:
         """Bytes of what is kept. Said here, since the declaration does not tell memory from disk."""
         ram = 0 if self._ram is None else self._ram.nbytes
@@ -104,8 +118,8 @@ class FeatureStore(Stateful):
 
     @property
     def _far(self) -> torch.Tensor | None:
-        """The features in the file ``[n, D]``."""
-        return torch.from_numpy(self._mapped().copy()) if self._on_disk else None
+        """The features in the file ``[n, D]``, read where they are looked at: rows that are there do not change."""
+        return torch.from_numpy(self._mapped()) if self._on_disk and self._file is not None else None
 
     @_far.setter
     def _far(self, features: torch.Tensor | None) -> None:
@@ -115,7 +129,7 @@ class FeatureStore(Stateful):
 
     def _mapped(self) -> np.ndarray:
         assert self._file is not None
-        return np.memmap(self._file.name, np.float32, "r", shape=(self._on_disk, self._width))
+        return np.memmap(self._file.name, np.float32, "c", shape=(self._on_disk, self._width))
 
     @property
     def _on_disk(self) -> int:
@@ -162,7 +176,8 @@ class FeatureStore(Stateful):
                 # Lives as long as the store.
                 self._file = tempfile.NamedTemporaryFile(prefix="features-", dir=self.folder)  # noqa: SIM115
             self._file.seek(row * self._width * 4)
-            self._file.write(features.cpu().numpy().tobytes())
+            for part in features.split(max(1, PIECE // (4 * self._width))):
+                self._file.write(np.ascontiguousarray(part.cpu().numpy()).data)
             self._file.flush()
         except OSError as error:
             where = self.folder or tempfile.gettempdir()

@@ -1,0 +1,121 @@
+"""What is kept on disk goes to a checkpoint and back from file to file: memory never holds all of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory import ExemplarMemory, pixels, spooled
+from avalanche_vlm.storage import load_state, save_state
+from avalanche_vlm.training.teachers import FeatureStore
+
+MB = 1 << 20
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the system for the memory of this process")
+
+
+def held() -> int:
+    """Bytes of memory of this process that no file stands behind."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(pixels, "PIECE", 1 << 16)
+
+
+def filled(folder, codec="uint8", n=40, **more) -> ExemplarMemory:
+    memory = ExemplarMemory(max_samples=n, codec=codec, folder=folder, **more)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(3):
+        memory.add(
+            torch.randint(256, (n, 3, 8, 8), generator=generator).byte(), torch.arange(n) % 5, torch.zeros(n), step=step
+        )
+    return memory
+
+
+@pytest.mark.parametrize("codec", ["uint8", "png"])
+def test_the_state_of_pictures_on_disk_is_that_of_pictures_in_memory(tmp_path, small_pieces, codec):
+    ram, disk = filled(None, codec), filled(tmp_path, codec)
+    before = disk.state_dict()
+    assert torch.equal(before["pictures"], ram.state_dict()["pictures"])
+    saved = before["pictures"].clone()
+    for memory in (ram, disk):
+        memory.resize(max_samples=7)
+    assert torch.equal(before["pictures"], saved)  # a state stays what it was
+    assert torch.equal(disk.state_dict()["pictures"], ram.state_dict()["pictures"])
+    before["pictures"].zero_()
+    assert torch.equal(disk.state_dict()["pictures"], ram.state_dict()["pictures"])
+
+
+@linux
+def test_pictures_go_to_a_checkpoint_and_back_without_being_in_memory(tmp_path, small_pieces):
+    n, side = 40, 3 * 512 * 512  # 30 MB
+    memory = ExemplarMemory(max_samples=n, folder=tmp_path / "a", policy="reservoir")
+    for i in range(n):
+        memory.add(torch.full((1, 3, 512, 512), i, dtype=torch.uint8), torch.tensor([i]), torch.zeros(1))
+    states, start = tmp_path / "states", held()
+    save_state(states, memory.state_dict(), name="a", kind="test")
+    written = {path: path.stat().st_mtime_ns for path in (states / "objects").iterdir()}
+    save_state(states, memory.state_dict(), name="b", kind="test")  # unchanged, and not written again
+    assert {path: path.stat().st_mtime_ns for path in (states / "objects").iterdir()} == written
+    found = load_state(states, kind="test", mapped=True).state
+    other = ExemplarMemory(max_samples=n, folder=tmp_path / "b", policy="reservoir")
+    other.load_state_dict(found)
+    other.save(tmp_path / "saved")
+    again = ExemplarMemory.load(tmp_path / "saved", keep_in=tmp_path / "c")
+    again.resize(max_samples=n - 1)
+    assert held() - start < 12 * MB < n * side
+    drawn, theirs = memory.sample(9), other.sample(9)
+    assert torch.equal(drawn["pixels"], theirs["pixels"]) and torch.equal(drawn["y"], theirs["y"])
+
+
+@linux
+def test_features_go_to_a_checkpoint_and_back_without_being_in_memory(tmp_path):
+    store, other = FeatureStore(1 << 10, tmp_path), FeatureStore(1 << 10, tmp_path)
+    for _ in range(16):
+        store.append(torch.rand(512, 1024))  # 2 MB
+    start = held()
+    save_state(tmp_path / "states", store.state_dict(), name="a", kind="test")
+    other.load_state_dict(load_state(tmp_path / "states", kind="test", mapped=True).state)
+    assert held() - start < 12 * MB
+    rows = torch.tensor([0, 5, 8191, 77])
+    assert torch.equal(store.rows(rows), other.rows(rows))
+    for each in (store, other):
+        each.append(torch.ones(3, 1024))
+    assert torch.equal(store.rows(slice(8000, None)), other.rows(slice(8000, None)))
+
+
+def test_features_that_do_not_fit_are_refused(tmp_path):
+    store = FeatureStore(16, tmp_path)
+    store.append(torch.rand(9, 4))
+    good = store.state_dict()
+    for wrong in (None, good["_far"][1:], good["_far"][:, 1:], good["_far"].reshape(-1), 3):
+        with pytest.raises(InputError, match="FeatureStore has other features for its file than it says"):
+            FeatureStore(16, tmp_path).load_state_dict({**good, "_far": wrong})
+
+
+def test_a_spooled_tensor_leaves_no_file_and_needs_none(tmp_path):
+    parts = [np.arange(5, dtype=np.uint8), np.zeros(0, dtype=np.uint8), np.arange(3, dtype=np.uint8)]
+    tensor = spooled.spooled(iter(parts), tmp_path)
+    assert not list(tmp_path.iterdir()) and tensor.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    tensor[0] = 9
+    assert tensor.clone().tolist()[0] == 9
+    assert spooled.spooled(iter([]), tmp_path).tolist() == []
+
+
+@pytest.mark.parametrize("codec", ["uint8", "png"])
+def test_a_full_disk_is_said_when_a_state_is_taken(tmp_path, monkeypatch, codec):
+    memory = filled(tmp_path, codec)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pixels, "spooled", full)
+    with pytest.raises(InputError, match=r"cannot copy the exemplars in .*: No space left on device"):
+        memory.state_dict()
