@@ -17,6 +17,10 @@ COMMANDS = {
     "compare": "avalanche_vlm.commands.run:compare",
     "diagnose": "avalanche_vlm.commands.diagnose:diagnose",
     "advise": "avalanche_vlm.commands.advise:advise",
+    "update": "avalanche_vlm.commands.update:update",
+    "versions": "avalanche_vlm.commands.versions:versions",
+    "rollback": "avalanche_vlm.commands.versions:rollback",
+    "diff": "avalanche_vlm.commands.versions:diff",
     "report": "avalanche_vlm.commands.report:report",
     "list": "avalanche_vlm.commands.listing:listing",
 }

@@ -46,6 +46,7 @@ def save_model(
     base: VLM | None = None,
     embed_base: bool = False,
     version: str | None = None,
+    current: bool = True,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Save a model, so that :func:`~avalanche_vlm.artifacts.load` gives one that predicts the same, bit for bit.
@@ -66,6 +67,7 @@ def save_model(
         hands should bring: without, all of its tensors are written.
     :param embed_base: whether the base's weights are written along, so that nothing else is needed to load.
     :param version: name of the version, which takes the place of one that is there; None for the next one.
+    :param current: whether the version becomes the model, as it is loaded from the folder, or lies beside it.
     :param about: what else is to be kept in ``model.json``, in JSON types.
     :return: the version's folder.
     :raises InputError: if the model cannot be saved so that it can be loaded, or a file cannot be written; the folder
@@ -110,7 +112,8 @@ def save_model(
             )
     except OSError as error:
         raise InputError(f"cannot save the model to {home}: {error.strerror or error}") from error
-    point_to(folder, version)
+    if current:
+        point_to(folder, version)
     return home
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ Images = Sequence[Any] | torch.Tensor
 
 class Identities:
     """Numbers of images and captions. The data sets of one benchmark share them: replay mixes their samples in a batch,
-    and different images or captions with one number would count as each other's positives."""
+    and different images or captions with one number would count as each other's positives.
+
+    What is kept of an image or a caption is a digest, so that numbers go on with another file months later
+    (:meth:`state_dict`) and neither can be read there.
+    """
 
     def __init__(self) -> None:
         self._captions: dict[str, int] = {}
@@ -40,16 +44,42 @@ class Identities:
         times = Counter(keys)
         self._held.append(images)
         return [
-            pair_number(self._image(key, times[key]), self._captions.setdefault(caption, len(self._captions)))
+            pair_number(self._image(key, times[key]), self._captions.setdefault(_digest(caption), len(self._captions)))
             for key, caption in zip(keys, captions, strict=True)
         ]
+
+    def state_dict(self) -> dict[str, list[str]]:
+        """The digests of captions and images in the order of their numbers, as values that JSON has. Images that are
+        objects of this process are known by nothing that another one would find again."""
+        images = [name if isinstance(name, str) else "" for name in self._images]
+        return {"captions": list(self._captions), "images": images}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[str]]) -> None:
+        """Take what :meth:`state_dict` gave.
+
+        :param state: digests in the order of their numbers.
+        """
+        self._captions = {name: number for number, name in enumerate(state["captions"])}
+        self._images = {name or ("gone", number): number for number, name in enumerate(state["images"], start=1)}
 
     def _image(self, key: Any, times: int) -> int:
         # A picture in memory that is met for the first time, and once, has no number: with one, a memory would need
         # eight bytes for a sample's identity, where four hold the caption's.
-        if key is None or (times == 1 and key not in self._images and not isinstance(key, Path)):
+        name = None if key is None else _name(key)
+        if name is None or (times == 1 and name not in self._images and not isinstance(key, Path)):
             return 0
-        return self._images.setdefault(key, len(self._images) + 1)
+        return self._images.setdefault(name, len(self._images) + 1)
+
+
+def _name(key: Any) -> Any:
+    """What an image is known by: a digest of its pixels or of its file's place as a text, or the object that it is."""
+    if isinstance(key, Path):
+        return _digest(str(key.absolute()))
+    return key.hex() if isinstance(key, bytes) else key
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _content_key(images: Images, row: int) -> Any:

@@ -88,7 +88,8 @@ class PairDataset(Dataset):
             raise ValueError(f"{len(images)} images with {len(captions)} captions")
         self.images = images
         self.captions = list(captions)
-        self.targets = (identities or Identities()).number(images, self.captions)
+        self.identities = identities or Identities()
+        self.targets = self.identities.number(images, self.captions)
 
     def __len__(self) -> int:
         return len(self.images)

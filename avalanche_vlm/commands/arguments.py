@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
-from avalanche_vlm.commands import flags, words
+from avalanche_vlm.commands import flags, living_flags, words
 
 if TYPE_CHECKING:
-    from avalanche_vlm.commands.requests import ListRequest, Request
+    from avalanche_vlm.commands.requests import Part
 
 _SEED = "of the training, and of the data unless --data-seed is given"
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[str, Request | ListRequest]:
+def parse(argv: Sequence[str] | None = None) -> tuple[str, Part]:
     """The command and its request.
 
     :param argv: arguments without the program's name; the process's by default.
@@ -47,6 +47,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     shipped = ", ".join(line.name for line in catalogue())
     run.add_argument("--recipe", default="fine-tune", help=f"{shipped} (default: fine-tune)")
     run.add_argument("--seed", type=words.seed_number, default=0, help=_SEED)
+    flags.add_kept_tests(run)
     run.add_argument("--no-save", action="store_true", help="do not save the trained model in DIR/model")
     compare = commands.add_parser(
         "compare",
@@ -77,6 +78,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_advice(advise)
     for command in (run, compare, advise):
         flags.add_training(command)
+    living_flags.add_living(commands)
     report = commands.add_parser(
         "report",
         help="one page of what a folder holds, as HTML, Markdown and JSON",

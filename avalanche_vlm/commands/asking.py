@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from avalanche_vlm.catalogue import COMPARED
+from avalanche_vlm.commands import flags
+from avalanche_vlm.commands.living_requests import DiffRequest, RollbackRequest, UpdateRequest, VersionsRequest
 from avalanche_vlm.commands.requests import (
     DATA_OPTIONS,
     SIZES,
@@ -18,8 +20,8 @@ from avalanche_vlm.commands.requests import (
     Limits,
     ListRequest,
     ModelRequest,
+    Part,
     ReportRequest,
-    Request,
     RunRequest,
     Saving,
     StreamRequest,
@@ -29,7 +31,7 @@ from avalanche_vlm.errors import InputError
 
 
 def _run(options: argparse.Namespace) -> RunRequest:
-    saving = Saving(model=not options.no_save, base=options.embed_base)
+    saving = Saving(model=not options.no_save, base=options.embed_base, tests=flags.kept_tests(options))
     if options.no_save and options.embed_base:
         raise InputError("--embed-base says how the model is saved, and --no-save that it is not: give one of them")
     return RunRequest(**_training(options), recipe=options.recipe, seed=options.seed, saving=saving)
@@ -70,11 +72,73 @@ def _list(options: argparse.Namespace) -> ListRequest:
     return ListRequest(what=options.what, name=options.name, as_json=options.json)
 
 
+def _update(options: argparse.Namespace) -> UpdateRequest:
+    if options.data is None and options.benchmark is None:
+        raise InputError("update learns what is new: name it with --data PATH, or --benchmark NAME and --experience N")
+    if options.data is not None and options.experience is not None:
+        raise InputError("--experience is one of a --benchmark's; all tasks of --data are learned")
+    limits = {name: getattr(options, name) for name in ("max_forget", "max_zero_shot_loss")}
+    return UpdateRequest(
+        out=options.out,
+        quiet=options.quiet,
+        threads=options.threads,
+        stream=_stream(options),
+        device=options.device,
+        train=_changes(options),
+        assignments=tuple(map(_assignment, options.set)),
+        recipe=options.recipe,
+        experiences=options.experience,
+        tests=flags.kept_tests(options),
+        limits={name: value for name, value in limits.items() if value is not None},
+        promote=options.promote,
+        held_out=options.held_out,
+        as_json=options.json,
+    )
+
+
+def _versions(options: argparse.Namespace) -> VersionsRequest:
+    return VersionsRequest(out=options.out, as_json=options.json)
+
+
+def _rollback(options: argparse.Namespace) -> RollbackRequest:
+    return RollbackRequest(out=options.out, version=options.version, anyway=options.anyway)
+
+
+def _diff(options: argparse.Namespace) -> DiffRequest:
+    return DiffRequest(
+        out=options.out,
+        threads=options.threads,
+        first=options.first,
+        second=options.second,
+        as_json=options.json,
+        pictures=options.pictures,
+        examples=options.examples,
+    )
+
+
 def _training(options: argparse.Namespace) -> dict[str, Any]:
     """What the commands that train have in common."""
+    return {
+        "out": options.out,
+        "quiet": options.quiet,
+        "threads": options.threads,
+        "stream": _stream(options),
+        "model": ModelRequest(
+            name=options.model,
+            pretrained=options.pretrained,
+            precision=options.precision,
+            image_size=options.image_size,
+        ),
+        "device": options.device,
+        "train": _changes(options),
+        "assignments": tuple(map(_assignment, options.set)),
+    }
+
+
+def _stream(options: argparse.Namespace) -> StreamRequest:
     named = (*SIZES, *DATA_OPTIONS)
     sizes = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
-    stream = StreamRequest(
+    return StreamRequest(
         benchmark=_one_stream(options),
         data=options.data,
         on_error=options.on_error,
@@ -86,7 +150,10 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.data_seed,
         options={**sizes, **dict(map(_benchmark_option, options.option))},
     )
-    train = TrainChanges(
+
+
+def _changes(options: argparse.Namespace) -> TrainChanges:
+    return TrainChanges(
         lr=options.lr,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -97,21 +164,6 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         amp=options.amp,
         num_workers=options.workers,
     )
-    return {
-        "out": options.out,
-        "quiet": options.quiet,
-        "threads": options.threads,
-        "stream": stream,
-        "model": ModelRequest(
-            name=options.model,
-            pretrained=options.pretrained,
-            precision=options.precision,
-            image_size=options.image_size,
-        ),
-        "device": options.device,
-        "train": train,
-        "assignments": tuple(map(_assignment, options.set)),
-    }
 
 
 def _one_stream(options: argparse.Namespace) -> str | None:
@@ -150,11 +202,15 @@ def _once(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-REQUESTS: dict[str, Callable[[argparse.Namespace], Request | ListRequest]] = {
+REQUESTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "run": _run,
     "compare": _compare,
     "diagnose": _diagnose,
     "advise": _advise,
+    "update": _update,
+    "versions": _versions,
+    "rollback": _rollback,
+    "diff": _diff,
     "report": _report,
     "list": _list,
 }

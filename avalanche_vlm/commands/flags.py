@@ -8,6 +8,7 @@ from typing import get_args
 from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
 from avalanche_vlm.commands import words
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.precision import PRECISIONS
 
 
@@ -18,10 +19,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--out", required=True, metavar="DIR", help="where results go")
     add_manners(parser)
-    _add_stream(parser)
-    _add_own_data(parser)
+    add_stream(parser)
+    add_own_data(parser)
     _add_model(parser)
-    _add_settings(parser)
+    add_settings(parser)
 
 
 def add_manners(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,11 @@ def add_manners(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
 
 
-def _add_stream(parser: argparse.ArgumentParser) -> None:
+def add_stream(parser: argparse.ArgumentParser) -> None:
+    """Which stream of tasks.
+
+    :param parser: parser of the command, which gets the options.
+    """
     data = parser.add_argument_group("stream")
     data.add_argument("--benchmark", choices=benchmark_names(), help="(default: picturebook)")
     data.add_argument("--data", metavar="PATH", help="your own folder of class folders, or table (list formats)")
@@ -66,7 +71,11 @@ def _add_stream(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_own_data(parser: argparse.ArgumentParser) -> None:
+def add_own_data(parser: argparse.ArgumentParser) -> None:
+    """How data of the user's own are read.
+
+    :param parser: parser of the command, which gets the options.
+    """
     own = parser.add_argument_group("your own data (--data)")
     own.add_argument("--class-names", metavar="FILE", help="names of classes: a line each in order, or label and name")
     own.add_argument("--kind", choices=KINDS, help="of a table that has labels and captions")
@@ -77,6 +86,33 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
     for column in ("image", "label", "caption", "task", "split"):
         own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")
+
+
+def add_kept_tests(parser: argparse.ArgumentParser) -> None:
+    """Which test samples are kept with a model.
+
+    :param parser: parser of the command, which gets the options.
+    """
+    parser.add_argument(
+        "--keep-tests",
+        type=words.count,
+        metavar="N",
+        help="test samples of each experience and held-out set that are kept with the model, for what later updates "
+        "forget (default: 200)",
+    )
+    parser.add_argument("--no-raw-data", action="store_true", help="keep no pictures or captions as test samples")
+
+
+def kept_tests(options: argparse.Namespace) -> int | None:
+    """How many test samples are to be kept.
+
+    :param options: the parsed arguments.
+    :return: the number; None where nothing was said.
+    :raises InputError: if both that some are kept and that none are was said.
+    """
+    if options.no_raw_data and options.keep_tests:
+        raise InputError(f"--keep-tests {options.keep_tests} keeps raw data, and --no-raw-data none: give one of them")
+    return 0 if options.no_raw_data else options.keep_tests
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +126,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """How every task is trained.
+
+    :param parser: parser of the command, which gets the options.
+    """
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
     train.add_argument("--lr", type=words.rate)
     train.add_argument("--epochs", type=words.positive)

@@ -93,7 +93,7 @@ def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dic
 
     train, options = settings_for(recipe, request.stream.benchmark or "data", request.model.name)
     given = request.train.model_dump(exclude_none=True)
-    return {**train, **given}, {**options, **dict(_assigned(request, recipe))}
+    return {**train, **given}, {**options, **dict(assigned(request, recipe))}
 
 
 def knows_nothing_of(request: TrainingRequest) -> str | None:
@@ -165,7 +165,7 @@ def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
         precision=asked.model.precision,
         image_size=asked.model.image_size,
     )
-    benchmark = _benchmark(asked, model)
+    benchmark = stream_for(asked, model)
     if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):
         benchmark.data.notes.append(alike)
     return model, benchmark
@@ -197,7 +197,14 @@ def protocol(
     )
 
 
-def _benchmark(asked: Experiment, model: VLM) -> VLMBenchmark:
+def stream_for(asked: Experiment, model: VLM) -> VLMBenchmark:
+    """The stream of an experiment, read as a model reads.
+
+    :param asked: what is run; its data seed decides the data.
+    :param model: the model whose transforms and tokenizer are used.
+    :return: the benchmark that was read.
+    :raises InputError: for unusable data, and for an option that would go unheeded with it.
+    """
     stream = asked.stream
     common: dict[str, Any] = {"seed": asked.data_seed}
     if stream.label_space:
@@ -282,8 +289,13 @@ def _does_not_apply(option: str, where: str) -> InputError:
     return InputError(f"--{option.replace('_', '-')} does not apply to {where}")
 
 
-def _assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]]:
-    """The options that a recipe is given, checked."""
+def assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]]:
+    """The options that a recipe is given, checked.
+
+    :param request: what was asked for.
+    :param recipe: name of the recipe.
+    :raises InputError: for an option that no recipe knows, or a value that it does not take.
+    """
     from avalanche_vlm.training import recipes
 
     own = recipes.get(recipe).settings

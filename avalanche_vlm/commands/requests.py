@@ -171,10 +171,12 @@ class Saving(Part):
 
     :param model: whether it is saved at all.
     :param base: whether the weights of its base are written along.
+    :param tests: test samples of each experience and held-out set that are kept with it; None for the default.
     """
 
     model: bool = True
     base: bool = False
+    tests: NotNegative | None = None
 
 
 class RunRequest(TrainingRequest):

@@ -19,6 +19,9 @@ from avalanche_vlm.errors import DataWarning, InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.studies.outcome import Outcome
+
 
 def run(request: RunRequest) -> int:
     """One recipe, one seed: results, table and plots in the request's folder.
@@ -164,7 +167,7 @@ def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
             on_row=on_row,
         )
     if job.saving.model:
-        outcome.save(folder, embed_base=job.saving.base, version="v1")
+        _save_model(job, outcome, benchmark, progress)
     timing = {**outcome.timing, "total_seconds": round(time.perf_counter() - started, 2)}
     store.write_json(folder / "timing.json", timing)
     store.write_json(folder / "ledger.json", outcome.ledger)
@@ -172,6 +175,22 @@ def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
     partial.unlink(missing_ok=True)
     _save(folder / "matrix.png", plots.matrices([outcome.result]))
     return {"result": outcome.result, "timing": timing}
+
+
+def _save_model(job: _Job, outcome: Outcome, benchmark: VLMBenchmark, progress: Progress) -> None:
+    """The model as the first version, with what its updates need."""
+    from avalanche_vlm.studies.living.first import record_first
+    from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
+    from avalanche_vlm.training.protocol import model_of
+
+    outcome.save(job.folder, embed_base=job.saving.base, version="v1")
+    samples = KEPT_BY_DEFAULT if job.saving.tests is None else job.saving.tests
+    record_first(job.folder, "v1", benchmark, model_of(outcome.strategy), samples)
+    if samples and job.asked.stream.data:
+        progress.say_once(
+            f"{samples} test samples of each task at most are kept in {job.folder / 'tests'}, for what updates forget "
+            "(--no-raw-data keeps none)"
+        )
 
 
 def _report(out: Path, entries: list[dict[str, Any]]) -> None:

@@ -42,7 +42,7 @@ def refuse_undeclared(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugi
 
 
 def refuse_untrainable(
-    recipe: str, benchmark: VLMBenchmark, plugins: Sequence[SupervisedPlugin], settings: TrainSettings
+    recipe: str, benchmark: VLMBenchmark, plugins: Sequence[SupervisedPlugin], settings: TrainSettings, first: int = 0
 ) -> None:
     """Refuse what would fail, or train nothing, in the middle of the stream.
 
@@ -50,13 +50,14 @@ def refuse_untrainable(
     :param benchmark: stream whose training sets are counted.
     :param plugins: the recipe's plugins.
     :param settings: settings of the training.
+    :param first: number of the first experience that is trained; those before it were trained already.
     :raises InputError: for a task with fewer training samples than a plugin needs, naming the first one; and for pairs
         one by one, which no loss can contrast.
     """
     contrasts = benchmark.kind == "pairs" and trains(plugins)
     least = max((p.least_samples for p in plugins if isinstance(p, VLMPlugin)), default=1)
     least = max(least, 2) if contrasts else least
-    for name, experience in zip(benchmark.task_names, benchmark.train_stream, strict=True):
+    for name, experience in list(zip(benchmark.task_names, benchmark.train_stream, strict=True))[first:]:
         if (there := len(experience.dataset)) < least:
             raise InputError(f"recipe {recipe}: {too_few(least, f'task {name}', there)}")
     if contrasts and settings.batch_size == 1:

@@ -260,10 +260,12 @@ def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairT
         images, captions = ImageFiles([item.image for item in items]), [item.text for item in items]
         return as_experience_data(PairDataset(images, captions, identities), train, test, number)
 
-    splits = ("train", "valid", "test")
-    return {
-        split: [data(parts[task, split], t) for t, task in enumerate(tasks) if parts[task, split]] for split in splits
-    }
+    streams: Streams = {"train": [], "valid": [], "test": []}
+    for number, task in enumerate(tasks):  # task by task: the numbers of a task do not depend on tasks to come
+        for split, stream in streams.items():
+            if parts[task, split]:
+                stream.append(data(parts[task, split], number))
+    return streams
 
 
 def _classes(

@@ -183,6 +183,7 @@ class Recipe:
     :param picturebook: what the picturebook's streams are trained with.
     :param only_with: resources that the recipe takes and leaves alone unless an option says otherwise, each with that
         option's name: it is used where the option is neither 0 nor empty. Of the others, what is given is used.
+    :param grows: whether classes may come that were not known when the training began.
     :raises InputError: for a fact that is out of place.
     """
 
@@ -198,6 +199,7 @@ class Recipe:
     adamw: AdamW | None = None
     picturebook: Tuned | None = None
     only_with: Mapping[str, str] = field(default_factory=dict)
+    grows: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):

@@ -52,6 +52,7 @@ def recipe(
     adamw: AdamW | None = None,
     picturebook: Tuned | None = None,
     only_with: Mapping[str, str] | None = None,
+    grows: bool = True,
 ) -> Callable[[_Compose], _Compose]:
     """Declare a recipe: a function ``(model, *, ...) -> plugins`` with its facts. Where there can be several (kinds,
     papers, settings), one may stand alone.
@@ -74,6 +75,7 @@ def recipe(
     :param picturebook: what the picturebook's streams are trained with; by default what trains whole towers there.
     :param only_with: resources that the recipe takes and leaves alone where an option is 0 or empty, each with that
         option's name, as in ``{"reference": "pretraining"}``; by default it uses whatever it is given.
+    :param grows: whether a saved model may learn classes that were not known when its training began.
     :raises InputError: for a name that is taken, and for a fact that is out of place.
     """
     works, published, streams = (_several(facts) for facts in (paper, training, kinds))
@@ -101,6 +103,7 @@ def recipe(
             adamw=adamw,
             picturebook=picturebook,
             only_with=dict(only_with or {}),
+            grows=grows,
         )
         return compose
 

@@ -1,0 +1,88 @@
+"""The words of the commands around a model that lives on. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche_vlm.commands import flags, words
+
+
+def add_living(commands: Any) -> None:
+    """``update``, ``versions``, ``rollback`` and ``diff``.
+
+    :param commands: argparse's collection of commands, which gets them.
+    """
+    update = commands.add_parser(
+        "update",
+        help="one month more for a saved model, as a version beside the old one",
+        description="Learn what is new on top of DIR/model, with all that it keeps, as a version beside it. The new "
+        "version becomes the model unless it lost more than a limit (exit code 3: trained, kept, not promoted).",
+    )
+    update.add_argument("out", metavar="DIR", help="a folder with a saved model, of run for example")
+    flags.add_manners(update)
+    update.add_argument("--json", action="store_true", help="what it came to as JSON")
+    update.add_argument("--recipe", help="another recipe to go on with (default: as before)")
+    update.add_argument(
+        "--experience",
+        type=_experiences,
+        metavar="N",
+        help="of --benchmark, numbered from 0; several are separated by commas (default: the next one)",
+    )
+    flags.add_stream(update)
+    flags.add_own_data(update)
+    flags.add_settings(update)
+    update.set_defaults(workers=None)
+    update.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    gates = update.add_argument_group("promotion")
+    gates.add_argument(
+        "--max-forget",
+        type=_limit,
+        metavar="POINTS",
+        help="that earlier experiences may lose in the mean, or none (default: 2)",
+    )
+    gates.add_argument(
+        "--max-zero-shot-loss",
+        type=_limit,
+        metavar="POINTS",
+        help="that held-out sets may lose in the mean, or none (default: 1, where there are held-out sets)",
+    )
+    gates.add_argument(
+        "--promote",
+        choices=("judged", "unjudged", "always", "never"),
+        default="judged",
+        help="if all limits were judged and kept (the default), though some cannot be judged, whatever the gates say, "
+        "or not at all",
+    )
+    gates.add_argument("--held-out", metavar="TABLE", help="samples that nothing trains, to be measured besides")
+    flags.add_kept_tests(update)
+    versions = commands.add_parser("versions", help="the versions of a saved model", description="List them.")
+    versions.add_argument("out", metavar="DIR", help="a folder with a saved model")
+    versions.add_argument("--json", action="store_true", help="as JSON")
+    rollback = commands.add_parser(
+        "rollback",
+        help="make an earlier version of a saved model the model again",
+        description="Make a version the model: DIR/model points to it from one moment to the next.",
+    )
+    rollback.add_argument("out", metavar="DIR", help="a folder with a saved model")
+    rollback.add_argument("version", metavar="VERSION", help="such as v1")
+    rollback.add_argument("--anyway", action="store_true", help="take a candidate that was never promoted as well")
+    diff = commands.add_parser(
+        "diff",
+        help="what sets two versions of a saved model apart",
+        description="Scores, features, classes, examples, weights and bytes of two versions, on kept test samples.",
+    )
+    diff.add_argument("out", metavar="DIR", help="a folder with a saved model")
+    diff.add_argument("first", metavar="FIRST", help="such as v1")
+    diff.add_argument("second", metavar="SECOND", help="such as v2")
+    diff.add_argument("--json", action="store_true", help="as JSON")
+    diff.add_argument("--pictures", metavar="FOLDER", help="where pictures whose answer changed are written as PNG")
+    diff.add_argument("--examples", type=words.count, default=10, metavar="N", help="of each set (default: 10)")
+    diff.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
+
+
+def _experiences(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(words.count(part) for part in text.split(",")))
+
+
+def _limit(text: str) -> float | str:
+    return "none" if text.strip().lower() == "none" else words.rate(text)

@@ -1,0 +1,193 @@
+"""``update``: one month more for a saved model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.living_requests import UpdateRequest
+from avalanche_vlm.commands.progress import progress as watched
+from avalanche_vlm.commands.requests import Experiment, ModelRequest, StreamRequest
+from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.artifacts import SavedModel
+    from avalanche_vlm.benchmarks.scenario import HeldOutSet, VLMBenchmark
+    from avalanche_vlm.models import VLM
+    from avalanche_vlm.training.settings import TrainSettings
+
+NOT_PROMOTED = 3
+"""Exit code of an update whose version was trained and kept, and is not the model: no error, and no success either."""
+
+_LASTING = ("kind", "class_names", "image_root")
+"""Options of a user's own data that hold for the next month as well, besides names of columns."""
+
+
+def update(request: UpdateRequest) -> int:
+    """One month more for a saved model.
+
+    :param request: what was asked for.
+    :return: exit code of the process: 0, or :data:`NOT_PROMOTED`.
+    """
+    from avalanche_vlm.artifacts import open_saved
+    from avalanche_vlm.studies.living import list_versions
+    from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
+    from avalanche_vlm.studies.living.updating import update as learn
+
+    saved = open_saved(request.out)
+    version = next(of for of in list_versions(request.out) if of["current"])
+    recipe = request.recipe or version["recipe"]
+    if recipe is None:
+        raise InputError(f"{request.out} was trained with no recipe of a name: name one with --recipe")
+    request = request.model_copy(update={"recipe": recipe, "model": _model_of(saved)})
+    settings, options = _settings(request, saved, same=recipe == version["recipe"])
+    earlier = _earlier(request.out)
+    chosen = request.experiences
+    if request.stream.benchmark is not None and chosen is None:
+        chosen = (len(version["experiences"]),)
+    forget, zero_shot = (_points(request, name, default) for name, default in
+                         (("max_forget", 2.0), ("max_zero_shot_loss", 1.0)))  # fmt: skip
+    with watched(request.quiet) as progress, progress.task(f"update by {recipe}", 1) as advance:
+        held_out: list[HeldOutSet] = []
+
+        def month(model: VLM) -> VLMBenchmark:
+            found = _month(request, recipe, earlier, saved, model)
+            for sentence in (*(f"left out: {of}" for of in found.data.skipped), *found.data.notes):
+                progress.say_once(sentence)
+            held_out.extend(_held_out(request, model))
+            return found
+
+        done = learn(
+            request.out,
+            month,
+            experiences=chosen,
+            recipe=recipe,
+            options=options,
+            settings=settings,
+            held_out=held_out,
+            keep=KEPT_BY_DEFAULT if request.tests is None else request.tests,
+            max_forget=forget,
+            max_zero_shot_loss=zero_shot,
+            zero_shot_asked="max_zero_shot_loss" in request.limits,
+            promote=request.promote,
+            device=prepare.device_of(request.device),
+            progress=None if advance is None else lambda _, *of: advance(0, *of),
+            said=progress.say,
+        )
+    if request.as_json:
+        print(json.dumps({**done.record.model_dump(mode="json"), "refusal": done.refusal}, indent=1))
+    else:
+        _say(done.record.model_dump(mode="json"))
+        for finding in done.findings:
+            print(finding.sentence)
+        print(
+            f"{done.version} is the model now" if done.promoted else
+            f"{done.version} is not promoted, {version['version']} stays the model: {done.refusal}"
+        )  # fmt: skip
+    return 0 if done.promoted or request.promote == "never" else NOT_PROMOTED
+
+
+def _points(request: UpdateRequest, name: str, default: float) -> float | None:
+    """A limit in points; None for no limit."""
+    given = request.limits.get(name, default)
+    return None if given == "none" else float(given)
+
+
+def _say(record: dict[str, Any]) -> None:
+    """Scores of the version before and of the new one."""
+    for name, after in record["scores"].items():
+        before = record["before"].get(name)
+        was = "" if before is None else f"{before:.1f} before, "
+        print(f"{name}: {was}{after:.1f} now")
+
+
+def _model_of(saved: SavedModel) -> ModelRequest:
+    """The model by the name that settings are chosen by."""
+    origin = saved.description.base.origin
+    return ModelRequest() if origin is None else ModelRequest(name=origin.name, pretrained=origin.pretrained)
+
+
+def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[TrainSettings, dict[str, Any]]:
+    """Settings and options: those of before, or of another recipe its own, changed by what was asked for."""
+    from avalanche_vlm.studies.living.updating import former_settings
+    from avalanche_vlm.training.settings import TrainSettings
+
+    assert request.recipe is not None
+    before, given = asdict(former_settings(saved)), request.train.model_dump(exclude_none=True)
+    if same:
+        return TrainSettings(**{**before, **given}), dict(prepare.assigned(request, request.recipe))
+    fields, options = prepare.settings(request, request.recipe)
+    kept = {name: before[name] for name in ("epochs", "batch_size", "warmup", "amp", "max_grad_norm")}
+    return TrainSettings(**{**fields, **kept, **given}), options
+
+
+def _earlier(folder: Path) -> Experiment | None:
+    """What the first version was asked for, where ``run`` made it."""
+    path = folder / "request.json"
+    return store.read_experiment(path) if path.exists() else None
+
+
+def _month(
+    request: UpdateRequest, recipe: str, earlier: Experiment | None, saved: SavedModel, model: VLM
+) -> VLMBenchmark:
+    """What is new, with the resources of before where it brings none."""
+    from avalanche_vlm.training import recipes
+
+    protocol = saved.description.protocol or {}
+    seed = earlier.seed if earlier else protocol.get("seed")
+    asked = Experiment(
+        recipe=recipe,
+        recipe_options={},
+        seed=seed if isinstance(seed, int) else 0,
+        stream=_stream(request.stream, earlier.stream if earlier else None, saved),
+        model=request.model,
+        device=prepare.device_of(request.device),
+        train=_settings(request, saved, same=True)[0],
+        versions={},
+    )
+    found = prepare.stream_for(asked, model)
+    if asked.stream.data and found.task_names == ("all",):
+        found.task_names = (Path(asked.stream.data).stem,)
+    lacking = [name for name in recipes.get(recipe).takes if getattr(found, name) is None]
+    if lacking and earlier is not None and earlier.stream.benchmark is not None:
+        brought = prepare.stream_for(earlier, model)  # data of the user's own bring none, and that benchmark did
+        for name in lacking:
+            setattr(found, name, getattr(brought, name))
+    return found
+
+
+def _stream(asked: StreamRequest, before: StreamRequest | None, saved: SavedModel) -> StreamRequest:
+    """What is asked for, with what holds as before where nothing else is said."""
+    space = saved.label_space
+    if asked.label_space is not None and space is not None and asked.label_space != space.visible:
+        raise InputError(
+            f"--label-space {asked.label_space}: which classes compete stays as it was when {saved.folder} was first "
+            f"trained, {space.visible}"
+        )
+    changes: dict[str, Any] = {"label_space": None}
+    if asked.data and asked.template is None and space is not None:
+        changes["template"] = space.templates[-1].templates
+    if before is not None and (before.data is None) == (asked.data is None):
+        lasting = [name for name in before.options if asked.benchmark or name in _LASTING or name.endswith("_column")]
+        changes["options"] = {**{name: before.options[name] for name in lasting}, **asked.options}
+        for name in ("reference", "generator", "seed"):
+            if getattr(asked, name) is None:
+                changes[name] = getattr(before, name)
+    return asked.model_copy(update=changes)
+
+
+def _held_out(request: UpdateRequest, model: VLM) -> list[HeldOutSet]:
+    """The table that nothing trains, as a held-out set."""
+    from avalanche_vlm.benchmarks.scenario import HeldOutSet
+    from avalanche_vlm.benchmarks.sources.registry import read_stream
+
+    if request.held_out is None:
+        return []
+    found = read_stream(request.held_out, model=model, name="held out")
+    return [
+        HeldOutSet(f"held out {name}", experience.dataset.eval(), found.label_space)
+        for name, experience in zip(found.task_names, found.test_stream, strict=True)
+    ]

@@ -1,0 +1,128 @@
+"""Test samples that are kept with a model, by consent: what later versions are measured on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.reading import ordered_batches
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
+from avalanche_vlm.benchmarks.transforms import ImageTransform
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage import read_tensors, write_tensors
+from avalanche_vlm.studies.living.answers import TestSet
+from avalanche_vlm.studies.living.records import Kept
+from avalanche_vlm.training.data import labelled
+
+TESTS = "tests"
+"""Folder of the kept samples beside the versions, which share them: a file for each set, never written again."""
+
+KEPT_BY_DEFAULT = 200
+"""Test samples of every experience, and of every held-out set, that are kept unless something else is said."""
+
+
+def keep_tests(
+    folder: str | Path,
+    benchmark: VLMBenchmark,
+    transform: ImageTransform,
+    samples: int,
+    *,
+    owner: str,
+    experiences: Sequence[int] | None = None,
+) -> tuple[list[Kept], list[Kept]]:
+    """Keep test samples of experiences, and of the benchmark's held-out sets: pictures in 8 bits as the model's
+    evaluation transform leaves them, class ids or tokens of captions.
+
+    :param folder: the folder that the model is saved to.
+    :param benchmark: stream with test sets and held-out sets.
+    :param transform: the model's transform of evaluation, which is undone for what is kept.
+    :param samples: most samples of a set that are kept, drawn at random; 0 for none.
+    :param owner: name of the version that has learned the experiences.
+    :param experiences: which experiences, by their numbers; None for all.
+    :return: what was kept of the experiences, and of the held-out sets; with 0 samples their names alone.
+    :raises InputError: if the samples cannot be written.
+    """
+    numbers = range(len(benchmark.test_stream)) if experiences is None else experiences
+    found: tuple[list[Kept], list[Kept]] = ([], [])
+    for number in numbers:
+        data = benchmark.test_stream[number].dataset.eval()
+        asked = TestSet(benchmark.task_names[number], data)
+        found[0].append(_keep(Path(folder), asked, transform, samples, f"{owner}-{number + 1}"))
+    for held_out in benchmark.held_out:
+        asked = TestSet(held_out.name, held_out.dataset, held_out.label_space)
+        found[1].append(_keep(Path(folder), asked, transform, samples, f"{owner}-held-out-{_plain(held_out.name)}"))
+    return found
+
+
+def kept_sets(folder: str | Path, kept: Sequence[Kept], transform: ImageTransform) -> Iterator[TestSet]:
+    """The sets of which samples were kept, to be read as the model reads.
+
+    :param folder: the folder that the model was saved to.
+    :param kept: what was kept.
+    :param transform: the model's transform of evaluation.
+    :raises InputError: if a file is missing or damaged.
+    """
+    for of in kept:
+        if of.file is None:
+            continue
+        path = Path(folder, TESTS, of.file)
+        if not path.is_file():
+            raise InputError(f"the test samples of {of.name} are missing: there is no file at {path}")
+        tensors = read_tensors(path)
+        about = path.with_suffix(".json")
+        space = LabelSpace.from_json(json.loads(about.read_text())) if about.exists() else None
+        if missing := {"pixels", "y", "task"} - tensors.keys():
+            raise InputError(f"{path} is damaged: it has no {min(missing)}")
+        yield TestSet(of.name, KeptSamples(tensors, transform), space)
+
+
+class KeptSamples(Dataset):
+    """Samples as they were kept.
+
+    :param tensors: ``pixels``, uint8 ``[N, 3, H, W]``; ``y`` and ``task`` ``[N]``; of pairs ``tokens`` ``[N, L]``.
+    :param transform: transform of which the normalisation is applied.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], transform: ImageTransform) -> None:
+        self.tensors, self.transform = dict(tensors), transform
+
+    def __len__(self) -> int:
+        return len(self.tensors["y"])
+
+    def __getitem__(self, index: int) -> tuple[Any, int, int]:
+        image: Any = self.transform.from_uint8(self.tensors["pixels"][index])
+        if "tokens" in self.tensors:
+            image = ImageText(image, self.tensors["tokens"][index])
+        return image, int(self.tensors["y"][index]), int(self.tensors["task"][index])
+
+
+def _keep(folder: Path, asked: TestSet, transform: ImageTransform, samples: int, name: str) -> Kept:
+    there = size_of(asked.dataset)
+    if samples == 0 or there == 0:
+        return Kept(name=asked.name)
+    chosen = torch.randperm(there, generator=torch.Generator().manual_seed(0))[:samples].sort().values.tolist()
+    parts: dict[str, list[torch.Tensor]] = {}
+    for batch in ordered_batches(Subset(asked.dataset, chosen), 256):
+        x, y, task = labelled(batch)
+        columns = {"pixels": transform.to_uint8(x.image if isinstance(x, ImageText) else x), "y": y, "task": task}
+        if isinstance(x, ImageText):
+            columns["tokens"] = x.tokens
+        for column, values in columns.items():
+            parts.setdefault(column, []).append(values)
+    path = folder / TESTS / f"{name}.safetensors"
+    write_tensors(path, {column: torch.cat(values) for column, values in parts.items()})
+    if asked.label_space is not None:
+        path.with_suffix(".json").write_text(json.dumps(asked.label_space.as_json()))
+    return Kept(name=asked.name, samples=len(chosen), file=path.name)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)

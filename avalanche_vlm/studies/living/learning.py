@@ -1,0 +1,168 @@
+"""A saved model that trains again, from where it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+
+from avalanche_vlm.artifacts import Built, SavedModel
+from avalanche_vlm.artifacts.rebuilding import build_again
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.memory.state import part_of
+from avalanche_vlm.memory.unpacking import unpack
+from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, trains
+from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
+from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.training.state import load_training_state, restore_random_states
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model that can go on learning.
+
+    :param model: the model, as it was saved.
+    :param plugins: plugins of its recipe, in the state that they had; of another recipe, new ones.
+    :param recipe: the recipe with its options, as it is saved with the next version.
+    :param earlier: the recipes that were built on the model before.
+    """
+
+    model: VLM
+    plugins: list[SupervisedPlugin]
+    recipe: Built
+    earlier: tuple[Built, ...]
+
+
+def revived(
+    saved: SavedModel,
+    recipe: str | None,
+    options: Mapping[str, Any],
+    resources: Mapping[str, Any],
+    *,
+    train_classes: str | None,
+    device: str | torch.device = "cpu",
+    base: VLM | None = None,
+) -> Learner:
+    """A saved model as it was when its training ended, with all that the recipe keeps.
+
+    :param saved: a version of a model.
+    :param recipe: name of another recipe to go on with, which begins anew on the model as it is; None for the one that
+        the model was trained with.
+    :param options: options of the recipe that differ from those of before, or, of another recipe, from its defaults.
+    :param resources: reference pairs and generator, by the names of the recipe's parameters.
+    :param train_classes: which classes compete in training, ``"current"`` or ``"seen"``; None for pairs.
+    :param device: where the model trains.
+    :param base: the model's base, for one that was built by the user's own hands.
+    :raises InputError: if the model was saved without what training goes on from, or the recipe cannot go on from it.
+    """
+    built = saved.description.built
+    if recipe is None and not built:
+        raise InputError(
+            f"{saved.folder} was trained with no recipe of a name, so there is none to go on with: name one"
+        )
+    same = recipe is None or (bool(built) and recipe == built[-1].recipe)
+    model = saved.base(base)
+    state = saved.training(model)
+    model.to(device)
+    if same:
+        earlier, chosen = tuple(built[:-1]), built[-1].recipe
+        options = {**built[-1].options, **options}
+        if (space := saved.label_space) is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)  # said when it was trained
+                model.set_label_space(space)
+        build_again(model, earlier, saved.folder)
+    else:
+        assert recipe is not None
+        earlier, chosen = tuple(built), recipe
+        saved.build(model)
+        saved.fill(model, part_of(state, "model"))
+        _thaw(model, saved)
+    if train_classes is not None:
+        model.competing.in_training = "seen" if train_classes == "seen" else "current"
+    options = recipes.check_options(chosen, options)
+    headless = model.class_head is None
+    plugins = recipes.build(chosen, model=model, **resources, **options)
+    if not same and headless and model.class_head is not None:
+        raise InputError(
+            f"recipe {chosen} answers by a class head that knows the classes it was trained on alone, and it would "
+            f"know none of those that {saved.folder.name} has learned: train it on the whole stream (run)"
+        )
+    if same:
+        load_training_state(model, plugins, state)
+    else:
+        restore_random_states(unpack("random", None, state, "random generators"))
+    if trains(plugins) and not any(p.requires_grad for p in model.parameters()) and not same:
+        raise InputError(
+            f"recipe {chosen} trains the towers, which {earlier[-1].recipe} has frozen for good: modules or heads "
+            "stand on them as they are"
+        )
+    return Learner(model, plugins, Built(recipe=chosen, options=options, resources=sorted(resources)), earlier)
+
+
+def learn(
+    learner: Learner,
+    stream: VLMBenchmark,
+    first: int,
+    settings: TrainSettings,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int, int], None] | None = None,
+    further: Sequence[SupervisedPlugin] = (),
+    resume: Callable[[VLMNaive], int] | None = None,
+) -> VLMNaive:
+    """Train the experiences of a stream from one on, as ``run_experiment`` would have gone on.
+
+    :param learner: the model with its recipe, trained in place.
+    :param stream: the whole stream (:func:`~avalanche_vlm.studies.living.growth.continued`).
+    :param first: number of the first experience that is trained.
+    :param settings: settings of the optimizer and of the loop.
+    :param device: where to run.
+    :param progress: called as ``(experience, iteration, iterations)``.
+    :param further: plugins behind the recipe's, such as one that writes checkpoints.
+    :param resume: takes the strategy back to where it was interrupted, and gives the number of experiences that it has
+        finished; None starts with the first.
+    :return: the strategy as it ended.
+    :raises InputError: for an experience that the recipe cannot be trained on, before anything is trained.
+    """
+    model, recipe = learner.model, learner.recipe.recipe
+    refuse_undeclared(recipe, model, learner.plugins, settings)
+    refuse_untrainable(recipe, stream, learner.plugins, settings, first)
+    helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
+    if progress is not None:
+        helpers.append(ProgressPlugin(progress))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified")  # the tests are asked outside the strategy
+        evaluator = EvaluationPlugin(loggers=[])
+    strategy = VLMNaive(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        criterion=criterion_for(stream.kind, model, settings.label_smoothing),
+        train_mb_size=settings.batch_size,
+        train_epochs=settings.epochs,
+        eval_mb_size=256,
+        device=torch.device(device),
+        plugins=[*learner.plugins, *helpers, *further],
+        evaluator=evaluator,
+        amp=settings.amp,
+        max_grad_norm=settings.max_grad_norm,
+    )
+    done = 0 if resume is None else resume(strategy)
+    for experience in stream.train_stream[first + done :]:
+        strategy.train(experience, num_workers=settings.num_workers)
+    return strategy
+
+
+def _thaw(model: VLM, saved: SavedModel) -> None:
+    """Let the towers train again that a recipe froze which left nothing that stands on them."""
+    stands = [model.routed, model.image_path, model.text_path, model.class_head, *model.auxiliary.values()]
+    if any(part is not None for part in stands) or set(model.state_dict()) - set(saved.base().state_dict()):
+        return
+    model.unfreeze(*model.frozen).freeze(*saved.description.base.frozen)

@@ -1,0 +1,174 @@
+"""What is known of a version beside its files: where it comes from, what it learned, and whether it was promoted.
+
+``DIR/versions/v2.json`` lies beside the folder ``v2``, for what it says changes while the folder does not: a candidate
+may be promoted later.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from avalanche_vlm._files import replace_file
+from avalanche_vlm.artifacts import current_version, open_saved, point_to, version_names
+from avalanche_vlm.artifacts.layout import VERSIONS
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.living.gates import GateFinding
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kept(_Part):
+    """A set whose test samples may have been kept.
+
+    :param name: name of the experience or held-out set.
+    :param samples: number of samples that were kept; 0 for none.
+    :param file: the file of the samples in ``DIR/tests``; None for none.
+    """
+
+    name: str
+    samples: int = 0
+    file: str | None = None
+
+
+class Record(_Part):
+    """What is known of a version.
+
+    :param version: name of the version.
+    :param made: when it was made, in ISO 8601.
+    :param parent: the version that it goes on from; None for the first.
+    :param recipe: name of the recipe that trained it last.
+    :param experiences: what it has learned, in order.
+    :param held_out: sets that nothing trains.
+    :param promoted: whether it was the model at any time.
+    :param gates: what the gates said of it.
+    :param scores: score on each set in percent, by name, as far as test samples are there.
+    :param before: score of the version before on the same samples, in percent.
+    :param bytes: bytes of its files.
+    """
+
+    version: str
+    made: str
+    parent: str | None = None
+    recipe: str | None = None
+    experiences: list[Kept] = []
+    held_out: list[Kept] = []
+    promoted: bool = True
+    gates: list[GateFinding] = []
+    scores: dict[str, float | None] = {}
+    before: dict[str, float | None] = {}
+    bytes: int = 0
+
+
+def now() -> str:
+    """The time in ISO 8601, to the second, in UTC."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+
+
+def bytes_of(folder: Path) -> int:
+    """Bytes of all files in a folder.
+
+    :param folder: the folder whose files are counted, with those in folders in it.
+    """
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def read_record(folder: str | Path, version: str) -> Record:
+    """What is known of a version; of one that was saved without a record, what its ``model.json`` says.
+
+    :param folder: the folder that was saved to.
+    :param version: name of the version.
+    :raises InputError: if there is no such version, or the record is damaged.
+    """
+    folder = Path(folder)
+    known = version_names(folder)
+    if version not in known:
+        raise InputError(f"{folder} has no version {version}; it has {', '.join(known) or 'none'}")
+    path = folder / VERSIONS / f"{version}.json"
+    if path.exists():
+        try:
+            return Record.model_validate(json.loads(path.read_text()))
+        except (OSError, ValueError, ValidationError) as error:
+            raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+    saved = open_saved(folder / VERSIONS / version)
+    result = saved.description.result or {}
+    built = saved.description.built
+    made = datetime.datetime.fromtimestamp((saved.folder / "model.json").stat().st_mtime, datetime.UTC)
+    tasks = result.get("tasks")
+    names = [str(name) for name in tasks] if isinstance(tasks, list) else list(_tasks_of(saved))
+    return Record(
+        version=version,
+        made=made.replace(microsecond=0).isoformat(),
+        recipe=built[-1].recipe if built else None,
+        experiences=[Kept(name=name) for name in names],
+        promoted=True,
+        scores=_last_row(result, names),
+        bytes=bytes_of(saved.folder),
+    )
+
+
+def write_record(folder: str | Path, record: Record) -> None:
+    """Write what is known of a version, whole or not at all.
+
+    :param folder: the folder that the version was saved to.
+    :param record: what is known.
+    :raises InputError: if it cannot be written.
+    """
+    path = Path(folder, VERSIONS, f"{record.version}.json")
+    try:
+        replace_file(path, (json.dumps(record.model_dump(mode="json"), indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def list_versions(folder: str | Path) -> list[dict[str, Any]]:
+    """The versions of a model, the oldest first.
+
+    :param folder: the folder that was saved to.
+    :return: plain JSON types: what is known of each, and ``current``, whether it is the model now.
+    :raises InputError: if no model was saved there.
+    """
+    names = version_names(folder)
+    if not names:
+        raise InputError(f"there is no saved model in {folder}: it has no {VERSIONS}")
+    current = current_version(folder)
+    return [{**read_record(folder, name).model_dump(mode="json"), "current": name == current} for name in names]
+
+
+def roll_back(folder: str | Path, version: str, anyway: bool = False) -> str | None:
+    """Make another version the model, at once: whoever loads it meanwhile gets the one or the other.
+
+    :param folder: the folder that was saved to.
+    :param version: name of the version, which must have been the model before.
+    :param anyway: whether a candidate that was never promoted is taken as well.
+    :return: name of the version that was the model until now.
+    :raises InputError: if there is no such version, or it is a candidate and ``anyway`` is not said.
+    """
+    record = read_record(folder, version)
+    if not record.promoted and not anyway:
+        why = "; ".join(of.sentence for of in record.gates if of.verdict in ("broken", "unjudged"))
+        raise InputError(
+            f"{version} was never promoted{f' ({why})' if why else ''}: --anyway makes it the model all the same"
+        )
+    before = current_version(folder)
+    if not record.promoted:
+        write_record(folder, record.model_copy(update={"promoted": True}))
+    point_to(folder, version)
+    return before
+
+
+def _tasks_of(saved: Any) -> tuple[str, ...]:
+    space = saved.label_space
+    return () if space is None else space.task_names
+
+
+def _last_row(result: Any, names: list[str]) -> dict[str, float | None]:
+    matrix = result.get("matrix")
+    row = matrix[-1] if isinstance(matrix, list) and matrix else []
+    return dict(zip(names, row, strict=False)) if len(row) == len(names) else {}

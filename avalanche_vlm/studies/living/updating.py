@@ -1,0 +1,323 @@
+"""One month more: a saved model learns what is new, and takes the old one's place if it lost little enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from avalanche_vlm._generators import generators_kept
+from avalanche_vlm._versions import package_versions
+from avalanche_vlm.artifacts import SavedModel, current_version, open_saved, point_to, save_model
+from avalanche_vlm.artifacts.layout import VERSIONS, next_version
+from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.generators import Generator
+from avalanche_vlm.models import VLM
+from avalanche_vlm.studies.feasible import resources
+from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
+from avalanche_vlm.studies.living.first import read_identities, write_identities
+from avalanche_vlm.studies.living.gates import GateFinding, judge_gate
+from avalanche_vlm.studies.living.growth import continued
+from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests, kept_sets
+from avalanche_vlm.studies.living.learning import Learner, learn, revived
+from avalanche_vlm.studies.living.records import Kept, Record, bytes_of, now, read_record, write_record
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.recipes.runnable import settled
+from avalanche_vlm.training.settings import TrainSettings
+
+Promote = Literal["judged", "unjudged", "always", "never"]
+"""When a new version becomes the model: if all limits were judged and kept; if none was broken, though some could not
+be judged; whatever the gates say; or not at all."""
+
+Month = VLMBenchmark | Callable[[VLM], VLMBenchmark]
+"""What is new, or what makes it of the model that is to read it."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update came to.
+
+    :param version: name of the new version.
+    :param promoted: whether it is the model now.
+    :param findings: what the gates say.
+    :param record: what is known of the version.
+    :param folder: the version's folder.
+    """
+
+    version: str
+    promoted: bool
+    findings: tuple[GateFinding, ...]
+    record: Record
+    folder: Path
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the version is no more than a candidate; None for one that was promoted."""
+        if self.promoted:
+            return None
+        told = [of.sentence for of in self.findings if of.verdict in ("broken", "unjudged")]
+        return "; ".join(told) or "nothing was to be promoted"
+
+
+def update(
+    folder: str | Path,
+    month: Month,
+    *,
+    experiences: Sequence[int] | None = None,
+    recipe: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: TrainSettings | None = None,
+    reference: ReferencePairs | None = None,
+    generator: Generator | None = None,
+    held_out: Sequence[HeldOutSet] = (),
+    keep: int = KEPT_BY_DEFAULT,
+    max_forget: float | None = 2.0,
+    max_zero_shot_loss: float | None = 1.0,
+    zero_shot_asked: bool = False,
+    promote: Promote = "judged",
+    device: str | torch.device = "cpu",
+    base: VLM | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+    said: Callable[[str], None] | None = None,
+) -> Update:
+    """Learn more experiences on top of a saved model, with all that it keeps, as a version beside the one that it goes
+    on from. Settings and options are those of before, unless they are given.
+
+    The new version and the one before answer the same questions: the test samples that were kept of the experiences
+    learned before, and held-out sets. A mean loss above a limit leaves the new version a candidate.
+
+    :param folder: the folder that the model was saved to.
+    :param month: benchmark with what is new, read as the model reads, or a function that makes it of the model.
+    :param experiences: which of its experiences are new, by their numbers; None for all.
+    :param recipe: name of another recipe to go on with; None for the one that the model was trained with.
+    :param options: options of the recipe that differ from those of before.
+    :param settings: training settings; None for those of before.
+    :param reference: reference pairs for the recipe; None for those of ``month``.
+    :param generator: generator of pictures for the recipe; None for that of ``month``.
+    :param held_out: sets that nothing trains, besides those that were kept and those of ``month``.
+    :param keep: test samples of each new experience that are kept for later updates; 0 for none.
+    :param max_forget: points that the experiences learned before may lose in the mean; None for no limit.
+    :param max_zero_shot_loss: points that held-out sets may lose in the mean; None for no limit.
+    :param zero_shot_asked: whether that limit counts as broken where there is no held-out set; otherwise the update
+        says that nobody knows.
+    :param promote: when the new version becomes the model, one of :data:`Promote`.
+    :param device: where to run.
+    :param base: the model's base, for one that was built by the user's own hands.
+    :param progress: called as ``(experience, iteration, iterations)``.
+    :param said: called with a sentence about what goes on.
+    :return: the version, what the gates say, and whether it is the model now.
+    :raises InputError: in one sentence, if the model cannot go on learning or what is new cannot be used; nothing has
+        changed then.
+    """
+    if promote not in get_args(Promote):
+        raise InputError(f"promote is {', '.join(get_args(Promote))}, not {promote!r}")
+    folder, say = Path(folder), said or _silent
+    parent = current_version(folder)
+    if parent is None:
+        raise InputError(f"there is no saved model in {folder} to update")
+    saved, known = open_saved(folder / VERSIONS / parent), read_record(folder, parent)
+    reader = saved.model(device=device, base=base)  # the model as it answers now
+    stream_of = month if callable(month) else None
+    new = stream_of(reader) if stream_of is not None else month
+    assert isinstance(new, VLMBenchmark)
+    chosen = recipe or (known.recipe or "")
+    settings = settled(settings or former_settings(saved), chosen, new.kind)
+    new.reference, new.generator = reference or new.reference, generator or new.generator
+    taken = resources(chosen, new)
+    learned = [of.name for of in known.experiences]
+    identities = read_identities(folder, parent) if new.kind == "pairs" else None
+    stream = continued(saved.label_space, learned, new, experiences, identities)
+    refuse_growth(chosen, saved, stream)
+
+    asked = list(kept_sets(folder, known.experiences, reader.transforms.eval))
+    aside = sets_aside(folder, known.held_out, (*new.held_out, *held_out), reader)
+    with generators_kept(reader.device):
+        before = {of.name: answers_of(reader, of) for of in asked}
+        before_aside = {of.name: answers_of(reader, of) for of in aside}
+    learner = revived(
+        saved,
+        recipe,
+        options or {},
+        {name: value for name, value in taken.items() if value is not None},
+        train_classes=settings.train_classes,
+        device=device,
+        base=base,
+    )
+    del reader
+    if stream.label_space is not None:
+        learner.model.grow_label_space(stream.label_space)
+    first = len(learned)
+    with generators_kept(learner.model.device):
+        fresh_before = {of.name: answers_of(learner.model, of) for of in fresh_sets(stream, first)}
+    say(f"{parent} learns {', '.join(stream.task_names[first:])} by {learner.recipe.recipe}")
+    learn(learner, stream, first, settings, device=device, progress=progress)
+    with generators_kept(learner.model.device):
+        after = {of.name: answers_of(learner.model, of) for of in asked}
+        after_aside = {of.name: answers_of(learner.model, of) for of in aside}
+        fresh_after = {of.name: answers_of(learner.model, of) for of in fresh_sets(stream, first)}
+    findings = (
+        judge_gate("forget", max_forget, before, after, [of.name for of in known.experiences if of.file is None]),
+        judge_gate("zero-shot loss", max_zero_shot_loss, before_aside, after_aside),
+    )
+    promoted = promotes(findings, promote, zero_shot_asked)
+    version = next_version(folder)
+    where = save_version(folder, version, parent, saved, learner, stream, settings, new)
+    experiences_kept, held_out_kept = keep_tests(
+        folder,
+        stream,
+        learner.model.transforms.eval,
+        keep,
+        owner=version,
+        experiences=range(first, len(stream.task_names)),
+    )
+    record = Record(
+        version=version,
+        made=now(),
+        parent=parent,
+        recipe=learner.recipe.recipe,
+        experiences=[*known.experiences, *experiences_kept],
+        held_out=known.held_out if any(of.file for of in known.held_out) else held_out_kept,
+        promoted=promoted,
+        gates=list(findings),
+        scores=_scores({**after, **fresh_after, **after_aside}),
+        before=_scores({**before, **fresh_before, **before_aside}),
+        bytes=bytes_of(where),
+    )
+    if identities is not None:
+        write_identities(folder, version, identities)
+    write_record(folder, record)
+    if promoted:
+        point_to(folder, version)
+    return Update(version, promoted, findings, record, where)
+
+
+def former_settings(saved: SavedModel) -> TrainSettings:
+    """The settings that a saved model was trained with.
+
+    :param saved: a version of a model.
+    :raises InputError: if it was saved without them.
+    """
+    protocol = saved.description.protocol or {}
+    train = protocol.get("train")
+    if not isinstance(train, dict):
+        raise InputError(f"{saved.folder} does not say how it was trained: give the settings of the training")
+    try:
+        return TrainSettings(**train)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError(f"{saved.folder} was trained with settings of another version: {error}") from error
+
+
+def refuse_growth(recipe: str, saved: SavedModel, stream: VLMBenchmark) -> None:
+    """Refuse new classes for a recipe that cannot take any, before anything is trained.
+
+    :param recipe: name of the recipe.
+    :param saved: the version that is gone on from.
+    :param stream: the stream with what is new.
+    :raises InputError: naming the first new class.
+    """
+    space, before = stream.label_space, saved.label_space
+    if space is None or before is None or len(space) == len(before) or recipes.get(recipe).grows:
+        return
+    raise InputError(
+        f"recipe {recipe} learns no classes that it did not know from the first: {space.class_names[len(before)]!r} is "
+        f"new, so go on with another recipe (--recipe)"
+    )
+
+
+def sets_aside(folder: Path, kept: Sequence[Kept], given: Sequence[HeldOutSet], model: VLM) -> list[TestSet]:
+    """What was kept of held-out sets, and those sets that are given and of which nothing was kept.
+
+    :param folder: the folder that the model was saved to.
+    :param kept: what was kept.
+    :param given: held-out sets that are at hand.
+    :param model: the model that reads them.
+    """
+    found = list(kept_sets(folder, kept, model.transforms.eval))
+    names = {of.name for of in found}
+    return [*found, *(TestSet(of.name, of.dataset, of.label_space) for of in given if of.name not in names)]
+
+
+def fresh_sets(stream: VLMBenchmark, first: int) -> list[TestSet]:
+    """The test sets of what is new, whole.
+
+    :param stream: the stream with what is new.
+    :param first: number of the first new experience.
+    """
+    fresh = list(zip(stream.task_names, stream.test_stream, strict=True))[first:]
+    return [TestSet(name, experience.dataset.eval()) for name, experience in fresh]
+
+
+def save_version(
+    folder: Path,
+    version: str,
+    parent: str,
+    saved: SavedModel,
+    learner: Learner,
+    stream: VLMBenchmark,
+    settings: TrainSettings,
+    new: VLMBenchmark,
+) -> Path:
+    """Write a version whole, which is not the model yet.
+
+    :param folder: the folder that the model is saved to.
+    :param version: name of the version.
+    :param parent: name of the version that it goes on from.
+    :param saved: the version that it goes on from, out of its folder.
+    :param learner: the model with its recipe.
+    :param stream: the whole stream.
+    :param settings: settings of its training.
+    :param new: the benchmark with what is new, as it was given.
+    :return: the version's folder.
+    :raises InputError: if it cannot be written; nothing has changed then.
+    """
+    recipe = learner.recipe
+    protocol = {
+        **(saved.description.protocol or {}),
+        "recipe": recipe.recipe,
+        "recipe_options": recipes.all_options(recipe.recipe, recipe.options),
+        "train": asdict(settings),
+        "benchmark": new.name,
+        "versions": package_versions(),
+        "goes_on_from": parent,
+    }
+    return save_model(
+        folder,
+        learner.model,
+        recipe=recipe.recipe,
+        options=recipe.options,
+        resources=recipe.resources,
+        earlier=learner.earlier,
+        plugins=learner.plugins,
+        result={"protocol": protocol, "tasks": list(stream.task_names)},
+        embed_base=saved.description.base.embedded,
+        version=version,
+        current=False,
+    )
+
+
+def promotes(findings: Sequence[GateFinding], promote: Promote, zero_shot_asked: bool) -> bool:
+    """Whether a version becomes the model.
+
+    :param findings: what the gates say.
+    :param promote: when a version becomes the model, one of :data:`Promote`.
+    :param zero_shot_asked: whether a limit of zero-shot loss that cannot be judged counts.
+    """
+    if promote in ("always", "never"):
+        return promote == "always"
+    verdicts = {of.gate: of.verdict for of in findings}
+    if verdicts["zero-shot loss"] == "unjudged" and not zero_shot_asked:
+        verdicts["zero-shot loss"] = "off"  # nobody has held-out sets of data of his own unless he makes some
+    stops = ("broken", "unjudged") if promote == "judged" else ("broken",)
+    return not any(verdict in stops for verdict in verdicts.values())
+
+
+def _scores(answers: Mapping[str, SampleAnswers]) -> dict[str, float | None]:
+    return {name: round(100 * of.score, 4) for name, of in answers.items()}
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing."""
