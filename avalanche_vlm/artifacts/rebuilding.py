@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.artifacts.description import Built
@@ -13,7 +14,7 @@ from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import recipes
-from avalanche_vlm.training.recipes.options import json_value
+from avalanche_vlm.training.recipes.options import plain_value
 
 _PAIRS = 64
 
@@ -63,9 +64,19 @@ def without_paths(recipe: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     :param recipe: name of the recipe.
     :param options: options by name.
+    :raises InputError: for an option whose value JSON does not have, such as a function.
     """
-    chosen = recipes.get(recipe)
-    return {name: json_value(value) for name, value in options.items() if not chosen.option(name).is_path}
+    chosen, kept = recipes.get(recipe), {}
+    for name, value in options.items():
+        if chosen.option(name).is_path:
+            continue
+        try:
+            kept[name] = to_jsonable_python(plain_value(value))
+        except PydanticSerializationError as error:
+            raise InputError(
+                f"recipe {recipe}: {name} is a {type(value).__name__}, which no saved model can hold"
+            ) from error
+    return kept
 
 
 def stand_ins(model: VLM, resources: Sequence[str], where: object) -> dict[str, Any]:

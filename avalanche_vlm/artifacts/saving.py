@@ -15,7 +15,7 @@ from avalanche_vlm.artifacts.bases import EMBEDDED, made_again, tokenizer_of
 from avalanche_vlm.artifacts.description import FORMAT, Base, Built, Description, MadeBy, digests, write_description
 from avalanche_vlm.artifacts.layout import VERSIONS, next_version, point_to, replacing
 from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
-from avalanche_vlm.artifacts.rebuilding import without_paths
+from avalanche_vlm.artifacts.rebuilding import build_again, without_paths
 from avalanche_vlm.artifacts.tensors import changed_tensors, strides_of, tensors_of
 from avalanche_vlm.artifacts.training_files import write_training
 from avalanche_vlm.errors import DataWarning, InputError
@@ -173,6 +173,25 @@ def _write(
         files=digests(folder),
     )
     write_description(folder, description)
+    if base is not None:
+        _check_loadable(base, model, built)
+
+
+def _check_loadable(base: VLM, model: VLM, built: list[Built]) -> None:
+    """Do what loading does, on a base that is needed for nothing else any more."""
+    try:
+        if model.label_space is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)  # said when it was trained
+                base.set_label_space(model.label_space)
+        build_again(base, built, "the saved model")
+        base.load_state_dict(model.state_dict())
+    except (RuntimeError, InputError) as error:
+        names = ", ".join(step.recipe for step in built) or "no recipe"
+        raise InputError(
+            f"the model could not be loaded again, so it is not saved: it has other parts than {names} builds "
+            f"({' '.join(str(error).split())})"
+        ) from error
 
 
 def _frozen_before(model: VLM, base: VLM | None, protocol: Any) -> list[str]:

@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.models.fingerprint import weights_of
+from avalanche_vlm.training import recipes
 
 SPACE = LabelSpace.from_names(["star", "heart", "ring"])
 
@@ -40,9 +41,8 @@ def same(a: VLM, b: VLM) -> bool:
 
 def test_what_the_base_has_is_not_written_again(tmp_path):
     model = create_vlm("tiny").set_label_space(SPACE)
-    model.class_head = torch.nn.Identity()  # a part that open_clip does not have
-    model.class_head.forward = lambda features, logits: logits
-    save_model(tmp_path, model)
+    recipes.build("simplecil", model=model)  # a part that open_clip does not have
+    save_model(tmp_path, model, recipe="simplecil")
     found = open_saved(tmp_path).description
     assert not found.plain and found.files["model.safetensors"].bytes < 3000
     assert found.base.weights == weights_of(create_vlm("tiny"))

@@ -17,6 +17,7 @@ from avalanche_vlm.artifacts import load, open_saved, save_model
 from avalanche_vlm.artifacts.open_clip_folder import towers_decide
 from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.models.modules.lora import inject_lora
+from avalanche_vlm.training import recipes
 
 ALONE = """
 import json, sys
@@ -105,6 +106,6 @@ def test_what_decides_beside_the_towers_is_seen():
 
 def test_a_model_that_is_not_plain_is_no_folder_of_open_clips(tmp_path):
     model = create_vlm("tiny", "random")
-    model.class_head = torch.nn.Identity()
-    save_model(tmp_path, model)
+    recipes.build("simplecil", model=model)
+    save_model(tmp_path, model, recipe="simplecil")
     assert not (tmp_path / "model" / "open_clip_config.json").exists()

@@ -242,6 +242,28 @@ def test_a_plugin_that_does_not_say_what_it_keeps_is_saved_to_predict_alone(tmp_
         found.training(found.base())
 
 
+def test_a_model_that_could_not_be_loaded_is_not_saved(tmp_path):
+    model = lora(create_vlm("tiny", "random"))
+    for how in ({}, {"recipe": "fine-tune"}, {"recipe": "ranpac"}):
+        with pytest.raises(InputError, match=r"it has other parts than .* builds") as told:
+            save_model(tmp_path, model, **how)
+        assert "\n" not in str(told.value)
+    assert version_names(tmp_path) == [] and list(tmp_path.rglob("*")) == [tmp_path / "versions"]
+
+
+def test_an_option_that_json_does_not_have_is_named(tmp_path):
+    @recipes.recipe("odd", family="none", summary="a function as an option")
+    def odd(model: VLM, *, scale: Any = None) -> list:
+        return []
+
+    try:
+        with pytest.raises(InputError, match="recipe odd: scale is a function, which no saved model can hold"):
+            save_model(tmp_path, mini(), recipe="odd", options={"scale": lora})
+        save_model(tmp_path, mini(), recipe="odd", options={"scale": 3})
+    finally:
+        recipes.forget("odd")
+
+
 def test_folders_of_the_machine_are_no_part_of_a_saved_model(tmp_path):
     model = mini().set_label_space(SPACE)
     kept = tmp_path / "kept"
