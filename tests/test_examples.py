@@ -16,10 +16,10 @@ import torch
 from avalanche.training.supervised import Naive
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from made import tiny as tiny_vlm
 from traitlets.config import Config
 
 from avalanche_vlm.benchmarks import picturebook
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import recipes
 from avalanche_vlm.weights.average import snapshot
 
@@ -81,7 +81,7 @@ def test_the_attribution_of_earlier_tasks_runs_as_its_page_has_it():
     page = (EXAMPLES.parent / "docs" / "diagnosis.md").read_text()
     (snippet,) = (part.split("```")[0] for part in page.split("```python")[1:] if "attribute_tasks" in part)
     stream = picturebook.mtil_like(n_train=16, n_test=12, n_held_out=8, n_reference=8, order=["sketches", "night"])
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     names = {"benchmark": stream, "model": model, "start": snapshot(model.clip.state_dict())}
     exec(snippet, names)
     assert names["found"]["score"] == "earlier tasks, accuracy" and names["found"]["samples"] == 12
@@ -92,7 +92,7 @@ def test_advice_in_python_is_as_the_diagnosis_page_has_it(tiny_benchmark, capsys
     page = (EXAMPLES.parent / "docs" / "diagnosis.md").read_text()
     (snippet,) = (part.split("```")[0] for part in page.split("```python")[1:] if "advise(" in part)
     few = snippet.replace("limits, minutes", "limits, recipes=['zero-shot'], minutes")
-    exec(few, {"benchmark": tiny_benchmark, "model": create_vlm("tiny")})
+    exec(few, {"benchmark": tiny_benchmark, "model": tiny_vlm()})
     assert few != snippet and capsys.readouterr().out.startswith("Take zero-shot: Last ")
 
 
@@ -145,7 +145,7 @@ def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, forgotten_aft
     def moved(weight: float) -> float:
         """How far training takes the features of the pictures from the pretrained model's."""
         torch.manual_seed(0)
-        model = create_vlm("tiny")
+        model = tiny_vlm()
         experience = tiny_benchmark.train_stream[0]
         images = torch.stack([experience.dataset.eval()[i][0] for i in range(64)])
         with model.evaluating():
@@ -244,6 +244,6 @@ def test_the_snippets_of_the_benchmark_page_run(tmp_path, monkeypatch):
     page = (EXAMPLES.parent / "docs" / "adding_a_benchmark.md").read_text()
     for snippet in page.split("```python")[1:]:
         exec(snippet.split("```")[0], {})
-    stream = benchmarks.create("two-nights", model=create_vlm("tiny"), n_train=32)
+    stream = benchmarks.create("two-nights", model=tiny_vlm(), n_train=32)
     assert stream.task_names == ("night", "x-rays") and stream.protocol["n_train"] == 32
     assert format_registry.format_of(tmp_path / "photos.ssv").name == "semicolons"

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
@@ -14,7 +15,6 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 from avalanche_vlm.benchmarks.sources.table import table_stream
 from avalanche_vlm.errors import DataWarning, InputError
-from avalanche_vlm.models import create_vlm
 
 WORDS = WordTokenizer(["a", "red", "star", "on", "the", "ground"], context_length=8)
 SIMPLE = SimpleTokenizer(context_length=8)
@@ -99,7 +99,7 @@ def test_reference_and_held_out_captions_are_counted_too():
     benchmark = pairs(n_train=4, n_test=2, n_held_out=4, n_reference=4, domains=("clean",))
     captions = ("red " * 30, *benchmark.reference.captions[1:])
     benchmark.reference = replace(benchmark.reference, captions=captions)
-    tokenizer = create_vlm("tiny").tokenizer
+    tokenizer = tiny_vlm().tokenizer
     with pytest.warns(DataWarning, match=r"1 of \d+ captions .*\(1 of 4 in reference\)") as caught:
         note_cut_captions(benchmark, tokenizer)
         note_cut_captions(benchmark, tokenizer)
@@ -108,7 +108,7 @@ def test_reference_and_held_out_captions_are_counted_too():
 
 
 def test_a_prompt_that_loses_its_class_name_is_refused():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     template = "a picture of " + "a large red star on the ground " * 3 + "{}"
     space = LabelSpace.from_names(["ring", "cross"], PromptTemplates("long", ("a {}.", template)))
     with pytest.raises(InputError, match=r"template 'a picture .*\{\}' leaves no room for the name of class 'ring'"):
@@ -119,7 +119,7 @@ def test_a_prompt_that_loses_its_class_name_is_refused():
 
 
 def test_a_name_that_is_half_cut_by_its_template_is_refused_and_a_description_is_not():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     filler = "a red star on the ground a red star on the ground a red star on the "  # 17 of 18 words
     with pytest.raises(InputError, match="no room for the name of class 'large ring'"):
         model.set_label_space(LabelSpace.from_names(["large ring"], PromptTemplates("half", (filler + "{}",))))

@@ -18,6 +18,7 @@ from avalanche.benchmarks.utils import (
     TaskAwareSupervisedClassificationDataset,
 )
 from avalanche.benchmarks.utils.data_attribute import TaskLabels
+from made import tiny as tiny_vlm
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
@@ -30,7 +31,6 @@ from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.compat import located, source_datasets, transform_steps
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 
 SMALL = {"n_train": 8, "n_test": 6, "n_held_out": 8, "n_reference": 8}
 
@@ -48,7 +48,7 @@ def pictures(root: Path, of: str = "ab", n: int = 6) -> Path:
 
 @pytest.fixture(scope="module")
 def model():
-    return create_vlm("tiny")
+    return tiny_vlm()
 
 
 def content(path: Path, model, **options) -> dict:

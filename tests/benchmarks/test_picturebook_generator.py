@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import tiny as tiny_vlm
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.label_space import LabelSpace
@@ -16,7 +17,6 @@ from avalanche_vlm.benchmarks.picturebook.scenes import CARDINALITY, NAMES, OBJE
 from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, TEMPLATES, RealDigits
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import generate_pairs
-from avalanche_vlm.models import create_vlm
 
 SMALL = {"n_train": 20, "n_test": 20, "n_held_out": 10, "n_reference": 4}
 
@@ -129,7 +129,7 @@ def test_held_out_combinations_are_drawn_only_where_the_caption_leaves_no_choice
 
 @pytest.mark.parametrize("attribute", ["object", "colour", "ground", "pattern", "position"])
 def test_the_shipped_model_sees_what_the_prompts_say(attribute):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     names = SHAPES if attribute == "object" else NAMES[attribute]
     space = LabelSpace.from_names(names, TEMPLATES[attribute])
     prompts = [TEMPLATES[attribute].fill(name)[0] for name in names]

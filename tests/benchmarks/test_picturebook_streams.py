@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, picturebook
@@ -13,7 +14,6 @@ from avalanche_vlm.benchmarks.picturebook.held_out import held_out_sets, referen
 from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, RealDigits
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
-from avalanche_vlm.models import create_vlm
 
 SMALL = {"n_train": 24, "n_test": 12, "n_held_out": 20, "n_reference": 10}
 STREAMS = ("mtil_like", "class_incremental", "domain_incremental", "time_incremental", "pairs")
@@ -121,7 +121,7 @@ def test_the_real_digits_are_real_and_split_without_overlap():
 
 
 def test_held_out_captions_are_in_no_training_or_reference_set():
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     held_out = held_out_sets(0, 100, model.transforms.eval, model.tokenizer)[0].dataset.dataset
     reference = reference_pairs(0, 500, model.transforms.eval)
     assert len(set(held_out.captions)) == 100
@@ -133,7 +133,7 @@ def test_held_out_captions_are_in_no_training_or_reference_set():
 
 @pytest.fixture(scope="module")
 def shipped():
-    return create_vlm("tiny").eval()
+    return tiny_vlm().eval()
 
 
 def test_the_shipped_model_retrieves_held_out_captions(shipped):

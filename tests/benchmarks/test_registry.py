@@ -6,12 +6,12 @@ import json
 from importlib import metadata
 
 import pytest
+from made import tiny as tiny_vlm
 
 from avalanche_vlm import benchmarks
 from avalanche_vlm._registry import Registry
 from avalanche_vlm.benchmarks import picturebook, registry
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 
 SMALL = {"n_train": 8, "n_test": 6, "n_held_out": 8, "n_reference": 8}
 
@@ -37,7 +37,7 @@ def test_every_declaration_fits_its_factory():
 
 
 def test_a_benchmark_is_read_as_the_model_reads():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     stream = benchmarks.create("picturebook-pairs", model=model, domains=("night",), **SMALL)
     assert stream.kind == "pairs" and stream.task_names == ("night",)
     transform = stream.held_out[0].dataset.transform
@@ -73,7 +73,7 @@ def test_one_from_outside_is_one_declaration(fresh):
         return picturebook.mtil_like(seed, order=["night"], eval_transform=eval_transform, **SMALL)
 
     assert "nights" in benchmarks.list() and benchmarks.describe("nights")["options"] == {"seed": 0}
-    assert benchmarks.create("nights", model=create_vlm("tiny"), seed=2).protocol["seed"] == 2
+    assert benchmarks.create("nights", model=tiny_vlm(), seed=2).protocol["seed"] == 2
     with pytest.raises(InputError, match="a benchmark called 'nights' is registered already"):
         benchmarks.register("nights", kind="pairs", summary="")(nights)
     with pytest.raises(InputError, match="kind is classes or pairs, not 'videos'"):
@@ -132,7 +132,7 @@ def test_a_benchmark_that_needs_an_option(fresh):
         benchmarks.create("rooted")
     with pytest.raises(InputError, match="takes int as n, not 'many'"):
         benchmarks.create("rooted", root="here", n="many")
-    assert benchmarks.create("rooted", root="here", model=create_vlm("tiny")) == ("here", 3)
+    assert benchmarks.create("rooted", root="here", model=tiny_vlm()) == ("here", 3)
 
 
 def test_a_factory_that_takes_whatever_it_is_given(fresh):

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from quick import slow_but_for_some
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
-from avalanche_vlm.models import MASKED, VLM, create_vlm
+from avalanche_vlm.models import MASKED, VLM
 from avalanche_vlm.models.heads.analytic import (
     AnalyticHead,
     KernelRidge,
@@ -225,7 +226,7 @@ BUILD: dict[str, Callable[[VLM], Callable[[int], None]]] = {
 def made(kind: str, visible: str = "task") -> tuple[VLM, Callable[[int], None]]:
     """A model with a method built on it, and how that method learns a task."""
     torch.manual_seed(3)
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     learn = BUILD[kind](model)
     model.set_label_space(SPACE.with_visible(visible))
 
@@ -302,7 +303,7 @@ def test_which_classes_compete_is_part_of_the_state(visible):
     for task in range(2):
         learn(task)
     trained.eval().adaptation(Experience(2))
-    fresh = create_vlm("tiny", "random")
+    fresh = tiny_vlm("random")
     fresh.load_state_dict(handed_over(trained.state_dict()))
     assert fresh.label_space == trained.label_space
     assert fresh.known_train_tasks_labels == {0, 1} and fresh.competing.seen.tolist() == [True] * 4 + [False] * 2
@@ -315,9 +316,9 @@ def test_which_classes_compete_is_part_of_the_state(visible):
 
 
 def test_a_state_of_before_the_first_experience_leaves_a_label_space_that_is_set():
-    fresh = create_vlm("tiny", "random").set_label_space(SPACE)
+    fresh = tiny_vlm("random").set_label_space(SPACE)
     fresh.competing.met[0, :2] = True
-    fresh.load_state_dict(create_vlm("tiny", "random").state_dict())
+    fresh.load_state_dict(tiny_vlm("random").state_dict())
     assert fresh.label_space == SPACE and fresh.competing.seen.sum() == 2
 
 
@@ -377,7 +378,7 @@ def test_a_pool_without_a_router_takes_its_names_before_or_after_the_tensors():
         return ModulePool(named("image", inject_lora(model.tower("image"), rank=2, parts=["out"])))
 
     torch.manual_seed(0)
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     pool = pool_of(model)
     for name in ("a", "b"):
         pool.add(name)
@@ -386,7 +387,7 @@ def test_a_pool_without_a_router_takes_its_names_before_or_after_the_tensors():
     pool.activate("a")
     for first in ("pool", "model"):
         torch.manual_seed(0)
-        other = create_vlm("tiny", "random")
+        other = tiny_vlm("random")
         twin = pool_of(other)
         if first == "pool":
             twin.load_state_dict(pool.state_dict())

@@ -8,11 +8,12 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from mini import mini
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import MASKED, create_vlm, from_open_clip
+from avalanche_vlm.models import MASKED, from_open_clip
 from avalanche_vlm.models.tiny import build_tokenizer
 from avalanche_vlm.weights.average import snapshot
 
@@ -215,7 +216,7 @@ def test_evaluation_between_steps_encodes_once(model, images, monkeypatch):
 def test_loaded_weights_invalidate_the_head_and_copies_have_their_own(model, images):
     before = model(images)
     twin = copy.deepcopy(model)
-    other = create_vlm("tiny", "random")
+    other = mini()
     torch.nn.init.normal_(other.clip.token_embedding.weight)
     model.load_state_dict(other.state_dict())
     model_after = model(images)
@@ -434,7 +435,7 @@ def test_what_trains_and_which_towers_are_frozen_is_taken_over(random_model):
     random_model.freeze("text").unfreeze("scale")
     next(random_model.clip.visual.parameters()).requires_grad_(False)
     state = json.loads(json.dumps(random_model.training_state()))
-    fresh = create_vlm("tiny", "random").load_training_state(state)
+    fresh = mini().load_training_state(state)
     assert fresh.training_state() == state
     assert list(fresh.trainable_parameters()) == list(random_model.trainable_parameters())
     assert fresh.frozen == ("text",)

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from made import tiny as tiny_vlm
 
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.diagnosis import diagnose, probe_pairs
 from avalanche_vlm.training.recipes import settings_for
 from avalanche_vlm.training.settings import TrainSettings
@@ -106,7 +106,7 @@ def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_to
     stream.held_out = ()
     settings, options = settings_for(recipe, "picturebook")
     settings = TrainSettings(**{**settings, "epochs": 4})
-    found, outcome = diagnose(stream, recipe, model=create_vlm("tiny"), settings=settings, options=options, seed=0)
+    found, outcome = diagnose(stream, recipe, model=tiny_vlm(), settings=settings, options=options, seed=0)
     matrix, (attributed,) = np.array(outcome.result["matrix"]), found["attribution"]
     assert attributed["before"] == pytest.approx((matrix[1, 0] + matrix[2, 1]) / 2, abs=1e-3)
     assert attributed["trained"] == pytest.approx(matrix[3, :2].mean(), abs=1e-3)
@@ -148,7 +148,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
 
 
 def test_pairs_come_from_captions_or_from_class_prompts():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     stream = picturebook.mtil_like(n_train=8, n_test=6, order=["sketches", "night"], n_held_out=20, n_reference=8)
     pairs, called = probe_pairs(stream, model, 12, 0)
     assert len(pairs) == 12 and called == "held-out captions"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from mini import IMAGE_BLOCKS, WIDTH, mini
 from quick import slow_but_for_some
 
@@ -179,7 +180,7 @@ def test_what_was_computed_is_reported_before_a_failure():
         run_experiment(
             benchmark,
             "fine-tune",
-            model=create_vlm("tiny", "random"),
+            model=tiny_vlm("random"),
             settings=TrainSettings(lr=1e18, epochs=4, max_grad_norm=None),
             on_row=lambda step, matrix: rows.append(step),
         )
@@ -192,10 +193,10 @@ def test_bad_settings():
     benchmark = picturebook.mtil_like(0, **SMALL)
     benchmark.reference = None
     with pytest.raises(InputError, match="zscl needs what picturebook-mtil does not bring, reference pairs"):
-        run_experiment(benchmark, "zscl", model=create_vlm("tiny", "random"), settings=TrainSettings())
+        run_experiment(benchmark, "zscl", model=tiny_vlm("random"), settings=TrainSettings())
     benchmark.kind = "pairs"
     with pytest.raises(InputError, match="icarl is for streams of classes, and picturebook-mtil is one of pairs"):
-        run_experiment(benchmark, "icarl", model=create_vlm("tiny", "random"), settings=TrainSettings())
+        run_experiment(benchmark, "icarl", model=tiny_vlm("random"), settings=TrainSettings())
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import tiny as tiny_vlm
 
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
@@ -21,7 +22,6 @@ from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.declaration import EVERYWHERE, Figure
 from avalanche_vlm.evaluation.figures import list_figures
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.report import plots, table
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.studies.outcome import with_figures
@@ -69,7 +69,7 @@ def run(metrics, seed=0):
     return run_experiment(
         picturebook.mtil_like(seed, **SMALL),
         "fine-tune",
-        model=create_vlm("tiny", "random"),
+        model=tiny_vlm("random"),
         settings=TrainSettings(lr=1e-3, epochs=1),
         metrics=metrics,
         seed=seed,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ from avalanche_vlm.benchmarks.sources.registry import read_reference, read_strea
 from avalanche_vlm.commands import prepare
 from avalanche_vlm.commands.arguments import _parser, parse
 from avalanche_vlm.evaluation.comparable import apart, difference
-from avalanche_vlm.models import create_vlm, tiny
+from avalanche_vlm.models import tiny
 from avalanche_vlm.studies.outcome import protocol_of
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -208,7 +209,7 @@ def test_where_data_and_checkpoints_lie_decides_nothing_and_what_they_hold_does(
 
 
 def test_what_python_gives_is_in_as_well(mine):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
 
     def of(recipe: str = "s-prompts", **changed: Any) -> dict[str, Any]:
         stream = read_stream(mine / "mine", model=model, **changed.pop("stream", {}))
@@ -229,9 +230,9 @@ def test_what_python_gives_is_in_as_well(mine):
         model.set_label_space(LabelSpace.from_names(["cat", "dog"])).eval()
         model(torch.zeros(1, 3, 32, 32))
     assert difference(first, of()) is None
-    frozen = create_vlm("tiny").freeze("text")
-    half = create_vlm("tiny").to(torch.float64)
-    quick = create_vlm("tiny")
+    frozen = tiny_vlm().freeze("text")
+    half = tiny_vlm().to(torch.float64)
+    quick = tiny_vlm()
     quick.clip.visual.transformer.resblocks[0].mlp.gelu = QuickGELU()
     reference = read_reference(mine / "pairs.csv", model=model)
     for changed, name in (

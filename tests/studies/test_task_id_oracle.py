@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from quick import slow_but_for_some
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.evaluation.routing import routing_scores
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training.data import images_of
 from avalanche_vlm.training.settings import TrainSettings
@@ -55,7 +55,7 @@ def by_hand(model, benchmark, module_of) -> tuple[list[float], list[list[int]]]:
 
 @pytest.mark.parametrize("kind", slow_but_for_some(["task", "seen", "union", "domains", "pairs"], quick=["union"]))
 def test_each_sample_goes_to_its_own_tasks_module(kind):
-    benchmark, model = stream(kind), create_vlm("tiny")
+    benchmark, model = stream(kind), tiny_vlm()
     outcome = run_experiment(
         benchmark,
         "lora",

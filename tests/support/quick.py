@@ -25,13 +25,16 @@ LESS: dict[str, dict[str, Any]] = {
 
 
 def slow_but_for_some(cases: Iterable[Any], quick: Collection[Any] = QUICK) -> list[Any]:
-    """Parameters of a test, those that do not stand for the others marked as slow.
+    """Parameters of a test, those that do not stand for the others marked as slow. Of several cases of a name that
+    stands for others one is quick: for the first such name its first case, for the next its second, and so on in turn.
 
     :param cases: names (of recipes, for example), or tuples that begin with one.
     :param quick: names that stand for the others.
     """
-    found = []
-    for case in cases:
-        values = case if isinstance(case, tuple) else (case,)
-        found.append(pytest.param(*values, marks=[] if values[0] in quick else [pytest.mark.slow]))
-    return found
+    by_name: dict[Any, list[tuple[Any, ...]]] = {}
+    every = [case if isinstance(case, tuple) else (case,) for case in cases]
+    for case in every:
+        by_name.setdefault(case[0], []).append(case)
+    standing = [of for name, of in by_name.items() if name in quick]
+    chosen = [of[turn % len(of)] for turn, of in enumerate(standing)]
+    return [pytest.param(*case, marks=[] if case in chosen else [pytest.mark.slow]) for case in every]

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from recording import Recorder, naive
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes
-from avalanche_vlm.models import MASKED, create_vlm
+from avalanche_vlm.models import MASKED
 from avalanche_vlm.models.feature_cache import FeatureCache
 from avalanche_vlm.models.heads.analytic import AnalyticHead, NearestClassMean, RecursiveRidge
 from avalanche_vlm.training import ContrastiveCriterion, VLMNaive, recipes
@@ -28,7 +29,7 @@ def batch(experience) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def pretrained():
-    return create_vlm("tiny").eval()
+    return tiny_vlm().eval()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_what_is_fitted_are_the_plain_features_under_evaluation_transforms(train
 def test_the_stream_goes_on_and_the_account_is_that_of_the_head(trained, tiny_benchmark, name):
     model = copy.deepcopy(trained(name).model)
     head = model.class_head
-    (plugin,) = recipes.build(name, model=create_vlm("tiny", "random"), **HEADS[name])
+    (plugin,) = recipes.build(name, model=tiny_vlm("random"), **HEADS[name])
     plugin.head = head
     naive(model, [plugin]).train(tiny_benchmark.train_stream[1])
     classes = {c for e in tiny_benchmark.train_stream for c in e.classes_in_this_experience}
@@ -170,7 +171,7 @@ def test_with_a_cache_a_second_run_encodes_no_training_image(tiny_benchmark, tmp
     heads, calls = [], []
     for run in range(3):
         torch.manual_seed(0)
-        model = create_vlm("tiny", "random")
+        model = tiny_vlm("random")
         encode = model.clip.encode_image
         monkeypatch.setattr(
             model.clip, "encode_image", lambda x, run=run, encode=encode, **kw: calls.append(run) or encode(x, **kw)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from recording import Recorder, naive
 from test_recipes import arrays
 
@@ -17,7 +18,6 @@ from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.losses.features import feature_l2
 from avalanche_vlm.memory import LatentMemory, stored_bytes
 from avalanche_vlm.memory.draws import Passes
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, LatentReplayPlugin
 from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
@@ -104,7 +104,7 @@ def captions(tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
 def test_the_current_batch_gives_the_loss_that_one_computes_by_hand(streams, kind, texts):
     if (kind, texts) == ("pairs", "seen"):
         pytest.skip("refused, see below")
-    benchmark, model = streams[kind], create_vlm("tiny")
+    benchmark, model = streams[kind], tiny_vlm()
     tokens = random_sentences(model, 5, 4) if texts == "random" else model.tokenize(SENTENCES)
     reference = {
         "list": CurrentBatch(SENTENCES, model.tokenizer),
@@ -138,7 +138,7 @@ def test_the_current_batch_gives_the_loss_that_one_computes_by_hand(streams, kin
 @pytest.mark.parametrize("texts", ["batch", "all"])
 @pytest.mark.parametrize("policy", [InitialTeacher, PreviousTeacher])
 def test_a_set_gives_the_loss_that_one_computes_by_hand(streams, texts, policy):
-    benchmark, model = streams["classes"], create_vlm("tiny")
+    benchmark, model = streams["classes"], tiny_vlm()
     pairs, initial, passes = benchmark.reference, copy.deepcopy(model), Passes(24, 10, 5)
     reference = ReferenceSet(model, pairs, 10, texts, seed=5)
     measured = Measured(DistillationPlugin(model, everything, reference, policy()))
@@ -153,7 +153,7 @@ def test_a_set_gives_the_loss_that_one_computes_by_hand(streams, texts, policy):
 
 
 def test_zscl_distils_from_the_initial_model_into_the_image_tower(streams):
-    benchmark, model = streams["classes"], create_vlm("tiny")
+    benchmark, model = streams["classes"], tiny_vlm()
     initial = copy.deepcopy(model).eval()
     pairs, passes = benchmark.reference, Passes(24, 8, 0)
     plugin = recipes.build("zscl", model=model, reference=pairs, batch_size=8, weight=3.0)[0]
@@ -171,9 +171,9 @@ def test_zscl_distils_from_the_initial_model_into_the_image_tower(streams):
 
 @pytest.mark.parametrize(("side", "held"), [("image", {"image"}), ("text", {"text"}), ("both", {"image", "text"})])
 def test_the_side_of_the_student_is_the_tower_that_gets_a_gradient(streams, side, held):
-    benchmark, model = streams["classes"], create_vlm("tiny")
+    benchmark, model = streams["classes"], tiny_vlm()
     plugin = recipes.build("zscl", model=model, reference=benchmark.reference, batch_size=8, side=side)[0]
-    other = create_vlm("tiny", "random")
+    other = tiny_vlm("random")
     model.load_state_dict(other.state_dict())  # away from the teacher, or all gradients would vanish
     strategy = on("classes", model, [])
     strategy.mbatch, strategy.loss = [None, torch.zeros(1, dtype=torch.long), None], torch.zeros(1)
@@ -192,7 +192,7 @@ TEACHERS = [InitialTeacher, PreviousTeacher, MovingAverageTeacher, MomentumTeach
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_a_model_is_no_lesson_to_itself(streams, kind, policy):
     """At the first step student and teacher are one: the loss has no gradient, and nobody else's is touched."""
-    benchmark, model = streams[kind], create_vlm("tiny")
+    benchmark, model = streams[kind], tiny_vlm()
     largest = []
 
     def alone(c: Comparison) -> torch.Tensor:
@@ -212,7 +212,7 @@ def test_a_model_is_no_lesson_to_itself(streams, kind, policy):
 def calls(monkeypatch):
     """How often which model encodes what: ``(model, kind) -> sizes``."""
     found: dict[tuple[int, str], list[int]] = {}
-    clip = type(create_vlm("tiny", "random").clip)
+    clip = type(tiny_vlm("random").clip)
     for kind in ("image", "text"):
         encode = getattr(clip, f"encode_{kind}")
 
@@ -228,7 +228,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize(("kind", "texts"), [("classes", "batch"), ("classes", "task"), ("pairs", "batch")])
 @pytest.mark.slow
 def test_the_students_own_forward_pass_is_not_repeated(streams, kind, texts, policy, calls):
-    benchmark, model = streams[kind], create_vlm("tiny", "random")
+    benchmark, model = streams[kind], tiny_vlm("random")
     plugin = DistillationPlugin(model, everything, CurrentBatch(texts), policy())
     calls.clear()
     on(kind, model, [plugin], epochs=3).train(benchmark.train_stream[0])
@@ -247,7 +247,7 @@ def test_the_students_own_forward_pass_is_not_repeated(streams, kind, texts, pol
 
 
 def test_nothing_is_encoded_that_the_loss_does_not_ask_for(streams, calls):
-    benchmark, model = streams["classes"], create_vlm("tiny", "random")
+    benchmark, model = streams["classes"], tiny_vlm("random")
     plugin = DistillationPlugin(
         model, lambda c: feature_l2(c.student.images, c.teacher.images), CurrentBatch(SENTENCES, model.tokenizer),
         [PreviousTeacher(), InitialTeacher()],
@@ -307,7 +307,7 @@ def test_logits_are_exact_whatever_the_precision_around_them():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mod-x", "lwf-vr"])
 def test_losses_on_pairs_of_a_list_are_refused_and_others_are_not(streams, name):
-    benchmark, model = streams["classes"], create_vlm("tiny", "random")
+    benchmark, model = streams["classes"], tiny_vlm("random")
     (plugin,) = recipes.build(name, model=model, **({"sentences": 4} if name == "lwf-vr" else {}))
     plugin.reference = CurrentBatch(SENTENCES, model.tokenizer)
     strategy = on("classes", model, [plugin])
@@ -319,7 +319,7 @@ def test_losses_on_pairs_of_a_list_are_refused_and_others_are_not(streams, name)
 
 
 def test_lwf_vr_takes_a_part_of_its_sentences_in_every_iteration(streams, calls):
-    benchmark, model = streams["classes"], create_vlm("tiny", "random")
+    benchmark, model = streams["classes"], tiny_vlm("random")
     options = {"sentences": 6, "words": 4, "texts_per_step": 3, "side": "both", "images": "batch"}
     plugins = recipes.build("lwf-vr", model=model, **options)
     calls.clear()
@@ -334,7 +334,7 @@ def test_lwf_vr_takes_a_part_of_its_sentences_in_every_iteration(streams, calls)
 @pytest.mark.parametrize("name", ["lwf", "zscl"])
 @pytest.mark.slow
 def test_distillation_runs_in_half_precision(streams, kind, name):
-    benchmark, model = streams[kind], create_vlm("tiny")
+    benchmark, model = streams[kind], tiny_vlm()
     reference = benchmark.reference if name == "zscl" else None
     plugin = recipes.build(name, model=model, reference=reference)[0]
     measured, largest = Measured(plugin), []
@@ -354,7 +354,7 @@ def test_distillation_runs_in_half_precision(streams, kind, name):
     # A tower that autocast's cache had cut off from the graph would not have moved.
     stood = [n for n, p in model.trainable_parameters().items() if torch.equal(p, start[n])]
     assert not stood or name == "zscl"
-    exact = create_vlm("tiny")
+    exact = tiny_vlm()
     plugin = recipes.build(name, model=exact, reference=reference)[0]
     full = Measured(plugin)
     torch.manual_seed(0)  # the same batches
@@ -365,7 +365,7 @@ def test_distillation_runs_in_half_precision(streams, kind, name):
 
 
 def test_latent_replay_has_no_images_to_distil_on(streams):
-    benchmark, model = streams["classes"], create_vlm("tiny", "random")
+    benchmark, model = streams["classes"], tiny_vlm("random")
     latents = LatentReplayPlugin(model, LatentMemory(1 << 16), batch_size=4)
     plugins = [*recipes.build("lwf", model=model, images="batch"), latents]
     strategy = on("classes", model, plugins)
@@ -378,7 +378,7 @@ def test_latent_replay_has_no_images_to_distil_on(streams):
 @pytest.mark.parametrize("policy", TEACHERS)
 @pytest.mark.parametrize("lifetime", ["batch", "always"])
 def test_the_account_is_complete(streams, policy, lifetime):
-    benchmark, model = streams["classes"], create_vlm("tiny", "random").freeze("text")
+    benchmark, model = streams["classes"], tiny_vlm("random").freeze("text")
     pairs = benchmark.reference
     reference = CurrentBatch("batch") if lifetime == "batch" else ReferenceSet(model, pairs, 8, "all")
     plugin = DistillationPlugin(model, everything, reference, [policy(), PreviousTeacher()])
@@ -397,7 +397,7 @@ def test_the_account_is_complete(streams, policy, lifetime):
 
 
 def test_how_many_tasks_came_before_and_the_labels_of_the_batch_are_told(streams):
-    benchmark, model = streams["classes"], create_vlm("tiny", "random")
+    benchmark, model = streams["classes"], tiny_vlm("random")
     told = []
 
     def loss(c: Comparison) -> torch.Tensor:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.statistics import FeatureMemory
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import feature_replay
 from avalanche_vlm.training.plugins.feature_replay import FeatureReplayPlugin
@@ -289,7 +289,7 @@ def test_old_classes_are_forgotten_less(seen_benchmark):
     accuracy = {}
     for weight in (0.0, None):
         torch.manual_seed(0)
-        model = create_vlm("tiny")
+        model = tiny_vlm()
         plugin = FeatureReplayPlugin(model, memory_for("classes"), weight=weight)
         strategy_of(model, [plugin], lr=1e-2, epochs=4).train(seen_benchmark.train_stream)
         x, y, tasks = batch_of(seen_benchmark.train_stream[0])
@@ -326,7 +326,7 @@ class Drift(SupervisedPlugin):
 def distance_to_the_truth(compensate: bool) -> float:
     """Mean distance of stored class means from the true ones, after the image tower moved in the second experience."""
     torch.manual_seed(0)
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     benchmark = picturebook.mtil_like(n_train=256, n_test=20, order=["sketches", "night"], n_held_out=8, n_reference=8)
     memory = memory_for("classes")
     plugin = FeatureReplayPlugin(model, memory, train_towers=("image",), compensate=compensate)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from recording import Recorder, naive
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import MASKED, create_vlm
+from avalanche_vlm.models import MASKED
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 
 HEADS = {"lada": {"units": 4, "bottleneck": 4}, "proof": {"exemplars": 4}}
@@ -24,7 +25,7 @@ def pictures(experience) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def pretrained():
-    return create_vlm("tiny").eval()
+    return tiny_vlm().eval()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_it_learns_a_task_and_leaves_the_rest_alone(trained, tiny_benchmark, pre
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_it_runs_under_autocast_and_its_parameters_are_in_the_optimizer(tiny_benchmark, name):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugins = recipes.build(name, model=model, **HEADS[name])
     before = Recorder("after_train_dataset_adaptation", lambda s: model.trainable_parameters())
     held = Recorder("before_training_epoch", lambda s: [p for g in s.optimizer.param_groups for p in g["params"]])
@@ -113,13 +114,13 @@ def test_it_runs_under_autocast_and_its_parameters_are_in_the_optimizer(tiny_ben
 
 @pytest.mark.parametrize("name", HEADS)
 def test_it_needs_a_plain_model_and_classes(tiny_benchmark, tiny_pairs, name):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugins = recipes.build(name, model=model)
     with pytest.raises(InputError, match=r"class head is taken by (\w+), and \1 needs it"):
         recipes.build(name, model=model)
     with pytest.raises(InputError, match="needs a class-labelled stream; this one has image-text pairs"):
         naive(model, plugins).train(tiny_pairs.train_stream[0])
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     recipes.build("lora", model=model)
     with pytest.raises(InputError, match="image path is taken by modules per task, and the class head of "):
         recipes.build(name, model=model)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import FeatureMemory
-from avalanche_vlm.models import MASKED, create_vlm
+from avalanche_vlm.models import MASKED
 from avalanche_vlm.models.heads.trained import LabelSpecificHead
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.data import LabelledFeatures
@@ -22,7 +23,7 @@ from avalanche_vlm.training.plugins.label_specific import text_adapters
 def run(benchmark, visible: str, **options):
     """Two tasks; what was recorded of the first one's units and texts when it ended."""
     torch.manual_seed(0)
-    model = create_vlm("tiny").set_label_space(replace(benchmark.label_space, visible=visible))
+    model = tiny_vlm().set_label_space(replace(benchmark.label_space, visible=visible))
     (plugin,) = recipes.build("lada", model=model, **{"units": 3, "bottleneck": 4, **options})
     end = Recorder("after_training_exp", lambda s: (plugin.head.units[0].clone(), plugin.head.texts.clone()))
     strategy = naive(model, [plugin, end], epochs=2, lr=1e-2)
@@ -67,7 +68,7 @@ def test_text_adapters_have_as_many_parameters_as_a_log_of_the_authors_code_stat
 
 
 def test_units_start_as_centres_of_their_class(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     (plugin,) = recipes.build("lada", model=model, units=1, bottleneck=0)
     start = Recorder("before_training_epoch", lambda s: (plugin.head.units[0].detach().clone(), plugin.rows))
     naive(model, [plugin, start]).train(tiny_benchmark.train_stream[0])
@@ -91,7 +92,7 @@ def test_old_classes_come_back_where_they_compete(tiny_benchmark, visible, monke
 
 
 def test_the_loss_is_the_mean_over_classes_of_new_and_drawn(tiny_benchmark):
-    model = create_vlm("tiny").set_label_space(replace(tiny_benchmark.label_space, visible="union"))
+    model = tiny_vlm().set_label_space(replace(tiny_benchmark.label_space, visible="union"))
     (plugin,) = recipes.build("lada", model=model, units=2, bottleneck=0, batch_size=9, components=1)
     old, new = (list(classes) for classes in tiny_benchmark.label_space.tasks)
     kept = []
@@ -120,7 +121,7 @@ def test_the_loss_is_the_mean_over_classes_of_new_and_drawn(tiny_benchmark):
 
 
 def test_an_experience_that_broke_off_can_be_trained_again(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     (plugin,) = recipes.build("lada", model=model, units=2, bottleneck=2)
 
     def fail(_strategy) -> None:
@@ -139,13 +140,13 @@ def test_wrong_settings_are_named():
         ({"units": 0}, "recipe lada: units is a whole number of 1 or more, not 0"),
     ):
         with pytest.raises(InputError, match=message):
-            recipes.build("lada", model=create_vlm("tiny", "random"), **options)
+            recipes.build("lada", model=tiny_vlm("random"), **options)
     with pytest.raises(InputError, match="this one has by='task'"):
-        LabelSpecificPlugin(create_vlm("tiny", "random"), LabelSpecificHead(), FeatureMemory(by="task"))
+        LabelSpecificPlugin(tiny_vlm("random"), LabelSpecificHead(), FeatureMemory(by="task"))
 
 
 def test_a_class_of_several_tasks_is_drawn_with_the_label_of_each():
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     (plugin,) = recipes.build("lada", model=model, units=1, bottleneck=0)
     y, task = torch.tensor([3, 3, 3, 3, 2]), torch.tensor([0, 1, 0, 1, 1])
     plugin._experience = LabelledFeatures(torch.nn.functional.normalize(torch.randn(5, 128), dim=1), y, task)

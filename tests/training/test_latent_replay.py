@@ -9,12 +9,12 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from recording import Recorder
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.latents import LatentMemory
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training.criteria import ContrastiveCriterion
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.strategies import VLMNaive
@@ -214,7 +214,7 @@ def test_replay_holds_the_first_task(tiny_benchmark):
     loss = {}
     for replayed in (False, True):
         torch.manual_seed(0)
-        model = create_vlm("tiny").freeze("text")
+        model = tiny_vlm().freeze("text")
         plugin = LatentReplayPlugin(model, LatentMemory(64 * ROW), layer="transformer.resblocks.1", batch_size=32)
         naive(model, [plugin], epochs=3).train(first)
         naive(model, [plugin] if replayed else [], epochs=3).train(second)

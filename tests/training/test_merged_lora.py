@@ -8,13 +8,14 @@ import re
 import pytest
 import torch
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from recording import Recorder
 from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.features import contrastive_knowledge_consolidation
 from avalanche_vlm.memory import stored_bytes
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import LoRAAttention, LoRALayer
 from avalanche_vlm.models.modules.tail import TailLowRank
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
@@ -67,7 +68,7 @@ def at_the_end(function) -> Recorder:
 
 @pytest.mark.parametrize("init", ["lora", "tail", "residual"])
 def test_the_merged_model_says_what_the_unmerged_one_said(stream, init):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     experience = stream["classes"][0]
     start = features(model, experience)
     plugin = MergedLowRankPlugin(model, rank=4, alpha=8.0, init=init, tail_energy=1.0)
@@ -78,7 +79,7 @@ def test_the_merged_model_says_what_the_unmerged_one_said(stream, init):
 
 
 def test_half_of_a_change_is_merged(stream):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = MergedLowRankPlugin(model, rank=4, merge=0.5)
     changes = at_the_end(lambda s: [d.detach() for d in deltas(plugin.layers)])
     strategy = strategy_for(model, [plugin, changes])
@@ -94,7 +95,7 @@ def test_half_of_a_change_is_merged(stream):
 @pytest.mark.parametrize("base", [Naive, VLMNaive])
 @pytest.mark.parametrize(("init", "towers"), [("lora", ("image", "text")), ("tail", ("image",)), ("tail", ("text",))])
 def test_nothing_else_trains_and_nothing_is_left(stream, base, init, towers):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     keys, start = list(model.state_dict()), snapshot(model.state_dict())
     parameters = [name for name, _ in model.named_parameters()]
     plugin = MergedLowRankPlugin(model, towers=towers, rank=4, init=init)
@@ -123,7 +124,7 @@ def test_nothing_else_trains_and_nothing_is_left(stream, base, init, towers):
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_nusa_keeps_every_head_through_adamw_and_decay(stream, share):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = recipes.build("nusa", model=model, tail_energy=share)[0]
     ranks = Recorder("before_training_exp", lambda s: [m.V.shape[1] for m in tails(plugin)])
     strategy = strategy_for(model, [plugin, ranks], lr=1e-2)
@@ -148,7 +149,7 @@ def test_nusa_keeps_every_head_through_adamw_and_decay(stream, share):
 def test_nusas_first_step_is_the_rate_times_two_over_the_root_of_the_rank(stream):
     """AdamW's first step moves every entry of M by the rate, whatever the gradient; with rank 128 as published a weight
     moves 5.66 times less far than M itself."""
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = recipes.build("nusa", model=model)[0]
     steps = Recorder(
         "after_update",
@@ -163,7 +164,7 @@ def test_nusas_first_step_is_the_rate_times_two_over_the_root_of_the_rank(stream
 
 
 def test_nusa_leaves_out_layers_without_null_directions(stream):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     layers = [
         model.clip.visual.transformer.resblocks[0].attn.out_proj,
         model.clip.transformer.resblocks[1].attn.out_proj,
@@ -175,7 +176,7 @@ def test_nusa_leaves_out_layers_without_null_directions(stream):
     strategy_for(model, [plugin], base=VLMNaive).train(stream["classes"][0])
     now = [model.clip.visual.transformer.resblocks[0].attn.out_proj, model.clip.transformer.resblocks[1].attn.out_proj]
     assert all(torch.equal(old, layer.weight) for old, layer in zip(start, now, strict=True))
-    flat = create_vlm("tiny", "random")
+    flat = tiny_vlm("random")
     for layer in (m for m in flat.modules() if isinstance(m, nn.MultiheadAttention)):
         for part in (*layer.in_proj_weight.data.chunk(3), layer.out_proj.weight.data):
             torch.nn.init.orthogonal_(part)
@@ -189,7 +190,7 @@ def tails(plugin: MergedLowRankPlugin) -> list[nn.Module]:
 
 
 def test_every_task_has_the_tail_of_the_merged_weight(stream):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugin = MergedLowRankPlugin(model, rank=8, init="tail", tail_energy=1.0)
 
     def largest_part_in_the_head(_):
@@ -208,7 +209,7 @@ def test_every_task_has_the_tail_of_the_merged_weight(stream):
 
 
 def test_residual_holds_what_is_read_and_not_what_is_written(stream):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = MergedLowRankPlugin(model, rank=8, init="residual", tail_energy=1.0)
     before = weights(plugin.layers)
     strategy_for(model, [plugin]).train(stream["classes"][0])
@@ -221,7 +222,7 @@ def test_residual_holds_what_is_read_and_not_what_is_written(stream):
 
 
 def test_an_initial_teacher_of_frozen_weights_does_not_move_with_the_merges(stream):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     experience = stream["classes"][0]
     start = features(model, experience)
     merged = MergedLowRankPlugin(model, rank=4)
@@ -241,7 +242,7 @@ def test_an_initial_teacher_of_frozen_weights_does_not_move_with_the_merges(stre
 @pytest.mark.parametrize("base", [Naive, VLMNaive])
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_clip_trains_lora_and_its_projector_and_leaves_neither(stream, kind, base):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     keys = list(model.state_dict())
     plugins = recipes.build("c-clip", model=model)
     trained = Recorder("before_update", lambda s: {n for n, p in s.model.named_parameters() if p.grad is not None})
@@ -270,7 +271,7 @@ def test_c_clip_trains_lora_and_its_projector_and_leaves_neither(stream, kind, b
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_clips_loss_is_the_consolidation_of_projected_features(stream, kind):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     previous = copy.deepcopy(model)
     plugins = recipes.build("c-clip", model=model, weight=3.0, temperature=0.2)
     seen = []
@@ -313,7 +314,7 @@ def test_the_published_layers_of_c_clip_have_its_published_size():
     slope = 12 * (per_rank(768) + per_rank(512))
     embeddings = 27.6e6 - 8 * slope
     assert [round((embeddings + r * slope) / 1e6, 1) for r in (16, 32, 64)] == [29.1, 32.0, 37.9]
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugin = recipes.build("c-clip", model=model)[0]
     for layer in plugin.layers:
         layer.add("task")

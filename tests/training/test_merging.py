@@ -11,13 +11,13 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import tensor_bytes
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import criterion_for, recipes
 from avalanche_vlm.training.plugins import RunningMeanPlugin
 from avalanche_vlm.training.plugins.merging import InterpolationPlugin, TaskVectorMergePlugin
@@ -66,7 +66,7 @@ def naive(model, plugins, kind="classes") -> Naive:
 def train(benchmark, plugins, freeze=(), kind="classes"):
     """The strategy after the stream, and what it had trained by the end of every task."""
     torch.manual_seed(0)
-    strategy, after = naive(create_vlm("tiny", "random").freeze(*freeze), plugins, kind), []
+    strategy, after = naive(tiny_vlm("random").freeze(*freeze), plugins, kind), []
     for experience in benchmark.train_stream:
         strategy.train(experience)
         after.append(trainable(strategy))
@@ -231,9 +231,7 @@ def test_an_interrupted_task_starts_again_from_where_it_was(three_tasks):
 
     armed: list = []
     starts = Recorder("before_training_exp")
-    strategy = naive(
-        create_vlm("tiny", "random"), [TaskVectorMergePlugin(), starts, Calls("after_training_epoch", stop)]
-    )
+    strategy = naive(tiny_vlm("random"), [TaskVectorMergePlugin(), starts, Calls("after_training_epoch", stop)])
     for task in (0, 1):
         armed.append(1)
         with pytest.raises(Stop):
@@ -257,7 +255,7 @@ class Statistics(nn.Module):
 
 def test_statistics_are_the_fine_tuned_models(three_tasks):
     torch.manual_seed(0)
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     model.image_path = Statistics(model)
     moved = []
     watch = Calls("after_training_exp", lambda s: moved.append(s.model.image_path.norm.running_mean.clone()))
@@ -303,7 +301,7 @@ def test_other_settings_out_of_their_range():
         with pytest.raises(InputError, match=f"lies in .0, 1., not {weight}"):
             InterpolationPlugin(weight)
     with pytest.raises(InputError, match="recipe magmax: method is magmax, average or random, not 'ties'"):
-        recipes.build("magmax", model=create_vlm("tiny", "random"), method="ties")
+        recipes.build("magmax", model=tiny_vlm("random"), method="ties")
 
 
 def test_the_published_scales():
@@ -317,7 +315,7 @@ def test_the_published_scales():
 @pytest.mark.slow
 def test_recipes_run_on_both_streams(tiny_benchmark, tiny_pairs, name, kind):
     torch.manual_seed(0)
-    model = create_vlm("tiny", "random").freeze("text")
+    model = tiny_vlm("random").freeze("text")
     frozen = snapshot(dict(model.tower_parameters("text")))
     strategy = naive(model, recipes.build(name, model=model), kind)
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs

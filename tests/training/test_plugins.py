@@ -119,7 +119,7 @@ def test_an_interval_of_nothing():
 def test_the_anchor_is_where_each_task_starts_and_holds_the_weights(random_model, tiny_benchmark):
     free, held = copy.deepcopy(random_model), random_model
     moved = []
-    for model, plugins in ((free, []), (held, [AnchorPenaltyPlugin(10.0)])):
+    for model, plugins in ((free, []), (held, [AnchorPenaltyPlugin(30.0)])):
         start = trainable(naive(model, []))
         naive(model, plugins, lr=0.01, optimizer=torch.optim.SGD).train(tiny_benchmark.train_stream[0])
         end = trainable(naive(model, []))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.heads.trained import ProjectionFusionHead
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins import ProjectionFusionPlugin
@@ -17,7 +17,7 @@ from avalanche_vlm.training.plugins import ProjectionFusionPlugin
 
 def run(benchmark, *recorders, **options):
     torch.manual_seed(0)
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     (plugin,) = recipes.build("proof", model=model, **options)
     recorders = [make(plugin) for make in recorders]
     strategy = naive(model, [plugin, *recorders], epochs=2, lr=1e-2)
@@ -103,8 +103,8 @@ def test_prototypes_are_the_means_of_the_plain_features(tiny_benchmark):
 
 
 def test_wrong_settings_are_named():
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     with pytest.raises(InputError, match="by herding, and the memory's policy is reservoir"):
         ProjectionFusionPlugin(model, ProjectionFusionHead(128), ExemplarMemory(max_samples=1, policy="reservoir"))
     with pytest.raises(InputError, match="a whole number of 1 or more, not 0"):
-        recipes.build("proof", model=create_vlm("tiny", "random"), exemplars=0)
+        recipes.build("proof", model=tiny_vlm("random"), exemplars=0)

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from recording import Recorder, naive
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.densities import triangles
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins import AdapterFusionPlugin
@@ -20,7 +20,7 @@ from avalanche_vlm.weights.svd_fusion import svd_fusion
 
 
 def test_the_adapter_of_the_first_task_stays_and_later_ones_are_fused(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     replay, fusion = recipes.build("rapf", model=model, bias=0.3)
     adapter = replay.path.adapter
     learned = Recorder("after_training_exp", lambda s: adapter.up.weight.detach().clone())
@@ -36,7 +36,7 @@ def test_the_adapter_of_the_first_task_stays_and_later_ones_are_fused(tiny_bench
 
 
 def test_the_margin_is_the_hinge_by_hand(tiny_benchmark):
-    model = create_vlm("tiny").set_label_space(tiny_benchmark.label_space)
+    model = tiny_vlm().set_label_space(tiny_benchmark.label_space)
     old, new = (list(classes) for classes in tiny_benchmark.label_space.tasks)
     with torch.no_grad():
         texts = model.prompt_features(torch.arange(len(tiny_benchmark.label_space)))
@@ -61,7 +61,7 @@ def test_the_margin_is_the_hinge_by_hand(tiny_benchmark):
 
 
 def test_every_class_has_a_full_covariance_of_the_features_as_they_are(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     replay, fusion = recipes.build("rapf", model=model)
     memory = replay.memory
     naive(model, [replay, fusion]).train(tiny_benchmark.train_stream)
@@ -102,7 +102,7 @@ def test_classes_of_512_dimensions_keep_their_covariances_unless_a_budget_is_giv
 
 
 def test_a_batch_has_20_pseudo_features_of_each_of_2_old_classes_which_take_turns(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     replay, fusion = recipes.build("rapf", model=model)
     drawn, sample = [], replay.memory.sample
     replay.memory.sample = lambda *given: drawn.append(sample(*given)) or drawn[-1]
@@ -117,7 +117,7 @@ def test_a_batch_has_20_pseudo_features_of_each_of_2_old_classes_which_take_turn
 
 
 def test_a_random_adapter_starts_with_the_first_task_and_is_a_linear_layers(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     replay, fusion = recipes.build("rapf", model=model, start="random", seed=3)
     assert not replay.path.adapter.up.weight.any()  # until then the model is the pretrained one
     start = Recorder("before_training_exp", lambda s: replay.path.adapter.up.weight.detach().clone())
@@ -126,7 +126,7 @@ def test_a_random_adapter_starts_with_the_first_task_and_is_a_linear_layers(tiny
     bound = 128**-0.5  # nn.Linear draws uniformly between these
     assert whole.abs().max() <= bound + 1e-6 and whole.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
     torch.testing.assert_close(start.values[1], start.values[0], atol=1e-5, rtol=0)  # and it starts once
-    replay, _ = recipes.build("rapf", model=create_vlm("tiny", "random"), start="random", seed=3)
+    replay, _ = recipes.build("rapf", model=tiny_vlm("random"), start="random", seed=3)
     replay.prepare_parameters(None)
     assert torch.equal(replay.path.adapter.up.weight, start.values[0])
 

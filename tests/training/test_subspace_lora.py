@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from recording import Recorder
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.modules.lora import LoRAAttention
 from avalanche_vlm.models.modules.low_rank import SubspaceLowRank
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
@@ -108,7 +108,7 @@ def test_training_b_from_zero_is_training_the_papers_reparametrised_weight():
 
 
 def test_the_first_bases_hold_the_share_of_the_pretrained_weights():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = SubspaceLoRAPlugin(model, weight_energy={"image": 0.85, "text": 0.2})
     assert len(plugin.bases) == 4 * 7  # q, k, v, out in 4 + 3 blocks
     for where, weight in weights(plugin).items():
@@ -119,7 +119,7 @@ def test_the_first_bases_hold_the_share_of_the_pretrained_weights():
         # Input directions: right singular vectors of torch's [out, in].
         v = torch.linalg.svd(weight).Vh[: basis.shape[1]].T
         torch.testing.assert_close(basis @ basis.T, v @ v.T, atol=2e-3, rtol=0)
-    wide = SubspaceLoRAPlugin(create_vlm("tiny"), weight_energy=0.0)
+    wide = SubspaceLoRAPlugin(tiny_vlm(), weight_energy=0.0)
     assert all(basis.shape[1] == 0 for basis in wide.bases.values())
 
 
@@ -127,7 +127,7 @@ def test_the_first_bases_hold_the_share_of_the_pretrained_weights():
 @pytest.mark.parametrize("base", [Naive, VLMNaive])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_task_changes_reads_nothing_that_is_protected(stream, kind, base):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = SubspaceLoRAPlugin(model, rank=4, alpha=4.0, weight_energy={"image": 0.6, "text": 0.2}, feature_energy=0.9)
     keys = list(model.state_dict())
     trained = Recorder("before_update", lambda s: {n for n, p in s.model.named_parameters() if p.grad is not None})
@@ -165,7 +165,7 @@ def tail(where: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_directions_come_from_the_gradient_of_the_whole_task(stream, kind):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     twin = copy.deepcopy(model)
     plugin = SubspaceLoRAPlugin(model, rank=3, weight_energy=0.5)
     read = Recorder(
@@ -213,7 +213,7 @@ def whole(model, experience, kind):
 
 def test_what_lies_in_the_features_of_a_past_task_is_answered_as_before(stream):
     """With all of their energy protected, the layers' outputs for past inputs stay what they were."""
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugin = SubspaceLoRAPlugin(model, towers=("image",), rank=4, alpha=4.0, weight_energy=0.0, feature_energy=0.999)
     strategy = strategy_for(model, [plugin])
     strategy.train(stream["classes"][0])
@@ -233,7 +233,7 @@ def test_what_lies_in_the_features_of_a_past_task_is_answered_as_before(stream):
 
 
 def test_the_merged_model_says_what_the_unmerged_one_said(stream):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     experience = stream["classes"][0]
 
     def features(strategy):

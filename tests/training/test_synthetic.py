@@ -12,12 +12,12 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.alignment import soft_alignment
 from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.memory import tensor_bytes
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ConsolidatedDistillationPlugin
 from avalanche_vlm.training.reference import Inputs, SyntheticPairs
@@ -223,7 +223,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_benchmark):
     ends = []
     for _ in range(2):
         torch.manual_seed(0)
-        model = create_vlm("tiny", "random")
+        model = tiny_vlm("random")
         naive(model, [gift(model, n=16, batch_size=8)]).train(tiny_benchmark.train_stream)
         ends.append(snapshot(model.state_dict()))
     assert all(torch.equal(value, ends[0][name]) for name, value in ends[1].items())
@@ -239,7 +239,7 @@ def test_every_seed_and_task_has_pairs_of_its_own(random_model, tiny_benchmark):
 
 @pytest.mark.slow
 def test_distillation_keeps_the_similarities_and_consolidation_the_weights(tiny_benchmark):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     images, tokens = model.transforms.eval.from_uint8(Painter()(BASE * 4, 9)), model.tokenize(BASE * 4)
 
     def trained(optimizer, lr: float, options: dict | None) -> tuple[float, float]:

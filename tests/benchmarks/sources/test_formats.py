@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from made import tiny as tiny_vlm
 from real_files import picture, save, transform
 
 from avalanche_vlm import benchmarks
 from avalanche_vlm.benchmarks.sources import registry
 from avalanche_vlm.benchmarks.sources.registry import Format, format_of, read_reference, read_stream, register_format
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def test_a_table_from_outside_is_one_function_and_one_registration(tmp_path, fre
     table = tmp_path / "mine.pipes"
     table.write_text("\n".join([*rows, "lost"]))
     with pytest.raises(InputError, match="row 13: three fields are needed"):
-        read_stream(table, model=create_vlm("tiny"))
-    stream = read_stream(table, model=create_vlm("tiny"), on_error="skip", order=["task 1", "task 0"])
+        read_stream(table, model=tiny_vlm())
+    stream = read_stream(table, model=tiny_vlm(), on_error="skip", order=["task 1", "task 0"])
     assert stream.task_names == ("task 1", "task 0") and len(stream.data.skipped) == 1
     assert stream.label_space.class_names == ("thing 0", "thing 1") * 2
     with pytest.raises(InputError, match=r"a pipes, has no option 'colour'"):
         read_stream(table, colour="red")
     with pytest.raises(InputError, match="has no column 'caption'"):
-        read_reference(table, model=create_vlm("tiny"), on_error="skip")
+        read_reference(table, model=tiny_vlm(), on_error="skip")
     with pytest.raises(InputError, match=r"files \.pipes are read as 'pipes' already"):
         register_format(Format("pipes too", "the same", (".pipes",), pipes))
     with pytest.raises(InputError, match="a format called 'pipes' is registered already"):
@@ -63,7 +63,7 @@ def test_a_folder_from_outside_is_told_by_its_marker(tmp_path, fresh):
     register_format(Format("shards", "a folder with an index", stream=opened, marker="index.json"))
     assert format_of(tmp_path).name == "class-folder"
     (tmp_path / "index.json").write_text("{}")
-    assert read_stream(tmp_path, model=create_vlm("tiny"), seed=3) == (tmp_path, 3)
+    assert read_stream(tmp_path, model=tiny_vlm(), seed=3) == (tmp_path, 3)
     with pytest.raises(InputError, match="is no table: it holds a shards"):
         benchmarks.reference_table(tmp_path, transform=transform)
 

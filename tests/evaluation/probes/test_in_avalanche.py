@@ -14,6 +14,7 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from mini import mini
 from several import several_captions
 from torch import nn
@@ -33,7 +34,6 @@ from avalanche_vlm.evaluation.probes.layers import block_modules
 from avalanche_vlm.evaluation.probes.similarity import linear_cka
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores
 from avalanche_vlm.losses.fisher import squared_gradients
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.factory import from_open_clip
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 
@@ -65,7 +65,7 @@ def run(strategy, benchmark, evaluate: bool = True) -> dict:
 
 def resnet_clip():
     """CLIP with batch norm in its image tower and dropout beside it."""
-    tiny = create_vlm("tiny", "random")
+    tiny = tiny_vlm("random")
     clip = open_clip.CLIP(
         embed_dim=16,
         vision_cfg={"image_size": 32, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16},
@@ -80,7 +80,7 @@ def resnet_clip():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [lambda: create_vlm("tiny", "random"), resnet_clip], ids=["vit", "resnet"])
+@pytest.mark.parametrize("make", [lambda: tiny_vlm("random"), resnet_clip], ids=["vit", "resnet"])
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_training_goes_on_bit_by_bit(make, kind, tiny_benchmark, tiny_pairs):
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
@@ -237,7 +237,7 @@ def test_other_towers_have_layers_too(tower, tiny_benchmark):
         model = resnet_clip()
         expected = ["image.0", "image.1", "image.2", "image.3", "text.0", "text.1"]
     else:
-        tiny = create_vlm("tiny", "random")
+        tiny = tiny_vlm("random")
         clip = open_clip.CustomTextCLIP(
             embed_dim=16,
             vision_cfg={"timm_model_name": "test_vit", "timm_model_pretrained": False, "image_size": 32},
@@ -446,7 +446,7 @@ def test_untrained_tasks_of_pairs_are_scored_from_the_evaluations_own_features(r
 def test_with_recipes(recipe, kind, tiny_benchmark, tiny_pairs):
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
     torch.manual_seed(0)
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     resources = {name: getattr(benchmark, name) for name in recipes.get(recipe).takes}
     plugins = recipes.build(recipe, model=model, **resources)
     drift = DriftProbe(tiny_benchmark.held_out[0])
@@ -467,7 +467,7 @@ def test_with_recipes(recipe, kind, tiny_benchmark, tiny_pairs):
 
 
 def test_in_our_strategy_with_half_precision(tiny_benchmark):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     probe = InterferenceProbe(samples=4, per_experience=1)
     strategy = naive(model.freeze("text"), [probe], cls=VLMNaive, amp="bf16", max_grad_norm=1.0)
     metrics = run(strategy, tiny_benchmark, evaluate=False)
@@ -477,7 +477,7 @@ def test_in_our_strategy_with_half_precision(tiny_benchmark):
 
 @pytest.mark.gpu
 def test_on_cuda(tiny_benchmark):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     captions = tiny_benchmark.held_out[0]
     probes = [DriftProbe(captions), InterferenceProbe(samples=4, interval=1), ErosionProbe(tiny_benchmark.held_out)]
     run(naive(model, probes, device=torch.device("cuda")), tiny_benchmark)

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.modules.key_value import inject_key_values
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
@@ -30,7 +30,7 @@ def inject(request):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_a_tower_with_nothing_active_is_the_pretrained_one_to_the_last_bit(inject, training, gradients):
-    tower = create_vlm("tiny").train(training).tower("image")
+    tower = tiny_vlm().train(training).tower("image")
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.set_grad_enabled(gradients):
         before = tower(images)
@@ -48,7 +48,7 @@ def test_a_tower_with_nothing_active_is_the_pretrained_one_to_the_last_bit(injec
 
 @torch.no_grad()
 def test_what_was_merged_counts_with_nothing_active():
-    tower = create_vlm("tiny").eval().tower("image")
+    tower = tiny_vlm().eval().tower("image")
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     pool = ModulePool(named("image", inject_lora(tower, rank=2)))
     pool.add("a")
@@ -60,11 +60,11 @@ def test_what_was_merged_counts_with_nothing_active():
     twin = copy.deepcopy(tower)
     assert torch.equal(twin(images), tower(images))
     # Nothing is there twice: the state has the keys and the storages of a tower without modules.
-    assert tower.state_dict().keys() == create_vlm("tiny").tower("image").state_dict().keys()
+    assert tower.state_dict().keys() == tiny_vlm().tower("image").state_dict().keys()
 
 
 def test_the_parameters_are_counted_once():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     before = [name for name, _ in model.named_parameters()]
     inject_key_values(model.tower("image"))
     assert [name for name, _ in model.named_parameters()] == before

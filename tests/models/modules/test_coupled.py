@@ -8,10 +8,11 @@ import pickle
 import pytest
 import torch
 from by_hand import TEXTS, coca, images_by_hand, in_a_pool, in_order, siglip, text_by_hand
+from made import tiny as tiny_vlm
 from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.coupled import inject_coupled_prompts
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
@@ -21,7 +22,7 @@ WORDS = "a picture of a"
 
 @pytest.fixture
 def model() -> VLM:
-    model = create_vlm("tiny", "random").freeze("image", "text").eval()
+    model = tiny_vlm("random").freeze("image", "text").eval()
     model.clip.double()
     return model
 
@@ -74,7 +75,7 @@ def test_the_pool_holds_everything_once_and_switches_both_towers(model, images, 
     assert torch.equal(model.encode_image(images), plain[0]) and torch.equal(model.encode_text(tokens), plain[1])
     pool.activate("a")
     pool.save("a", tmp_path / "a")
-    other = create_vlm("tiny", "random").eval()
+    other = tiny_vlm("random").eval()
     other.clip.double().load_state_dict({k: v for k, v in model.clip.state_dict().items() if ".bank." not in k})
     again = ModulePool(coupled(other, length=2, depth=3, words=WORDS))
     again.load("a", tmp_path / "a")
@@ -123,7 +124,7 @@ def test_towers_of_other_widths_and_kinds(make):
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_autocast(bf16):
-    model = create_vlm("tiny").freeze("image", "text").eval()
+    model = tiny_vlm().freeze("image", "text").eval()
     pool = in_a_pool(model, coupled(model, length=2, depth=2), "t", std=0.1)
     images, tokens = torch.randn(3, 3, 32, 32), model.tokenize(TEXTS)
     with torch.no_grad():
@@ -137,7 +138,7 @@ def test_autocast(bf16):
 
 
 def test_a_model_without_blocks_in_its_image_tower_is_refused_and_left_as_it_is():
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     model.clip.visual = nn.Linear(2, 2)
     with pytest.raises(InputError, match="and a Linear is none"):
         inject_coupled_prompts(model)

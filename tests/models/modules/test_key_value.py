@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import TEXTS, block_by_hand, in_a_pool, siglip
+from made import tiny as tiny_vlm
 from timm.layers import Attention
 from torch import nn
 
 from avalanche_vlm.benchmarks import LabelSpace
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.key_value import (
     CalibratedPool,
     KeyValueAttention,
@@ -109,7 +110,7 @@ def test_so_it_is_in_timms_attention(qk_norm):
 
 @pytest.fixture
 def model() -> VLM:
-    return create_vlm("tiny", "random").freeze("image", "text").eval()
+    return tiny_vlm("random").freeze("image", "text").eval()
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_modules_predict_alike_after_saving_copying_and_pickling(model, images, 
     pool.activate("a")
     expected = model.encode_image(images), model.encode_text(tokens)
     pool.save("a", tmp_path / "a")
-    other = create_vlm("tiny", "random").eval()
+    other = tiny_vlm("random").eval()
     other.clip.load_state_dict({k: v for k, v in model.clip.state_dict().items() if ".bank." not in k})
     again = ModulePool(both(other, length=2))
     again.load("a", tmp_path / "a")
@@ -198,7 +199,7 @@ def test_modules_predict_alike_after_saving_copying_and_pickling(model, images, 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_autocast(bf16, images):
-    model = create_vlm("tiny").freeze("image", "text").eval()
+    model = tiny_vlm().freeze("image", "text").eval()
     sites = both(model)
     pool = in_a_pool(model, sites, "t", std=0.1)
     tokens = model.tokenize(TEXTS)

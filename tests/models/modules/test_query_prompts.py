@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from open_clip.model import CLIP
 from small_towers import TEXT, resnet, sequence_first, wrap
 from timm.layers import Attention
 from torch import nn
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.query_prompts import (
     CodaPromptPool,
@@ -39,7 +40,7 @@ POOLS = list(OPTIONS)
 
 @pytest.fixture
 def tower() -> nn.Module:
-    return create_vlm("tiny", "random").tower("image")
+    return tiny_vlm("random").tower("image")
 
 
 def begun(kind: type, tower: nn.Module, tasks: int, query: int = WIDTH, **options: Any) -> QueryPromptPool:
@@ -59,7 +60,7 @@ def randomise(pool: QueryPromptPool) -> None:
 
 def prompted(kind: type, tasks: int = 2, **options: Any) -> VLM:
     """A VLM whose images go through such a pool."""
-    model = create_vlm("tiny", "random").freeze("image", "text")
+    model = tiny_vlm("random").freeze("image", "text")
     pool = begun(kind, model.tower("image"), tasks, model.width, **options)
     model.image_path = QueryPromptPath(pool, model.tower("image")).eval()
     return model.eval()
@@ -235,7 +236,7 @@ def timm_tower() -> VLM:
     return wrap(CLIP(24, vision, TEXT))
 
 
-@pytest.mark.parametrize("build", [sequence_first, timm_tower, lambda: create_vlm("tiny", "random")])
+@pytest.mark.parametrize("build", [sequence_first, timm_tower, lambda: tiny_vlm("random")])
 @torch.no_grad()
 def test_tokens_stand_in_front_of_the_others_from_the_first_block_to_the_last(build):
     model = build().freeze("image").eval()
@@ -280,7 +281,7 @@ def test_prefixes_enter_towers_of_either_kind(build, kind):
 
 def test_a_small_tower_gets_as_many_prompts_as_it_has_blocks(tower):
     assert len(CodaPromptPool(copy.deepcopy(tower), WIDTH).install(tower)) == 4
-    tower = create_vlm("tiny", "random").tower("image")
+    tower = tiny_vlm("random").tower("image")
     assert len(DualPromptPool(tower, WIDTH).install(tower)) == 4  # two shared, and of three the two that are left
     with pytest.raises(InputError, match="need blocks after the 4 with the shared prompt, but this tower has 4"):
         DualPromptPool(tower, WIDTH, shared_blocks=4)

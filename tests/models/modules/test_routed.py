@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from made import tiny as tiny_vlm
 from pools import filled
 from routing import task
 
 from avalanche_vlm.benchmarks import LabelSpace
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.routed import RoutedPool
@@ -128,7 +128,7 @@ class ByBrightness:
 
 @torch.no_grad()
 def test_a_vlm_answers_every_group_with_the_texts_of_its_module():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     space = LabelSpace.from_names(["circle", "star", "fox", "heart"])
     model.set_label_space(space)
     images = torch.randn(6, 3, 32, 32)

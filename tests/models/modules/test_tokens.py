@@ -8,11 +8,12 @@ import pickle
 import pytest
 import torch
 from by_hand import TEXTS, coca, images_by_hand, in_a_pool, in_order, siglip, text_by_hand
+from made import tiny as tiny_vlm
 from torch import nn
 
 from avalanche_vlm.benchmarks import LabelSpace
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_image_prompts, inject_text_prompts, splice
@@ -20,7 +21,7 @@ from avalanche_vlm.models.modules.tokens import inject_image_prompts, inject_tex
 
 @pytest.fixture
 def model() -> VLM:
-    model = create_vlm("tiny", "random").freeze("image", "text").eval()
+    model = tiny_vlm("random").freeze("image", "text").eval()
     model.clip.double()
     return model
 
@@ -84,7 +85,7 @@ def test_what_comes_after_the_end_of_a_text_counts_for_nothing(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", [siglip, coca, lambda: create_vlm("tiny").eval()], ids=["siglip", "coca", "clip"])
+@pytest.mark.parametrize("make", [siglip, coca, lambda: tiny_vlm().eval()], ids=["siglip", "coca", "clip"])
 def test_a_context_of_words_is_those_words(make):
     model = make()
     sites = inject_text_prompts(model, length=3, words="a red star a")
@@ -146,7 +147,7 @@ def test_modules_predict_alike_after_saving_copying_and_pickling(model, images, 
     pool.save("a", tmp_path / "a")
     assert (tmp_path / "a").stat().st_size < 2 * 2 * 2 * 128 * 8 + 500  # both towers' vectors and little else
 
-    other = create_vlm("tiny", "random").eval()
+    other = tiny_vlm("random").eval()
     other.clip.double().load_state_dict({k: v for k, v in model.clip.state_dict().items() if ".bank." not in k})
     again = ModulePool(both(other, length=2, depth=2))
     again.load("a", tmp_path / "a")
@@ -165,7 +166,7 @@ def test_modules_predict_alike_after_saving_copying_and_pickling(model, images, 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_autocast(bf16):
-    model = create_vlm("tiny").freeze("image", "text").eval()
+    model = tiny_vlm().freeze("image", "text").eval()
     pool = in_a_pool(model, both(model, length=2, depth=2), "t", std=0.1)
     images, tokens = torch.randn(3, 3, 32, 32), model.tokenize(TEXTS)
     with torch.no_grad():
@@ -180,7 +181,7 @@ def test_autocast(bf16):
 
 
 def test_class_prompts_are_encoded_anew_when_the_context_changes():
-    model = create_vlm("tiny").freeze("image", "text").eval()
+    model = tiny_vlm().freeze("image", "text").eval()
     model.set_label_space(LabelSpace.from_names(["star", "fox"]))
     classes = torch.arange(2)
     with torch.no_grad():
@@ -210,7 +211,7 @@ def test_a_text_that_leaves_no_room_for_the_context_is_refused_and_nothing_is_le
     with pytest.raises(InputError, match="leaves 14 of the text tower's 20 positions, and a text takes 15"):
         model.encode_text(model.tokenize(["a fox", words + " star"]))
     assert model.text_path.__self__._inserted is False
-    in_a_pool(other := create_vlm("tiny", "random"), named("text", inject_text_prompts(other, length=21)), "t")
+    in_a_pool(other := tiny_vlm("random"), named("text", inject_text_prompts(other, length=21)), "t")
     with pytest.raises(InputError, match="leaves 0 of the text tower's 20 positions"):
         other.encode_text(other.tokenize(["a"]))
 
@@ -218,7 +219,7 @@ def test_a_text_that_leaves_no_room_for_the_context_is_refused_and_nothing_is_le
 def test_what_prompts_cannot_enter_is_named():
     from open_clip.model import CLIP
 
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     for options, why in (
         ({"length": 0}, "length of a text prompt is a whole number of 1 or more, not 0"),
         ({"depth": 0}, "depth of prompts is a whole number of 1 or more, not 0"),
@@ -234,7 +235,7 @@ def test_what_prompts_cannot_enter_is_named():
     resnet = CLIP(32, {"layers": (1, 1, 1, 1), "width": 8, "image_size": 64}, {"layers": 1, "width": 64, "heads": 1})
     with pytest.raises(InputError, match="blocks that pass tokens on, and a ModifiedResNet is none"):
         inject_image_prompts(resnet.visual)
-    foreign = create_vlm("tiny", "random")
+    foreign = tiny_vlm("random")
     foreign.clip.text = nn.Linear(2, 2)
     with pytest.raises(InputError, match="cannot enter tiny's text tower: a Linear has no token_embedding"):
         inject_text_prompts(foreign)

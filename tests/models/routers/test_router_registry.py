@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
+from made import tiny as tiny_vlm
 
 from avalanche_vlm._registry import Registry
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.routers import CalibratedRouter, create_router, list_routers, register_router
 from avalanche_vlm.models.routers.registry import ROUTERS
 from avalanche_vlm.training import VLMNaive, recipes
@@ -50,7 +50,7 @@ def test_a_router_from_outside_is_listed_and_built_by_name(outsider):
 
 def test_a_recipe_takes_it_by_name_and_routes_with_it(outsider, tiny_benchmark):
     torch.manual_seed(0)
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugins = recipes.build("adapter-per-task", model=model, router="task-mean", bottleneck=2)
     strategy = VLMNaive(
         model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01), train_mb_size=32, plugins=plugins
@@ -60,7 +60,7 @@ def test_a_recipe_takes_it_by_name_and_routes_with_it(outsider, tiny_benchmark):
     images = torch.stack([tiny_benchmark.test_stream[0].dataset.eval()[i][0] for i in range(4)])
     route = model.routed.router.score(model.eval().encode_image_plain(images))
     assert route.task.shape == (4,)
-    fresh = create_vlm("tiny", "random")
+    fresh = tiny_vlm("random")
     recipes.build("adapter-per-task", model=fresh, router="task-mean", bottleneck=2)
     fresh.load_state_dict(model.state_dict())
     with torch.no_grad():

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from made import tiny as tiny_vlm
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.zero_shot import retrieval_scores, zero_shot_accuracy
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.advice.pilot import (
     BEFORE,
     Pilot,
@@ -34,7 +34,7 @@ def test_batches_shrink_with_the_data_so_that_steps_stay():
 
 
 def test_scores_are_those_of_the_metrics(tiny_benchmark, tiny_pairs):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     scores = Scores(model, tiny_benchmark)
     for part in tiny_benchmark.held_out:
         if part.label_space is None:
@@ -43,7 +43,7 @@ def test_scores_are_those_of_the_metrics(tiny_benchmark, tiny_pairs):
         else:
             expected = zero_shot_accuracy(model, part.dataset, part.label_space)
         assert scores.held_out[part.name].mean() == pytest.approx(expected)
-    pairs = Scores(create_vlm("tiny"), tiny_pairs)
+    pairs = Scores(tiny_vlm(), tiny_pairs)
     assert [len(hits) for hits in pairs.tasks] == [20, 20] and set(np.unique(pairs.tasks[0])) <= {0.0, 0.5, 1.0}
 
 
@@ -53,7 +53,7 @@ def test_scores_of_classes_that_are_met_one_task_after_the_other_are_those_of_av
     from avalanche_vlm.studies.experiment import run_experiment
 
     benchmark = picturebook.class_incremental(0, n_train=8, n_test=12, n_held_out=8, label_space="seen")
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     model.set_label_space(picturebook.mtil_like(0, n_train=8, n_test=8, order=["night"]).label_space)
     before = Scores(model, benchmark)
     outcome = run_experiment(benchmark, "zero-shot", model=model, settings=SETTINGS)
@@ -64,7 +64,7 @@ def test_scores_of_classes_that_are_met_one_task_after_the_other_are_those_of_av
 
 
 def test_a_pilot_says_what_a_run_on_all_data_would_store(tiny_benchmark, tmp_path):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     pretrained = Scores(copy.deepcopy(model), tiny_benchmark)
     pilot = run_pilot(
         tiny_benchmark,
@@ -87,7 +87,7 @@ def test_without_held_out_sets_tasks_before_their_turn_stand_in(tiny_benchmark):
     bare = VLMBenchmark(
         "bare", "classes", *parts, label_space=tiny_benchmark.label_space, task_names=tiny_benchmark.task_names
     )
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     pilot = run_pilot(
         bare,
         "zero-shot",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from avalanche.training.plugins import ReplayPlugin
+from made import tiny as tiny_vlm
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.advice import Constraints, advise
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.pilots import Pilots
@@ -23,12 +23,12 @@ def settings(recipe: str) -> tuple[TrainSettings, dict]:
 
 
 def pilots(benchmark, **constraints) -> Pilots:
-    return Pilots(benchmark, create_vlm("tiny"), settings, Constraints(**constraints))
+    return Pilots(benchmark, tiny_vlm(), settings, Constraints(**constraints))
 
 
 @pytest.mark.slow
 def test_advice_is_asked_for_in_one_call(tiny_benchmark):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     before = snapshot(model.clip.state_dict())
     names = ("zero-shot", "wise-ft", "lwf-vr")
     found = advise(tiny_benchmark, model=model, settings=settings, recipes=names, minutes=10)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import tiny as tiny_vlm
 from quick import slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.attribution import StepWeights, attribute_tasks
 from avalanche_vlm.weights.average import snapshot
 
@@ -59,7 +59,7 @@ def shake(model, *names: str, amount: float = 1.5) -> None:
 
 def after(stream, tests, changes, label_space="task", folder=None):
     """A model that knows the tasks, to which something happens after each: with what attribution is given."""
-    model = create_vlm("tiny").set_label_space(stream.label_space.with_visible(label_space))
+    model = tiny_vlm().set_label_space(stream.label_space.with_visible(label_space))
     start = snapshot(model.clip.state_dict())
     steps, right = StepWeights(model, start, folder), {}
     for step, (experience, change) in enumerate(zip(stream.train_stream, changes, strict=True), start=1):
@@ -138,7 +138,7 @@ def test_every_task_is_compared_with_the_step_that_trained_it(stream, tests):
         found = attribute_tasks(model, steps, tests, right, draws=200)
     alone = {of["block"]: of["recovered"] for of in found["modules"]}
     # By hand: each task with one block as it was after the step that trained it.
-    pretrained = create_vlm("tiny").clip.state_dict()
+    pretrained = tiny_vlm().clip.state_dict()
     trained = snapshot(model.clip.state_dict())
     for block, of_tasks in (("image.1", (0,)), ("image.3", (0, 1))):
         recovered = []
@@ -182,7 +182,7 @@ def written(folder: Path) -> int:
 
 def test_a_step_keeps_what_differs_from_the_start_and_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     start = snapshot(model.clip.state_dict())
     with StepWeights(model, start) as steps:
         steps.keep(1)
@@ -203,7 +203,7 @@ def test_a_step_keeps_what_differs_from_the_start_and_leaves_nothing_behind(monk
 def test_another_process_goes_on_with_the_steps_of_a_folder(stream, tests, tmp_path):
     change = PLANTED["noise on a block"][0]
     model, _, right = after(stream, tests, (nothing, nothing, change), folder=tmp_path)
-    start = snapshot(create_vlm("tiny").clip.state_dict())
+    start = snapshot(tiny_vlm().clip.state_dict())
     with StepWeights(model, start, tmp_path) as steps:
         for step in (1, 2):
             assert torch.equal(steps.met(step), StepWeights(model, start, tmp_path).met(step))
@@ -216,7 +216,7 @@ def test_another_process_goes_on_with_the_steps_of_a_folder(stream, tests, tmp_p
 
 
 def test_one_task_has_no_earlier_ones(tests):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     with pytest.raises(InputError, match="no label space"):
         attribute_tasks(model, StepWeights(model, {}), tests, {})
     model.set_label_space(picturebook.mtil_like(n_train=8, n_test=8, n_held_out=8, n_reference=8).label_space)

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from made import tiny as tiny_vlm
 
 from avalanche_vlm.benchmarks.picturebook.held_out import held_out_sets
 from avalanche_vlm.benchmarks.scenario import PairDataset
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.studies.attribution import ProbePairs, attribute
 from avalanche_vlm.studies.attribution.accounts import PairAccount, TaskAccount
 from avalanche_vlm.studies.attribution.bootstrap import PairedBootstrap
@@ -125,13 +125,13 @@ def test_what_is_recovered_and_what_is_left_are_points():
 
 @pytest.fixture(scope="module")
 def captions():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     return held_out_sets(100, 120, model.transforms.eval, model.tokenizer)[0].dataset
 
 
 @pytest.mark.parametrize("cause", ["drift", "interference", "mismatched pairs"])
 def test_planted_causes_are_found_and_the_weights_are_as_before(cause, captions):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     start = snapshot(model.clip.state_dict())
     weights = dict(model.clip.named_parameters())
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_planted_causes_are_found_and_the_weights_are_as_before(cause, captions)
 
 
 def test_weights_come_back_when_an_evaluation_fails(captions, monkeypatch):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     start = snapshot(model.clip.state_dict())
     with torch.no_grad():
         model.clip.visual.proj += 0.1

@@ -9,11 +9,12 @@ import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes, tensor_bytes
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.experts import ExpertSite
 from avalanche_vlm.models.routers import AutoencoderRouter, PrototypeRouter
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
@@ -66,7 +67,7 @@ class Run(NamedTuple):
 def train(name: str, kind: str, benchmark, **options) -> Run:
     """A stream of two tasks with small options, from the shipped weights."""
     torch.manual_seed(0)
-    model, plain = create_vlm("tiny"), create_vlm("tiny")
+    model, plain = tiny_vlm(), tiny_vlm()
     plugins = recipes.build(name, model=model, **{**LESS[name], **options})
     watch = Watch()
     with warnings.catch_warnings():
@@ -159,7 +160,7 @@ def owner(name: str) -> tuple[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy_class", [Naive, VLMNaive])
 def test_weight_decay_and_momentum_touch_no_expert_that_nobody_chose(tiny_benchmark, strategy_class):
-    model, steps = create_vlm("tiny"), []
+    model, steps = tiny_vlm(), []
 
     class Steps(SupervisedPlugin):
         supports_distributed = True
@@ -200,7 +201,7 @@ def test_weight_decay_and_momentum_touch_no_expert_that_nobody_chose(tiny_benchm
 
 def test_what_the_first_task_used_most_is_frozen_in_the_second(tiny_benchmark):
     torch.manual_seed(0)
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugins = recipes.build("moe-adapters", model=model, **LESS["moe-adapters"])
     usage = {}
 
@@ -252,7 +253,7 @@ def test_the_load_balance_is_in_the_loss(tiny_benchmark):
     for weight in (0.25, 0.0):
         seen.clear()
         torch.manual_seed(0)
-        model = create_vlm("tiny")
+        model = tiny_vlm()
         strategy = Naive(
             model=model,
             optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
@@ -283,17 +284,17 @@ def test_published_defaults():
     assert (moe.settings["scale"], moe.settings["dropout"], moe.settings["freeze"]) == (0.1, 0.1, 2)
     assert moe.kinds == ("classes",) and adapter.kinds == ("classes", "pairs")
     assert (adapter.settings["bottleneck"], adapter.settings["scale"]) == (64, 0.1)
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     recipes.build("moe-adapters", model=model)
     assert isinstance(model.routed.router, AutoencoderRouter)
     assert [len(site.experts) for _, site in sites(model)] == [22] * 7
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     recipes.build("adapter-per-task", model=model, kind="sequential", quantile=0.9)
     assert isinstance(model.routed.router, PrototypeRouter) and model.routed.router.quantile == 0.9
 
 
 def test_wrong_settings_are_named_before_anything_changes():
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     keys = set(model.state_dict())
     with pytest.raises(InputError, match="no router is called 'nearest'"):
         recipes.build("moe-adapters", model=model, router="nearest")

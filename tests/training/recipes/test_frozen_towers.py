@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from mini import mini
 from quick import LESS, slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.weights.average import snapshot
@@ -86,7 +86,7 @@ def test_a_frozen_model_stays_as_it_is_or_the_strategy_says_that_nothing_trains(
 @pytest.mark.parametrize("name", slow_but_for_some(["nusa", "c-clip", "keeplora"], QUICK))
 @pytest.mark.parametrize("towers", ["both", "image", "text"])
 def test_a_low_rank_change_is_in_the_towers_that_are_asked_for(streams, name, towers):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     start = snapshot(dict(model.clip.named_parameters()))
     strategy = Naive(
         model=model,

@@ -9,10 +9,11 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes
-from avalanche_vlm.models import VLM, create_vlm
+from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.key_value import CalibratedPool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_text_prompts
@@ -57,7 +58,7 @@ def trained(tiny_benchmark):
         if name not in cache:
             torch.manual_seed(0)
             images = of_stream(tiny_benchmark)
-            model = create_vlm("tiny").set_label_space(tiny_benchmark.label_space.with_visible("union"))
+            model = tiny_vlm().set_label_space(tiny_benchmark.label_space.with_visible("union"))
             with torch.no_grad():
                 before = model.eval()(images)
             (plugin,) = build(name, model=model)
@@ -89,7 +90,7 @@ def trained(tiny_benchmark):
 @pytest.mark.parametrize("name", SHARED + PER_TASK)
 def test_a_task_is_learned_with_its_module_alone(trained, tiny_benchmark, name):
     model, plugin, strategy, before, _, images = trained(name)
-    plain = create_vlm("tiny").clip.state_dict()
+    plain = tiny_vlm().clip.state_dict()
     for key, tensor in model.clip.state_dict().items():
         if ".bank." not in key:
             assert torch.equal(tensor, plain[key])
@@ -173,7 +174,7 @@ def test_dikis_images_have_the_weight_of_their_likelihood(trained):
 
 
 def test_the_optimizer_may_come_before_or_after_the_shared_module(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     plugin = SharedModulePlugin(model, named("text", inject_text_prompts(model, length=2)))
     strategy = Naive(

@@ -9,13 +9,13 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny as tiny_vlm
 from torch import nn
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.memory import stored_bytes
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
 
@@ -64,7 +64,7 @@ def state(module: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stream_trains_prompts_alone_and_leaves_those_of_past_tasks(name, kind, tiny_benchmark, tiny_pairs):
     benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     tower = state(model.clip)
     plugins = recipes.build(name, model=model, **OPTIONS[name])
     pool = model.image_path.pool
@@ -100,7 +100,7 @@ def test_a_stream_trains_prompts_alone_and_leaves_those_of_past_tasks(name, kind
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_is_the_criterion_and_the_weighed_penalty(name, tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     (plugin,) = recipes.build(name, model=model, weight=2.5, **OPTIONS[name])
     penalties: list[float] = []
     penalty = plugin.path.penalty
@@ -116,7 +116,7 @@ def test_the_loss_is_the_criterion_and_the_weighed_penalty(name, tiny_benchmark)
 
 
 def test_l2p_counts_what_training_used_and_nothing_else(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugins = recipes.build("l2p", model=model, **OPTIONS["l2p"])
     pool = model.image_path.pool
     strategy = strategy_of(model, plugins)
@@ -130,7 +130,7 @@ def test_l2p_counts_what_training_used_and_nothing_else(tiny_benchmark):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_learn_their_task(name, tiny_benchmark):
-    model = create_vlm("tiny")
+    model = tiny_vlm()
     plugins = recipes.build(name, model=model, **OPTIONS[name])
     seen: list[float] = []
     strategy = strategy_of(model, [Probe(seen), *plugins], lr=3e-2, train_epochs=8)
@@ -139,7 +139,7 @@ def test_prompts_learn_their_task(name, tiny_benchmark):
 
 
 def test_a_step_in_half_precision_leaves_prompts_in_full(tiny_benchmark):
-    model = create_vlm("tiny", "random")
+    model = tiny_vlm("random")
     plugins = recipes.build("coda-prompt", model=model, **OPTIONS["coda-prompt"])
     strategy_of(model, plugins, cls=VLMNaive, amp="bf16").train(tiny_benchmark.train_stream[0])
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in model.image_path.pool.parameters())

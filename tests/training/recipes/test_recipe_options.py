@@ -14,11 +14,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made import tiny as tiny_vlm
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models import create_vlm
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes.options import options_of
 
@@ -269,7 +269,7 @@ def test_signatures_that_cannot_be_read_are_refused():
 
 def test_the_value_that_was_checked_is_the_one_that_is_used():
     torch.manual_seed(0)
-    (plugin,) = recipes.build("wise-ft", model=create_vlm("tiny", "random"), weight=1)
+    (plugin,) = recipes.build("wise-ft", model=tiny_vlm("random"), weight=1)
     assert plugin.weight == 1.0 and isinstance(plugin.weight, float)
 
 
