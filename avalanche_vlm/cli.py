@@ -22,6 +22,8 @@ COMMANDS = {
     "rollback": "avalanche_vlm.commands.versions:rollback",
     "diff": "avalanche_vlm.commands.versions:diff",
     "report": "avalanche_vlm.commands.report:report",
+    "predict": "avalanche_vlm.commands.predict:predict",
+    "retrieve": "avalanche_vlm.commands.retrieve:retrieve",
     "list": "avalanche_vlm.commands.listing:listing",
 }
 """The function of every command, imported when it runs: it takes the command's request and gives the exit code."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 from avalanche_vlm.commands import flags, living_flags, words
+from avalanche_vlm.commands.use_flags import add_use
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Part
@@ -85,6 +86,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         description="Write DIR/report.html, report.md and report.json: results, diagnosis and advice that DIR holds.",
     )
     report.add_argument("out", metavar="DIR", help="a folder of run, compare, diagnose or advise")
+    add_use(commands)
     listing = commands.add_parser(
         "list",
         help="recipes, benchmarks, models and formats that there are, or all about one of them",

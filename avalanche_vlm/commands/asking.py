@@ -27,6 +27,7 @@ from avalanche_vlm.commands.requests import (
     StreamRequest,
     TrainChanges,
 )
+from avalanche_vlm.commands.use_requests import predict_request, retrieve_request
 from avalanche_vlm.errors import InputError
 
 
@@ -212,6 +213,8 @@ REQUESTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "rollback": _rollback,
     "diff": _diff,
     "report": _report,
+    "predict": predict_request,
+    "retrieve": retrieve_request,
     "list": _list,
 }
 """What turns the arguments of each command into its request."""

@@ -85,3 +85,25 @@ def progress(quiet: bool) -> Iterator[Progress]:
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         yield Progress(bars, quiet)
+
+
+@contextmanager
+def counting(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
+    """A count of what is done where nobody knows how much there is, shown where someone watches.
+
+    :param quiet: whether nothing is shown.
+    :param what: what is counted, in the plural.
+    :return: a function that adds to the count.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} {task.description}"), TimeElapsedColumn())
+    # What goes to standard output is the command's, and stays there.
+    with Bars(*columns, console=Console(stderr=True), redirect_stdout=False) as bars:
+        count = bars.add_task(what, total=None)
+        yield lambda number: bars.advance(count, number)

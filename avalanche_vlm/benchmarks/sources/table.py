@@ -227,12 +227,17 @@ def _items(
             problems.add(f"{where}: split is train, val or test, not {values['split']!r}")
         else:
             task, split = values.get("task", "all"), split_of(values.get("split", "")) or ""
-            items.append(Item(_file(folder, values["image"]), values[text_column], task, split, where))
+            items.append(Item(file_of_image(folder, values["image"]), values[text_column], task, split, where))
     return items
 
 
-def _file(folder: Path, written: str) -> Path:
-    """The file of an image, whose folders may be separated as on Windows."""
+def file_of_image(folder: Path, written: str) -> Path:
+    """The file of an image that a table names.
+
+    :param folder: the folder that the table's paths are relative to.
+    :param written: what the table says, whose folders may be separated as on Windows.
+    :return: the path of the file, which need not be there.
+    """
     path = folder / written
     turned = folder / written.replace("\\", "/")
     return turned if "\\" in written and not path.exists() and turned.exists() else path

@@ -1,0 +1,74 @@
+"""Answers as rows of a table or objects a line, on standard output or in a file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm._files import replacing_file
+from avalanche_vlm.errors import InputError
+
+SUFFIXES = (".csv", ".jsonl")
+"""Ends of the names of files that answers can be written to."""
+
+Row = Mapping[str, Any]
+"""What a table has in a row, by the column's name."""
+
+
+@contextmanager
+def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable[[Sequence[Row], Row], None]]:
+    """Where answers go.
+
+    Bytes of file names that are no text are written with backslashes.
+
+    :param target: a file, whose suffix says the format; None for a table on standard output.
+    :param columns: names of the table's columns.
+    :return: a function of an answer's rows in a table and of the answer as one object, called for answer after answer.
+    :raises InputError: if the file cannot be written, naming it; it is what it was then.
+    """
+    if target is None:
+        encoding = sys.stdout.encoding or "utf-8"
+        table = csv.DictWriter(_Printed(encoding), columns, lineterminator="\n")
+        table.writeheader()
+        yield lambda rows, _: table.writerows(map(_cells, rows))
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(target) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+            if target.suffix.lower() == ".csv":
+                table = csv.DictWriter(text, columns, lineterminator="\n")
+                table.writeheader()
+                yield lambda rows, _: table.writerows(map(_cells, rows))
+            else:
+                yield lambda _, whole: _print_line(text, whole)
+            text.flush()
+            text.detach()
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _print_line(file: io.TextIOWrapper, whole: Row) -> None:
+    file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    """A row as a table has it: true, false, and nothing where there is none."""
+    return {name: json.dumps(value) if isinstance(value, bool) else value for name, value in row.items()}
+
+
+class _Printed:
+    """Standard output for a table, whatever its encoding has letters for."""
+
+    def __init__(self, encoding: str) -> None:
+        self.encoding = encoding
+
+    def write(self, text: str) -> None:
+        """Print what the encoding has, and backslashes for the rest."""
+        sys.stdout.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))

@@ -1,0 +1,60 @@
+"""The words of the commands that ask a saved model. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from avalanche_vlm.commands import flags, words
+
+
+def add_use(commands: Any) -> None:
+    """The parsers of ``predict`` and ``retrieve``.
+
+    :param commands: what the program's parser keeps its commands in.
+    """
+    predict = commands.add_parser(
+        "predict",
+        help="classes of images by a saved model, with probabilities",
+        description="The most probable classes of images by a saved model: which module has answered, and whether its "
+        "router calls an image out of distribution. Images that cannot be read are listed, and nothing else is lost.",
+    )
+    predict.add_argument("model", metavar="DIR", help="folder of a saved model, such as a run's")
+    predict.add_argument("paths", metavar="PATH", nargs="+", help="image files, folders of them, and tables")
+    classes = predict.add_argument_group("classes")
+    one = classes.add_mutually_exclusive_group()
+    one.add_argument(
+        "--labels", type=words.names, metavar="A,B,C", help="classes to choose from (default: the model's)"
+    )
+    one.add_argument("--label-file", metavar="FILE", help="file with a class a line")
+    classes.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for a label, repeatable")
+    classes.add_argument("--top-k", type=words.positive, default=5, metavar="K", help="classes per image (default: 5)")
+    retrieve = commands.add_parser(
+        "retrieve",
+        help="images for texts, or texts for an image, by a saved model",
+        description="The images that are most similar to each text by a saved model, or the texts to an image.",
+    )
+    retrieve.add_argument("model", metavar="DIR", help="folder of a saved model, such as a run's")
+    search = retrieve.add_argument_group("search")
+    search.add_argument(
+        "--images", metavar="PATH", nargs="+", help="image files, folders of them, and tables to search"
+    )
+    search.add_argument("--query", action="append", metavar="TEXT", help="text to search images for, repeatable")
+    search.add_argument("--image", metavar="FILE", help="image to search texts for")
+    search.add_argument("--texts", metavar="FILE", help="file with a text a line to search")
+    search.add_argument(
+        "--top-k", type=words.positive, default=10, metavar="K", help="images per text, or texts (default: 10)"
+    )
+    for command in (predict, retrieve):
+        _add_common(command)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FILE", help="file of answers, .csv or .jsonl (default: CSV on the output)")
+    flags.add_manners(parser)
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--image-column", metavar="NAME", help="column of tables with image paths (default: image)")
+    reading.add_argument("--image-root", metavar="DIR", help="what image paths of tables are relative to")
+    reading.add_argument("--batch-size", type=words.positive, default=64, metavar="N", help="(default: 64)")
+    reading.add_argument("--workers", type=words.workers, default=0, help="processes that read images (default: 0)")
+    reading.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

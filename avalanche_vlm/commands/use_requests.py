@@ -1,0 +1,128 @@
+"""What is asked of a saved model on the command line, typed: one request per command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.commands.answers import SUFFIXES
+from avalanche_vlm.commands.requests import Part
+from avalanche_vlm.errors import InputError
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class UseRequest(Part):
+    """What all commands that ask a saved model are asked.
+
+    :param model: the folder of the saved model.
+    :param target: file that the answers go to; None for standard output.
+    :param top_k: answers per question at most.
+    :param image_column: name of the tables' column with image paths; None for the usual ones.
+    :param image_root: what relative paths of tables are relative to; None for the table's folder.
+    :param batch_size: images that are read and encoded at a time.
+    :param workers: processes that read images.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    :param quiet: whether progress bars and remarks are left out.
+    :param threads: CPU threads of torch; None for torch's default.
+    """
+
+    model: Path
+    target: Path | None = None
+    top_k: Positive
+    image_column: str | None = None
+    image_root: str | None = None
+    batch_size: Positive = 64
+    workers: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    quiet: bool = False
+    threads: Positive | None = None
+
+
+class PredictRequest(UseRequest):
+    """``predict``: classes of images.
+
+    :param paths: image files, folders and tables.
+    :param labels: names of the classes that compete; None for the model's own.
+    :param templates: prompts around the labels; None for the usual ones.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+
+
+class RetrieveRequest(UseRequest):
+    """``retrieve``: images for texts, or texts for an image.
+
+    :param images: image files, folders and tables that are searched; empty where texts are.
+    :param queries: texts that images are searched for.
+    :param image: the image that texts are searched for; None where images are searched.
+    :param texts: texts that are searched.
+    """
+
+    images: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    image: str | None = None
+    texts: tuple[str, ...] = ()
+
+
+def predict_request(options: argparse.Namespace) -> PredictRequest:
+    """The request of ``predict``.
+
+    :param options: parsed arguments.
+    :raises InputError: for a file of labels that cannot be read, or a target of another format.
+    """
+    labels = options.labels if options.label_file is None else _lines(options.label_file)
+    templates = None if options.template is None else tuple(options.template)
+    return PredictRequest(**_common(options), paths=tuple(options.paths), labels=labels, templates=templates)
+
+
+def retrieve_request(options: argparse.Namespace) -> RetrieveRequest:
+    """The request of ``retrieve``.
+
+    :param options: parsed arguments.
+    :raises InputError: unless images are searched for queries, or texts for an image.
+    """
+    given = {name for name in ("images", "query", "image", "texts") if getattr(options, name)}
+    if given not in ({"images", "query"}, {"image", "texts"}):
+        raise InputError("retrieve takes --images and --query, or --image and --texts")
+    return RetrieveRequest(
+        **_common(options),
+        images=tuple(options.images or ()),
+        queries=tuple(options.query or ()),
+        image=options.image,
+        texts=() if options.texts is None else _lines(options.texts),
+    )
+
+
+def _common(options: argparse.Namespace) -> dict[str, object]:
+    target = None if options.out is None else Path(options.out)
+    if target is not None and target.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out {target}: the name of the file ends in {' or '.join(SUFFIXES)}")
+    if target is not None and target.is_dir():
+        raise InputError(f"--out {target} is a folder: name a file")
+    return {
+        "model": options.model,
+        "target": target,
+        "top_k": options.top_k,
+        "image_column": options.image_column,
+        "image_root": options.image_root,
+        "batch_size": options.batch_size,
+        "workers": options.workers,
+        "device": options.device,
+        "quiet": options.quiet,
+        "threads": options.threads,
+    }
+
+
+def _lines(path: str) -> tuple[str, ...]:
+    """The lines of a file that are not empty."""
+    found = tuple(line.strip() for line in read_text(Path(path)).splitlines() if line.strip())
+    if not found:
+        raise InputError(f"{path} holds no text")
+    return found
