@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "avalanche_vlm.commands.report:report",
     "predict": "avalanche_vlm.commands.predict:predict",
     "retrieve": "avalanche_vlm.commands.retrieve:retrieve",
+    "export": "avalanche_vlm.commands.export:export",
     "list": "avalanche_vlm.commands.listing:listing",
 }
 """The function of every command, imported when it runs: it takes the command's request and gives the exit code."""

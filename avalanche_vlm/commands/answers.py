@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm._files import replacing_file
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage import written
 
 SUFFIXES = (".csv", ".jsonl")
 """Ends of the names of files that answers can be written to."""
@@ -40,7 +40,7 @@ def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(target) as file:
+        with written(target) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
             if target.suffix.lower() == ".csv":
                 table = csv.DictWriter(text, columns, lineterminator="\n")

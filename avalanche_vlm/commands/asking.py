@@ -27,7 +27,7 @@ from avalanche_vlm.commands.requests import (
     StreamRequest,
     TrainChanges,
 )
-from avalanche_vlm.commands.use_requests import predict_request, retrieve_request
+from avalanche_vlm.commands.use_requests import export_request, predict_request, retrieve_request
 from avalanche_vlm.errors import InputError
 
 
@@ -215,6 +215,7 @@ REQUESTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "report": _report,
     "predict": predict_request,
     "retrieve": retrieve_request,
+    "export": export_request,
     "list": _list,
 }
 """What turns the arguments of each command into its request."""

@@ -7,9 +7,12 @@ from typing import Any
 
 from avalanche_vlm.commands import flags, words
 
+TARGETS = ("open_clip", "peft", "hub-folder", "torch-export")
+"""What ``export`` writes."""
+
 
 def add_use(commands: Any) -> None:
-    """The parsers of ``predict`` and ``retrieve``.
+    """The parsers of ``predict``, ``retrieve`` and ``export``.
 
     :param commands: what the program's parser keeps its commands in.
     """
@@ -47,6 +50,17 @@ def add_use(commands: Any) -> None:
     )
     for command in (predict, retrieve):
         _add_common(command)
+    export = commands.add_parser(
+        "export",
+        help="a saved model for open_clip, peft, a hub, or torch alone",
+        description="Write a saved model for other programs: a folder of open_clip's, of peft's, one with a model card "
+        "that is ready for upload, or programs of torch.export.",
+    )
+    export.add_argument("model", metavar="DIR", help="folder of a saved model, such as a run's")
+    export.add_argument("--to", required=True, choices=TARGETS, help="what is written")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="the folder that is made")
+    export.add_argument("--module", metavar="NAME", help="the one that answers every image, where a router chooses")
+    export.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

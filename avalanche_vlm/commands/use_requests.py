@@ -71,6 +71,23 @@ class RetrieveRequest(UseRequest):
     texts: tuple[str, ...] = ()
 
 
+class ExportRequest(Part):
+    """``export``: a saved model for other programs.
+
+    :param model: the folder of the saved model.
+    :param to: what the model is exported to.
+    :param target: the folder that is made.
+    :param module: module that answers every image; None for all of them.
+    :param threads: CPU threads of torch; None for torch's default.
+    """
+
+    model: Path
+    to: str
+    target: Path
+    module: str | None = None
+    threads: Positive | None = None
+
+
 def predict_request(options: argparse.Namespace) -> PredictRequest:
     """The request of ``predict``.
 
@@ -97,6 +114,16 @@ def retrieve_request(options: argparse.Namespace) -> RetrieveRequest:
         queries=tuple(options.query or ()),
         image=options.image,
         texts=() if options.texts is None else _lines(options.texts),
+    )
+
+
+def export_request(options: argparse.Namespace) -> ExportRequest:
+    """The request of ``export``.
+
+    :param options: parsed arguments.
+    """
+    return ExportRequest(
+        model=options.model, to=options.to, target=options.out, module=options.module, threads=options.threads
     )
 
 

@@ -258,7 +258,8 @@ class TextPrompts(HookedSite):
         """
         length = tokens.shape[1]
         left = length - self.length
-        if left <= self.start or bool((tokens[:, left:] != self.pad).any()):
+        # A program of torch.export has no branch that depends on the tokens.
+        if left <= self.start or (not torch.compiler.is_exporting() and bool((tokens[:, left:] != self.pad).any())):
             longest = int((tokens != self.pad).any(0).nonzero().max()) + 1
             raise InputError(
                 f"a context of {self.length} vectors leaves {max(left, 0)} of the text tower's {length} positions, and "

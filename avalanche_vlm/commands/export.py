@@ -1,0 +1,20 @@
+"""``export``: a saved model for other programs."""
+
+from __future__ import annotations
+
+from avalanche_vlm.commands.use_requests import ExportRequest
+
+
+def export(request: ExportRequest) -> int:
+    """Write a saved model as another program reads it, and say how far that is from the model.
+
+    :param request: what was asked for.
+    :return: exit code of the process.
+    """
+    from avalanche_vlm.artifacts import export as write
+
+    found = write(request.model, request.to, request.target, module=request.module)
+    for sentence in found.sentences:
+        print(sentence)
+    print(f"written to {found.folder}")
+    return 0
