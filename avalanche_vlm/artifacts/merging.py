@@ -59,8 +59,8 @@ def merged_copy(model: VLM, module: str | None = None) -> VLM:
         pool = found.routed.pool
         if module is None and pool.names:
             raise InputError(
-                f"{model.name} chooses one of its modules for each image, which no single weights do: name the one that "
-                f"they should have (module, --module), of {', '.join(pool.names)}"
+                f"{model.name} chooses one of its modules for each image, which no single weights do: name the one "
+                f"that they should have (module, --module), of {', '.join(pool.names)}"
             )
         if module is not None:
             pool.merge(module)
