@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from avalanche_vlm.artifacts.open_clip_folder import is_plain, write_open_clip
+from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from torch import nn
 
 from avalanche_vlm.artifacts.shared_copies import check_module, shared_copy, with_one_module
@@ -68,7 +68,7 @@ def merged_copy(model: VLM, module: str | None = None) -> VLM:
             pool.drop(name)
         found.routed = None
     _merge_path(found)
-    if not is_plain(found):
+    if not towers_decide(found):
         raise InputError(
             f"{model.name} answers with prompts or other parts between the layers, which no weights of the "
             "architecture do: use it with avalanche_vlm.load"
