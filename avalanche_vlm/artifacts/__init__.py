@@ -8,6 +8,7 @@ from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
     from avalanche_vlm.artifacts.description import Built, Description
+    from avalanche_vlm.artifacts.exporting import Exported, export
     from avalanche_vlm.artifacts.layout import current_version, point_to, version_names
     from avalanche_vlm.artifacts.loading import SavedModel, load, open_saved
     from avalanche_vlm.artifacts.saving import save_model
@@ -17,8 +18,10 @@ else:
 __all__ = [
     "Built",
     "Description",
+    "Exported",
     "SavedModel",
     "current_version",
+    "export",
     "load",
     "open_saved",
     "point_to",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from avalanche_vlm.artifacts.loading import open_saved
-
 from avalanche_vlm.artifacts.hub import write_hub_folder
+from avalanche_vlm.artifacts.loading import open_saved
 from avalanche_vlm.artifacts.merging import write_plain
 from avalanche_vlm.artifacts.programs import write_programs
 from avalanche_vlm.artifacts.shared_copies import check_module

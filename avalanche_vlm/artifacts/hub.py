@@ -10,10 +10,9 @@ from typing import Any
 from avalanche_vlm.artifacts.bases import EMBEDDED
 from avalanche_vlm.artifacts.description import checked_file, digests, write_description
 from avalanche_vlm.artifacts.loading import SavedModel, open_saved
+from avalanche_vlm.artifacts.model_card import model_card
 from avalanche_vlm.artifacts.open_clip_folder import write_open_clip
 from avalanche_vlm.artifacts.training_files import TRAINING
-
-from avalanche_vlm.artifacts.model_card import model_card
 from avalanche_vlm.models.folders import LOCAL
 
 CARD = "README.md"
@@ -25,7 +24,7 @@ def write_hub_folder(saved: SavedModel, folder: Path) -> list[str]:
     The state of its training stays behind, and with it all samples of the user's; paths of this machine are not told.
     A base that lies on this machine alone comes along.
 
-    :param saved: the model.
+    :param saved: the saved model that is copied.
     :param folder: a folder that is there and empty.
     :return: sentences on what the folder holds and what it does not.
     :raises InputError: if a file of the model is missing, truncated or changed, or what was written cannot be loaded.
@@ -73,7 +72,7 @@ def without_paths_of_here(values: Any) -> Any:
     """The same without where things lie on this machine.
 
     :param values: plain JSON types.
-    :return: the same, with the last part of every text that is a whole path.
+    :return: these values, with the last part of every text that is a whole path.
 
     >>> without_paths_of_here({"data": {"path": "/home/ann/birds", "seed": 1}, "order": ["a/b"]})
     {'data': {'path': 'birds', 'seed': 1}, 'order': ['a/b']}

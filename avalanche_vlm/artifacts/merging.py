@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from torch import nn
 
+from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from avalanche_vlm.artifacts.shared_copies import check_module, shared_copy, with_one_module
 from avalanche_vlm.compat import no_code_of_models
 from avalanche_vlm.errors import InputError
@@ -35,7 +35,7 @@ def write_plain(model: VLM, folder: Path, module: str | None = None) -> list[str
         )
     plain = merged_copy(model, module)
     write_open_clip(folder, plain, model.origin.config)
-    images, texts = difference(with_one_module(model, module), folder)
+    images, texts = largest_gaps(with_one_module(model, module), folder)
     what = "the model" if module is None else f"the model with the module {module!r}"
     return [f"features of images are at most {images:.1e} and of texts {texts:.1e} from those of {what}"]
 
@@ -76,7 +76,7 @@ def merged_copy(model: VLM, module: str | None = None) -> VLM:
     return found
 
 
-def difference(model: VLM, folder: Path) -> tuple[float, float]:
+def largest_gaps(model: VLM, folder: Path) -> tuple[float, float]:
     """The largest difference of the features of a model and of a folder that open_clip opens.
 
     :param model: a model that does not choose among modules.

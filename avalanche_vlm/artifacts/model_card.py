@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from avalanche_vlm.artifacts.description import Description
-
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import recipes
 from avalanche_vlm.units import human_bytes, one_line
@@ -36,13 +35,18 @@ def model_card(description: Description) -> str:
     return "\n\n".join([*sections, *_classes(description)]) + "\n"
 
 
+def _facts(part: Any) -> dict[str, Any]:
+    """A part of a description that may be missing, of which every entry may be."""
+    return part or {}
+
+
 def _title(description: Description) -> str:
     recipe = description.built[-1].recipe if description.built else None
     return description.name if recipe is None else f"{description.name}, trained by {recipe}"
 
 
 def _head(description: Description) -> str:
-    protocol = description.protocol or {}
+    protocol = _facts(description.protocol)
     tags = ["avalanche-vlm", "continual-learning", "vision-language", *(step.recipe for step in description.built)]
     lines = [
         "---",
@@ -73,10 +77,10 @@ def _what(description: Description) -> Iterator[str]:
         if facts is not None:
             lines += [f"- what it does: {facts.summary}", *(f"- source: {paper}" for paper in facts.paper)]
         yield "\n".join(lines)
-    protocol = description.protocol or {}
+    protocol = _facts(description.protocol)
     if train := protocol.get("train"):
         yield "Training: " + ", ".join(f"{name} {value}" for name, value in train.items() if value is not None) + "."
-    if tasks := (description.result or {}).get("tasks"):
+    if tasks := _facts(description.result).get("tasks"):
         names = ", ".join(one_line(task) for task in tasks)
         yield f"It was trained on {len(tasks)} tasks, one after another: {names}."
 
@@ -106,14 +110,14 @@ def _use(description: Description) -> Iterator[str]:
 
 
 def _scores(description: Description) -> Iterator[str]:
-    result = description.result or {}
+    result = _facts(description.result)
     metrics = {name: value for name, value in (result.get("metrics") or {}).items() if value is not None}
     held = {name: curve for name, curve in (result.get("held_out") or {}).items() if curve and None not in curve}
     yield "## What was measured"
     if not metrics and not held:
         yield "Nothing was measured when it was saved."
         return
-    protocol = description.protocol or {}
+    protocol = _facts(description.protocol)
     among = {"task": "those of the image's own task", "seen": "those met so far", "union": "all"}
     competes = among.get(str(protocol.get("label_space")))
     yield "In percent and points" + (f"; the classes that compete are {competes}." if competes else ".")
@@ -131,7 +135,7 @@ def _scores(description: Description) -> Iterator[str]:
 
 
 def _limits(description: Description) -> Iterator[str]:
-    result, ledger = description.result or {}, description.ledger or {}
+    result, ledger = _facts(description.result), _facts(description.ledger)
     metrics = result.get("metrics") or {}
     said = []
     if (forgot := metrics.get("forget")) is not None:
@@ -162,7 +166,7 @@ def _limits(description: Description) -> Iterator[str]:
 
 
 def _costs(description: Description) -> Iterator[str]:
-    ledger = description.ledger
+    ledger = _facts(description.ledger)
     if not ledger:
         return
     stored = [ledger.get("stored_ram_bytes"), ledger.get("stored_disk_bytes")]

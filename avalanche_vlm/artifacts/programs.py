@@ -37,7 +37,7 @@ a feature, for weights in single and in half precision."""
 def write_programs(model: VLM, folder: Path, module: str | None = None) -> list[str]:
     """Write ``image.pt2``, ``text.pt2`` and ``head.pt2``, as many of them as there can be, and ``programs.json``.
 
-    :param model: any model.
+    :param model: any model, trained or not.
     :param folder: a folder that is there.
     :param module: module that answers every image, of a model that chooses among modules; None for the towers without.
     :return: sentences on what was written and what was left out, and why.
@@ -91,7 +91,7 @@ class _Part:
     :param expected: what it must give for an input.
     :param example: an input of a number of rows.
     :param takes: name of its input, and sizes of the input's dimensions.
-    :param gives: the same of its output.
+    :param gives: name of its output, and sizes of the dimensions.
     """
 
     name: str

@@ -17,7 +17,7 @@ def shared_copy(model: VLM) -> VLM:
 
     What is merged or taken out of the copy leaves the model as it is.
 
-    :param model: any model.
+    :param model: any model, trained or not.
     """
     memo: dict[int, Any] = {id(part): part for part in (model.tokenizer, model.transforms, model.label_space)}
     memo |= {id(buffer): buffer for buffer in model.buffers()}
@@ -48,7 +48,7 @@ def with_one_module(model: VLM, module: str | None) -> VLM:
 def check_module(model: VLM, module: str | None) -> None:
     """Refuse the name of a module that a model does not have.
 
-    :param model: any model.
+    :param model: any model, trained or not.
     :param module: name of the module; None for none.
     :raises InputError: if there is no such module.
     """

@@ -17,12 +17,12 @@ from avalanche_vlm.storage import written
 SUFFIXES = (".csv", ".jsonl")
 """Ends of the names of files that answers can be written to."""
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 """What a table has in a row, by the column's name."""
 
 
 @contextmanager
-def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable[[Sequence[Row], Row], None]]:
+def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable[[Sequence[TableRow], TableRow], None]]:
     """Where answers go.
 
     Bytes of file names that are no text are written with backslashes.
@@ -54,11 +54,11 @@ def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _print_line(file: io.TextIOWrapper, whole: Row) -> None:
+def _print_line(file: io.TextIOWrapper, whole: TableRow) -> None:
     file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def _cells(row: TableRow) -> dict[str, Any]:
     """A row as a table has it: true, false, and nothing where there is none."""
     return {name: json.dumps(value) if isinstance(value, bool) else value for name, value in row.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.commands.answers import Row, answers_to
+from avalanche_vlm.commands.answers import TableRow, answers_to
 from avalanche_vlm.commands.prepare import device_of
 from avalanche_vlm.commands.progress import counting
 from avalanche_vlm.commands.use_requests import PredictRequest
@@ -95,7 +95,7 @@ def _alone(predictor: Predictor, image: Any, names: list[str]) -> Prediction | I
     return found
 
 
-def rows(name: str, prediction: Prediction | None, problem: str | None) -> list[Row]:
+def rows(name: str, prediction: Prediction | None, problem: str | None) -> list[TableRow]:
     """Rows of the table on one image, at least one.
 
     :param name: what the image is called.
@@ -112,7 +112,7 @@ def rows(name: str, prediction: Prediction | None, problem: str | None) -> list[
     ] or [told]
 
 
-def as_json(name: str, prediction: Prediction | None, problem: str | None) -> Row:
+def as_json(name: str, prediction: Prediction | None, problem: str | None) -> TableRow:
     """The same as one object.
 
     :param name: what the image is called.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from avalanche_vlm.commands.answers import SUFFIXES
 from avalanche_vlm.commands.requests import Part
 from avalanche_vlm.errors import InputError
 
-Positive = Annotated[int, Field(ge=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class UseRequest(Part):
@@ -33,14 +33,14 @@ class UseRequest(Part):
 
     model: Path
     target: Path | None = None
-    top_k: Positive
+    top_k: AtLeastOne
     image_column: str | None = None
     image_root: str | None = None
-    batch_size: Positive = 64
+    batch_size: AtLeastOne = 64
     workers: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"
     quiet: bool = False
-    threads: Positive | None = None
+    threads: AtLeastOne | None = None
 
 
 class PredictRequest(UseRequest):
@@ -85,13 +85,13 @@ class ExportRequest(Part):
     to: str
     target: Path
     module: str | None = None
-    threads: Positive | None = None
+    threads: AtLeastOne | None = None
 
 
 def predict_request(options: argparse.Namespace) -> PredictRequest:
     """The request of ``predict``.
 
-    :param options: parsed arguments.
+    :param options: arguments as argparse has parsed them.
     :raises InputError: for a file of labels that cannot be read, or a target of another format.
     """
     labels = options.labels if options.label_file is None else _lines(options.label_file)
@@ -102,7 +102,7 @@ def predict_request(options: argparse.Namespace) -> PredictRequest:
 def retrieve_request(options: argparse.Namespace) -> RetrieveRequest:
     """The request of ``retrieve``.
 
-    :param options: parsed arguments.
+    :param options: arguments as argparse has parsed them.
     :raises InputError: unless images are searched for queries, or texts for an image.
     """
     given = {name for name in ("images", "query", "image", "texts") if getattr(options, name)}
@@ -120,14 +120,14 @@ def retrieve_request(options: argparse.Namespace) -> RetrieveRequest:
 def export_request(options: argparse.Namespace) -> ExportRequest:
     """The request of ``export``.
 
-    :param options: parsed arguments.
+    :param options: arguments as argparse has parsed them.
     """
     return ExportRequest(
         model=options.model, to=options.to, target=options.out, module=options.module, threads=options.threads
     )
 
 
-def _common(options: argparse.Namespace) -> dict[str, object]:
+def _common(options: argparse.Namespace) -> dict[str, Any]:
     target = None if options.out is None else Path(options.out)
     if target is not None and target.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {target}: the name of the file ends in {' or '.join(SUFFIXES)}")

@@ -22,7 +22,7 @@ class FileBatch:
 
     :param names: what each is called, those that could not be read included.
     :param problems: a sentence on each that could not be read, None for the others.
-    :param images: those that could be read, ``[n, 3, H, W]``, in their order.
+    :param images: the images that could be read, ``[n, 3, H, W]``, in their order.
     """
 
     names: list[str]
