@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.dora import DoRA
-from avalanche_vlm.models.modules.files import read_module, write_module
 from avalanche_vlm.models.modules.lora import LoRALayer
 from avalanche_vlm.models.modules.low_rank import LowRank
 from avalanche_vlm.models.modules.pool import ModulePool
+from avalanche_vlm.storage import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from avalanche_vlm.models import VLM
@@ -78,7 +78,7 @@ def export_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> 
     state = {
         f"{_PREFIX}{layer}.{_TENSORS[key]}": t for layer, part in parts.items() for key, t in part.state_dict().items()
     }
-    write_module(state, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, state)
     try:
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
     except OSError as error:
@@ -99,7 +99,7 @@ def import_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> 
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
-    found = read_module(folder / WEIGHTS)
+    found = read_tensors(folder / WEIGHTS)
     keys = ("A", "B", "magnitude") if config.get("use_dora") else ("A", "B")
     state = {}
     for layer, key_of in _places(model, pool):

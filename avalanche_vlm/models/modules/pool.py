@@ -12,8 +12,8 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
-from avalanche_vlm.models.modules.files import read_module, write_module
 from avalanche_vlm.models.modules.site import Site
+from avalanche_vlm.storage import read_tensors, write_tensors
 
 
 class ModulePool:
@@ -148,14 +148,14 @@ class ModulePool:
 
         :raises InputError: if that is impossible.
         """
-        write_module(self.state(name), path)
+        write_tensors(path, self.state(name))
 
     def load(self, name: str, path: str | Path) -> None:
         """Read a module that was saved from the same sites, as a frozen one of this pool.
 
         :raises InputError: if the file is none of these, or belongs to other sites; the pool is then what it was.
         """
-        self.restore(name, read_module(path), path)
+        self.restore(name, read_tensors(path), path)
 
     def restore(self, name: str, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
         """Make a frozen module of tensors by the names of :meth:`state`; which module works and trains stays as it is.
