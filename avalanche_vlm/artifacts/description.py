@@ -29,11 +29,13 @@ class Built(_Part):
     :param recipe: name of the recipe.
     :param options: its options that were given, without folders of the machine that it was trained on.
     :param resources: names of the resources that it was given, such as ``reference``.
+    :param frozen: the towers that were frozen when it was built; None for those that what came before had left so.
     """
 
     recipe: str
     options: dict[str, JsonValue] = {}
     resources: list[str] = []
+    frozen: list[str] | None = None
 
 
 class MadeBy(_Part):

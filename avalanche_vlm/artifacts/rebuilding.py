@@ -34,8 +34,19 @@ def build_again(model: VLM, built: Sequence[Built], where: object) -> None:
         torch.default_generator.manual_seed(0)
         for step in built:
             refuse_paths(step, where)
+            freeze_as_before(model, step)
             given: dict[str, Any] = {**stand_ins(model, step.resources, where), **step.options}
             recipes.build(step.recipe, model=model, **given)
+
+
+def freeze_as_before(model: VLM, step: Built) -> None:
+    """Freeze the towers that were frozen when a recipe was built: some build nothing in those.
+
+    :param model: the model that the recipe is about to be built on.
+    :param step: the recipe.
+    """
+    if step.frozen is not None:
+        model.unfreeze(*model.frozen).freeze(*step.frozen)
 
 
 def refuse_paths(step: Built, where: object) -> None:

@@ -39,6 +39,7 @@ def save_model(
     recipe: str | None = None,
     options: Mapping[str, Any] | None = None,
     resources: Sequence[str] = (),
+    frozen: Sequence[str] | None = None,
     earlier: Sequence[Built] = (),
     plugins: Sequence[SupervisedPlugin] | None = None,
     result: Mapping[str, Any] | None = None,
@@ -59,6 +60,8 @@ def save_model(
     :param recipe: name of the recipe that was built on it; None if none was.
     :param options: the recipe's options by name; those that are not given have the recipe's defaults.
     :param resources: names of the resources that the recipe was given, such as ``reference``.
+    :param frozen: the towers that were frozen when it was built, where recipes came before it; None for those that they
+        have frozen.
     :param earlier: recipes that were built on the model before this one, the first one first.
     :param plugins: the recipe's plugins, whose state is saved as well, so that training can go on; None leaves it out.
     :param result: what an experiment came to, whose protocol and figures are kept.
@@ -74,11 +77,11 @@ def save_model(
         then holds what it held.
     """
     folder = Path(folder)
-    built = (
-        [*earlier]
-        if recipe is None
-        else [*earlier, Built(recipe=recipe, options=without_paths(recipe, options or {}), resources=list(resources))]
-    )
+    built = [*earlier]
+    if recipe is not None:
+        kept = without_paths(recipe, options or {})
+        before = None if frozen is None else list(frozen)
+        built.append(Built(recipe=recipe, options=kept, resources=list(resources), frozen=before))
     if plugins is not None and (unknown := undeclared(plugins)):
         warnings.warn(
             f"the model is saved without the state of its training, for nobody knows what {unknown[0]} keeps: it "

@@ -11,11 +11,12 @@ from mini import mini
 from open_clip_small import register, small_clip
 from safetensors.torch import save_file
 
-from avalanche_vlm.artifacts import load, open_saved, save_model
+from avalanche_vlm.artifacts import Built, load, open_saved, save_model
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.models.fingerprint import weights_of
+from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.training import recipes
 
 SPACE = LabelSpace.from_names(["star", "heart", "ring"])
@@ -150,6 +151,20 @@ def test_a_model_built_by_hand_is_loaded_into_one_built_likewise(tmp_path):
     with pytest.raises(InputError, match="mini was built by hand, so that its architecture and its tokenizer"):
         save_model(tmp_path / "embedded", model, embed_base=True)
     assert not (tmp_path / "embedded").exists()
+
+
+def test_a_recipe_on_another_ones_model_is_built_in_the_towers_that_it_found_free(tmp_path):
+    model = create_vlm("tiny", "random")
+    recipes.build("zero-shot", model=model)  # freezes everything
+    model.unfreeze("image")
+    frozen = model.frozen
+    recipes.build("c-clip", model=model)
+    places = {name for name, module in model.clip.named_modules() if isinstance(module, Site)}
+    assert places and all(name.startswith("visual.") for name in places)
+    save_model(tmp_path, model, recipe="c-clip", frozen=frozen, earlier=[Built(recipe="zero-shot")])
+    loaded = load(tmp_path)
+    assert {name for name, module in loaded.clip.named_modules() if isinstance(module, Site)} == places
+    assert loaded.frozen == model.frozen
 
 
 def test_a_base_is_given_for_models_of_ones_own_alone(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
 from avalanche_vlm.artifacts import Built, SavedModel
-from avalanche_vlm.artifacts.rebuilding import build_again
+from avalanche_vlm.artifacts.rebuilding import build_again, freeze_as_before
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.state import part_of
@@ -79,6 +79,7 @@ def revived(
                 warnings.simplefilter("ignore", DataWarning)  # said when it was trained
                 model.set_label_space(space)
         build_again(model, earlier, saved.folder)
+        freeze_as_before(model, built[-1])
     else:
         assert recipe is not None
         earlier, chosen = tuple(built), recipe
@@ -88,7 +89,7 @@ def revived(
     if train_classes is not None:
         model.competing.in_training = "seen" if train_classes == "seen" else "current"
     options = recipes.check_options(chosen, options)
-    headless = model.class_head is None
+    headless, frozen = model.class_head is None, list(model.frozen)
     plugins = recipes.build(chosen, model=model, **resources, **options)
     if not same and headless and model.class_head is not None:
         raise InputError(
@@ -104,7 +105,8 @@ def revived(
             f"recipe {chosen} trains the towers, which {earlier[-1].recipe} has frozen for good: modules or heads "
             "stand on them as they are"
         )
-    return Learner(model, plugins, Built(recipe=chosen, options=options, resources=sorted(resources)), earlier)
+    step = Built(recipe=chosen, options=options, resources=sorted(resources), frozen=frozen)
+    return Learner(model, plugins, step, earlier)
 
 
 def learn(

@@ -290,6 +290,7 @@ def save_version(
         recipe=recipe.recipe,
         options=recipe.options,
         resources=recipe.resources,
+        frozen=recipe.frozen,
         earlier=learner.earlier,
         plugins=learner.plugins,
         result={"protocol": protocol, "tasks": list(stream.task_names)},
