@@ -39,7 +39,9 @@ def written(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode != stat.S_IMODE(temporary.stat().st_mode):
+                temporary.chmod(mode)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -86,11 +88,10 @@ def staged(folder: str | Path) -> Iterator[Path]:
         _check_free(folder)
         os.rename(temporary, folder)
         sync_folder(folder.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"cannot write the folder {folder}: {reason(error)}") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and _is_of(error, folder.parent):
+            raise InputError(f"cannot write the folder {folder}: {reason(error)}") from error
         raise
 
 
@@ -155,6 +156,11 @@ def _unfinished(folder: Path, name: str | None) -> list[Path]:
     """What :func:`_beside` named, of one file or of all."""
     begin = "*" if name is None else glob.escape(name)
     return list(folder.glob(f".{begin}.{'[0-9a-f]' * 16}{UNFINISHED}"))
+
+
+def _is_of(error: OSError, folder: Path) -> bool:
+    """Whether the system was asked for something in a folder; of a write it does not say where."""
+    return error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder)
 
 
 def _check_free(folder: Path) -> None:

@@ -78,7 +78,7 @@ def state_names(folder: str | Path, *, kind: str) -> list[str]:
 
 
 def _newest(folder: Path, kind: str, mapped: bool) -> Stored:
-    known, troubles = _described(folder, kind)
+    known, others, troubles = _described(folder, kind)
     for manifest in reversed(known):
         try:
             state = _read(folder, manifest, mapped)
@@ -90,13 +90,16 @@ def _newest(folder: Path, kind: str, mapped: bool) -> Stored:
             f"{trouble}: the state {manifest.name!r} before it is used" for when, trouble in troubles if when >= time
         ]
         return Stored(manifest.name, state, manifest.about, remarks)
+    if others and not troubles:
+        _check_kind(folder, others[-1], kind)
     if troubles:
         raise InputError(f"no state in {folder} can be read: {'; '.join(trouble for _, trouble in troubles)}")
     raise InputError(f"there is no state of the kind {kind!r} in {folder}")
 
 
-def _described(folder: Path, kind: str) -> tuple[list[Manifest], list[tuple[int, str]]]:
-    """The states of a kind from the oldest to the newest, and what is wrong with others, with times of the files."""
+def _described(folder: Path, kind: str) -> tuple[list[Manifest], list[Manifest], list[tuple[int, str]]]:
+    """The states of a kind from the oldest to the newest, those of other kinds, and what is wrong with those that
+    cannot be read, with the times of their files."""
     known: list[Manifest] = []
     others: list[Manifest] = []
     troubles: list[tuple[int, str]] = []
@@ -110,9 +113,7 @@ def _described(folder: Path, kind: str) -> tuple[list[Manifest], list[tuple[int,
             troubles.append((time, str(error)))
             continue
         (known if manifest.kind == kind else others).append(manifest)
-    if others and not known and not troubles:
-        _check_kind(folder, others[-1], kind)
-    return sorted(known, key=lambda manifest: manifest.serial), troubles
+    return sorted(known, key=lambda manifest: manifest.serial), others, troubles
 
 
 def _read(folder: Path, manifest: Manifest, mapped: bool) -> dict[str, Any]:

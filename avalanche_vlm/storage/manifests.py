@@ -28,6 +28,10 @@ class OtherFormatError(InputError):
     """A whole file of another version of this package."""
 
 
+class OutOfReachError(InputError):
+    """A file that the system does not let one read now: what it holds is not known, and may be whole."""
+
+
 @dataclass(frozen=True)
 class Content:
     """A tensor of a state: which bytes, where they lie, and what tensor they make.
@@ -159,7 +163,7 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        raise OutOfReachError(f"cannot read {path}: {reason(error)}") from error
     body = text[len(_SEAL % (b"0" * 64)) :]
     if text != _SEAL % hashlib.sha256(body).hexdigest().encode() + body:
         raise InputError(f"{path} is truncated, was changed, or is not the description of a state")

@@ -19,6 +19,8 @@ BIG = 1 << 20
 """Bytes from which on a tensor has a file of its own."""
 SHARD = 1 << 26
 """Bytes of small tensors that share a file."""
+MANY = 1 << 14
+"""Small tensors that share a file, however small they are."""
 
 _SOUND: dict[Path, Stamp] = {}
 """Files that this process wrote or verified, with what the system said of them then. A file that was changed since is
@@ -124,7 +126,7 @@ def _shelves(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         if size >= BIG:
             yield [key]
             continue
-        if filled + size > SHARD:
+        if filled + size > SHARD or len(shard) == MANY:
             yield shard
             shard, filled = [], 0
         shard.append(key)

@@ -16,6 +16,7 @@ from avalanche_vlm.storage.locks import Lock
 from avalanche_vlm.storage.manifests import (
     Manifest,
     OtherFormatError,
+    OutOfReachError,
     Value,
     listed,
     manifest_path,
@@ -71,7 +72,7 @@ def save_state(
             contents = put(folder, tensors)
             sync_folder(folder / manifests.OBJECTS)
             entries = {key: contents.get(key, Value(value)) for key, value in state.items()}
-            serial = 1 + max((known.serial for known in _readable(folder)), default=0)
+            serial = 1 + max((known.serial for known in _whole(folder)), default=0)
             write_manifest(folder, Manifest(name, kind, serial, about, entries))
         except BaseException as error:
             _tidy(folder)
@@ -84,9 +85,10 @@ def save_state(
 
 
 def _tidy(folder: Path, kind: str | None = None, keep: int = 0) -> None:
-    """Remove the oldest states of a kind, and then what no state refers to. What cannot be removed stays."""
+    """Remove the oldest states of a kind, and then what no state refers to. What cannot be removed stays, and all does
+    where it is not known what a state refers to."""
     with contextlib.suppress(OSError, InputError):
-        known = sorted(_readable(folder), key=lambda manifest: manifest.serial)
+        known = sorted(_whole(folder, strict=True), key=lambda manifest: manifest.serial)
         mine = [manifest for manifest in known if manifest.kind == kind]
         surplus = mine[:-keep] if keep else []
         for manifest in surplus:
@@ -96,17 +98,17 @@ def _tidy(folder: Path, kind: str | None = None, keep: int = 0) -> None:
         remove_others(folder, {file for manifest in known if manifest not in surplus for file in manifest.files()})
 
 
-def _readable(folder: Path) -> list[Manifest]:
-    """The whole states of a folder.
+def _whole(folder: Path, *, strict: bool = False) -> list[Manifest]:
+    """The states of a folder that are not damaged.
 
-    :raises OtherFormatError: if one is of another format: what it refers to is not known.
+    :raises OtherFormatError: if one is of another format.
+    :raises OutOfReachError: if one cannot be read now, where that is not passed over.
     """
     found = []
     for path in listed(folder):
         try:
             found.append(read_manifest(path))
-        except OtherFormatError:
-            raise
-        except InputError:
-            continue
+        except InputError as error:
+            if isinstance(error, OtherFormatError) or (strict and isinstance(error, OutOfReachError)):
+                raise
     return found

@@ -109,6 +109,8 @@ def write_header(
         start = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > LONGEST_HEADER:
+        raise InputError(f"{len(layouts)} tensors are too many for one safetensors file")
     file.write(len(text).to_bytes(8, "little") + text)
     return names
 

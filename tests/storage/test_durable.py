@@ -39,6 +39,17 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
     assert (folder / "link" / "a").read_text() == "a" and os.listdir(folder.parent) == ["v1"]
 
 
+def test_an_error_of_something_else_is_not_taken_for_one_of_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), staged(tmp_path / "new" / "v1"):
+        (tmp_path / "elsewhere").read_text()
+    with (
+        pytest.raises(InputError, match=r"cannot write the folder .*v1: No such file"),
+        staged(tmp_path / "v1") as folder,
+    ):
+        (folder / "not made" / "a").write_text("a")
+    assert os.listdir(tmp_path) == ["new"]
+
+
 def test_nothing_is_left_of_a_folder_that_failed_or_was_killed(tmp_path):
     folder = tmp_path / "v1"
     with pytest.raises(KeyboardInterrupt), staged(folder) as unfinished:

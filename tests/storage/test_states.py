@@ -306,6 +306,9 @@ def test_kinds_do_not_meet(tmp_path):
     for seed in range(3):
         save_state(tmp_path, {"n": torch.full((40,), float(seed))}, name=f"model{seed}", kind="model", keep=1)
     assert state_names(tmp_path, kind="test") == ["a"] and state_names(tmp_path, kind="model") == ["model2"]
+    assert state_names(tmp_path, kind="other") == []
+    with pytest.raises(InputError, match=r"\.json is a state of the kind '(test|model)', not 'other'"):
+        load_state(tmp_path, kind="other")
     assert same(load_state(tmp_path, kind="test").state, state(0))
     with pytest.raises(InputError, match=r"a\.json is a state of the kind 'test', not 'model'"):
         load_state(tmp_path, kind="model", name="a")

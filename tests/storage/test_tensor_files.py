@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage import read_tensors, write_tensors
+from avalanche_vlm.storage import read_tensors, tensor_files, write_tensors
 from avalanche_vlm.storage.layout import DTYPES
 
 TENSORS = {
@@ -123,3 +123,10 @@ def test_what_the_format_does_not_have_is_not_written(tmp_path, tensors, why):
     with pytest.raises(InputError, match=why):
         write_tensors(path, {"good": torch.zeros(2), **tensors})
     assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_more_tensors_than_a_header_holds_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_files, "LONGEST_HEADER", 100)
+    with pytest.raises(InputError, match="2 tensors are too many for one safetensors file"):
+        write_tensors(tmp_path / "a", {"a": torch.zeros(2), "b": torch.zeros(2)})
+    assert not list(tmp_path.iterdir())
