@@ -15,6 +15,7 @@ from pathlib import Path
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import staged
+from avalanche_vlm.storage.durable import sync_folder
 
 MODEL, VERSIONS = "model", "versions"
 DESCRIPTION = "model.json"
@@ -58,7 +59,7 @@ def point_to(folder: str | Path, version: str) -> None:
     try:
         link.symlink_to(Path(VERSIONS, version), target_is_directory=True)
         os.replace(link, folder / MODEL)
-        _sync(folder)
+        sync_folder(folder)
     except OSError as error:
         with contextlib.suppress(OSError):
             link.unlink()
@@ -103,30 +104,18 @@ def replacing(folder: Path) -> Iterator[Path]:
     :return: where its files are to be written in the meantime.
     :raises InputError: if it cannot be written.
     """
-    old = None
+    before = folder.with_name(f".{folder.name}-before")  # also where a killed process left it
     try:
         if folder.exists():
-            old = folder.with_name(f".{folder.name}-before")
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(folder, old)
+            shutil.rmtree(before, ignore_errors=True)
+            os.rename(folder, before)
     except OSError as error:
         raise InputError(f"cannot replace {folder}: {error.strerror or error}") from error
     try:
         with staged(folder) as unfinished:
             yield unfinished
     except BaseException:
-        if old is not None and not folder.exists():
-            os.rename(old, folder)
+        if before.exists() and not folder.exists():
+            os.rename(before, folder)
         raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":
-        return  # there a folder cannot be opened
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    shutil.rmtree(before, ignore_errors=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from open_clip_small import register
+from open_clip_small import SMALL, register, small_clip
 from safetensors.torch import load_file, save_file
 from trained import short_stream, train
 
@@ -79,6 +80,33 @@ def test_open_clip_alone_opens_what_ends_in_plain_weights(tmp_path, monkeypatch)
     config = json.loads((tmp_path / "quick" / "model" / "open_clip_config.json").read_text())
     assert config["model_cfg"]["quick_gelu"] and config["model_cfg"]["vision_cfg"]["image_size"] == 48
     assert torch.equal(load(tmp_path / "quick").clip.visual.proj, models["quick"].clip.visual.proj)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_hugging_faces_lies_in_the_folder(tmp_path):
+    pytest.importorskip("transformers")
+    from open_clip import get_tokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "a", "red", "star", "photo", "of", "."]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    (first := tmp_path / "first").mkdir()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(first)
+    text = {**SMALL["text_cfg"], "vocab_size": len(words), "context_length": 12, "hf_tokenizer_name": "none/at-all"}
+    config = {"model_cfg": {**SMALL, "text_cfg": text}, "preprocess_cfg": {}}
+    (first / "open_clip_config.json").write_text(json.dumps(config))
+    clip = small_clip(text_cfg={name: value for name, value in text.items() if name != "hf_tokenizer_name"})
+    save_file(clip.state_dict(), first / "open_clip_model.safetensors")
+    model = create_vlm(f"local-dir:{first}").eval()
+    wanted = model.tokenize(["a photo of a red star.", "a fox"])
+    for embedded in (False, True):
+        save_model(tmp_path / "second", model, embed_base=embedded)
+        read = get_tokenizer(f"local-dir:{tmp_path / 'second' / 'model'}")
+        assert torch.equal(read(["a photo of a red star.", "a fox"]), wanted)
+    shutil.rmtree(first)
+    assert torch.equal(load(tmp_path / "second").tokenize(["a photo of a red star.", "a fox"]), wanted)
 
 
 def test_tensors_are_in_one_file(tmp_path):
