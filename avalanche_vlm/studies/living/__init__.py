@@ -10,8 +10,9 @@ from avalanche_vlm._lazy import attach
 if TYPE_CHECKING:
     from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
     from avalanche_vlm.studies.living.difference import difference_of
+    from avalanche_vlm.studies.living.first import record_first
     from avalanche_vlm.studies.living.gates import GateFinding, judge_gate
-    from avalanche_vlm.studies.living.growth import continued
+    from avalanche_vlm.studies.living.growth import beginning, continued
     from avalanche_vlm.studies.living.kept import keep_tests
     from avalanche_vlm.studies.living.records import Record, list_versions, roll_back
     from avalanche_vlm.studies.living.updating import Update, update
@@ -25,11 +26,13 @@ __all__ = [
     "TestSet",
     "Update",
     "answers_of",
+    "beginning",
     "continued",
     "difference_of",
     "judge_gate",
     "keep_tests",
     "list_versions",
+    "record_first",
     "roll_back",
     "update",
 ]

@@ -17,7 +17,7 @@ from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.state import part_of
 from avalanche_vlm.memory.unpacking import unpack
 from avalanche_vlm.models import VLM
-from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, trains
+from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.settings import TrainSettings
@@ -85,7 +85,12 @@ def revived(
         earlier, chosen = tuple(built), recipe
         saved.build(model)
         saved.fill(model, part_of(state, "model"))
-        _thaw(model, saved)
+        if earlier and _stands(model, saved):
+            raise InputError(
+                f"recipe {earlier[-1].recipe} has put modules or a head into {saved.folder.name} that it alone goes on "
+                f"with: recipe {chosen} cannot take over from it"
+            )
+        model.unfreeze(*model.frozen).freeze(*saved.description.base.frozen)
     if train_classes is not None:
         model.competing.in_training = "seen" if train_classes == "seen" else "current"
     options = recipes.check_options(chosen, options)
@@ -100,11 +105,6 @@ def revived(
         load_training_state(model, plugins, state)
     else:
         restore_random_states(unpack("random", None, state, "random generators"))
-    if trains(plugins) and not any(p.requires_grad for p in model.parameters()) and not same:
-        raise InputError(
-            f"recipe {chosen} trains the towers, which {earlier[-1].recipe} has frozen for good: modules or heads "
-            "stand on them as they are"
-        )
     step = Built(recipe=chosen, options=options, resources=sorted(resources), frozen=frozen)
     return Learner(model, plugins, step, earlier)
 
@@ -162,9 +162,8 @@ def learn(
     return strategy
 
 
-def _thaw(model: VLM, saved: SavedModel) -> None:
-    """Let the towers train again that a recipe froze which left nothing that stands on them."""
-    stands = [model.routed, model.image_path, model.text_path, model.class_head, *model.auxiliary.values()]
-    if any(part is not None for part in stands) or set(model.state_dict()) - set(saved.base().state_dict()):
-        return
-    model.unfreeze(*model.frozen).freeze(*saved.description.base.frozen)
+def _stands(model: VLM, saved: SavedModel) -> bool:
+    """Whether earlier recipes have left parts that predict besides the towers."""
+    parts = [model.routed, model.image_path, model.text_path, model.class_head]
+    added = model.state_dict().keys() - saved.base().state_dict().keys()
+    return any(part is not None for part in parts) or any(not name.startswith("auxiliary.") for name in added)

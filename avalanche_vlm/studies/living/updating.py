@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -125,7 +125,11 @@ def update(
     new = stream_of(reader) if stream_of is not None else month
     assert isinstance(new, VLMBenchmark)
     chosen = recipe or (known.recipe or "")
-    settings = settled(settings or former_settings(saved), chosen, new.kind)
+    if settings is None:
+        settings = former_settings(saved)
+        if chosen != known.recipe:
+            settings = replace(settings, train_classes=None)  # what the method needs, and not what another one did
+    settings = settled(settings, chosen, new.kind)
     new.reference, new.generator = reference or new.reference, generator or new.generator
     taken = resources(chosen, new)
     learned = [of.name for of in known.experiences]
