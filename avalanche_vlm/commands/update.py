@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def update(request: UpdateRequest) -> int:
             zero_shot_asked="max_zero_shot_loss" in request.limits,
             promote=request.promote,
             device=prepare.device_of(request.device),
+            signals=threading.current_thread() is threading.main_thread(),
             progress=None if advance is None else lambda _, *of: advance(0, *of),
             said=progress.say,
         )
@@ -112,7 +114,7 @@ def _model_of(saved: SavedModel) -> ModelRequest:
 
 def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[TrainSettings, dict[str, Any]]:
     """Settings and options: those of before, or of another recipe its own, changed by what was asked for."""
-    from avalanche_vlm.studies.living.updating import former_settings
+    from avalanche_vlm.studies.living.version_files import former_settings
     from avalanche_vlm.training.settings import TrainSettings
 
     assert request.recipe is not None

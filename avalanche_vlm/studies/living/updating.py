@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from avalanche_vlm._generators import generators_kept
-from avalanche_vlm._versions import package_versions
-from avalanche_vlm.artifacts import SavedModel, current_version, open_saved, point_to, save_model
+from avalanche_vlm.artifacts import SavedModel, current_version, open_saved, point_to
 from avalanche_vlm.artifacts.layout import VERSIONS, next_version
+from avalanche_vlm.benchmarks.fingerprint import data_of
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import Generator
@@ -25,6 +25,8 @@ from avalanche_vlm.studies.living.growth import continued
 from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests, kept_sets
 from avalanche_vlm.studies.living.learning import Learner, learn, revived
 from avalanche_vlm.studies.living.records import Kept, Record, bytes_of, now, read_record, write_record
+from avalanche_vlm.studies.living.unfinished import Unfinished
+from avalanche_vlm.studies.living.version_files import former_settings, save_version
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
@@ -81,6 +83,8 @@ def update(
     promote: Promote = "judged",
     device: str | torch.device = "cpu",
     base: VLM | None = None,
+    checkpoint_minutes: float = 10,
+    signals: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
     said: Callable[[str], None] | None = None,
 ) -> Update:
@@ -107,6 +111,9 @@ def update(
     :param promote: when the new version becomes the model, one of :data:`Promote`.
     :param device: where to run.
     :param base: the model's base, for one that was built by the user's own hands.
+    :param checkpoint_minutes: minutes between two checkpoints within an experience: an update that was killed goes on
+        where it was when it is called again.
+    :param signals: whether SIGTERM and SIGINT end the update with a checkpoint, which only the main thread can ask for.
     :param progress: called as ``(experience, iteration, iterations)``.
     :param said: called with a sentence about what goes on.
     :return: the version, what the gates say, and whether it is the model now.
@@ -157,8 +164,21 @@ def update(
     first = len(learned)
     with generators_kept(learner.model.device):
         fresh_before = {of.name: answers_of(learner.model, of) for of in fresh_sets(stream, first)}
+    version = next_version(folder)
+    request = _request(parent, learner, settings, stream, first)
+    unfinished = Unfinished(folder, version, request, checkpoint_minutes)
     say(f"{parent} learns {', '.join(stream.task_names[first:])} by {learner.recipe.recipe}")
-    learn(learner, stream, first, settings, device=device, progress=progress)
+    with unfinished.listening(signals):
+        learn(
+            learner,
+            stream,
+            first,
+            settings,
+            device=device,
+            progress=progress,
+            further=[unfinished.plugin],
+            resume=unfinished.resume,
+        )
     with generators_kept(learner.model.device):
         after = {of.name: answers_of(learner.model, of) for of in asked}
         after_aside = {of.name: answers_of(learner.model, of) for of in aside}
@@ -168,7 +188,6 @@ def update(
         judge_gate("zero-shot loss", max_zero_shot_loss, before_aside, after_aside),
     )
     promoted = promotes(findings, promote, zero_shot_asked)
-    version = next_version(folder)
     where = save_version(folder, version, parent, saved, learner, stream, settings, new)
     experiences_kept, held_out_kept = keep_tests(
         folder,
@@ -196,23 +215,8 @@ def update(
     write_record(folder, record)
     if promoted:
         point_to(folder, version)
+    unfinished.done()
     return Update(version, promoted, findings, record, where)
-
-
-def former_settings(saved: SavedModel) -> TrainSettings:
-    """The settings that a saved model was trained with.
-
-    :param saved: a version of a model.
-    :raises InputError: if it was saved without them.
-    """
-    protocol = saved.description.protocol or {}
-    train = protocol.get("train")
-    if not isinstance(train, dict):
-        raise InputError(f"{saved.folder} does not say how it was trained: give the settings of the training")
-    try:
-        return TrainSettings(**train)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InputError(f"{saved.folder} was trained with settings of another version: {error}") from error
 
 
 def refuse_growth(recipe: str, saved: SavedModel, stream: VLMBenchmark) -> None:
@@ -255,55 +259,6 @@ def fresh_sets(stream: VLMBenchmark, first: int) -> list[TestSet]:
     return [TestSet(name, experience.dataset.eval()) for name, experience in fresh]
 
 
-def save_version(
-    folder: Path,
-    version: str,
-    parent: str,
-    saved: SavedModel,
-    learner: Learner,
-    stream: VLMBenchmark,
-    settings: TrainSettings,
-    new: VLMBenchmark,
-) -> Path:
-    """Write a version whole, which is not the model yet.
-
-    :param folder: the folder that the model is saved to.
-    :param version: name of the version.
-    :param parent: name of the version that it goes on from.
-    :param saved: the version that it goes on from, out of its folder.
-    :param learner: the model with its recipe.
-    :param stream: the whole stream.
-    :param settings: settings of its training.
-    :param new: the benchmark with what is new, as it was given.
-    :return: the version's folder.
-    :raises InputError: if it cannot be written; nothing has changed then.
-    """
-    recipe = learner.recipe
-    protocol = {
-        **(saved.description.protocol or {}),
-        "recipe": recipe.recipe,
-        "recipe_options": recipes.all_options(recipe.recipe, recipe.options),
-        "train": asdict(settings),
-        "benchmark": new.name,
-        "versions": package_versions(),
-        "goes_on_from": parent,
-    }
-    return save_model(
-        folder,
-        learner.model,
-        recipe=recipe.recipe,
-        options=recipe.options,
-        resources=recipe.resources,
-        frozen=recipe.frozen,
-        earlier=learner.earlier,
-        plugins=learner.plugins,
-        result={"protocol": protocol, "tasks": list(stream.task_names)},
-        embed_base=saved.description.base.embedded,
-        version=version,
-        current=False,
-    )
-
-
 def promotes(findings: Sequence[GateFinding], promote: Promote, zero_shot_asked: bool) -> bool:
     """Whether a version becomes the model.
 
@@ -318,6 +273,20 @@ def promotes(findings: Sequence[GateFinding], promote: Promote, zero_shot_asked:
         verdicts["zero-shot loss"] = "off"  # nobody has held-out sets of data of his own unless he makes some
     stops = ("broken", "unjudged") if promote == "judged" else ("broken",)
     return not any(verdict in stops for verdict in verdicts.values())
+
+
+def _request(
+    parent: str, learner: Learner, settings: TrainSettings, stream: VLMBenchmark, first: int
+) -> dict[str, Any]:
+    """All that decides what an update trains, in JSON types."""
+    return {
+        "goes on from": parent,
+        "recipe": learner.recipe.recipe,
+        "options": recipes.all_options(learner.recipe.recipe, learner.recipe.options),
+        "train": {name: value for name, value in asdict(settings).items() if name != "num_workers"},
+        "experiences": list(stream.task_names[first:]),
+        "data": data_of(stream)["content"]["train"],
+    }
 
 
 def _scores(answers: Mapping[str, SampleAnswers]) -> dict[str, float | None]:

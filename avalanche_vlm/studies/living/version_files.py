@@ -1,0 +1,79 @@
+"""A new version's files, and the settings that an old one was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from avalanche_vlm._versions import package_versions
+from avalanche_vlm.artifacts import SavedModel, save_model
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.living.learning import Learner
+from avalanche_vlm.training import recipes
+from avalanche_vlm.training.settings import TrainSettings
+
+
+def former_settings(saved: SavedModel) -> TrainSettings:
+    """The settings that a saved model was trained with.
+
+    :param saved: a version of a model.
+    :raises InputError: if it was saved without them.
+    """
+    protocol = saved.description.protocol or {}
+    train = protocol.get("train")
+    if not isinstance(train, dict):
+        raise InputError(f"{saved.folder} does not say how it was trained: give the settings of the training")
+    try:
+        return TrainSettings(**train)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError(f"{saved.folder} was trained with settings of another version: {error}") from error
+
+
+def save_version(
+    folder: Path,
+    version: str,
+    parent: str,
+    saved: SavedModel,
+    learner: Learner,
+    stream: VLMBenchmark,
+    settings: TrainSettings,
+    new: VLMBenchmark,
+) -> Path:
+    """Write a version whole, which is not the model yet.
+
+    :param folder: the folder that the model is saved to.
+    :param version: name of the version.
+    :param parent: name of the version that it goes on from.
+    :param saved: the version that it goes on from, out of its folder.
+    :param learner: the model with its recipe.
+    :param stream: the whole stream.
+    :param settings: settings of its training.
+    :param new: the benchmark with what is new, as it was given.
+    :return: the version's folder.
+    :raises InputError: if it cannot be written; nothing has changed then.
+    """
+    recipe = learner.recipe
+    protocol = {
+        **(saved.description.protocol or {}),
+        "recipe": recipe.recipe,
+        "recipe_options": recipes.all_options(recipe.recipe, recipe.options),
+        "train": asdict(settings),
+        "benchmark": new.name,
+        "versions": package_versions(),
+        "goes_on_from": parent,
+    }
+    return save_model(
+        folder,
+        learner.model,
+        recipe=recipe.recipe,
+        options=recipe.options,
+        resources=recipe.resources,
+        frozen=recipe.frozen,
+        earlier=learner.earlier,
+        plugins=learner.plugins,
+        result={"protocol": protocol, "tasks": list(stream.task_names)},
+        embed_base=saved.description.base.embedded,
+        version=version,
+        current=False,
+    )
