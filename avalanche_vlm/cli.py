@@ -10,7 +10,7 @@ from typing import Any
 
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.commands.arguments import parse
-from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
 
 COMMANDS = {
     "run": "avalanche_vlm.commands.run:run",
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     :param argv: arguments without the program's name; the process's by default.
-    :return: exit code: 0, 2 for unusable input, 1 if nobody reads the output any more, 130 when interrupted.
+    :return: exit code: 0, 2 for unusable input, 1 if nobody reads the output any more; 143 when SIGTERM has ended it,
+        130 when SIGINT has.
     """
     out = None
     shown = warnings.formatwarning
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as with ``avalanche-vlm list recipes | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Interrupted as stopped:
+        print(f"avalanche-vlm: {stopped}", file=sys.stderr, flush=True)
+        return stopped.exit_code
     except KeyboardInterrupt:
         kept = f"; what is finished is kept in {out}" if out else ""
         print(f"avalanche-vlm: interrupted{kept}", file=sys.stderr)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import kind_of_data
 from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.durable import Command, locked, say_where
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import AdviseRequest
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from avalanche_vlm.studies.advice.pilot import Pilot
     from avalanche_vlm.training.settings import TrainSettings
 
+UNFINISHED = "unfinished-pilots"
+"""The folder of the checkpoints of pilots, in the command's own. It is gone when the advice is given."""
 MORE = 1.1
 """How many times as much time a pilot must have as when it was broken off, to be tried again."""
 
@@ -32,22 +36,30 @@ def advise(request: AdviseRequest) -> int:
     :param request: what was asked for.
     :return: exit code of the process.
     """
+    command = Command(request.out)
+    with command.interruptible():
+        request, warnings = without_task_id(request)
+        with locked(request.out):
+            return _advise(request, warnings, command)
+
+
+def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> int:
     from avalanche_vlm.report import advice
     from avalanche_vlm.studies.advice.elapsed import Elapsed
     from avalanche_vlm.studies.advice.session import ask
 
     clock = Elapsed()
-    request, warnings = without_task_id(request)
     path = request.out / "advice.json"
     with watched(request.quiet) as progress:
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
-        stream = Stream(request, progress, clock)
+        stream = Stream(request, progress, clock, command)
         found = ask(stream.pilots, stream.run, request.recipes, 60 * request.minutes, stream.known)
     used = round(clock() / 60, 2)
     found["warnings"] = warnings + found["warnings"]
     minutes = {"asked": request.minutes, "used": used}
     store.write_json(path, {"protocol": stream.protocol(), "minutes": minutes, "seeds": [request.seed]} | found)
+    shutil.rmtree(request.out / UNFINISHED, ignore_errors=True)
     advice.print_advice(found)
     print(f"{used:.1f} of {request.minutes:g} minutes; written to {path}")
     return 0
@@ -90,14 +102,16 @@ class Stream:
     :param request: what was asked for.
     :param progress: shows the pilots as they run.
     :param clock: tells the time that the advice has taken, that of pilots taken from their files included.
+    :param command: writes the checkpoints of the pilots, and can be told to end.
     """
 
-    def __init__(self, request: AdviseRequest, progress: Progress, clock: Elapsed) -> None:
+    def __init__(self, request: AdviseRequest, progress: Progress, clock: Elapsed, command: Command) -> None:
         from avalanche_vlm.studies.advice.pilots import Pilots
         from avalanche_vlm.studies.conditions import conditions_of
 
-        self._request, self._progress, self._clock = request, progress, clock
+        self._request, self._progress, self._clock, self._command = request, progress, clock, command
         self._asked = prepare.experiment(request, "fine-tune", request.seed)
+        self._places: dict[tuple[str, float], tuple[Path, dict[str, Any]]] = {}
         model, self._benchmark = prepare.opened(self._asked)
         self._model = model
         self._conditions = conditions_of(self._benchmark, model)
@@ -147,17 +161,33 @@ class Stream:
         if changed_since := self._changed(path, asked):
             self._progress.say(f"{label}: {changed_since} has changed since it was run, run again")
         try:
-            with self._progress.task(label, len(self._benchmark.task_names)) as advance:
-                pilot = self.pilots.run(recipe, share, deadline, advance)
+            with (
+                self._command.training(self._checkpoints(path), self._request.checkpoint_minutes) as checkpoint,
+                self._progress.task(label, len(self._benchmark.task_names)) as advance,
+            ):
+                pilot = self.pilots.run(
+                    recipe,
+                    share,
+                    deadline,
+                    advance,
+                    checkpoint,
+                    lambda plugin: say_where(self._progress, label, plugin),
+                )
+                store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
         except OutOfTime:
             tried = {"allowed": round(allowed, 2), "took": round(self._clock() - begun, 2)}
             store.write_json(path, {"request": asked, "broken off": tried})
             raise
-        store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
         return pilot
+
+    def _checkpoints(self, path: Path) -> Path:
+        """The folder of the checkpoints of a pilot."""
+        return self._request.out / UNFINISHED / f"{path.parent.name}-{path.stem}"
 
     def _asked_for(self, recipe: str, share: float) -> tuple[Path, dict[str, Any]]:
         """The file of a pilot, and everything that decides what it comes to."""
+        if (recipe, share) in self._places:
+            return self._places[recipe, share]
         from avalanche_vlm.studies.conditions import resources_in_use
         from avalanche_vlm.training import recipes
 
@@ -167,7 +197,8 @@ class Stream:
         start = {**self._conditions, "resources": resources_in_use(self._benchmark, recipe, options)}
         asked = {**self._asked.model_copy(update=changed).stored(), "share": share, "conditions": start}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-        return self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json", asked
+        self._places[recipe, share] = self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json", asked
+        return self._places[recipe, share]
 
     def _changed(self, path: Path, asked: dict[str, Any]) -> str | None:
         """The fact about data, model or resources in which a pilot that is there differs from what is asked, if it

@@ -70,6 +70,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     diagnose.add_argument("out", metavar="DIR", help="a folder with a finished run")
     flags.add_manners(diagnose)
+    flags.add_checkpoints(diagnose)
     advise = commands.add_parser(
         "advise",
         help="try recipes in short pilots, recommend one, and plan its introduction",

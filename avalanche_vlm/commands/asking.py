@@ -62,7 +62,12 @@ def _advise(options: argparse.Namespace) -> AdviseRequest:
 
 
 def _diagnose(options: argparse.Namespace) -> DiagnoseRequest:
-    return DiagnoseRequest(out=options.out, quiet=options.quiet, threads=options.threads)
+    return DiagnoseRequest(
+        out=options.out,
+        quiet=options.quiet,
+        threads=options.threads,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
 
 
 def _report(options: argparse.Namespace) -> ReportRequest:
@@ -123,6 +128,7 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         "out": options.out,
         "quiet": options.quiet,
         "threads": options.threads,
+        "checkpoint_minutes": options.checkpoint_minutes,
         "stream": _stream(options),
         "model": ModelRequest(
             name=options.model,

@@ -6,26 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.durable import Command, locked, say_where
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import DiagnoseRequest, Experiment
 from avalanche_vlm.errors import InputError
 
+CHECKPOINTS = "diagnosis-checkpoint"
+"""The folder of a diagnosis's checkpoints, in the folder of the run."""
+
 
 def diagnose(request: DiagnoseRequest) -> int:
-    """Repeat the run of a folder with probes, attribute what was lost, and write ``diagnosis.json`` into it.
+    """Repeat the run of a folder with probes, attribute what was lost, and write ``diagnosis.json`` into it. One that
+    was interrupted goes on where it was.
 
     :param request: what was asked for.
     :return: exit code of the process.
     """
+    command = Command(request.out)
+    with command.interruptible():
+        read_run(request.out)  # a folder without a run is not written to
+        with locked(request.out):
+            return _diagnose(request, command)
+
+
+def _diagnose(request: DiagnoseRequest, command: Command) -> int:
     from avalanche_vlm.evaluation.comparable import deciding, difference
     from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
 
     folder = request.out
     asked, result = read_run(folder)
     model, benchmark = prepare.opened(asked)
+    label = f"{asked.recipe} with probes"
     with (
         watched(request.quiet) as progress,
-        progress.task(f"{asked.recipe} with probes", len(result["tasks"])) as bar,
+        progress.task(label, len(result["tasks"])) as bar,
+        command.training(folder / CHECKPOINTS, request.checkpoint_minutes) as checkpoint,
     ):
         found, outcome = run_with_probes(
             benchmark,
@@ -36,8 +51,10 @@ def diagnose(request: DiagnoseRequest) -> int:
             seed=asked.seed,
             device=asked.device,
             progress=bar,
+            checkpoint=checkpoint,
+            on_resume=lambda plugin: say_where(progress, label, plugin),
         )
-    store.write_json(folder / "diagnosis.json", found)
+        store.write_json(folder / "diagnosis.json", found)
     _say(found)
     stored = result.get("protocol", {})
     changed = difference(stored, outcome.result["protocol"])

@@ -11,14 +11,18 @@ from avalanche_vlm.commands import words
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.precision import PRECISIONS
 
+CHECKPOINT_MINUTES = 10.0
+"""Minutes from one checkpoint to the next where nothing else is asked for."""
+
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """What all commands that train on a stream take: folder, stream, model and training.
+    """What all commands that train on a stream take: folder, checkpoints, stream, model and training.
 
     :param parser: parser of the command, which gets the options.
     """
     parser.add_argument("--out", required=True, metavar="DIR", help="where results go")
     add_manners(parser)
+    add_checkpoints(parser)
     add_stream(parser)
     add_own_data(parser)
     _add_model(parser)
@@ -32,6 +36,21 @@ def add_manners(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--quiet", action="store_true", help="no progress bars and remarks")
     parser.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
+
+
+def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    """How often what a command trains is written to disk.
+
+    :param parser: parser of the command, which gets the options.
+    """
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=words.minutes,
+        default=CHECKPOINT_MINUTES,
+        metavar="N",
+        help="from one checkpoint within an experience to the next, fractions too; 0 writes one after every iteration, "
+        f"none at the experiences' ends alone (default: {CHECKPOINT_MINUTES:g})",
+    )
 
 
 def add_stream(parser: argparse.ArgumentParser) -> None:

@@ -153,6 +153,8 @@ class TrainingRequest(Request):
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     :param train: training settings that differ from the defaults.
     :param assignments: options that recipes are given.
+    :param checkpoint_minutes: minutes from one checkpoint within an experience to the next; None for checkpoints at the
+        experiences' ends alone.
     """
 
     stream: StreamRequest = StreamRequest()
@@ -160,6 +162,7 @@ class TrainingRequest(Request):
     device: str = "auto"
     train: TrainChanges = TrainChanges()
     assignments: tuple[Assignment, ...] = ()
+    checkpoint_minutes: Rate | None = 10.0
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that the command is about, each once."""
@@ -252,7 +255,13 @@ class AdviseRequest(TrainingRequest):
 
 
 class DiagnoseRequest(Request):
-    """``diagnose``: the run of a folder again, with probes."""
+    """``diagnose``: the run of a folder again, with probes.
+
+    :param checkpoint_minutes: minutes from one checkpoint within an experience to the next; None for checkpoints at the
+        experiences' ends alone.
+    """
+
+    checkpoint_minutes: Rate | None = 10.0
 
 
 class ReportRequest(Request):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.durable import Command, locked, say_where
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest, Saving
@@ -24,19 +25,27 @@ if TYPE_CHECKING:
 
 
 def run(request: RunRequest) -> int:
-    """One recipe, one seed: results, table and plots in the request's folder.
+    """One recipe, one seed: results, table and plots in the request's folder. Interrupted, it goes on where it was.
 
     :param request: what was asked for.
     :return: exit code of the process.
     """
+    command = Command(request.out)
+    with command.interruptible():
+        asked = prepare.experiment(request, request.recipe, request.seed)
+        with locked(request.out):
+            return _run(request, asked, command)
+
+
+def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
     from avalanche_vlm.report import lettering, plots, table
 
     with watched(request.quiet) as progress:
-        job = _job(prepare.experiment(request, request.recipe, request.seed), request.out, request.saving)
+        job = _job(asked, request.out, request.saving)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
         _confirm([job])
-        entry = _execute(job, progress)
+        entry = _execute(job, request.checkpoint_minutes, command, progress)
         if numbered := lettering.key(entry["result"]["tasks"]):
             progress.say(numbered)
     table.print_matrix(entry["result"])
@@ -46,7 +55,7 @@ def run(request: RunRequest) -> int:
 
 
 def compare(request: CompareRequest) -> int:
-    """Several recipes and seeds side by side; what is finished is kept.
+    """Several recipes and seeds side by side; what is finished is kept, and what was interrupted goes on where it was.
 
     What is asked for is checked against what is there before anything is trained. A recipe that fails does not stop
     the others: its sentence is printed, and the exit code is 2.
@@ -54,10 +63,17 @@ def compare(request: CompareRequest) -> int:
     :param request: what was asked for.
     :return: exit code of the process.
     """
+    command = Command(request.out)
+    with command.interruptible():
+        experiments, left_out = prepare.experiments(request)
+        with locked(request.out):
+            return _compare(request, experiments, left_out, command)
+
+
+def _compare(request: CompareRequest, experiments: list[Experiment], left_out: list[str], command: Command) -> int:
     from avalanche_vlm.report import lettering, plots
 
     out = request.out
-    experiments, left_out = prepare.experiments(request)
     jobs = [_job(asked, out / asked.recipe / f"seed-{asked.seed}", request.saving) for asked in experiments]
     entries: list[dict[str, Any]] = []
     failures: dict[str, list[str]] = {}
@@ -69,7 +85,8 @@ def compare(request: CompareRequest) -> int:
         _confirm(jobs)
         for job in jobs:
             try:
-                entries.append(_execute(job, progress))
+                with locked(job.folder):
+                    entries.append(_execute(job, request.checkpoint_minutes, command, progress))
             except InputError as error:
                 failures.setdefault(str(error), []).append(str(job.asked))
         if entries and (numbered := lettering.key(entries[0]["result"]["tasks"])):
@@ -94,50 +111,59 @@ class _Job:
     :param folder: the folder of its result.
     :param saving: what is saved of its model.
     :param kept: result and timing, if it was finished before.
+    :param begun: the protocol of a run that was interrupted, and goes on.
     """
 
     asked: Experiment
     folder: Path
     saving: Saving
     kept: tuple[dict[str, Any], dict[str, float]] | None
+    begun: dict[str, Any] | None
 
 
 def _job(asked: Experiment, folder: Path, saving: Saving) -> _Job:
-    return _Job(asked, folder, saving, store.finished(folder, asked))
+    kept = store.finished(folder, asked)
+    return _Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked))
 
 
 def _confirm(jobs: list[_Job]) -> None:
-    """Refuse finished results whose data, model or resources have changed since, before anything is trained."""
+    """Refuse finished results, and unfinished ones, whose data, model or resources have changed since, before anything
+    is trained."""
     from avalanche_vlm.studies.conditions import conditions_of
 
-    kept = [(job, job.kept[0]) for job in jobs if job.kept is not None]
-    for seed in dict.fromkeys(job.asked.seed for job, _ in kept):
-        of_seed = [(job, result) for job, result in kept if job.asked.seed == seed]
+    there = [(job, job.kept[0], "a result") for job in jobs if job.kept is not None]
+    there += [(job, {"protocol": job.begun}, "an unfinished run") for job in jobs if job.begun is not None]
+    for seed in dict.fromkeys(job.asked.seed for job, *_ in there):
+        of_seed = [entry for entry in there if entry[0].asked.seed == seed]
         # All that one command runs with a seed starts from the same data and the same weights.
         model, benchmark = prepare.opened(of_seed[0][0].asked)
         conditions = conditions_of(benchmark, model)
-        for job, result in of_seed:
+        for job, result, what in of_seed:
             protocol = prepare.protocol(job.asked, model, benchmark, conditions)
-            store.confirm(job.folder, job.asked, result, protocol)
+            store.confirm(job.folder, job.asked, result, protocol, what)
 
 
-def _execute(job: _Job, progress: Progress) -> dict[str, Any]:
+def _execute(job: _Job, minutes: float | None, command: Command, progress: Progress) -> dict[str, Any]:
     """The stored result of this experiment, or a new one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the notes on the data say it, once
-        return _executed(job, progress)
+        return _executed(job, minutes, command, progress)
 
 
-def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
+def _executed(job: _Job, minutes: float | None, command: Command, progress: Progress) -> dict[str, Any]:
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies.experiment import run_experiment
     from avalanche_vlm.studies.outcome import percent_rows
+    from avalanche_vlm.training.checkpoint.folder import remove_checkpoints
 
-    asked, folder = job.asked, job.folder
+    asked, folder, picture = job.asked, job.folder, job.folder / "matrix.png"
     if job.kept is not None:
         progress.say(f"{asked}: finished before, kept")
         if job.saving.model and not (folder / "model").exists():
             progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
+        remove_checkpoints(folder / store.CHECKPOINTS)  # of a process that was killed when it had written the result
+        if not picture.exists():
+            _save(picture, plots.matrices([job.kept[0]]))
         return {"result": job.kept[0], "timing": job.kept[1]}
     if (folder / "result.json").exists():
         progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
@@ -154,26 +180,30 @@ def _executed(job: _Job, progress: Progress) -> dict[str, Any]:
         found = {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": percent_rows(matrix)}
         store.write_json(partial, found)
 
-    with progress.task(str(asked), len(benchmark.task_names)) as advance:
-        outcome = run_experiment(
-            benchmark,
-            asked.recipe,
-            model=model,
-            settings=asked.train,
-            options=asked.recipe_options,
-            seed=asked.seed,
-            device=asked.device,
-            progress=advance,
-            on_row=on_row,
-        )
-    if job.saving.model:
-        _save_model(job, outcome, benchmark, progress)
-    timing = {**outcome.timing, "total_seconds": round(time.perf_counter() - started, 2)}
-    store.write_json(folder / "timing.json", timing)
-    store.write_json(folder / "ledger.json", outcome.ledger)
-    store.write_json(folder / "result.json", outcome.result)
+    with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
+        with progress.task(str(asked), len(benchmark.task_names)) as advance:
+            outcome = run_experiment(
+                benchmark,
+                asked.recipe,
+                model=model,
+                settings=asked.train,
+                options=asked.recipe_options,
+                seed=asked.seed,
+                device=asked.device,
+                progress=advance,
+                on_row=on_row,
+                checkpoint=checkpoint,
+                on_resume=lambda plugin: say_where(progress, asked, plugin),
+            )
+        if job.saving.model:
+            _save_model(job, outcome, benchmark, progress)
+        total = time.perf_counter() - started + outcome.seconds_before
+        timing = {**outcome.timing, "total_seconds": round(total, 2)}
+        store.write_json(folder / "timing.json", timing)
+        store.write_json(folder / "ledger.json", outcome.ledger)
+        store.write_json(folder / "result.json", outcome.result)
     partial.unlink(missing_ok=True)
-    _save(folder / "matrix.png", plots.matrices([outcome.result]))
+    _save(picture, plots.matrices([outcome.result]))
     return {"result": outcome.result, "timing": timing}
 
 

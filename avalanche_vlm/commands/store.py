@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm._files import replace_file
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.durable import reason, written
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Experiment
+
+CHECKPOINTS = "checkpoint"
+"""The folder of a run's checkpoints, in the run's own."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,7 +28,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file of bytes atomically: an interruption leaves the old one or the new one.
+    """Replace a file of bytes atomically: an interruption, of the machine's power too, leaves the old one or the new
+    one.
 
     :param path: the file that is replaced.
     :param content: its new content.
@@ -33,9 +37,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
+        with written(path) as file:
+            file.write(content)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -83,7 +88,9 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
 
 
-def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any]) -> None:
+def confirm(
+    folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any], what: str = "a result"
+) -> None:
     """Refuse a result that was obtained under other conditions than those of now: data, weights or resources that have
     changed since, though the words that name them are the same.
 
@@ -91,6 +98,7 @@ def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol:
     :param request: what is asked for now, which is what was asked for then.
     :param result: what ``result.json`` holds.
     :param protocol: the protocol of what would be run now.
+    :param what: what the folder holds, as the sentence names it.
     :raises InputError: naming the first fact that differs, and the file that it is about.
     """
     from avalanche_vlm.evaluation.comparable import difference
@@ -102,9 +110,7 @@ def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol:
         return
     there, now = flat(stored).get(name), flat(protocol).get(name)
     if there is None:
-        raise InputError(
-            f"{folder} holds a result of an older version, which does not say {name}: choose another --out"
-        )
+        raise InputError(f"{folder} holds {what} of an older version, which does not say {name}: choose another --out")
     stream, model = request.stream, request.model
     subjects = {
         "data.": stream.data or stream.benchmark,
@@ -115,10 +121,10 @@ def confirm(folder: Path, request: Experiment, result: dict[str, Any], protocol:
     }
     subject = next((of for start, of in subjects.items() if of and name.startswith(start)), None)
     if subject is None:
-        what = f"{folder} holds a result with {name} = {there!r}, which is now {now!r}"
+        sentence = f"{folder} holds {what} with {name} = {there!r}, which is now {now!r}"
     else:
-        what = f"{subject} has changed since {folder} was run ({name} was {there!r} and is {now!r})"
-    raise InputError(f"{what}: choose another --out, or move that folder away to run it again")
+        sentence = f"{subject} has changed since {folder} was run ({name} was {there!r} and is {now!r})"
+    raise InputError(f"{sentence}: choose another --out, or move that folder away to run it again")
 
 
 def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[str, float]] | None:
@@ -132,15 +138,47 @@ def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[st
     result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")
     if not isinstance(result, dict) or not isinstance(timing, dict) or "metrics" not in result:
         return None
+    _same_request(folder, request, "a result")
+    return result, timing
+
+
+def unfinished(folder: Path, request: Experiment) -> dict[str, Any] | None:
+    """What decides the figures of an interrupted run, if this very request was begun and has checkpoints. The start of
+    another request, of which nothing was trained, is forgotten.
+
+    :param folder: the folder of one recipe and seed, without a finished result.
+    :param request: what is asked for now.
+    :return: the run's protocol, flat; None if there is nothing to go on from.
+    :raises InputError: if the folder holds the checkpoints of another request, or of one that cannot be read.
+    """
+    from avalanche_vlm.training.checkpoint.folder import holds_checkpoints, noted_in, remove_checkpoints
+
+    checkpoints = folder / CHECKPOINTS
+    if not holds_checkpoints(checkpoints):
+        return None
+    noted = noted_in(checkpoints) or {}
+    try:
+        _same_request(folder, request, "an unfinished run", f", or remove {checkpoints} to start it anew")
+    except InputError:
+        place = noted.get("position", {})
+        nothing = place.get("experience") == 0 and place.get("stage") == "start"
+        if not nothing or any(checkpoints.glob("*-within-*.json")):
+            raise
+        remove_checkpoints(checkpoints)
+        return None
+    return noted.get("conditions")
+
+
+def _same_request(folder: Path, request: Experiment, what: str, hint: str = "") -> None:
+    """Refuse what was asked for otherwise."""
     try:
         stored, wanted = read_experiment(folder / "request.json").stored(), request.stored()
     except InputError as error:
-        raise InputError(f"{error}: choose another --out") from error
+        raise InputError(f"{error}: choose another --out{hint}") from error
     from avalanche_vlm.evaluation.comparable import PLACES
 
     for key in differing([wanted, stored]):
         there, asked = flat(stored).get(key), flat(wanted).get(key)
         if key in PLACES.values() and there is not None and asked is not None:
             continue  # what lies there decides, and that is compared by its content
-        raise InputError(f"{folder} holds a result with {key} = {there!r}, not {asked!r}: choose another --out")
-    return result, timing
+        raise InputError(f"{folder} holds {what} with {key} = {there!r}, not {asked!r}: choose another --out{hint}")

@@ -92,6 +92,22 @@ def rate(text: str) -> float:
     return value
 
 
+def minutes(text: str) -> float | None:
+    """A finite number of 0 or more, or the word ``none``.
+
+    :param text: the word as it was written.
+    :return: the number; None for the word.
+    :raises argparse.ArgumentTypeError: if it is neither.
+
+    >>> minutes("0.5"), minutes("none")
+    (0.5, None)
+    """
+    try:
+        return None if text == "none" else rate(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a finite number of 0 or more nor none") from error
+
+
 def _whole(text: str, least: int, most: int = 2**63 - 1, why: str = "no computer counts so far") -> int:
     if not text.strip().isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")

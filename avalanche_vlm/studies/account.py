@@ -63,11 +63,11 @@ class Stopwatch(Stateful):
     def paused(self) -> Iterator[None]:
         """What is done within does not count, be the watch running or not."""
         self._lap()
+        runs, self._since = self._since is not None, None
         try:
             yield
         finally:
-            if self._since is not None:
-                self._since = self._now()
+            self._since = self._now() if runs else None
 
     def state_dict(self) -> StateDict:
         self._lap()
@@ -98,6 +98,8 @@ class RunAccount(VLMPlugin, supports_distributed=True):
 
     states: ClassVar[Mapping[str, Declared]] = {
         "ledger": WORKING,
+        "resumed": TRANSIENT,
+        "seconds_before": TRANSIENT,
         "rows": WORKING,
         "training": WORKING,
         "evaluation": WORKING,
@@ -109,6 +111,10 @@ class RunAccount(VLMPlugin, supports_distributed=True):
         self.ledger = ledger
         self.rows = 0
         """Rows of the performance matrix that are complete and were reported."""
+        self.resumed = False
+        """Whether it goes on from an earlier process."""
+        self.seconds_before = 0.0
+        """What earlier processes took for what it goes on from."""
         self.training = Stopwatch(wall=time.perf_counter, cpu=time.process_time)
         self.evaluation = Stopwatch()
         self.whole = Stopwatch()
@@ -119,6 +125,10 @@ class RunAccount(VLMPlugin, supports_distributed=True):
         # Before the state of the experience's end is taken: a strategy that is made anew has another optimizer.
         with self.training.paused():
             self.ledger.after_experience(self._plugins, strategy.optimizer)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.resumed, self.seconds_before = True, round(self.whole.seconds(), 2)
 
     def timing(self) -> Timing:
         """Seconds so far, to a hundredth."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,15 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
+from avalanche_vlm.storage.durable import make_folder, reason, written
 from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, StepWeights, attribute, attribute_tasks
 from avalanche_vlm.studies.experiment import Outcome, run_experiment
+from avalanche_vlm.training.checkpoint import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
 from avalanche_vlm.training.strategies import autocast_of
 from avalanche_vlm.weights.average import snapshot
@@ -46,6 +51,8 @@ def diagnose(
     max_pairs: int = 2000,
     rule: Rule | None = None,
     progress: Callable[[int, int, int], None] | None = None,
+    checkpoint: CheckpointPlugin | None = None,
+    on_resume: Callable[[CheckpointPlugin], None] | None = None,
 ) -> tuple[dict[str, Any], Outcome]:
     """Run an experiment with probes, then attribute what was lost.
 
@@ -63,6 +70,9 @@ def diagnose(
         drawn with the seed.
     :param rule: what counts as a repair.
     :param progress: called as ``(experience, iteration, iterations)``.
+    :param checkpoint: plugin that writes the diagnosis to its folder meanwhile; one that was interrupted goes on there.
+        The weights of the steps and the attributions that are finished lie in that folder as well.
+    :param on_resume: called with the plugin before an interrupted diagnosis goes on.
     :return: the diagnosis, plain JSON types: scores in percent, losses in points, None for what was not measured; and
         the outcome of the run.
     :raises InputError: as ``run_experiment`` does, and if there are fewer than 4 pairs.
@@ -73,8 +83,9 @@ def diagnose(
     interference, answers = InterferenceProbe(seed=seed), TaskAnswers()
     erosion = ErosionProbe(benchmark.held_out, max_samples=None, seed=seed)
     n_tasks = len(benchmark.task_names)
+    folder = None if checkpoint is None else checkpoint.folder
     attributions = []
-    with StepWeights(model, start) as steps:
+    with StepWeights(model, start, None if folder is None else folder / "steps") as steps:
 
         def keep(step: int, matrix: np.ndarray) -> None:
             if benchmark.kind == "classes" and 0 < step < n_tasks:
@@ -91,18 +102,18 @@ def diagnose(
             device=device,
             progress=progress,
             on_row=keep,
+            checkpoint=checkpoint,
+            on_resume=on_resume,
         )
         of_tasks = benchmark.kind == "classes" and n_tasks > 1
         if of_tasks:
             tests = [experience.dataset.eval() for experience in benchmark.test_stream]
             precision = partial(autocast_of, outcome.strategy)
-            attributions.append(
-                attribute_tasks(
-                    model, steps, tests, answers.right, rule=rule, seed=seed, most=max_pairs, precision=precision
-                )
-            )
+            of_steps = partial(attribute_tasks, model, steps, tests, answers.right, precision=precision)
+            attributions.append(_once(folder, "tasks", of_steps, rule=rule, seed=seed, most=max_pairs))
     if called != PROMPTS or not of_tasks:
-        attributions.append(attribute(model, start, pairs, rule=rule, seed=seed, score=f"{called} R@1"))
+        of_pairs = partial(attribute, model, start, pairs, score=f"{called} R@1")
+        attributions.append(_once(folder, f"pairs-{max_pairs}", of_pairs, rule=rule, seed=seed))
     measured = {
         "drift": _drift_loss(drift),
         "interference": _interference_loss(answers, n_tasks),
@@ -124,6 +135,27 @@ def diagnose(
         "versions": outcome.result["protocol"]["versions"],
     }
     return _plain(found), outcome
+
+
+def _once(folder: Path | None, name: str, find: Callable[..., dict[str, Any]], **asked: Any) -> dict[str, Any]:
+    """What takes long, and is kept with the checkpoints once it is found."""
+    if folder is None:
+        return find(**asked)
+    path, key = folder / "attributions" / f"{name}.json", repr(asked)
+    try:
+        kept = json.loads(path.read_text())
+        if kept["asked"] == key:
+            return kept["found"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # it is not there yet
+    found = find(**asked)
+    try:
+        make_folder(path.parent)
+        with written(path) as file:
+            file.write(json.dumps({"asked": key, "found": found}).encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
+    return found
 
 
 def probe_pairs(benchmark: VLMBenchmark, model: VLM, most: int, seed: int) -> tuple[Dataset, str]:

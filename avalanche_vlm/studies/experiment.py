@@ -20,6 +20,7 @@ from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.account import RunAccount
+from avalanche_vlm.studies.durable import made_durable
 from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, resources, trains
 from avalanche_vlm.studies.outcome import (
     Outcome,
@@ -30,6 +31,7 @@ from avalanche_vlm.studies.outcome import (
     with_figures,
 )
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
@@ -50,6 +52,8 @@ def run_experiment(
     progress: Callable[[int, int, int], None] | None = None,
     on_row: Callable[[int, np.ndarray], None] | None = None,
     evaluate: bool = True,
+    checkpoint: CheckpointPlugin | None = None,
+    on_resume: Callable[[CheckpointPlugin], None] | None = None,
 ) -> Outcome:
     """Train a stream with a recipe; evaluate before it and after every experience.
 
@@ -66,10 +70,16 @@ def run_experiment(
     :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
     :param progress: called as ``(experience, iteration, iterations)``.
-    :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1].
+    :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1]; again for a
+        row after which the run was interrupted, and not for those before.
     :param evaluate: without, there are no scores in the result, and the model is the caller's to evaluate.
+    :param checkpoint: writes the run to its folder meanwhile. With a folder in which the same run was interrupted, it
+        goes on there, and ends as if it had not been interrupted; the folder stays, :meth:`CheckpointPlugin.remove
+        <avalanche_vlm.training.checkpoint.plugin.CheckpointPlugin.remove>` removes it. With ``strict=False`` a run that
+        no checkpoint could have, because nobody knows what one of its plugins or metrics keeps, runs without any.
+    :param on_resume: called with the plugin before an interrupted run goes on.
     :raises InputError: for unusable input, such as a task with fewer samples than the recipe needs; what was computed
-        before is in the rows already reported.
+        before is in the rows already reported. Also for a checkpoint of another run, naming the difference.
     """
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
@@ -108,11 +118,21 @@ def run_experiment(
         train_epochs=settings.epochs,
         eval_mb_size=256,
         device=torch.device(device),
-        plugins=[ledger.plugin, *plugins, WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress), account],
+        plugins=[
+            ledger.plugin,
+            *plugins,
+            WarmupCosinePlugin(settings.warmup),
+            ProgressPlugin(progress),
+            account,
+            *([] if checkpoint is None else [checkpoint]),
+        ],
         evaluator=_evaluator(matrix, held_out, classes, *metrics),
         amp=settings.amp,
         max_grad_norm=settings.max_grad_norm,
     )
+
+    if checkpoint is not None:
+        checkpoint = made_durable(checkpoint, strategy, account, protocol)
 
     def report() -> None:
         if on_row is not None:
@@ -120,7 +140,10 @@ def run_experiment(
 
     try:
         with account.whole.running():
-            _train(strategy, benchmark, settings.num_workers, account, report if evaluate else None)
+            first = 0 if checkpoint is None else resume(strategy, checkpoint.folder)
+            if checkpoint is not None and checkpoint.resumed is not None and on_resume is not None:
+                on_resume(checkpoint)
+            _train(strategy, benchmark, first, settings.num_workers, account, report if evaluate else None)
     finally:
         ledger.plugin.close()
     result: Result = {
@@ -132,7 +155,7 @@ def run_experiment(
     }
     timing = account.timing()
     entry = ledger.entry(protocol["resources"], plugins, timing["train_seconds"])
-    return Outcome(with_figures(result, metrics), timing, strategy, entry, tuple(own))
+    return Outcome(with_figures(result, metrics), timing, strategy, entry, tuple(own), account.seconds_before)
 
 
 def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
@@ -143,14 +166,20 @@ def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
 
 
 def _train(
-    strategy: VLMNaive, benchmark: VLMBenchmark, workers: int, account: RunAccount, report: Callable[[], None] | None
+    strategy: VLMNaive,
+    benchmark: VLMBenchmark,
+    first: int,
+    workers: int,
+    account: RunAccount,
+    report: Callable[[], None] | None,
 ) -> None:
     """Train the stream, and evaluate at every step.
 
     :param strategy: trained in place.
     :param benchmark: train and test stream.
+    :param first: number of the experience to begin with, from 0 on.
     :param workers: processes that load data.
-    :param account: gets the seconds, and counts the rows.
+    :param account: gets the seconds, and counts the rows; of an interrupted run it knows what is done.
     :param report: called when a row was evaluated; None evaluates nothing.
     """
 
@@ -162,8 +191,9 @@ def _train(
         report()
         account.rows += 1
 
-    score()
-    for experience in benchmark.train_stream:
+    if not account.resumed:
+        score()
+    for experience in list(benchmark.train_stream)[first:]:
         with account.training.running():
             strategy.train(experience, num_workers=workers)
         score()

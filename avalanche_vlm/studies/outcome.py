@@ -78,6 +78,7 @@ class Outcome:
     :param ledger: what the recipe cost (:class:`~avalanche_vlm.evaluation.ledger.Ledger`), times and memory included,
         which differ from run to run.
     :param plugins: the recipe's own plugins, without those that trained along.
+    :param seconds_before: seconds that earlier processes took for what it goes on from, if it was interrupted.
     """
 
     result: Result
@@ -85,6 +86,7 @@ class Outcome:
     strategy: VLMNaive
     ledger: dict[str, Any]
     plugins: tuple[SupervisedPlugin, ...] = ()
+    seconds_before: float = 0.0
 
     def save(
         self,

@@ -42,12 +42,13 @@ def test_a_run_is_asked_for_in_parts():
         "run --out here --quiet --threads 2 --recipe lora --seed 3 --benchmark picturebook-time --label-space union "
         "--n-train 8 --option n_experiences=4 --option styles=night --model ViT-B-16 --pretrained openai --device cpu "
         "--precision pure_bf16 --image-size 336 "
-        "--lr 1e-3 --epochs 2 --amp bf16 --workers 1 --set rank=2 --set zscl.weight=none"
+        "--lr 1e-3 --epochs 2 --amp bf16 --workers 1 --set rank=2 --set zscl.weight=none --checkpoint-minutes 0.25"
     )
     assert request == RunRequest(
         out=Path("here"),
         quiet=True,
         threads=2,
+        checkpoint_minutes=0.25,
         recipe="lora",
         seed=3,
         stream=StreamRequest(
@@ -64,6 +65,17 @@ def test_a_run_is_asked_for_in_parts():
         ),
     )
     assert request.recipe_names() == ("lora",)
+
+
+def test_checkpoints_are_minutes_apart_or_at_the_ends_alone(capsys):
+    for words in ("run --out here", "compare --out here", "advise --out here", "diagnose here"):
+        assert asked(words).checkpoint_minutes == 10
+        assert asked(f"{words} --checkpoint-minutes 0").checkpoint_minutes == 0
+        assert asked(f"{words} --checkpoint-minutes none").checkpoint_minutes is None
+        for bad in ("-1", "inf", "nan", "never"):
+            with pytest.raises(SystemExit):
+                asked(f"{words} --checkpoint-minutes={bad}")
+            assert f"{bad!r} is neither a finite number of 0 or more nor none" in capsys.readouterr().err
 
 
 def test_own_data_stand_in_the_place_of_a_benchmark():

@@ -76,7 +76,7 @@ def test_a_recipe_says_which_resource_it_misses(tmp_path, capsys, monkeypatch):
     assert cli.main([*arguments, "--generator", "/no/model", "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err.strip()
     assert err == 'avalanche-vlm: generated images need diffusers: pip install "avalanche-vlm[generate]"'
-    assert run("run", "--generator", "some/model", "--out", str(tmp_path / "out")) == 2
+    assert run("run", "--generator", "some/model", "--out", str(tmp_path / "other")) == 2
     assert "--generator does not apply to picturebook" in capsys.readouterr().err
 
 

@@ -33,7 +33,12 @@ def test_a_stopwatch_counts_what_it_runs_for():
         assert (watch.seconds(), watch.seconds("cpu")) == (2.0, 1.0)
         with watch.paused():
             wall.now = 100.0
+            state = watch.state_dict()
+            wall.now = 200.0
         wall.now += 0.5
+    again = Stopwatch(wall=wall, cpu=cpu)
+    again.load_state_dict(state)
+    assert again.seconds() == 2.0
     wall.now += 50
     assert (watch.seconds(), watch.seconds("cpu")) == (2.5, 1.0)
     with watch.running():

@@ -103,7 +103,7 @@ def test_every_training_setting_is_told(plain, name):
     assert name in plain["train"]
 
 
-NO_FIGURE = ("--quiet", "--threads 1", "--out y", "--data-seed 0")
+NO_FIGURE = ("--quiet", "--threads 1", "--out y", "--data-seed 0", "--checkpoint-minutes 0.5")
 
 
 @pytest.mark.parametrize("words", NO_FIGURE)

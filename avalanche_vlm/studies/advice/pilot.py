@@ -26,6 +26,7 @@ from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.studies.advice.parts import share_of
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.checkpoint import CheckpointPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -97,6 +98,8 @@ def run_pilot(
     device: str | torch.device = "cpu",
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[int, int, int], None] | None = None,
+    checkpoint: CheckpointPlugin | None = None,
+    on_resume: Callable[[CheckpointPlugin], None] | None = None,
 ) -> Pilot:
     """Train a recipe on a share of the data, and see what it comes to.
 
@@ -108,6 +111,9 @@ def run_pilot(
     :param clock: tells the time in seconds.
     :param progress: called as :func:`~avalanche_vlm.studies.experiment.run_experiment` calls it; what it raises ends
         the pilot.
+    :param checkpoint: plugin that writes the pilot to its folder meanwhile; one that was interrupted goes on there.
+    :param on_resume: called with the plugin before an interrupted pilot goes on. The clock has to count what earlier
+        processes took for it (:class:`~avalanche_vlm.studies.advice.elapsed.Elapsed`), for the pilot's seconds to do.
     """
     started = clock()
     part, shrink = share_of(benchmark, share, seed), _Shrink(share)
@@ -126,6 +132,8 @@ def run_pilot(
         device=device,
         progress=progress,
         evaluate=False,
+        checkpoint=checkpoint,
+        on_resume=on_resume,
     )
     final = Scores(model, part)
     kept = {name: scores - pretrained.held_out[name] for name, scores in final.held_out.items()}

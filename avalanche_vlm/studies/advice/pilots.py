@@ -21,6 +21,7 @@ from avalanche_vlm.studies.advice.parts import scored_on_fewer
 from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
 from avalanche_vlm.studies.feasible import refuse_untrainable, resources
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.checkpoint import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
 SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -116,7 +117,13 @@ class Pilots:
         return training_cost(self._samples(), self.settings("fine-tune")[0].batch_size, share)
 
     def run(
-        self, recipe: str, share: float, deadline: float, advance: Callable[[int, int, int], None] | None = None
+        self,
+        recipe: str,
+        share: float,
+        deadline: float,
+        advance: Callable[[int, int, int], None] | None = None,
+        checkpoint: CheckpointPlugin | None = None,
+        on_resume: Callable[[CheckpointPlugin], None] | None = None,
     ) -> Pilot:
         """A pilot.
 
@@ -124,11 +131,19 @@ class Pilots:
         :param share: share of the training data, in (0, 1].
         :param deadline: time on :attr:`clock`, in seconds; looked at in every iteration of the training.
         :param advance: called as ``(experience, iteration, iterations)``.
+        :param checkpoint: writes the pilot to its folder meanwhile, and has it go on there; what it took before counts.
+        :param on_resume: called with that plugin before an interrupted pilot goes on.
         :raises OutOfTime: when it will not end before the deadline.
         :raises InputError: if the recipe cannot run.
         """
         train, options = self.settings(recipe)
         pretrained = self._pretrained()
+
+        def resumed(plugin: CheckpointPlugin) -> None:
+            self.clock.add(float(plugin.about["seconds"]))
+            if on_resume is not None:
+                on_resume(plugin)
+
         return run_pilot(
             self._benchmark,
             recipe,
@@ -141,6 +156,8 @@ class Pilots:
             device=self._device,
             clock=self.clock,
             progress=self._until(deadline - self._scoring, advance),
+            checkpoint=checkpoint,
+            on_resume=resumed,
         )
 
     def _samples(self) -> list[int]:

@@ -56,18 +56,19 @@ def machine_conditions(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], most: int | None = None) -> str:
     """What differs between two sets of conditions, in words; empty if nothing does.
 
     :param then: the conditions of a checkpoint.
     :param now: the present ones.
+    :param most: number of differences that are told at most; None for all.
 
     >>> differences({"batch size": 8, "model": "tiny"}, {"batch size": 16, "model": "tiny"})
     'batch size 8, and now 16'
     """
     names = [name for name in then if then[name] != now.get(name)]
     names += [name for name in now if name not in then]
-    return "; ".join(f"{name} {_said(then.get(name))}, and now {_said(now.get(name))}" for name in names)
+    return "; ".join(f"{name} {_said(then.get(name))}, and now {_said(now.get(name))}" for name in names[:most])
 
 
 def _said(value: Any) -> str:

@@ -8,6 +8,8 @@ goes on within an experience needs both, for what is made as it starts is made a
 from __future__ import annotations
 
 import secrets
+import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ from typing import Any, Literal
 
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.packing import StateDict
-from avalanche_vlm.storage import Stored, load_state, save_state
+from avalanche_vlm.storage import Stored, load_state, save_state, state_names
+from avalanche_vlm.storage.durable import reason
+from avalanche_vlm.storage.manifests import manifest_path, read_manifest
 
 EXPERIENCE, ITERATION = "experience of a training", "iteration of a training"
 
@@ -79,7 +83,7 @@ def write(folder: Path, state: StateDict, position: Position, about: Mapping[str
     where = f"{position.experience:04d}-{position.stage}"
     name = where if base is None else f"{where}-{position.epoch:04d}-{position.iteration:07d}"
     own = secrets.token_hex(8)
-    noted = {**about, "position": vars(position), "base": base or own}
+    noted = {**about, "position": vars(position), "base": base or own, "written": time.time()}
     save_state(folder, state, name=name, kind=EXPERIENCE if base is None else ITERATION, about=noted)
     return own
 
@@ -90,6 +94,34 @@ def holds_checkpoints(folder: Path) -> bool:
     :param folder: a folder, which need not be there.
     """
     return any(folder.glob("*.json"))
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a folder of checkpoints and all that is in it.
+
+    :param folder: the folder, which need not be there.
+    :raises InputError: if a file cannot be removed, naming it.
+    """
+    try:
+        for path in folder.glob("*.json"):
+            path.unlink()  # first what names the others: what a killed process leaves of it is nothing to go on from
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(f"cannot remove {error.filename or folder}: {reason(error)}") from error
+
+
+def noted_in(folder: Path) -> dict[str, Any] | None:
+    """What was noted beside the newest checkpoint of an experience's start or end, whole or not; nothing else is read.
+
+    :param folder: a folder, which need not be there.
+    :return: JSON values by name; None if nothing can be read.
+    """
+    try:
+        names = state_names(folder, kind=EXPERIENCE)
+        return read_manifest(manifest_path(folder, names[-1])).about if names else None
+    except InputError:
+        return None
 
 
 def newest(folder: Path) -> SavedTraining | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -16,7 +16,7 @@ from avalanche_vlm.memory.state import TRANSIENT
 from avalanche_vlm.storage import Lock
 from avalanche_vlm.training.checkpoint.batches import BreakOffError
 from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, unknown_parts, vlm_of
-from avalanche_vlm.training.checkpoint.folder import Position, holds_checkpoints
+from avalanche_vlm.training.checkpoint.folder import Position, holds_checkpoints, remove_checkpoints
 from avalanche_vlm.training.checkpoint.recorder import Recorder
 from avalanche_vlm.training.checkpoint.signals import handled, signal_name
 from avalanche_vlm.training.plugins.base import VLMPlugin
@@ -45,6 +45,9 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         None writes none but at the experiences' ends.
     :param also: further objects that change with the training, by name, each with torch's pair of methods
         ``state_dict`` and ``load_state_dict``.
+    :param conditions: JSON values by name that a training which goes on must have in common with the one that was
+        killed: what decides its figures and is seen neither in the strategy nor in its plugins, such as a recipe's
+        options or the content of the data.
     :param strict: whether plugins, metrics and strategies of which nobody knows what they keep are refused before
         anything is trained; otherwise they are named in a warning, and start anew in a training that is resumed.
     :raises InputError: for a number of minutes below 0.
@@ -59,6 +62,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         minutes: float | None = 10,
         *,
         also: Mapping[str, HasState] | None = None,
+        conditions: Mapping[str, Any] | None = None,
         strict: bool = True,
     ) -> None:
         super().__init__()
@@ -69,6 +73,13 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         self.also = dict(also or {})
         self.resumed: Position | None = None
         """Where :func:`~avalanche_vlm.training.checkpoint.resume` has found the training; None if it is a new one."""
+        self.about: dict[str, Any] = {}
+        """What was noted beside the checkpoint that was found: ``written``, in seconds since 1970, and more."""
+        self.conditions: Mapping[str, Any] = conditions or {}
+        self.noted: Callable[[], Mapping[str, Any]] = dict
+        """Gives further JSON values that are noted beside each checkpoint, and can be read without it."""
+        self.writing: Callable[[], AbstractContextManager[Any]] = nullcontext
+        """Makes the context in which a checkpoint is written."""
         self._recorder: Recorder | None = None
         self._lock: Lock | None = None
         self._wanted = self._stop = self._listens = False
@@ -152,7 +163,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
             warnings.warn(f"checkpoints do not have what {names} keep", VLMWarning, stacklevel=3)
         self._lock_folder()
         recorder = self._recorder = Recorder(strategy, self.folder, self.minutes, self.also, self.strict)
-        recorder.watched = self._listens
+        recorder.watched, recorder.writing = self._listens, lambda: self.writing()
+        recorder.noted = lambda: {"conditions": dict(self.conditions), **self.noted()}
         recorder.wanted, recorder.stop = self._wanted, "stopped as asked" if self._stop else None
         return recorder
 
@@ -168,6 +180,15 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
                 f"{self.folder} has checkpoints of a training already: call resume(strategy, {str(self.folder)!r}) "
                 "before the first experience, or choose another folder"
             )
+
+    def remove(self) -> None:
+        """Remove the checkpoints of a training that has come to its end, and give the folder up.
+
+        :raises InputError: if a file cannot be removed.
+        """
+        if self._lock is not None:
+            self._lock.release()
+        remove_checkpoints(self.folder)
 
     def _lock_folder(self) -> None:
         path = self.folder.resolve()

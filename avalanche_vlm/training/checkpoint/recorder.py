@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +62,10 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self.signal: int | None = None
         self.watched = False
         """Whether a signal may break off the loading of a batch."""
+        self.noted: Callable[[], Mapping[str, Any]] = dict
+        """Gives further JSON values that stand beside every checkpoint."""
+        self.writing: Callable[[], AbstractContextManager[Any]] = nullcontext
+        """Context in which a checkpoint is written."""
         self._base = ""
         self._written = self._begun = time.monotonic()
         self._settings: dict[str, Any] = {}
@@ -207,6 +211,13 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
 
     def _write(self, position: Position) -> None:
         self.phase = "writing"
+        with self.writing():
+            self._written_down(position)
+        self.last, self._written, self.phase = position, time.monotonic(), "outside"
+        if self.stop is not None and position.stage != "within":
+            self.end()
+
+    def _written_down(self, position: Position) -> None:
         within = position.stage == "within"
         state = strategy_state(self.strategy, self.also, within=within, strict=self.strict)
         if within:
@@ -218,12 +229,10 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
             "machine": self._machine,
             "experiences": self._seen,
             "loader": self._loader,
+            **self.noted(),
         }
         base = write(self.folder, state, position, about, self._base if within else None)
         self._base = self._base if within else base
-        self.last, self._written, self.phase = position, time.monotonic(), "outside"
-        if self.stop is not None and not within:
-            self.end()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         load_strategy_state(self.strategy, state, self.also, strict=self.strict)

@@ -40,6 +40,8 @@ def resume(strategy: Any, folder: str | Path, *, exact: bool = False) -> int:
     if checkpoint is None:
         return 0
     where = f"the checkpoint in {plugin.folder}"
+    if differing := differences(checkpoint.about.get("conditions", {}), plugin.conditions, most=1):
+        raise InputError(f"{where} is of another training: {differing}")
     if differing := differences(checkpoint.about["settings"], training_conditions(strategy)):
         raise InputError(f"{where} is of another training: {differing}")
     if differing := differences(checkpoint.about["machine"], machine_conditions(strategy.device)):
@@ -55,7 +57,7 @@ def resume(strategy: Any, folder: str | Path, *, exact: bool = False) -> int:
         recorder.lead_back(checkpoint)
     except InputError as error:
         raise InputError(f"{where} is of another training: {error}") from error
-    plugin.resumed = checkpoint.position
+    plugin.resumed, plugin.about = checkpoint.position, checkpoint.about
     return checkpoint.position.experience
 
 

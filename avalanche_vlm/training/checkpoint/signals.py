@@ -37,6 +37,21 @@ def handled(plugin: Listens) -> Iterator[None]:
     :param plugin: the plugin that writes the checkpoints.
     :raises InputError: outside of the main thread.
     """
+    try:
+        with heard(plugin):
+            yield
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        raise SystemExit(stopped.exit_code) from None
+
+
+@contextmanager
+def heard(plugin: Listens) -> Iterator[None]:
+    """Have someone hear of signals.
+
+    :param plugin: what does as signals say.
+    :raises InputError: outside of the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         raise InputError("signals come to the main thread alone: train there, or without on_signals")
     listener = _Listener(plugin)
@@ -48,9 +63,6 @@ def handled(plugin: Listens) -> Iterator[None]:
         for number in kept:
             signal.signal(number, listener)
         yield
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr, flush=True)
-        raise SystemExit(stopped.exit_code) from None
     finally:
         plugin.listens(False)
         for number, handler in kept.items():
