@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -361,11 +362,10 @@ def preload() -> None:
 
     torch.set_num_threads(1)
 
-    import avalanche_vlm.commands.run
-    import avalanche_vlm.models.tiny
-    import avalanche_vlm.report.plots
-    import avalanche_vlm.report.table
-    import avalanche_vlm.studies.experiment  # noqa: F401
+    for name in ("commands.run", "models.tiny", "report.plots", "report.table", "studies.experiment"):
+        importlib.import_module(f"avalanche_vlm.{name}")
+    for name in ("rich.progress", "rich.style", "rich.table"):  # one of them draws from Python's generator
+        importlib.import_module(name)
 
 
 def summary(trials: list[Mapping[str, Any]], minutes: float) -> str:
