@@ -247,3 +247,11 @@ def test_the_snippets_of_the_benchmark_page_run(tmp_path, monkeypatch):
     stream = benchmarks.create("two-nights", model=tiny_vlm(), n_train=32)
     assert stream.task_names == ("night", "x-rays") and stream.protocol["n_train"] == 32
     assert format_registry.format_of(tmp_path / "photos.ssv").name == "semicolons"
+
+
+@pytest.mark.slow
+def test_living_model(tmp_path, capsys):
+    module = runpy.run_path(str(EXAMPLES / "living_model.py"))
+    done = module["main"](["--n-train", "32", "--n-test", "12", "--epochs", "1", "--out", str(tmp_path)])
+    assert [step.version for step in done] == ["v2", "v3"] and (tmp_path / "model").resolve().name == "v1"
+    assert capsys.readouterr().out.endswith("back to v1 from v3\n")

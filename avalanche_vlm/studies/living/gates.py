@@ -115,11 +115,13 @@ def _lost(name: str, loss: PairedLoss, before: float, after: float) -> Lost:
 
 
 def _said(gate: GateName, limit: float | None, verdict: GateVerdict, mean: Lost, sets: Sequence[Lost]) -> str:
-    interval = f"95 % interval {mean.low:.1f} to {mean.high:.1f}, {mean.samples} samples"
-    moved = f"lost {mean.loss:.1f} points" if mean.loss >= 0 else f"gained {-mean.loss:.1f} points"
+    lost = mean.loss >= 0
+    low, high = (mean.low, mean.high) if lost else (-mean.high, -mean.low)
+    interval = f"95 % interval {low:.1f} to {high:.1f}, {mean.samples} samples"
+    moved = f"lost {mean.loss:.1f} points" if lost else f"gained {-mean.loss:.1f} points"
     said = f"{gate}: {_ABOUT[gate]} {moved} ({interval})"
-    if len(sets) > 1:
-        worst = max(sets, key=lambda of: of.loss)
+    worst = max(sets, key=lambda of: of.loss)
+    if len(sets) > 1 and worst.loss > 0:
         said += f", {worst.name} the most with {worst.loss:.1f}"
     if limit is None:
         return f"{said}; there is no limit"

@@ -137,9 +137,8 @@ def learn(
     model, recipe = learner.model, learner.recipe.recipe
     refuse_undeclared(recipe, model, learner.plugins, settings)
     refuse_untrainable(recipe, stream, learner.plugins, settings, first)
-    helpers: list[SupervisedPlugin] = [WarmupCosinePlugin(settings.warmup)]
-    if progress is not None:
-        helpers.append(ProgressPlugin(progress))
+    # Watched or not, the plugins are the same: a checkpoint of one is one of the other.
+    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress or _unwatched)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No loggers specified")  # the tests are asked outside the strategy
         evaluator = EvaluationPlugin(loggers=[])
@@ -160,6 +159,10 @@ def learn(
     for experience in stream.train_stream[first + done :]:
         strategy.train(experience, num_workers=settings.num_workers)
     return strategy
+
+
+def _unwatched(experience: int, iteration: int, iterations: int) -> None:
+    """Nobody watches."""
 
 
 def _stands(model: VLM, saved: SavedModel) -> bool:

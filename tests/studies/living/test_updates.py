@@ -202,3 +202,35 @@ def test_a_recipe_changed_on_the_way_goes_on_with_its_own_state(home, whole):
     assert state["plugins.0.memory._rows"]["shape"] == [
         2 * SIZES["n_train"]
     ]  # of what came after it began, and not before
+
+
+class Killed(BaseException):
+    """Nothing that anybody catches."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["replay", "lora"])
+def test_an_update_that_was_killed_goes_on_where_it_was(tmp_path, whole, recipe):
+    def killed(experience: int, iteration: int, iterations: int) -> None:
+        if iteration == 2:
+            raise Killed
+
+    for name in ("whole", "broken"):
+        first_month(tmp_path / name, whole, recipe)
+    update(tmp_path / "whole", whole, experiences=[1, 2], promote="always")
+    with pytest.raises(Killed):
+        update(tmp_path / "broken", whole, experiences=[1, 2], progress=killed, checkpoint_minutes=0)
+    assert current_version(tmp_path / "broken") == "v1" and [*list_versions(tmp_path / "broken")][-1]["version"] == "v1"
+    with pytest.raises(
+        InputError, match=r"an update to v2 was interrupted with train.lr = 0.0005, and this one has 0.1"
+    ):
+        update(
+            tmp_path / "broken",
+            whole,
+            experiences=[1, 2],
+            settings=TrainSettings(lr=0.1, epochs=1, batch_size=12, warmup=1),
+        )
+    done = update(tmp_path / "broken", whole, experiences=[1, 2], promote="always")
+    assert done.version == "v2" and not list((tmp_path / "broken" / "versions").glob(".*-training"))
+    one, other = (load(tmp_path / name).state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))
