@@ -43,7 +43,7 @@ def freeze_as_before(model: VLM, step: Built) -> None:
     """Freeze the towers that were frozen when a recipe was built: some build nothing in those.
 
     :param model: the model that the recipe is about to be built on.
-    :param step: the recipe.
+    :param step: the recipe, with the towers that were frozen when it was built.
     """
     if step.frozen is not None:
         model.unfreeze(*model.frozen).freeze(*step.frozen)
