@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,9 @@ def _month(
         versions={},
     )
     found = prepare.stream_for(asked, model)
+    before = saved.label_space
+    if asked.stream.data and asked.stream.template is None and before is not None and found.label_space is not None:
+        found.label_space = replace(found.label_space, templates=(before.templates[-1],))
     if asked.stream.data and found.task_names == ("all",):
         found.task_names = (Path(asked.stream.data).stem,)
     lacking = [name for name in recipes.get(recipe).takes if getattr(found, name) is None]
@@ -170,8 +173,6 @@ def _stream(asked: StreamRequest, before: StreamRequest | None, saved: SavedMode
             f"trained, {space.visible}"
         )
     changes: dict[str, Any] = {"label_space": None}
-    if asked.data and asked.template is None and space is not None:
-        changes["template"] = space.templates[-1].templates
     if before is not None and (before.data is None) == (asked.data is None):
         lasting = [name for name in before.options if asked.benchmark or name in _LASTING or name.endswith("_column")]
         changes["options"] = {**{name: before.options[name] for name in lasting}, **asked.options}

@@ -1,0 +1,94 @@
+"""A model that lives on, through the command line: files of single months, gates, versions, the way back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from avalanche_vlm import cli
+from avalanche_vlm.artifacts import load
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.compat import source_datasets
+
+QUICK = ["--epochs", "1", "--batch-size", "8", "--warmup", "1", "--quiet", "--threads", "1"]
+
+
+def files(folder: Path, kind: str = "classes") -> dict[str, Path]:
+    """A table of two months, and one of each."""
+    months = ("sketches", "night") if kind == "classes" else ("sketch", "night")
+    sizes = {"n_train": 40, "n_test": 4, "n_held_out": 4, "n_reference": 4}
+    if kind == "classes":
+        stream = picturebook.mtil_like(order=list(months), **sizes)
+        names = stream.label_space.class_names
+    else:
+        stream = picturebook.pairs(domains=months, **sizes)
+    rows = []
+    for month, experience in zip(months, stream.train_stream, strict=True):
+        (source,) = source_datasets(experience.dataset)
+        for number, picture in enumerate(source.images):
+            path = folder / f"{month}-{number}.png"
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+            text = names[source.targets[number]] if kind == "classes" else source.captions[number]
+            rows.append({"image": path.name, "label" if kind == "classes" else "caption": text, "task": month})
+    found = {}
+    for name, among in (("whole", rows), *((m, [row for row in rows if row["task"] == m]) for m in months)):
+        found[name] = folder / f"{name}.csv"
+        with found[name].open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(among)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "recipe"), [("classes", "replay"), ("pairs", "replay")])
+def test_files_of_single_months_are_one_file_with_a_column(tmp_path, kind, recipe, capsys):
+    tables = files(tmp_path, kind)
+    first, second = [name for name in tables if name != "whole"]
+    common = ["--recipe", recipe, "--on-error", "skip", *QUICK]
+    assert cli.main(["run", "--data", str(tables["whole"]), "--out", str(tmp_path / "at-once"), *common]) == 0
+    home = str(tmp_path / "by-month")
+    assert cli.main(["run", "--data", str(tables[first]), "--out", home, *common]) == 0
+    update = ["update", home, "--data", str(tables[second]), "--on-error", "skip", "--quiet", "--promote", "always"]
+    assert cli.main([*update, "--threads", "1"]) == 0
+    one, other = (load(tmp_path / name).state_dict() for name in ("at-once", "by-month"))
+    assert [k for k, v in one.items() if isinstance(v, torch.Tensor) and not torch.equal(v, other[k])] == []
+    assert one["_extra_state"] == other["_extra_state"]
+
+    capsys.readouterr()
+    assert cli.main(["versions", home, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [of["version"] for of in listed] == ["v1", "v2"] and listed[1]["current"]
+    assert [of["name"] for of in listed[1]["experiences"]] == [first, second]
+    assert cli.main(["diff", home, "v1", "v2"]) == 0 and f"{first} (experience" in capsys.readouterr().out
+    assert cli.main(["rollback", home, "v1"]) == 0 and os.readlink(Path(home, "model")) == "versions/v1"
+
+
+@pytest.mark.slow
+def test_what_is_not_promoted_ends_with_three_and_what_cannot_be_asked_with_two(tmp_path, capsys):
+    tables = files(tmp_path)
+    home = str(tmp_path / "out")
+    start = ["run", "--data", str(tables["sketches"]), "--out", home, "--on-error", "skip", "--no-raw-data", *QUICK]
+    assert cli.main(start) == 0 and not (tmp_path / "out" / "tests").exists()
+    update = ["update", home, "--data", str(tables["night"]), "--on-error", "skip", "--quiet", "--no-raw-data"]
+    capsys.readouterr()
+    assert cli.main(update) == 3
+    assert "no test samples of sketches were kept" in capsys.readouterr().out
+    assert os.readlink(Path(home, "model")) == "versions/v1"
+    assert cli.main([*update, "--max-forget", "none"]) == 0 and os.readlink(Path(home, "model")) == "versions/v3"
+    for words, sentence in (
+        (["update", home], "update learns what is new"),
+        (["update", home, "--data", "x.csv", "--experience", "1"], "--experience is one of a --benchmark's"),
+        ([*update, "--keep-tests", "3"], "--keep-tests 3 keeps raw data, and --no-raw-data none"),
+        (["update", str(tmp_path / "none"), "--data", str(tables["night"])], "there is no saved model"),
+        (["rollback", home, "v9"], "has no version v9; it has v1, v2, v3"),
+        (["rollback", home, "v2"], "v2 was never promoted"),
+    ):
+        assert cli.main(words) == 2
+        assert sentence in capsys.readouterr().err
