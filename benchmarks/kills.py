@@ -105,13 +105,17 @@ def run_here(case: Case, out: Path, minutes: float, at: int | None) -> int:
     :param at: number of the operation on checkpoints before which the process kills itself, from 1 on; None for none.
     :return: exit code of the command.
     """
+    import numpy as np
+
     from avalanche_vlm import cli
     from avalanche_vlm.commands import run as commands
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies import experiment
 
     plots.matrices = plots.held_out_curves = commands._save = lambda *_: None
-    random.seed(0)  # a forked process gets a seed of its own, and the end of its generator is compared as well
+    # What is compared at the end includes these generators, which every process begins with seeds of its own.
+    random.seed(0)
+    np.random.seed(0)
     operations = _counted_operations(out / "checkpoint", at)
     steps = os.open(out.with_suffix(".steps"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.write(steps, f"begin {time.monotonic()}\n".encode())
@@ -268,7 +272,7 @@ def reference(case: Case, folder: Path, minutes: float) -> Reference:
     return Reference(json.loads(noted.read_text())["seconds"], operations, end, (out / "result.json").read_bytes())
 
 
-def trial(case: Case, out: Path, minutes: float, seed: str, again: float = 0.4) -> dict[str, Any]:
+def trial(case: Case, out: Path, minutes: float, seed: str, again: float) -> dict[str, Any]:
     """Kill a run until it has ended, and look at what it came to.
 
     :param case: what is run.
@@ -396,6 +400,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/kills"))
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=0.005, help="between checkpoints (default: 0.005)")
+    parser.add_argument("--again", type=float, default=0.4, help="probability of a further kill (default: 0.4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", default="", help="of all, these (default: all)")
     options = parser.parse_args()
@@ -407,7 +412,7 @@ def main() -> None:
     found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     for number in range(len(found), options.trials):
         case = chosen[number % len(chosen)]
-        one = trial(case, options.out / f"trial-{number}", options.minutes, f"{options.seed}-{number}")
+        one = trial(case, options.out / f"trial-{number}", options.minutes, f"{options.seed}-{number}", options.again)
         found.append(one)
         with log.open("a") as file:
             file.write(json.dumps(one) + "\n")

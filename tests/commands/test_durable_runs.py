@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -267,11 +268,10 @@ def test_worker_processes_end_with_the_command(tmp_path, group):
         code = 99
         try:
             os.setpgid(0, 0)
-            said = os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT)
-            os.dup2(said, 1)
-            os.dup2(said, 2)
+            sys.stdout = sys.stderr = (tmp_path / "said").open("w")
             long = [*words(tmp_path / "out", "--workers", "2"), "--epochs", "500", "--checkpoint-minutes", "10"]
             code = cli.main(long)
+            sys.stderr.flush()
         finally:
             os._exit(code)
     limit = time.monotonic() + 120

@@ -100,8 +100,8 @@ def test_a_pilot_goes_on_and_its_time_counts(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert cli.main(["advise", "--out", str(out), *words]) == 0
     said = capsys.readouterr().err
-    assert "fine-tune on 100 %: finished before, kept" in said
-    assert "replay on 100 %: goes on from experience 0, epoch 0, iteration 1 (checkpoint of " in said
+    assert "fine-tune on 100%: finished before, kept" in said
+    assert "replay on 100%: goes on from experience 0, epoch 0, iteration 1 (checkpoint of " in said
     assert facts(out) == facts(whole) and not (out / advising.UNFINISHED).exists()
     advice = read(out / "advice.json")
     took = [read(path)["pilot"]["seconds"] for path in (out / "pilots").rglob("*.json")]
@@ -125,7 +125,7 @@ def test_a_pilot_that_was_broken_off_is_tried_again_with_more_time_alone(tmp_pat
         tried.clear()
         assert cli.main(["advise", *words]) == 0
         assert tried == expected
-    assert "replay on 100 %: broken off before, and there is no more time for it now" in capsys.readouterr().err
+    assert "replay on 100%: broken off before, and there is no more time for it now" in capsys.readouterr().err
     (path,) = (tmp_path / "pilots/replay").glob("*.json")
     kept = read(path)
     kept["broken off"]["allowed"] /= 2

@@ -103,7 +103,10 @@ def test_every_training_setting_is_told(plain, name):
     assert name in plain["train"]
 
 
-NO_FIGURE = ("--quiet", "--threads 1", "--out y", "--data-seed 0", "--checkpoint-minutes 0.5")
+NO_FIGURE = (
+    *("--quiet", "--threads 1", "--out y", "--data-seed 0", "--checkpoint-minutes 0.5"),
+    *("--no-save", "--embed-base", "--keep-tests 5", "--no-raw-data"),
+)
 
 
 @pytest.mark.parametrize("words", NO_FIGURE)
