@@ -6,6 +6,7 @@ is free for those that come.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import shutil
@@ -22,6 +23,7 @@ from PIL import Image
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.spooled import PIECE, spooled
+from avalanche_vlm.storage import Lock
 
 Codec = Literal["uint8", "png", "jpeg"]
 Payload = Sequence[np.ndarray] | np.ndarray
@@ -127,17 +129,35 @@ def check_codec(codec: str, quality: int) -> None:
 
 
 def _own_folder(owner: object, folder: Path) -> Path:
-    """A folder of this store's own, for as long as it lives: two memories under one roof do not meet.
+    """A folder of this store's own, for as long as it lives: two memories under one roof do not meet. Those that killed
+    processes have left under it are removed.
 
     :raises InputError: if it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix="exemplars-", dir=folder))
+        _remove_abandoned(folder)
+        unlocked = Path(tempfile.mkdtemp(prefix=".exemplars-", dir=folder))
+        lock = Lock(unlocked).acquire()
+        path = unlocked.rename(folder / unlocked.name[1:])  # under its name it is locked from the beginning
     except OSError as error:
         raise InputError(f"cannot keep exemplars in {folder}: {error.strerror or error}") from error
-    weakref.finalize(owner, shutil.rmtree, path, ignore_errors=True)
+    weakref.finalize(owner, _remove, path, lock)
     return path
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.glob("exemplars-*"):
+        lock = Lock(path)
+        if lock.path.is_file():
+            with contextlib.suppress(InputError), lock:  # of a process that lives it is not to be had
+                if lock.excludes:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path, lock: Lock) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    lock.release()
 
 
 def _spooled(parts: Iterable[np.ndarray], folder: Path) -> torch.Tensor:

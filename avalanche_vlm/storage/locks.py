@@ -48,6 +48,8 @@ class Lock:
         self.folder = Path(folder)
         self.path = self.folder / name
         self._handle: int | None = None
+        self.excludes = True
+        """Whether others are kept out while this object has the lock: False where the file system has none."""
 
     @property
     def held(self) -> bool:
@@ -118,6 +120,7 @@ class Lock:
                 return
 
     def _warn(self, why: str) -> None:
+        self.excludes = False
         warnings.warn(
             f"{self.folder} cannot be locked: {why}. See that no second process writes to it",
             VLMWarning,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory import ExemplarMemory, pixels, spooled
-from avalanche_vlm.storage import load_state, save_state
+from avalanche_vlm.storage import load_state, locks, save_state
 from avalanche_vlm.training.teachers import FeatureStore
 
 MB = 1 << 20
@@ -119,3 +121,28 @@ def test_a_full_disk_is_said_when_a_state_is_taken(tmp_path, monkeypatch, codec)
     monkeypatch.setattr(pixels, "spooled", full)
     with pytest.raises(InputError, match=r"cannot copy the exemplars in .*: No space left on device"):
         memory.state_dict()
+
+
+@pytest.mark.parametrize("codec", ["uint8", "png"])
+def test_what_a_killed_process_has_left_is_removed_and_what_others_have_is_not(tmp_path, codec):
+    living = filled(tmp_path, codec)
+    (tmp_path / "exemplars-mine").mkdir()  # none of ours
+    child = os.fork()
+    if child == 0:
+        left = filled(tmp_path, codec)
+        os.kill(os.getpid(), signal.SIGKILL if len(left) else signal.SIGTERM)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 3
+    other = filled(tmp_path, codec)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert torch.equal(living.sample(9)["pixels"], other.sample(9)["pixels"])
+    del living, other
+    assert [path.name for path in tmp_path.iterdir()] == ["exemplars-mine"]
+
+
+def test_without_locks_nothing_of_others_is_removed(tmp_path, monkeypatch):
+    living = filled(tmp_path)
+    monkeypatch.setattr(locks, "fcntl", None)
+    with pytest.warns(VLMWarning, match="cannot be locked"):
+        other = filled(tmp_path)
+    assert torch.equal(living.sample(9)["pixels"], other.sample(9)["pixels"])
