@@ -48,7 +48,7 @@ def test_at_chance_is_what_the_binomial_test_says(right, level):
 def test_a_guesser_on_tasks_of_different_chances_is_seldom_above_them():
     rng = np.random.default_rng(0)
     of = [Guess(2, 40, 0.5), Guess(10, 120, 0.1), Guess(3, 25, 0.6)]
-    guessed = [[rng.binomial(g.samples, g.level) / g.samples for g in of] for _ in range(1000)]
+    guessed = [[rng.binomial(g.samples, g.level) / g.samples for g in of] for _ in range(400)]
     assert np.mean([not verdict(scores, of).at_chance for scores in guessed]) <= 0.03
 
 

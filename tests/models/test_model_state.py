@@ -261,7 +261,7 @@ def same(a: VLM, b: VLM) -> bool:
     return all(torch.equal(one, other) for one, other in zip(answers(a), answers(b), strict=True))
 
 
-@pytest.mark.parametrize("kind", slow_but_for_some(BUILD, ["lora", "experts", "l2p", "plain"]))
+@pytest.mark.parametrize("kind", slow_but_for_some(BUILD, ["lora", "l2p"]))
 def test_a_fresh_model_predicts_and_goes_on_as_the_one_whose_state_it_took(kind):
     trained, learn = made(kind)
     before = answers(trained)

@@ -8,7 +8,7 @@ from typing import Any
 
 from avalanche_vlm import cli
 
-SIZES = "--n-train 64 --n-test 20 --n-held-out 40 --n-reference 40"
+SIZES = "--n-train 32 --n-test 12 --n-held-out 24 --n-reference 24"
 SMALL = f"{SIZES} --epochs 1 --order sketches,night --quiet".split()
 
 

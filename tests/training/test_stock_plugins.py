@@ -242,8 +242,12 @@ def check(name: str, benchmark) -> None:
     assert STOCK[name].acted(trained), f"{name} did nothing"
 
 
+QUICK = ("Replay", "EWC", "LwF", "AGEM", "GDumb", "CoPE", "LRScheduler", "EarlyStopping")
+"""One of each kind of plugin: buffers, penalties, teachers, projections, and what watches the training."""
+
+
 @pytest.mark.parametrize("kind", slow_but_for_some(STREAMS, ["union"]))
-@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize("name", slow_but_for_some(STOCK, QUICK))
 def test_stock(name, kind, streams):
     cannot = CANNOT.get((name, kind))
     if cannot is None:

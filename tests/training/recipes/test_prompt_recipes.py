@@ -120,8 +120,8 @@ def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(trained, name
         # A border lies on a sample that was trained on, and of that one the last bit decides.
         order = order[((distances - 1).abs() > 1e-4).all(1)[order]]
         assert len(order) > len(images) - 4
-    for size in (1, 7):
-        for rows in order.split(size):
+    for size, tried in ((1, order[:10]), (7, order)):
+        for rows in tried.split(size):
             torch.testing.assert_close(model(images[rows]), together[-1][rows], atol=1e-4, rtol=1e-5)
 
 
