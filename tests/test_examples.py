@@ -15,6 +15,7 @@ import pytest
 import torch
 from avalanche.training.supervised import Naive
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
 from IPython.utils.capture import capture_output
 from made import tiny as tiny_vlm
 from traitlets.config import Config
@@ -180,6 +181,7 @@ def executed(cells: list[str], monkeypatch) -> list[dict]:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the shell puts a module of its own there
     backend, shown = matplotlib.get_backend(), []
     shell = Shell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    select_figure_formats(shell, {"png"})  # what "%matplotlib inline" does for the first shell of a process alone
     try:
         with matplotlib.rc_context():
             for cell in cells:
