@@ -42,7 +42,11 @@ def read_batches(
     :raises InputError: if one of these processes ends before its work is done.
     """
     loader = DataLoader(
-        _Batches(find, transform, batch_size), batch_size=None, num_workers=workers, collate_fn=_as_they_are
+        _Batches(find, transform, batch_size),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_they_are,
+        generator=torch.Generator(),  # nothing is drawn: the global one stays where it is
     )
     try:
         yield from loader

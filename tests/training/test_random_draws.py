@@ -120,5 +120,7 @@ def test_no_loader_outside_the_training_loop_draws_from_the_global_generator():
     assert found == {
         ("benchmarks/reading.py", True),
         ("training/reference/task.py", True),
+        ("models/reading_files.py", True),
         ("training/data.py", False),  # the training loop's own
+        ("training/checkpoint/batches.py", False),  # the same one, in the middle of an epoch
     }

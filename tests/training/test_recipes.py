@@ -61,6 +61,7 @@ def trained(tiny_benchmark, tiny_pairs):
     """Every recipe on every stream that it is for, trained once and kept."""
     cache = {}
 
+    @torch.enable_grad()  # whoever asks
     def train(name: str, kind: str):
         if (name, kind) not in cache:
             torch.manual_seed(0)
