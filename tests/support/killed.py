@@ -41,28 +41,34 @@ class Killer(VLMPlugin):
 
     :param event: name of a callback.
     :param number: which of its calls, from 1 on.
+    :param deed: what it does then instead of killing.
     """
 
     states: ClassVar = {}
 
-    def __init__(self, event: str | None = None, number: int = 1) -> None:
+    def __init__(self, event: str | None = None, number: int = 1, deed: Callable[[Any], None] | None = None) -> None:
         super().__init__()
-        self.event, self.left = event, number
+        self.event, self.left, self.deed = event, number, deed
         self.heard: list[str] = []
+        self.asks: tuple[str, int] | None = None
 
-    def hear(self, event: str) -> None:
+    def hear(self, event: str, strategy: Any) -> None:
         self.heard.append(event)
+        if self.asks is not None and (event, self.heard.count(event)) == self.asks:
+            next(p for p in strategy.plugins if isinstance(p, CheckpointPlugin)).request()
         if event == self.event:
             self.left -= 1
             if self.left == 0:
-                raise Killed
+                if self.deed is None:
+                    raise Killed
+                self.deed(strategy)
 
 
 def _listener(event: str) -> Callable:
     inherited = getattr(VLMPlugin, event, None)
 
     def hear(self: Killer, strategy: Any, **kwargs: Any) -> None:
-        self.hear(event)
+        self.hear(event, strategy)
         if inherited is not None:
             inherited(self, strategy, **kwargs)
 
@@ -128,15 +134,25 @@ class Training:
             **{"train_mb_size": 16} | self.options | {"optimizer": optimizer},
         )
 
-    def run(self, folder: Path, event: str | None = None, number: int = 1) -> dict[str, Any] | None:
+    def run(
+        self,
+        folder: Path,
+        event: str | None = None,
+        number: int = 1,
+        deed: Callable[[Any], None] | None = None,
+        asks: int | None = None,
+    ) -> dict[str, Any] | None:
         """Run the script until it ends or is killed.
 
         :param folder: its checkpoints.
         :param event: where it is killed; None lets it end.
         :param number: at which of these events.
+        :param deed: what happens there instead.
+        :param asks: after which of all iterations a checkpoint is asked for; None for none.
         :return: everything that it ends with; None if it was killed.
         """
-        self.killer = killer = Killer(event, number)
+        self.killer = killer = Killer(event, number, deed)
+        killer.asks = None if asks is None else ("after_training_iteration", asks)
         strategy = self.make(folder, killer)
         stream = self.benchmark.train_stream
         try:

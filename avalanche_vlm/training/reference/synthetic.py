@@ -54,7 +54,7 @@ class SyntheticPairs(Stateful):
         "_seen": KEPT,
         "_of_task": KEPT,
         "pairs": GIVEN,  # drawn again when their task starts again
-        "_batches": GIVEN,
+        "_batches": KEPT,
     }
     lifetime: Lifetime = "task"
 
