@@ -172,6 +172,17 @@ def set_stops_training(strategy: Any, stops: bool) -> None:
     strategy._stop_training = stops
 
 
+def evaluated_within(strategy: Any) -> list[list[Any]]:
+    """The experiences on which a strategy evaluates by itself while it trains: stream and number of each.
+
+    ``train`` takes them from its arguments and keeps them under a private name.
+
+    :param strategy: any of Avalanche's, within ``train``.
+    """
+    streams = strategy._eval_streams or []
+    return [[experience.origin_stream.name, experience.current_experience] for of in streams for experience in of]
+
+
 def loader_of_epoch(loader: Any) -> DataLoader:
     """The torch loader that one of Avalanche's loaders makes for every epoch and walks through.
 

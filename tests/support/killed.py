@@ -6,6 +6,7 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,11 +106,13 @@ class Training:
         training: dict[str, Any] | None = None,
         together: bool = False,
         also: Callable[[], dict[str, Any]] = dict,
+        strict: bool = True,
+        signals: bool = False,
     ) -> None:
         self.benchmark, self.make_plugins, self.base, self.epochs = benchmark, make_plugins, base, epochs
         self.minutes, self.metrics, self.evaluate = minutes, metrics, evaluate
         self.options, self.training, self.together = options or {}, training or {}, together
-        self.also = also
+        self.also, self.strict, self.signals = also, strict, signals
         self.started_from: int | None = None
 
     def make(self, folder: Path, killer: Killer) -> Any:
@@ -128,7 +131,7 @@ class Training:
                 *self.make_plugins(model),
                 WarmupCosinePlugin(1),
                 killer,
-                CheckpointPlugin(folder, minutes=self.minutes, also=self.also()),
+                CheckpointPlugin(folder, minutes=self.minutes, also=self.also(), strict=self.strict),
             ],
             evaluator=evaluator,
             **{"train_mb_size": 16} | self.options | {"optimizer": optimizer},
@@ -154,19 +157,24 @@ class Training:
         self.killer = killer = Killer(event, number, deed)
         killer.asks = None if asks is None else ("after_training_iteration", asks)
         strategy = self.make(folder, killer)
-        stream = self.benchmark.train_stream
+        self.plugin = next(p for p in strategy.plugins if isinstance(p, CheckpointPlugin))
         try:
-            self.started_from = start = resume(strategy, folder)
-            if self.together:
-                strategy.train(stream[start:], **self.training)
-            else:
-                for experience in stream[start:]:
-                    strategy.train(experience, **self.training)
-                    if self.evaluate:
-                        strategy.eval(self.benchmark.test_stream)
+            with self.plugin.on_signals() if self.signals else nullcontext():
+                self._train(strategy, folder)
         except Killed:
             return None
-        return strategy_state(strategy, {}, within=False, strict=True)
+        return strategy_state(strategy, {}, within=False, strict=self.strict)
+
+    def _train(self, strategy: Any, folder: Path) -> None:
+        stream = self.benchmark.train_stream
+        self.started_from = start = resume(strategy, folder)
+        if self.together:
+            strategy.train(stream[start:], **self.training)
+            return
+        for experience in stream[start:]:
+            strategy.train(experience, **self.training)
+            if self.evaluate:
+                strategy.eval(self.benchmark.test_stream)
 
 
 def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:

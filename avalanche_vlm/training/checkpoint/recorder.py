@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm.compat import evaluated_within
 from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.memory.packing import HasState, pack, part_of
 from avalanche_vlm.memory.unpacking import unpack
@@ -67,11 +68,13 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self.writing: Callable[[], AbstractContextManager[Any]] = nullcontext
         """Context in which a checkpoint is written."""
         self._base = ""
-        self._written = self._begun = time.monotonic()
+        self._written = time.monotonic()
         self._settings: dict[str, Any] = {}
         self._machine: dict[str, Any] = {}
         self._loader: dict[str, Any] = {}
         self._seen: list[list[int]] = []
+        self._evaluates: list[list[Any]] = []
+        self._evaluated: list[list[Any]] = []
         self._resumed = False
         self._epoch = 0
         self._epoch_random: dict[str, Any] = {}
@@ -85,6 +88,8 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self._let_all_speak()
         self._settings, self._machine = training_conditions(strategy), machine_conditions(strategy.device)
         pending = self.pending
+        self._evaluates = evaluated_within(strategy) if strategy.eval_every > -1 else []
+        self._evaluated = self._evaluates if pending is None else pending.about["evaluates"]
         if pending is None:
             self._write(Position(len(self._seen), "start"))
             return
@@ -101,6 +106,11 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         number, length = strategy.experience.current_experience, len(strategy.experience.dataset)
+        if self._silenced is None and self._evaluates != self._evaluated:
+            raise InputError(
+                f"the checkpoint in {self.folder} is of a training that evaluates by itself on other experiences: give "
+                "train the same eval_streams as then"
+            )
         if self._resumed:
             self._check_stream(number, length)
             self._resumed = self.pending is not None
@@ -134,7 +144,6 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
             restore_random_states(inside["random"])
             trained, drawn = pending.position.iteration, inside["drawn"]
         self._epoch_random = random_states()
-        self._begun = time.monotonic()
         self._batches = EpochBatches(strategy.dataloader, self, trained, drawn)
         strategy.dataloader = self._batches
 
@@ -167,7 +176,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         if pending is not None:
             assert pending.within is not None  # of the others none is pending by now
             self._load(pending.within)
-        self._written = max(self._written, self._begun)
+            self._written = time.monotonic()
 
     def between(self, trained: int) -> None:
         self.phase = "outside"
@@ -228,6 +237,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
             "settings": self._settings,
             "machine": self._machine,
             "experiences": self._seen,
+            "evaluates": self._evaluates,
             "loader": self._loader,
             **self.noted(),
         }

@@ -1,0 +1,217 @@
+"""What can be gone on with, and what is refused in one sentence that names the difference."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from avalanche.training.supervised import Naive
+from killed import Killed, Training, assert_same
+
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.storage import Lock, manifests, saving
+from avalanche_vlm.training import CheckpointPlugin, resume
+from avalanche_vlm.training.checkpoint import conditions, recorder
+from avalanche_vlm.training.checkpoint.conditions import differences
+from avalanche_vlm.training.plugins import AnchorPenaltyPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin
+
+SIZES = {"n_train": 48, "n_test": 8, "n_held_out": 8, "n_reference": 8}
+
+
+def stream_of(**sizes):
+    return picturebook.mtil_like(order=["sketches", "night"], **SIZES | sizes)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """Two experiences of 48 pictures: three minibatches each."""
+    return stream_of()
+
+
+@pytest.fixture(scope="module")
+def killed(stream, tmp_path_factory):
+    """The folder of a training that was killed in its second experience; nobody changes it."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert Training(stream, minutes=9, evaluate=False).run(folder, "after_backward", 5, asks=4) is None
+    return folder
+
+
+OTHERS = {
+    "batch size 16, and now 8": {"options": {"train_mb_size": 8}},
+    "number of epochs 1, and now 2": {"epochs": 2},
+    "strategy VLMNaive, and now Naive": {"base": Naive},
+    "optimizer's lr 0.001, and now 0.01": {"options": {"optimizer": lambda p: torch.optim.AdamW(p, lr=0.01)}},
+    "precision none, and now bf16": {"options": {"amp": "bf16"}},
+    "limit of the gradient's norm none, and now 1.0": {"options": {"max_grad_norm": 1.0}},
+    "periodic evaluation -1, and now 1": {"options": {"eval_every": 1}},
+    r"plugins \['WarmupCosinePlugin', 'Killer'\], and these are \['AnchorPenaltyPlugin'": {
+        "make_plugins": lambda model: [AnchorPenaltyPlugin()]
+    },
+}
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_another_training_is_refused(stream, killed, said):
+    training = Training(stream, **{"minutes": 9, "evaluate": False} | OTHERS[said])
+    with pytest.raises(InputError, match=f"the checkpoint in {killed} is of another training: .*{said}") as told:
+        training.run(killed)
+    assert "\n" not in str(told.value) and training.killer.heard == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [({"n_train": 40}, "experience 0 had 48 samples, and has 40"), ({"seed": 1}, None)]
+)
+def test_another_stream_is_refused(killed, sizes, said):
+    training = Training(stream_of(**sizes), minutes=9, evaluate=False)
+    if said is None:  # as many samples: the strategy cannot know that they are others
+        return
+    with pytest.raises(InputError, match=f"of another stream: {said}"):
+        training.run(killed)
+
+
+def test_another_order_of_experiences_is_refused(stream, killed):
+    training = Training(stream, minutes=9, evaluate=False)
+    from killed import Killer
+
+    strategy = training.make(killed, Killer())
+    assert resume(strategy, killed) == 1
+    with pytest.raises(InputError, match="experience 1 with 48 samples comes next, not 0 with 48"):
+        strategy.train(stream.train_stream[0])
+
+
+def test_other_processes_that_load_are_refused(stream, killed):
+    training = Training(stream, minutes=9, evaluate=False, training={"num_workers": 1})
+    with pytest.raises(InputError, match="batches were loaded otherwise: num_workers 0, and now 1"):
+        training.run(killed)
+
+
+def test_another_machine_is_told_or_refused(stream, killed, monkeypatch):
+    from killed import Killer
+
+    found = conditions.machine_conditions(torch.device("cpu"))
+    for module in (recorder, __import__("avalanche_vlm.training.checkpoint.resuming", fromlist=["resuming"])):
+        monkeypatch.setattr(module, "machine_conditions", lambda device: {**found, "version of torch": "9.9"})
+    training = Training(stream, minutes=9, evaluate=False)
+    strategy = training.make(killed, Killer())
+    version = torch.__version__.partition("+")[0]
+    with pytest.raises(InputError, match=f"under other conditions: version of torch {version}, and now 9.9"):
+        resume(strategy, killed, exact=True)
+    with pytest.warns(VLMWarning, match="the training goes on, and will not end with the same last digits"):
+        assert resume(strategy, killed) == 1
+
+
+def test_the_machine_is_told_by_what_decides_the_last_digits():
+    found = conditions.machine_conditions(torch.device("cpu"))
+    assert found["number of threads"] == torch.get_num_threads() and found["device"] == "cpu"
+    assert found["version of torch"] == torch.__version__.partition("+")[0]
+    assert json.loads(json.dumps(found)) == found
+    assert differences(found, found) == ""
+
+
+def test_a_folder_that_nobody_has_looked_at_is_not_written_over(stream, killed):
+    from killed import Killer
+
+    strategy = Training(stream, minutes=9).make(killed, Killer())
+    with pytest.raises(InputError, match=r"has checkpoints of a training already: call resume\(strategy"):
+        strategy.train(stream.train_stream[0])
+
+
+def test_resume_needs_the_plugin_of_its_folder(stream, tmp_path):
+    from killed import Killer
+
+    strategy = Training(stream).make(tmp_path / "a", Killer())
+    with pytest.raises(InputError, match=r"writes to .*a, not to .*b"):
+        resume(strategy, tmp_path / "b")
+    strategy.plugins = [p for p in strategy.plugins if not isinstance(p, CheckpointPlugin)]
+    with pytest.raises(InputError, match="one CheckpointPlugin among its plugins, and this one has 0"):
+        resume(strategy, tmp_path / "a")
+
+
+@pytest.mark.parametrize("minutes", [-1, float("nan"), float("inf")])
+def test_minutes_are_a_number(tmp_path, minutes):
+    with pytest.raises(InputError, match="checkpoints are 0 minutes or more apart"):
+        CheckpointPlugin(tmp_path, minutes)
+
+
+def test_a_folder_is_one_trainings(stream, tmp_path):
+    with Lock(tmp_path), pytest.raises(InputError, match="is in use by process"):
+        Training(stream).run(tmp_path)
+
+
+def test_checkpoints_come_as_often_as_is_said(stream, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: now[0])
+    written: list[str] = []
+    monkeypatch.setattr(recorder, "write", lambda folder, state, position, *rest: written.append(str(position)) or "x")
+
+    class Passes(VLMPlugin):
+        states = {}  # noqa: RUF012
+
+        def before_update(self, strategy, **kwargs):
+            now[0] += 100.0
+
+    training = Training(stream, lambda model: [Passes()], minutes=3, epochs=4, evaluate=False)
+    training.run(tmp_path)
+    within = ["epoch 0, iteration 2", "epoch 1, iteration 1", "epoch 1, iteration 3", "epoch 2, iteration 2"]
+    within += ["epoch 3, iteration 1", "epoch 3, iteration 3"]
+    assert written[:8] == [
+        "the start of experience 0",
+        *(f"experience 0, {place}" for place in within),
+        "the end of experience 0",
+    ]
+
+
+# Files that are damaged ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_checkpoint_costs_no_more_than_it(stream, tmp_path, monkeypatch):
+    training = Training(stream, epochs=2)
+    whole = training.run(tmp_path / "whole")
+    for module, name in ((saving, "write_manifest"), (saving, "put"), (manifests, "written"), (saving, "_tidy")):
+        for number in (1, 2, 6, 12):
+            folder, left, real = tmp_path / f"{name}-{number}", [number], getattr(module, name)
+
+            def dies(*args, left=left, real=real, **options):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+                return real(*args, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, dies)
+                assert training.run(folder) is None
+            assert_same(whole, training.run(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["0001-within-0000-0000003", "0001-within-0000-0000002", "0001-start"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_taken(stream, tmp_path, what, damage):
+    training = Training(stream)
+    whole = training.run(tmp_path / "whole")
+    assert training.run(tmp_path / "killed", "after_training_exp", 2) is None
+    path = tmp_path / "killed" / f"{what}.json"
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else content.replace(b"0", b"1", 9))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VLMWarning)
+        assert_same(whole, training.run(tmp_path / "killed"))
+    if what != "0001-within-0000-0000002" and damage != "gone":
+        assert any(str(path) in str(warning.message) for warning in told)
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_no_new_training(stream, tmp_path):
+    training = Training(stream, minutes=None, evaluate=False)
+    assert training.run(tmp_path, "before_forward", 1) is None
+    for path in tmp_path.glob("*.json"):
+        path.write_text("{")
+    with pytest.raises(InputError, match=r"no state in .* can be read"):
+        training.run(tmp_path)

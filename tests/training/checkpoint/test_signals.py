@@ -1,0 +1,276 @@
+"""A training that is told to end by a signal writes where it is, says so in one sentence, and ends with its code."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from killed import Training, assert_same
+from mini import mini
+
+import avalanche_vlm
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.errors import InputError, Interrupted
+from avalanche_vlm.training import CheckpointPlugin
+from avalanche_vlm.training.checkpoint.folder import Position
+from avalanche_vlm.training.checkpoint.signals import handled
+
+SIZES = {"n_train": 48, "n_test": 8, "n_held_out": 8, "n_reference": 8}
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """Two experiences of 48 pictures: three minibatches each."""
+    return picturebook.mtil_like(order=["sketches", "night"], **SIZES)
+
+
+@pytest.fixture(scope="module")
+def whole(stream, tmp_path_factory):
+    return Training(stream, minutes=9).run(tmp_path_factory.mktemp("whole"))
+
+
+def told(number: int):
+    """Signals the process itself, and lets the handler act before anything else happens."""
+
+    def deed(strategy) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0)
+
+    return deed
+
+
+def ends(training: Training, folder, event: str, number: int, by: int, capsys) -> Position:
+    """The exit code and the sentence are right; where the training was."""
+    with pytest.raises(SystemExit) as ended:
+        training.run(folder, event, number, deed=told(by))
+    assert ended.value.code == 128 + by
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"stopped by {signal.Signals(by).name}: the same command or script goes on from ")
+    assert sentence.endswith(f"{training.plugin.position} ({folder})")
+    return training.plugin.position
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_an_iteration_is_finished_and_written(stream, whole, tmp_path, capsys, by):
+    training = Training(stream, minutes=9, signals=True)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    position = ends(training, tmp_path, "before_backward", 5, by, capsys)
+    assert position == Position(1, "within", 0, 2)
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    assert_same(whole, training.run(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("event", "number", "position"),
+    [
+        ("before_training_exp", 2, Position(1, "start")),
+        ("after_training_exp", 2, Position(1, "start")),
+        ("before_eval_iteration", 2, Position(0, "trained")),
+    ],
+)
+def test_outside_of_iterations_it_ends_at_once(stream, whole, tmp_path, capsys, event, number, position):
+    training = Training(stream, minutes=9, signals=True)
+    assert ends(training, tmp_path, event, number, signal.SIGTERM, capsys) == position
+    assert training.killer.heard[-1] == event
+    assert_same(whole, training.run(tmp_path))
+
+
+@pytest.mark.slow
+def test_an_evaluation_within_an_iteration_is_not_waited_for(stream, tmp_path, capsys):
+    options = {"eval_every": 1, "peval_mode": "iteration"}
+    training = Training(stream, minutes=0, signals=True, options=options)
+    assert ends(training, tmp_path, "before_eval_iteration", 2, signal.SIGTERM, capsys).stage == "within"
+    assert training.killer.heard[-1] == "before_eval_iteration"
+    training = Training(stream, minutes=9, signals=True, options=options)
+    ends(training, tmp_path / "flagged", "after_forward", 1, signal.SIGTERM, capsys)
+    assert "before_eval_iteration" not in training.killer.heard
+
+
+class Trap:
+    """A transform that signals its process at one of its calls, and draws before and after."""
+
+    def __init__(self, at: int) -> None:
+        self.left, self.transform = at, mini().transforms.eval
+
+    def __call__(self, picture):
+        noise = torch.randn(()) * 0.01
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.transform(picture) + noise + torch.randn(()) * 0.01
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_being_loaded_is_not_waited_for(tmp_path, capsys):
+    def training(at: int) -> Training:
+        stream = picturebook.mtil_like(order=["sketches"], train_transform=Trap(at), **SIZES)
+        return Training(stream, minutes=9, signals=True, evaluate=False)
+
+    whole = training(0).run(tmp_path / "whole")
+    trapped = training(20)
+    with pytest.raises(SystemExit) as ended:
+        trapped.run(tmp_path / "killed")
+    assert ended.value.code == 143 and trapped.killer.heard.count("before_forward") == 1
+    assert trapped.plugin.position == Position(0, "within", 0, 1)
+    assert_same(whole, training(0).run(tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_worker_processes_that_a_scheduler_signals_as_well_are_no_error(stream, tmp_path):
+    def signal_all(strategy) -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the workers are gone before the iteration is over
+
+    training = Training(stream, minutes=9, signals=True, evaluate=False, training={"num_workers": 2})
+    whole = training.run(tmp_path / "whole")
+    with pytest.raises(SystemExit) as ended:
+        training.run(tmp_path / "killed", "before_backward", 4, deed=signal_all)
+    assert ended.value.code == 143 and training.plugin.position == Position(1, "within", 0, 1)
+    assert_same(whole, training.run(tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_can_be_asked_for_by_a_signal(stream, whole, tmp_path):
+    training = Training(stream, minutes=9, signals=True)
+    assert_same(whole, training.run(tmp_path, "before_forward", 2, deed=told(signal.SIGUSR1)))
+    assert (tmp_path / "0000-within-0000-0000002.json").exists()
+
+
+def test_a_training_can_be_told_to_end_by_its_script(stream, tmp_path):
+    training = Training(stream, minutes=9)
+    with pytest.raises(Interrupted, match=r"stopped as asked: .* from experience 0, epoch 0, iteration 1") as told:
+        training.run(tmp_path, "before_forward", 1, deed=lambda strategy: training.plugin.request(stop=True))
+    assert told.value.exit_code == 1
+
+
+def in_a_copy(do) -> int:
+    """The exit code of a copy of this process that does something."""
+    child = os.fork()
+    if child == 0:
+        try:
+            do()
+        finally:
+            os._exit(77)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Deaf:
+    """Does nothing as signals say."""
+
+    def listens(self, listens):
+        pass
+
+    def request(self):
+        pass
+
+    def request_end(self, number):
+        pass
+
+
+def test_a_second_signal_ends_at_once():
+    def twice() -> None:
+        with handled(Deaf()):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    assert in_a_copy(twice) == 143
+
+
+def test_what_a_process_has_forked_does_not_act_on_signals():
+    def forked() -> None:
+        with handled(Deaf()):
+            code = in_a_copy(lambda: (os.kill(os.getpid(), signal.SIGINT), os.kill(os.getpid(), signal.SIGINT)))
+            os._exit(code)
+
+    assert in_a_copy(forked) == 77
+
+
+def test_signals_are_for_the_main_thread(tmp_path):
+    caught: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            with CheckpointPlugin(tmp_path).on_signals():
+                pass
+        except InputError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start(), thread.join()
+    assert "main thread" in str(caught[0])
+
+
+SCRIPT = """
+import sys
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import Naive
+from mini import mini
+
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.training import CheckpointPlugin, criterion_for, resume
+from avalanche_vlm.training.plugins import RunningMeanPlugin
+
+torch.set_num_threads(1)
+folder, end = sys.argv[1:]
+stream = picturebook.mtil_like(order=["sketches", "night"], n_train=48, n_test=8, n_held_out=8, n_reference=8)
+torch.manual_seed(0)
+model = mini()
+strategy = Naive(
+    model=model,
+    optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+    criterion=criterion_for("classes", model),
+    train_mb_size=8,
+    train_epochs=30,
+    evaluator=EvaluationPlugin(loggers=[]),
+    plugins=[RunningMeanPlugin(5), checkpoints := CheckpointPlugin(folder)],
+)
+with checkpoints.on_signals():
+    for experience in stream.train_stream[resume(strategy, folder) :]:
+        print("trains", flush=True)
+        strategy.train(experience)
+torch.save(model.state_dict(), end)
+"""
+
+
+def start(script: Path, folder: Path, end: Path) -> subprocess.Popen:
+    support = str(Path(__file__).parents[2] / "support")
+    paths = os.pathsep.join([support, str(Path(avalanche_vlm.__file__).parents[1])])
+    return subprocess.Popen(
+        [sys.executable, script, folder, end],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_script_under_a_scheduler_ends_with_what_it_would_have(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    assert start(script, tmp_path / "whole", tmp_path / "whole.pt").wait() == 0
+    process = start(script, tmp_path / "killed", tmp_path / "killed.pt")
+    assert process.stdout.readline() == "trains\n"
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143 and time.monotonic() - told < 30
+    assert said.splitlines()[-1].startswith("stopped by SIGTERM: ")
+    assert start(script, tmp_path / "killed", tmp_path / "killed.pt").wait() == 0
+    whole, killed = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "killed"))
+    assert_same(whole, killed)
