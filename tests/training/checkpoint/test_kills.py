@@ -44,7 +44,7 @@ def two_epochs(streams, tmp_path_factory):
     return training, training.run(tmp_path_factory.mktemp("whole"))
 
 
-QUICK = ("after_update", "before_eval_iteration")
+QUICK = ("after_update",)
 
 
 @pytest.mark.parametrize(("event", "number"), slow_but_for_some(MOMENTS, QUICK))

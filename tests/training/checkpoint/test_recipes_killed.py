@@ -24,7 +24,7 @@ def streams():
     }
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(RUNS, ("lwf",)))
+@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(RUNS, ()))
 def test_every_recipe_goes_on_in_the_middle_of_an_experience(streams, tmp_path, name, kind):
     training = Training(streams[kind], partial(plugins_of, name, streams[kind]), epochs=2)
     whole = training.run(tmp_path / "whole")
