@@ -82,6 +82,7 @@ def listed(what: str, capsys, *name: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_method_on_a_benchmark_is_listed_run_compared_and_reported(method, stream, tmp_path, capsys):
     line = next(line for line in listed("recipes", capsys).splitlines() if method in line)
     assert "CREG" in line and "weights are pulled to nothing" in line

@@ -12,6 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -61,6 +63,7 @@ def imported() -> Iterator[tuple[str, str, bool]]:
             yield from ((str(path.relative_to(ROOT)), name.partition(".")[0], guarded) for name in names)
 
 
+@pytest.mark.slow
 def test_every_import_is_declared():
     always, extras = declared()
     missing = []

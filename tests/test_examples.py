@@ -133,6 +133,7 @@ def forgotten_afterwards():
     recipes.forget("ldifs")
 
 
+@pytest.mark.slow
 def test_the_method_of_the_docs_is_added_and_works(tiny_benchmark, forgotten_afterwards):
     page = (EXAMPLES.parent / "docs" / "adding_a_method.md").read_text()
     method, use = (snippet.split("```")[0] for snippet in page.split("```python")[1:])

@@ -38,16 +38,16 @@ def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
 
 @pytest.fixture
 def compared(tmp_path) -> list[str]:
-    arguments = ["compare", "--recipes", "fine-tune,lora", "--seeds", "0,1", "--out", str(tmp_path)]
+    arguments = ["compare", "--recipes", "zero-shot,lora", "--seeds", "0,1", "--out", str(tmp_path)]
     assert run(*arguments) == 0
     return arguments
 
 
 def test_compare_keeps_what_is_finished_and_refuses_another_protocol(tmp_path, compared, capsys, monkeypatch):
-    kept = tmp_path / "fine-tune/seed-0/result.json"
+    kept = tmp_path / "zero-shot/seed-0/result.json"
     stamp = kept.stat().st_mtime_ns
     (tmp_path / "lora/seed-1/result.json").unlink()
-    cut = tmp_path / "fine-tune/seed-1/result.json"
+    cut = tmp_path / "zero-shot/seed-1/result.json"
     whole = cut.read_text()
     cut.write_text(whole[:100])
     assert cli.main([*compared, *SMALL[:-1]]) == 0
@@ -60,11 +60,11 @@ def test_compare_keeps_what_is_finished_and_refuses_another_protocol(tmp_path, c
     for name in ("metrics.png", "held_out.png", "matrices.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     # Refused before anything is trained, even if only what is asked for last is there.
-    shutil.rmtree(tmp_path / "fine-tune")
+    shutil.rmtree(tmp_path / "zero-shot")
     assert run(*compared, "--lr", "1e-5") == 2
     err = capsys.readouterr().err.strip()
     assert "holds a result with train.lr = 0.005, not 1e-05" in err and "choose another --out" in err
-    assert "\n" not in err and not (tmp_path / "fine-tune").exists()
+    assert "\n" not in err and not (tmp_path / "zero-shot").exists()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from avalanche.benchmarks.utils import make_avalanche_dataset
 from made import tiny as tiny_vlm
+from quick import slow_but_for_some
 from recording import Recorder, naive
 from torchvision.transforms.functional import to_pil_image
 
@@ -87,7 +88,7 @@ def replayed_under(mini_model, kept: str, kind: str, tmp_path, **options):
     return [sum(x.numpy().tobytes() in known for x in views.contiguous()) for views in (replayed, replayed.flip(-1))]
 
 
-@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("kept", slow_but_for_some(KEPT, ["uint8", "jpeg on disk"]))
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
 def test_exemplars_are_replayed_under_the_training_transform(mini_model, kept, kind, tmp_path):
     as_kept, mirrored = replayed_under(mini_model, kept, kind, tmp_path)

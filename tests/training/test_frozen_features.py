@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from made import tiny as tiny_vlm
+from quick import slow_but_for_some
 from recording import Recorder, naive
 from torch.utils.data import DataLoader
 
@@ -59,7 +60,7 @@ def test_every_image_goes_through_the_tower_once(trained, tiny_benchmark, name):
     assert encoded <= len(tiny_benchmark.train_stream[0].dataset) + 1  # and one that told the width
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", slow_but_for_some(HEADS, ["proof"]))
 @torch.no_grad()
 def test_it_learns_a_task_and_leaves_the_rest_alone(trained, tiny_benchmark, pretrained, name):
     model = trained(name)[0].model.eval()

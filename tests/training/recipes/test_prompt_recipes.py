@@ -10,6 +10,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from made import tiny as tiny_vlm
+from quick import slow_but_for_some
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import stored_bytes
@@ -108,7 +109,7 @@ def test_a_task_is_learned_with_its_module_alone(trained, tiny_benchmark, name):
     assert stored_bytes([plugin]).total >= plugin.pool.nbytes() > 0
 
 
-@pytest.mark.parametrize("name", SHARED + PER_TASK)
+@pytest.mark.parametrize("name", slow_but_for_some(SHARED + PER_TASK, ("maple", "s-prompts")))
 @torch.no_grad()
 def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch(trained, name):
     model, plugin, *_, together, images = trained(name)

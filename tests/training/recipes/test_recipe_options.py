@@ -104,7 +104,7 @@ def outside(name: str, option: str) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_what_is_in_range_is_taken_from_python_and_from_text(name, option, data):
     value = data.draw(inside(name, option))
     declared = recipes.get(name).option(option)
@@ -115,7 +115,7 @@ def test_what_is_in_range_is_taken_from_python_and_from_text(name, option, data)
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_what_is_out_of_range_is_refused_in_one_sentence(name, option, data):
     value = data.draw(outside(name, option))
     with pytest.raises(InputError) as refused:
