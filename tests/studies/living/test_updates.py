@@ -71,7 +71,9 @@ def test_three_months_by_update_are_the_run_over_all_of_them(name, kind, tmp_pat
         if isinstance(value, torch.Tensor) and not torch.equal(value, by_month[key])
     ]
     assert bool(odd) == ((name, kind) in DRAWS_BY_WIDTH), odd[:5]
-    assert states["_extra_state"] == by_month["_extra_state"]
+    # Which module was active last is the affair of the last forward pass: update asks its versions, this run nobody.
+    for what in ("label_space", "known_tasks"):
+        assert states["_extra_state"][what] == by_month["_extra_state"][what]
 
 
 @pytest.fixture(scope="module")
