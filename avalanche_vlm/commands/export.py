@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avalanche_vlm.commands.use_requests import ExportRequest
+from avalanche_vlm.commands.requests import ExportRequest
 
 
 def export(request: ExportRequest) -> int:

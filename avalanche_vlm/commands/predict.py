@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.commands.answers import TableRow, answers_to
+from avalanche_vlm.commands.answer_files import TableRow, answers_to
 from avalanche_vlm.commands.prepare import device_of
 from avalanche_vlm.commands.progress import counting
-from avalanche_vlm.commands.use_requests import PredictRequest
+from avalanche_vlm.commands.requests import PredictRequest
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
 from avalanche_vlm.commands.requests import (
-    DATA_OPTIONS,
-    SIZES,
     CompareRequest,
     Experiment,
     StreamRequest,
     TrainingRequest,
 )
+from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, SIZES
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from avalanche_vlm.commands.answers import answers_to
+from avalanche_vlm.commands.answer_files import answers_to
 from avalanche_vlm.commands.predict import said
 from avalanche_vlm.commands.prepare import device_of
 from avalanche_vlm.commands.progress import counting
-from avalanche_vlm.commands.use_requests import RetrieveRequest
+from avalanche_vlm.commands.requests import RetrieveRequest
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:

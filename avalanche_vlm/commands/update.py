@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.commands import prepare, store
-from avalanche_vlm.commands.living_requests import UpdateRequest
 from avalanche_vlm.commands.progress import progress as watched
-from avalanche_vlm.commands.requests import Experiment, ModelRequest, StreamRequest
+from avalanche_vlm.commands.requests import Experiment, ModelRequest, StreamRequest, UpdateRequest
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:

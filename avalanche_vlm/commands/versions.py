@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from avalanche_vlm.commands.living_requests import DiffRequest, RollbackRequest, VersionsRequest
+from avalanche_vlm.commands.requests import DiffRequest, RollbackRequest, VersionsRequest
 
 
 def versions(request: VersionsRequest) -> int:

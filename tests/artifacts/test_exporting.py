@@ -210,6 +210,6 @@ def test_the_command_says_what_was_written_and_how_far_it_is(tmp_path, capsys):
 
 def test_the_words_of_the_command_are_the_librarys():
     from avalanche_vlm.artifacts.exporting import TARGETS
-    from avalanche_vlm.commands.use_flags import TARGETS as words
+    from avalanche_vlm.commands.arguments.deploying import TARGETS as words
 
     assert tuple(TARGETS) == words

@@ -20,7 +20,7 @@ from avalanche_vlm._flat import differing
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.commands import prepare
-from avalanche_vlm.commands.arguments import _parser, parse
+from avalanche_vlm.commands.arguments.parser import _parser, parse
 from avalanche_vlm.evaluation.comparable import apart, difference
 from avalanche_vlm.models import tiny
 from avalanche_vlm.studies.outcome import protocol_of

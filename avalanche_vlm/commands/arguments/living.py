@@ -1,16 +1,16 @@
-"""The words of the commands around a model that lives on. Nothing heavy is imported here."""
+"""Arguments of the commands around a model that lives on: ``update``, ``versions``, ``rollback`` and ``diff``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.commands import flags, words
+from avalanche_vlm.commands.arguments import shared, values
 
 
-def add_living(commands: Any) -> None:
-    """``update``, ``versions``, ``rollback`` and ``diff``.
+def add_living_commands(commands: Any) -> None:
+    """The parsers of ``update``, ``versions``, ``rollback`` and ``diff``.
 
-    :param commands: argparse's collection of commands, which gets them.
+    :param commands: what the program's parser keeps its commands in, which gets them.
     """
     update = commands.add_parser(
         "update",
@@ -19,7 +19,7 @@ def add_living(commands: Any) -> None:
         "version becomes the model unless it lost more than a limit (exit code 3: trained, kept, not promoted).",
     )
     update.add_argument("out", metavar="DIR", help="a folder with a saved model, of run for example")
-    flags.add_manners(update)
+    shared.add_manners(update)
     update.add_argument("--json", action="store_true", help="what it came to as JSON")
     update.add_argument("--recipe", help="another recipe to go on with (default: as before)")
     update.add_argument(
@@ -28,9 +28,9 @@ def add_living(commands: Any) -> None:
         metavar="N",
         help="of --benchmark, numbered from 0; several are separated by commas (default: the next one)",
     )
-    flags.add_stream(update)
-    flags.add_own_data(update)
-    flags.add_settings(update)
+    shared.add_stream(update)
+    shared.add_own_data(update)
+    shared.add_settings(update)
     update.set_defaults(workers=None)
     update.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     gates = update.add_argument_group("promotion")
@@ -54,7 +54,7 @@ def add_living(commands: Any) -> None:
         "or not at all",
     )
     gates.add_argument("--held-out", metavar="TABLE", help="samples that nothing trains, to be measured besides")
-    flags.add_kept_tests(update)
+    shared.add_kept_tests(update)
     versions = commands.add_parser("versions", help="the versions of a saved model", description="List them.")
     versions.add_argument("out", metavar="DIR", help="a folder with a saved model")
     versions.add_argument("--json", action="store_true", help="as JSON")
@@ -76,13 +76,13 @@ def add_living(commands: Any) -> None:
     diff.add_argument("second", metavar="SECOND", help="such as v2")
     diff.add_argument("--json", action="store_true", help="as JSON")
     diff.add_argument("--pictures", metavar="FOLDER", help="where pictures whose answer changed are written as PNG")
-    diff.add_argument("--examples", type=words.count, default=10, metavar="N", help="of each set (default: 10)")
-    diff.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
+    diff.add_argument("--examples", type=values.count, default=10, metavar="N", help="of each set (default: 10)")
+    diff.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads of torch")
 
 
 def _experiences(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(words.count(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(values.count(part) for part in text.split(",")))
 
 
 def _limit(text: str) -> float | str:
-    return "none" if text.strip().lower() == "none" else words.rate(text)
+    return "none" if text.strip().lower() == "none" else values.rate(text)

@@ -1,13 +1,16 @@
-"""What is asked about a model that lives on, typed."""
+"""What the commands around a model that lives on are asked: ``update``, ``versions``, ``rollback`` and ``diff``."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from avalanche_vlm.commands.requests import NotNegative, Part, Rate, TrainingRequest
+from avalanche_vlm.commands.requests import shared
+from avalanche_vlm.commands.requests.parts import NotNegative, Part, Rate, TrainingRequest
+from avalanche_vlm.errors import InputError
 
 
 class UpdateRequest(TrainingRequest):
@@ -78,3 +81,64 @@ class DiffRequest(Part):
     as_json: bool = False
     pictures: Path | None = None
     examples: NotNegative = 10
+
+
+def update_request(options: argparse.Namespace) -> UpdateRequest:
+    """The request of ``update``.
+
+    :param options: arguments as argparse has parsed them.
+    :raises InputError: unless what is new is named once.
+    """
+    if options.data is None and options.benchmark is None:
+        raise InputError("update learns what is new: name it with --data PATH, or --benchmark NAME and --experience N")
+    if options.data is not None and options.experience is not None:
+        raise InputError("--experience is one of a --benchmark's; all tasks of --data are learned")
+    limits = {name: getattr(options, name) for name in ("max_forget", "max_zero_shot_loss")}
+    return UpdateRequest(
+        out=options.out,
+        quiet=options.quiet,
+        threads=options.threads,
+        stream=shared.stream(options),
+        device=options.device,
+        train=shared.changes(options),
+        assignments=shared.assignments(options),
+        recipe=options.recipe,
+        experiences=options.experience,
+        tests=shared.kept_tests(options),
+        limits={name: value for name, value in limits.items() if value is not None},
+        promote=options.promote,
+        held_out=options.held_out,
+        as_json=options.json,
+    )
+
+
+def versions_request(options: argparse.Namespace) -> VersionsRequest:
+    """The request of ``versions``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return VersionsRequest(out=options.out, as_json=options.json)
+
+
+def rollback_request(options: argparse.Namespace) -> RollbackRequest:
+    """The request of ``rollback``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return RollbackRequest(out=options.out, version=options.version, anyway=options.anyway)
+
+
+def diff_request(options: argparse.Namespace) -> DiffRequest:
+    """The request of ``diff``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return DiffRequest(
+        out=options.out,
+        threads=options.threads,
+        first=options.first,
+        second=options.second,
+        as_json=options.json,
+        pictures=options.pictures,
+        examples=options.examples,
+    )

@@ -1,4 +1,4 @@
-"""What is asked of a saved model on the command line, typed: one request per command."""
+"""What the commands that use a saved model are asked: ``predict``, ``retrieve`` and ``export``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from avalanche_vlm.benchmarks.sources.text import read_text
-from avalanche_vlm.commands.answers import SUFFIXES
-from avalanche_vlm.commands.requests import Part
+from avalanche_vlm.commands.answer_files import SUFFIXES
+from avalanche_vlm.commands.requests.parts import Part
 from avalanche_vlm.errors import InputError
 
 AtLeastOne = Annotated[int, Field(ge=1)]

@@ -1,20 +1,20 @@
-"""The words of the commands that ask a saved model. Nothing heavy is imported here."""
+"""Arguments of the commands that use a saved model: ``predict``, ``retrieve`` and ``export``."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from avalanche_vlm.commands import flags, words
+from avalanche_vlm.commands.arguments import shared, values
 
 TARGETS = ("open_clip", "peft", "hub-folder", "torch-export")
 """What ``export`` writes."""
 
 
-def add_use(commands: Any) -> None:
+def add_deploying_commands(commands: Any) -> None:
     """The parsers of ``predict``, ``retrieve`` and ``export``.
 
-    :param commands: what the program's parser keeps its commands in.
+    :param commands: what the program's parser keeps its commands in, which gets them.
     """
     predict = commands.add_parser(
         "predict",
@@ -27,11 +27,11 @@ def add_use(commands: Any) -> None:
     classes = predict.add_argument_group("classes")
     one = classes.add_mutually_exclusive_group()
     one.add_argument(
-        "--labels", type=words.names, metavar="A,B,C", help="classes to choose from (default: the model's)"
+        "--labels", type=values.names, metavar="A,B,C", help="classes to choose from (default: the model's)"
     )
     one.add_argument("--label-file", metavar="FILE", help="file with a class a line")
     classes.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for a label, repeatable")
-    classes.add_argument("--top-k", type=words.positive, default=5, metavar="K", help="classes per image (default: 5)")
+    classes.add_argument("--top-k", type=values.positive, default=5, metavar="K", help="classes per image (default: 5)")
     retrieve = commands.add_parser(
         "retrieve",
         help="images for texts, or texts for an image, by a saved model",
@@ -46,7 +46,7 @@ def add_use(commands: Any) -> None:
     search.add_argument("--image", metavar="FILE", help="image to search texts for")
     search.add_argument("--texts", metavar="FILE", help="file with a text a line to search")
     search.add_argument(
-        "--top-k", type=words.positive, default=10, metavar="K", help="images per text, or texts (default: 10)"
+        "--top-k", type=values.positive, default=10, metavar="K", help="images per text, or texts (default: 10)"
     )
     for command in (predict, retrieve):
         _add_common(command)
@@ -60,15 +60,15 @@ def add_use(commands: Any) -> None:
     export.add_argument("--to", required=True, choices=TARGETS, help="what is written")
     export.add_argument("--out", required=True, metavar="FOLDER", help="the folder that is made")
     export.add_argument("--module", metavar="NAME", help="the one that answers every image, where a router chooses")
-    export.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
+    export.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads of torch")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="file of answers, .csv or .jsonl (default: CSV on the output)")
-    flags.add_manners(parser)
+    shared.add_manners(parser)
     reading = parser.add_argument_group("reading")
     reading.add_argument("--image-column", metavar="NAME", help="column of tables with image paths (default: image)")
     reading.add_argument("--image-root", metavar="DIR", help="what image paths of tables are relative to")
-    reading.add_argument("--batch-size", type=words.positive, default=64, metavar="N", help="(default: 64)")
-    reading.add_argument("--workers", type=words.workers, default=0, help="processes that read images (default: 0)")
+    reading.add_argument("--batch-size", type=values.positive, default=64, metavar="N", help="(default: 64)")
+    reading.add_argument("--workers", type=values.workers, default=0, help="processes that read images (default: 0)")
     reading.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

@@ -7,8 +7,7 @@ from typing import get_args
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
-from avalanche_vlm.commands import words
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.commands.arguments import values
 from avalanche_vlm.models.precision import PRECISIONS
 
 CHECKPOINT_MINUTES = 10.0
@@ -35,7 +34,7 @@ def add_manners(parser: argparse.ArgumentParser) -> None:
     :param parser: parser of the command, which gets the options.
     """
     parser.add_argument("--quiet", action="store_true", help="no progress bars and remarks")
-    parser.add_argument("--threads", type=words.threads, metavar="N", help="CPU threads of torch")
+    parser.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads of torch")
 
 
 def add_checkpoints(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +44,7 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         "--checkpoint-minutes",
-        type=words.minutes,
+        type=values.minutes,
         default=CHECKPOINT_MINUTES,
         metavar="N",
         help="from one checkpoint within an experience to the next, fractions too; 0 writes one after every iteration, "
@@ -64,23 +63,23 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
     data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
     data.add_argument(
-        "--order", type=words.names, metavar="A,B,C", help="names of the tasks, in the order of the stream"
+        "--order", type=values.names, metavar="A,B,C", help="names of the tasks, in the order of the stream"
     )
     data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
     data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
     data.add_argument("--generator", metavar="MODEL", help="text-to-image model that draws synthetic pairs, for --data")
     data.add_argument(
         "--data-seed",
-        type=words.seed_number,
+        type=values.seed_number,
         metavar="N",
         help="of the pictures, or of the split of --data (default: each --seed)",
     )
     data.add_argument(
-        "--n-train", type=words.positive, metavar="N", help="training pictures per task of the picturebook"
+        "--n-train", type=values.positive, metavar="N", help="training pictures per task of the picturebook"
     )
-    data.add_argument("--n-test", type=words.positive, metavar="N", help="test pictures per task of the picturebook")
-    data.add_argument("--n-held-out", type=words.positive, metavar="N", help="held-out captions of the picturebook")
-    data.add_argument("--n-reference", type=words.positive, metavar="N", help="reference pairs of the picturebook")
+    data.add_argument("--n-test", type=values.positive, metavar="N", help="test pictures per task of the picturebook")
+    data.add_argument("--n-held-out", type=values.positive, metavar="N", help="held-out captions of the picturebook")
+    data.add_argument("--n-reference", type=values.positive, metavar="N", help="reference pairs of the picturebook")
     data.add_argument(
         "--option",
         action="append",
@@ -100,7 +99,7 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--kind", choices=KINDS, help="of a table that has labels and captions")
     own.add_argument("--image-root", metavar="DIR", help="what image paths of a table are relative to")
     own.add_argument(
-        "--split-classes", type=words.positive, metavar="N", help="make N tasks of the classes of one data set"
+        "--split-classes", type=values.positive, metavar="N", help="make N tasks of the classes of one data set"
     )
     own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
     for column in ("image", "label", "caption", "task", "split"):
@@ -114,24 +113,12 @@ def add_kept_tests(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         "--keep-tests",
-        type=words.count,
+        type=values.count,
         metavar="N",
         help="test samples of each experience and held-out set that are kept with the model, for what later updates "
         "forget (default: 200)",
     )
     parser.add_argument("--no-raw-data", action="store_true", help="keep no pictures or captions as test samples")
-
-
-def kept_tests(options: argparse.Namespace) -> int | None:
-    """How many test samples are to be kept.
-
-    :param options: the parsed arguments.
-    :return: the number; None where nothing was said.
-    :raises InputError: if both that some are kept and that none are was said.
-    """
-    if options.no_raw_data and options.keep_tests:
-        raise InputError(f"--keep-tests {options.keep_tests} keeps raw data, and --no-raw-data none: give one of them")
-    return 0 if options.no_raw_data else options.keep_tests
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +127,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
     model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (default: fp32)")
     model.add_argument(
-        "--image-size", type=words.positive, metavar="PIXELS", help="side of its input (default: its own)"
+        "--image-size", type=values.positive, metavar="PIXELS", help="side of its input (default: its own)"
     )
     model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
@@ -151,12 +138,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     :param parser: parser of the command, which gets the options.
     """
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
-    train.add_argument("--lr", type=words.rate)
-    train.add_argument("--epochs", type=words.positive)
-    train.add_argument("--batch-size", type=words.positive)
-    train.add_argument("--warmup", type=words.count, metavar="STEPS")
-    train.add_argument("--weight-decay", type=words.rate)
-    train.add_argument("--label-smoothing", type=words.rate, metavar="SHARE", help="of class targets (default: 0)")
+    train.add_argument("--lr", type=values.rate)
+    train.add_argument("--epochs", type=values.positive)
+    train.add_argument("--batch-size", type=values.positive)
+    train.add_argument("--warmup", type=values.count, metavar="STEPS")
+    train.add_argument("--weight-decay", type=values.rate)
+    train.add_argument("--label-smoothing", type=values.rate, metavar="SHARE", help="of class targets (default: 0)")
     train.add_argument(
         "--train-classes",
         choices=get_args(TrainClasses),
@@ -164,7 +151,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "unless the recipe's method needs the latter)",
     )
     train.add_argument("--amp", choices=("bf16",))
-    train.add_argument("--workers", type=words.workers, default=0, help="processes that load data (default: 0)")
+    train.add_argument("--workers", type=values.workers, default=0, help="processes that load data (default: 0)")
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
     )

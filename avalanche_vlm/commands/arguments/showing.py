@@ -1,0 +1,26 @@
+"""Arguments of the commands that show what there is: ``report`` and ``list``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def add_showing_commands(commands: Any) -> None:
+    """The parsers of ``report`` and ``list``.
+
+    :param commands: what the program's parser keeps its commands in, which gets them.
+    """
+    report = commands.add_parser(
+        "report",
+        help="one page of what a folder holds, as HTML, Markdown and JSON",
+        description="Write DIR/report.html, report.md and report.json: results, diagnosis and advice that DIR holds.",
+    )
+    report.add_argument("out", metavar="DIR", help="a folder of run, compare, diagnose or advise")
+    listing = commands.add_parser(
+        "list",
+        help="recipes, benchmarks, models and formats that there are, or all about one of them",
+        description="What there is, each with a line; with NAME, all about one of them.",
+    )
+    listing.add_argument("what", choices=("recipes", "benchmarks", "models", "formats"))
+    listing.add_argument("name", nargs="?", metavar="NAME", help="the one to describe")
+    listing.add_argument("--json", action="store_true", help="as JSON")

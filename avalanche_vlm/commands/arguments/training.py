@@ -1,0 +1,77 @@
+"""Arguments of the commands that train on a stream: ``run``, ``compare``, ``diagnose`` and ``advise``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
+from avalanche_vlm.commands.arguments import shared, values
+
+_SEED = "of the training, and of the data unless --data-seed is given"
+
+
+def add_training_commands(commands: Any) -> None:
+    """The parsers of ``run``, ``compare``, ``diagnose`` and ``advise``.
+
+    :param commands: what the program's parser keeps its commands in, which gets them.
+    """
+    run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
+    shipped = ", ".join(line.name for line in catalogue())
+    run.add_argument("--recipe", default="fine-tune", help=f"{shipped} (default: fine-tune)")
+    run.add_argument("--seed", type=values.seed_number, default=0, help=_SEED)
+    shared.add_kept_tests(run)
+    run.add_argument("--no-save", action="store_true", help="do not save the trained model in DIR/model")
+    compare = commands.add_parser(
+        "compare",
+        help="train several recipes on the same stream, side by side",
+        description="Train several recipes on the same stream; started again, it keeps what is finished.",
+    )
+    compare.add_argument("--recipes", type=values.names, help=f"separated by commas (default: {','.join(COMPARED)})")
+    compare.add_argument(
+        "--seeds", type=values.seed_numbers, default=[0], help=f"{_SEED}; several are separated by commas (default: 0)"
+    )
+    compare.add_argument("--save-models", action="store_true", help="save the trained models, each in its run's folder")
+    for command in (run, compare):
+        command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="repeat a run with probes: what was lost, where, and why",
+        description="Repeat the run that DIR holds with probes, put back one thing at a time, and write "
+        "DIR/diagnosis.json.",
+    )
+    diagnose.add_argument("out", metavar="DIR", help="a folder with a finished run")
+    shared.add_manners(diagnose)
+    shared.add_checkpoints(diagnose)
+    advise = commands.add_parser(
+        "advise",
+        help="try recipes in short pilots, recommend one, and plan its introduction",
+        description="Try recipes on shares of the stream's data, recommend one within constraints, and say in which "
+        "order to introduce what; started again, it keeps the pilots that are there.",
+    )
+    _add_advice(advise)
+    for command in (run, compare, advise):
+        shared.add_training(command)
+
+
+def _add_advice(parser: argparse.ArgumentParser) -> None:
+    tried = ",".join(ADVISED)
+    parser.add_argument("--recipes", type=values.names, default=ADVISED, help=f"separated by commas (default: {tried})")
+    parser.add_argument("--seed", type=values.seed_number, default=0, help=_SEED)
+    parser.add_argument(
+        "--minutes", type=values.rate, default=4.5, help="all pilots together take no longer (default: 4.5)"
+    )
+    limits = parser.add_argument_group("constraints")
+    limits.add_argument(
+        "--max-bytes", type=values.count, metavar="N", help="stored between tasks, RAM and disk together"
+    )
+    limits.add_argument("--no-raw-data", action="store_true", help="no pictures or captions may be kept")
+    limits.add_argument("--no-task-id", action="store_true", help="no prediction may ask for the sample's task")
+    limits.add_argument("--max-train-seconds", type=values.rate, metavar="S", help="of training on all of the data")
+    limits.add_argument(
+        "--keep-zero-shot",
+        type=values.rate,
+        default=2.0,
+        metavar="POINTS",
+        help="that held-out sets may lose (default: 2)",
+    )

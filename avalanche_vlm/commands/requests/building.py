@@ -1,0 +1,26 @@
+"""From parsed arguments to the request that they stand for, built once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from avalanche_vlm.commands.requests import deploying, living, showing, training
+from avalanche_vlm.commands.requests.parts import Part
+
+REQUESTS: dict[str, Callable[[argparse.Namespace], Part]] = {
+    "run": training.run_request,
+    "compare": training.compare_request,
+    "diagnose": training.diagnose_request,
+    "advise": training.advise_request,
+    "update": living.update_request,
+    "versions": living.versions_request,
+    "rollback": living.rollback_request,
+    "diff": living.diff_request,
+    "report": showing.report_request,
+    "predict": deploying.predict_request,
+    "retrieve": deploying.retrieve_request,
+    "export": deploying.export_request,
+    "list": showing.list_request,
+}
+"""What turns the arguments of each command into its request."""

@@ -1,0 +1,49 @@
+"""An experiment: what a command makes of its request for one recipe and one seed.
+
+It is everything that decides a result and is known before it is there. It is stored as ``request.json`` beside the
+result, and read back from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TorchSeed
+from avalanche_vlm.training.settings import TrainSettings
+
+
+class Experiment(Part):
+    """One experiment: everything that decides its result and is known before it is there.
+
+    Defaults, versions and the device that ``auto`` stands for are part of it: they can change between two starts.
+
+    :param recipe: name of the recipe.
+    :param recipe_options: all options of the recipe.
+    :param seed: seed of the training, and of the data unless the stream has one of its own.
+    :param stream: the stream of tasks.
+    :param model: the model that is trained.
+    :param device: ``cpu``, ``cuda`` or ``cuda:N``.
+    :param train: all training settings.
+    :param versions: versions of what decides the numbers.
+    """
+
+    recipe: str
+    recipe_options: dict[str, Any]
+    seed: TorchSeed
+    stream: StreamRequest
+    model: ModelRequest
+    device: str
+    train: TrainSettings
+    versions: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.recipe}, seed {self.seed}"
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of what the stream draws: its own, or the training's."""
+        return self.seed if self.stream.seed is None else self.stream.seed
+
+    def stored(self) -> dict[str, Any]:
+        """The experiment as ``request.json`` holds it, in JSON types."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,147 @@
+"""Parts of requests that several commands share. None is changed once it is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
+from avalanche_vlm.models.precision import WeightPrecision
+
+NotNegative = Annotated[int, Field(ge=0)]
+TorchSeed = Annotated[int, Field(ge=0, le=2**64 - 1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A part of a request: immutable, and with no other fields than those it declares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamRequest(Part):
+    """Which stream of tasks.
+
+    :param benchmark: name of a benchmark; None where ``data`` is given.
+    :param data: path of the user's own data.
+    :param on_error: what is done with samples of ``data`` that cannot be read.
+    :param label_space: which classes compete at prediction; None for the benchmark's own default.
+    :param order: names of the tasks in the order of the stream; None for the stream's own order.
+    :param template: prompts with ``{}`` for the class name, for ``data``; None for the default ones.
+    :param reference: path of a table of reference pairs, for ``data``.
+    :param generator: name or path of a text-to-image model, for ``data``.
+    :param seed: seed of what the stream draws: its pictures, or the split of ``data``; None for that of the training.
+    :param options: further options of the benchmark, such as its sizes.
+    """
+
+    benchmark: str | None = "picturebook"
+    data: str | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    label_space: Visible | None = None
+    order: tuple[str, ...] | None = None
+    template: tuple[str, ...] | None = None
+    reference: str | None = None
+    generator: str | None = None
+    seed: TorchSeed | None = None
+    options: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _names_a_stream(self) -> Self:
+        if self.benchmark is None and self.data is None:
+            raise ValueError("neither a benchmark nor data is named")
+        return self
+
+
+class ModelRequest(Part):
+    """Which model.
+
+    :param name: ``tiny``, or a name of open_clip's.
+    :param pretrained: open_clip's tag or a checkpoint file; None for the model's own default.
+    :param precision: the numbers that its weights are kept in.
+    :param image_size: side of its input in pixels; None for the model's own.
+    """
+
+    name: str = "tiny"
+    pretrained: str | None = None
+    precision: WeightPrecision = "fp32"
+    image_size: Annotated[int, Field(ge=1)] | None = None
+
+
+class TrainChanges(Part):
+    """Training settings that differ from what benchmark and recipe would get, named as in
+    :class:`~avalanche_vlm.training.settings.TrainSettings`; None where nothing was said.
+
+    :param lr: peak learning rate.
+    :param epochs: passes over each task.
+    :param batch_size: new samples per iteration.
+    :param warmup: iterations of warm-up.
+    :param weight_decay: weight decay of the optimizer.
+    :param label_smoothing: share of each target that is spread over the classes that compete.
+    :param train_classes: which classes compete in training.
+    :param amp: precision of automatic mixed precision.
+    :param num_workers: processes that load data.
+    """
+
+    lr: Rate | None = None
+    epochs: NotNegative | None = None
+    batch_size: NotNegative | None = None
+    warmup: NotNegative | None = None
+    weight_decay: Rate | None = None
+    label_smoothing: Rate | None = None
+    train_classes: TrainClasses | None = None
+    amp: Literal["bf16"] | None = None
+    num_workers: NotNegative | None = None
+
+
+class Assignment(Part):
+    """An option that a recipe is given, as ``[RECIPE.]OPTION=VALUE``.
+
+    :param text: the words as they were written, for messages.
+    :param recipe: name of the recipe that it is for; None for every recipe that has such an option.
+    :param option: the option's name.
+    :param value: the value as it was written.
+    """
+
+    text: str
+    recipe: str | None
+    option: str
+    value: str
+
+
+class Request(Part):
+    """What all commands that work on a folder are asked.
+
+    :param out: the folder that the command works on.
+    :param quiet: whether progress bars and remarks are left out.
+    :param threads: CPU threads of torch; None for torch's default.
+    """
+
+    out: Path
+    quiet: bool = False
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class TrainingRequest(Request):
+    """What all commands that train are asked.
+
+    :param stream: the stream of tasks.
+    :param model: the model that is trained.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    :param train: training settings that differ from the defaults.
+    :param assignments: options that recipes are given.
+    :param checkpoint_minutes: minutes from one checkpoint within an experience to the next; None for checkpoints at the
+        experiences' ends alone.
+    """
+
+    stream: StreamRequest = StreamRequest()
+    model: ModelRequest = ModelRequest()
+    device: str = "auto"
+    train: TrainChanges = TrainChanges()
+    assignments: tuple[Assignment, ...] = ()
+    checkpoint_minutes: Rate | None = 10.0
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The recipes that the command is about, each once."""
+        raise NotImplementedError

@@ -1,0 +1,143 @@
+"""From parsed arguments to the parts of requests that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from avalanche_vlm.commands.requests.parts import Assignment, ModelRequest, StreamRequest, TrainChanges
+from avalanche_vlm.errors import InputError
+
+SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
+"""Options of benchmarks that the command line has flags of their own for."""
+
+DATA_OPTIONS = (
+    "class_names",
+    "kind",
+    "image_root",
+    "split_classes",
+    "class_order",
+    "image_column",
+    "label_column",
+    "caption_column",
+    "task_column",
+    "split_column",
+)
+"""Options of a user's own data that the command line has flags of their own for."""
+
+
+def training(options: argparse.Namespace) -> dict[str, Any]:
+    """What requests of the commands that train have in common.
+
+    :param options: arguments as argparse has parsed them.
+    :return: values of fields by their names.
+    """
+    return {
+        "out": options.out,
+        "quiet": options.quiet,
+        "threads": options.threads,
+        "checkpoint_minutes": options.checkpoint_minutes,
+        "stream": stream(options),
+        "model": ModelRequest(
+            name=options.model,
+            pretrained=options.pretrained,
+            precision=options.precision,
+            image_size=options.image_size,
+        ),
+        "device": options.device,
+        "train": changes(options),
+        "assignments": assignments(options),
+    }
+
+
+def stream(options: argparse.Namespace) -> StreamRequest:
+    """Which stream of tasks.
+
+    :param options: arguments as argparse has parsed them.
+    :raises InputError: unless one stream is named.
+    """
+    named = (*SIZES, *DATA_OPTIONS)
+    sizes = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
+    return StreamRequest(
+        benchmark=_one_stream(options),
+        data=options.data,
+        on_error=options.on_error,
+        label_space=options.label_space,
+        order=options.order,
+        template=options.template,
+        reference=options.reference,
+        generator=options.generator,
+        seed=options.data_seed,
+        options={**sizes, **dict(map(_benchmark_option, options.option))},
+    )
+
+
+def changes(options: argparse.Namespace) -> TrainChanges:
+    """Training settings that were given.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return TrainChanges(
+        lr=options.lr,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        warmup=options.warmup,
+        weight_decay=options.weight_decay,
+        label_smoothing=options.label_smoothing,
+        train_classes=options.train_classes,
+        amp=options.amp,
+        num_workers=options.workers,
+    )
+
+
+def assignments(options: argparse.Namespace) -> tuple[Assignment, ...]:
+    """Options that recipes are given.
+
+    :param options: arguments as argparse has parsed them.
+    :raises InputError: for one without a value.
+    """
+    return tuple(map(_assignment, options.set))
+
+
+def kept_tests(options: argparse.Namespace) -> int | None:
+    """How many test samples are to be kept.
+
+    :param options: arguments as argparse has parsed them.
+    :return: the number; None where nothing was said.
+    :raises InputError: if both that some are kept and that none are was said.
+    """
+    if options.no_raw_data and options.keep_tests:
+        raise InputError(f"--keep-tests {options.keep_tests} keeps raw data, and --no-raw-data none: give one of them")
+    return 0 if options.no_raw_data else options.keep_tests
+
+
+def _one_stream(options: argparse.Namespace) -> str | None:
+    """The benchmark, None for data of the user's own."""
+    if options.data is None:
+        return options.benchmark or "picturebook"
+    if not options.data:
+        raise InputError("--data: the path is empty")
+    if options.benchmark is not None:
+        raise InputError(f"--benchmark {options.benchmark} and --data {options.data} are two streams: give one of them")
+    return None
+
+
+def _assignment(text: str) -> Assignment:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write OPTION=VALUE or RECIPE.OPTION=VALUE")
+    recipe, _, option = name.rpartition(".")
+    return Assignment(text=text, recipe=recipe or None, option=option, value=value)
+
+
+def _benchmark_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--option {text}: write NAME=VALUE")
+    try:
+        found = json.loads(value)
+        json.dumps(found, allow_nan=False)  # a stored request has no NaN and no infinity
+    except (ValueError, RecursionError):
+        return name, value
+    return name, found

@@ -1,0 +1,41 @@
+"""What the commands that show what there is are asked: ``report`` and ``list``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal
+
+from avalanche_vlm.commands.requests.parts import Part, Request
+
+
+class ReportRequest(Request):
+    """``report``: one page of what a folder holds."""
+
+
+class ListRequest(Part):
+    """``list``: what there is, or one of them.
+
+    :param what: ``recipes``, ``benchmarks``, ``models`` or ``formats``.
+    :param name: the one to describe; None for all names.
+    :param as_json: whether it is printed as JSON instead of text.
+    """
+
+    what: Literal["recipes", "benchmarks", "models", "formats"]
+    name: str | None = None
+    as_json: bool = False
+
+
+def report_request(options: argparse.Namespace) -> ReportRequest:
+    """The request of ``report``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return ReportRequest(out=options.out)
+
+
+def list_request(options: argparse.Namespace) -> ListRequest:
+    """The request of ``list``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return ListRequest(what=options.what, name=options.name, as_json=options.json)

@@ -1,0 +1,170 @@
+"""What the commands that train on a stream are asked: ``run``, ``compare``, ``diagnose`` and ``advise``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from avalanche_vlm.catalogue import COMPARED
+from avalanche_vlm.commands.requests import shared
+from avalanche_vlm.commands.requests.parts import NotNegative, Part, Rate, Request, TorchSeed, TrainingRequest
+from avalanche_vlm.errors import InputError
+
+
+class Saving(Part):
+    """What is saved of a trained model.
+
+    :param model: whether it is saved at all.
+    :param base: whether the weights of its base are written along.
+    :param tests: test samples of each experience and held-out set that are kept with it; None for the default.
+    """
+
+    model: bool = True
+    base: bool = False
+    tests: NotNegative | None = None
+
+
+class RunRequest(TrainingRequest):
+    """``run``: one experiment.
+
+    :param recipe: name of the recipe.
+    :param seed: seed of the training, and of the data unless the stream has one of its own.
+    :param saving: what is saved of the trained model.
+    """
+
+    recipe: str = "fine-tune"
+    seed: TorchSeed = 0
+    saving: Saving = Saving()
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The one recipe."""
+        return (self.recipe,)
+
+
+class CompareRequest(TrainingRequest):
+    """``compare``: recipes and seeds side by side.
+
+    :param recipes: names of the recipes, each once.
+    :param chosen: whether the user named the recipes; without, those that lack a resource are left out.
+    :param seeds: seeds of the training, each once, and of the data unless the stream has one of its own.
+    :param saving: what is saved of the trained models.
+    """
+
+    recipes: tuple[str, ...]
+    chosen: bool = True
+    seeds: tuple[TorchSeed, ...] = (0,)
+    saving: Saving = Saving(model=False)
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The recipes side by side."""
+        return self.recipes
+
+
+class Limits(Part):
+    """What advice must keep within; see :class:`~avalanche_vlm.studies.advice.constraints.Constraints`.
+
+    :param max_bytes: bytes stored between tasks, RAM and disk together; None for no limit.
+    :param raw_data: whether samples of the user's may be kept.
+    :param task_id: whether a prediction may ask for its sample's task.
+    :param max_train_seconds: seconds of training on all data; None for no limit.
+    :param keep_zero_shot: points that the held-out sets may lose.
+    """
+
+    max_bytes: NotNegative | None = None
+    raw_data: bool = True
+    task_id: bool = True
+    max_train_seconds: Rate | None = None
+    keep_zero_shot: Rate = 2.0
+
+
+class AdviseRequest(TrainingRequest):
+    """``advise``: pilots, a recommendation, a plan.
+
+    :param recipes: names of the recipes to try, each once.
+    :param seed: seed of the training, and of the data unless the stream has one of its own.
+    :param minutes: minutes that all pilots together may take.
+    :param limits: constraints on what is recommended.
+    """
+
+    recipes: tuple[str, ...]
+    seed: TorchSeed = 0
+    minutes: Rate = 4.5
+    limits: Limits = Limits()
+
+    def recipe_names(self) -> tuple[str, ...]:
+        """The recipes that are tried."""
+        return self.recipes
+
+
+class DiagnoseRequest(Request):
+    """``diagnose``: the run of a folder again, with probes.
+
+    :param checkpoint_minutes: minutes from one checkpoint within an experience to the next; None for checkpoints at the
+        experiences' ends alone.
+    """
+
+    checkpoint_minutes: Rate | None = 10.0
+
+
+def run_request(options: argparse.Namespace) -> RunRequest:
+    """The request of ``run``.
+
+    :param options: arguments as argparse has parsed them.
+    :raises InputError: for arguments that exclude each other.
+    """
+    saving = Saving(model=not options.no_save, base=options.embed_base, tests=shared.kept_tests(options))
+    if options.no_save and options.embed_base:
+        raise InputError("--embed-base says how the model is saved, and --no-save that it is not: give one of them")
+    return RunRequest(**shared.training(options), recipe=options.recipe, seed=options.seed, saving=saving)
+
+
+def compare_request(options: argparse.Namespace) -> CompareRequest:
+    """The request of ``compare``.
+
+    :param options: arguments as argparse has parsed them.
+    :raises InputError: for arguments that exclude each other.
+    """
+    chosen = options.recipes is not None
+    recipes = _once(options.recipes if chosen else COMPARED)
+    saving = Saving(model=options.save_models, base=options.embed_base)
+    if options.embed_base and not options.save_models:
+        raise InputError("--embed-base says how models are saved: compare saves them with --save-models")
+    return CompareRequest(
+        **shared.training(options), recipes=recipes, chosen=chosen, seeds=options.seeds, saving=saving
+    )
+
+
+def advise_request(options: argparse.Namespace) -> AdviseRequest:
+    """The request of ``advise``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    limits = Limits(
+        max_bytes=options.max_bytes,
+        raw_data=not options.no_raw_data,
+        task_id=not options.no_task_id,
+        max_train_seconds=options.max_train_seconds,
+        keep_zero_shot=options.keep_zero_shot,
+    )
+    recipes = _once(options.recipes)
+    return AdviseRequest(
+        **shared.training(options), recipes=recipes, seed=options.seed, minutes=options.minutes, limits=limits
+    )
+
+
+def diagnose_request(options: argparse.Namespace) -> DiagnoseRequest:
+    """The request of ``diagnose``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return DiagnoseRequest(
+        out=options.out,
+        quiet=options.quiet,
+        threads=options.threads,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+
+
+def _once(names: Sequence[str]) -> tuple[str, ...]:
+    # A recipe that is named twice is one experiment.
+    return tuple(dict.fromkeys(names))
