@@ -130,15 +130,19 @@ def true_fisher_losses(
 ) -> torch.Tensor:
     """Losses whose :func:`squared_gradients` are the true Fisher's diagonal.
 
+    A class that has no probability for any of the samples, as one that does not compete, has no say: neither in what is
+    drawn nor in how sums are rounded.
+
     :param logits: logits ``[B, C]`` with their graph.
     :param generator: draws one label a sample from the softmax; on the logits' device.
     :param exact: weigh all labels instead of drawing one.
-    :return: ``[B]``, ``-log p(y_b)`` of the labels drawn; or ``[B * C]``, ``-sqrt(C p_c) log p_c`` with the weight
-        held constant, so that the mean of the squares over B C losses is the expectation.
+    :return: ``[B]``, ``-log p(y_b)`` of the labels drawn; or ``[B * C]`` with C classes that have a probability,
+        ``-sqrt(C p_c) log p_c`` with the weight held constant, so that the mean of the squares is the expectation.
 
     >>> [round(loss, 4) for loss in true_fisher_losses(torch.zeros(1, 2), exact=True).tolist()]
     [0.6931, 0.6931]
     """
+    logits = logits[:, _possible(logits)]
     logs = logits.log_softmax(1)
     probabilities = logs.detach().exp()
     if exact:
@@ -165,7 +169,15 @@ def fisher_losses(
     if kind == "true":
         seed = int(torch.randint(2**62, (), generator=generator))
         return true_fisher_losses(logits, torch.Generator(logits.device).manual_seed(seed))
-    return F.cross_entropy(logits, y if kind == "empirical" else logits.argmax(1), reduction="none")
+    labels = y if kind == "empirical" else logits.argmax(1)
+    counted = _possible(logits)
+    counted[labels] = True
+    return F.cross_entropy(logits[:, counted], (counted.cumsum(0) - 1)[labels], reduction="none")
+
+
+def _possible(logits: torch.Tensor) -> torch.Tensor:
+    """Which classes ``[C]`` have a probability above 0 for any of the samples."""
+    return ~(logits.detach().softmax(1) == 0).all(0)  # a NaN is passed on to whoever looks for one
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from avalanche_vlm.losses.fisher import (
     accumulate,
     empirical_fisher,
+    fisher_losses,
     squared_gradients,
     true_fisher,
     true_fisher_losses,
@@ -120,6 +121,24 @@ def test_exact_losses_have_a_right_gradient_with_constant_weights():
     expected = torch.autograd.functional.jacobian(lambda z: -(weights * z.log_softmax(1).flatten()), logits)
     got = torch.autograd.functional.jacobian(lambda z: true_fisher_losses(z, exact=True), logits)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["true", "empirical", "predicted"])
+def test_classes_without_a_probability_decide_no_draw_and_no_rounding(kind):
+    logits, y = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 4, 2, 1, 1, 3])
+    apart = [0, 3, 7, 8, 30]
+    wide = torch.full((6, 40), torch.finfo(torch.float32).min)
+    wide[:, apart] = logits
+    found = [
+        fisher_losses(rows, labels, kind, torch.Generator().manual_seed(1))
+        for rows, labels in ((logits, y), (wide, torch.tensor(apart)[y]))
+    ]
+    assert torch.equal(*found)
+
+
+def test_a_broken_logit_reaches_the_losses():
+    logits, y = torch.full((2, 3), torch.nan), torch.tensor([0, 1])
+    assert all(fisher_losses(logits, y, kind).isnan().all() for kind in ("empirical", "predicted"))
 
 
 def test_importances_accumulate_with_decay_and_leave_their_sources():
