@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry", "_files", "_flat", "_content", "_generators", "_versions"),
+    ("_registry", "_flat", "_content", "_generators", "_versions"),
     ("storage",),
     ("weights", "losses"),
     ("memory",),

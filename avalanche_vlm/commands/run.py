@@ -16,6 +16,7 @@ from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest, Saving
 from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.storage.durable import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -247,4 +248,4 @@ def _save(path: Path, figure: Figure) -> None:
     dpi = min(150, _MOST_PIXELS / max(width, height), (_MOST_AREA / (width * height)) ** 0.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    store.write_bytes(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.durable import reason, written
+from avalanche_vlm.storage.durable import replace_file
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Experiment
@@ -24,23 +24,7 @@ def write_text(path: Path, text: str) -> None:
     :param text: its new content.
     :raises InputError: if the file cannot be written (no space, no permission), naming it.
     """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file of bytes atomically: an interruption, of the machine's power too, leaves the old one or the new
-    one.
-
-    :param path: the file that is replaced.
-    :param content: its new content.
-    :raises InputError: if the file cannot be written (no space, no permission), naming it.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}") from error
+    replace_file(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:

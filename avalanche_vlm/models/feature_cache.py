@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from avalanche_vlm._files import replace_file
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.models.encoder import DualEncoder
+from avalanche_vlm.storage import written
 from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
 
 Batches = Callable[[], Iterable[Sequence[torch.Tensor]]]
@@ -170,7 +170,8 @@ class _Shelf:
         path = self.folder / f"{check[:_DIGEST]}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(path, save({"digests": digests, "features": features}, facts))
+            with written(path) as file:
+                file.write(save({"digests": digests, "features": features}, facts))
         except OSError as error:
             self._patience = 2 * tensor_bytes(self.pending.values())  # a full disk is not asked after every batch
             warnings.warn(

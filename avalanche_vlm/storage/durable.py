@@ -51,6 +51,28 @@ def written(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that takes the place of another one; an interruption, of the machine's power too, leaves the old one
+    or the new one.
+
+    :param path: the file that is replaced; its folder is made if it is not there.
+    :param content: its new content.
+    :raises InputError: if the file cannot be written (no space, no permission), naming it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     replace_file(Path(home, "new", "a.txt"), b"a")
+    ...     Path(home, "new", "a.txt").read_bytes()
+    b'a'
+    """
+    try:
+        make_folder(path.parent)
+        with written(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
+
+
 @contextlib.contextmanager
 def staged(folder: str | Path) -> Iterator[Path]:
     """A folder that appears under its name when all that is in it is on the disk; after an error nothing is left.

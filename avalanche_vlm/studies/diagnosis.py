@@ -15,12 +15,11 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
-from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
-from avalanche_vlm.storage.durable import make_folder, reason, written
+from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, StepWeights, attribute, attribute_tasks
 from avalanche_vlm.studies.experiment import Outcome, run_experiment
 from avalanche_vlm.training.checkpoint import CheckpointPlugin
@@ -149,12 +148,7 @@ def _once(folder: Path | None, name: str, find: Callable[..., dict[str, Any]], *
     except (OSError, ValueError, KeyError, TypeError):
         pass  # it is not there yet
     found = find(**asked)
-    try:
-        make_folder(path.parent)
-        with written(path) as file:
-            file.write(json.dumps({"asked": key, "found": found}).encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}") from error
+    replace_file(path, json.dumps({"asked": key, "found": found}).encode())
     return found
 
 

@@ -236,7 +236,7 @@ def test_a_full_disk_loses_nothing(tmp_path, random_model, encoded, images, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("avalanche_vlm._files.os.replace", full)
+        patch.setattr("avalanche_vlm.storage.durable.os.replace", full)
         with pytest.warns(UserWarning, match=r"cannot write to .* \(No space left on device\): 6 features stay"):
             first = cache.features(random_model, images[:6])
         with warnings.catch_warnings():

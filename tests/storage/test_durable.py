@@ -9,7 +9,7 @@ import pytest
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import staged, written
-from avalanche_vlm.storage.durable import sweep
+from avalanche_vlm.storage.durable import replace_file, sweep
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
@@ -27,6 +27,23 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path):
         assert path.read_bytes() == b"new"
     assert path.read_bytes() == b"newer" and stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_cannot_be_written_is_named_and_stays(tmp_path, monkeypatch):
+    replace_file(tmp_path / "made" / "a.json", b"old")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*file/a\.json: Not a directory"):
+        replace_file(tmp_path / "file" / "a.json", b"new")
+    order = []
+    rename, sync = os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("renamed"), rename(*names)))
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("synchronized"), sync(handle)))
+    replace_file(tmp_path / "made" / "a.json", b"new")
+    assert order == ["synchronized", "renamed", "synchronized"]  # content, name, folder
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match=r"cannot write .*a\.json: No space left on device"):
+        replace_file(tmp_path / "made" / "a.json", b"newer")
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "made").iterdir()] == [("a.json", b"new")]
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from avalanche_vlm._files import replace_file
 from avalanche_vlm.artifacts import open_saved
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
+from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.living.growth import identities_of
 from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests
 from avalanche_vlm.studies.living.records import Record, read_record, write_record
@@ -50,11 +50,7 @@ def write_identities(folder: Path, version: str, identities: Identities) -> None
     :param identities: numbers of pictures and captions, of which digests are written.
     :raises InputError: if it cannot be written.
     """
-    path = _identities(folder, version)
-    try:
-        replace_file(path, json.dumps(identities.state_dict()).encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    replace_file(_identities(folder, version), json.dumps(identities.state_dict()).encode())
 
 
 def read_identities(folder: Path, version: str) -> Identities:

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from avalanche_vlm._files import replace_file
 from avalanche_vlm.artifacts import current_version, open_saved, point_to, version_names
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.living.gates import GateFinding
 
 
@@ -121,10 +121,7 @@ def write_record(folder: str | Path, record: Record) -> None:
     :raises InputError: if it cannot be written.
     """
     path = Path(folder, VERSIONS, f"{record.version}.json")
-    try:
-        replace_file(path, (json.dumps(record.model_dump(mode="json"), indent=1) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    replace_file(path, (json.dumps(record.model_dump(mode="json"), indent=1) + "\n").encode())
 
 
 def list_versions(folder: str | Path) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm._files import replace_file
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.training import VLMNaive
 from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume
 
@@ -33,11 +33,7 @@ class Unfinished:
         self.folder = folder / VERSIONS / f".{version}-training"
         asked: dict[str, Any] = json.loads(json.dumps(request))
         self._refuse_other(version, asked)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self.folder / _REQUEST, json.dumps(asked, indent=1).encode())
-        except OSError as error:
-            raise InputError(f"cannot write {self.folder}: {error.strerror or error}") from error
+        replace_file(self.folder / _REQUEST, json.dumps(asked, indent=1).encode())
         self.plugin = CheckpointPlugin(self.folder / "checkpoint", minutes)
 
     def resume(self, strategy: VLMNaive) -> int:

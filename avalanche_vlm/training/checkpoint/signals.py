@@ -66,9 +66,14 @@ def heard(plugin: Listens) -> Iterator[None]:
     finally:
         plugin.listens(False)
         for number, handler in kept.items():
-            signal.signal(number, handler)
+            _put_back(number, handler)
         if child is not None and listener.ended_by is not None:
-            signal.signal(child, of_children)
+            _put_back(child, of_children)
+
+
+def _put_back(number: int, handler: Any) -> None:
+    # None stands for a handler that was not installed from Python, which Python cannot install again either.
+    signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class _Listener:

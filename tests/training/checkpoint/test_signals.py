@@ -199,6 +199,20 @@ def test_what_a_process_has_forked_does_not_act_on_signals():
     assert in_a_copy(forked) == 77
 
 
+def test_handlers_are_put_back_though_python_did_not_install_them(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)  # as for one of a C library's
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with handled(Deaf()):
+            pass
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        for number, handler in zip((signal.SIGUSR1, signal.SIGTERM, signal.SIGINT), (*before, interrupt), strict=True):
+            signal.signal(number, handler)
+
+
 def test_signals_are_for_the_main_thread(tmp_path):
     caught: list[BaseException] = []
 
