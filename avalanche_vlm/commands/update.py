@@ -73,6 +73,7 @@ def update(request: UpdateRequest) -> int:
             max_zero_shot_loss=zero_shot,
             zero_shot_asked="max_zero_shot_loss" in request.limits,
             promote=request.promote,
+            checkpoint_minutes=request.checkpoint_minutes,
             device=prepare.device_of(request.device),
             signals=threading.current_thread() is threading.main_thread(),
             progress=None if advance is None else lambda _, *of: advance(0, *of),

@@ -190,3 +190,10 @@ def test_a_stored_stream_names_something():
 def test_settings_that_torch_cannot_take(setting):
     with pytest.raises(InputError, match=next(iter(setting))):
         TrainSettings(**setting)
+
+
+def test_updates_are_told_how_often_checkpoints_are_written():
+    words = ["update", "DIR", "--data", "month.csv"]
+    assert parse(words)[1].checkpoint_minutes == 10
+    assert parse([*words, "--checkpoint-minutes", "0.5"])[1].checkpoint_minutes == 0.5
+    assert parse([*words, "--checkpoint-minutes", "none"])[1].checkpoint_minutes is None

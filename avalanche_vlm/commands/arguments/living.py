@@ -20,6 +20,7 @@ def add_living_commands(commands: Any) -> None:
     )
     update.add_argument("out", metavar="DIR", help="a folder with a saved model, of run for example")
     shared.add_manners(update)
+    shared.add_checkpoints(update)
     update.add_argument("--json", action="store_true", help="what it came to as JSON")
     update.add_argument("--recipe", help="another recipe to go on with (default: as before)")
     update.add_argument(

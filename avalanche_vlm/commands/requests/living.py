@@ -98,6 +98,7 @@ def update_request(options: argparse.Namespace) -> UpdateRequest:
         out=options.out,
         quiet=options.quiet,
         threads=options.threads,
+        checkpoint_minutes=options.checkpoint_minutes,
         stream=shared.stream(options),
         device=options.device,
         train=shared.changes(options),

@@ -25,11 +25,11 @@ class Unfinished:
     :param folder: the folder that the model is saved to.
     :param version: name of the version that is being made.
     :param request: all that decides the update, in JSON types.
-    :param minutes: minutes between two checkpoints within an experience.
+    :param minutes: minutes between two checkpoints within an experience; None for checkpoints at the ends alone.
     :raises InputError: if another update was interrupted there, naming what differs, or nothing can be written.
     """
 
-    def __init__(self, folder: Path, version: str, request: Mapping[str, Any], minutes: float) -> None:
+    def __init__(self, folder: Path, version: str, request: Mapping[str, Any], minutes: float | None) -> None:
         self.folder = folder / VERSIONS / f".{version}-training"
         asked: dict[str, Any] = json.loads(json.dumps(request))
         self._refuse_other(version, asked)

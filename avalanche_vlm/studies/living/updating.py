@@ -83,7 +83,7 @@ def update(
     promote: Promote = "judged",
     device: str | torch.device = "cpu",
     base: VLM | None = None,
-    checkpoint_minutes: float = 10,
+    checkpoint_minutes: float | None = 10,
     signals: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
     said: Callable[[str], None] | None = None,
@@ -111,7 +111,8 @@ def update(
     :param promote: when the new version becomes the model, one of :data:`Promote`.
     :param device: where to run.
     :param base: the model's base, for one that was built by the user's own hands.
-    :param checkpoint_minutes: minutes between two checkpoints within an experience: an update that was killed goes on
+    :param checkpoint_minutes: minutes between two checkpoints within an experience; None for checkpoints at the
+        experiences' ends alone. An update that was killed goes on
         where it was when it is called again.
     :param signals: whether SIGTERM and SIGINT end the update with a checkpoint, which only the main thread can ask for.
     :param progress: called as ``(experience, iteration, iterations)``.
