@@ -218,6 +218,21 @@ def checked_file(folder: Path, name: str, files: Mapping[str, File]) -> Path:
     return path
 
 
+def check_there(folder: Path, files: Mapping[str, File]) -> None:
+    """See that no file of a model is missing or of another length, without reading any.
+
+    :param folder: the version's folder.
+    :param files: what ``model.json`` says of the files.
+    :raises InputError: in one sentence, for the first one that is.
+    """
+    for name, file in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing, and {DESCRIPTION} says that it belongs to the model")
+        if (there := path.stat().st_size) != file.bytes:
+            raise InputError(f"{path} was changed since the model was saved: it has {there} bytes and not {file.bytes}")
+
+
 def _file(path: Path) -> File:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,14 @@
 """Where the versions of a model lie in a folder, and which of them is the model.
 
 ``DIR/versions/v1/`` holds the files of a version, and ``DIR/model`` is a relative symbolic link to the one that counts.
+Where a file system has no links, or somebody has copied ``DIR`` in a way that follows them, ``DIR/model`` is a folder
+with a copy of that version.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -20,7 +23,10 @@ from avalanche_vlm.storage.durable import sync_folder
 MODEL, VERSIONS = "model", "versions"
 DESCRIPTION = "model.json"
 
-_VERSION = re.compile(r"v([1-9]\d*)")
+_VERSION = re.compile(r"v([1-9][0-9]*)")
+
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What a file system says that has no symbolic links, or a system that does not let everybody make them."""
 
 
 def version_names(folder: str | Path) -> list[str]:
@@ -37,33 +43,93 @@ def current_version(folder: str | Path) -> str | None:
     """The version that is the model now.
 
     :param folder: folder that ``save_model`` has written to.
-    :return: its name, such as ``v1``; None where no model was saved.
+    :return: its name, such as ``v1``; None where no model was saved, or ``DIR/model`` is a folder of something else.
     """
+    link = Path(folder, MODEL)
     with contextlib.suppress(OSError):
-        return Path(os.readlink(Path(folder, MODEL))).name
+        return Path(os.readlink(link)).name
+    with contextlib.suppress(OSError):
+        told = (link / DESCRIPTION).read_bytes()
+        for name in reversed(version_names(folder)):
+            if Path(folder, VERSIONS, name, DESCRIPTION).read_bytes() == told:
+                return name
     return None
 
 
+def model_version(folder: str | Path) -> str:
+    """The version that is the model now and that is there.
+
+    :param folder: folder that ``save_model`` has written to.
+    :return: its name, such as ``v1``.
+    :raises InputError: if no model was saved, or what ``DIR/model`` points to is gone.
+    """
+    current, known = current_version(folder), version_names(folder)
+    if current is not None and current in known:
+        return current
+    if not known:
+        raise InputError(f"there is no saved model in {folder}: it has no {VERSIONS}")
+    raise InputError(_without_model(Path(folder), current, known))
+
+
 def point_to(folder: str | Path, version: str) -> None:
-    """Make a version the model: whoever loads it gets the old one or the new one, at any moment.
+    """Make a version the model: whoever loads it gets the old one or the new one, at any moment. On a file system
+    without symbolic links ``DIR/model`` becomes a copy of the version, and is not there for the time of two renames.
 
     :param folder: folder that ``save_model`` has written to.
     :param version: name of a version that is there.
-    :raises InputError: if there is no such version, or the link cannot be made.
+    :raises InputError: if there is no such version, ``DIR/model`` is a folder of something else, or the link cannot be
+        made; nothing has changed then.
     """
     folder = Path(folder)
-    known = version_names(folder)
+    known, model = version_names(folder), folder / MODEL
     if version not in known:
         raise InputError(f"{folder} has no version {version}; it has {', '.join(known) or 'none'}")
-    link = folder / f".{MODEL}.{secrets.token_hex(8)}"
+    if model.exists() and not model.is_symlink() and current_version(folder) is None:
+        raise InputError(
+            f"{model} is not a link to a version and not a copy of one either, so it is not replaced: move it away"
+        )
+    new = folder / f".{MODEL}.{secrets.token_hex(8)}"
     try:
-        link.symlink_to(Path(VERSIONS, version), target_is_directory=True)
-        os.replace(link, folder / MODEL)
+        try:
+            new.symlink_to(Path(VERSIONS, version), target_is_directory=True)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copytree(folder / VERSIONS / version, new, copy_function=_linked)
+        _take_the_place(new, model)
         sync_folder(folder)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            link.unlink()
-        raise InputError(f"cannot make {folder / MODEL} a link to {version}: {error.strerror or error}") from error
+        if new.is_symlink() or not new.is_dir():
+            new.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(new, ignore_errors=True)
+        raise InputError(f"cannot make {model} a link to {version}: {error.strerror or error}") from error
+
+
+def _linked(source: str, target: str) -> None:
+    """One more name for a file, or a copy of it where files have one name only."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _take_the_place(new: Path, model: Path) -> None:
+    """Rename what is new over what is there: a folder replaces nothing and is replaced by nothing."""
+    if not os.path.lexists(model) or (model.is_symlink() and new.is_symlink()):
+        os.replace(new, model)
+        return
+    before = new.with_name(f"{new.name}-before")
+    os.rename(model, before)
+    try:
+        os.rename(new, model)
+    except OSError:
+        os.rename(before, model)
+        raise
+    if before.is_symlink():
+        before.unlink()
+    else:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def next_version(folder: str | Path) -> str:
@@ -76,6 +142,20 @@ def next_version(folder: str | Path) -> str:
     """
     known = version_names(folder)
     return f"v{int(known[-1][1:]) + 1}" if known else "v1"
+
+
+def checked_version(name: str) -> str:
+    """The name of a version, if it is one.
+
+    :param name: what is to be one.
+    :raises InputError: for a name of another form, which nobody would find again.
+
+    >>> checked_version("v2")
+    'v2'
+    """
+    if not isinstance(name, str) or not _VERSION.fullmatch(name):
+        raise InputError(f"a version is called v1, v2 and so on, not {name!r}")
+    return name
 
 
 def version_folder(path: str | Path) -> Path:
@@ -92,8 +172,18 @@ def version_folder(path: str | Path) -> Path:
     if not path.exists():
         raise InputError(f"there is no saved model at {path}: nothing is there")
     if path.is_dir() and (known := version_names(path)):
-        raise InputError(f"{path} has no {MODEL}, which says which of {', '.join(known)} is the model")
+        raise InputError(_without_model(path, current_version(path), known))
     raise InputError(f"there is no saved model in {path}: it has no {DESCRIPTION}")
+
+
+def _without_model(folder: Path, current: str | None, known: list[str]) -> str:
+    """The sentence on a folder with versions of which none is the model."""
+    there = ", ".join(known)
+    if current is None:
+        return (
+            f"{folder} has no {MODEL}, which says which of {there} is the model: rollback makes one of them the model"
+        )
+    return f"{folder / MODEL} points to {current}, which is not there whole: rollback makes one of {there} the model"
 
 
 @contextlib.contextmanager

@@ -101,6 +101,7 @@ class SavedModel:
         state = self.state(model)
         self.build(model)
         self.fill(model, state)
+        model.saved_in = self.folder
         return model.to(device).eval()
 
     def build(self, model: VLM) -> None:

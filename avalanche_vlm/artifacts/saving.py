@@ -13,7 +13,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts.bases import EMBEDDED, made_again, tokenizer_of
 from avalanche_vlm.artifacts.description import FORMAT, Base, Built, Description, MadeBy, digests, write_description
-from avalanche_vlm.artifacts.layout import VERSIONS, next_version, point_to, replacing
+from avalanche_vlm.artifacts.layout import VERSIONS, checked_version, next_version, point_to, replacing
 from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from avalanche_vlm.artifacts.rebuilding import build_again, without_paths
 from avalanche_vlm.artifacts.tensors import changed_tensors, strides_of, tensors_of
@@ -77,6 +77,7 @@ def save_model(
         then holds what it held.
     """
     folder = Path(folder)
+    version = next_version(folder) if version is None else checked_version(version)
     built = [*earlier]
     if recipe is not None:
         kept = without_paths(recipe, options or {})
@@ -97,7 +98,6 @@ def save_model(
         )
     if origin is not None and base is None:
         base = made_again(origin)
-    version = version or next_version(folder)
     home = folder / VERSIONS / version
     try:
         with replacing(home) as unfinished:

@@ -33,21 +33,22 @@ def update(request: UpdateRequest) -> int:
     :return: exit code of the process: 0, or :data:`NOT_PROMOTED`.
     """
     from avalanche_vlm.artifacts import open_saved
-    from avalanche_vlm.studies.living import list_versions
+    from avalanche_vlm.artifacts.layout import model_version
     from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
+    from avalanche_vlm.studies.living.records import read_record
     from avalanche_vlm.studies.living.updating import update as learn
 
+    version = read_record(request.out, model_version(request.out))
     saved = open_saved(request.out)
-    version = next(of for of in list_versions(request.out) if of["current"])
-    recipe = request.recipe or version["recipe"]
+    recipe = request.recipe or version.recipe
     if recipe is None:
         raise InputError(f"{request.out} was trained with no recipe of a name: name one with --recipe")
     request = request.model_copy(update={"recipe": recipe, "model": _model_of(saved)})
-    settings, options = _settings(request, saved, same=recipe == version["recipe"])
+    settings, options = _settings(request, saved, same=recipe == version.recipe)
     earlier = _earlier(request.out)
     chosen = request.experiences
     if request.stream.benchmark is not None and chosen is None:
-        chosen = (len(version["experiences"]),)
+        chosen = (len(version.experiences),)
     forget, zero_shot = (_points(request, name, default) for name, default in
                          (("max_forget", 2.0), ("max_zero_shot_loss", 1.0)))  # fmt: skip
     with watched(request.quiet) as progress, progress.task(f"update by {recipe}", 1) as advance:
@@ -87,7 +88,7 @@ def update(request: UpdateRequest) -> int:
             print(finding.sentence)
         print(
             f"{done.version} is the model now" if done.promoted else
-            f"{done.version} is not promoted, {version['version']} stays the model: {done.refusal}"
+            f"{done.version} is not promoted, {version.version} stays the model: {done.refusal}"
         )  # fmt: skip
     return 0 if done.promoted or request.promote == "never" else NOT_PROMOTED
 

@@ -60,7 +60,8 @@ def origin_of(
     frozen: Sequence[str],
     config: Mapping[str, Any],
 ) -> Origin:
-    """The origin of a model, with whole paths in the place of relative ones.
+    """The origin of a model, with whole paths in the place of relative ones. Links on the way are followed:
+    ``DIR/model`` of a saved model points elsewhere after an update, and the base is the version that it was.
 
     :param name: the model's name as it was given.
     :param pretrained: what was given as its weights.
@@ -70,12 +71,13 @@ def origin_of(
     :param config: what :func:`open_clip_config` says of it.
     """
     if name.startswith(LOCAL):
-        name = LOCAL + str(Path(name.removeprefix(LOCAL)).absolute())
+        name = LOCAL + str(Path(name.removeprefix(LOCAL)).resolve())
     weights = None if pretrained is None else str(pretrained)
     if weights is None and name != "tiny" and not name.startswith((LOCAL, HUB)):
         weights = RANDOM
     elif weights not in (None, RANDOM) and not _is_tag(name, str(weights)):
-        weights = str(Path(str(weights)).absolute())
+        file = Path(str(weights)).absolute()
+        weights = str(file.parent.resolve() / file.name)  # a download's own name is a link to one without an ending
     return Origin(name, weights, precision, image_size, None, tuple(frozen), config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,9 +18,11 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.models.answering import Answering
+from avalanche_vlm.models.built import BuiltRecipe
 from avalanche_vlm.models.competing import ALL_CLASSES, MASKED, CompetingClasses
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.heads.text import TextHead
+from avalanche_vlm.models.keeping import Keeping
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import banks, restore_banks
 from avalanche_vlm.models.origin import Origin
@@ -29,7 +32,7 @@ from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.models.transforms import Transforms
 
 
-class VLM(Answering, DualEncoder, MultiTaskModule):
+class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
     """A vision-language model as Avalanche sees one.
 
     ``forward(images, task_labels)`` gives zero-shot logits ``[B, classes]`` over the current label space, and
@@ -42,7 +45,8 @@ class VLM(Answering, DualEncoder, MultiTaskModule):
     (:meth:`~avalanche_vlm.models.encoder.DualEncoder.training_state` says that).
 
     What users ask of it, :meth:`~avalanche_vlm.models.answering.Answering.predict` and
-    :meth:`~avalanche_vlm.models.answering.Answering.retrieve`, takes images as they are.
+    :meth:`~avalanche_vlm.models.answering.Answering.retrieve`, takes images as they are;
+    :meth:`~avalanche_vlm.models.keeping.Keeping.save` writes it to a folder.
 
     :param clip: any model with open_clip's ``encode_image``, ``encode_text``, ``logit_scale`` and ``logit_bias``.
     :param tokenizer: turns texts into token ids ``[N, L]``.
@@ -58,6 +62,10 @@ class VLM(Answering, DualEncoder, MultiTaskModule):
         super().__init__(clip, tokenizer, transforms, name)
         self.origin: Origin | None = None
         """How the model was made; None for one that was built by the user's own hands."""
+        self.built: list[BuiltRecipe] = []
+        """The recipes that ``recipes.build`` has built on it, the first one first."""
+        self.saved_in: Path | None = None
+        """The folder that it was loaded from; None for one that was made here."""
         self.weights_seed: int | None = None
         """The seed that random weights were drawn with; None for weights that were loaded or given."""
         self.label_space: LabelSpace | None = None

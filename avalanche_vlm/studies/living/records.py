@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from avalanche_vlm.artifacts import current_version, open_saved, point_to, version_names
+from avalanche_vlm.artifacts.description import check_there
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import replace_file
@@ -145,9 +146,12 @@ def roll_back(folder: str | Path, version: str, anyway: bool = False) -> str | N
     :param version: name of the version, which must have been the model before.
     :param anyway: whether a candidate that was never promoted is taken as well.
     :return: name of the version that was the model until now.
-    :raises InputError: if there is no such version, or it is a candidate and ``anyway`` is not said.
+    :raises InputError: if there is no such version, a file of it is missing, or it is a candidate and ``anyway`` is not
+        said.
     """
     record = read_record(folder, version)
+    saved = open_saved(Path(folder) / VERSIONS / version)
+    check_there(saved.folder, saved.description.files)
     if not record.promoted and not anyway:
         why = "; ".join(of.sentence for of in record.gates if of.verdict in ("broken", "unjudged"))
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from avalanche_vlm._generators import generators_kept
-from avalanche_vlm.artifacts import SavedModel, current_version, open_saved, point_to
-from avalanche_vlm.artifacts.layout import VERSIONS, next_version
+from avalanche_vlm.artifacts import SavedModel, open_saved, point_to, version_names
+from avalanche_vlm.artifacts.layout import VERSIONS, model_version, next_version
 from avalanche_vlm.benchmarks.fingerprint import data_of
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import Generator
+from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.feasible import resources
 from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
@@ -123,15 +125,22 @@ def update(
     """
     if promote not in get_args(Promote):
         raise InputError(f"promote is {', '.join(get_args(Promote))}, not {promote!r}")
+    for name, limit in (("max_forget", max_forget), ("max_zero_shot_loss", max_zero_shot_loss)):
+        if limit is not None and not 0 <= limit < math.inf:
+            raise InputError(f"{name} is a number of points, 0 or more, or None for no limit, not {limit!r}")
+    whole(keep, 0, "the number of test samples that are kept (keep)")
     folder, say = Path(folder), said or _silent
-    parent = current_version(folder)
-    if parent is None:
+    if not version_names(folder):
         raise InputError(f"there is no saved model in {folder} to update")
+    parent = model_version(folder)
     saved, known = open_saved(folder / VERSIONS / parent), read_record(folder, parent)
     reader = saved.model(device=device, base=base)  # the model as it answers now
     stream_of = month if callable(month) else None
     new = stream_of(reader) if stream_of is not None else month
-    assert isinstance(new, VLMBenchmark)
+    if not isinstance(new, VLMBenchmark):
+        raise InputError(f"what is new is a benchmark, or a function that makes one, not a {type(new).__name__}")
+    if (learns := "pairs" if saved.label_space is None else "classes") != new.kind:
+        raise InputError(f"the model has learned a stream of {learns}, and {new.name} is one of {new.kind}")
     chosen = recipe or (known.recipe or "")
     if settings is None:
         settings = former_settings(saved)

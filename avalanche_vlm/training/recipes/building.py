@@ -10,6 +10,7 @@ from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import Generator
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.built import BuiltRecipe
 from avalanche_vlm.training.recipes.declaration import RESOURCES, Plugins
 from avalanche_vlm.training.recipes.options import json_value
 from avalanche_vlm.training.recipes.registry import get_recipe
@@ -23,7 +24,7 @@ def build_recipe(
     generator: Generator | None = None,
     **options: Any,
 ) -> Plugins:
-    """The plugins of a recipe.
+    """The plugins of a recipe. The model remembers that it was built (:attr:`~avalanche_vlm.models.VLM.built`).
 
     :param name: a recipe's name.
     :param model: the model that will be trained; some recipes adapt it in place.
@@ -40,9 +41,11 @@ def build_recipe(
         if given[resource] is None:
             raise InputError(f"recipe {name} needs {RESOURCES[resource]}")
     resources = {resource: given[resource] for resource in chosen.takes if given[resource] is not None}
+    frozen = tuple(model.frozen)
     plugins = chosen.compose(model, **resources, **checked)
     if not isinstance(plugins, list | tuple):
         raise InputError(f"recipe {name}: its function returns a list of plugins, not {reprlib.repr(plugins)}")
+    model.built.append(BuiltRecipe(name, {**chosen.settings, **checked}, tuple(sorted(resources)), frozen))
     return list(plugins)
 
 
