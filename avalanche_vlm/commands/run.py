@@ -219,8 +219,8 @@ def _save_model(job: _Job, outcome: Outcome, benchmark: VLMBenchmark, progress: 
     record_first(job.folder, "v1", benchmark, model_of(outcome.strategy), samples)
     if samples and job.asked.stream.data:
         progress.say_once(
-            f"{samples} test samples of each task at most are kept in {job.folder / 'tests'}, for what updates forget "
-            "(--no-raw-data keeps none)"
+            f"{samples} test samples of each task at most are kept in {job.folder / 'tests'}, to measure what updates "
+            "forget (--no-raw-data keeps none)"
         )
 
 

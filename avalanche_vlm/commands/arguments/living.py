@@ -29,7 +29,7 @@ def add_living_commands(commands: Any) -> None:
         metavar="N",
         help="of --benchmark, numbered from 0; several are separated by commas (default: the next one)",
     )
-    shared.add_stream(update)
+    shared.add_stream(update, benchmark="as before", seed="as before")
     shared.add_own_data(update)
     shared.add_settings(update)
     update.set_defaults(workers=None)
@@ -56,7 +56,12 @@ def add_living_commands(commands: Any) -> None:
     )
     gates.add_argument("--held-out", metavar="TABLE", help="samples that nothing trains, to be measured besides")
     shared.add_kept_tests(update)
-    versions = commands.add_parser("versions", help="the versions of a saved model", description="List them.")
+    versions = commands.add_parser(
+        "versions",
+        help="the versions of a saved model",
+        description="The versions of a saved model, oldest first: when and from what each was made, whether it was "
+        "ever promoted, how many experiences it has learned, and its scores in percent. The star marks the model.",
+    )
     versions.add_argument("out", metavar="DIR", help="a folder with a saved model")
     versions.add_argument("--json", action="store_true", help="as JSON")
     rollback = commands.add_parser(

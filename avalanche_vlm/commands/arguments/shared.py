@@ -52,13 +52,15 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_stream(parser: argparse.ArgumentParser) -> None:
+def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", seed: str = "each --seed") -> None:
     """Which stream of tasks.
 
     :param parser: parser of the command, which gets the options.
+    :param benchmark: words for the stream that the command takes if none is named.
+    :param seed: words for the seed that the data get if none is given.
     """
     data = parser.add_argument_group("stream")
-    data.add_argument("--benchmark", choices=benchmark_names(), help="(default: picturebook)")
+    data.add_argument("--benchmark", choices=benchmark_names(), help=f"(default: {benchmark})")
     data.add_argument("--data", metavar="PATH", help="your own folder of class folders, or table (list formats)")
     data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
     data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
@@ -72,7 +74,7 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
         "--data-seed",
         type=values.seed_number,
         metavar="N",
-        help="of the pictures, or of the split of --data (default: each --seed)",
+        help=f"of the pictures, or of the split of --data (default: {seed})",
     )
     data.add_argument(
         "--n-train", type=values.positive, metavar="N", help="training pictures per task of the picturebook"

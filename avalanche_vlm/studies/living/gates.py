@@ -108,6 +108,20 @@ def judge_gate(
     )
 
 
+def why_not(findings: Sequence[GateFinding]) -> str:
+    """What keeps a version from becoming the model: the limits that it broke, and where it broke none, what nobody can
+    judge, so that what was merely not measured is no reason beside what is known.
+
+    :param findings: what the gates say.
+    :return: their sentences, joined by semicolons; empty if no gate objects.
+    """
+    for verdict in ("broken", "unjudged"):
+        told = [of.sentence for of in findings if of.verdict == verdict]
+        if told:
+            return "; ".join(told)
+    return ""
+
+
 def _lost(name: str, loss: PairedLoss, before: float, after: float) -> Lost:
     points = {side: round(100 * getattr(loss, of), 4) for side, of in
               (("loss", "value"), ("low", "low"), ("high", "high"))}  # fmt: skip

@@ -18,7 +18,7 @@ from avalanche_vlm.artifacts.description import check_there
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import replace_file
-from avalanche_vlm.studies.living.gates import GateFinding
+from avalanche_vlm.studies.living.gates import GateFinding, why_not
 
 
 class _Part(BaseModel):
@@ -153,7 +153,7 @@ def roll_back(folder: str | Path, version: str, anyway: bool = False) -> str | N
     saved = open_saved(Path(folder) / VERSIONS / version)
     check_there(saved.folder, saved.description.files)
     if not record.promoted and not anyway:
-        why = "; ".join(of.sentence for of in record.gates if of.verdict in ("broken", "unjudged"))
+        why = why_not(record.gates)
         raise InputError(
             f"{version} was never promoted{f' ({why})' if why else ''}: --anyway makes it the model all the same"
         )

@@ -22,7 +22,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.feasible import resources
 from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
 from avalanche_vlm.studies.living.first import read_identities, write_identities
-from avalanche_vlm.studies.living.gates import GateFinding, judge_gate
+from avalanche_vlm.studies.living.gates import GateFinding, judge_gate, why_not
 from avalanche_vlm.studies.living.growth import continued
 from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests, kept_sets
 from avalanche_vlm.studies.living.learning import Learner, learn, revived
@@ -63,8 +63,7 @@ class Update:
         """Why the version is no more than a candidate; None for one that was promoted."""
         if self.promoted:
             return None
-        told = [of.sentence for of in self.findings if of.verdict in ("broken", "unjudged")]
-        return "; ".join(told) or "nothing was to be promoted"
+        return why_not(self.findings) or "nothing was to be promoted"
 
 
 def update(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avalanche_vlm.studies.living.answers import SampleAnswers
-from avalanche_vlm.studies.living.gates import judge_gate
+from avalanche_vlm.studies.living.gates import judge_gate, why_not
 from avalanche_vlm.studies.living.updating import promotes
 
 
@@ -72,3 +72,12 @@ def test_who_is_promoted(forget, zero_shot, asked, expected):
         found = judge_gate(gate, 2.0, {"a": answered(9, 10)}, {"a": answered(9, 10)})
         findings.append(found.model_copy(update={"verdict": verdict}))
     assert {how: promotes(findings, how, asked) for how in expected} == expected
+
+
+def test_a_refusal_names_the_limit_that_broke_and_not_what_was_merely_not_measured():
+    broken = judge_gate("forget", 2.0, {"may": answered(90, 100)}, {"may": answered(10, 100)})
+    unknown = judge_gate("zero-shot loss", 1.0, {}, {})
+    assert unknown.verdict == "unjudged"
+    assert why_not([broken, unknown]) == broken.sentence
+    assert why_not([unknown]) == unknown.sentence
+    assert why_not([judge_gate("forget", None, {}, {})]) == ""
