@@ -41,11 +41,12 @@ def build_recipe(
         if given[resource] is None:
             raise InputError(f"recipe {name} needs {RESOURCES[resource]}")
     resources = {resource: given[resource] for resource in chosen.takes if given[resource] is not None}
-    frozen = tuple(model.frozen)
+    frozen = tuple(getattr(model, "frozen", ()))
     plugins = chosen.compose(model, **resources, **checked)
     if not isinstance(plugins, list | tuple):
         raise InputError(f"recipe {name}: its function returns a list of plugins, not {reprlib.repr(plugins)}")
-    model.built.append(BuiltRecipe(name, {**chosen.settings, **checked}, tuple(sorted(resources)), frozen))
+    if isinstance(model, VLM):  # others are not saved, and need not remember
+        model.built.append(BuiltRecipe(name, {**chosen.settings, **checked}, tuple(sorted(resources)), frozen))
     return list(plugins)
 
 
