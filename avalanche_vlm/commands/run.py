@@ -158,11 +158,14 @@ def _executed(job: _Job, minutes: float | None, command: Command, progress: Prog
     from avalanche_vlm.training.checkpoint.folder import remove_checkpoints
 
     asked, folder, picture = job.asked, job.folder, job.folder / "matrix.png"
+    partial = folder / "partial.json"
     if job.kept is not None:
         progress.say(f"{asked}: finished before, kept")
         if job.saving.model and not (folder / "model").exists():
             progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
-        remove_checkpoints(folder / store.CHECKPOINTS)  # of a process that was killed when it had written the result
+        # Of a process that was killed when it had written the result.
+        remove_checkpoints(folder / store.CHECKPOINTS)
+        partial.unlink(missing_ok=True)
         if not picture.exists():
             _save(picture, plots.matrices([job.kept[0]]))
         return {"result": job.kept[0], "timing": job.kept[1]}
@@ -175,7 +178,6 @@ def _executed(job: _Job, minutes: float | None, command: Command, progress: Prog
         progress.say(f"left out: {sentence}")
     for sentence in benchmark.data.notes:
         progress.say_once(sentence)
-    partial = folder / "partial.json"
 
     def on_row(step: int, matrix: Any) -> None:
         found = {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": percent_rows(matrix)}

@@ -87,8 +87,10 @@ def test_the_same_command_goes_on_and_ends_with_the_same_bytes(whole, broken, tm
     assert weights(out) == weights(whole) != {}
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
     assert read(out / "timing.json")["total_seconds"] >= read(out / "timing.json")["train_seconds"]
-    # Once more: it is finished.
+    # Once more: it is finished, and what a process leaves that is killed behind its result is removed.
+    (out / "partial.json").write_text("{}")
     assert cli.main(words(out)) == 0 and "finished before, kept" in capsys.readouterr().err
+    assert not (out / "partial.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -20,14 +19,12 @@ from torch.utils.data import (
 
 from avalanche_vlm.compat import loader_of_epoch
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.checkpoint.signals import BreakOffError
 
 _SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 """What draws all that it draws from the global generator when an epoch starts."""
-_END = object()
-
-
-class BreakOffError(BaseException):
-    """The training is to end, and a batch was being loaded: nothing of its iteration has begun."""
+END = object()
+"""What is loaded when an epoch is over."""
 
 
 class Owner(Protocol):
@@ -42,8 +39,13 @@ class Owner(Protocol):
         :param trained: batches of the epoch that are trained.
         """
 
-    def waiting(self) -> AbstractContextManager[Any]:
-        """The next batch is being loaded."""
+    def load(self, batches: Iterator[Any]) -> Any:
+        """Load the next batch.
+
+        :param batches: the iterator over the batches of the epoch.
+        :return: the batch; :data:`END` where there is none.
+        :raises BreakOffError: if the training is to end, and nothing of the iteration has begun.
+        """
 
 
 class EpochBatches:
@@ -82,12 +84,11 @@ class EpochBatches:
             if watched and (left is None or not torch.equal(left, torch.get_rng_state())):
                 self.drawn[trained] = torch.get_rng_state()
             try:
-                with self.owner.waiting():
-                    batch = next(batches, _END)
+                batch = self.owner.load(batches)
             except BreakOffError:
                 self.owner.between(trained)
                 raise
-            if batch is _END:
+            if batch is END:
                 return
             left = torch.get_rng_state() if watched else None
             yield batch

@@ -11,10 +11,12 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.packing import StateDict
@@ -147,6 +149,23 @@ def newest(folder: Path) -> SavedTraining | None:
     return SavedTraining(_position(folder, _told(inside)), started.state, base, inside.about, inside.state)
 
 
+@contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """Within it a training takes what a checkpoint holds. What was made to look whole, and is not, is no error of the
+    training's.
+
+    :param folder: the folder of checkpoints.
+    :raises InputError: instead of what Python says of a value that is of another kind than it should be.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"the checkpoint in {folder} is damaged, or of another training: {said}") from error
+
+
 def _told(stored: Stored) -> Stored:
     for remark in stored.remarks:
         warnings.warn(remark, VLMWarning, stacklevel=4)
@@ -154,7 +173,17 @@ def _told(stored: Stored) -> Stored:
 
 
 def _position(folder: Path, stored: Stored) -> Position:
+    """Where a checkpoint is from, and whether all is noted beside it that a training goes on with."""
+    about = stored.about
     try:
-        return Position(**stored.about["position"])
+        position = Position(**about["position"])
+        counts = [position.experience, position.epoch, position.iteration, *chain(*about["experiences"])]
+        told = position.stage in get_args(Stage) and all(type(count) is int and count >= 0 for count in counts)
+        told = told and len(about["experiences"]) >= position.experience + (position.stage != "start")
+        told = told and all(len(entry) == 2 for entry in about["experiences"])
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint {stored.name} in {folder} does not tell where it is from") from error
+    kinds = {"settings": dict, "machine": dict, "loader": dict, "conditions": dict, "evaluates": list, "written": float}
+    if not told or any(type(about.get(name)) is not kind for name, kind in kinds.items()):
+        raise InputError(f"the checkpoint {stored.name} in {folder} does not tell where it is from")
+    return position

@@ -14,11 +14,10 @@ from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
 from avalanche_vlm.memory.packing import HasState
 from avalanche_vlm.memory.state import TRANSIENT
 from avalanche_vlm.storage import Lock
-from avalanche_vlm.training.checkpoint.batches import BreakOffError
 from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, unknown_parts, vlm_of
 from avalanche_vlm.training.checkpoint.folder import Position, holds_checkpoints, remove_checkpoints
 from avalanche_vlm.training.checkpoint.recorder import Recorder
-from avalanche_vlm.training.checkpoint.signals import handled, signal_name
+from avalanche_vlm.training.checkpoint.signals import BreakOffError, handled, signal_name
 from avalanche_vlm.training.plugins.base import VLMPlugin
 
 _LOCKS: WeakValueDictionary[Path, Lock] = WeakValueDictionary()
@@ -115,7 +114,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         if recorder.phase == "loading":
             raise BreakOffError
         in_iteration = recorder.phase == "training" and recorder.strategy.is_training
-        if not in_iteration and recorder.phase != "writing":
+        if not in_iteration and recorder.phase not in ("between", "writing"):
             recorder.end()
 
     def listens(self, listens: bool) -> None:
@@ -152,6 +151,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         if recorder is not None and recorder.strategy is strategy:
             return recorder
         vlm_of(strategy)
+        if others := [p for p in strategy.plugins if isinstance(p, CheckpointPlugin) and p is not self]:
+            raise InputError(f"a strategy has one CheckpointPlugin: take the one out that writes to {others[0].folder}")
         if unknown := unknown_parts(strategy):
             names = ", ".join(unknown)
             if self.strict:
@@ -173,7 +174,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
 
         :raises InputError: if the folder has checkpoints that nobody has looked at.
         """
-        new = self._recorder is None
+        new = self._recorder is None or self._recorder.strategy is not strategy
         self.attach(strategy)
         if new and holds_checkpoints(self.folder):
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.memory.packing import HasState, pack, part_of
 from avalanche_vlm.memory.unpacking import unpack
 from avalanche_vlm.training.checkpoint.batches import (
-    BreakOffError,
+    END,
     EpochBatches,
     Nothing,
     loader_settings,
@@ -23,10 +23,11 @@ from avalanche_vlm.training.checkpoint.batches import (
 )
 from avalanche_vlm.training.checkpoint.conditions import differences, machine_conditions, training_conditions
 from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, load_strategy_state, strategy_state
-from avalanche_vlm.training.checkpoint.folder import Position, SavedTraining, write
+from avalanche_vlm.training.checkpoint.folder import Position, SavedTraining, taken, write
+from avalanche_vlm.training.checkpoint.signals import BreakOffError
 from avalanche_vlm.training.state import random_states, restore_random_states
 
-Phase = Literal["outside", "training", "loading", "writing"]
+Phase = Literal["outside", "between", "loading", "training", "writing"]
 
 
 class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
@@ -140,9 +141,10 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         trained, drawn = 0, None
         if pending is not None:
             assert pending.within is not None
-            inside = unpack("epoch", None, part_of(pending.within, "place"), "a loader")
-            restore_random_states(inside["random"])
-            trained, drawn = pending.position.iteration, inside["drawn"]
+            with taken(self.folder):
+                inside = unpack("epoch", None, part_of(pending.within, "place"), "a loader")
+                restore_random_states(inside["random"])
+                trained, drawn = pending.position.iteration, inside["drawn"]
         self._epoch_random = random_states()
         self._batches = EpochBatches(strategy.dataloader, self, trained, drawn)
         strategy.dataloader = self._batches
@@ -179,26 +181,30 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
             self._written = time.monotonic()
 
     def between(self, trained: int) -> None:
-        self.phase = "outside"
+        self.phase = "between"  # what ends a training from now on is looked at before the next batch
         here = Position(len(self._seen) - 1, "within", self._epoch, trained)
         due = self.minutes is not None and time.monotonic() - self._written >= 60 * self.minutes
-        if (due or self.wanted) and self.minutes is not None and here != self.last:
-            self._write(here)
-        self.wanted = False
+        if due or self.wanted:
+            self.wanted = False
+            self._write_once(here)
         if self.stop is not None:
+            self._write_once(here)
             self.end()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def load(self, batches: Iterator[Any]) -> Any:
         before = random_states() if self.watched else None
-        self.phase = "loading"
         try:
-            yield
+            # A signal breaks this off wherever it is, so that the generators go back whenever the batch is not trained.
+            self.phase = "loading"
+            if self.stop is not None:
+                raise BreakOffError
+            batch = next(batches, END)
+            self.phase = "training"
         except BreakOffError:
             if before is not None:  # the batch that is not trained has drawn nothing
                 restore_random_states(before)
             raise
-        self.phase = "training"
+        return batch
 
     # Its own ---------------------------------------------------------------------------------------------------------
 
@@ -218,11 +224,19 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         where = "from the start, for nothing was written yet" if self.last is None else f"from {self.last}"
         raise Interrupted(f"{self.stop}: the same command or script goes on {where} ({self.folder})", self.signal)
 
+    def _write_once(self, position: Position) -> None:
+        """Write where the training is within an experience, if that is wanted at all and is not written yet."""
+        if self.minutes is not None and position != self.last:
+            self._write(position)
+
     def _write(self, position: Position) -> None:
-        self.phase = "writing"
-        with self.writing():
-            self._written_down(position)
-        self.last, self._written, self.phase = position, time.monotonic(), "outside"
+        phase, self.phase = self.phase, "writing"
+        try:
+            with self.writing():
+                self._written_down(position)
+            self.last, self._written = position, time.monotonic()
+        finally:
+            self.phase = phase
         if self.stop is not None and position.stage != "within":
             self.end()
 
@@ -245,7 +259,8 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self._base = self._base if within else base
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        load_strategy_state(self.strategy, state, self.also, strict=self.strict)
+        with taken(self.folder):
+            load_strategy_state(self.strategy, state, self.also, strict=self.strict)
 
     def _silence(self) -> None:
         """Have nothing but this plugin hear of what happens until all speak again."""

@@ -13,6 +13,10 @@ from typing import Any, Protocol
 from avalanche_vlm.errors import InputError, Interrupted
 
 
+class BreakOffError(BaseException):
+    """The training is to end, and a batch was being loaded: nothing of its iteration has begun."""
+
+
 class Listens(Protocol):
     """What does as signals say."""
 
@@ -54,42 +58,37 @@ def heard(plugin: Listens) -> Iterator[None]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise InputError("signals come to the main thread alone: train there, or without on_signals")
-    listener = _Listener(plugin)
-    kept = {number: signal.getsignal(number) for number in _numbers(*_ENDING, *_GOING_ON)}
-    child = getattr(signal, "SIGCHLD", None)
-    of_children = None if child is None else signal.getsignal(child)
+    numbers = _numbers(*_ENDING, *_GOING_ON)
+    listener = _Listener(plugin, {number: signal.getsignal(number) for number in numbers})
+    unraisable, sys.unraisablehook = sys.unraisablehook, listener.ignored
     plugin.listens(True)
     try:
-        for number in kept:
+        for number in numbers:
             signal.signal(number, listener)
         yield
     finally:
         plugin.listens(False)
-        for number, handler in kept.items():
-            _put_back(number, handler)
-        if child is not None and listener.ended_by is not None:
-            _put_back(child, of_children)
-
-
-def _put_back(number: int, handler: Any) -> None:
-    # None stands for a handler that was not installed from Python, which Python cannot install again either.
-    signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        sys.unraisablehook = unraisable
+        listener.give_back()
 
 
 class _Listener:
     """What the process does at a signal.
 
     :param plugin: the plugin that writes the checkpoints.
+    :param before: what the process did before, by the signal's number; None for what is not Python's.
     """
 
-    def __init__(self, plugin: Listens) -> None:
-        self.plugin = plugin
+    def __init__(self, plugin: Listens, before: dict[int, Any]) -> None:
+        self.plugin, self.before = plugin, before
         self.process = os.getpid()
         self.ended_by: int | None = None
+        self.unraisable = sys.unraisablehook
 
     def __call__(self, number: int, frame: Any) -> None:
         if os.getpid() != self.process:
-            return  # a worker process, which has inherited this: its parent decides
+            self._in_child(number, frame)
+            return
         if number in _numbers(*_GOING_ON):
             self.plugin.request()
             return
@@ -98,9 +97,45 @@ class _Listener:
         self.ended_by = number
         if hasattr(signal, "SIGCHLD"):
             # A scheduler signals worker processes as well. That they are gone is then no error of the iteration, which
-            # torch would break off.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # torch would break off. (The system's own way would have Python complain of one that is gone already.)
+            self.before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, _unheard))
         self.plugin.request_end(number)
+
+    def ignored(self, unraisable: Any) -> None:
+        """Signal again where what ends the process was raised in a finalizer, which lets nothing through.
+
+        :param unraisable: what Python says of an exception that it could not raise.
+        """
+        number = self.ended_by
+        if number is None or not isinstance(unraisable.exc_value, Interrupted | BreakOffError):
+            self.unraisable(unraisable)
+            return
+        self.ended_by = None
+        again = threading.Timer(0.02, os.kill, (self.process, number))
+        again.daemon = True
+        again.start()
+
+    def give_back(self) -> None:
+        """Have the process do again what it did before."""
+        for number, handler in self.before.items():
+            # None stands for a handler that was not installed from Python, which Python cannot install again either.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _in_child(self, number: int, frame: Any) -> None:
+        """In a process that has inherited this. The terminal and the scheduler signal it as well, and its parent
+        decides; but the parent ends it by SIGTERM."""
+        if number != signal.SIGTERM:
+            return
+        before = self.before.get(number)
+        if callable(before):
+            before(number, frame)
+        elif before is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def _unheard(number: int, frame: Any) -> None:
+    """Do nothing."""
 
 
 def _numbers(*names: str) -> list[int]:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import VLMNaive
-from avalanche_vlm.training.checkpoint.batches import EpochBatches, loader_settings, refuse_loader
+from avalanche_vlm.training.checkpoint.batches import END, EpochBatches, loader_settings, refuse_loader
 from avalanche_vlm.training.plugins.base import VLMPlugin
 
 SIZES = {"n_train": 40, "n_test": 8, "n_held_out": 8, "n_reference": 16}
@@ -119,10 +119,8 @@ class Listener:
     def between(self, trained: int) -> None:
         self.told.append(trained)
 
-    def waiting(self):
-        import contextlib
-
-        return contextlib.nullcontext()
+    def load(self, batches):
+        return next(batches, END)
 
 
 def plain(**options: Any) -> DataLoader:

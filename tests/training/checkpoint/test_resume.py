@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import warnings
 
 import pytest
 import torch
 from avalanche.training.supervised import Naive
-from killed import Killed, Training, assert_same
+from killed import Killed, Killer, Training, assert_same
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError, VLMWarning
@@ -120,6 +122,25 @@ def test_a_folder_that_nobody_has_looked_at_is_not_written_over(stream, killed):
         strategy.train(stream.train_stream[0])
 
 
+def test_a_second_strategy_of_a_plugin_does_not_write_over_the_first_ones_checkpoints(stream, tmp_path):
+    training = Training(stream, minutes=None, evaluate=False)
+    first = training.make(tmp_path, Killer())
+    resume(first, tmp_path)
+    first.train(stream.train_stream[0])
+    plugin = next(p for p in first.plugins if isinstance(p, CheckpointPlugin))
+    second = training.make(tmp_path / "other", Killer())
+    second.plugins = [plugin if isinstance(p, CheckpointPlugin) else p for p in second.plugins]
+    with pytest.raises(InputError, match=r"has checkpoints of a training already: call resume"):
+        second.train(stream.train_stream[0])
+
+
+def test_a_second_plugin_is_refused_by_its_folder(stream, tmp_path):
+    training = Training(stream, lambda model: [CheckpointPlugin(tmp_path / "second")])
+    strategy = training.make(tmp_path / "first", Killer())
+    with pytest.raises(InputError, match=rf"take the one out that writes to {tmp_path}/first"):
+        strategy.train(stream.train_stream[0])
+
+
 def test_resume_needs_the_plugin_of_its_folder(stream, tmp_path):
     from killed import Killer
 
@@ -206,6 +227,32 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_taken(stream, tmp
         assert_same(whole, training.run(tmp_path / "killed"))
     if what != "0001-within-0000-0000002" and damage != "gone":
         assert any(str(path) in str(warning.message) for warning in told)
+
+
+SEALED_AGAIN = {
+    "position": ("about", "position", {"experience": "1", "stage": "within", "epoch": 0, "iteration": 1}),
+    "experiences": ("about", "experiences", []),
+    "settings": ("about", "settings", None),
+    "conditions": ("about", "conditions", 1.5),
+    "place": ("state", "place.epoch", {"value": 7}),
+    "optimizer": ("state", "optimizer.groups", {"value": -1}),
+    "generators": ("state", "random", {"value": {"python": [3, [1], None]}}),
+}
+
+
+@pytest.mark.parametrize("what", SEALED_AGAIN)
+def test_a_checkpoint_that_was_changed_and_sealed_again_is_refused_in_a_sentence(stream, killed, tmp_path, what):
+    part, name, value = SEALED_AGAIN[what]
+    folder = shutil.copytree(killed, tmp_path / "killed")
+    path = max(folder.glob("*-within-*.json"))
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    content[part][name] = value
+    body = json.dumps(content, separators=(",", ":")).encode()[1:] + b"\n"
+    path.write_bytes(b'{"sha256":"%s",' % hashlib.sha256(body).hexdigest().encode() + body)
+    with pytest.raises(InputError, match=r"checkpoint|damaged") as told:
+        Training(stream, minutes=9, evaluate=False).run(folder)
+    assert "\n" not in str(told.value)
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_no_new_training(stream, tmp_path):

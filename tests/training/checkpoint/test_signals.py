@@ -125,6 +125,47 @@ def test_a_batch_that_is_being_loaded_is_not_waited_for(tmp_path, capsys):
     assert_same(whole, training(0).run(tmp_path / "killed"))
 
 
+class Lines:
+    """A tracer that signals the process at one line of the checkpoints' code between the second and third iteration.
+
+    :param training: the training that it watches.
+    :param at: which line, from 1 on.
+    """
+
+    def __init__(self, training: Training, at: int) -> None:
+        self.training, self.left = training, at
+
+    def __call__(self, frame, event, arg):
+        if Path(frame.f_code.co_filename).name not in ("batches.py", "recorder.py"):
+            return None
+        heard = self.training.killer.heard
+        if event == "line" and heard[-1:] == ["after_training_iteration"] and heard.count("before_forward") == 2:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return self
+
+
+@pytest.mark.slow
+def test_a_signal_between_two_iterations_loses_neither_them_nor_a_draw(tmp_path):
+    stream = picturebook.mtil_like(order=["sketches"], train_transform=Trap(0), **SIZES)
+    whole = Training(stream, minutes=9, evaluate=False).run(tmp_path / "whole")
+    for at in range(1, 100):
+        training, before = Training(stream, minutes=9, signals=True, evaluate=False), sys.gettrace()
+        sys.settrace(Lines(training, at))
+        try:
+            training.run(tmp_path / str(at))
+        except SystemExit:
+            sys.settrace(before)
+        else:
+            break
+        finally:
+            sys.settrace(before)
+        assert training.plugin.position in (Position(0, "within", 0, 2), Position(0, "within", 0, 3))
+        assert_same(whole, Training(stream, minutes=9, evaluate=False).run(tmp_path / str(at)))
+    assert at > 15
+
+
 @pytest.mark.slow
 def test_worker_processes_that_a_scheduler_signals_as_well_are_no_error(stream, tmp_path):
     def signal_all(strategy) -> None:
@@ -211,6 +252,47 @@ def test_handlers_are_put_back_though_python_did_not_install_them(monkeypatch):
     finally:
         for number, handler in zip((signal.SIGUSR1, signal.SIGTERM, signal.SIGINT), (*before, interrupt), strict=True):
             signal.signal(number, handler)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_forked_meanwhile_can_be_terminated():
+    def terminated() -> None:
+        with handled(Deaf()):
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            time.sleep(0.2)
+            child.terminate()
+            child.join(10)
+            os._exit(5 if child.exitcode == -signal.SIGTERM else 6)
+
+    assert in_a_copy(terminated) == 5
+
+
+class Ends(Deaf):
+    """What is told to end and does so at once."""
+
+    def request_end(self, number):
+        raise Interrupted("ended", number)
+
+
+@pytest.mark.slow
+def test_a_signal_within_a_finalizer_ends_all_the_same():
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)
+
+    def finalized() -> None:
+        try:
+            with handled(Ends()):
+                last = Last()
+                del last
+                time.sleep(10)
+        except SystemExit as ended:
+            os._exit(ended.code)
+
+    begun = time.monotonic()
+    assert in_a_copy(finalized) == 143 and time.monotonic() - begun < 9
 
 
 def test_signals_are_for_the_main_thread(tmp_path):
