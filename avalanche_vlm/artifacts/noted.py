@@ -41,10 +41,7 @@ def save_noted(
     :raises InputError: as :func:`~avalanche_vlm.artifacts.save_model`, and if the base that the model was loaded with
         is no longer in its folder.
     """
-    if base is None and model.saved_in is not None and embed_base is not False:
-        there = open_saved(model.saved_in)
-        if there.description.base.embedded:  # where it is from in the end may not be on this machine
-            base, embed_base = there.base(), True
+    base, embedded = base_along(model, base, embed_base)
     steps = noted(model)
     return save_model(
         folder,
@@ -56,11 +53,28 @@ def save_noted(
         earlier=steps[:-1],
         plugins=plugins,
         base=base,
-        embed_base=bool(embed_base),
+        embed_base=embedded,
         version=version,
         current=current,
         about=about,
     )
+
+
+def base_along(model: VLM, base: VLM | None, embed_base: bool | None) -> tuple[VLM | None, bool]:
+    """The base that a model is saved with: one that was loaded with its base takes it along.
+
+    :param model: any model, trained or not.
+    :param base: the base, where the user brings it.
+    :param embed_base: whether its weights are to be written along; None for what was done where the model was loaded
+        from.
+    :return: the base, None where it is made again from what the model says of its origin; and whether it is written.
+    :raises InputError: if the base that the model was loaded with is no longer in its folder.
+    """
+    if base is None and model.saved_in is not None and embed_base is not False:
+        there = open_saved(model.saved_in)
+        if there.description.base.embedded:  # where it is from in the end may not be on this machine
+            return there.base(), True
+    return base, bool(embed_base)
 
 
 def noted(model: VLM) -> list[Built]:

@@ -155,7 +155,7 @@ def _write(
         base=Base(
             origin=None if origin is None else MadeBy.of(origin),
             embedded=embed_base,
-            frozen=_frozen_before(model, base, protocol),
+            frozen=_frozen_before(model, base, built, protocol),
             weights={} if base is None else weights_of(base),
         ),
         built=built,
@@ -197,8 +197,10 @@ def _check_loadable(base: VLM, model: VLM, built: list[Built]) -> None:
         ) from error
 
 
-def _frozen_before(model: VLM, base: VLM | None, protocol: Any) -> list[str]:
-    """The towers that were frozen before the recipe was built."""
+def _frozen_before(model: VLM, base: VLM | None, built: Sequence[Built], protocol: Any) -> list[str]:
+    """The towers that were frozen before the first recipe was built."""
+    if len(built) > 1 and built[0].frozen is not None:
+        return list(built[0].frozen)  # a protocol may be that of the last recipe alone
     weights = protocol.get("weights") if isinstance(protocol, Mapping) else None
     if isinstance(weights, Mapping) and isinstance(weights.get("frozen"), list):
         return list(weights["frozen"])

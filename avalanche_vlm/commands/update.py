@@ -88,7 +88,7 @@ def update(request: UpdateRequest) -> int:
             print(finding.sentence)
         print(
             f"{done.version} is the model now" if done.promoted else
-            f"{done.version} is not promoted, {version.version} stays the model: {done.refusal}"
+            f"{done.version} is not promoted, {done.overtaken or version.version} stays the model: {done.refusal}"
         )  # fmt: skip
     return 0 if done.promoted or request.promote == "never" else NOT_PROMOTED
 

@@ -17,6 +17,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts import save_model
+from avalanche_vlm.artifacts.noted import base_along, noted
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.evaluation.base import VLMMetric
@@ -92,30 +93,38 @@ class Outcome:
         self,
         folder: str | Path,
         *,
-        embed_base: bool = False,
+        embed_base: bool | None = None,
         version: str | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Path:
         """Save the trained model with its protocol, figures and costs, and the state that training goes on from.
+        Recipes that were built on it before the experiment, as on a model that was loaded, are saved with it.
 
         :param folder: gets ``versions`` and ``model``, as :func:`~avalanche_vlm.artifacts.save_model` says it.
-        :param embed_base: whether the base's weights are written along, so that nothing else is needed to load.
+        :param embed_base: whether the base's weights are written along, so that nothing else is needed to load; None
+            for what was done where the model was loaded from.
         :param version: name of the version, which takes the place of one that is there; None for the next one.
         :param about: what else is to be kept, in JSON types.
         :return: the version's folder.
         :raises InputError: if the model cannot be saved so that it can be loaded, or a file cannot be written.
         """
         protocol = self.result["protocol"]
+        model = model_of(self.strategy)
+        base, embedded = base_along(model, None, embed_base)
+        steps = noted(model)
         return save_model(
             folder,
-            model_of(self.strategy),
+            model,
             recipe=protocol["recipe"],
             options=protocol["recipe_options"],
             resources=tuple(protocol["resources"]),
+            frozen=steps[-1].frozen if len(steps) > 1 else None,
+            earlier=steps[:-1],
             plugins=self.plugins,
             result=self.result,
             ledger=self.ledger,
-            embed_base=embed_base,
+            base=base,
+            embed_base=embedded,
             version=version,
             about=about,
         )

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.reading import ordered_batches
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
@@ -71,7 +72,7 @@ def answers_of(model: VLM, asked: TestSet, batch_size: int = 256) -> SampleAnswe
     :param model: the model that is asked.
     :param asked: the set of samples that it is asked about.
     :param batch_size: samples that are encoded at a time.
-    :raises ValueError: for a set without a sample.
+    :raises InputError: for a set without a sample.
     """
     parts: list[tuple[torch.Tensor, ...]] = []
     pairs = False
@@ -88,7 +89,7 @@ def answers_of(model: VLM, asked: TestSet, batch_size: int = 256) -> SampleAnswe
             features = model.encode_image(x, task_labels=task if others is None else None)
             parts.append((rightness(logits, y), logits.argmax(1), y, features))
     if not parts:
-        raise ValueError(f"{asked.name} has no samples")
+        raise InputError(f"{asked.name} has no test samples to ask a model about")
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     if pairs:
         images, texts, y = columns

@@ -1,13 +1,16 @@
 """What is known of a version beside its files: where it comes from, what it learned, and whether it was promoted.
 
 ``DIR/versions/v2.json`` lies beside the folder ``v2``, for what it says changes while the folder does not: a candidate
-may be promoted later.
+may be promoted later. An update's version brings its record in its ``model.json`` as well, so that it is no more than a
+candidate if the process ended before the file beside it was written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,15 @@ from avalanche_vlm.artifacts import current_version, open_saved, point_to, versi
 from avalanche_vlm.artifacts.description import check_there
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage import Lock
 from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.living.gates import GateFinding, why_not
+
+RECORD = "update"
+"""Where a version's ``model.json`` has the record that an update made, under ``about``."""
+
+_POINTER, _PATIENCE = ".model.lock", 10.0
+"""The lock of the moment in which ``DIR/model`` moves, and the seconds that one waits for another to move it."""
 
 
 class _Part(BaseModel):
@@ -81,7 +91,8 @@ def bytes_of(folder: Path) -> int:
 
 
 def read_record(folder: str | Path, version: str) -> Record:
-    """What is known of a version; of one that was saved without a record, what its ``model.json`` says.
+    """What is known of a version; of one without a record beside it, what its ``model.json`` says: that of an update is
+    a candidate until the record says something else.
 
     :param folder: the folder that was saved to.
     :param version: name of the version.
@@ -98,7 +109,14 @@ def read_record(folder: str | Path, version: str) -> Record:
         except (OSError, ValueError, ValidationError) as error:
             raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
     saved = open_saved(folder / VERSIONS / version)
+    if RECORD in saved.description.about:
+        try:
+            record = Record.model_validate(saved.description.about[RECORD])
+        except ValidationError as error:
+            raise InputError(f"{saved.folder}/model.json is damaged: {' '.join(str(error).split())[:200]}") from error
+        return record.model_copy(update={"version": version, "promoted": False, "bytes": bytes_of(saved.folder)})
     result = saved.description.result or {}
+    parent = (saved.description.protocol or {}).get("goes_on_from")
     built = saved.description.built
     made = datetime.datetime.fromtimestamp((saved.folder / "model.json").stat().st_mtime, datetime.UTC)
     tasks = result.get("tasks")
@@ -106,9 +124,10 @@ def read_record(folder: str | Path, version: str) -> Record:
     return Record(
         version=version,
         made=made.replace(microsecond=0).isoformat(),
+        parent=parent if isinstance(parent, str) else None,
         recipe=built[-1].recipe if built else None,
         experiences=[Kept(name=name) for name in names],
-        promoted=True,
+        promoted=parent is None,  # an update writes the record before it promotes
         scores=_last_row(result, names),
         bytes=bytes_of(saved.folder),
     )
@@ -157,11 +176,46 @@ def roll_back(folder: str | Path, version: str, anyway: bool = False) -> str | N
         raise InputError(
             f"{version} was never promoted{f' ({why})' if why else ''}: --anyway makes it the model all the same"
         )
-    before = current_version(folder)
-    if not record.promoted:
-        write_record(folder, record.model_copy(update={"promoted": True}))
-    point_to(folder, version)
+    with pointing(folder):
+        before = current_version(folder)
+        if not record.promoted:
+            write_record(folder, record.model_copy(update={"promoted": True}))
+        point_to(folder, version)
     return before
+
+
+@contextlib.contextmanager
+def pointing(folder: str | Path) -> Iterator[None]:
+    """Within a block nobody else asks which version is the model in order to move it: not ``rollback`` and not the end
+    of an update, which else goes on for hours beside a rollback.
+
+    :param folder: the folder that was saved to.
+    :raises InputError: if another process keeps it for seconds.
+    """
+    with Lock(Path(folder, VERSIONS), name=_POINTER).acquire(_PATIENCE):
+        yield
+
+
+def settle(folder: str | Path, record: Record, promoted: bool) -> tuple[Record, str | None]:
+    """Write what is known of an update's version and make it the model, where it is to be and its parent still is.
+
+    :param folder: the folder that the version was saved to.
+    :param record: what is known of the version.
+    :param promoted: whether the version is to be the model.
+    :return: the record as it was written, and name of the version that took the parent's place meanwhile and keeps this
+        one from it; None for none.
+    :raises InputError: if it cannot be written.
+    """
+    with pointing(folder):
+        current = current_version(folder)
+        overtaken = current if promoted and current not in (record.parent, record.version) else None
+        promoted = promoted and overtaken is None
+        size = bytes_of(Path(folder, VERSIONS, record.version))
+        record = record.model_copy(update={"promoted": promoted, "bytes": size})
+        write_record(folder, record)
+        if promoted:
+            point_to(folder, record.version)
+    return record, overtaken
 
 
 def _tasks_of(saved: Any) -> tuple[str, ...]:

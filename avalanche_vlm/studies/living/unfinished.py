@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm._flat import differing, flat
-from avalanche_vlm.artifacts.layout import VERSIONS
+from avalanche_vlm.artifacts import version_names
+from avalanche_vlm.artifacts.layout import VERSIONS, next_version
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.studies.living.records import read_record
 from avalanche_vlm.training import VLMNaive
 from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume
 
@@ -54,8 +56,8 @@ class Unfinished:
             yield
 
     def done(self) -> None:
-        """The version is whole: what it was trained in goes."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The version is whole and settled: what it was trained in goes."""
+        _remove(self.folder)
 
     def _refuse_other(self, version: str, request: dict[str, Any]) -> None:
         path = self.folder / _REQUEST
@@ -71,3 +73,54 @@ class Unfinished:
                 f"an update to {version} was interrupted with {name} = {then!r}, and this one has {now!r}: the same "
                 f"update goes on; to begin another one remove {self.folder}"
             )
+
+
+def refuse_finished(folder: Path, version: str) -> None:
+    """Say once that an update was over which was killed in its last moment, so that who gives the command again does
+    not have the same month learned twice.
+
+    :param folder: the folder that the model is saved to.
+    :param version: name of the version that is the model.
+    :raises InputError: if what it was trained in lies there still; it is removed.
+    """
+    left = folder / VERSIONS / f".{version}-training"
+    if not (left / _REQUEST).exists():
+        return
+    _remove(left)
+    raise InputError(
+        f"{version} is the model already, and the update that made it was killed as it ended: nothing of it is left to "
+        "do, and the command given again learns something new"
+    )
+
+
+def version_to_make(folder: Path, request: Mapping[str, Any]) -> tuple[str, bool]:
+    """The version that an update makes: the one whose files are whole already, where the same update was killed before
+    it had settled what becomes of it, or else the next one. What others have left behind of whole versions goes.
+
+    :param folder: the folder that the model is saved to.
+    :param request: all that decides the update, in JSON types.
+    :return: name of the version, and whether its files are whole.
+    """
+    asked = json.loads(json.dumps(request))
+    found = None
+    for version in version_names(folder):
+        left = folder / VERSIONS / f".{version}-training"
+        if not left.exists():
+            continue
+        record = read_record(folder, version)
+        try:
+            same = json.loads((left / _REQUEST).read_text()) == asked
+        except (OSError, ValueError):
+            same = False
+        if same and record.parent == asked["goes on from"]:
+            found = version
+        else:
+            _remove(left)
+    return (next_version(folder), False) if found is None else (found, True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; half removed it is that of no update any more."""
+    with suppress(OSError):
+        (folder / _REQUEST).unlink()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -11,23 +11,25 @@ from typing import Any, Literal, get_args
 import torch
 
 from avalanche_vlm._generators import generators_kept
-from avalanche_vlm.artifacts import SavedModel, open_saved, point_to, version_names
-from avalanche_vlm.artifacts.layout import VERSIONS, model_version, next_version
+from avalanche_vlm.artifacts import open_saved, version_names
+from avalanche_vlm.artifacts.layout import VERSIONS, model_version
 from avalanche_vlm.benchmarks.fingerprint import data_of
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import Generator
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models import VLM
+from avalanche_vlm.storage import Lock
 from avalanche_vlm.studies.feasible import resources
-from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
+from avalanche_vlm.studies.living.answers import SampleAnswers, answers_of
+from avalanche_vlm.studies.living.asking import check_device, fresh_sets, refuse_growth, refuse_untested, sets_aside
 from avalanche_vlm.studies.living.first import read_identities, write_identities
 from avalanche_vlm.studies.living.gates import GateFinding, judge_gate, why_not
 from avalanche_vlm.studies.living.growth import continued
 from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests, kept_sets
 from avalanche_vlm.studies.living.learning import Learner, learn, revived
-from avalanche_vlm.studies.living.records import Kept, Record, bytes_of, now, read_record, write_record
-from avalanche_vlm.studies.living.unfinished import Unfinished
+from avalanche_vlm.studies.living.records import Record, now, read_record, settle
+from avalanche_vlm.studies.living.unfinished import Unfinished, refuse_finished, version_to_make
 from avalanche_vlm.studies.living.version_files import former_settings, save_version
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes.runnable import settled
@@ -50,6 +52,8 @@ class Update:
     :param findings: what the gates say.
     :param record: what is known of the version.
     :param folder: the version's folder.
+    :param overtaken: name of the version that became the model meanwhile in the place of the one that this goes on
+        from, which is why this one is not promoted; None for none.
     """
 
     version: str
@@ -57,12 +61,16 @@ class Update:
     findings: tuple[GateFinding, ...]
     record: Record
     folder: Path
+    overtaken: str | None = None
 
     @property
     def refusal(self) -> str | None:
         """Why the version is no more than a candidate; None for one that was promoted."""
         if self.promoted:
             return None
+        if self.overtaken is not None:
+            parent = self.record.parent
+            return f"{self.overtaken} has become the model meanwhile, and {self.version} goes on from {parent}"
         return why_not(self.findings) or "nothing was to be promoted"
 
 
@@ -90,7 +98,8 @@ def update(
     said: Callable[[str], None] | None = None,
 ) -> Update:
     """Learn more experiences on top of a saved model, with all that it keeps, as a version beside the one that it goes
-    on from. Settings and options are those of before, unless they are given.
+    on from. Settings and options are those of before, unless they are given. One update at a time works in a folder; a
+    rollback meanwhile is heeded, and leaves the new version a candidate.
 
     The new version and the one before answer the same questions: the test samples that were kept of the experiences
     learned before, and held-out sets. A mean loss above a limit leaves the new version a candidate.
@@ -113,8 +122,8 @@ def update(
     :param device: where to run.
     :param base: the model's base, for one that was built by the user's own hands.
     :param checkpoint_minutes: minutes between two checkpoints within an experience; None for checkpoints at the
-        experiences' ends alone. An update that was killed goes on
-        where it was when it is called again.
+        experiences' ends alone. An update that was killed goes on where it was when it is called again, also where its
+        version was whole and nothing had said yet whether it becomes the model.
     :param signals: whether SIGTERM and SIGINT end the update with a checkpoint, which only the main thread can ask for.
     :param progress: called as ``(experience, iteration, iterations)``.
     :param said: called with a sentence about what goes on.
@@ -128,144 +137,110 @@ def update(
         if limit is not None and not 0 <= limit < math.inf:
             raise InputError(f"{name} is a number of points, 0 or more, or None for no limit, not {limit!r}")
     whole(keep, 0, "the number of test samples that are kept (keep)")
+    check_device(device)
     folder, say = Path(folder), said or _silent
     if not version_names(folder):
         raise InputError(f"there is no saved model in {folder} to update")
-    parent = model_version(folder)
-    saved, known = open_saved(folder / VERSIONS / parent), read_record(folder, parent)
-    reader = saved.model(device=device, base=base)  # the model as it answers now
-    stream_of = month if callable(month) else None
-    new = stream_of(reader) if stream_of is not None else month
-    if not isinstance(new, VLMBenchmark):
-        raise InputError(f"what is new is a benchmark, or a function that makes one, not a {type(new).__name__}")
-    if (learns := "pairs" if saved.label_space is None else "classes") != new.kind:
-        raise InputError(f"the model has learned a stream of {learns}, and {new.name} is one of {new.kind}")
-    chosen = recipe or (known.recipe or "")
-    if settings is None:
-        settings = former_settings(saved)
-        if chosen != known.recipe:
-            settings = replace(settings, train_classes=None)  # what the method needs, and not what another one did
-    settings = settled(settings, chosen, new.kind)
-    new.reference, new.generator = reference or new.reference, generator or new.generator
-    taken = resources(chosen, new)
-    learned = [of.name for of in known.experiences]
-    identities = read_identities(folder, parent) if new.kind == "pairs" else None
-    stream = continued(saved.label_space, learned, new, experiences, identities)
-    refuse_growth(chosen, saved, stream)
+    with Lock(folder):
+        parent = model_version(folder)
+        refuse_finished(folder, parent)
+        saved, known = open_saved(folder / VERSIONS / parent), read_record(folder, parent)
+        reader = saved.model(device=device, base=base)  # the model as it answers now
+        stream_of = month if callable(month) else None
+        new = stream_of(reader) if stream_of is not None else month
+        if not isinstance(new, VLMBenchmark):
+            raise InputError(f"what is new is a benchmark, or a function that makes one, not a {type(new).__name__}")
+        if (learns := "pairs" if saved.label_space is None else "classes") != new.kind:
+            raise InputError(f"the model has learned a stream of {learns}, and {new.name} is one of {new.kind}")
+        chosen = recipe or (known.recipe or "")
+        if settings is None:
+            settings = former_settings(saved)
+            if chosen != known.recipe:
+                settings = replace(settings, train_classes=None)  # what the method needs, and not what another one did
+        settings = settled(settings, chosen, new.kind)
+        new.reference, new.generator = reference or new.reference, generator or new.generator
+        taken = resources(chosen, new)
+        learned = [of.name for of in known.experiences]
+        identities = read_identities(folder, parent) if new.kind == "pairs" else None
+        stream = continued(saved.label_space, learned, new, experiences, identities)
+        refuse_growth(chosen, saved, stream)
+        first = len(learned)
+        refuse_untested(stream, first)
 
-    asked = list(kept_sets(folder, known.experiences, reader.transforms.eval))
-    aside = sets_aside(folder, known.held_out, (*new.held_out, *held_out), reader)
-    with generators_kept(reader.device):
-        before = {of.name: answers_of(reader, of) for of in asked}
-        before_aside = {of.name: answers_of(reader, of) for of in aside}
-    learner = revived(
-        saved,
-        recipe,
-        options or {},
-        {name: value for name, value in taken.items() if value is not None},
-        train_classes=settings.train_classes,
-        device=device,
-        base=base,
-    )
-    del reader
-    if stream.label_space is not None:
-        learner.model.grow_label_space(stream.label_space)
-    first = len(learned)
-    with generators_kept(learner.model.device):
-        fresh_before = {of.name: answers_of(learner.model, of) for of in fresh_sets(stream, first)}
-    version = next_version(folder)
-    request = _request(parent, learner, settings, stream, first)
-    unfinished = Unfinished(folder, version, request, checkpoint_minutes)
-    say(f"{parent} learns {', '.join(stream.task_names[first:])} by {learner.recipe.recipe}")
-    with unfinished.listening(signals):
-        learn(
-            learner,
-            stream,
-            first,
-            settings,
+        asked = list(kept_sets(folder, known.experiences, reader.transforms.eval))
+        aside = sets_aside(folder, known.held_out, (*new.held_out, *held_out), reader)
+        with generators_kept(reader.device):
+            before = {of.name: answers_of(reader, of) for of in asked}
+            before_aside = {of.name: answers_of(reader, of) for of in aside}
+        learner = revived(
+            saved,
+            recipe,
+            options or {},
+            {name: value for name, value in taken.items() if value is not None},
+            train_classes=settings.train_classes,
             device=device,
-            progress=progress,
-            further=[unfinished.plugin],
-            resume=unfinished.resume,
+            base=base,
         )
-    with generators_kept(learner.model.device):
-        after = {of.name: answers_of(learner.model, of) for of in asked}
-        after_aside = {of.name: answers_of(learner.model, of) for of in aside}
-        fresh_after = {of.name: answers_of(learner.model, of) for of in fresh_sets(stream, first)}
-    findings = (
-        judge_gate("forget", max_forget, before, after, [of.name for of in known.experiences if of.file is None]),
-        judge_gate("zero-shot loss", max_zero_shot_loss, before_aside, after_aside),
-    )
-    promoted = promotes(findings, promote, zero_shot_asked)
-    where = save_version(folder, version, parent, saved, learner, stream, settings, new)
-    experiences_kept, held_out_kept = keep_tests(
-        folder,
-        stream,
-        learner.model.transforms.eval,
-        keep,
-        owner=version,
-        experiences=range(first, len(stream.task_names)),
-    )
-    record = Record(
-        version=version,
-        made=now(),
-        parent=parent,
-        recipe=learner.recipe.recipe,
-        experiences=[*known.experiences, *experiences_kept],
-        held_out=known.held_out if any(of.file for of in known.held_out) else held_out_kept,
-        promoted=promoted,
-        gates=list(findings),
-        scores=_scores({**after, **fresh_after, **after_aside}),
-        before=_scores({**before, **fresh_before, **before_aside}),
-        bytes=bytes_of(where),
-    )
-    if identities is not None:
-        write_identities(folder, version, identities)
-    write_record(folder, record)
-    if promoted:
-        point_to(folder, version)
-    unfinished.done()
-    return Update(version, promoted, findings, record, where)
-
-
-def refuse_growth(recipe: str, saved: SavedModel, stream: VLMBenchmark) -> None:
-    """Refuse new classes for a recipe that cannot take any, before anything is trained.
-
-    :param recipe: name of the recipe.
-    :param saved: the version that is gone on from.
-    :param stream: the stream with what is new.
-    :raises InputError: naming the first new class.
-    """
-    space, before = stream.label_space, saved.label_space
-    if space is None or before is None or len(space) == len(before) or recipes.get(recipe).grows:
-        return
-    raise InputError(
-        f"recipe {recipe} learns no classes that it did not know from the first: {space.class_names[len(before)]!r} is "
-        f"new, so go on with another recipe (--recipe)"
-    )
-
-
-def sets_aside(folder: Path, kept: Sequence[Kept], given: Sequence[HeldOutSet], model: VLM) -> list[TestSet]:
-    """What was kept of held-out sets, and those sets that are given and of which nothing was kept.
-
-    :param folder: the folder that the model was saved to.
-    :param kept: what was kept.
-    :param given: held-out sets that are at hand.
-    :param model: the model that reads them.
-    """
-    found = list(kept_sets(folder, kept, model.transforms.eval))
-    names = {of.name for of in found}
-    return [*found, *(TestSet(of.name, of.dataset, of.label_space) for of in given if of.name not in names)]
-
-
-def fresh_sets(stream: VLMBenchmark, first: int) -> list[TestSet]:
-    """The test sets of what is new, whole.
-
-    :param stream: the stream with what is new.
-    :param first: number of the first new experience.
-    """
-    fresh = list(zip(stream.task_names, stream.test_stream, strict=True))[first:]
-    return [TestSet(name, experience.dataset.eval()) for name, experience in fresh]
+        del reader
+        if stream.label_space is not None:
+            learner.model.grow_label_space(stream.label_space)
+        with generators_kept(learner.model.device):
+            fresh_before = {of.name: answers_of(learner.model, of) for of in fresh_sets(stream, first)}
+        request = _request(parent, learner, settings, stream, first)
+        version, whole_already = version_to_make(folder, request)
+        unfinished = Unfinished(folder, version, request, checkpoint_minutes)
+        model, where = learner.model, folder / VERSIONS / version
+        if whole_already:
+            say(f"{version} was trained by an update that was killed before it ended: its answers decide now")
+            model = open_saved(where).model(device=device, base=base)
+        else:
+            say(f"{parent} learns {', '.join(stream.task_names[first:])} by {learner.recipe.recipe}")
+            with unfinished.listening(signals):
+                learn(
+                    learner,
+                    stream,
+                    first,
+                    settings,
+                    device=device,
+                    progress=progress,
+                    further=[unfinished.plugin],
+                    resume=unfinished.resume,
+                )
+        with generators_kept(model.device):
+            after = {of.name: answers_of(model, of) for of in asked}
+            after_aside = {of.name: answers_of(model, of) for of in aside}
+            fresh_after = {of.name: answers_of(model, of) for of in fresh_sets(stream, first)}
+        findings = (
+            judge_gate("forget", max_forget, before, after, [of.name for of in known.experiences if of.file is None]),
+            judge_gate("zero-shot loss", max_zero_shot_loss, before_aside, after_aside),
+        )
+        experiences_kept, held_out_kept = keep_tests(
+            folder,
+            stream,
+            model.transforms.eval,
+            keep,
+            owner=version,
+            experiences=range(first, len(stream.task_names)),
+        )
+        record = Record(
+            version=version,
+            made=now(),
+            parent=parent,
+            recipe=learner.recipe.recipe,
+            experiences=[*known.experiences, *experiences_kept],
+            held_out=known.held_out if any(of.file for of in known.held_out) else held_out_kept,
+            promoted=False,
+            gates=list(findings),
+            scores=_scores({**after, **fresh_after, **after_aside}),
+            before=_scores({**before, **fresh_before, **before_aside}),
+        )
+        if identities is not None:
+            write_identities(folder, version, identities)
+        if not whole_already:
+            save_version(folder, version, parent, saved, learner, stream, settings, new, record)
+        record, overtaken = settle(folder, record, promotes(findings, promote, zero_shot_asked))
+        unfinished.done()
+        return Update(version, record.promoted, findings, record, where, overtaken)
 
 
 def promotes(findings: Sequence[GateFinding], promote: Promote, zero_shot_asked: bool) -> bool:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts import SavedModel, save_model
+from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies.living.learning import Learner
+from avalanche_vlm.studies.living.records import RECORD, Record
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -39,6 +41,7 @@ def save_version(
     stream: VLMBenchmark,
     settings: TrainSettings,
     new: VLMBenchmark,
+    record: Record,
 ) -> Path:
     """Write a version whole, which is not the model yet.
 
@@ -50,10 +53,12 @@ def save_version(
     :param stream: the whole stream.
     :param settings: settings of its training.
     :param new: the benchmark with what is new, as it was given.
+    :param record: what is known of the version, which is in place together with it.
     :return: the version's folder.
     :raises InputError: if it cannot be written; nothing has changed then.
     """
     recipe = learner.recipe
+    (folder / VERSIONS / f"{version}.json").unlink(missing_ok=True)  # of one of that name that was removed by hand
     protocol = {
         **(saved.description.protocol or {}),
         "recipe": recipe.recipe,
@@ -76,4 +81,5 @@ def save_version(
         embed_base=saved.description.base.embedded,
         version=version,
         current=False,
+        about={RECORD: record.model_dump(mode="json")},
     )
