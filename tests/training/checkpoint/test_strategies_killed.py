@@ -19,11 +19,13 @@ from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from avalanche.training.supervised import Cumulative, Naive
 from killed import Training, assert_same
 
-from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.benchmarks import HeldOutSet, picturebook
 from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
+from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.memory.state import KEPT, Stateful
 from avalanche_vlm.training import VLMNaive
 from avalanche_vlm.training.checkpoint.metrics import evaluator_state, load_evaluator_state
@@ -103,6 +105,22 @@ def test_our_metrics_go_on(stream, tmp_path):
         folder = tmp_path / moment[0]
         assert training.run(folder, *moment) is None
         assert_same(whole, training.run(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [("after_backward", 6), ("after_training_exp", 2), ("before_eval_iteration", 3)])
+def test_probes_go_on(stream, tmp_path, moment):
+    def probes():
+        pairs = HeldOutSet("reference", stream.reference)
+        return [
+            *(DriftProbe(pairs, seed=1), InterferenceProbe(samples=8, per_experience=4, fisher="empirical")),
+            *(ErosionProbe(stream.held_out, max_samples=4), TaskAnswers()),
+        ]
+
+    training = Training(stream, epochs=2, metrics=probes)
+    whole = training.run(tmp_path / "whole")
+    assert training.run(tmp_path / "killed", *moment) is None
+    assert_same(whole, training.run(tmp_path / "killed"))
 
 
 @pytest.mark.slow
