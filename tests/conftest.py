@@ -12,6 +12,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--grid", action="store_true", help="every case of the grids of which slow tests have a part")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if _only_hands_out(config):
         return
@@ -31,7 +35,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--grid"):
+        left_out = [item for item in items if item.get_closest_marker("grid")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     import torch
 
     if torch.cuda.is_available():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from mini import mini
-from quick import QUICK, slow_but_for_some
+from quick import QUICK, one_each, slow_but_for_some
 from trained import Trained, answers, build, short_stream, train
 
 from avalanche_vlm.artifacts import load, open_saved, save_model
@@ -68,8 +68,7 @@ def test_a_model_of_ones_own_is_loaded_into_its_base(tmp_path, name, kind):
     check(tmp_path, train(name, stream(kind), mini), mini)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), RUNS)
+@pytest.mark.parametrize(("name", "kind"), one_each(RUNS))
 def test_every_recipe_predicts_and_goes_on_as_it_was(tmp_path, name, kind):
     found = train(name, stream(kind), create_vlm)
     check(tmp_path, found, None)

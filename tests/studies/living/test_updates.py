@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from quick import LESS, slow_but_for_some
+from quick import LESS, one_each
 
 from avalanche_vlm.artifacts import current_version, load, open_saved, save_model
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
@@ -51,7 +51,14 @@ def first_month(folder: Path, whole: VLMBenchmark, recipe: str, keep: int = 8, m
 RUNS = [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(RUNS, quick=()))
+STANDING = (
+    *("fine-tune", "replay", "icarl", "latent-replay", "prototype-replay", "gift", "zscl"),
+    *("ewc-clip", "nusa", "lora", "moe-adapters", "l2p", "ranpac", "magmax"),
+)
+"""Through the disk, for the others of their families; through their states all go in ``test_month_by_month``."""
+
+
+@pytest.mark.parametrize(("name", "kind"), one_each(RUNS, STANDING))
 def test_three_months_by_update_are_the_run_over_all_of_them(name, kind, tmp_path):
     whole = stream(kind)
     at_once = fresh()

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from killed import Training, assert_same, plugins_of
-from quick import slow_but_for_some
+from quick import one_each
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.training import recipes
@@ -24,7 +24,7 @@ def streams():
     }
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(RUNS, ()))
+@pytest.mark.parametrize(("name", "kind"), one_each(RUNS))
 def test_every_recipe_goes_on_in_the_middle_of_an_experience(streams, tmp_path, name, kind):
     training = Training(streams[kind], partial(plugins_of, name, streams[kind]), epochs=2)
     whole = training.run(tmp_path / "whole")
