@@ -25,7 +25,7 @@ def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
         assert run("run", "--recipe", "fine-tune", "--out", str(tmp_path / name)) == 0
     assert (tmp_path / "a/result.json").read_bytes() == (tmp_path / "b/result.json").read_bytes()
     written = "result.json ledger.json timing.json request.json results.csv summary.json matrix.png held_out.png"
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {*written.split(), ".lock"}
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {*written.split(), ".lock", "model", "versions", "tests"}
     assert (tmp_path / "a/matrix.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     for column in ("Last", "Avg", "Transfer", "Forget", "BWT", "ZSD", "Held-out R@1", "Stored", "Trainable", "Seconds"):

@@ -176,7 +176,7 @@ def test_drift_is_that_of_the_features_from_row_0(random_model, tiny_benchmark):
     assert curves["image CKA"][2] == pytest.approx(linear_cka(*images, debiased=True), abs=1e-6)
     of_layer = linear_cka(hidden[before], hidden[random_model], debiased=True)
     assert layers["CKA"][2][layers["names"].index("image.2")] == pytest.approx(of_layer, abs=1e-5)
-    features = 2 * 40 * 128 + 7 * 40 * 128
+    features = (2 + 7) * 40 * random_model.width
     assert probe.stored().ram == 4 * features
 
 
