@@ -31,8 +31,8 @@ def keep_scale_low(model: nn.Module) -> None:
 @torch.no_grad()
 def _clamp(optimizer: Optimizer, *_: Any) -> None:
     for model in list(_models):
-        scale = model.clip.logit_scale
-        if model.bias is None and scale.requires_grad and _holds(optimizer, scale):
+        scale = getattr(model.clip, "logit_scale", None)  # another's model that is being taken apart stops no training
+        if scale is not None and model.bias is None and scale.requires_grad and _holds(optimizer, scale):
             scale.clamp_(0, LARGEST)
 
 
