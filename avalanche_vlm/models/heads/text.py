@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 
@@ -11,6 +12,36 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
+
+
+class _When(NamedTuple):
+    """What features of prompts follow from: they are encoded again where one of these is another.
+
+    :param device: where the weights are.
+    :param precision: autocast's, None without it.
+    :param steps: steps of optimizers so far, of a tower that trains; None of one that does not.
+    :param versions: where the weights that work now lie, and how often each was written to.
+    """
+
+    device: str
+    precision: str | None
+    steps: int | None
+    versions: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, model: DualEncoder, precision: str | None) -> Self:
+        """How it is now."""
+        steps = optimizer_steps() if _trains(model) else None
+        return cls(str(model.device), precision, steps, tensor_versions(model.working_parameters("text")))
+
+
+def _trains(model: DualEncoder) -> bool:
+    return any(p.requires_grad for p in model.working_parameters("text"))
+
+
+def _module(model: DualEncoder) -> str | None:
+    """The module that changes texts now."""
+    return None if model.routed is None else model.routed.pool.text_module
 
 
 class TextHead:
@@ -33,7 +64,7 @@ class TextHead:
         else:
             self.prompts = Prompts.tokenized(label_space.prompts(), tokenizer)
             check_prompts(label_space, tokenizer, self.prompts.tokens)
-        self._cached: dict[str | None, tuple[tuple, torch.Tensor]] = {}
+        self._cached: dict[str | None, tuple[_When, torch.Tensor]] = {}
 
     def told_apart(self, label_space: LabelSpace) -> str | None:
         """The sentence on classes whose prompts have equal tokens, so that the model cannot tell them apart by name.
@@ -69,21 +100,39 @@ class TextHead:
 
         :param classes: ids in ascending order, each once.
         """
-        parameters = list(model.working_parameters("text"))
-        trains = any(p.requires_grad for p in parameters)
-        if trains and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and _trains(model):
             return self.encode(model, classes)
-        steps = optimizer_steps() if trains else None
         kind = model.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        precision = torch.get_autocast_dtype(kind) if cast else None
-        state = (str(model.device), precision, steps, tensor_versions(parameters))
-        module = None if model.routed is None else model.routed.pool.text_module
-        if module not in self._cached or self._cached[module][0] != state:
+        when = _When.of(model, str(torch.get_autocast_dtype(kind)) if cast else None)
+        module = _module(model)
+        if module not in self._cached or self._cached[module][0] != when:
             with torch.no_grad():
-                self._cached[module] = state, self.encode(model, None)
+                self._cached[module] = when, self.encode(model, None)
         features = self._cached[module][1]
         return features if len(classes) == len(self.prompts) else features[classes]
+
+    def at_hand(self, model: DualEncoder) -> tuple[str | None, torch.Tensor] | None:
+        """What :meth:`features` would not encode again for the module that works now.
+
+        :param model: the model whose prompts these are.
+        :return: the precision that it was encoded in, None for the weights' own, and the features of all classes
+            ``[classes, D]``; None if there is nothing, or the text tower trains.
+        """
+        if (module := _module(model)) not in self._cached:
+            return None
+        when, features = self._cached[module]
+        unchanged = not _trains(model) and when == _When.of(model, when.precision)
+        return (when.precision, features) if unchanged else None
+
+    def take(self, model: DualEncoder, precision: str | None, features: torch.Tensor) -> None:
+        """Have at hand what :meth:`at_hand` gave for the same weights, perhaps in another process.
+
+        :param model: the model whose prompts these are.
+        :param precision: the precision that the features were encoded in.
+        :param features: features of all classes ``[classes, D]``.
+        """
+        self._cached[_module(model)] = _When.of(model, precision), features.to(model.device)
 
     def encode(self, model: DualEncoder, classes: torch.Tensor | None) -> torch.Tensor:
         """Encode the prompts of these classes (all by default) and average each class's ensemble."""

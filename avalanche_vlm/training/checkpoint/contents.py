@@ -64,6 +64,7 @@ def strategy_state(strategy: Any, also: Mapping[str, HasState], *, within: bool,
     state |= pack("clock", {name: count for name, count in vars(strategy.clock).items() if type(count) is int})
     state |= pack("optimized", None if optimized is None else list(optimized))
     state |= pack("stops", stops_training(strategy))
+    state |= pack("prompts", vlm_of(strategy).text_head.at_hand(vlm_of(strategy)))
     state |= {f"evaluator.{name}": entry for name, entry in evaluator_state(strategy.evaluator).items()}
     own, odd = _own_attributes(strategy)
     if odd and strict:  # it came while the strategy trained
@@ -110,6 +111,8 @@ def load_strategy_state(
         None if optimized is None else {n: parameters[n] for n in optimized if n in parameters}
     )
     set_stops_training(strategy, unpack("stops", False, state, owner))
+    if encoded := unpack("prompts", None, state, owner) if "prompts" in state else None:
+        model.text_head.take(model, *encoded)
     load_evaluator_state(strategy.evaluator, part_of(state, "evaluator"))
     own, _ = _own_attributes(strategy)
     for name, value in own.items():

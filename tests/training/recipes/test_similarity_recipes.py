@@ -10,6 +10,7 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from made import tiny
 
 from avalanche_vlm.benchmarks import ImageText
 from avalanche_vlm.errors import InputError
@@ -363,9 +364,10 @@ def test_the_recipe_refuses_them_by_name(random_model, options, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [mod_x, dkr, ctp])
-def test_between_tasks_no_weights_are_kept(random_model, tiny_pairs, recipe):
-    plugins = recipe(random_model)
-    train(random_model, tiny_pairs, plugins)
-    weights = sum(w.nbytes for w in snapshot(random_model.trainable_parameters()).values())
-    assert sum(plugin.stored().ram for plugin in plugins) < weights
+def test_between_tasks_no_weights_are_kept(tiny_pairs, recipe):
+    model = tiny("random")  # of a narrow one CTP's projector would be no small part
+    plugins = recipe(model)
+    train(model, tiny_pairs, plugins)
+    weights = sum(w.nbytes for w in snapshot(model.trainable_parameters()).values())
+    assert sum(plugin.stored().ram for plugin in plugins) < weights / 4
     assert all(teacher.stored().ram == 0 for teacher in plugins[0].teachers)
