@@ -90,10 +90,10 @@ def _given(folder: Path, given: VLM | None, name: str) -> VLM:
 
 
 def _embedded(folder: Path, origin: Origin, files: Mapping[str, Any], name: str) -> VLM:
-    config, weights = (checked_file(folder, f"{EMBEDDED}/{file}", files) for file in (CONFIG, WEIGHTS))
-    for file in files:
-        if file.startswith(f"{EMBEDDED}/"):
-            checked_file(folder, file, files)
+    needed = [f"{EMBEDDED}/{file}" for file in (CONFIG, WEIGHTS)]
+    others = [file for file in files if file.startswith(f"{EMBEDDED}/")]
+    checked = {file: checked_file(folder, file, files) for file in dict.fromkeys([*needed, *others])}
+    config, weights = (checked[file] for file in needed)
     with generators_kept():
         if origin.name == "tiny":
             model = create_vlm("tiny", weights, precision=origin.precision, image_size=origin.image_size)

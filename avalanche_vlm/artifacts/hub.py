@@ -40,7 +40,7 @@ def write_hub_folder(saved: SavedModel, folder: Path) -> list[str]:
     if left:
         said.append("the state of training stays behind, so that the model predicts and learns no more")
     base = description.base
-    origin = None if base.origin is None else base.origin
+    origin = base.origin
     if origin is not None and _lies_here(origin.name, origin.pretrained) and not base.embedded:
         model = saved.base()
         (folder / EMBEDDED).mkdir()

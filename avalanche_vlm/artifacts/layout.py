@@ -71,6 +71,19 @@ def model_version(folder: str | Path) -> str:
     raise InputError(_without_model(Path(folder), current, known))
 
 
+def known_version(folder: str | Path, version: str) -> str:
+    """The name of a version, if it is there.
+
+    :param folder: folder that ``save_model`` has written to.
+    :param version: name of a version.
+    :raises InputError: if there is none of this name, with those that there are.
+    """
+    known = version_names(folder)
+    if version not in known:
+        raise InputError(f"{folder} has no version {version}; it has {', '.join(known) or 'none'}")
+    return version
+
+
 def point_to(folder: str | Path, version: str) -> None:
     """Make a version the model: whoever loads it gets the old one or the new one, at any moment. On a file system
     without symbolic links ``DIR/model`` becomes a copy of the version, and is not there for the time of two renames.
@@ -81,9 +94,7 @@ def point_to(folder: str | Path, version: str) -> None:
         made; nothing has changed then.
     """
     folder = Path(folder)
-    known, model = version_names(folder), folder / MODEL
-    if version not in known:
-        raise InputError(f"{folder} has no version {version}; it has {', '.join(known) or 'none'}")
+    version, model = known_version(folder, version), folder / MODEL
     if model.exists() and not model.is_symlink() and current_version(folder) is None:
         raise InputError(
             f"{model} is not a link to a version and not a copy of one either, so it is not replaced: move it away"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from avalanche_vlm.artifacts.saving import TENSORS
 from avalanche_vlm.artifacts.tensors import laid_out, tensors_of
 from avalanche_vlm.artifacts.training_files import TRAINING, read_training
 from avalanche_vlm.benchmarks.label_space import LabelSpace
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.packing import StateDict
 from avalanche_vlm.models import VLM
 from avalanche_vlm.storage import read_tensors
@@ -110,11 +109,7 @@ class SavedModel:
         :param model: what :meth:`base` gave, changed in place.
         :raises InputError: for a recipe that is not there, or an option that it does not take or that names a path.
         """
-        if (space := self.label_space) is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DataWarning)  # said when it was trained
-                model.set_label_space(space)
-        build_again(model, self.description.built, self.folder / DESCRIPTION)
+        build_again(model, self.description.built, self.folder / DESCRIPTION, self.label_space)
 
     def fill(self, model: VLM, state: Mapping[str, Any]) -> None:
         """Give a model that has all parts what they hold.

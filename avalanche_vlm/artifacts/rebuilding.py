@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.artifacts.description import Built
+from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes.options import plain_value
@@ -19,8 +21,8 @@ from avalanche_vlm.training.recipes.options import plain_value
 _PAIRS = 64
 
 
-def build_again(model: VLM, built: Sequence[Built], where: object) -> None:
-    """Give a base the parts that recipes put into it. Their plugins, which train, are let go.
+def build_again(model: VLM, built: Sequence[Built], where: object, space: LabelSpace | None) -> None:
+    """Give a base its classes and the parts that recipes put into it. Their plugins, which train, are let go.
 
     What a recipe computes of resources, or draws, while it is built is overwritten by the state that is loaded
     afterwards; so anything of the right kind stands in for a resource here.
@@ -28,8 +30,13 @@ def build_again(model: VLM, built: Sequence[Built], where: object) -> None:
     :param model: the base, changed in place.
     :param built: the recipes, the first one first.
     :param where: what the sentence of an error calls the saved model.
+    :param space: its label space, of which all that is to be warned was said when it was trained; None for none.
     :raises InputError: for a recipe that is not there, or an option that it does not take or that names a path.
     """
+    if space is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)
+            model.set_label_space(space)
     with generators_kept():
         torch.default_generator.manual_seed(0)
         for step in built:

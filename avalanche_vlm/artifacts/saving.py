@@ -135,8 +135,8 @@ def _write(
 ) -> None:
     """All files of a version, ``model.json`` last."""
     origin = model.origin
-    state = model.state_dict()
-    own = changed_tensors(state, {} if base is None else base.state_dict())
+    state, of_base = model.state_dict(), {} if base is None else base.state_dict()
+    tensors, own = tensors_of(state), changed_tensors(state, of_base)
     plain, in_folder = origin is not None and towers_decide(model), set[str]()
     if plain:
         assert origin is not None
@@ -147,7 +147,7 @@ def _write(
         (folder / EMBEDDED).mkdir()
         write_open_clip(folder / EMBEDDED, base, origin.config)
     if plugins is not None and not undeclared(plugins):
-        write_training(folder, model, plugins, {} if base is None else base.state_dict())
+        write_training(folder, model, plugins, of_base)
     space = model.label_space
     description = Description(
         format=FORMAT,
@@ -159,9 +159,9 @@ def _write(
             weights={} if base is None else weights_of(base),
         ),
         built=built,
-        state=cast("Any", {name: entry for name, entry in state.items() if name not in tensors_of(state)}),
+        state=cast("Any", {name: entry for name, entry in state.items() if name not in tensors}),
         plain=plain,
-        absent=[] if base is None else sorted(tensors_of(base.state_dict()).keys() - state.keys()),
+        absent=sorted(tensors_of(of_base).keys() - state.keys()),
         strides=strides_of({**own, **{name: state[name] for name in in_folder}}),
         trains=model.training_state(),
         modules=_write_peft(folder, model),
@@ -183,11 +183,7 @@ def _write(
 def _check_loadable(base: VLM, model: VLM, built: list[Built]) -> None:
     """Do what loading does, on a base that is needed for nothing else any more."""
     try:
-        if model.label_space is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DataWarning)  # said when it was trained
-                base.set_label_space(model.label_space)
-        build_again(base, built, "the saved model")
+        build_again(base, built, "the saved model", model.label_space)
         base.load_state_dict(model.state_dict())
     except (RuntimeError, InputError) as error:
         names = ", ".join(step.recipe for step in built) or "no recipe"

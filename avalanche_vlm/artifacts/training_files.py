@@ -37,12 +37,13 @@ def write_training(folder: Path, model: VLM, plugins: Sequence[SupervisedPlugin]
     """
     state = training_state(model, plugins)
     whole = {name: entry for name, entry in state.items() if not name.startswith("model.")}
-    known = {_name_of(t): f"base.{name}" for name, t in tensors_of(base).items() if t.nbytes >= _SMALL}
-    known |= {_name_of(t): f"model.{name}" for name, t in tensors_of(model.state_dict()).items() if t.nbytes >= _SMALL}
-    same = {}
-    for name, tensor in tensors_of(whole).items():
-        if tensor.nbytes >= _SMALL and (found := known.get(_name_of(tensor))) is not None:
-            same[name] = found
+    large = {name: tensor for name, tensor in tensors_of(whole).items() if tensor.nbytes >= _SMALL}
+    forms = {(tensor.dtype, tensor.shape) for tensor in large.values()}  # others cannot be the same, and are not read
+    known: dict[Any, str] = {}
+    for where, entries in (("base", base), ("model", model.state_dict())):
+        alike = {name: t for name, t in tensors_of(entries).items() if (t.dtype, t.shape) in forms}
+        known |= {_name_of(tensor): f"{where}.{name}" for name, tensor in alike.items()}
+    same = {name: known[key] for name, tensor in large.items() if (key := _name_of(tensor)) in known}
     kept = {name: entry for name, entry in whole.items() if name not in same}
     save_state(folder, kept, name=TRAINING, kind=_KIND, about={"same": same})
     for lock in folder.glob(".*"):  # nobody else writes here

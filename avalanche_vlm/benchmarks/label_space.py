@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
@@ -192,7 +193,8 @@ class LabelSpace:
         for task in () if self.visible == "task" else self.tasks:
             for key, number in zip(_keys([self.class_names[c] for c in task]), task, strict=True):
                 ids.setdefault(key, number)
-        known, new = len(self), [key for key in _keys(class_names) if key not in ids]
+        keys = _keys(class_names)
+        known, new = len(self), [key for key in keys if key not in ids]
         ids |= {key: known + number for number, key in enumerate(new)}
         sets = self.templates if len(self.templates) > 1 else self.templates * len(self.tasks)
         sets = (*sets, templates)
@@ -200,7 +202,7 @@ class LabelSpace:
         title = next(t for t in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if t not in taken)
         return LabelSpace(
             (*self.class_names, *(of for _, of in new)),
-            (*self.tasks, tuple(ids[key] for key in _keys(class_names))),
+            (*self.tasks, tuple(ids[key] for key in keys)),
             self.visible,
             sets[:1] if len(set(sets)) == 1 else sets,
             (*self.task_names, title),
@@ -257,7 +259,12 @@ class LabelSpace:
 
 def _keys(names: Sequence[str]) -> list[tuple[int, str]]:
     """What the classes of one task are known by in another: within a task every name is a class of its own."""
-    return [(list(names[:n]).count(name), name) for n, name in enumerate(names)]
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in names:
+        keys.append((seen[name], name))
+        seen[name] += 1
+    return keys
 
 
 def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visible: Visible = "task") -> LabelSpace:
@@ -274,7 +281,7 @@ def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visi
     ids: dict[tuple[int, int, str], int] = {}
     members = []
     for t, (_, names, _) in enumerate(tasks):
-        keys = [(t if visible == "task" else 0, names[:n].count(name), name) for n, name in enumerate(names)]
+        keys = [(t if visible == "task" else 0, *key) for key in _keys(names)]
         members.append(tuple(ids.setdefault(key, len(ids)) for key in keys))
     class_names = tuple(name for _, _, name in ids)
     templates = tuple(t for _, _, t in tasks)

@@ -217,6 +217,7 @@ def test_per_experience(streams: SamplesByStream, given: bool) -> list[Samples]:
     whole = parts[0].dataset if len(parts) == 1 else AvalancheDataset([part.dataset for part in parts])
     targets = [y for part in parts for y in part.targets]
     labels = [label for part in parts for label in part.labels]
+    renumbered = any(part.renumbered for part in parts)
     divided = []
     for number, part in enumerate(streams["train"]):
         classes, tasks = set(part.targets), set(part.labels)
@@ -224,6 +225,5 @@ def test_per_experience(streams: SamplesByStream, given: bool) -> list[Samples]:
         if not rows:
             raise InputError(f"the test stream has no samples of the classes of training experience {number}")
         row = [labels[i] if given else number for i in rows]
-        renumbered = any(of.renumbered for of in parts)
         divided.append(Samples(whole.subset(rows), [targets[i] for i in rows], row, renumbered))
     return divided

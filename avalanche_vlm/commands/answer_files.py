@@ -34,18 +34,14 @@ def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable
     """
     if target is None:
         encoding = sys.stdout.encoding or "utf-8"
-        table = csv.DictWriter(_Printed(encoding), columns, lineterminator="\n")
-        table.writeheader()
-        yield lambda rows, _: table.writerows(map(_cells, rows))
+        yield _table(_Printed(encoding), columns)
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written(target) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
             if target.suffix.lower() == ".csv":
-                table = csv.DictWriter(text, columns, lineterminator="\n")
-                table.writeheader()
-                yield lambda rows, _: table.writerows(map(_cells, rows))
+                yield _table(text, columns)
             else:
                 yield lambda _, whole: _print_line(text, whole)
             text.flush()
@@ -56,6 +52,13 @@ def answers_to(target: Path | None, columns: Sequence[str]) -> Iterator[Callable
 
 def _print_line(file: io.TextIOWrapper, whole: TableRow) -> None:
     file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _table(file: Any, columns: Sequence[str]) -> Callable[[Sequence[TableRow], TableRow], None]:
+    """A table that has its head, and a function that adds an answer's rows to it."""
+    table = csv.DictWriter(file, columns, lineterminator="\n")
+    table.writeheader()
+    return lambda rows, _: table.writerows(map(_cells, rows))
 
 
 def _cells(row: TableRow) -> dict[str, Any]:

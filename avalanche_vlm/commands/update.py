@@ -55,7 +55,7 @@ def update(request: UpdateRequest) -> int:
         held_out: list[HeldOutSet] = []
 
         def month(model: VLM) -> VLMBenchmark:
-            found = _month(request, recipe, earlier, saved, model)
+            found = _month(request, recipe, settings, earlier, saved, model)
             for sentence in (*(f"left out: {of}" for of in found.data.skipped), *found.data.notes):
                 progress.say_once(sentence)
             held_out.extend(_held_out(request, model))
@@ -134,7 +134,12 @@ def _earlier(folder: Path) -> Experiment | None:
 
 
 def _month(
-    request: UpdateRequest, recipe: str, earlier: Experiment | None, saved: SavedModel, model: VLM
+    request: UpdateRequest,
+    recipe: str,
+    settings: TrainSettings,
+    earlier: Experiment | None,
+    saved: SavedModel,
+    model: VLM,
 ) -> VLMBenchmark:
     """What is new, with the resources of before where it brings none."""
     from avalanche_vlm.training import recipes
@@ -148,7 +153,7 @@ def _month(
         stream=_stream(request.stream, earlier.stream if earlier else None, saved),
         model=request.model,
         device=prepare.device_of(request.device),
-        train=_settings(request, saved, same=True)[0],
+        train=settings,
         versions={},
     )
     found = prepare.stream_for(asked, model)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.evaluation import PluginMetric
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -30,7 +29,8 @@ from avalanche_vlm.studies.outcome import (
     scores_of,
     with_figures,
 )
-from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.studies.strategy import strategy_of
+from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.recipes.runnable import settled
@@ -110,25 +110,14 @@ def run_experiment(
         )
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
     account = RunAccount(ledger, plugins)
-    strategy = VLMNaive(
-        model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
-        criterion=criterion_for(benchmark.kind, model, settings.label_smoothing),
-        train_mb_size=settings.batch_size,
-        train_epochs=settings.epochs,
-        eval_mb_size=256,
-        device=torch.device(device),
-        plugins=[
-            ledger.plugin,
-            *plugins,
-            WarmupCosinePlugin(settings.warmup),
-            ProgressPlugin(progress),
-            account,
-            *([] if checkpoint is None else [checkpoint]),
-        ],
-        evaluator=_evaluator(matrix, held_out, classes, *metrics),
-        amp=settings.amp,
-        max_grad_norm=settings.max_grad_norm,
+    further = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress), account]
+    strategy = strategy_of(
+        model,
+        benchmark.kind,
+        settings,
+        [ledger.plugin, *plugins, *further, *([] if checkpoint is None else [checkpoint])],
+        *(matrix, held_out, classes, *metrics),
+        device=device,
     )
 
     if checkpoint is not None:
@@ -156,13 +145,6 @@ def run_experiment(
     timing = account.timing()
     entry = ledger.entry(protocol["resources"], plugins, timing["train_seconds"])
     return Outcome(with_figures(result, metrics), timing, strategy, entry, tuple(own), account.seconds_before)
-
-
-def _evaluator(*metrics: PluginMetric) -> EvaluationPlugin:
-    with warnings.catch_warnings():
-        # Avalanche warns that nothing is logged; the matrix is what we log.
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin(*metrics, loggers=[])
 
 
 def _train(

@@ -81,8 +81,7 @@ class ClassCriterion(nn.CrossEntropyLoss):
             output, y, weight = self._among_used(output, y)
         elif weight is None and output.shape[1] < self.columns:
             output = F.pad(output, (0, self.columns - output.shape[1]), value=MASKED)
-        competes = _competes(output)
-        if not self.label_smoothing or bool(competes.all()):
+        if not self.label_smoothing or bool((competes := _competes(output)).all()):
             return F.cross_entropy(
                 output,
                 y,

@@ -11,6 +11,9 @@ from avalanche_vlm.errors import InputError
 _LARGEST = 1e18
 """Within the range of 64-bit counts and of float32, in which an optimizer steps."""
 
+CHECKPOINT_MINUTES = 10.0
+"""Minutes from one checkpoint within an experience to the next where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:

@@ -40,10 +40,10 @@ def same_images(images: Iterable[Path]) -> dict[Path, Path]:
     :param images: paths of files that exist.
     :return: the path that stands for the picture of each, in the order of the paths.
     """
-    paths = list(dict.fromkeys(images))
+    real = {path: path.resolve() for path in dict.fromkeys(images)}
     by_file: dict[Path, Path] = {}
-    for path in paths:
-        by_file.setdefault(path.resolve(), path)
+    for path, file in real.items():
+        by_file.setdefault(file, path)
     by_size: dict[int, list[Path]] = {}
     for file in by_file:
         by_size.setdefault(file.stat().st_size, []).append(file)
@@ -52,9 +52,10 @@ def same_images(images: Iterable[Path]) -> dict[Path, Path]:
     for files in by_size.values():
         for file in files if len(files) > 1 else ():
             first = by_content.setdefault(file_digest(file), by_file[file])
-            if filecmp.cmp(first, file, shallow=False):  # of large files the digest knows the ends alone
+            # Of large files the digest knows the ends alone.
+            if first is not by_file[file] and filecmp.cmp(first, file, shallow=False):
                 stands[file] = first
-    return {path: stands[path.resolve()] for path in paths}
+    return {path: stands[file] for path, file in real.items()}
 
 
 def shared(items: Sequence[Placed], same: dict[Path, Path], classes: bool) -> list[str]:

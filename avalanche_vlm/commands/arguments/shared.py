@@ -9,9 +9,7 @@ from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
 from avalanche_vlm.commands.arguments import values
 from avalanche_vlm.models.precision import PRECISIONS
-
-CHECKPOINT_MINUTES = 10.0
-"""Minutes from one checkpoint to the next where nothing else is asked for."""
+from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.models.precision import WeightPrecision
+from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
 
 NotNegative = Annotated[int, Field(ge=0)]
 TorchSeed = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -140,7 +141,7 @@ class TrainingRequest(Request):
     device: str = "auto"
     train: TrainChanges = TrainChanges()
     assignments: tuple[Assignment, ...] = ()
-    checkpoint_minutes: Rate | None = 10.0
+    checkpoint_minutes: Rate | None = CHECKPOINT_MINUTES
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that the command is about, each once."""

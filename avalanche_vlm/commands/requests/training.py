@@ -9,6 +9,7 @@ from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import shared
 from avalanche_vlm.commands.requests.parts import NotNegative, Part, Rate, Request, TorchSeed, TrainingRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
 
 
 class Saving(Part):
@@ -103,7 +104,7 @@ class DiagnoseRequest(Request):
         experiences' ends alone.
     """
 
-    checkpoint_minutes: Rate | None = 10.0
+    checkpoint_minutes: Rate | None = CHECKPOINT_MINUTES
 
 
 def run_request(options: argparse.Namespace) -> RunRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,16 @@ MEAN = STD = (0.5, 0.5, 0.5)
 IMAGE_SIZE = 32
 
 
+@cache
+def _config() -> dict[str, Any]:
+    return json.loads((FOLDER / "config.json").read_text())
+
+
 def build_tokenizer() -> WordTokenizer:
     """The tokenizer, without the model."""
     from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 
-    config = json.loads((FOLDER / "config.json").read_text())
+    config = _config()
     return WordTokenizer(config["words"], config["text_cfg"]["context_length"])
 
 
@@ -32,7 +38,7 @@ def architecture(image_size: int = IMAGE_SIZE) -> dict[str, Any]:
 
     :param image_size: side of the input in pixels.
     """
-    config = json.loads((FOLDER / "config.json").read_text())
+    config = _config()
     return {
         "embed_dim": config["embed_dim"],
         "vision_cfg": {**config["vision_cfg"], "image_size": image_size},

@@ -85,8 +85,11 @@ def answers_of(model: VLM, asked: TestSet, batch_size: int = 256) -> SampleAnswe
                 pairs = True
                 parts.append((*encode_pairs(model, x, task), y))
                 continue
-            logits = model(x, task) if others is None else others.logits(x)
             features = model.encode_image(x, task_labels=task if others is None else None)
+            if others is not None:
+                logits = others.logits(x)
+            else:
+                logits = model.classify(features, task) if model.routed is None else model(x, task)
             parts.append((rightness(logits, y), logits.argmax(1), y, features))
     if not parts:
         raise InputError(f"{asked.name} has no test samples to ask a model about")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.artifacts import Built, SavedModel
 from avalanche_vlm.artifacts.rebuilding import build_again, freeze_as_before
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import part_of
 from avalanche_vlm.memory.unpacking import unpack
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable
-from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.studies.strategy import strategy_of
+from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.settings import TrainSettings
 from avalanche_vlm.training.state import load_training_state, restore_random_states
@@ -69,23 +69,19 @@ def revived(
         )
     same = recipe is None or (bool(built) and recipe == built[-1].recipe)
     model = saved.base(base)
-    state = saved.training(model)
+    state, of_base = saved.training(model), set(model.state_dict())
     model.to(device)
     if same:
         earlier, chosen = tuple(built[:-1]), built[-1].recipe
         options = {**built[-1].options, **options}
-        if (space := saved.label_space) is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DataWarning)  # said when it was trained
-                model.set_label_space(space)
-        build_again(model, earlier, saved.folder)
+        build_again(model, earlier, saved.folder, saved.label_space)
         freeze_as_before(model, built[-1])
     else:
         assert recipe is not None
         earlier, chosen = tuple(built), recipe
         saved.build(model)
         saved.fill(model, part_of(state, "model"))
-        if earlier and _stands(model, saved):
+        if earlier and _stands(model, of_base):
             raise InputError(
                 f"recipe {earlier[-1].recipe} has put modules or a head into {saved.folder.name} that it alone goes on "
                 f"with: recipe {chosen} cannot take over from it"
@@ -138,35 +134,17 @@ def learn(
     refuse_undeclared(recipe, model, learner.plugins, settings)
     refuse_untrainable(recipe, stream, learner.plugins, settings, first)
     # Watched or not, the plugins are the same: a checkpoint of one is one of the other.
-    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress or _unwatched)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")  # the tests are asked outside the strategy
-        evaluator = EvaluationPlugin(loggers=[])
-    strategy = VLMNaive(
-        model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
-        criterion=criterion_for(stream.kind, model, settings.label_smoothing),
-        train_mb_size=settings.batch_size,
-        train_epochs=settings.epochs,
-        eval_mb_size=256,
-        device=torch.device(device),
-        plugins=[*learner.plugins, *helpers, *further],
-        evaluator=evaluator,
-        amp=settings.amp,
-        max_grad_norm=settings.max_grad_norm,
-    )
+    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress)]
+    plugins = [*learner.plugins, *helpers, *further]
+    strategy = strategy_of(model, stream.kind, settings, plugins, device=device)
     done = 0 if resume is None else resume(strategy)
     for experience in stream.train_stream[first + done :]:
         strategy.train(experience, num_workers=settings.num_workers)
     return strategy
 
 
-def _unwatched(experience: int, iteration: int, iterations: int) -> None:
-    """Nobody watches."""
-
-
-def _stands(model: VLM, saved: SavedModel) -> bool:
+def _stands(model: VLM, of_base: set[str]) -> bool:
     """Whether earlier recipes have left parts that predict besides the towers."""
     parts = [model.routed, model.image_path, model.text_path, model.class_head]
-    added = model.state_dict().keys() - saved.base().state_dict().keys()
+    added = model.state_dict().keys() - of_base
     return any(part is not None for part in parts) or any(not name.startswith("auxiliary.") for name in added)

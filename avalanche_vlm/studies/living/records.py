@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from avalanche_vlm.artifacts import current_version, open_saved, point_to, version_names
 from avalanche_vlm.artifacts.description import check_there
-from avalanche_vlm.artifacts.layout import VERSIONS
+from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS, known_version
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import Lock
 from avalanche_vlm.storage.durable import replace_file
@@ -99,10 +99,7 @@ def read_record(folder: str | Path, version: str) -> Record:
     :raises InputError: if there is no such version, or the record is damaged.
     """
     folder = Path(folder)
-    known = version_names(folder)
-    if version not in known:
-        raise InputError(f"{folder} has no version {version}; it has {', '.join(known) or 'none'}")
-    path = folder / VERSIONS / f"{version}.json"
+    path = folder / VERSIONS / f"{known_version(folder, version)}.json"
     if path.exists():
         try:
             return Record.model_validate(json.loads(path.read_text()))
@@ -113,12 +110,14 @@ def read_record(folder: str | Path, version: str) -> Record:
         try:
             record = Record.model_validate(saved.description.about[RECORD])
         except ValidationError as error:
-            raise InputError(f"{saved.folder}/model.json is damaged: {' '.join(str(error).split())[:200]}") from error
+            raise InputError(
+                f"{saved.folder / DESCRIPTION} is damaged: {' '.join(str(error).split())[:200]}"
+            ) from error
         return record.model_copy(update={"version": version, "promoted": False, "bytes": bytes_of(saved.folder)})
     result = saved.description.result or {}
     parent = (saved.description.protocol or {}).get("goes_on_from")
     built = saved.description.built
-    made = datetime.datetime.fromtimestamp((saved.folder / "model.json").stat().st_mtime, datetime.UTC)
+    made = datetime.datetime.fromtimestamp((saved.folder / DESCRIPTION).stat().st_mtime, datetime.UTC)
     tasks = result.get("tasks")
     names = [str(name) for name in tasks] if isinstance(tasks, list) else list(_tasks_of(saved))
     return Record(

@@ -32,7 +32,7 @@ class Unfinished:
     """
 
     def __init__(self, folder: Path, version: str, request: Mapping[str, Any], minutes: float | None) -> None:
-        self.folder = folder / VERSIONS / f".{version}-training"
+        self.folder = _home(folder, version)
         asked: dict[str, Any] = json.loads(json.dumps(request))
         self._refuse_other(version, asked)
         replace_file(self.folder / _REQUEST, json.dumps(asked, indent=1).encode())
@@ -75,6 +75,10 @@ class Unfinished:
             )
 
 
+def _home(folder: Path, version: str) -> Path:
+    return folder / VERSIONS / f".{version}-training"
+
+
 def refuse_finished(folder: Path, version: str) -> None:
     """Say once that an update was over which was killed in its last moment, so that who gives the command again does
     not have the same month learned twice.
@@ -83,7 +87,7 @@ def refuse_finished(folder: Path, version: str) -> None:
     :param version: name of the version that is the model.
     :raises InputError: if what it was trained in lies there still; it is removed.
     """
-    left = folder / VERSIONS / f".{version}-training"
+    left = _home(folder, version)
     if not (left / _REQUEST).exists():
         return
     _remove(left)
@@ -104,7 +108,7 @@ def version_to_make(folder: Path, request: Mapping[str, Any]) -> tuple[str, bool
     asked = json.loads(json.dumps(request))
     found = None
     for version in version_names(folder):
-        left = folder / VERSIONS / f".{version}-training"
+        left = _home(folder, version)
         if not left.exists():
             continue
         record = read_record(folder, version)

@@ -33,7 +33,7 @@ from avalanche_vlm.studies.living.unfinished import Unfinished, refuse_finished,
 from avalanche_vlm.studies.living.version_files import former_settings, save_version
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes.runnable import settled
-from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.training.settings import CHECKPOINT_MINUTES, TrainSettings
 
 Promote = Literal["judged", "unjudged", "always", "never"]
 """When a new version becomes the model: if all limits were judged and kept; if none was broken, though some could not
@@ -92,7 +92,7 @@ def update(
     promote: Promote = "judged",
     device: str | torch.device = "cpu",
     base: VLM | None = None,
-    checkpoint_minutes: float | None = 10,
+    checkpoint_minutes: float | None = CHECKPOINT_MINUTES,
     signals: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
     said: Callable[[str], None] | None = None,

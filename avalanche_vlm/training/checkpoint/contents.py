@@ -40,8 +40,7 @@ def unknown_parts(strategy: Any) -> list[str]:
     """
     found = [f"the plugin {name}" for name in undeclared(trained_plugins(strategy))]
     found += [f"the metric {name}" for name in unknown_metrics(strategy.evaluator)]
-    own, odd = _own_attributes(strategy)
-    del own
+    _, odd = _own_attributes(strategy)
     return found + [f"{type(strategy).__name__}.{name}" for name in odd]
 
 
@@ -80,16 +79,13 @@ def strategy_state(strategy: Any, also: Mapping[str, HasState], *, within: bool,
     return state | pack("also", sorted(also)) | pack("accelerator", elsewhere)
 
 
-def load_strategy_state(
-    strategy: Any, state: Mapping[str, Any], also: Mapping[str, HasState], *, strict: bool, random: bool = True
-) -> None:
+def load_strategy_state(strategy: Any, state: Mapping[str, Any], also: Mapping[str, HasState], *, strict: bool) -> None:
     """Go on from what :func:`strategy_state` gave.
 
     :param strategy: a strategy that was made in the same way.
     :param state: entries by name, as that function gave them.
     :param also: further objects with a state, by the names that they had.
     :param strict: refuse plugins that do not declare their state; otherwise they stay as they are.
-    :param random: whether the global generators go on as well.
     :raises InputError: if the state is of another training. After an error nothing of it is to be used.
     """
     if state.get("also") != sorted(also):
@@ -97,11 +93,11 @@ def load_strategy_state(
             f"the checkpoint has {_listed(state.get('also'))} beside the strategy, and CheckpointPlugin(also=...) "
             f"{_listed(sorted(also))}"
         )
-    kept = random_states()
     model = vlm_of(strategy)
     load_training_state(model, trained_plugins(strategy), state, optimizer=strategy.optimizer, strict=strict)
     generators = random_states()
-    there = {*state["accelerator"]}
+    taken = ("model.", "plugins.", "optimizer.")
+    there = {name for name in state["accelerator"] if not name.startswith(taken)}
     state = {name: entry.to(model.device) if name in there else entry for name, entry in state.items()}
     owner = type(strategy).__name__
     vars(strategy.clock).update(unpack("clock", None, state, owner))
@@ -122,7 +118,7 @@ def load_strategy_state(
         unpack("criterion", criterion, state, owner)
     for name, part in also.items():
         unpack(f"also.{name}", part, state, owner)
-    restore_random_states(generators if random else kept)
+    restore_random_states(generators)
 
 
 def vlm_of(strategy: Any) -> VLM:

@@ -19,6 +19,7 @@ from avalanche_vlm.training.checkpoint.folder import Position, holds_checkpoints
 from avalanche_vlm.training.checkpoint.recorder import Recorder
 from avalanche_vlm.training.checkpoint.signals import BreakOffError, handled, signal_name
 from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
 
 _LOCKS: WeakValueDictionary[Path, Lock] = WeakValueDictionary()
 """The folders that this process writes to: a training that is started anew in it takes its folder over."""
@@ -58,7 +59,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
     def __init__(
         self,
         folder: str | Path,
-        minutes: float | None = 10,
+        minutes: float | None = CHECKPOINT_MINUTES,
         *,
         also: Mapping[str, HasState] | None = None,
         conditions: Mapping[str, Any] | None = None,

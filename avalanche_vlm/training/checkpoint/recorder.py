@@ -278,7 +278,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         """
         stream = getattr(self.strategy.experience, "origin_stream", None)
         known = {} if stream is None else {e.current_experience: len(e.dataset) for e in self._among(stream)}
-        for noted, samples in [*self._seen]:
+        for noted, samples in self._seen:
             if noted in known and known[noted] != samples:
                 self._refuse_stream(f"experience {noted} had {samples} samples, and has {known[noted]}")
         if self.pending is not None:

@@ -1,0 +1,50 @@
+"""The strategy of an experiment, out of its settings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from avalanche.evaluation import PluginMetric
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+
+from avalanche_vlm.models import VLM
+from avalanche_vlm.training import VLMNaive, criterion_for
+from avalanche_vlm.training.settings import TrainSettings
+
+
+def strategy_of(
+    model: VLM,
+    kind: str,
+    settings: TrainSettings,
+    plugins: Sequence[SupervisedPlugin],
+    *metrics: PluginMetric,
+    device: str | torch.device,
+) -> VLMNaive:
+    """What trains a model: AdamW, the task loss of the stream's kind, and an evaluator without loggers.
+
+    :param model: the model that is trained in place.
+    :param kind: kind of the stream, ``"classes"`` or ``"pairs"``.
+    :param settings: settings of the optimizer and of the loop.
+    :param plugins: all plugins, in their order.
+    :param metrics: the evaluator's metrics.
+    :param device: where it trains.
+    """
+    with warnings.catch_warnings():
+        # Avalanche warns that nothing is logged; what is measured is read from the metrics, or outside the strategy.
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        evaluator = EvaluationPlugin(*metrics, loggers=[])
+    return VLMNaive(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        criterion=criterion_for(kind, model, settings.label_smoothing),
+        train_mb_size=settings.batch_size,
+        train_epochs=settings.epochs,
+        eval_mb_size=256,
+        device=torch.device(device),
+        plugins=list(plugins),
+        evaluator=evaluator,
+        amp=settings.amp,
+        max_grad_norm=settings.max_grad_norm,
+    )
