@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def difference_of(
     folder = Path(folder)
     records = [read_record(folder, version) for version in (first, second)]
     saved = [open_saved(folder / VERSIONS / version) for version in (first, second)]
-    models = [of.model(device=device, base=base) for of in saved]
+    models = [of.model(device=device, base=copy.deepcopy(base)) for of in saved]  # a base becomes the model
     transform = models[1].transforms.eval
     learned = _joined([record.experiences for record in records])
     aside = _joined([record.held_out for record in records])

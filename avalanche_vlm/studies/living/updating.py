@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -145,7 +146,7 @@ def update(
         parent = model_version(folder)
         refuse_finished(folder, parent)
         saved, known = open_saved(folder / VERSIONS / parent), read_record(folder, parent)
-        reader = saved.model(device=device, base=base)  # the model as it answers now
+        reader = saved.model(device=device, base=copy.deepcopy(base))  # the model as it answers now
         stream_of = month if callable(month) else None
         new = stream_of(reader) if stream_of is not None else month
         if not isinstance(new, VLMBenchmark):
@@ -179,7 +180,7 @@ def update(
             {name: value for name, value in taken.items() if value is not None},
             train_classes=settings.train_classes,
             device=device,
-            base=base,
+            base=copy.deepcopy(base),
         )
         del reader
         if stream.label_space is not None:
@@ -192,7 +193,7 @@ def update(
         model, where = learner.model, folder / VERSIONS / version
         if whole_already:
             say(f"{version} was trained by an update that was killed before it ended: its answers decide now")
-            model = open_saved(where).model(device=device, base=base)
+            model = open_saved(where).model(device=device, base=copy.deepcopy(base))
         else:
             say(f"{parent} learns {', '.join(stream.task_names[first:])} by {learner.recipe.recipe}")
             with unfinished.listening(signals):
