@@ -10,6 +10,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from made import tiny as tiny_vlm
+from mini import WIDTH
 from recording import Recorder
 
 from avalanche_vlm.benchmarks.image_text import ImageText
@@ -19,7 +20,7 @@ from avalanche_vlm.training.criteria import ContrastiveCriterion
 from avalanche_vlm.training.plugins.latent_replay import LatentReplayPlugin
 from avalanche_vlm.training.strategies import VLMNaive
 
-ROW = 12 + 2 * 17 * 128
+ROW = 12 + 2 * 17 * WIDTH
 TOKENS = 2 * 20
 
 
@@ -47,7 +48,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "workers"), [("fp16", 0), ("int8", 2)])
 def test_old_latents_join_every_batch_of_classes(random_model, tiny_benchmark, precision, workers):
-    row = ROW if precision == "fp16" else 12 + 17 * 128 + 17 * 4
+    row = ROW if precision == "fp16" else 12 + 17 * WIDTH + 17 * 4
     plugin = LatentReplayPlugin(random_model, LatentMemory(10 * row + 5, precision), batch_size=6)
     seen = Recorder("after_forward", lambda s: (len(s.mb_x), len(s.mb_output), s.mb_task_id.tolist(), s.mb_y.tolist()))
     strategy = naive(random_model, [plugin, seen])
@@ -215,7 +216,9 @@ def test_replay_holds_the_first_task(tiny_benchmark):
     for replayed in (False, True):
         torch.manual_seed(0)
         model = tiny_vlm().freeze("text")
-        plugin = LatentReplayPlugin(model, LatentMemory(64 * ROW), layer="transformer.resblocks.1", batch_size=32)
+        plugin = LatentReplayPlugin(
+            model, LatentMemory(64 * (12 + 2 * 17 * 128)), layer="transformer.resblocks.1", batch_size=32
+        )
         naive(model, [plugin], epochs=3).train(first)
         naive(model, [plugin] if replayed else [], epochs=3).train(second)
         with model.evaluating():
