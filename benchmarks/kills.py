@@ -108,11 +108,12 @@ def run_here(case: Case, out: Path, minutes: float, at: int | None) -> int:
     import numpy as np
 
     from avalanche_vlm import cli
+    from avalanche_vlm.commands import jobs
     from avalanche_vlm.commands import run as commands
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies import experiment
 
-    plots.matrices = plots.held_out_curves = commands._save = lambda *_: None
+    plots.matrices = plots.held_out_curves = commands.save_figure = jobs.save_figure = lambda *_: None
     # What is compared at the end includes these generators, which every process begins with seeds of its own.
     random.seed(0)
     np.random.seed(0)

@@ -56,6 +56,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What chooses by the machine how much it does at once does one thing at a time, in this process."""
+    from avalanche_vlm.studies import room
+
+    monkeypatch.setattr(room, "cores", lambda: 1)
+
+
 @pytest.fixture(scope="session")
 def tiny_benchmark():
     """Two tasks with their own classes, 64 training pictures each."""

@@ -16,6 +16,7 @@ from avalanche_vlm.training.checkpoint.signals import heard, signal_name
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.progress import Progress
+    from avalanche_vlm.studies.parallel import Engine
     from avalanche_vlm.training.checkpoint import CheckpointPlugin
 
 
@@ -37,10 +38,12 @@ class Command:
     SIGTERM and SIGINT tell it to end, a second one ends it without ado, and SIGUSR1 asks for a checkpoint.
 
     :param out: the folder that the command works on.
+    :param patient: whether a second signal to end is nothing new: in a worker of another process, which ends it.
     """
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+    def __init__(self, out: Path, *, patient: bool = False) -> None:
+        self._out, self._patient = out, patient
+        self._engine: Engine | None = None
         self._plugin: CheckpointPlugin | None = None
         self._listens = False
 
@@ -53,7 +56,7 @@ class Command:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        with heard(self):
+        with heard(self, patient=self._patient):
             yield
 
     @contextmanager
@@ -76,6 +79,18 @@ class Command:
         finally:
             self._plugin = None
 
+    @contextmanager
+    def working(self, engine: Engine) -> Iterator[None]:
+        """Within it an engine does the work, and is asked for checkpoints where the command is.
+
+        :param engine: the engine that works.
+        """
+        self._engine = engine
+        try:
+            yield
+        finally:
+            self._engine = None
+
     def listens(self, listens: bool) -> None:
         """Say whether signals may come.
 
@@ -87,6 +102,8 @@ class Command:
 
     def request(self) -> None:
         """Have a checkpoint written, if something is trained."""
+        if self._engine is not None:
+            self._engine.request()
         if self._plugin is not None:
             self._plugin.request()
 

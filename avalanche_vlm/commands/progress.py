@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+
+EVERY = 0.1
+"""Seconds from one movement of another process's bar to the next."""
 
 
 class Progress:
@@ -19,6 +24,8 @@ class Progress:
     """
 
     def __init__(self, bars: Bars | None, quiet: bool) -> None:
+        self.shown = bars is not None
+        """Whether there are bars."""
         self._bars = bars
         self._quiet = quiet
         self._said: set[str] = set()
@@ -61,6 +68,81 @@ class Progress:
             yield advance
         finally:
             bars.refresh()
+
+
+class ToldProgress(Progress):
+    """Progress of what works in another process: told to the one that shows it, a :class:`HeardProgress` there.
+
+    :param tell: function that takes what is told to the other process.
+    :param shown: whether bars are shown there.
+    """
+
+    def __init__(self, tell: Callable[[Any], None], shown: bool) -> None:
+        super().__init__(None, quiet=False)
+        self.shown = shown
+        self._tell = tell
+
+    def say_once(self, sentence: str) -> None:
+        self._tell(("say_once", sentence))
+
+    def say(self, sentence: str) -> None:
+        self._tell(("say", sentence))
+
+    @contextmanager
+    def task(self, label: str, tasks: int) -> Iterator[Callable[[int, int, int], None] | None]:
+        if not self.shown:
+            yield None
+            return
+        self._tell(("begin", label, tasks))
+        last = time.monotonic()
+
+        def advance(experience: int, iteration: int, iterations: int) -> None:
+            nonlocal last
+            if (now := time.monotonic()) >= last + EVERY or iteration == iterations:
+                last = now
+                self._tell(("advance", experience, iteration, iterations))
+
+        try:
+            yield advance
+        finally:
+            self._tell(("end",))
+
+
+class HeardProgress:
+    """Shows what others tell of their progress.
+
+    :param progress: what shows it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[int, tuple[ExitStack, Callable[[int, int, int], None] | None]] = {}
+
+    def __call__(self, index: int, told: tuple[Any, ...]) -> None:
+        """Show something.
+
+        :param index: number of the one that tells it.
+        :param told: what is told by a :class:`ToldProgress`.
+        """
+        kind, *content = told
+        if kind == "begin":
+            stack = ExitStack()
+            self._bars[index] = stack, stack.enter_context(self._progress.task(*content))
+        elif kind == "end":
+            self.over(index)
+        elif kind == "advance":
+            if (advance := self._bars[index][1]) is not None:
+                advance(*content)
+        else:
+            getattr(self._progress, kind)(*content)
+
+    def over(self, index: int) -> None:
+        """Let a bar stand as it is, of one that tells no more.
+
+        :param index: number of the one that has told.
+        """
+        if index in self._bars:
+            self._bars.pop(index)[0].close()
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def test_a_checkpoint_is_written_when_asked_for_and_the_run_goes_on(whole, tmp_p
 
 
 def test_outside_of_training_a_command_ends_at_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "_confirm", lambda jobs: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(commands, "confirm_all", lambda jobs: os.kill(os.getpid(), signal.SIGTERM))
     assert cli.main(words(tmp_path)) == 143
     assert capsys.readouterr().err.strip() == (
         f"avalanche-vlm: stopped by SIGTERM: what is finished is kept in {tmp_path}"

@@ -32,6 +32,13 @@ def add_training_commands(commands: Any) -> None:
         "--seeds", type=values.seed_numbers, default=[0], help=f"{_SEED}; several are separated by commas (default: 0)"
     )
     compare.add_argument("--save-models", action="store_true", help="save the trained models, each in its run's folder")
+    compare.add_argument(
+        "--jobs",
+        type=values.threads,
+        metavar="N",
+        help="runs at once, in processes among which --threads are divided (default: one per processor, as far as "
+        "there are runs and memory; 1 on CUDA)",
+    )
     for command in (run, compare):
         command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
     diagnose = commands.add_parser(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import shared
@@ -49,12 +52,15 @@ class CompareRequest(TrainingRequest):
     :param chosen: whether the user named the recipes; without, those that lack a resource are left out.
     :param seeds: seeds of the training, each once, and of the data unless the stream has one of its own.
     :param saving: what is saved of the trained models.
+    :param jobs: experiments that are run at once, each in a process of its own; None for as many as the machine has
+        processors and memory for, one on CUDA.
     """
 
     recipes: tuple[str, ...]
     chosen: bool = True
     seeds: tuple[TorchSeed, ...] = (0,)
     saving: Saving = Saving(model=False)
+    jobs: Annotated[int, Field(ge=1)] | None = None
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
@@ -131,7 +137,12 @@ def compare_request(options: argparse.Namespace) -> CompareRequest:
     if options.embed_base and not options.save_models:
         raise InputError("--embed-base says how models are saved: compare saves them with --save-models")
     return CompareRequest(
-        **shared.training(options), recipes=recipes, chosen=chosen, seeds=options.seeds, saving=saving
+        **shared.training(options),
+        recipes=recipes,
+        chosen=chosen,
+        seeds=options.seeds,
+        saving=saving,
+        jobs=options.jobs,
     )
 
 

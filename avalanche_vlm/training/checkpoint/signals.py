@@ -50,16 +50,18 @@ def handled(plugin: Listens) -> Iterator[None]:
 
 
 @contextmanager
-def heard(plugin: Listens) -> Iterator[None]:
+def heard(plugin: Listens, *, patient: bool = False) -> Iterator[None]:
     """Have someone hear of signals.
 
     :param plugin: what does as signals say.
+    :param patient: whether a second signal to end is nothing new, as in a process of which another one takes care, and
+        which both of them may be sent; otherwise it ends the process without ado.
     :raises InputError: outside of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         raise InputError("signals come to the main thread alone: train there, or without on_signals")
     numbers = _numbers(*_ENDING, *_GOING_ON)
-    listener = _Listener(plugin, {number: signal.getsignal(number) for number in numbers})
+    listener = _Listener(plugin, {number: signal.getsignal(number) for number in numbers}, patient)
     unraisable, sys.unraisablehook = sys.unraisablehook, listener.ignored
     plugin.listens(True)
     try:
@@ -77,10 +79,11 @@ class _Listener:
 
     :param plugin: the plugin that writes the checkpoints.
     :param before: what the process did before, by the signal's number; None for what is not Python's.
+    :param patient: whether a second signal to end is nothing new.
     """
 
-    def __init__(self, plugin: Listens, before: dict[int, Any]) -> None:
-        self.plugin, self.before = plugin, before
+    def __init__(self, plugin: Listens, before: dict[int, Any], patient: bool) -> None:
+        self.plugin, self.before, self.patient = plugin, before, patient
         self.process = os.getpid()
         self.ended_by: int | None = None
         self.unraisable = sys.unraisablehook
@@ -91,6 +94,8 @@ class _Listener:
             return
         if number in _numbers(*_GOING_ON):
             self.plugin.request()
+            return
+        if self.ended_by is not None and self.patient:
             return
         if self.ended_by is not None:
             os._exit(128 + number)

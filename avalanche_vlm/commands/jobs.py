@@ -1,0 +1,216 @@
+"""The experiments of ``run`` and ``compare``: kept where they are finished, gone on with, or run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.durable import Command, locked, say_where
+from avalanche_vlm.commands.progress import Progress, ToldProgress
+from avalanche_vlm.commands.requests import Experiment, Saving
+from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.storage.durable import replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.studies.outcome import Outcome
+
+FAILURE = "failure.txt"
+"""Why a run has failed, and where: in its folder until it is run again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One experiment and where its result goes.
+
+    :param asked: what is run.
+    :param folder: the folder of its result.
+    :param saving: what is saved of its model.
+    :param kept: result and timing, if it was finished before.
+    :param begun: the protocol of a run that was interrupted, and goes on.
+    """
+
+    asked: Experiment
+    folder: Path
+    saving: Saving
+    kept: tuple[dict[str, Any], dict[str, float]] | None
+    begun: dict[str, Any] | None
+
+
+def job_of(asked: Experiment, folder: Path, saving: Saving) -> Job:
+    """What is to be done for an experiment.
+
+    :param asked: what is run.
+    :param folder: the folder of its result.
+    :param saving: what is saved of its model.
+    :raises InputError: if the folder holds what is of another request.
+    """
+    kept = store.finished(folder, asked)
+    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked))
+
+
+def confirm_all(jobs: Sequence[Job]) -> None:
+    """Refuse finished results, and unfinished ones, whose data, model or resources have changed since, before anything
+    is trained.
+
+    :param jobs: all that one command runs.
+    :raises InputError: naming what has changed.
+    """
+    from avalanche_vlm.studies.conditions import conditions_of
+
+    there = [(job, job.kept[0], "a result") for job in jobs if job.kept is not None]
+    there += [(job, {"protocol": job.begun}, "an unfinished run") for job in jobs if job.begun is not None]
+    for seed in dict.fromkeys(job.asked.seed for job, *_ in there):
+        of_seed = [entry for entry in there if entry[0].asked.seed == seed]
+        # All that one command runs with a seed starts from the same data and the same weights.
+        model, benchmark = prepare.opened(of_seed[0][0].asked)
+        conditions = conditions_of(benchmark, model)
+        for job, result, what in of_seed:
+            protocol = prepare.protocol(job.asked, model, benchmark, conditions)
+            store.confirm(job.folder, job.asked, result, protocol, what)
+
+
+def execute(job: Job, minutes: float | None, command: Command, progress: Progress) -> dict[str, Any]:
+    """The stored result of this experiment, or a new one.
+
+    :param job: the experiment, with its folder.
+    :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
+    :param command: writes the checkpoints, and can be told to end.
+    :param progress: shows how far it is.
+    :return: ``result`` and ``timing``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the notes on the data say it, once
+        return _executed(job, minutes, command, progress)
+
+
+def execute_in_worker(job: Job, minutes: float | None, shown: bool, tell: Callable[[Any], None]) -> dict[str, Any]:
+    """The same in a process of its own, which holds the lock of the run's folder.
+
+    :param job: the experiment, with its folder.
+    :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
+    :param shown: whether whoever hears of it shows bars.
+    :param tell: takes what is told of its progress.
+    :return: ``result`` and ``timing``.
+    """
+    command = Command(job.folder, patient=True)
+    with command.interruptible(), locked(job.folder):
+        return execute(job, minutes, command, ToldProgress(tell, shown))
+
+
+def note_failure(job: Job, sentence: str, traceback: str) -> None:
+    """Write down why a run has failed, where it can be: the sentence is said in any case.
+
+    :param job: the experiment, with its folder.
+    :param sentence: the reason, in a sentence.
+    :param traceback: where it was.
+    """
+    with contextlib.suppress(InputError):  # as where there is no space for it
+        store.write_text(job.folder / FAILURE, f"{job.asked}: {sentence}\n\n{traceback}")
+
+
+def _executed(job: Job, minutes: float | None, command: Command, progress: Progress) -> dict[str, Any]:
+    from avalanche_vlm.report import plots
+    from avalanche_vlm.studies.experiment import run_experiment
+    from avalanche_vlm.studies.outcome import percent_rows
+    from avalanche_vlm.training.checkpoint.folder import remove_checkpoints
+
+    asked, folder, picture = job.asked, job.folder, job.folder / "matrix.png"
+    with contextlib.suppress(OSError):  # where nothing can be written, that is said of what must be
+        (folder / FAILURE).unlink(missing_ok=True)
+    partial = folder / "partial.json"
+    if job.kept is not None:
+        progress.say(f"{asked}: finished before, kept")
+        if job.saving.model and not (folder / "model").exists():
+            progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
+        # Of a process that was killed when it had written the result.
+        remove_checkpoints(folder / store.CHECKPOINTS)
+        partial.unlink(missing_ok=True)
+        if not picture.exists():
+            save_figure(picture, plots.matrices([job.kept[0]]))
+        return {"result": job.kept[0], "timing": job.kept[1]}
+    if (folder / "result.json").exists():
+        progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
+    started = time.perf_counter()
+    store.write_json(folder / "request.json", asked.stored())
+    model, benchmark = prepare.opened(asked)
+    for sentence in benchmark.data.skipped:
+        progress.say(f"left out: {sentence}")
+    for sentence in benchmark.data.notes:
+        progress.say_once(sentence)
+
+    def on_row(step: int, matrix: Any) -> None:
+        found = {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": percent_rows(matrix)}
+        store.write_json(partial, found)
+
+    with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
+        with progress.task(str(asked), len(benchmark.task_names)) as advance:
+            outcome = run_experiment(
+                benchmark,
+                asked.recipe,
+                model=model,
+                settings=asked.train,
+                options=asked.recipe_options,
+                seed=asked.seed,
+                device=asked.device,
+                progress=advance,
+                on_row=on_row,
+                checkpoint=checkpoint,
+                on_resume=lambda plugin: say_where(progress, asked, plugin),
+            )
+        if job.saving.model:
+            _save_model(job, outcome, benchmark, progress)
+        total = time.perf_counter() - started + outcome.seconds_before
+        timing = {**outcome.timing, "total_seconds": round(total, 2)}
+        store.write_json(folder / "timing.json", timing)
+        store.write_json(folder / "ledger.json", outcome.ledger)
+        store.write_json(folder / "result.json", outcome.result)
+    partial.unlink(missing_ok=True)
+    save_figure(picture, plots.matrices([outcome.result]))
+    return {"result": outcome.result, "timing": timing}
+
+
+def _save_model(job: Job, outcome: Outcome, benchmark: VLMBenchmark, progress: Progress) -> None:
+    """The model as the first version, with what its updates need."""
+    from avalanche_vlm.studies.living.first import record_first
+    from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
+    from avalanche_vlm.training.protocol import model_of
+
+    outcome.save(job.folder, embed_base=job.saving.base, version="v1")
+    samples = KEPT_BY_DEFAULT if job.saving.tests is None else job.saving.tests
+    record_first(job.folder, "v1", benchmark, model_of(outcome.strategy), samples)
+    if samples and job.asked.stream.data:
+        progress.say_once(
+            f"{samples} test samples of each task at most are kept in {job.folder / 'tests'}, to measure what updates "
+            "forget (--no-raw-data keeps none)"
+        )
+
+
+_MOST_PIXELS = 6e4
+"""Pixels along one side of a plot, at most: matplotlib draws none with 2^16 or more."""
+_MOST_AREA = 1e8
+"""Pixels of a whole plot, at most: 400 MB while it is drawn."""
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Draw a plot, at most so large as can be drawn.
+
+    :param path: the file that is replaced.
+    :param figure: what is drawn.
+    """
+    width, height = figure.get_size_inches()
+    dpi = min(150, _MOST_PIXELS / max(width, height), (_MOST_AREA / (width * height)) ** 0.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    replace_file(path, buffer.getvalue())
