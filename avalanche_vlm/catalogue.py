@@ -10,9 +10,10 @@ is stale. Recipes of other distributions are not in it: :func:`avalanche_vlm.tra
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COMPARED = ("fine-tune", "replay", "zscl", "lora")
 """What ``compare`` tries where nothing is asked for: the baseline, and one recipe of each family."""
@@ -32,12 +33,19 @@ class Listed(NamedTuple):
     :param family: the survey's paradigm: ``none``, ``MMRE``, ``CREG``, ``PEA`` or ``fusion``.
     :param summary: what the recipe does, in a phrase.
     :param kinds: kinds of streams that the recipe is for, of ``classes`` and ``pairs``.
+    :param takes: resources that the recipe can use, of ``reference`` and ``generator``.
+    :param needs: resources that the recipe cannot do without.
+    :param options: what each option ``accepts``, in words, and the ``schema`` of its type as JSON has it, None where
+        that does not say all.
     """
 
     name: str
     family: str
     summary: str
     kinds: tuple[str, ...]
+    takes: tuple[str, ...]
+    needs: tuple[str, ...]
+    options: Mapping[str, Mapping[str, Any]]
 
 
 @cache
@@ -48,4 +56,5 @@ def catalogue() -> tuple[Listed, ...]:
     ['fine-tune', 'zero-shot']
     """
     lines = json.loads((files("avalanche_vlm") / "catalogue.json").read_text(encoding="utf-8"))["recipes"]
-    return tuple(Listed(line["name"], line["family"], line["summary"], tuple(line["kinds"])) for line in lines)
+    lists = ("kinds", "takes", "needs")
+    return tuple(Listed(**{**line, **{name: tuple(line[name]) for name in lists}}) for line in lines)

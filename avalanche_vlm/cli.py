@@ -10,6 +10,8 @@ from typing import Any
 
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.commands.arguments import parse
+from avalanche_vlm.commands.checks import check
+from avalanche_vlm.commands.loading import load_for
 from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
 
 COMMANDS = {
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command, request = parse(argv)
         out, threads = (getattr(request, name, None) for name in ("out", "threads"))
+        check(request)
+        load_for(command, request)
         if threads is not None:
             import torch
 

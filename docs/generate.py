@@ -186,12 +186,24 @@ def filled(text: str, names: Iterable[str], where: str) -> str:
     return text
 
 
+def catalogue_line(name: str) -> dict[str, Any]:
+    """What is known of a recipe before it is imported: enough to refuse what cannot be meant."""
+    told = recipes.describe(name)
+    options = recipes.get(name).options
+    return {
+        "name": name,
+        "family": told.family,
+        "summary": told.summary,
+        "kinds": list(told.kinds),
+        "takes": list(told.takes),
+        "needs": list(told.needs),
+        "options": {of.name: {"accepts": of.accepts, "schema": options[of.name].schema} for of in told.options},
+    }
+
+
 def catalogue() -> str:
     """The light list of shipped recipes, for help texts."""
-    facts = map(recipes.describe, shipped())
-    lines = [
-        json.dumps({"name": r.name, "family": r.family, "summary": r.summary, "kinds": list(r.kinds)}) for r in facts
-    ]
+    lines = [json.dumps(catalogue_line(name)) for name in shipped()]
     return '{"recipes": [\n  ' + ",\n  ".join(lines) + "\n]}\n"
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked, say_where
 from avalanche_vlm.commands.progress import progress as watched
-from avalanche_vlm.commands.requests import DiagnoseRequest, Experiment
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.commands.requests import DiagnoseRequest
 
 CHECKPOINTS = "diagnosis-checkpoint"
 """The folder of a diagnosis's checkpoints, in the folder of the run."""
@@ -24,7 +22,7 @@ def diagnose(request: DiagnoseRequest) -> int:
     """
     command = Command(request.out)
     with command.interruptible():
-        read_run(request.out)  # a folder without a run is not written to
+        store.read_run(request.out)  # a folder without a run is not written to
         with locked(request.out):
             return _diagnose(request, command)
 
@@ -34,7 +32,7 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
     from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
 
     folder = request.out
-    asked, result = read_run(folder)
+    asked, result = store.read_run(folder)
     model, benchmark = prepare.opened(asked)
     label = f"{asked.recipe} with probes"
     with (
@@ -68,24 +66,6 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
         )
     print(f"written to {folder / 'diagnosis.json'}")
     return 0
-
-
-def read_run(folder: Path) -> tuple[Experiment, dict[str, Any]]:
-    """What was asked for and what it came to.
-
-    :param folder: the folder of one experiment.
-    :return: the experiment, and its result in JSON types.
-    :raises InputError: if the folder holds no finished run.
-    """
-    result = store.read_json(folder / "result.json")
-    if not isinstance(result, dict) or not (folder / "request.json").exists():
-        below = sorted(path.parent for path in folder.glob("*/seed-*/result.json"))
-        hint = f"; there is one in {below[0]}" if below else ""
-        raise InputError(f"{folder} holds no finished run (request.json and result.json){hint}")
-    asked = store.read_experiment(folder / "request.json")
-    if "matrix" not in result or "tasks" not in result:
-        raise InputError(f"{folder / 'result.json'} is damaged: it has no matrix or no tasks")
-    return asked, result
 
 
 def _say(found: dict[str, Any]) -> None:

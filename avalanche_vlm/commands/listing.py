@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.benchmarks.registry import BENCHMARKS, describe_benchmark
 from avalanche_vlm.benchmarks.sources.registry import FORMATS
 from avalanche_vlm.catalogue import catalogue
 from avalanche_vlm.commands.requests import ListRequest
+from avalanche_vlm.commands.wanted import complete
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.names import architectures
 
 Lines = Sequence[Mapping[str, Any]]
 """What there is: one mapping each, with ``name`` first and ``summary`` last."""
@@ -40,7 +38,7 @@ def listing(request: ListRequest) -> int:
 
 def _recipes() -> Lines:
     """From the catalogue, which is read without torch, unless there are recipes that it cannot know."""
-    if "avalanche_vlm.training.recipes" not in sys.modules and not entry_points(group="avalanche_vlm.recipes"):
+    if complete():
         return [_recipe_line(of.name, of.family, of.kinds, of.summary) for of in catalogue()]
     from avalanche_vlm.training import recipes
 
@@ -80,11 +78,8 @@ def _format(name: str) -> dict[str, Any]:
 
 def _models() -> Lines:
     """The tiny model, and the architectures that the installed open_clip has a configuration of."""
-    found = find_spec("open_clip")  # it is not imported: that would take torch with it
-    folders = found.submodule_search_locations or [] if found else []
-    names = sorted({path.stem for folder in folders for path in Path(folder, "model_configs").glob("*.json")})
     tiny = {"name": "tiny", "summary": "1.5 million parameters, 32 x 32 pixels, shipped with its weights"}
-    return [tiny, *({"name": name, "summary": "an architecture of open_clip"} for name in names)]
+    return [tiny, *({"name": name, "summary": "an architecture of open_clip"} for name in architectures())]
 
 
 def _model(name: str) -> dict[str, Any]:

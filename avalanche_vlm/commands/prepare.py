@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
+from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device
 from avalanche_vlm.commands.requests import (
     CompareRequest,
     Experiment,
@@ -16,6 +16,7 @@ from avalanche_vlm.commands.requests import (
     TrainingRequest,
 )
 from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, SIZES
+from avalanche_vlm.commands.wanted import assigned, lacking, refuse_unread
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
     from avalanche_vlm.training.settings import TrainSettings
 
     defaults = recipes.get(recipe).settings
-    _refuse_unread(request)
+    refuse_unread(request)
     if why := lacking(request.stream, recipe):
         raise InputError(why)
     train, options = settings(request, recipe)
@@ -66,17 +67,6 @@ def experiments(request: CompareRequest) -> tuple[list[Experiment], list[str]]:
     names = [name for name in request.recipes if not left_out.get(name)]
     found = [experiment(request, name, seed) for seed in request.seeds for name in names]
     return found, [why for why in left_out.values() if why]
-
-
-def _refuse_unread(request: TrainingRequest) -> None:
-    """Refuse resources that none of the recipes takes."""
-    from avalanche_vlm.training import recipes
-
-    names = request.recipe_names()
-    for resource in ("reference", "generator"):
-        given = request.stream.data and getattr(request.stream, resource) is not None
-        if given and not any(resource in recipes.get(name).takes for name in names):
-            raise InputError(f"--{resource} does not apply to {', '.join(names)}: no recipe asked for takes it")
 
 
 def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,20 +101,6 @@ def knows_nothing_of(request: TrainingRequest) -> str | None:
     )
 
 
-def lacking(stream: StreamRequest, recipe: str) -> str | None:
-    """What a recipe cannot do without and nothing brings: known before anything is read.
-
-    :param stream: the stream that is asked for.
-    :param recipe: name of the recipe.
-    :return: the sentence, or None if nothing is lacking.
-    """
-    from avalanche_vlm.studies.feasible import lacks
-    from avalanche_vlm.training import recipes
-
-    missing = [name for name in recipes.get(recipe).needs if stream.data and getattr(stream, name) is None]
-    return lacks(recipe, stream.data, missing[0]) if missing else None
-
-
 def device_of(asked: str) -> str:
     """The device to run on.
 
@@ -134,10 +110,9 @@ def device_of(asked: str) -> str:
     """
     import torch
 
+    refuse_no_device(asked)
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
-        raise InputError(f"--device is auto, cpu, cuda or cuda:N, not {asked!r}")
     if asked.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device that torch can use")
     return asked
@@ -217,22 +192,22 @@ def stream_for(asked: Experiment, model: VLM) -> VLMBenchmark:
 def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
     for option in ("reference", "generator", "template"):
         if getattr(stream, option) is not None:
-            raise _does_not_apply(option, f"{name}, only to --data")
+            raise does_not_apply(option, f"{name}, only to --data")
     declared = get_benchmark(name)
     _refuse_given(stream, name, "name")
     if stream.order:
         common[declared.order or "order"] = list(stream.order)
     if stream.on_error != "raise":
-        raise _does_not_apply("on_error", f"{name}, only to --data")
+        raise does_not_apply("on_error", f"{name}, only to --data")
     flagged = (*SIZES, *DATA_OPTIONS)
     flags = {**common, **{option: value for option, value in stream.options.items() if option in flagged}}
     if not declared.takes("seed"):
         if stream.seed is not None:
-            raise _does_not_apply("data_seed", f"{name}, which draws nothing")
+            raise does_not_apply("data_seed", f"{name}, which draws nothing")
         del common["seed"], flags["seed"]  # data that nothing is drawn of: the seed is the training's alone
     for option in flags:
         if not declared.takes(option):
-            raise _does_not_apply(option, name)
+            raise does_not_apply(option, name)
     given = {**common, **stream.options}
     benchmark = create_benchmark(name, model=model, **given)
     if "seed" in given and "split_seed" not in benchmark.protocol:
@@ -250,18 +225,18 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     _refuse_given(stream, "--data", "path")
     for option in stream.options:
         if option in SIZES:
-            raise _does_not_apply(option, "--data")
+            raise does_not_apply(option, "--data")
     if stream.order:
         common["order"] = list(stream.order)
     if stream.template:
         common["templates"] = PromptTemplates("given", stream.template)
     if not (found := format_of(Path(data))).takes("seed"):
         if stream.seed is not None:
-            raise _does_not_apply("data_seed", f"a {found.name}, which draws nothing")
+            raise does_not_apply("data_seed", f"a {found.name}, which draws nothing")
         del common["seed"]  # nothing is drawn to read it: the seed is the training's alone
     for option in stream.options:
         if option in DATA_OPTIONS and not found.takes(option):
-            raise _does_not_apply(option, f"{data}, a {found.name}")
+            raise does_not_apply(option, f"{data}, a {found.name}")
     if found.takes("on_error") or stream.on_error != "raise":
         common["on_error"] = stream.on_error
     benchmark = read_stream(data, model=model, **{**common, **stream.options})
@@ -282,34 +257,3 @@ def _refuse_given(stream: StreamRequest, where: str, subject: str) -> None:
     for option in stream.options:
         if option in (*FROM_MODEL, "model", "called", "factory", subject):
             raise InputError(f"--option {option} does not apply to {where}: what it stands for is given already")
-
-
-def _does_not_apply(option: str, where: str) -> InputError:
-    return InputError(f"--{option.replace('_', '-')} does not apply to {where}")
-
-
-def assigned(request: TrainingRequest, recipe: str) -> Iterator[tuple[str, Any]]:
-    """The options that a recipe is given, checked.
-
-    :param request: what was asked for.
-    :param recipe: name of the recipe.
-    :raises InputError: for an option that no recipe knows, or a value that it does not take.
-    """
-    from avalanche_vlm.training import recipes
-
-    own = recipes.get(recipe).settings
-    for assignment in request.assignments:
-        if assignment.recipe not in (None, recipe):
-            recipes.get(assignment.recipe)
-            if assignment.recipe not in request.recipe_names():
-                named = ", ".join(request.recipe_names())
-                raise InputError(f"--set {assignment.text}: recipe {assignment.recipe} is not asked for, only {named}")
-        elif assignment.option in own:
-            yield from recipes.parse_options(recipe, {assignment.option: assignment.value}).items()
-        elif assignment.recipe or not any(
-            assignment.option in recipes.get(name).settings for name in request.recipe_names()
-        ):
-            known = ", ".join(own) or "none"
-            raise InputError(
-                f"--set {assignment.text}: recipe {recipe} has no option {assignment.option!r}; it has {known}"
-            )  # else it is an option of another recipe of the comparison

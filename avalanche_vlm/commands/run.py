@@ -12,7 +12,7 @@ from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, execute, job_of, note_failure, save_figure
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
-from avalanche_vlm.commands.side_by_side import begin_imports, side_by_side
+from avalanche_vlm.commands.side_by_side import side_by_side
 
 
 def run(request: RunRequest) -> int:
@@ -57,7 +57,6 @@ def compare(request: CompareRequest) -> int:
     """
     command = Command(request.out)
     with command.interruptible():
-        begin_imports(request)
         experiments, left_out = prepare.experiments(request)
         with locked(request.out):
             return _compare(request, experiments, left_out, command)

@@ -72,6 +72,24 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
 
 
+def read_run(folder: Path) -> tuple[Experiment, dict[str, Any]]:
+    """What was asked for and what it came to.
+
+    :param folder: the folder of one experiment.
+    :return: the experiment, and its result in JSON types.
+    :raises InputError: if the folder holds no finished run.
+    """
+    result = read_json(folder / "result.json")
+    if not isinstance(result, dict) or not (folder / "request.json").exists():
+        below = sorted(path.parent for path in folder.glob("*/seed-*/result.json"))
+        hint = f"; there is one in {below[0]}" if below else ""
+        raise InputError(f"{folder} holds no finished run (request.json and result.json){hint}")
+    asked = read_experiment(folder / "request.json")
+    if "matrix" not in result or "tasks" not in result:
+        raise InputError(f"{folder / 'result.json'} is damaged: it has no matrix or no tasks")
+    return asked, result
+
+
 def confirm(
     folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any], what: str = "a result"
 ) -> None:

@@ -22,6 +22,7 @@ from avalanche_vlm.models.checkpoints import read_weights
 from avalanche_vlm.models.fitness import check_finite, check_image_size
 from avalanche_vlm.models.folders import CONFIG, HUB, LOCAL, Folder, open_folder
 from avalanche_vlm.models.load_errors import check_packages, explain, mismatch
+from avalanche_vlm.models.names import refuse_unknown_name
 from avalanche_vlm.models.origin import fresh_seed, open_clip_config, origin_of
 from avalanche_vlm.models.precision import PRECISIONS, WeightPrecision
 from avalanche_vlm.models.pretrained import (
@@ -227,14 +228,7 @@ def _readable(name: str, weights: Weights | None, brought: Folder | None) -> Ite
 
 
 def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:
-    known = open_clip.list_models()
-    if name not in known:
-        import difflib
-
-        by_lower = {model.lower(): model for model in ["tiny", *known]}  # no two differ in case alone
-        near = [by_lower[model] for model in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-        hint = f"; did you mean {', '.join(near)}" if near else ""
-        raise InputError(f"no model is called {name!r}{hint}? (avalanche_vlm knows 'tiny' and open_clip's models)")
+    refuse_unknown_name(name, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is not None and tag not in tags and not Path(tag).exists():
         if "/" in tag or "." in tag:

@@ -13,6 +13,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, too_few
+from avalanche_vlm.training.recipes.lacking import lacks
 from avalanche_vlm.training.settings import TrainSettings
 
 
@@ -65,25 +66,6 @@ def refuse_untrainable(
             "a batch of one pair has nothing that its picture and caption are told from, so pairs are trained in "
             "batches of 2 or more (batch_size)"
         )
-
-
-_HINTS = {
-    "reference": "reference pairs: give some with reference (--reference FILE)",
-    "generator": "a generator of pictures: name one with generator (--generator MODEL)",
-}
-
-
-def lacks(recipe: str, source: object, resource: str) -> str:
-    """The sentence on a resource that a recipe needs and a source of data does not bring.
-
-    :param recipe: name of the recipe.
-    :param source: benchmark or file of the user's, as the sentence names it.
-    :param resource: name of the resource.
-
-    >>> lacks("zscl", "photos.csv", "reference")
-    'recipe zscl needs what photos.csv does not bring, reference pairs: give some with reference (--reference FILE)'
-    """
-    return f"recipe {recipe} needs what {source} does not bring, {_HINTS[resource]}"
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:

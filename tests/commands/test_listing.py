@@ -44,9 +44,9 @@ def test_recipes_are_listed_alike_from_catalogue_and_registry(capsys, monkeypatc
     import sys
 
     registered = told(capsys, "recipes", "--json")
-    monkeypatch.delitem(sys.modules, "avalanche_vlm.training.recipes")
+    monkeypatch.delitem(sys.modules, "avalanche_vlm.training.recipes.registry")
     assert told(capsys, "recipes", "--json") == registered
-    assert "avalanche_vlm.training.recipes" not in sys.modules
+    assert "avalanche_vlm.training.recipes.registry" not in sys.modules
 
 
 def test_a_recipe_is_described_with_its_options_and_published_settings(capsys):

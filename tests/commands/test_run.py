@@ -193,9 +193,13 @@ def test_what_is_named_twice_is_one_experiment(tmp_path):
 
 
 def test_what_fails_every_recipe_is_said_once(tmp_path, capsys):
-    assert run("compare", "--recipes", "fine-tune,lora", "--data", "/no/such", "--out", str(tmp_path)) == 2
+    words = ["compare", "--recipes", "fine-tune,lora", "--quiet", "--out", str(tmp_path / "out"), "--data"]
+    assert cli.main([*words, "/no/such"]) == 2  # which is said before any recipe is begun
+    assert capsys.readouterr().err.strip() == "avalanche-vlm: --data: there is no file or folder at /no/such"
+    (tmp_path / "mine.csv").write_text("image,label\n")
+    assert cli.main([*words, str(tmp_path / "mine.csv")]) == 2
     err = capsys.readouterr().err.strip()
-    assert err == "avalanche-vlm: fine-tune, seed 0; lora, seed 0: --data: there is no file or folder at /no/such"
+    assert err == f"avalanche-vlm: fine-tune, seed 0; lora, seed 0: {tmp_path / 'mine.csv'} has no usable rows"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.benchmarks.sources.assemble import Problems
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
@@ -25,10 +25,9 @@ from avalanche_vlm.benchmarks.scenario import (
 )
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, meaningless
 from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_images
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import DataWarning, InputError
-
-OnError = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True)
@@ -47,27 +46,6 @@ class Item:
     task: str
     split: str
     where: str
-
-
-class Problems:
-    """Raises on the first problem, or notes each.
-
-    :param on_error: ``"raise"`` or ``"skip"``.
-    """
-
-    def __init__(self, on_error: OnError) -> None:
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"on_error is raise or skip, not {on_error!r}")
-        self.on_error = on_error
-        self.skipped: list[str] = []
-        self.notes: list[str] = []
-        """What else is to be said of the data, a sentence each."""
-
-    def add(self, sentence: str) -> None:
-        """One sample cannot be used."""
-        if self.on_error == "raise":
-            raise InputError(f"{sentence} (on_error=skip leaves it out)")
-        self.skipped.append(sentence)
 
 
 def readable(items: Sequence[Item], problems: Problems) -> list[Item]:

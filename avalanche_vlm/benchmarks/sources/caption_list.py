@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from avalanche_vlm.benchmarks.sources.assemble import Problems
 from avalanche_vlm.benchmarks.sources.delimited import rows_of
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from avalanche_vlm.benchmarks.sources.assemble import Problems
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.benchmarks.sources.splits import split_of
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.class_names import Chosen, ClassNames, choose_names, from_folders
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
+from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.errors import InputError
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from avalanche_vlm.benchmarks.sources.assemble import Problems
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.benchmarks.sources.text import read_text
 

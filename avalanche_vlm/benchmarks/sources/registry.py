@@ -19,7 +19,7 @@ from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
-    from avalanche_vlm.benchmarks.sources.assemble import Problems
+    from avalanche_vlm.benchmarks.sources.problems import Problems
 
 Row = tuple[int, dict[str, Any]]
 """Where a row stands in its file (1 is the first line), and its fields by column: ``image``, ``label``, ``caption``,

@@ -8,11 +8,12 @@ from typing import Any
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamKind, Visible
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
-from avalanche_vlm.benchmarks.sources.assemble import Item, OnError, Problems, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, ClassNames, choose_names
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.benchmarks.sources.splits import split_of
 from avalanche_vlm.errors import InputError

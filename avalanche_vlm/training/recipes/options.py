@@ -16,15 +16,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.ranges import OnThisMachine
-
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-"""A number is no text and no truth value, and a rate is finite."""
+from avalanche_vlm.training.recipes.reading import STRICT, annotation_of, no_truth_as_number, read_value, refusal
 
 _FIRST = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BUILDING = ("name", "model")
@@ -57,6 +55,16 @@ class Option:
         return accepts(self.annotation)
 
     @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of its type, from which it can be read without the recipe; None where there is none that says
+        all that it accepts."""
+        try:
+            found = TypeAdapter(self.annotation, config=STRICT).json_schema()
+        except (PydanticUserError, ValueError):
+            return None
+        return found if annotation_of(found) is not None else None
+
+    @property
     def is_path(self) -> bool:
         """Whether it names a file or folder: its type is a path's, or it is declared as a
         :data:`~avalanche_vlm.training.recipes.ranges.Workplace`."""
@@ -73,20 +81,13 @@ class Option:
         given = [plain] if plain is value or not isinstance(plain, list | tuple | dict) else [plain, value]
         for form in given:  # an option may want the array or tensor itself
             try:
-                return self._no_truth_as_number(plain, self._adapter.validate_python(form))
+                return no_truth_as_number(plain, self._adapter.validate_python(form))
             except ValueError:  # pydantic's refusal is one
                 pass
         try:  # as a stored request has it: one kind of sequence for all of them, a path as a text
-            return self._no_truth_as_number(plain, self._adapter.validate_json(json.dumps(plain)))
+            return no_truth_as_number(plain, self._adapter.validate_json(json.dumps(plain)))
         except (TypeError, ValueError):
-            raise self._refusal(reprlib.repr(value)) from None
-
-    @staticmethod
-    def _no_truth_as_number(given: Any, found: Any) -> Any:
-        # To Python True is 1, and so it is among the choices 1 and 2.
-        if isinstance(given, bool) and not isinstance(found, bool):
-            raise ValueError("a truth value is no number")
-        return found
+            raise InputError(refusal(self.recipe, self.name, self.accepts, reprlib.repr(value))) from None
 
     def parse(self, text: str) -> Any:
         """The value that a text stands for.
@@ -95,28 +96,19 @@ class Option:
             can be None.
         :raises InputError: if it stands for nothing that the option accepts.
         """
-        if text.strip().lower() in ("none", "null") and type(None) in _alternatives(self.annotation):
-            return None
         if self.annotation is Any:
             return _untyped(text)
         try:
-            return self._adapter.validate_strings(text, strict=False)
-        except ValidationError:
-            pass
-        try:  # lists and the like, and what is written in quotation marks
-            return self._no_truth_as_number(json.loads(text), self._adapter.validate_json(text))
+            return read_value(self._adapter, text, optional=type(None) in _alternatives(self.annotation))
         except (ValueError, RecursionError):
-            raise self._refusal(text or "''") from None
+            raise InputError(refusal(self.recipe, self.name, self.accepts, text)) from None
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
         try:
-            return TypeAdapter(self.annotation, config=_STRICT)
+            return TypeAdapter(self.annotation, config=STRICT)
         except PydanticUserError:  # a pydantic model has its own configuration
             return TypeAdapter(self.annotation)
-
-    def _refusal(self, shown: str) -> InputError:
-        return InputError(f"recipe {self.recipe}: {self.name} is {self.accepts}, not {shown}")
 
 
 def options_of(recipe: str, compose: Callable[..., Any], resources: Mapping[str, str]) -> dict[str, Option]:

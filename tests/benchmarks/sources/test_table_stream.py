@@ -16,7 +16,8 @@ from real_files import picture, raw, save, transform, truncate
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, pairs_stream, reference_table, table_stream
-from avalanche_vlm.benchmarks.sources.assemble import Problems, split_indices
+from avalanche_vlm.benchmarks.sources.assemble import split_indices
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import read_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.identity import captions_of, images_of_rows

@@ -8,7 +8,7 @@ import pytest
 from real_files import picture, raw, save, transform
 
 from avalanche_vlm.benchmarks import table_stream
-from avalanche_vlm.benchmarks.sources.assemble import Problems
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import read_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.tiny import build_tokenizer

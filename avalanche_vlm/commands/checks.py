@@ -1,0 +1,177 @@
+"""What can be refused before anything heavy is imported: names, options, paths, headers of tables.
+
+All of it is looked at again where it is used, in the same words: what passes here need not be usable.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm.artifacts.layout import known_version, model_version, version_folder, version_names
+from avalanche_vlm.benchmarks.registry import get_benchmark
+from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
+from avalanche_vlm.benchmarks.sources.problems import Problems
+from avalanche_vlm.benchmarks.sources.registry import format_of, read_rows
+from avalanche_vlm.commands.requests.deploying import ExportRequest, UseRequest
+from avalanche_vlm.commands.requests.living import DiffRequest, RollbackRequest, UpdateRequest, VersionsRequest
+from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TrainingRequest
+from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, SIZES
+from avalanche_vlm.commands.requests.training import AdviseRequest, CompareRequest, DiagnoseRequest, RunRequest
+from avalanche_vlm.commands.store import read_run
+from avalanche_vlm.commands.wanted import CATALOGUED, assigned, complete, lacking, refuse_unread
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.names import architectures, refuse_unknown_name
+from avalanche_vlm.training.settings import TrainSettings
+
+_SCHEMES = ("hf-hub:", "local-dir:")
+_WHOLE = ("csv", "tsv")
+"""Formats whose first row has every column of the table."""
+
+
+def check(request: Part) -> None:
+    """Refuse what cannot be meant, as far as that is known without torch.
+
+    :param request: what was asked for.
+    :raises InputError: in one sentence, for a name that does not exist, an option or value that nothing takes, and a
+        file or folder that is not there.
+    """
+    if isinstance(request, UseRequest | ExportRequest):
+        version_folder(request.model)
+    if isinstance(request, UpdateRequest) or (isinstance(request, VersionsRequest) and not version_names(request.out)):
+        model_version(request.out)
+    if isinstance(request, RollbackRequest):
+        known_version(request.out, request.version)
+    if isinstance(request, DiffRequest):
+        for version in (request.first, request.second):
+            known_version(request.out, version)
+    if isinstance(request, DiagnoseRequest):
+        read_run(request.out)
+    if isinstance(request, UseRequest | TrainingRequest):
+        refuse_no_device(request.device)
+    if isinstance(request, TrainingRequest):
+        if complete():
+            check_recipes(request)
+        given = request.train.model_dump(exclude_none=True)
+        TrainSettings(**given)
+    if isinstance(request, RunRequest | CompareRequest | AdviseRequest):
+        check_model(request.model)
+        check_stream(request.stream)
+
+
+def refuse_no_device(asked: str) -> None:
+    """Refuse what is no device at all.
+
+    :param asked: the word that was written.
+    :raises InputError: unless it is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", asked):
+        raise InputError(f"--device is auto, cpu, cuda or cuda:N, not {asked!r}")
+
+
+def check_recipes(request: TrainingRequest) -> None:
+    """Refuse recipes that do not exist or lack something, and options that they do not take.
+
+    :param request: what was asked for.
+    :raises InputError: for the first of them.
+    """
+    left_out = isinstance(request, CompareRequest) and not request.chosen
+    for name in request.recipe_names():
+        CATALOGUED.get(name)
+    for name in request.recipe_names():
+        if not isinstance(request, AdviseRequest | UpdateRequest):
+            refuse_unread(request, CATALOGUED)
+            if not left_out and (why := lacking(request.stream, name, CATALOGUED)):
+                raise InputError(why)
+        list(assigned(request, name, CATALOGUED))
+
+
+def check_model(model: ModelRequest) -> None:
+    """Refuse a model that nobody knows, and weights that are not there.
+
+    :param model: the model that was asked for.
+    :raises InputError: in the words of :func:`~avalanche_vlm.models.factory.create_vlm`.
+    """
+    if model.name.startswith(_SCHEMES):
+        return
+    if model.name != "tiny":
+        refuse_unknown_name(model.name, architectures())
+    tag = model.pretrained
+    if tag is not None and "/" in tag and not Path(tag).exists():
+        raise InputError(f"there is no checkpoint file at {tag}")
+
+
+def check_stream(stream: StreamRequest) -> None:
+    """Refuse a benchmark's options that it does not have, data that are not there, and a table without the columns that
+    were named.
+
+    :param stream: the stream that was asked for.
+    :raises InputError: in the words of what reads it.
+    """
+    if stream.data is None:
+        assert stream.benchmark is not None
+        _refuse_unknown_options(stream, stream.benchmark)
+        return
+    data = Path(stream.data)
+    if not data.exists():
+        raise InputError(f"--data: there is no file or folder at {stream.data}")
+    for option in stream.options:
+        if option in SIZES:
+            raise does_not_apply(option, "--data")
+    found = format_of(data)
+    if stream.reference is not None and not Path(stream.reference).exists():
+        list(read_rows(Path(stream.reference), Problems("skip")))  # which says that it is not there
+    if found.name in _WHOLE:
+        check_header(data, stream.options)
+
+
+def check_header(table: Path, options: dict[str, Any]) -> None:
+    """Refuse a table that cannot be read, or has not the columns that it is said to have.
+
+    :param table: a table whose rows all have the columns of the first.
+    :param options: what the user says of it: its kind, and names of columns.
+    :raises InputError: in the words of what reads all of it.
+    """
+    first = next(iter(read_rows(table, Problems("skip"))), None)
+    if first is None:
+        return
+    said = {column: options.get(f"{column}_column") for column in COLUMNS}
+    kind_of(under_our_names([first], said, table), options.get("kind"), said, table)
+
+
+def does_not_apply(option: str, where: str) -> InputError:
+    """The refusal of an option.
+
+    :param option: the option's name.
+    :param where: what it does not apply to.
+    """
+    return InputError(f"--{option.replace('_', '-')} does not apply to {where}")
+
+
+def _refuse_unknown_options(stream: StreamRequest, name: str) -> None:
+    for option in ("reference", "generator", "template"):
+        if getattr(stream, option) is not None:
+            raise does_not_apply(option, f"{name}, only to --data")
+    taken = _parameters(get_benchmark(name).factory)
+    flagged = [option for option in stream.options if option in (*SIZES, *DATA_OPTIONS)]
+    for option in flagged:
+        if taken is not None and option not in taken:
+            raise does_not_apply(option, name)
+
+
+def _parameters(factory: Any) -> set[str] | None:
+    """The names of a function's parameters, read from its source; None where that does not tell, or it takes any."""
+    module, _, name = factory.partition(":") if isinstance(factory, str) else ("", "", "")
+    try:
+        found = find_spec(module) if module.startswith("avalanche_vlm.") else None
+        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8")) if found and found.origin else None
+    except (ImportError, OSError, SyntaxError):
+        return None
+    for statement in tree.body if tree else ():
+        if isinstance(statement, ast.FunctionDef) and statement.name == name and statement.args.kwarg is None:
+            arguments = statement.args
+            return {of.arg for of in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    return None

@@ -1,0 +1,53 @@
+"""What a command imports before it does anything, which takes seconds: shown where someone watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from avalanche_vlm.commands.requests import CompareRequest, Part
+
+_TRAINING = "avalanche_vlm.studies.experiment"
+_SAVED = "avalanche_vlm.artifacts.loading"
+_VERSIONS = "avalanche_vlm.studies.living.records"
+HEAVY = {
+    **dict.fromkeys(("run", "compare", "diagnose", "advise", "update"), _TRAINING),
+    **dict.fromkeys(("predict", "retrieve", "export"), _SAVED),
+    **dict.fromkeys(("versions", "rollback", "diff"), _VERSIONS),
+}
+"""The module of each command that takes the heavy libraries with it; the other commands have none."""
+
+
+def load_for(command: str, request: Part) -> None:
+    """Import what a command needs, once it is known that it can be meant.
+
+    :param command: name of the command.
+    :param request: what it is asked.
+    """
+    module = HEAVY.get(command)
+    if module is None or module in sys.modules:
+        return
+    if isinstance(request, CompareRequest):
+        from avalanche_vlm.commands.side_by_side import begin_imports
+
+        begin_imports(request)
+    with spinning(getattr(request, "quiet", False), "loading torch and avalanche"):
+        import_module(module)
+
+
+@contextmanager
+def spinning(quiet: bool, what: str) -> Iterator[None]:
+    """Something turns while it lasts, where someone watches.
+
+    :param quiet: whether nothing is shown.
+    :param what: what is done, in words.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
