@@ -11,17 +11,16 @@ from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.accumulators import SampleColumns
-from avalanche_vlm.evaluation.base import VLMMetric
+from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.rightness import rightness
-from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
-from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.protocol import Strategy
 
 
-class TaskAnswers(VLMMetric):
-    """The cells of the performance matrix sample by sample, for intervals. Costs no pass for class-labelled tasks, and
-    one more over the test pairs for image-text tasks. Emits nothing.
+class TaskAnswers(PairFeaturesMetric):
+    """The cells of the performance matrix sample by sample, for intervals. Costs no pass over the test samples. Emits
+    nothing.
 
     :param stream: name of the stream whose tasks are read.
     """
@@ -48,7 +47,7 @@ class TaskAnswers(VLMMetric):
     def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
-            self._pairs.update(*encode_pairs(model_of(strategy), x, strategy.mb_task_id), y)
+            self._pairs.update(*self.pair_features(strategy), y)
         else:
             self._classes.update(rightness(strategy.mb_output, y))
 

@@ -12,16 +12,15 @@ from avalanche.evaluation.metric_results import MetricValue
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
-from avalanche_vlm.evaluation.base import VLMMetric
+from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
 from avalanche_vlm.evaluation.rightness import rightness
 from avalanche_vlm.evaluation.survey import survey_metrics
-from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
-from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.protocol import Strategy
 
 
-class PerformanceMatrix(VLMMetric):
+class PerformanceMatrix(PairFeaturesMetric):
     """Score on every task after every experience, row 0 (the pretrained model) included.
 
     Cells are kept by stream, step and experience, so that several evaluation streams do not mix, and a row may be
@@ -55,7 +54,7 @@ class PerformanceMatrix(VLMMetric):
     def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
-            features = encode_pairs(model_of(strategy), x, strategy.mb_task_id)
+            features = self.pair_features(strategy)
             for side, of in zip(("image", "text"), features, strict=True):
                 self._refuse_broken(f"{side} features", ~of.isfinite().all(1), strategy)
             self._pairs.update(*features, y)
