@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from avalanche_vlm.compat import OperatorMode, no_code_of_models, register_collate, source_datasets
+from avalanche_vlm.compat import OperatorMode, code_of_models, register_collate, source_datasets
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ def test_transformers_refuses_code_of_models_without_a_question(monkeypatch):
     def trusted() -> bool:
         return utils.resolve_trust_remote_code(None, "some/model", has_local_code=False, has_remote_code=True)
 
-    with no_code_of_models(), pytest.raises(ValueError, match="trust_remote_code"):
+    with code_of_models(), pytest.raises(ValueError, match="trust_remote_code"):
         trusted()
     assert not asked
     assert trusted() and len(asked) == 1  # as it was

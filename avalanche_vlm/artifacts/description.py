@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from avalanche_vlm.artifacts.layout import DESCRIPTION
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.model_settings import check_settings
 from avalanche_vlm.models.origin import Origin
 from avalanche_vlm.models.precision import WeightPrecision
 
@@ -60,7 +61,12 @@ class MadeBy(_Part):
         return cls(**{name: getattr(origin, name) for name in cls.model_fields})
 
     def origin(self) -> Origin:
-        """How the base is made."""
+        """How the base is made.
+
+        :raises InputError: if its settings say what is not known to run no code, since they are written into folders
+            that others open.
+        """
+        check_settings(self.config, DESCRIPTION)
         return Origin(**{name: getattr(self, name) for name in type(self).model_fields})
 
 

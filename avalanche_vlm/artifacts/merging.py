@@ -9,7 +9,7 @@ from torch import nn
 
 from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from avalanche_vlm.artifacts.shared_copies import check_module, shared_copy, with_one_module
-from avalanche_vlm.compat import no_code_of_models
+from avalanche_vlm.compat import code_of_models
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.folders import LOCAL
@@ -88,7 +88,7 @@ def largest_gaps(model: VLM, folder: Path) -> tuple[float, float]:
     size = model.transforms.eval.size
     images = torch.randn(_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0)).to(model.device)
     texts = model.tokenize(["a", "a photo of a cat.", "two red stars", "3 dogs in the snow"])
-    with no_code_of_models(), model.evaluating(), torch.random.fork_rng(devices=[]):
+    with code_of_models(), model.evaluating(), torch.random.fork_rng(devices=[]):
         opened = open_clip.create_model(
             f"{LOCAL}{folder}", precision=model.origin.precision if model.origin else "fp32"
         )

@@ -138,6 +138,7 @@ def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
         device=device_of(asked.device),
         precision=asked.model.precision,
         image_size=asked.model.image_size,
+        trust_remote_code=asked.model.trust_remote_code,
     )
     benchmark = stream_for(asked, model)
     if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):

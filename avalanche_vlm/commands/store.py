@@ -64,12 +64,15 @@ def read_experiment(path: Path) -> Experiment:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: it is not a JSON object")
     try:
-        return Experiment.model_validate(content)
+        found = Experiment.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         what = f"it has no {field!r}" if first["type"] == "missing" else f"{field}: {first['msg']}"
         raise InputError(f"{path} is damaged or of an older version: {what}") from error
+    if found.model.trust_remote_code:
+        raise InputError(f"{path} sets trust_remote_code, and no file may ask that code of a model be run")
+    return found
 
 
 def read_run(folder: Path) -> tuple[Experiment, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +15,13 @@ import torch
 from torch import nn
 
 from avalanche_vlm.benchmarks.transforms import ImageTransform
-from avalanche_vlm.compat import no_code_of_models
+from avalanche_vlm.compat import code_of_models
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.checkpoints import read_weights
 from avalanche_vlm.models.fitness import check_finite, check_image_size
 from avalanche_vlm.models.folders import CONFIG, HUB, LOCAL, Folder, open_folder
 from avalanche_vlm.models.load_errors import check_packages, explain, mismatch
+from avalanche_vlm.models.model_settings import TRUST, comes_with_code_of_others
 from avalanche_vlm.models.names import refuse_unknown_name
 from avalanche_vlm.models.origin import fresh_seed, open_clip_config, origin_of
 from avalanche_vlm.models.precision import PRECISIONS, WeightPrecision
@@ -47,12 +47,13 @@ def create_vlm(
     image_size: int | None = None,
     freeze: Sequence[str] = ("scale",),
     cache_dir: str | None = None,
+    trust_remote_code: bool = False,
 ) -> VLM:
     """A vision-language model with its tokenizer and transforms.
 
     Weights that were trained with QuickGELU get an architecture with it: what was built stands in the model's ``name``
     (``create_vlm("ViT-B-16", "openai").name`` is ``"ViT-B-16-quickgelu/openai"``). Nothing that is loaded can execute
-    code.
+    code, unless you say so.
 
     :param name: ``"tiny"`` (shipped with its weights), any open_clip architecture (``"ViT-B-16"``,
         ``"ViT-B-16-SigLIP"``, ...), a hub model (``"hf-hub:org/model"``) or a folder in open_clip's format
@@ -69,9 +70,13 @@ def create_vlm(
         weights are resized as open_clip does, and the transforms make images of this size.
     :param freeze: towers to freeze, of ``image``, ``text``, ``scale``.
     :param cache_dir: where open_clip keeps downloads.
+    :param trust_remote_code: whether Python files that come with the model's tokenizer or text tower of Hugging Face's
+        may run, with all that you may do on this machine. No file can say it for you, a saved model's neither: such a
+        model counts as built by your own hands, and :func:`~avalanche_vlm.artifacts.load` wants it given as ``base``.
     :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture or
         with a number that is not finite, an image size that leaves pixels over beside whole patches, a package that
-        the model's tokenizer needs, and when weights are neither here nor to be had from the network.
+        the model's tokenizer needs, settings or files that would run code, ``trust_remote_code`` where there is no
+        such code, and when weights are neither here nor to be had from the network.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
@@ -81,17 +86,20 @@ def create_vlm(
     if name == "tiny":
         vlm, config = _create_tiny(pretrained, precision, image_size)
     else:
-        vlm, config = _create_open_clip(name, pretrained, precision, image_size, cache_dir)
-    vlm.origin = origin_of(name, pretrained, precision, image_size, freeze, config)
+        vlm, config = _create_open_clip(name, pretrained, precision, image_size, cache_dir, trust_remote_code)
+    if trust_remote_code and not comes_with_code_of_others(config["model_cfg"]):
+        raise InputError(f"{name} has no tokenizer or text tower that code could come with: leave {TRUST} out")
+    origin = origin_of(name, pretrained, precision, image_size, freeze, config)
+    if origin.is_random:
+        vlm.weights_seed = torch.initial_seed()
+        origin = replace(origin, seed=seed)
+    vlm.origin = None if trust_remote_code else origin
     if image_size is not None:
         check_image_size(vlm.clip, name, image_size)
     check_finite(vlm.clip, name if pretrained is None else f"{name} ({pretrained})")
     settings = {"image_size": image_size, "precision": None if precision == "fp32" else precision}
     said = ", ".join(f"{setting}={value}" for setting, value in settings.items() if value is not None)
     vlm.name += f"[{said}]" if said else ""
-    if vlm.origin.is_random:
-        vlm.weights_seed = torch.initial_seed()
-        vlm.origin = replace(vlm.origin, seed=seed)
     vlm.unfreeze(*vlm.frozen).freeze(*freeze)
     return vlm.to(device)
 
@@ -142,7 +150,12 @@ def _load_tiny(clip: nn.Module, path: Path) -> None:
 
 
 def _create_open_clip(
-    name: str, pretrained: str | Path | None, precision: str, image_size: int | None, cache_dir: str | None
+    name: str,
+    pretrained: str | Path | None,
+    precision: str,
+    image_size: int | None,
+    cache_dir: str | None,
+    trusted: bool,
 ) -> tuple[VLM, dict[str, Any]]:
     """The model, and open_clip's configuration of it."""
     import open_clip
@@ -155,14 +168,14 @@ def _create_open_clip(
         _check_name(open_clip, name, tag)
     check_packages(name)
     try:
-        brought = open_folder(name, cache_dir, pretrained != "random") if by_schema else None
+        brought = open_folder(name, cache_dir, pretrained != "random", trusted) if by_schema else None
         weights = _weights(open_clip, name, tag, cache_dir)
         if brought:
             told = brought.weights.quick_gelu if brought.weights else None
             quick = listed_as_quick(name) if told is None else told
         else:
             quick = weights is not None and weights.quick_gelu
-        with no_code_of_models(), _readable(name, weights, brought) as (source, path):
+        with code_of_models(trusted), _readable(name, weights, brought) as (source, path):
             clip, train, evaluate = open_clip.create_model_and_transforms(
                 source,
                 pretrained=path,
@@ -185,7 +198,7 @@ def _create_open_clip(
     built = _with_quick(name) if quick and not by_schema else name
     if name.startswith(LOCAL):
         built = LOCAL + Path(name.removeprefix(LOCAL)).resolve().name
-    architecture = json.loads(brought.config.read_text())["model_cfg"] if brought else open_clip.get_model_config(name)
+    architecture = brought.settings["model_cfg"] if brought else open_clip.get_model_config(name)
     vlm = VLM(
         clip,
         tokenizer,

@@ -1,18 +1,18 @@
 """Models that bring settings and weights of their own: folders in open_clip's format, on this machine or the hub.
 
 They come from anyone, so what they hold is looked at before open_clip or transformers see it: weights go through
-:mod:`avalanche_vlm.models.checkpoints`, and settings that would run code are refused.
+:mod:`avalanche_vlm.models.checkpoints`, and settings through :mod:`avalanche_vlm.models.model_settings`.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.checkpoints import Checkpoint, check_is_checkpoint, inspect_checkpoint
+from avalanche_vlm.models.model_settings import read_settings
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 """Beginnings of names of models that bring their own weights."""
@@ -40,22 +40,25 @@ class Folder:
     """A model's folder whose files were looked at.
 
     :param config: the file with the architecture.
+    :param settings: what it holds, checked.
     :param weights: the file of weights that belongs to it; None where there is none, or none was asked for.
     """
 
     config: Path
+    settings: dict[str, Any]
     weights: Checkpoint | None
 
 
-def open_folder(name: str, cache_dir: str | None, with_weights: bool) -> Folder:
+def open_folder(name: str, cache_dir: str | None, with_weights: bool, trusted: bool = False) -> Folder:
     """The files of a model that brings its own, downloaded if they are on the hub and not here.
 
     :param name: ``hf-hub:org/model`` or ``local-dir:/path``.
     :param cache_dir: where downloads are kept, None for the hub's default.
     :param with_weights: whether the weights are wanted as well.
+    :param trusted: whether the user said that code of this model may run.
     :return: the files, none of which asks for code to be run.
-    :raises InputError: if it is no such folder, its weights are none or hold more than tensors, or its settings ask for
-        code that comes with the model.
+    :raises InputError: if it is no such folder, its weights are none or hold more than tensors, or its settings say
+        what is not known to run no code.
     """
     if name.startswith(LOCAL):
         folder = Path(name.removeprefix(LOCAL))
@@ -68,8 +71,8 @@ def open_folder(name: str, cache_dir: str | None, with_weights: bool) -> Folder:
         repository = name.removeprefix(HUB)
         config = Path(download_pretrained_from_hf(repository, filename=CONFIG, cache_dir=cache_dir))
         weights = Path(download_pretrained_from_hf(repository, cache_dir=cache_dir)) if with_weights else None
-    _check_settings(config)
-    return Folder(config, None if weights is None else inspect_checkpoint(weights))
+    settings = read_settings(config, trusted)
+    return Folder(config, settings, None if weights is None else inspect_checkpoint(weights))
 
 
 def _weights_in(folder: Path) -> Path | None:
@@ -83,28 +86,3 @@ def _weights_in(folder: Path) -> Path | None:
 
 def _rank(name: str) -> int:
     return _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED)
-
-
-def _check_settings(path: Path) -> None:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable as JSON: {error}") from error
-    if _trusts(settings):
-        raise InputError(
-            f"{path} sets trust_remote_code, so that code that comes with the model or its tokenizer would run, and "
-            "nothing that is loaded here may run code: build the model yourself and hand it to from_open_clip"
-        )
-
-
-def _trusts(settings: Any) -> bool:
-    """Whether settings ask anywhere that code of a model be run.
-
-    >>> _trusts({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}})
-    True
-    >>> _trusts({"text_cfg": [{"trust_remote_code": False}, {"hf_tokenizer_name": "bert-base-uncased"}]})
-    False
-    """
-    if isinstance(settings, dict):
-        return bool(settings.get("trust_remote_code")) or any(map(_trusts, settings.values()))
-    return isinstance(settings, list) and any(map(_trusts, settings))

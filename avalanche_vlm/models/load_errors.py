@@ -66,7 +66,10 @@ def explain(name: str, tag: str | None, image_size: int | None, error: Exception
     if image_size and "sizes should be greater than 0" in str(error):  # torch's, on positions of no patches
         return f"{start}image_size={image_size} is less than a patch of its image tower"
     if "trust_remote_code" in str(error):  # transformers advises to set it
-        return f"{start}code that comes with it would have to run, and nothing that is loaded here may run code"
+        return (
+            f"{start}code that comes with it would have to run, and it may only where you say so: "
+            "trust_remote_code=True (--trust-remote-code) lets it do on this machine all that you may do"
+        )
     if isinstance(error, AssertionError):  # open_clip's, on positional embeddings
         return f"{start}they are those of another architecture ({error})"
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]

@@ -67,6 +67,12 @@ def test_a_run_is_asked_for_in_parts():
     assert request.recipe_names() == ("lora",)
 
 
+def test_trust_in_code_of_a_model_is_said_for_one_command_and_stored_nowhere():
+    assert not asked("run --out here").model.trust_remote_code
+    model = asked("run --out here --model hf-hub:some/model --trust-remote-code").model
+    assert model.trust_remote_code and "trust_remote_code" not in model.model_dump()
+
+
 def test_checkpoints_are_minutes_apart_or_at_the_ends_alone(capsys):
     for words in ("run --out here", "compare --out here", "advise --out here", "diagnose here"):
         assert asked(words).checkpoint_minutes == 10

@@ -89,3 +89,13 @@ def test_names_of_classes_that_moved_with_the_data_are_the_same(tmp_path):
     asked = prepare.experiment(RunRequest(out=tmp_path), "fine-tune", 0)
     kept = {"protocol": protocol(class_names="/a/mine/classes.txt")}
     store.confirm(tmp_path, asked, kept, protocol(class_names="/b/mine/classes.txt", path="/b/mine"))
+
+
+def test_a_stored_request_cannot_ask_that_code_of_a_model_be_run(tmp_path):
+    asked = prepare.experiment(RunRequest(out=tmp_path), "fine-tune", 0)
+    store.write_json(tmp_path / "request.json", asked.stored())
+    assert store.read_experiment(tmp_path / "request.json").stored() == asked.stored()
+    asked_for = {**asked.stored(), "model": {**asked.stored()["model"], "trust_remote_code": True}}
+    store.write_json(tmp_path / "request.json", asked_for)
+    with pytest.raises(InputError, match=r"request\.json sets trust_remote_code, and no file may ask"):
+        store.read_experiment(tmp_path / "request.json")

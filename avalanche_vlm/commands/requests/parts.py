@@ -62,12 +62,15 @@ class ModelRequest(Part):
     :param pretrained: open_clip's tag or a checkpoint file; None for the model's own default.
     :param precision: the numbers that its weights are kept in.
     :param image_size: side of its input in pixels; None for the model's own.
+    :param trust_remote_code: whether code that comes with it may run. The user's word for this one command: it is not
+        stored, and a stored request that has it is refused, since a folder comes from anyone.
     """
 
     name: str = "tiny"
     pretrained: str | None = None
     precision: WeightPrecision = "fp32"
     image_size: Annotated[int, Field(ge=1)] | None = None
+    trust_remote_code: Annotated[bool, Field(exclude=True)] = False
 
 
 class TrainChanges(Part):

@@ -44,6 +44,7 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
             pretrained=options.pretrained,
             precision=options.precision,
             image_size=options.image_size,
+            trust_remote_code=options.trust_remote_code,
         ),
         "device": options.device,
         "train": changes(options),
