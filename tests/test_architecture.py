@@ -355,6 +355,7 @@ ELSEWHERE = {
     "CalibratedPool._weights": "what the batch at hand is answered with",
     "DualEncoder._frozen": "what trains is in training_state, beside the state dict",
     "CompetingClasses._warned": "a warning is given once",
+    "DualEncoder._whole_texts": "within a block",
     "DualEncoder._width": "asked of the towers once",
     "ExpertSite.balances": "collects the terms of one training step's loss",
     "LoRAAttention.in_proj_weight": "a parameter in the place of a parameter",

@@ -17,6 +17,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.scale import keep_scale_low
+from avalanche_vlm.models.text_positions import TextPositions, context_of, encode_short, text_positions
 from avalanche_vlm.models.transforms import Transforms
 
 TOWERS = ("image", "text", "scale")
@@ -58,6 +59,7 @@ class DualEncoder(ResizesOnLoad):
         tower's, whose state tells the zero-shot head when to encode anew."""
         self._frozen: set[str] = set()
         self._width: int | None = None
+        self._whole_texts = False
         self.freeze("scale")
         keep_scale_low(self)
 
@@ -222,18 +224,27 @@ class DualEncoder(ResizesOnLoad):
     def encode_text(self, tokens: torch.Tensor, normalize: bool = True, task_labels: Any = None) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
-        :param tokens: token ids ``[B, L]``.
+        Of the positions those are computed that the features depend on
+        (:func:`~avalanche_vlm.models.text_positions.text_positions`), unless :meth:`whole_texts` says otherwise.
+
+        :param tokens: token ids ``[B, L]``, on the model's device or on the CPU.
         :param normalize: whether features are scaled to unit length.
         :param task_labels: int or ``[B]`` where texts belong to samples, read where modules are chosen by them.
         :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
         """
-        positions = getattr(getattr(self.clip, "text", self.clip), "positional_embedding", None)
-        if positions is not None and tokens.shape[1] > len(positions):
+        context = context_of(self.clip)
+        if context is not None and tokens.shape[1] > context:
             raise InputError(
                 f"the tokenizer gives {tokens.shape[1]} tokens per text, but {self.name}'s text tower takes at most "
-                f"{len(positions)}: give the model its own tokenizer"
+                f"{context}: give the model its own tokenizer"
             )
-        encode = partial(self.clip.encode_text, normalize=False)
+        positions = self.text_positions
+        if positions is None:
+            encode = partial(self.clip.encode_text, normalize=False)
+        else:
+            # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
+            tokens, encode = positions.cut(tokens), partial(encode_short, self.clip)
+        tokens = tokens.to(self.device)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)
         if self.routed is not None and self.routed.decides_by(task_labels):
@@ -241,6 +252,23 @@ class DualEncoder(ResizesOnLoad):
         else:
             features = encode(tokens).float()
         return F.normalize(features, dim=-1) if normalize else features
+
+    @property
+    def text_positions(self) -> TextPositions | None:
+        """Which positions of a text are computed; None where all are: in a tower that needs them, within
+        :meth:`whole_texts`, and in a program of :func:`torch.export.export`, whose shapes follow from no token."""
+        whole = self._whole_texts or torch.compiler.is_exporting() or torch.jit.is_tracing()
+        return None if whole else text_positions(self.clip)
+
+    @contextmanager
+    def whole_texts(self) -> Iterator[Self]:
+        """Within a block texts are encoded at all positions of the context, padding included: for what reads the inside
+        of the tower."""
+        before, self._whole_texts = self._whole_texts, True
+        try:
+            yield self
+        finally:
+            self._whole_texts = before
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids ``[N, L]`` on the model's device."""

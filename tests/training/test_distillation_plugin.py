@@ -18,6 +18,7 @@ from avalanche_vlm.losses.distillation import logit_distillation
 from avalanche_vlm.losses.features import feature_l2
 from avalanche_vlm.memory import LatentMemory, stored_bytes
 from avalanche_vlm.memory.draws import Passes
+from avalanche_vlm.models import encoder
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins import Comparison, DistillationPlugin, LatentReplayPlugin
 from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_sentences
@@ -213,14 +214,16 @@ def calls(monkeypatch):
     """How often which model encodes what: ``(model, kind) -> sizes``."""
     found: dict[tuple[int, str], list[int]] = {}
     clip = type(tiny_vlm("random").clip)
-    for kind in ("image", "text"):
-        encode = getattr(clip, f"encode_{kind}")
 
-        def spy(self, batch, normalize=False, encode=encode, kind=kind):
-            found.setdefault((id(self), kind), []).append(len(batch))
-            return encode(self, batch, normalize=normalize)
+    def spy(encode, kind):
+        def spied(clip, batch, **how):
+            found.setdefault((id(clip), kind), []).append(len(batch))
+            return encode(clip, batch, **how)
 
-        monkeypatch.setattr(clip, f"encode_{kind}", spy)
+        return spied
+
+    monkeypatch.setattr(clip, "encode_image", spy(clip.encode_image, "image"))
+    monkeypatch.setattr(encoder, "encode_short", spy(encoder.encode_short, "text"))
     return found
 
 

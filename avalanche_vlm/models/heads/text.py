@@ -137,4 +137,4 @@ class TextHead:
     def encode(self, model: DualEncoder, classes: torch.Tensor | None) -> torch.Tensor:
         """Encode the prompts of these classes (all by default) and average each class's ensemble."""
         prompts = self.prompts if classes is None else self.prompts.of(classes)
-        return prompts.to(model.device).encode(model.encode_text)
+        return prompts.encode(model.encode_text)

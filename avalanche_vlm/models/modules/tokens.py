@@ -19,6 +19,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.site import HookedSite, Site, attach_site
+from avalanche_vlm.models.text_positions import context_of
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM
@@ -207,6 +208,7 @@ class TextPrompts(HookedSite):
         self.length, self.depth = length, min(depth, len(blocks.layers))
         self.width, self.dim = blocks.width, blocks.dim
         self.__dict__["transformer"] = blocks.host  # the tower's child, not this one's
+        self.positions = context_of(model.clip) or empty.numel()
         self.pad = int(empty[-1])
         self.start = int(first[0] == other[0])
         self.words: list[int] = []
@@ -252,18 +254,23 @@ class TextPrompts(HookedSite):
             self._inserted = False
 
     def insert(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids ``[B, L]`` with room for the context, which takes it from the padding.
+        """Token ids ``[B, L]`` with room for the context, ``[B, L']``: texts grow longer, up to the tower's positions,
+        and what is still missing comes from the padding.
 
         :raises InputError: if there is not enough.
         """
-        length = tokens.shape[1]
-        left = length - self.length
+        missing = max(0, tokens.shape[1] + self.length - self.positions)
+        left = tokens.shape[1] - missing
         # A program of torch.export has no branch that depends on the tokens.
-        if left <= self.start or (not torch.compiler.is_exporting() and bool((tokens[:, left:] != self.pad).any())):
+        padding = (
+            missing == 0 or torch.compiler.is_exporting() or not bool((tokens[:, max(left, 0) :] != self.pad).any())
+        )
+        if left <= self.start or not padding:
             longest = int((tokens != self.pad).any(0).nonzero().max()) + 1
             raise InputError(
-                f"a context of {self.length} vectors leaves {max(left, 0)} of the text tower's {length} positions, and "
-                f"a text takes {longest} with its marks: learn a shorter context, or use shorter prompts"
+                f"a context of {self.length} vectors leaves {max(self.positions - self.length, 0)} of the text tower's "
+                f"{self.positions} positions, and a text takes {longest} with its marks: learn a shorter context, or "
+                "use shorter prompts"
             )
         # Any token will do that is no padding and not the end; the first one is neither.
         room = tokens[:, :1].expand(-1, self.length)

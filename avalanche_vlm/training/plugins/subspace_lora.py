@@ -187,7 +187,7 @@ class SubspaceLoRAPlugin(VLMPlugin):
         def read(where: str, x: torch.Tensor) -> None:
             accumulate_covariance(found[where], x)
 
-        with model.evaluating(), reading_inputs(layers, read):
+        with model.evaluating(), model.whole_texts(), reading_inputs(layers, read):
             for x, *_ in experience_batches(strategy):
                 if "image" in self.towers:
                     model.encode_image_plain(images_of(x))
