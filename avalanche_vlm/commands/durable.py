@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Within it no other process works on the folder. What killed processes were writing there is removed.
 
     :param folder: the folder, made if it is not there.
+    :param wait: seconds to wait for another process, 0 for none.
     :raises InputError: if another process works on it, naming that process.
     """
-    with Lock(folder):
+    with Lock(folder).acquire(wait):
         sweep(folder)
         yield
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
     from avalanche_vlm.studies.outcome import Outcome
 
+LEAVING = 5.0
+"""Seconds in which a worker leaves whose command was killed a moment ago: it ends when it sees that."""
+
 FAILURE = "failure.txt"
 """Why a run has failed, and where: in its folder until it is run again."""
 
@@ -105,7 +108,7 @@ def execute_in_worker(job: Job, minutes: float | None, shown: bool, tell: Callab
     :return: ``result`` and ``timing``.
     """
     command = Command(job.folder, patient=True)
-    with command.interruptible(), locked(job.folder):
+    with command.interruptible(), locked(job.folder, LEAVING):
         return execute(job, minutes, command, ToldProgress(tell, shown))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -165,6 +167,13 @@ def test_something_turns_while_a_command_loads(monkeypatch):
     with loading.spinning(True, "loading torch and avalanche"):
         pass
     assert quiet.getvalue() == ""
+
+
+def test_a_command_that_is_loading_can_be_told_to_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(loading.HEAVY, "run", "of.nobody")
+    monkeypatch.setattr(loading, "import_module", lambda module: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["run", "--out", str(tmp_path)]) == 143
+    assert capsys.readouterr().err.startswith("avalanche-vlm: stopped by SIGTERM: what is finished is kept in ")
 
 
 def test_every_command_says_what_it_loads():
