@@ -45,7 +45,7 @@ def diagnose(n_train: int, n_test: int, epochs: int, folder: Path, verbose: bool
         )
         strategy = Naive(
             model=model,
-            optimizer=torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.0),
+            optimizer=torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.0, fused=True),
             criterion=torch.nn.CrossEntropyLoss(),
             train_mb_size=64,
             train_epochs=epochs,

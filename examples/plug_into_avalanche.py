@@ -41,7 +41,7 @@ def train(recipe: str, n_train: int, n_test: int, epochs: int, verbose: bool) ->
     )
     strategy = Naive(
         model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATES[recipe], weight_decay=0.0),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATES[recipe], weight_decay=0.0, fused=True),
         criterion=torch.nn.CrossEntropyLoss(),
         train_mb_size=64,
         train_epochs=epochs,

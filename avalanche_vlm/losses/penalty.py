@@ -37,6 +37,49 @@ def quadratic_penalty(
 
 
 @torch.no_grad()
+def add_quadratic_gradient(
+    parameters: Mapping[str, torch.Tensor],
+    anchor: Mapping[str, torch.Tensor],
+    importance: Mapping[str, torch.Tensor] | None = None,
+    weight: float = 1.0,
+) -> None:
+    """Add the gradient of ``weight`` times :func:`quadratic_penalty`, ``2 weight F (theta - anchor)``, to what the
+    parameters have in ``grad``.
+
+    What autograd would do with several copies of all weights, tensor by tensor and with one copy of one tensor.
+
+    :param parameters: weights that train, with at least the anchor's names.
+    :param anchor: weights to stay near, by name.
+    :param importance: F, at least the anchor's names. None for 1.
+    :param weight: what the penalty is multiplied by.
+
+    >>> weights = {"w": torch.tensor([1.0, 2.0], requires_grad=True)}
+    >>> add_quadratic_gradient(weights, {"w": torch.zeros(2)}, weight=3.0)
+    >>> weights["w"].grad
+    tensor([ 6., 12.])
+    """
+    for name, tensor in anchor.items():
+        away = parameters[name] - tensor
+        if importance is not None:
+            away.mul_(importance[name])
+        add_gradient(parameters[name], away, 2 * weight)
+
+
+@torch.no_grad()
+def add_gradient(parameter: torch.Tensor, gradient: torch.Tensor, factor: float = 1.0) -> None:
+    """Add a gradient to what a parameter has in ``grad``, which may be None.
+
+    :param parameter: weight that trains.
+    :param gradient: gradient of its shape, which is not kept where the parameter has one.
+    :param factor: what the gradient is multiplied by.
+    """
+    if parameter.grad is None:
+        parameter.grad = gradient.mul(factor)
+    else:
+        parameter.grad.add_(gradient, alpha=factor)
+
+
+@torch.no_grad()
 def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The squared gradient of every tensor over the mean of its squares: GIFT's importances (Wu et al., arXiv
     2503.04229; the division by the mean is the authors' code).

@@ -12,6 +12,7 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import VLMNaive, criterion_for
 from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.weights.fused import can_be_fused
 
 
 def strategy_of(
@@ -22,7 +23,8 @@ def strategy_of(
     *metrics: PluginMetric,
     device: str | torch.device,
 ) -> VLMNaive:
-    """What trains a model: AdamW, the task loss of the stream's kind, and an evaluator without loggers.
+    """What trains a model: AdamW, fused where torch can, the task loss of the stream's kind, and an evaluator without
+    loggers.
 
     :param model: the model that is trained in place.
     :param kind: kind of the stream, ``"classes"`` or ``"pairs"``.
@@ -35,9 +37,11 @@ def strategy_of(
         # Avalanche warns that nothing is logged; what is measured is read from the metrics, or outside the strategy.
         warnings.filterwarnings("ignore", message="No loggers specified")
         evaluator = EvaluationPlugin(*metrics, loggers=[])
+    weights = list(model.parameters())
+    fused = True if can_be_fused(weights) else None
     return VLMNaive(
         model=model,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+        optimizer=torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused),
         criterion=criterion_for(kind, model, settings.label_smoothing),
         train_mb_size=settings.batch_size,
         train_epochs=settings.epochs,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty
+from avalanche_vlm.losses.penalty import adaptive_fisher, add_quadratic_gradient, quadratic_penalty
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -82,3 +82,19 @@ def test_l2_is_the_sum_of_squares_and_pulls_back():
     torch.testing.assert_close(loss, expected)
     loss.backward()
     torch.testing.assert_close(weights["a"].grad, 2 * (weights["a"] - anchor["a"]).detach())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_that_is_added_is_autograds(weighted):
+    weights, anchor = tensors(7, (3, 4), (5,), (2,)), tensors(8, (3, 4), (5,), (2,))
+    del anchor["2"]
+    importance = adaptive_fisher(tensors(9, (3, 4), (5,))) if weighted else None
+    for weight in weights.values():
+        weight.requires_grad_()
+    before = torch.randn(3, 4, dtype=torch.float64)
+    weights["0"].grad = before.clone()  # the loss's own; of the others there is none
+    wanted = torch.autograd.grad(0.7 * quadratic_penalty(weights, anchor, importance), [weights["0"], weights["1"]])
+    add_quadratic_gradient(weights, anchor, importance, 0.7)
+    torch.testing.assert_close(weights["0"].grad, before + wanted[0])
+    torch.testing.assert_close(weights["1"].grad, wanted[1])
+    assert weights["2"].grad is None

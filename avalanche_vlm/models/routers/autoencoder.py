@@ -7,6 +7,7 @@ import torch
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, TaskParts
 from avalanche_vlm.models.routers.calibration import check_count
 from avalanche_vlm.models.routers.registry import register_router
+from avalanche_vlm.weights.fused import can_be_fused
 
 
 @register_router("autoencoder")
@@ -68,7 +69,8 @@ class AutoencoderRouter(CalibratedRouter):
             torch.zeros(width),
         ]
         weights = [weight.to(samples.device).requires_grad_() for weight in weights]
-        optimizer = torch.optim.Adam(weights, lr=self.learning_rate, weight_decay=self.weight_decay)
+        fused = True if can_be_fused(weights) else None
+        optimizer = torch.optim.Adam(weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
         # The caller needs no gradients; this does.
         with torch.enable_grad():
             for _ in range(self.steps):
