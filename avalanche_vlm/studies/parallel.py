@@ -14,7 +14,7 @@ runs the engine hears them, with the number of the work. What a work raises is i
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -78,7 +78,7 @@ class Ending:
 class Engine(Protocol):
     """Does what is asked, somewhere."""
 
-    def run(self, works: Sequence[Work], hear: Hear) -> Iterator[Ending]:
+    def run(self, works: Sequence[Work], hear: Hear) -> Generator[Ending, None, None]:
         """Do it all.
 
         :param works: what is to be done, in the order in which it is begun.
@@ -97,7 +97,7 @@ class Here:
     [1]
     """
 
-    def run(self, works: Sequence[Work], hear: Hear) -> Iterator[Ending]:
+    def run(self, works: Sequence[Work], hear: Hear) -> Generator[Ending, None, None]:
         for index, work in enumerate(works):
             try:
                 ending = Ending(index, work.function(partial(hear, index)))
@@ -125,7 +125,7 @@ class Processes:
         self.jobs, self.threads = jobs, threads
         self._working: dict[int, Worker] = {}
 
-    def run(self, works: Sequence[Work], hear: Hear) -> Iterator[Ending]:
+    def run(self, works: Sequence[Work], hear: Hear) -> Generator[Ending, None, None]:
         waiting = list(enumerate(works))
         number: int | None = None
         try:

@@ -64,7 +64,7 @@ class Worker:
     """
 
     def __init__(self, name: str, work: Callable[[Callable[[Any], None]], Any], threads: int | None) -> None:
-        context = multiprocessing.get_context(_METHOD)
+        context: Any = multiprocessing.get_context(_METHOD)  # each has a Process, which their base does not say
         self.connection, theirs = context.Pipe()
         try:
             self._process = context.Process(target=_work, args=(theirs, work, threads), name=name)
