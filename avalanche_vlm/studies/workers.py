@@ -141,7 +141,7 @@ def first_answers(workers: Mapping[Any, Worker]) -> Iterator[tuple[Any, Answer]]
     """
     by_connection = {worker.connection: key for key, worker in workers.items()}
     for connection in wait(list(by_connection)):
-        key = by_connection[connection]  # type: ignore[index]
+        key = by_connection[connection]
         if (answer := workers[key].answer()) is not None:
             yield key, answer
 
