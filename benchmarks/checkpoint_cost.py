@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resident import peak_above
 
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.storage import load_state, save_state
@@ -28,21 +29,14 @@ from avalanche_vlm.storage import load_state, save_state
 MB = 1e6
 
 
-def status(field: str) -> int:
-    """Bytes that the system says of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
 def measured(do: Callable[[], Any]) -> tuple[float, float]:
     """Seconds, and the most memory in MB above what there was before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts afresh
-    before = status("VmRSS")
-    start = time.perf_counter()
-    found = do()
-    seconds = time.perf_counter() - start
+    with peak_above() as memory:
+        start = time.perf_counter()
+        found = do()
+        seconds = time.perf_counter() - start
     del found
-    return seconds, (status("VmHWM") - before) / MB
+    return seconds, memory[0]
 
 
 def disk_bytes(folder: Path) -> int:

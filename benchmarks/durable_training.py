@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin
+from resident import peak_above
 
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
 from avalanche_vlm.models import VLM, create_vlm
@@ -31,12 +32,6 @@ from avalanche_vlm.training.checkpoint import recorder
 from avalanche_vlm.training.plugins.base import VLMPlugin
 
 MB = 1e6
-
-
-def status(field: str) -> int:
-    """Bytes that the system says of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 class Watch(VLMPlugin):
@@ -95,10 +90,11 @@ def trained(
     real = recorder.Recorder._write
 
     def timed(self: Any, position: Any) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts afresh
-        before, began = status("VmRSS"), time.perf_counter()
-        real(self, position)
-        written.append((position.stage, time.perf_counter() - began, (status("VmHWM") - before) / MB))
+        with peak_above() as memory:
+            began = time.perf_counter()
+            real(self, position)
+            seconds = time.perf_counter() - began
+        written.append((position.stage, seconds, memory[0]))
 
     recorder.Recorder._write = timed  # type: ignore[method-assign]
     try:

@@ -24,6 +24,7 @@ import peft
 import torch
 from apart import run_all
 from open_clip.model import CLIP
+from resident import peak_above
 from torch import nn
 
 from avalanche_vlm.models.factory import from_open_clip
@@ -168,16 +169,10 @@ def peak(who: str, tower: str, kind: str, rank: int, device: str) -> float:
         for _ in range(3):
             side.step()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    for _ in range(3):
-        side.step()
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+    with peak_above() as memory:
+        for _ in range(3):
+            side.step()
+    return memory[0]
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from bare_steps import BARE, FineTune, Task
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from resident import peak_above
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -202,10 +202,6 @@ class Beside(SupervisedPlugin):
             self._handle.remove()
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def one(model: str, recipe: str, kind: str, classes: int, steps: int, part: str) -> dict[str, Any]:
     """One cell of the grid.
 
@@ -216,12 +212,12 @@ def one(model: str, recipe: str, kind: str, classes: int, steps: int, part: str)
     benchmark = two_tasks(vlm, kind, classes, (steps + 2) * batch)
     if kind == "classes":
         vlm.set_label_space(benchmark.label_space)
-    before = peak_mb()
     if part == "bare":
-        bare = Bare(vlm, recipe, benchmark, batch)
-        for _ in range(steps + 2):
-            bare.step()
-        return {"peak_mb": peak_mb() - before}
+        with peak_above() as memory:
+            bare = Bare(vlm, recipe, benchmark, batch)
+            for _ in range(steps + 2):
+                bare.step()
+        return {"peak_mb": memory[0]}
     resources = {"reference": reference_of(vlm)} if recipe in NEEDS_REFERENCE else {}
     start = Bare(vlm, recipe, benchmark, batch) if part == "both" else None
     plugins = recipes.build(recipe, model=vlm, **resources, **OPTIONS.get(recipe, {}))
@@ -238,12 +234,12 @@ def one(model: str, recipe: str, kind: str, classes: int, steps: int, part: str)
             plugins=[*plugins, beside],
             evaluator=None,
         )
-        first, second = benchmark.train_stream
-        strategy.train(first)
-        strategy.train(second)
+        with peak_above() as memory:
+            for experience in benchmark.train_stream:
+                strategy.train(experience)
     found: dict[str, Any] = {"texts": statistics.median(beside.texts), "positions": statistics.median(beside.positions)}
     if part == "ours":
-        return {**found, "peak_mb": peak_mb() - before}
+        return {**found, "peak_mb": memory[0]}
     ratios = sorted(a / b for a, b in zip(beside.ours, beside.theirs, strict=True))
     ours, theirs = (1000 * statistics.median(of) for of in (beside.ours, beside.theirs))
     spread = {"ratio": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]}

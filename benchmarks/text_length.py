@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
+from resident import peak_above
 from step import BATCHES, random_model, two_tasks
 
 from avalanche_vlm.training import VLMNaive, recipes
@@ -51,7 +51,7 @@ class InTurn(SupervisedPlugin):
         self._number += 1
 
 
-def run(recipe: str, model_name: str, classes: int, iterations: int, whole: bool | None) -> InTurn:
+def run(recipe: str, model_name: str, classes: int, iterations: int, whole: bool | None) -> tuple[InTurn, float]:
     torch.manual_seed(0)
     model = random_model(model_name)
     benchmark = two_tasks(model, "classes", classes, iterations * BATCH)
@@ -67,8 +67,9 @@ def run(recipe: str, model_name: str, classes: int, iterations: int, whole: bool
             plugins=[*recipes.build(recipe, model=model), clock],
             evaluator=None,
         )
-    strategy.train(benchmark.train_stream[0])
-    return clock
+    with peak_above() as memory:
+        strategy.train(benchmark.train_stream[0])
+    return clock, memory[0]
 
 
 def peak(arguments: dict[str, Any]) -> float:
@@ -89,9 +90,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.one:
         torch.set_num_threads(1)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        run(**json.loads(options.one))
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(run(**json.loads(options.one))[1])
         return
     print(f"{options.model}, batches of {BATCH}, {options.threads} thread(s), torch {torch.__version__}\n")
     print("| recipe | classes | ms, as they are | ms, whole | ratio (min to max) | MB, as they are | MB, whole |")
@@ -103,7 +102,7 @@ def main() -> None:
         ("coop", 100),
         ("maple", 100),
     ):
-        clock = run(recipe, options.model, classes, 2 + 2 * options.rounds, None)
+        clock, _ = run(recipe, options.model, classes, 2 + 2 * options.rounds, None)
         short, whole = (clock.seconds[kind] for kind in (False, True))
         ratios = sorted(b / a for a, b in zip(short, whole, strict=True))
         job = {"recipe": recipe, "model_name": options.model, "classes": classes, "iterations": 3}
