@@ -11,6 +11,11 @@ class InputError(ValueError):
     """A file, row, option or model given by the user cannot be used. The CLI prints the message and exits with 2."""
 
 
+class NotFinite(InputError):
+    """A loss, weights, features or logits are NaN or infinite: what was trained, or what training began with, answers
+    nothing, and no score of it is one."""
+
+
 class VLMWarning(UserWarning):
     """What this package warns of: a plain sentence, which the command line prints without a file and a line."""
 
@@ -34,7 +39,8 @@ def naming(what: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        kind = NotFinite if isinstance(error, NotFinite) else InputError
+        raise kind(f"{what}: {error}") from error
 
 
 class Interrupted(BaseException):

@@ -13,10 +13,12 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from avalanche_vlm.compat import RowsMetric
+from avalanche_vlm.evaluation.rightness import refuse_broken
 
 
 class AccuracyCounts(Metric):
-    """Right answers, which may be so in part, and answers. States: ``right`` and ``total``, both summed over processes.
+    """Right answers, which may be so in part, and answers. States: ``right``, ``broken`` (answers that are none) and
+    ``total``, all summed over processes.
 
     >>> counts = AccuracyCounts()
     >>> counts.update(torch.tensor([True, False, True, True]))
@@ -28,23 +30,31 @@ class AccuracyCounts(Metric):
     is_differentiable = False
     higher_is_better = True
     right: torch.Tensor
+    broken: torch.Tensor
     total: torch.Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.add_state("right", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("broken", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, right: torch.Tensor) -> None:
         """Take in more answers.
 
-        :param right: how right each was ``[B]``, in [0, 1] or bool.
+        :param right: how right each was ``[B]``, in [0, 1] or bool; NaN for what is no answer.
         """
-        self.right += right.sum(dtype=torch.float64).to(self.right.device)
+        broken = right.isnan()
+        self.right += right.masked_fill(broken, 0).sum(dtype=torch.float64).to(self.right.device)
+        self.broken += broken.sum().to(self.broken.device)
         self.total += right.numel()
 
     def compute(self) -> float:
-        """Share of right answers, in [0, 1]; NaN without any."""
+        """Share of right answers, in [0, 1]; NaN without any.
+
+        :raises NotFinite: if some are no answers.
+        """
+        refuse_broken(int(self.broken), int(self.total))
         right, total = float(self.right), int(self.total)
         return right / total if total else float("nan")
 

@@ -13,7 +13,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy
 
@@ -58,7 +58,7 @@ class TaskAnswers(PairFeaturesMetric):
                 images, texts, ids = self._pairs.compute()
                 right = first_hits(images, texts, ids).double().mean(0)
             else:
-                (right,) = self._classes.compute()
+                right = answered(*self._classes.compute())
             self._right[f"{self.row}/{experience.current_experience}"] = right.cpu().double()
         self._classes.reset()
         self._pairs.reset()

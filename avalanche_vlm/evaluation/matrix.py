@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import NotFinite
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, SampleColumns
 from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.retrieval import mean_hit_at_1
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import refuse_broken, rightness
 from avalanche_vlm.evaluation.survey import survey_metrics
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy
@@ -29,8 +28,9 @@ class PerformanceMatrix(PairFeaturesMetric):
     mean of both directions' hit@1 within the task. All in [0, 1]; ties count by expectation
     (:func:`~avalanche_vlm.evaluation.rightness.rightness`).
 
-    Emits ``Score/<stream>/exp<i>`` when an experience was evaluated. An answer that is not a number is refused
-    (``InputError``, with step and task), and the rows before stay.
+    Emits ``Score/<stream>/exp<i>`` when an experience was evaluated. A task with an answer that
+    is not a number is refused (:class:`~avalanche_vlm.errors.NotFinite`, with step and task) when all of it was
+    answered, and the rows before stay.
     """
 
     states: ClassVar[Mapping[str, Declared]] = {
@@ -54,33 +54,31 @@ class PerformanceMatrix(PairFeaturesMetric):
     def after_eval_iteration(self, strategy: Strategy) -> None:
         x, y = strategy.mb_x, strategy.mb_y
         if isinstance(x, ImageText):
-            features = self.pair_features(strategy)
-            for side, of in zip(("image", "text"), features, strict=True):
-                self._refuse_broken(f"{side} features", ~of.isfinite().all(1), strategy)
-            self._pairs.update(*features, y)
+            self._pairs.update(*self.pair_features(strategy), y)
         else:
-            # Classes that do not compete are at minus infinity; what competes is a number.
-            logits = strategy.mb_output
-            wrong = logits.isnan().any(1) | logits.isposinf().any(1) | ~logits.isfinite().any(1)
-            self._refuse_broken("logits", wrong, strategy)
-            self._counts.update(rightness(logits, y))
+            self._counts.update(rightness(strategy.mb_output, y))
 
-    def _refuse_broken(self, what: str, broken: torch.Tensor, strategy: Strategy) -> None:
-        """Stop before NaN is counted as an answer: the highest of them is the first class, which can even be right."""
-        if not bool(broken.any()):
-            return
-        experience = strategy.experience
-        place = getattr(experience, "task_name", experience.current_experience)
-        raise InputError(
-            f"the {what} of {int(broken.sum())} of {len(broken)} test samples are NaN or infinite at step {self.row}, "
-            f"task {place}: "
-            + ("the weights that training began with are broken" if self.row == 0 else "training broke the weights")
-        )
+    def _score(self) -> float:
+        if not self._pairs.filled:
+            return self._counts.compute()
+        images, texts, ids = self._pairs.compute()
+        for side, features in (("image", images), ("text", texts)):
+            refuse_broken(int((~features.isfinite().all(1)).sum()), len(features), f"{side} features")
+        return mean_hit_at_1(images, texts, ids)
 
     def after_eval_exp(self, strategy: Strategy) -> MetricValue:
-        score = mean_hit_at_1(*self._pairs.compute()) if self._pairs.filled else self._counts.compute()
-        self._pairs.reset()
         experience = strategy.experience
+        try:
+            score = self._score()
+        except NotFinite as error:
+            place = getattr(experience, "task_name", experience.current_experience)
+            why = (
+                "training broke the weights: lower the learning rate, or clip gradients with max_grad_norm"
+                if self.row
+                else "the weights that training began with are broken"
+            )
+            raise NotFinite(f"{error} at step {self.row}, task {place}: {why}") from error
+        self._pairs.reset()
         stream, task = experience.origin_stream.name, experience.current_experience
         rows = self._cells.setdefault(stream, [])
         rows.extend([] for _ in range(len(rows), self.row + 1))

@@ -12,7 +12,7 @@ from avalanche.evaluation.metric_results import MetricValue
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.accumulators import ClassCounts, SampleColumns
 from avalanche_vlm.evaluation.base import VLMMetric
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy
 
@@ -52,6 +52,7 @@ class ClassAccuracies(VLMMetric):
         if not self._answers.filled:
             return None
         answers, y = self._answers.compute()
+        answers = answered(answers)
         self._answers.reset()
         present, place = torch.unique(y, return_inverse=True)
         counts = ClassCounts(len(present), sync_on_compute=False).to(y.device)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, NotFinite
 
 
 def unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,7 +19,8 @@ def unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> 
     :param image_features: features of the images ``[N, D]``.
     :param text_features: features of the texts ``[M, D]``, on any device.
     :return: both in float64 with unit length, zero rows as they are.
-    :raises InputError: if features are empty, NaN, infinite or of different widths.
+    :raises InputError: if features are empty, NaN, infinite (:class:`~avalanche_vlm.errors.NotFinite`) or of different
+        widths.
 
     >>> unit_features(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))[0].tolist()
     [[0.6, 0.8]]
@@ -34,7 +35,7 @@ def unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> 
         features = features.to(image_features.device, torch.float64)
         broken = ~features.isfinite().all(1)
         if broken.any():
-            raise InputError(
+            raise NotFinite(
                 f"{int(broken.sum())} of {len(features)} {side} features are NaN or infinite, "
                 f"the first in row {int(broken.int().argmax())}"
             )

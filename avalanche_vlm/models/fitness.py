@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from avalanche_vlm.errors import InputError
@@ -19,10 +21,25 @@ def check_finite(clip: nn.Module, name: str) -> None:
     :param name: what the sentence calls the model.
     :raises InputError: naming the first tensor with a NaN or an infinite number, and how many there are.
     """
-    broken = [n for n, of in clip.state_dict().items() if of.is_floating_point() and not bool(of.isfinite().all())]
+    broken = not_finite(clip.state_dict())
     if broken:
         more = f", and so have {len(broken) - 1} more tensors" if len(broken) > 1 else ""
         raise InputError(f"the weights of {name} are broken: {broken[0]} has numbers that are NaN or infinite{more}")
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors with a NaN or an infinite number, in their order; the device is looked at once.
+
+    :param tensors: tensors of any type by name.
+
+    >>> not_finite({"a": torch.tensor([1.0, torch.inf]), "b": torch.tensor([1])})
+    ['a']
+    """
+    names = [name for name, of in tensors.items() if of.is_floating_point()]
+    if not names:
+        return []
+    whole = torch.stack([tensors[name].isfinite().all().to(tensors[names[0]].device) for name in names])
+    return [name for name, good in zip(names, whole.tolist(), strict=True) if not good]
 
 
 def check_image_size(clip: nn.Module, name: str, size: int) -> None:

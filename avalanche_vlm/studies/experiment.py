@@ -12,7 +12,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
@@ -79,7 +79,9 @@ def run_experiment(
         no checkpoint could have, because nobody knows what one of its plugins or metrics keeps, runs without any.
     :param on_resume: called with the plugin before an interrupted run goes on.
     :raises InputError: for unusable input, such as a task with fewer samples than the recipe needs; what was computed
-        before is in the rows already reported. Also for a checkpoint of another run, naming the difference.
+        before is in the rows already reported. :class:`~avalanche_vlm.errors.NotFinite` for a loss, weights, features
+        or logits that are NaN or infinite, naming recipe and experience. Also for a checkpoint of another run, naming
+        the difference.
     """
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
@@ -133,6 +135,8 @@ def run_experiment(
             if checkpoint is not None and checkpoint.resumed is not None and on_resume is not None:
                 on_resume(checkpoint)
             _train(strategy, benchmark, first, settings.num_workers, account, report if evaluate else None)
+    except NotFinite as error:
+        raise NotFinite(f"recipe {recipe}: {error}") from error
     finally:
         ledger.plugin.close()
     result: Result = {

@@ -11,7 +11,8 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.compat import UnpacksContainers
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, NotFinite
+from avalanche_vlm.models.fitness import not_finite
 from avalanche_vlm.training.plugins.base import no_full_batch
 from avalanche_vlm.training.protocol import Strategy
 
@@ -84,7 +85,7 @@ class VLMMixin(UnpacksContainers, _Template):
                 "model is frozen, and no method has added what would train; unfreeze a tower"
             )
         if not torch.isfinite(self.loss).all():
-            raise InputError(
+            raise NotFinite(
                 f"the loss became {self.loss.item()} at experience {self.experience.current_experience}, epoch "
                 f"{self.clock.train_exp_epochs}, iteration {self.clock.train_epoch_iterations}: lower the learning "
                 f"rate (now {self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
@@ -102,6 +103,22 @@ class VLMMixin(UnpacksContainers, _Template):
         from the global generator, so that a model trained otherwise where it was looked at in between."""
         with generators_kept(self.device):
             return super().eval(*args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Avalanche's training, after which the weights are looked at: no loss is computed of those that the last step
+        has left, and of what plugins make of them at the end.
+
+        :raises NotFinite: if one is NaN or infinite.
+        """
+        found = super().train(*args, **kwargs)
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if broken := not_finite(trained):
+            raise NotFinite(
+                f"after experience {self.clock.train_exp_counter - 1} {len(broken)} of {len(trained)} weights that "
+                f"train are NaN or infinite, the first {broken[0]}: lower the learning rate, or clip gradients with "
+                "max_grad_norm"
+            )
+        return found
 
     def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
         """Keep the optimizer to what trains now: new modules enter, frozen parameters leave."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -249,3 +250,15 @@ def test_pairs_and_class_incremental_streams_run(tmp_path):
         assert cli.main(arguments) == 0
         result = read(out / "result.json")
         assert result["protocol"]["label_space"] == (None if benchmark.endswith("pairs") else "seen")
+
+
+@pytest.mark.parametrize("recipe", ["fine-tune", "lora"])
+def test_a_training_that_has_blown_up_in_its_last_step_is_no_result(tmp_path, capsys, recipe):
+    # One step for each task: its own loss is finite, and that of the weights which it leaves is never computed.
+    asked = ("--recipe", recipe, "--out", str(tmp_path), "--lr", "1e18", "--batch-size", "64", "--warmup", "0")
+    assert run("run", *asked) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(rf"recipe {recipe}: .* (NaN or infinite|nan|inf) .*(lower the learning rate)", sentence)
+    assert not (tmp_path / "result.json").exists()
+    partial = read(tmp_path / "partial.json")
+    assert [None not in row for row in partial["matrix"]] == [True]  # of the pretrained model, and of no other

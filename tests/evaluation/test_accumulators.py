@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from processes import together
 from sklearn.metrics import balanced_accuracy_score
 
+from avalanche_vlm.errors import NotFinite
 from avalanche_vlm.evaluation.accumulators import AccuracyCounts, ClassCounts, SampleColumns, share_of_process
 from avalanche_vlm.evaluation.alignment import modality_gap
 from avalanche_vlm.evaluation.answers import TaskAnswers
@@ -195,3 +196,14 @@ def without_a_batch(rank: int) -> float:
 
 def test_a_process_without_a_batch_takes_part(tmp_path):
     assert together(without_a_batch, tmp_path / "meeting") == [pytest.approx(2 / 3)] * 2
+
+
+def test_answers_that_are_none_are_told_when_all_are_there_and_not_counted_as_wrong():
+    counts = AccuracyCounts()
+    counts.update(torch.tensor([1.0, float("nan")]))
+    counts.update(torch.tensor([float("nan"), 0.0, 1.0]))
+    with pytest.raises(NotFinite, match=r"^the logits of 2 of 5 samples are NaN or infinite$"):
+        counts.compute()
+    counts.reset()
+    counts.update(torch.tensor([True, False]))
+    assert counts.compute() == 0.5

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_matrix import naive
 
+from avalanche_vlm.errors import NotFinite
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.evaluation.probes.erosion import ErosionProbe, answers_on_pairs
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.models.competing import MASKED
 from avalanche_vlm.studies.advice.pilot import Scores
 
@@ -28,11 +29,15 @@ def test_it_is_the_chance_of_an_answer_that_is_drawn_among_the_best(row, y, scal
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_what_cannot_be_answered_is_wrong_and_what_is_told_apart_is_no_tie(dtype):
+def test_what_no_class_competes_for_is_wrong_what_is_no_number_is_no_answer_and_what_is_told_apart_is_no_tie(dtype):
     nan, inf = float("nan"), float("inf")
     rows = [[MASKED, MASKED], [-inf, -inf], [nan, 1.0], [inf, 1.0], [MASKED, -5.0], [30.0, 30.25], [1.0, 1.01]]
     found = rightness(torch.tensor(rows, dtype=dtype), torch.tensor([0, 0, 0, 0, 1, 0, 1]))
-    assert found.tolist() == [0, 0, 0, 1, 1, 0, 1]
+    assert found.isnan().tolist() == [False, True, True, True, False, False, False]
+    assert found.nan_to_num().tolist() == [0, 0, 0, 0, 1, 0, 1]
+    answered(found[4:])
+    with pytest.raises(NotFinite, match=r"^the logits of 3 of 7 samples are NaN or infinite$"):
+        answered(found)
 
 
 @pytest.mark.parametrize("width", [32, 512])

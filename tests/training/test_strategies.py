@@ -7,7 +7,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.supervised import Cumulative, Naive
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.training import VLMMixin, VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.criteria import ContrastiveCriterion, SigmoidCriterion
 from avalanche_vlm.training.plugins.base import VLMPlugin
@@ -75,6 +75,20 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(random_model, tiny_benc
         random_model.clip.visual.proj.fill_(float("nan"))
     strategy = strategy_of(random_model)
     with pytest.raises(InputError, match=r"loss became nan at experience 0, epoch 0, iteration 0.*now 0\.001"):
+        strategy.train(tiny_benchmark.train_stream[0])
+
+
+class BreaksAtTheEnd(VLMPlugin, supports_distributed=True):
+    """Leaves a weight that is no number, when no loss will be computed of it any more."""
+
+    def after_training_exp(self, strategy, **kwargs) -> None:
+        with torch.no_grad():
+            strategy.model.clip.visual.proj[0, 0] = float("inf")
+
+
+def test_weights_are_looked_at_after_the_last_step_of_an_experience(random_model, tiny_benchmark):
+    strategy = strategy_of(random_model, plugins=[BreaksAtTheEnd()])
+    with pytest.raises(NotFinite, match=r"after experience 0 1 of \d+ weights .* clip\.visual\.proj: lower"):
         strategy.train(tiny_benchmark.train_stream[0])
 
 

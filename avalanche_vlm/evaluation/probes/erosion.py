@@ -21,7 +21,7 @@ from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.probes.calibration import expected_calibration_error
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.losses.identity import captions_of, true_captions
 from avalanche_vlm.memory.rows import whole
@@ -276,6 +276,7 @@ def read_set(model: VLM, of: HeldOutSet, chosen: Sequence[int], bins: int = 15, 
         images, texts, ids = pairs.compute()
         return answers_on_pairs(model, images, texts, ids, bins)
     confidence, right, y = said.compute()
+    answered(right)
     return answers_on_classes(confidence, right, y, bins)
 
 

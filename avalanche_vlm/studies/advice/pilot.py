@@ -17,7 +17,7 @@ from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.passes import uncounted
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.memory import Memory
 from avalanche_vlm.memory.state import WORKING, Declared, stateful_parts
@@ -219,7 +219,7 @@ def _scores(model: VLM, dataset: Any) -> np.ndarray:
     if pairs:
         images, texts, ids = (torch.cat(part) for part in zip(*pairs, strict=True))
         return first_hits(images, texts, ids).double().mean(0).numpy()
-    return torch.cat(right).double().numpy()
+    return answered(torch.cat(right)).numpy()
 
 
 def _held_out(model: VLM, held_out: Any) -> np.ndarray:
@@ -230,7 +230,7 @@ def _held_out(model: VLM, held_out: Any) -> np.ndarray:
         right = [
             rightness(asked.logits(x.to(model.device)), y).cpu() for x, y, *_ in ordered_batches(held_out.dataset, 256)
         ]
-    return torch.cat(right).double().numpy()
+        return answered(torch.cat(right)).numpy()
 
 
 class _BeforeTheirTurn(VLMMetric):

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import size_of
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.text import TextHead
 from avalanche_vlm.studies.attribution.interventions import Interventions
@@ -124,7 +124,7 @@ class TaskPart(LossPart):
                 with _texts_known(model, texts.float()):
                     for of_batch, (_, labels) in zip(images.float().split(sizes), self._own.batches, strict=True):
                         found.append(model.classify(of_batch, labels.to(model.device)))
-        return rightness(torch.cat(found).cpu(), self._own.y).numpy()
+        return answered(rightness(torch.cat(found).cpu(), self._own.y)).numpy()
 
     def mapped(self, fit: Fit) -> Features:
         images, texts = self.trained

@@ -12,7 +12,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.retrieval import first_hits
-from avalanche_vlm.evaluation.rightness import rightness
+from avalanche_vlm.evaluation.rightness import answered, rightness
 from avalanche_vlm.evaluation.zero_shot import encode_pairs
 from avalanche_vlm.losses.identity import images_of_rows
 from avalanche_vlm.models import VLM
@@ -99,4 +99,4 @@ def answers_of(model: VLM, asked: TestSet, batch_size: int = 256) -> SampleAnswe
         right = first_hits(images, texts, y).double().mean(0)
         return SampleAnswers(right.cpu(), torch.full_like(y, -1).cpu(), y.cpu(), images.cpu(), texts.cpu())
     right, chosen, y, features = (column.cpu() for column in columns)
-    return SampleAnswers(right, chosen, y, features)
+    return SampleAnswers(answered(right), chosen, y, features)
