@@ -14,7 +14,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import IO, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.spooled import PIECE, spooled
 from avalanche_vlm.storage import Lock
+from avalanche_vlm.storage.allocation import allocate
 
 Codec = Literal["uint8", "png", "jpeg"]
 Payload = Sequence[np.ndarray] | np.ndarray
@@ -170,10 +171,11 @@ def _spooled(parts: Iterable[np.ndarray], folder: Path) -> torch.Tensor:
 class _Raw:
     """Fixed slots in one array, or in one memory-mapped file whose pages are given back after every use.
 
-    The array is as large as the budget, but the system commits its pages only as they are written.
+    The array is as large as the budget, but the system commits its pages only as they are written. Those of a file are
+    allocated before: a page that the disk has no room for would kill the process.
     """
 
-    __slots__ = ("__weakref__", "_folder", "_map", "_rows", "_size", "_used")
+    __slots__ = ("__weakref__", "_allocated", "_file", "_folder", "_map", "_rows", "_size", "_used")
 
     def __init__(self, capacity: int, size: int, folder: Path | None) -> None:
         self._size = size
@@ -183,13 +185,15 @@ class _Raw:
 
     def _make(self, capacity: int) -> None:
         self._map: mmap.mmap | None = None
+        self._file: IO[bytes] | None = None
+        self._allocated = 0  # slots whose bytes the disk has
         if self._folder is None:
             self._rows = np.empty((capacity, self._size), dtype=np.uint8)
             return
         try:
-            with open(self._folder / "pixels.uint8", "w+b") as file:
-                file.truncate(capacity * self._size)
-                self._map = mmap.mmap(file.fileno(), capacity * self._size)
+            self._file = open(self._folder / "pixels.uint8", "w+b", buffering=0)  # noqa: SIM115, as long as the map
+            self._file.truncate(capacity * self._size)
+            self._map = mmap.mmap(self._file.fileno(), capacity * self._size)
         except OSError as error:
             raise InputError(f"cannot keep exemplars in {self._folder}: {error.strerror or error}") from error
         self._rows = np.frombuffer(self._map, dtype=np.uint8).reshape(capacity, self._size)
@@ -197,7 +201,7 @@ class _Raw:
     def _shrunk(self, kept: np.ndarray) -> np.ndarray:
         """Give written pages back that fewer pictures do not need; the slots of those that stay."""
         rows, capacity = self.packed(kept).numpy().reshape(-1, self._size), len(self._rows)
-        self._rows, self._map = rows[:0], None  # the old array goes before its file is cut
+        self._rows, self._map, self._file = rows[:0], None, None  # the old array goes before its file is cut
         self._make(capacity)
         self._put(range(len(rows)), rows)
         return np.arange(len(rows))
@@ -230,13 +234,24 @@ class _Raw:
         """Pictures that may be in memory at once where they are kept on disk."""
         return max(1, PIECE // self._size)
 
-    def _put(self, slots: Iterable[int], payload: Payload) -> None:
+    def _put(self, slots: Sequence[int] | np.ndarray, payload: Payload) -> None:
+        self._allocate(max(slots, default=-1) + 1)
         for count, (slot, picture) in enumerate(zip(slots, payload, strict=True), start=1):
             self._rows[slot] = picture
             if count % self._piece == 0 or count == len(payload):
                 if self._map is not None:
                     self._map.flush()
                 self._release()
+
+    def _allocate(self, slots: int) -> None:
+        """Have the disk's word for the first slots."""
+        if self._file is None or slots <= self._allocated:
+            return
+        try:
+            allocate(self._file.fileno(), self._allocated * self._size, int(slots) * self._size)
+        except OSError as error:
+            raise InputError(f"cannot keep exemplars in {self._folder}: {error.strerror or error}") from error
+        self._allocated = int(slots)
 
     def _release(self) -> None:
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):  # where the system has it

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import torch
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory import ExemplarMemory, pixels, spooled
 from avalanche_vlm.storage import load_state, locks, save_state
+from avalanche_vlm.storage.allocation import allocate
 from avalanche_vlm.training.teachers import FeatureStore
 
 MB = 1 << 20
@@ -146,3 +151,71 @@ def test_without_locks_nothing_of_others_is_removed(tmp_path, monkeypatch):
     with pytest.warns(VLMWarning, match="cannot be locked"):
         other = filled(tmp_path)
     assert torch.equal(living.sample(9)["pixels"], other.sample(9)["pixels"])
+
+
+SMALL_DISK = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.memory.pixels import make_store
+
+store = make_store("uint8", 64, 65536, Path(sys.argv[1]))
+pictures = [np.full(65536, 7, dtype=np.uint8)] * 8
+kept = np.zeros(0, dtype=np.int64)
+try:
+    for _ in range(8):
+        old, new = store.replace(kept, pictures)
+        kept = np.concatenate([old, new])
+except InputError as error:
+    print(error)
+print(len(kept), bool((store.read(kept) == 7).all()))
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="a small disk is made in a namespace of its own")
+def test_a_disk_that_becomes_full_is_told_and_kills_no_process(tmp_path):
+    mounted = f'mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -c "$1" {tmp_path}'
+    made = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
+    if made.returncode:
+        pytest.skip("this system lets nobody make a disk")
+    ended = subprocess.run(["unshare", "-rm", "sh", "-c", mounted, "sh", SMALL_DISK], capture_output=True, text=True)
+    assert ended.returncode == 0, f"{ended.returncode}: {ended.stderr}"  # -7 is SIGBUS
+    sentence, kept = ended.stdout.splitlines()
+    assert re.fullmatch(r"cannot keep exemplars in .*: No space left on device", sentence)
+    assert kept == "8 True"  # what was kept before is as it was
+
+
+@pytest.mark.parametrize("refusal", [None, errno.EOPNOTSUPP, errno.EINVAL])
+def test_bytes_are_the_disks_own_before_they_are_mapped(tmp_path, monkeypatch, refusal):
+    if refusal is None:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    else:
+
+        def unknown(*_):
+            raise OSError(refusal, os.strerror(refusal))
+
+        monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
+    path = tmp_path / "file"
+    path.write_bytes(b"\1" * 4096)
+    with path.open("r+b", buffering=0) as file:
+        file.truncate(1 << 22)
+        allocate(file.fileno(), 4096, (1 << 21) + 3)
+        allocate(file.fileno(), 9, 9)
+    assert path.stat().st_size == 1 << 22 and path.read_bytes() == b"\1" * 4096 + bytes((1 << 22) - 4096)
+    assert path.stat().st_blocks * 512 >= 1 << 21
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_no_room_for_a_picture_is_told_before_it_is_written(tmp_path, monkeypatch, code):
+    memory = filled(tmp_path)
+    before = memory.sample(9)["pixels"].clone()
+
+    def full(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pixels, "allocate", full)
+    with pytest.raises(InputError, match=rf"cannot keep exemplars in .*: {os.strerror(code)}"):
+        filled(tmp_path)
+    assert memory.sample(9)["pixels"].shape == before.shape
