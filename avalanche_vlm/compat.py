@@ -215,6 +215,31 @@ def version_of(tensor: torch.Tensor) -> int:
     return tensor._version
 
 
+def add_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], alpha: float) -> None:
+    """Add ``alpha`` times another tensor to each tensor, in one call, and on CUDA in few kernels: what ``torch.optim``
+    is made of, which torch documents under this name alone."""
+    if tensors:
+        torch._foreach_add_(tensors, others, alpha=alpha)
+
+
+def copy_each_(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+    """Copy another tensor into each tensor, as :func:`add_each_` does it."""
+    if tensors:
+        torch._foreach_copy_(tensors, others)
+
+
+def lerp_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], weight: float) -> None:
+    """Move each tensor this share of the way to another one, as :func:`add_each_` does it."""
+    if tensors:
+        torch._foreach_lerp_(tensors, others, weight)
+
+
+def mul_each_(tensors: list[torch.Tensor], factor: float) -> None:
+    """Multiply each tensor by a number, as :func:`add_each_` does it."""
+    if tensors:
+        torch._foreach_mul_(tensors, factor)
+
+
 class ResizesOnLoad(nn.Module):
     """Base of modules whose parts grow while they learn: before a state is loaded, :meth:`prepare_load` makes room.
 

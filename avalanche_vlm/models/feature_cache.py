@@ -20,7 +20,7 @@ from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.storage import written
-from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
+from avalanche_vlm.weights.versions import tensor_versions
 
 Batches = Callable[[], Iterable[Sequence[torch.Tensor]]]
 _FORMAT = "avalanche_vlm features 1"
@@ -120,8 +120,7 @@ class FeatureCache:
     def _key(self, model: DualEncoder) -> str:
         tower, transform = model.tower("image"), model.transforms.eval
         tensors = [*tower.parameters(), *tower.buffers()]
-        # Fused optimizers raise no counter of a tensor, so a step of any optimizer makes us look again.
-        state = (optimizer_steps(), tensor_versions(tensors))
+        state = tensor_versions(tensors)
         if self._weights is None or self._weights[0]() is not tower or self._weights[1] != state:
             self._weights = weakref.ref(tower), state, _weights_digest(tower)
         kind = model.device.type

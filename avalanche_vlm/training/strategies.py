@@ -69,6 +69,8 @@ class VLMMixin(UnpacksContainers, _Template):
         if len(self.dataloader) == 0:
             raise InputError(no_full_batch(self))
         super().training_epoch(**kwargs)
+        # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
+        self.optimizer.zero_grad()
 
     def forward(self) -> Any:
         with self.autocast():
@@ -95,7 +97,7 @@ class VLMMixin(UnpacksContainers, _Template):
     def optimizer_step(self) -> None:
         if self.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
         super().optimizer_step()
 
     def eval(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,21 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm.compat import copy_each_, lerp_each_
+
 State = dict[str, torch.Tensor]
+
+
+def like(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors in the order, and of the kinds and devices, of others; those that are of one kind are not copied.
+
+    :param state: tensors with at least the other's names.
+    :param other: the tensors whose names, kinds and devices are taken.
+
+    >>> like({"a": torch.ones(1), "b": torch.zeros(1)}, {"b": torch.zeros(1, dtype=torch.float64)})
+    [tensor([0.], dtype=torch.float64)]
+    """
+    return [state[name].detach().to(tensor) for name, tensor in other.items()]
 
 
 @torch.no_grad()
@@ -53,8 +67,7 @@ def update_running_mean(mean: State, state: Mapping[str, torch.Tensor], count: i
     >>> mean["w"].item()
     3.0
     """
-    for name, average in mean.items():
-        average.lerp_(state[name].detach().to(average), 1 / (count + 1))
+    lerp_each_(list(mean.values()), like(state, mean), 1 / (count + 1))
 
 
 @torch.no_grad()
@@ -72,5 +85,4 @@ def interpolate(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tenso
 @torch.no_grad()
 def copy_into(target: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     """Copy ``state`` into the tensors of ``target`` that it names, in place."""
-    for name, tensor in state.items():
-        target[name].copy_(tensor)
+    copy_each_([target[name] for name in state], list(state.values()))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from avalanche_vlm.weights.average import State
+from avalanche_vlm.compat import add_each_, lerp_each_, mul_each_
+from avalanche_vlm.weights.average import State, like
 
 
 @torch.no_grad()
@@ -26,8 +27,7 @@ def update_ema(mean: State, new: Mapping[str, torch.Tensor], decay: float = 0.99
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"the decay of a moving average lies in [0, 1], not {decay}")
-    for name, average in mean.items():
-        average.lerp_(new[name].detach().to(average), 1 - decay)
+    lerp_each_(list(mean.values()), like(new, mean), 1 - decay)
 
 
 @torch.no_grad()
@@ -53,6 +53,7 @@ def compatible_momentum(
     if not 0 <= decay <= 1:
         raise ValueError(f"the decay of the compatible momentum lies in [0, 1], not {decay}")
     share = (1 - decay) / 2
-    for name, kept in momentum.items():
-        kept.mul_(decay)
-        kept.add_(new[name].detach().to(kept), alpha=share).add_(previous[name].detach().to(kept), alpha=share)
+    kept = list(momentum.values())
+    mul_each_(kept, decay)
+    for source in (new, previous):
+        add_each_(kept, like(source, momentum), alpha=share)

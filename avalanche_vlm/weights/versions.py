@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from avalanche_vlm.compat import version_of
 
@@ -17,23 +18,27 @@ class _OptimizerSteps:
     taken = 0
 
     @classmethod
-    def count(cls, *_: Any) -> None:
+    def count(cls, optimizer: Optimizer, *_: Any) -> None:
         cls.taken += 1
+        # Fused kernels write past torch's counters, whether torch's own or another package's: counted here, in one
+        # place, a step is seen wherever a counter is asked, and by autograd itself. Twice counted is no harm.
+        increment_version([p for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
 
 
 register_optimizer_step_post_hook(_OptimizerSteps.count)
 
 
 def optimizer_steps() -> int:
-    """Steps that any optimizer of this process has taken: fused ones raise no tensor's version counter."""
+    """Steps that any optimizer of this process has taken."""
     return _OptimizerSteps.taken
 
 
 def tensor_versions(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, int], ...]:
     """Where each tensor lies, and the version counter that torch raises on in-place operations.
 
-    What torch does not see is a write through ``tensor.data``, and steps of fused optimizers:
-    :func:`optimizer_steps` tells of those.
+    Steps of optimizers are seen, those of fused ones too: torch raises no counter there, so this module does, after
+    every step of every :class:`torch.optim.Optimizer` of the process, for what had a gradient. What nobody sees is a
+    write through ``tensor.data``.
 
     >>> weight = torch.zeros(2)
     >>> before = tensor_versions([weight])

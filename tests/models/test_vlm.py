@@ -172,7 +172,17 @@ def step_and_freeze(model, images, step):
     model.freeze("text")
 
 
-@pytest.mark.parametrize("take", [step_on_pairs, step_after_a_look, step_and_freeze])
+def step_between_two_freezings(model, images, step):
+    """What was encoded while the tower was frozen before is not what is encoded while it is frozen again."""
+    model.freeze("text")
+    with torch.no_grad():
+        model(images)
+    model.unfreeze("text")
+    step_on_pairs(model, images, step)
+    model.freeze("text")
+
+
+@pytest.mark.parametrize("take", [step_on_pairs, step_after_a_look, step_and_freeze, step_between_two_freezings])
 def test_a_fused_step_is_seen_wherever_it_falls(model, images, take):
     step = STEPS["AdamW fused"]([p for _, p in model.tower_parameters("text")])
     with torch.no_grad():

@@ -133,6 +133,22 @@ def test_bf16_autocast_trains_fp32_weights(random_model, tiny_benchmark):
     assert not torch.equal(before, random_model.clip.visual.proj)
 
 
+def test_gradients_end_with_their_epoch(random_model, tiny_benchmark):
+    class Watcher(SupervisedPlugin):
+        steps, left = 0, ()
+
+        def before_update(self, strategy, **kwargs):
+            assert any(p.grad is not None for p in strategy.model.parameters())
+            self.steps += 1
+
+        def after_training_epoch(self, strategy, **kwargs):
+            self.left = [n for n, p in strategy.model.named_parameters() if p.grad is not None]
+
+    watcher = Watcher()
+    strategy_of(random_model, plugins=[watcher]).train(tiny_benchmark.train_stream[0])
+    assert watcher.steps and not watcher.left
+
+
 def test_the_mixin_serves_any_strategy(random_model, tiny_benchmark):
     class VLMCumulative(VLMMixin, Cumulative):
         pass

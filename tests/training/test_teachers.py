@@ -134,6 +134,18 @@ def test_a_gradient_of_the_student_is_not_copied(random_model):
     assert all(p.grad is None for p in Teacher(random_model)._held())
 
 
+def test_a_fused_step_on_a_shared_weight_is_refused(random_model):
+    random_model.freeze("text")
+    tokens = inputs(random_model)[1]
+    teacher = Teacher(random_model)
+    teacher.encode_text(tokens)
+    weight = random_model.clip.token_embedding.weight
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    with pytest.raises(InputError, match="was written to since"):
+        teacher.encode_text(tokens)
+
+
 def test_a_shared_tower_that_trains_later_is_refused(random_model):
     random_model.freeze("text")
     tokens = inputs(random_model)[1]

@@ -43,3 +43,8 @@ def test_interpolation_has_its_ends():
         assert all(torch.equal(got[name], expected[name]) for name in start)
     half = interpolate(start, end, 0.5)
     torch.testing.assert_close(half["w"], (start["w"] + end["w"]) / 2)
+
+
+def test_no_weights_have_no_mean_and_are_copied_nowhere():
+    update_running_mean({}, state(0), 1)
+    copy_into(state(0), {})
