@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
+from avalanche_vlm.benchmarks.padding import Padding, padding_before_move
 from avalanche_vlm.compat import register_collate
 
 _JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
@@ -24,6 +25,8 @@ class ImageText:
 
     :param image: ``[3, H, W]`` for a sample, ``[B, 3, H, W]`` for a batch.
     :param tokens: ``[L]`` or ``[B, L]``, int64.
+    :param padding: the padding of these texts, or of more texts that they are among; None if nobody has read it. It is
+        read when the tokens leave the CPU.
 
     >>> batch = ImageText(torch.zeros(4, 3, 8, 8), torch.arange(8).view(4, 2))
     >>> len(torch.cat([batch, batch[:1]])), batch[batch.tokens[:, 0] > 3].tokens.tolist()
@@ -32,6 +35,7 @@ class ImageText:
 
     image: torch.Tensor
     tokens: torch.Tensor
+    padding: Padding | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> ImageText:
         """Move both tensors; a dtype changes the image only (tokens stay integers).
@@ -41,25 +45,27 @@ class ImageText:
         :return: the moved pair.
         """
         image = self.image.to(*args, **kwargs)
-        return ImageText(image, self.tokens.to(image.device, non_blocking=bool(kwargs.get("non_blocking", False))))
+        padding = padding_before_move(self.tokens, image.device, self.padding)
+        tokens = self.tokens.to(image.device, non_blocking=bool(kwargs.get("non_blocking", False)))
+        return ImageText(image, tokens, padding)
 
     def pin_memory(self) -> ImageText:
         """Copies of both tensors in page-locked memory."""
-        return ImageText(self.image.pin_memory(), self.tokens.pin_memory())
+        return ImageText(self.image.pin_memory(), self.tokens.pin_memory(), self.padding)
 
     def clone(self) -> ImageText:
         """Copies of both tensors."""
-        return ImageText(self.image.clone(), self.tokens.clone())
+        return ImageText(self.image.clone(), self.tokens.clone(), self.padding)
 
     def detach(self) -> ImageText:
         """The same values without a gradient; tokens never have one."""
-        return ImageText(self.image.detach(), self.tokens)
+        return ImageText(self.image.detach(), self.tokens, self.padding)
 
     def __len__(self) -> int:
         return len(self.image)
 
     def __getitem__(self, index: Any) -> ImageText:
-        return ImageText(self.image[index], self.tokens[index])
+        return ImageText(self.image[index], self.tokens[index], self.padding)
 
     def size(self, dim: int | None = None) -> Any:
         """The image's size: what plugins ask for is the batch size.
@@ -100,7 +106,8 @@ class ImageText:
             items: Sequence[ImageText] = named.pop("tensors")
             dim = named.pop("dim", named.pop("axis", 0))
             if dim == 0 and not named and all(isinstance(item, ImageText) for item in items):
-                return cls(func([i.image for i in items]), func([i.tokens for i in items]))
+                padding = Padding.joined([item.padding for item in items])
+                return cls(func([i.image for i in items]), func([i.tokens for i in items]), padding)
         return NotImplemented
 
 

@@ -95,4 +95,4 @@ def encode_pairs(model: VLM, pairs: ImageText, task_labels: Any = None) -> tuple
     :param task_labels: task labels ``[B]``, read where an oracle chooses modules by them; None for pairs of no task.
     """
     images = model.encode_image(pairs.image, task_labels=task_labels)
-    return images, model.encode_text(pairs.tokens, task_labels=task_labels)
+    return images, model.encode_text(pairs.tokens, task_labels=task_labels, padding=pairs.padding)

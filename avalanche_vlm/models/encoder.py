@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.routed import RoutedPool
@@ -221,7 +222,13 @@ class DualEncoder(ResizesOnLoad):
         half = first is not None and first.weight.dtype in (torch.float16, torch.bfloat16)
         return images.to(first.weight.dtype) if first is not None and half else images
 
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = True, task_labels: Any = None) -> torch.Tensor:
+    def encode_text(
+        self,
+        tokens: torch.Tensor,
+        normalize: bool = True,
+        task_labels: Any = None,
+        padding: Padding | None = None,
+    ) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
         Of the positions those are computed that the features depend on
@@ -230,6 +237,8 @@ class DualEncoder(ResizesOnLoad):
         :param tokens: token ids ``[B, L]``, on the model's device or on the CPU.
         :param normalize: whether features are scaled to unit length.
         :param task_labels: int or ``[B]`` where texts belong to samples, read where modules are chosen by them.
+        :param padding: the padding of these texts, or of more texts that they are among. None reads their ends in the
+            tokens, for which an accelerator that they are on is waited for.
         :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
         """
         context = context_of(self.clip)
@@ -243,7 +252,7 @@ class DualEncoder(ResizesOnLoad):
             encode = partial(self.clip.encode_text, normalize=False)
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
-            tokens, encode = positions.cut(tokens), partial(encode_short, self.clip)
+            tokens, encode = positions.cut(tokens, padding), partial(encode_short, self.clip)
         tokens = tokens.to(self.device)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)
@@ -255,9 +264,10 @@ class DualEncoder(ResizesOnLoad):
 
     @property
     def text_positions(self) -> TextPositions | None:
-        """Which positions of a text are computed; None where all are: in a tower that needs them, within
-        :meth:`whole_texts`, and in a program of :func:`torch.export.export`, whose shapes follow from no token."""
-        whole = self._whole_texts or torch.compiler.is_exporting() or torch.jit.is_tracing()
+        """Which positions of a text are computed; None where all are: in a tower that needs them
+        (:func:`~avalanche_vlm.models.text_positions.why_whole` says why), within :meth:`whole_texts`, and in programs
+        that are exported, traced or compiled, whose shapes follow from no token."""
+        whole = self._whole_texts or torch.compiler.is_compiling() or torch.jit.is_tracing()
         return None if whole else text_positions(self.clip)
 
     @contextmanager

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm.benchmarks.padding import Padding, padding_before_move, padding_of
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prompts:
@@ -15,6 +17,7 @@ class Prompts:
 
     :param tokens: int64 ``[P, L]``, group after group.
     :param counts: int64 ``[N]``, the texts of each group, at least 1; on the CPU. None for one each.
+    :param padding: the padding of these texts, or of more texts that they are among; None if nobody has read it.
 
     >>> prompts = Prompts(torch.tensor([[1], [2], [3]]), torch.tensor([2, 1]))
     >>> len(prompts), prompts.of(torch.tensor([1])).tokens.tolist()
@@ -23,13 +26,14 @@ class Prompts:
 
     tokens: torch.Tensor
     counts: torch.Tensor | None = None
+    padding: Padding | None = None
 
     @classmethod
     def tokenized(cls, groups: Sequence[Sequence[str]], tokenizer: Callable[[list[str]], torch.Tensor]) -> Prompts:
         """Of texts."""
         texts = [text for group in groups for text in group]
         tokens = tokenizer(texts) if texts else torch.zeros(0, 0, dtype=torch.long)
-        return cls(tokens, torch.tensor([len(group) for group in groups], dtype=torch.long))
+        return cls(tokens, torch.tensor([len(group) for group in groups], dtype=torch.long), padding_of(tokens))
 
     def groups(self) -> list[bytes]:
         """The tokens of each group, as what groups of equal tokens have in common."""
@@ -40,28 +44,32 @@ class Prompts:
         return len(self.tokens if self.counts is None else self.counts)
 
     def of(self, groups: torch.Tensor) -> Prompts:
-        """These groups, by their numbers ``[n]`` in ascending order, each once."""
+        """These groups, by their numbers ``[n]`` in ascending order, each once. Their padding is that of all, so that
+        a class's features do not depend on which others are encoded with it."""
         if len(groups) == len(self):
             return self
         groups = groups.cpu()
         if self.counts is None:
-            return Prompts(self.tokens[groups.to(self.tokens.device)])
+            return Prompts(self.tokens[groups.to(self.tokens.device)], padding=self.padding)
         kept = torch.zeros(len(self.counts), dtype=torch.bool)
         kept[groups] = True
         rows = torch.repeat_interleave(kept, self.counts).nonzero().squeeze(1)
-        return Prompts(self.tokens[rows.to(self.tokens.device)], self.counts[groups])
+        return Prompts(self.tokens[rows.to(self.tokens.device)], self.counts[groups], self.padding)
 
     def to(self, device: torch.device) -> Prompts:
         """The same with the tokens on a device."""
-        return Prompts(self.tokens.to(device), self.counts)
+        return Prompts(
+            self.tokens.to(device), self.counts, padding_before_move(self.tokens, torch.device(device), self.padding)
+        )
 
-    def encode(self, encoder: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def encode(self, encoder: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Unit-length features ``[N, D]``: of a group, the normalised mean (CLIP's prompt ensemble, arXiv 2103.00020,
         section 3.1.4).
 
-        :param encoder: token ids ``[P, L]`` to unit-length features ``[P, D]``.
+        :param encoder: token ids ``[P, L]`` to unit-length features ``[P, D]``; takes ``padding`` as well, a
+            :class:`~avalanche_vlm.benchmarks.padding.Padding`, where it is known.
         """
-        features = encoder(self.tokens)
+        features = encoder(self.tokens) if self.padding is None else encoder(self.tokens, padding=self.padding)
         if self.counts is None or len(self.counts) == len(self.tokens):
             return features
         owner = torch.repeat_interleave(torch.arange(len(self)), self.counts).to(features.device)

@@ -173,7 +173,7 @@ def text_features(model: VLM, texts: Sequence[str]) -> torch.Tensor:
     """
     with model.evaluating():
         parts = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
-        features = torch.cat([model.encode_text(model.tokenize(part)) for part in parts])
+        features = torch.cat([model.encode_text(model.tokenizer(part)) for part in parts])
     return _finite(features, model, texts)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from avalanche_vlm.benchmarks.padding import Padding
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardFeatures:
@@ -17,6 +19,7 @@ class ForwardFeatures:
     :param classes: int64 ``[N]``, these classes' ids in ascending order; None for pairs.
     :param tokens: ``[N, L]``, the captions; None for classes.
     :param text_of_image: int64 ``[B]``, which caption belongs to each image; None for classes.
+    :param padding: the captions' padding; None for classes, or if nobody has read it.
     """
 
     images: torch.Tensor
@@ -24,3 +27,4 @@ class ForwardFeatures:
     classes: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     text_of_image: torch.Tensor | None = None
+    padding: Padding | None = None

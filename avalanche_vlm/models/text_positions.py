@@ -8,13 +8,14 @@ order in which numbers are summed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from avalanche_vlm.benchmarks.padding import Padding
 
 Until = Literal["end", "padding", "padding and one more"]
 
@@ -45,13 +46,35 @@ class TextPositions:
         needed = (written * places).amax(1) + (self.until == "padding and one more")
         return needed.clamp(1, tokens.shape[1])
 
-    def cut(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids ``[N, L]`` without the positions that no text of them needs, ``[N, L']``. Where the tokens are on
-        an accelerator, this waits for it; on the meta device, where there are none, all positions stay.
+    def length(self, padding: Padding, columns: int) -> int:
+        """How many positions texts of a padding need at most, from 1 to L: told from it alone, without the tokens.
+
+        :param padding: the padding of the texts.
+        :param columns: the L tokens of each text, padding included.
+
+        >>> TextPositions("end").length(Padding(5, 0), 77), TextPositions("padding", pad=1).length(Padding(5, 0), 77)
+        (5, 77)
+        """
+        if self.until != "end" and padding.token != self.pad:
+            return columns  # what is repeated is no padding to this tower, but a word
+        # The token that is repeated may be the one that is pooled, and then its first place counts.
+        last = padding.token != 0 if self.end is None else padding.token == self.end
+        more = last if self.until == "end" else self.until == "padding and one more"
+        return min(max(padding.start + more, 1), columns)
+
+    def cut(self, tokens: torch.Tensor, padding: Padding | None = None) -> torch.Tensor:
+        """Token ids ``[N, L]`` without the positions that no text of them needs, ``[N, L']``. Where their padding is
+        not told and the tokens are on an accelerator, this waits for it; on the meta device, where there are none, all
+        positions stay.
+
+        :param tokens: token ids ``[N, L]``.
+        :param padding: the padding of these texts, or of more texts that they are among.
 
         >>> TextPositions("end").cut(torch.tensor([[1, 5, 9, 0, 0], [1, 9, 0, 0, 0]])).tolist()
         [[1, 5, 9], [1, 9, 0]]
         """
+        if padding is not None:
+            return tokens[:, : self.length(padding, tokens.shape[1])]
         if tokens.numel() == 0 or tokens.is_meta:
             return tokens
         return tokens[:, : int(self.needed(tokens).max())]
@@ -73,21 +96,55 @@ def text_positions(clip: Any) -> TextPositions | None:
 
     :param clip: any of open_clip's models.
     """
-    tower = getattr(clip, "text", None) or clip
-    if _is_hugging_face(tower):
-        pad = getattr(tower.config, "pad_token_id", None)
-        return None if pad is None else TextPositions("padding", pad=pad)
-    if not _is_open_clip(tower):
-        return None
-    pool = getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", "argmax")
-    end = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None)) if pool == "eos" else None
-    pad = getattr(tower, "pad_id", 0)
-    if getattr(tower, "cls_emb", None) is not None:
+    found = _known(clip)
+    return found if isinstance(found, TextPositions) else None
+
+
+def why_whole(clip: Any) -> str:
+    """Why all positions of a text are computed, a clause with the tower as its subject; empty where they are not.
+
+    :param clip: any of open_clip's models.
+    """
+    found = _known(clip)
+    return found if isinstance(found, str) else ""
+
+
+def _known(clip: Any) -> TextPositions | str:
+    """What a text tower needs, or why it is everything. Code that is not open_clip's own may read texts in any way."""
+    from open_clip.coca_model import CoCa
+    from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder, MeanPooler
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.transformer import TextTransformer
+
+    own = (CLIP.encode_text, CustomTextCLIP.encode_text, CoCa.encode_text)
+    if getattr(type(clip), "encode_text", None) not in own:
+        return f"a {type(clip).__name__} encodes texts in a way of its own"
+    if isinstance(clip, CLIP):
+        tower, pool, end = clip, clip.text_pool_type, clip.text_eos_id
+        class_token, pad_masked = None, False
+    else:
+        tower = clip.text
+        reads = getattr(type(tower), "forward", None)
+        if reads is HFTextEncoder.forward:
+            filler = getattr(tower.config, "pad_token_id", None)
+            if type(tower.pooler) not in (MeanPooler, ClsPooler, ClsLastHiddenStatePooler):
+                return f"may pool padding, by its {type(tower.pooler).__name__}"
+            return "has no token for padding" if filler is None else TextPositions("padding", pad=int(filler))
+        if reads is not TextTransformer.forward:
+            return f"reads texts in a way of its own, that of a {type(tower).__name__}"
+        pool, end, class_token, pad_masked = tower.pool_type, tower.eos_id, tower.cls_emb, tower.use_pad_mask
+    pad = int(getattr(tower, "pad_id", 0))
+    if class_token is not None:
+        if tower.attn_mask is None:
+            return "has words that attend to a class token behind the padding"
         return TextPositions("padding" if tower.correct_cls_mask else "padding and one more", pad=pad)
-    if tower.attn_mask is None:
-        masked = getattr(tower, "use_pad_mask", False) and pool in ("first", "argmax", "eos")
-        return TextPositions("padding", pad=pad) if masked else None
-    return TextPositions("end", end=end) if pool in ("argmax", "eos") else None
+    if pool not in ("argmax", "eos"):
+        return f"pools by {pool!r}, not at the end of a text"
+    if tower.attn_mask is not None:
+        return TextPositions("end", end=end if pool == "eos" else None)
+    if not pad_masked or (pool == "eos" and end == pad):
+        return "attends to the padding"
+    return TextPositions("padding", pad=pad)
 
 
 def encode_short(clip: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -98,7 +155,7 @@ def encode_short(clip: Any, tokens: torch.Tensor) -> torch.Tensor:
     :return: features ``[N, D]``.
     """
     tower = getattr(clip, "text", None) or clip
-    if _is_hugging_face(tower) or tokens.shape[1] == context_of(clip):
+    if not hasattr(tower, "attn_mask") or tokens.shape[1] == context_of(clip):
         return clip.encode_text(tokens, normalize=False)
     return _through_blocks(tower, tokens)
 
@@ -111,15 +168,6 @@ def context_of(clip: Any) -> int | None:
     tower = getattr(clip, "text", None) or clip
     positions = getattr(tower, "positional_embedding", None)
     return None if positions is None else len(positions) - (getattr(tower, "cls_emb", None) is not None)
-
-
-def _is_hugging_face(tower: Any) -> bool:
-    return hasattr(tower, "pooler") and hasattr(tower, "config")
-
-
-def _is_open_clip(tower: Any) -> bool:
-    parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
-    return all(hasattr(tower, part) for part in parts)
 
 
 def _through_blocks(tower: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -151,7 +199,7 @@ def _mask(tower: Any, tokens: torch.Tensor, x: torch.Tensor) -> torch.Tensor | N
         mask = mask[:length, :length] if size == length else mask[kept][:, kept]
     if size == length and not getattr(tower, "use_pad_mask", False):
         return mask
-    written = F.pad(tokens != tower.pad_id, (0, context_of(tower) - length))
+    written = F.pad(tokens != tower.pad_id, (0, len(tower.positional_embedding) - size))
     if size > length:
         written = F.pad(written, (0, 1) if tower.correct_cls_mask else (1, 0), value=True)
     hidden = torch.zeros_like(written[:, kept], dtype=x.dtype).masked_fill(~written[:, kept], float("-inf"))
@@ -160,14 +208,10 @@ def _mask(tower: Any, tokens: torch.Tensor, x: torch.Tensor) -> torch.Tensor | N
 
 
 def _pooled(tower: Any, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    pool: Any = _POOLS[getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", "argmax")]
-    return x[torch.arange(len(x), device=x.device), pool(tower, tokens)]
-
-
-_POOLS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
-    "first": lambda _, tokens: tokens.new_zeros(len(tokens)),
-    "argmax": lambda _, tokens: tokens.argmax(1),
-    "eos": lambda tower, tokens: (
-        (tokens == getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))).int().argmax(1)
-    ),
-}
+    """The activations ``[N, D]`` at each text's end."""
+    if (getattr(tower, "pool_type", None) or getattr(tower, "text_pool_type", "argmax")) == "argmax":
+        places = tokens.argmax(1)
+    else:
+        end = tokens == getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+        places = torch.as_tensor(end).int().argmax(1)
+    return x[torch.arange(len(x), device=x.device), places]

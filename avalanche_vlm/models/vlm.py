@@ -214,15 +214,15 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         if self.routed is not None and self.routed.decides_by(task_labels):
             features = (
                 self.encode_image(pairs.image, task_labels=task_labels),
-                self.encode_text(pairs.tokens, task_labels=task_labels),
+                self.encode_text(pairs.tokens, task_labels=task_labels, padding=pairs.padding),
             )
             own = torch.arange(len(pairs), device=pairs.tokens.device)
-            self._tap(ForwardFeatures(*features, tokens=pairs.tokens, text_of_image=own))
+            self._tap(ForwardFeatures(*features, tokens=pairs.tokens, text_of_image=own, padding=pairs.padding))
             return self.similarity(*features)
         # Captions repeat in a batch (class prompts, several pictures of one text): encode each once.
         distinct, text_of_image = torch.unique(pairs.tokens, dim=0, return_inverse=True)
-        images, texts = self.encode_image(pairs.image), self.encode_text(distinct)
-        self._tap(ForwardFeatures(images, texts, tokens=distinct, text_of_image=text_of_image))
+        images, texts = self.encode_image(pairs.image), self.encode_text(distinct, padding=pairs.padding)
+        self._tap(ForwardFeatures(images, texts, tokens=distinct, text_of_image=text_of_image, padding=pairs.padding))
         return self.similarity(images, texts[text_of_image])
 
     def _tap(self, features: ForwardFeatures) -> None:

@@ -15,9 +15,10 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from test_towers import MODELS, TEXT, VISION
 from torch import nn
-from transformers import BertConfig, RobertaConfig
+from transformers import BertConfig, M2M100Config, MT5Config, RobertaConfig
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.padding import Padding, padding_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.factory import from_open_clip
 from avalanche_vlm.models.modules.coupled import inject_coupled_prompts
@@ -27,7 +28,7 @@ from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_text_prompts
-from avalanche_vlm.models.text_positions import TextPositions, context_of, encode_short, text_positions
+from avalanche_vlm.models.text_positions import TextPositions, context_of, encode_short, text_positions, why_whole
 
 CONTEXT, WORDS = 12, 20
 END = WORDS - 1
@@ -45,6 +46,19 @@ def hugging_face(config, pooler: str) -> nn.Module:
     config = config(**HUGGING_FACE, intermediate_size=32, max_position_embeddings=CONTEXT + 4, pad_token_id=0)
     model.text = HFTextEncoder("", 24, config=config, pooler_type=pooler, proj_type="linear")
     return model
+
+
+def encoder_half(config) -> nn.Module:
+    """The encoder of an encoder and decoder, as open_clip takes it out of a named model."""
+    model = hugging_face(BertConfig, "mean_pooler")
+    text = HFTextEncoder("", 24, config=config, pooler_type="mean_pooler", proj_type="linear")
+    text.transformer = text.transformer.encoder
+    model.text = text
+    return model
+
+
+M2M = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "pad_token_id": 0}
+MT5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
 
 
 def own_text(**settings) -> nn.Module:
@@ -70,10 +84,20 @@ TOWERS = {
     "coca, mask in its place": partial(coca, True),
     "roberta, mean": partial(hugging_face, RobertaConfig, "mean_pooler"),
     "bert, class token": partial(hugging_face, BertConfig, "cls_pooler"),
+    "mt5": lambda: encoder_half(MT5Config(vocab_size=WORDS, **MT5)),
+    "m2m 100": lambda: encoder_half(M2M100Config(vocab_size=WORDS, **M2M)),
 }
 WHOLE = {
     "siglip": partial(custom, no_causal_mask=True, pool_type="last"),
     "last token": partial(custom, pool_type="last"),
+    "both ways, end token": partial(custom, no_causal_mask=True),
+}
+
+
+WHY = {
+    "siglip": "pools by 'last', not at the end of a text",
+    "last token": "pools by 'last', not at the end of a text",
+    "both ways, end token": "attends to the padding",
 }
 
 
@@ -118,6 +142,8 @@ def test_features_and_gradients_are_those_of_the_padded_text(name, lengths):
     assert positions is not None
     short = positions.cut(tokens)
     assert max(lengths) <= short.shape[1] <= min(CONTEXT, max(lengths) + 1)
+    assert positions.cut(tokens, padding_of(tokens)).shape == short.shape
+    assert why_whole(model) == ""
     wanted = answer(model, partial(model.encode_text, normalize=False), tokens)
     assert_same(answer(model, partial(encode_short, model), short), wanted)
 
@@ -126,14 +152,74 @@ def test_features_and_gradients_are_those_of_the_padded_text(name, lengths):
 def test_towers_that_need_every_position_say_so(name):
     model, tokens = build(name), texts(4, 7)
     assert text_positions(model) is None
+    assert why_whole(model) == WHY[name]
     # They do: another padding is another text.
     other = tokens.clone()
-    other[:, -1] = 3
+    other[:, -1] = other[:, -2] = 3
     assert (model.encode_text(tokens) - model.encode_text(other)).abs().max() > 1e-3
     wrapped = from_open_clip(model.float(), None, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     seen = widths(model.text)
     assert torch.equal(wrapped.encode_text(tokens, normalize=False), model.encode_text(tokens, normalize=False))
     assert seen == [CONTEXT, CONTEXT]
+
+
+def test_code_of_other_kinds_is_run_as_it_is():
+    class Mine(CLIP):
+        def encode_text(self, text, normalize=False):
+            return super().encode_text(text, normalize) + text[:, -1:]
+
+    class Tower(TextTransformer):
+        def forward(self, text):
+            return super().forward(text) + text[:, -1:]
+
+    mine, other = Mine(24, dict(VISION), {**LONG}).double(), custom().double()
+    other.text = Tower(**LONG, output_dim=24).double()
+    for clip, why in ((mine, "a Mine encodes texts in a way of its own"), (other, "reads texts in a way of its own")):
+        assert why in why_whole(clip)
+        model = from_open_clip(clip, None, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+        assert torch.equal(model.encode_text(texts(4), False), clip.encode_text(texts(4)).float())
+    largest = hugging_face(BertConfig, "max_pooler")
+    assert why_whole(largest) == "may pool padding, by its MaxPooler"
+    assert why_whole(own_text(no_causal_mask=True, use_pad_mask=True, pool_type="eos", eos_id=0)) != ""
+
+
+@pytest.mark.parametrize("name", ["clip", "clip, end by id", "both ways, padding masked", "coca", "roberta, mean"])
+@pytest.mark.parametrize("pad", [3, END])
+def test_padding_of_another_token_than_the_tower_s_is_read_as_words(name, pad):
+    model, tokens = build(name), texts(4, 7)
+    for row, length in zip(tokens, (4, 7), strict=True):
+        row[length:] = pad
+    positions = text_positions(model)
+    wanted = model.encode_text(tokens, normalize=False)
+    for short in (positions.cut(tokens), positions.cut(tokens, padding_of(tokens))):
+        assert short.shape[1] == CONTEXT if positions.until != "end" else 7 <= short.shape[1] <= 8
+        torch.testing.assert_close(encode_short(model, short), wanted, rtol=1e-9, atol=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=4), st.sampled_from([None, 2])
+)
+def test_told_from_the_padding_alone_no_text_loses_a_position_that_it_needs(rows, end):
+    tokens = torch.tensor(rows)
+    for positions in (TextPositions("end", end=end), TextPositions("padding"), TextPositions("padding and one more")):
+        assert positions.length(padding_of(tokens), 5) >= int(positions.needed(tokens).max())
+
+
+def test_padding_that_is_told_is_not_looked_for(monkeypatch):
+    model = mini()
+    seen = widths(model.clip)
+    monkeypatch.setattr(TextPositions, "needed", lambda *_: pytest.fail("an accelerator would have been waited for"))
+    model.encode_text(model.tokenize(["a star"]), padding=Padding(9, 0))
+    assert seen == [9]
+
+
+def test_a_class_s_prompts_are_as_long_whichever_classes_are_encoded_with_it():
+    model = mini().set_label_space(LabelSpace.from_names(["star", "a red star", "heart"]))
+    seen = widths(model.clip)
+    for classes in (None, torch.tensor([0]), torch.tensor([0, 2])):
+        model.text_head.encode(model, classes)
+    assert len(set(seen)) == 1
 
 
 def widths(tower) -> list[int]:

@@ -45,7 +45,7 @@ def fisher_of(
         with torch.enable_grad(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
             if isinstance(x, ImageText):
                 distinct, y = torch.unique(x.tokens, dim=0, return_inverse=True)
-                logits = model.similarity(model.encode_image(x.image), model.encode_text(distinct))
+                logits = model.similarity(model.encode_image(x.image), model.encode_text(distinct, padding=x.padding))
             else:
                 logits = model(x, task_labels)
             losses = fisher_losses(logits, y, kind, generator)

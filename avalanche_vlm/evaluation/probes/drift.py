@@ -237,7 +237,7 @@ def _batches(
         for start in range(0, len(chosen), batch_size):
             rows = chosen[start : start + batch_size]
             captions = [pairs.captions[row] for row in rows]
-            yield ImageText(pairs.batch(rows).to(model.device), model.tokenize(captions)), identities[list(rows)]
+            yield ImageText(pairs.batch(rows), model.tokenizer(captions)).to(model.device), identities[list(rows)]
         return
     for x, ids, *_ in ordered_batches(Subset(pairs, list(chosen)), batch_size):
         if not isinstance(x, ImageText):

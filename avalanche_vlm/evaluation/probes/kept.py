@@ -65,7 +65,7 @@ class KeptTask:
         x = self.x.to(device)
         if x.dtype == torch.uint8:
             x = model.transforms.eval.from_uint8(x)
-        pairs = None if self.tokens is None else ImageText(x, self.tokens.to(device))
+        pairs = None if self.tokens is None else ImageText(x, self.tokens).to(device)
         return x if pairs is None else pairs, self.y.to(device), self.task_labels.to(device)
 
 

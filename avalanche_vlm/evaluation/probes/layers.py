@@ -28,8 +28,9 @@ def block_modules(model: VLM) -> dict[str, nn.Module]:
 def capturing(model: VLM, n: int, tokens: torch.Tensor | None = None) -> Iterator[dict[str, torch.Tensor]]:
     """Take along what the blocks give within a block: features ``[n, width]`` by block, float32, when it has ended.
 
-    Positions are averaged, tokens only as far as the text goes. The first pass of ``n`` samples counts: where samples
-    are routed to modules, that is the shared tower's. A block that gave no tensor with ``n`` rows is left out.
+    Positions are averaged, tokens only as far as the text goes, for which all of them are computed. The first pass of
+    ``n`` samples counts: where samples are routed to modules, that is the shared tower's. A block that gave no tensor
+    with ``n`` rows is left out.
 
     :param model: model whose blocks are listened to.
     :param n: number of samples of the batch.
@@ -49,7 +50,9 @@ def capturing(model: VLM, n: int, tokens: torch.Tensor | None = None) -> Iterato
 
     handles = [module.register_forward_hook(partial(keep, block)) for block, module in block_modules(model).items()]
     try:
-        yield found
+        # A row's own positions, and what stands behind them, are to be there whichever texts it is encoded with.
+        with model.whole_texts():
+            yield found
     finally:
         for handle in handles:
             handle.remove()

@@ -45,4 +45,4 @@ class ProbePairs:
     def texts(self, model: VLM) -> torch.Tensor:
         """Unit-length text features ``[N, D]``, row n the text of image n."""
         with model.evaluating():
-            return torch.cat([model.encode_text(x.to(model.device)) for x in self._tokens])[self._text_of_image]
+            return torch.cat([model.encode_text(x) for x in self._tokens])[self._text_of_image]

@@ -193,7 +193,7 @@ def _plain_features(strategy: Strategy, unit: bool) -> LabelledFeatures:
     with model.evaluating():
         for pairs, _, task_labels in experience_batches(strategy):
             assert isinstance(pairs, ImageText)
-            both = model.encode_image_plain(pairs.image), model.encode_text(pairs.tokens)
+            both = model.encode_image_plain(pairs.image), model.encode_text(pairs.tokens, padding=pairs.padding)
             features.append(torch.cat(both, dim=1) / math.sqrt(2))
             tasks.append(task_labels)
     task = torch.cat(tasks)

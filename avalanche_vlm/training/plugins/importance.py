@@ -127,4 +127,4 @@ def _likelihood(
     if not isinstance(x, ImageText):
         return model(x, task_labels), y
     distinct, own = torch.unique(x.tokens, dim=0, return_inverse=True)
-    return model.similarity(model.encode_image(x.image), model.encode_text(distinct)), own
+    return model.similarity(model.encode_image(x.image), model.encode_text(distinct, padding=x.padding)), own

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.cut import TowerCut, default_cut
+from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.data import experience_batches, images_of
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -72,7 +74,9 @@ class LatentReplayPlugin(VLMPlugin):
                 "a latent memory of image-text pairs cannot be replayed into a class stream, or vice versa"
             )
         if isinstance(x, ImageText):
-            strategy.mbatch[0] = ImageText(x.image, torch.cat([x.tokens, old["tokens"].to(device)]))
+            old_texts = Prompts(old["tokens"]).to(device)
+            padding = Padding.joined([x.padding, old_texts.padding])
+            strategy.mbatch[0] = ImageText(x.image, torch.cat([x.tokens, old_texts.tokens]), padding)
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(device)])
         if len(strategy.mbatch) > 2:  # a benchmark without task labels has none in its batches
             strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(device)])

@@ -104,7 +104,7 @@ class ExemplarReplayPlugin(VLMPlugin):
         old = self.memory.sample(n, self.mixture)
         _check_kind("tokens" in old, isinstance(strategy.mbatch[0], ImageText))
         images = self._view_of(strategy).images(old["pixels"], self._augmentations.next()).to(strategy.device)
-        x: Any = ImageText(images, old["tokens"].to(strategy.device)) if "tokens" in old else images
+        x: Any = ImageText(images, old["tokens"]).to(strategy.device) if "tokens" in old else images
         strategy.mbatch[0] = torch.cat([strategy.mbatch[0], x])
         strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(strategy.device)])
         if len(strategy.mbatch) > 2:  # a benchmark without task labels has none in its batches
@@ -170,7 +170,7 @@ def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
             if policy == "herding":
                 continue
             if isinstance(x, ImageText):
-                texts.append(model.encode_text(x.tokens))
+                texts.append(model.encode_text(x.tokens, padding=x.padding))
             else:
                 with model.competing.as_in_training():
                     logits = model.classify(features, task_labels)

@@ -192,7 +192,7 @@ class SubspaceLoRAPlugin(VLMPlugin):
                 if "image" in self.towers:
                     model.encode_image_plain(images_of(x))
                 if "text" in self.towers and isinstance(x, ImageText):
-                    model.encode_text(x.tokens)
+                    model.encode_text(x.tokens, padding=x.padding)
             if "text" in self.towers and not is_pair_stream(strategy):
                 classes = torch.tensor(classes_of(strategy.experience))
                 model.prompts(classes).encode(model.encode_text)

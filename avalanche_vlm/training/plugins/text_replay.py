@@ -14,6 +14,7 @@ from avalanche_vlm.memory.latents import LatentMemory
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.data import experience_batches
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
@@ -51,7 +52,7 @@ class TextReplayPlugin(VLMPlugin):
             return
         old = self.memory.sample(self.batch_size)
         with autocast_of(strategy):
-            features = model_of(strategy).encode_text(old["tokens"].to(strategy.device))
+            features = Prompts(old["tokens"]).to(strategy.device).encode(model_of(strategy).encode_text)
         cosines = (features.float() * old["latents"].to(strategy.device)).sum(1)
         strategy.loss += self.weight * (1 - cosines).mean()
 

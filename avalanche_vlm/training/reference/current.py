@@ -92,7 +92,7 @@ class CurrentBatch(Stateful):
             )
         if isinstance(self.texts, torch.Tensor):
             rows: Numbers = slice(None) if self._passes is None else self._passes.next().sort().values
-            texts = Prompts(self.texts[rows].to(y.device))
+            texts = Prompts(self.texts[rows]).to(y.device)
             return Inputs(images_of(x), texts, text_rows=rows, student_images=forward.images)
         if isinstance(x, ImageText):
             if self.texts == "seen":
@@ -102,7 +102,7 @@ class CurrentBatch(Stateful):
             assert forward.tokens is not None  # a forward pass on pairs tells them
             return Inputs(
                 x.image,
-                Prompts(forward.tokens),
+                Prompts(forward.tokens, padding=forward.padding),
                 forward.text_of_image,
                 text_rows=numbered(forward.tokens, self._numbers),
                 student_images=forward.images,

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
+from avalanche_vlm.benchmarks.padding import padding_of
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.identity import images_of_rows
@@ -55,9 +56,11 @@ class ReferenceSet(Stateful):
         """Number of each pair's image; None where no two pairs have one."""
         self._passes = Passes(len(pairs), batch_size, seed)
         self.tokens = model.tokenizer(list(ids))
+        self._padding = padding_of(self.tokens)
 
     def start(self, strategy: Strategy) -> None:
-        if self.tokens.device != strategy.device:
+        # Those of a batch are few, and how long they are is read on the CPU.
+        if self.texts == "all" and self.tokens.device != strategy.device:
             self.tokens = self.tokens.to(strategy.device)
 
     def chunks(self, size: int = 256) -> Iterator[Inputs]:
@@ -73,12 +76,17 @@ class ReferenceSet(Stateful):
         if self.texts == "all":
             true_texts = self._true_texts(rows, torch.arange(len(self.tokens)), images.device)
             return Inputs(
-                images, Prompts(self.tokens), text_of_image.to(images.device), rows, slice(None), true_texts=true_texts
+                images,
+                Prompts(self.tokens, padding=self._padding),
+                text_of_image.to(images.device),
+                rows,
+                slice(None),
+                true_texts=true_texts,
             )
         texts, text_of_image = text_of_image.unique(return_inverse=True)
-        tokens = self.tokens[texts.to(self.tokens.device)]
+        prompts = Prompts(self.tokens[texts]).to(strategy.device)
         true_texts = self._true_texts(rows, texts, images.device)
-        return Inputs(images, Prompts(tokens), text_of_image.to(images.device), rows, texts, true_texts=true_texts)
+        return Inputs(images, prompts, text_of_image.to(images.device), rows, texts, true_texts=true_texts)
 
     def end(self) -> None:
         return

@@ -107,7 +107,7 @@ class CurrentTask(Stateful):
         images, y = images_of(x).to(device), y.to(device)
         if isinstance(self.texts, torch.Tensor):
             taken: Numbers = slice(None) if self._passes is None else self._passes.next().sort().values
-            return Inputs(images, Prompts(self.texts[taken].to(device)), image_rows=rows, text_rows=taken)
+            return Inputs(images, Prompts(self.texts[taken]).to(device), image_rows=rows, text_rows=taken)
         if self._classes is not None:
             classes = self._classes.to(device)
             prompts = model_of(strategy).prompts(classes)
@@ -119,7 +119,7 @@ class CurrentTask(Stateful):
                 "a caption of the current task is another each time that it is read, so that what a teacher says of it "
                 "cannot be looked up: compare the minibatch itself, CurrentBatch"
             )
-        return Inputs(images, Prompts(distinct.to(device)), own.to(device), rows, numbers)
+        return Inputs(images, Prompts(distinct).to(device), own.to(device), rows, numbers)
 
     def end(self) -> None:
         self._strategy = self._classes = self._batches = self._listed = None

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.compat import version_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
@@ -48,12 +49,14 @@ class Teacher(Stateful):
         return self._at(images.device).encode_image(images, normalize)
 
     @torch.no_grad()
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+    def encode_text(self, tokens: torch.Tensor, normalize: bool = True, padding: Padding | None = None) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
+        :param padding: the padding of these texts, as :meth:`~avalanche_vlm.models.encoder.DualEncoder.encode_text`
+            has it.
         :raises InputError: if what it shares with the student trains by now, or was written to.
         """
-        return self._at(tokens.device).encode_text(tokens, normalize)
+        return self._at(tokens.device).encode_text(tokens, normalize, padding=padding)
 
     @torch.no_grad()
     def similarity(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:

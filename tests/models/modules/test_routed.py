@@ -157,7 +157,8 @@ def test_a_vlm_answers_every_group_with_the_texts_of_its_module():
     assert (texts[0] - texts[1]).abs().max() > 1e-2
     # Texts are encoded once for each module, and anew when one of its weights changes.
     calls = []
-    inner, model.encode_text = model.encode_text, lambda tokens: calls.append(pool.active) or inner(tokens)
+    inner = model.encode_text
+    model.encode_text = lambda tokens, **how: calls.append(pool.active) or inner(tokens, **how)
     assert torch.equal(model(images), mixed) and calls == []
     next(pool.parameters("dark")).add_(0.0)
     pool_sites = [where for where in pool.sites if where.startswith("text.")]
