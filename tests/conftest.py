@@ -64,6 +64,12 @@ def _one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "cores", lambda: 1)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is kept in the cache of whoever runs the tests."""
+    monkeypatch.setenv("AVALANCHE_VLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_benchmark():
     """Two tasks with their own classes, 64 training pictures each."""

@@ -15,7 +15,7 @@ from avalanche_vlm.commands.requests import (
     StreamRequest,
     TrainingRequest,
 )
-from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, SIZES
+from avalanche_vlm.commands.requests.shared import CHECKS, DATA_OPTIONS, SIZES
 from avalanche_vlm.commands.wanted import assigned, lacking, refuse_unread
 from avalanche_vlm.errors import InputError
 
@@ -242,7 +242,8 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
         common["on_error"] = stream.on_error
     benchmark = read_stream(data, model=model, **{**common, **stream.options})
     if stream.reference:
-        benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error)
+        checks = {option: stream.options[option] for option in CHECKS if option in stream.options}
+        benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error, **checks)
         benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]
         note_cut_captions(benchmark, model.tokenizer)
     if stream.generator:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm.benchmarks.sources.telling import checks_told
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 
 EVERY = 0.1
@@ -59,7 +63,7 @@ class Progress:
         if bars is None:
             yield None
             return
-        bar = bars.add_task(label, total=tasks)
+        bar = bars.add_task(label, total=tasks, unit="task", places=1)
 
         def advance(experience: int, iteration: int, iterations: int) -> None:
             bars.update(bar, completed=experience + iteration / iterations)
@@ -162,11 +166,30 @@ def progress(quiet: bool) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("task {task.completed:.1f}/{task.total}"),
+        TextColumn("{task.fields[unit]} {task.completed:.{task.fields[places]}f}/{task.total}"),
         TimeElapsedColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars, checks_told(_of_checks(bars)):
         yield Progress(bars, quiet)
+
+
+def _of_checks(bars: Bars) -> Callable[[int, int], None]:
+    """What shows how far a check of images is, in a bar that goes when it is over."""
+    bar: TaskID | None = None
+    here = os.getpid()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal bar
+        if os.getpid() != here:  # a process that was forked has the bars, and not the terminal
+            return
+        if bar is None:
+            bar = bars.add_task("checking images", total=total, unit="image", places=0)
+        bars.update(bar, completed=done)
+        if done == total:
+            bars.remove_task(bar)
+            bar = None
+
+    return tell
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from avalanche_vlm.benchmarks.scenario import (
     VLMBenchmark,
     as_experience_data,
 )
+from avalanche_vlm.benchmarks.sources.checking import Check, checked_images
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, meaningless
-from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_images
+from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import DataWarning, InputError
@@ -48,18 +50,28 @@ class Item:
     where: str
 
 
-def readable(items: Sequence[Item], problems: Problems) -> list[Item]:
-    """The items whose images decode; the others are problems."""
-    # One at a time, so that "raise" stops at the first; once per file, however many captions it has.
-    verdicts: dict[Path, list[tuple[int, str]]] = {}
+def readable(
+    items: Sequence[Item], problems: Problems, data: Path, check: Check = "full", workers: int | None = None
+) -> list[Item]:
+    """The items whose images can be read; the others are problems.
+
+    :param items: samples of all tasks.
+    :param problems: takes what is wrong with samples.
+    :param data: folder or table of the data set, whose manifest says which files were checked before.
+    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.checked_images`).
+    :param workers: processes that check; None for one a processor.
+    """
+    # Once per file, however many captions it has, and in order, so that "raise" stops at the first.
+    verdicts: dict[Path, str | None] = {}
     good = []
-    for item in items:
-        if item.image not in verdicts:
-            verdicts[item.image] = check_images([item.image])
-        if not verdicts[item.image]:
-            good.append(item)
-        for _, sentence in verdicts[item.image]:
-            problems.add(f"{item.where}: {sentence}" if item.where else sentence)
+    with closing(checked_images(list(dict.fromkeys(item.image for item in items)), data, check, workers)) as coming:
+        for item in items:
+            if item.image not in verdicts:
+                verdicts[item.image] = next(coming)
+            if (sentence := verdicts[item.image]) is None:
+                good.append(item)
+            else:
+                problems.add(f"{item.where}: {sentence}" if item.where else sentence)
     return good
 
 

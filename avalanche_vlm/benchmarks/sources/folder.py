@@ -8,6 +8,7 @@ from pathlib import Path
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.checking import Check
 from avalanche_vlm.benchmarks.sources.class_names import Chosen, ClassNames, choose_names, from_folders
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
@@ -31,6 +32,8 @@ def image_folder_stream(
     class_names: ClassNames | None = None,
     split_classes: int | None = None,
     class_order: ClassOrder | None = None,
+    check: Check = "full",
+    check_workers: int | None = None,
 ) -> VLMBenchmark:
     """A class-labelled stream with one experience per task folder.
 
@@ -41,8 +44,8 @@ def image_folder_stream(
 
     Class names are folder names with underscores and hyphens as spaces, and without the numbers of ``001.Name`` where
     all have them; or those of ``class_names`` or of a file ``classes.txt`` in or beside the folder. Hidden files are
-    ignored; other files that are not images by their extension are counted in ``benchmark.data.notes``. Every image is
-    decoded once, up front.
+    ignored; other files that are not images by their extension are counted in ``benchmark.data.notes``. Images are
+    checked once, up front.
 
     :param root: folder that holds the stream.
     :param train_transform: the model's transform of training images, PIL image to tensor.
@@ -62,6 +65,9 @@ def image_folder_stream(
     :param split_classes: number of tasks that the classes of a folder of one task are given to, as evenly as they can.
     :param class_order: folders or names of all classes in the order in which these tasks bring them, a file with one a
         line, or ``"sorted"``; drawn from ``seed`` by default.
+    :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
+        ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
+    :param check_workers: processes that check, 0 for this one; one a processor by default.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     root = Path(root)
@@ -87,7 +93,9 @@ def image_folder_stream(
         if found.task in tasks
     ]
     given = {bool(item.split) for item in items}
-    items = split_items(readable(items, problems), test_fraction, seed, by_class=True, problems=problems)
+    items = split_items(
+        readable(items, problems, root, check, check_workers), test_fraction, seed, by_class=True, problems=problems
+    )
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     return assemble(
         name or root.resolve().name,

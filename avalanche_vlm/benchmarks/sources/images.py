@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
@@ -25,6 +27,12 @@ _ORIENTATION = 0x0112
 """EXIF's tag for how the camera was held."""
 _UPPER_BITS_IN_USE = 64
 """From here on the upper 8 of 16 bits show the picture: with less, at most 14 bits are used."""
+
+_PLAIN = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"))
+"""Modes of which every value has 8 bits."""
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+"""Last bytes of files by format."""
+_TAIL = 8
 
 
 class ImageFiles(Sequence[Image.Image]):
@@ -68,6 +76,7 @@ def read_image(path: Path) -> Image.Image:
 
     :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
     """
+    refuse_irregular(path)
     try:
         with warnings.catch_warnings():
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
@@ -97,22 +106,52 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return to_rgb(_upright(image))
 
 
-def check_images(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:
-    """Decode every file, so that a corrupt one is found before training and not in the middle of it.
+def check_ends(path: Path) -> None:
+    """See whether a file begins and ends as its format does. What cannot be told so is decoded: no file is refused that
+    :func:`read_image` reads. Damage between header and end is not seen.
 
-    :param paths: paths of image files.
-    :param progress: called as ``(done, total)``.
-    :return: index and sentence of each file that cannot be read.
+    :param path: path of an image file.
+    :raises InputError: as :func:`read_image` does.
     """
-    problems = []
-    for index, path in enumerate(paths):
-        try:
-            read_image(path)
-        except InputError as error:
-            problems.append((index, str(error)))
-        if progress is not None:
-            progress(index + 1, len(paths))
-    return problems
+    refuse_irregular(path)
+    if not _begins_and_ends(path):
+        read_image(path)
+
+
+def refuse_irregular(path: Path) -> None:
+    """Refuse what is no file with a content of its own; to open a pipe or a device may take forever.
+
+    :param path: path of an image file.
+    :raises InputError: if there is none, or it is a folder, a pipe, a socket or a device.
+    """
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no image file at {path}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not regular:
+        raise InputError(f"{path} is no regular file")
+
+
+def _begins_and_ends(path: Path) -> bool:
+    """Whether a file has a header that can be read, of pixels that always can, and the end that belongs to it."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                plain = image.mode in _PLAIN and not any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+                of = image.format
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            tail = file.read(_TAIL)
+            file.seek(0)
+            head = file.read(8)
+    except Exception:  # of any kind, as when files are decoded, which says what it is
+        return False
+    if of == "WEBP":
+        return plain and int.from_bytes(head[4:], "little") + 8 <= size
+    return plain and of in _ENDS and tail.endswith(_ENDS[of])
 
 
 def _upright(image: Image.Image) -> Image.Image:

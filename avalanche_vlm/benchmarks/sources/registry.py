@@ -156,18 +156,19 @@ def kind_of_data(path: str | Path, **options: Any) -> str | None:
     return None if found.rows is None else kind(path, **options)
 
 
-def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise") -> ReferencePairs:
+def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise", **options: Any) -> ReferencePairs:
     """Reference pairs from the ``image`` and ``caption`` columns of a table of any format.
 
     :param path: the table to read.
     :param model: the model whose evaluation transform reads the images.
     :param on_error: ``"raise"`` stops at the first row that cannot be used; ``"skip"`` leaves it out and says so in
         ``skipped`` of the pairs.
+    :param options: further parameters of :func:`~avalanche_vlm.benchmarks.sources.table.reference_table`.
     :return: pairs of images and captions.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     table: Callable[..., ReferencePairs] = resolve("avalanche_vlm.benchmarks.sources.table:reference_table")
-    return table(path, transform=model.transforms.eval, on_error=on_error)
+    return table(path, transform=model.transforms.eval, on_error=on_error, **options)
 
 
 _HERE = "avalanche_vlm.benchmarks.sources"

@@ -9,6 +9,7 @@ from typing import Any
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamKind, Visible
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.checking import Check
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, ClassNames, choose_names
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
@@ -42,6 +43,8 @@ def table_stream(
     caption_column: str | None = None,
     task_column: str | None = None,
     split_column: str | None = None,
+    check: Check = "full",
+    check_workers: int | None = None,
 ) -> VLMBenchmark:
     """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
 
@@ -49,7 +52,7 @@ def table_stream(
     picture with several captions stands in as many rows, which a random split keeps together. Without ``task`` all rows
     are one task; without ``split`` (``train``, ``val`` or ``test``) the rows are split at random, within each class
     where there are classes. Validation rows make the stream ``valid`` where there are test rows, and are what is tested
-    where there are none. Every image is decoded once, up front.
+    where there are none. Images are checked once, up front.
 
     :param path: a table of any format that has rows (:mod:`~avalanche_vlm.benchmarks.sources.registry`;
         ``avalanche-vlm list formats`` names them), told by its suffix.
@@ -77,6 +80,9 @@ def table_stream(
     :param caption_column: name of the column with captions; ``caption`` (or ``text``, ``comment``) by default.
     :param task_column: name of the column with tasks; ``task`` by default.
     :param split_column: name of the column with splits; ``split`` by default.
+    :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
+        ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
+    :param check_workers: processes that check, 0 for this one; one a processor by default.
     :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
     """
     path = Path(path)
@@ -106,7 +112,7 @@ def table_stream(
     if not items:
         raise InputError(f"{path} has no usable rows")
     tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
-    items = readable([item for item in items if item.task in tasks], problems)
+    items = readable([item for item in items if item.task in tasks], problems, path, check, check_workers)
     names = choose_names(class_names, [item.text for item in items], path) if kind == "classes" else UNNAMED
     given = {bool(item.split) for item in items}
     items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
@@ -177,6 +183,8 @@ def reference_table(
     on_error: OnError = "raise",
     image_column: str | None = None,
     caption_column: str | None = None,
+    check: Check = "full",
+    check_workers: int | None = None,
 ) -> ReferencePairs:
     """Reference pairs from the ``image`` and ``caption`` columns of a table.
 
@@ -186,12 +194,15 @@ def reference_table(
     :param on_error: ``"raise"``, or ``"skip"``, which says what it left out in ``skipped`` of the pairs.
     :param image_column: name of the column with image paths; ``image`` by default.
     :param caption_column: name of the column with captions; ``caption`` by default.
+    :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
+        ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
+    :param check_workers: processes that check, 0 for this one; one a processor by default.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     path = Path(path)
     problems = Problems(on_error)
     rows = under_our_names(list(read_rows(path, problems)), {"image": image_column, "caption": caption_column}, path)
-    items = readable(_items(path, rows, "caption", image_root, problems), problems)
+    items = readable(_items(path, rows, "caption", image_root, problems), problems, path, check, check_workers)
     if not items:
         raise InputError(f"{path} has no usable rows")
     captions = tuple(i.text for i in items)

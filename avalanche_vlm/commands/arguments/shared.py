@@ -101,6 +101,8 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--split-classes", type=values.positive, metavar="N", help="make N tasks of the classes of one data set"
     )
+    own.add_argument("--check", choices=("none", "fast", "full"), help="of images before training (default: full)")
+    own.add_argument("--check-workers", type=values.workers, metavar="N", help="that check (default: one a processor)")
     own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
     for column in ("image", "label", "caption", "task", "split"):
         own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")

@@ -12,6 +12,9 @@ from avalanche_vlm.errors import InputError
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 """Options of benchmarks that the command line has flags of their own for."""
 
+CHECKS = ("check", "check_workers")
+"""Options on how images of a user's own data are checked before training."""
+
 DATA_OPTIONS = (
     "class_names",
     "kind",
@@ -23,6 +26,7 @@ DATA_OPTIONS = (
     "caption_column",
     "task_column",
     "split_column",
+    *CHECKS,
 )
 """Options of a user's own data that the command line has flags of their own for."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 from real_files import picture, save, truncate
 
-from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_images, read_image
+from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_ends, read_image
 from avalanche_vlm.errors import InputError
 
 
@@ -118,12 +120,34 @@ def test_what_cannot_be_read_is_named(tmp_path):
     empty = tmp_path / "empty.png"
     empty.touch()
     missing = tmp_path / "missing.png"
-    steps = []
-    problems = check_images([good, cut, text, empty, missing], lambda done, total: steps.append((done, total)))
-    assert [index for index, _ in problems] == [1, 2, 3, 4]
-    for (_, sentence), path in zip(problems, (cut, text, empty, missing), strict=True):
-        assert str(path) in sentence and "\n" not in sentence
-    assert steps[-1] == (5, 5)
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    read_image(good)
+    for path in (cut, text, empty, missing, pipe, tmp_path):
+        for read in (read_image, check_ends):
+            with pytest.raises(InputError) as caught:
+                read(path)
+            assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif", "webp", "bmp", "tif"])
+def test_a_header_and_an_end_are_enough_and_nothing_is_refused_that_decodes(tmp_path, ending, monkeypatch):
+    from avalanche_vlm.benchmarks.sources import images
+
+    path = save(tmp_path / f"a.{ending}", picture(1, 200, 200))
+    check_ends(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"more")  # as some cameras do
+    read_image(path)
+    check_ends(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot be decoded|not an image"):
+        check_ends(path)
+    path.write_bytes(whole)
+    decoded = []
+    monkeypatch.setattr(images, "read_image", decoded.append)
+    check_ends(path)
+    assert decoded == ([path] if ending in ("bmp", "tif") else [])
 
 
 def test_bombs_are_refused(tmp_path, monkeypatch):

@@ -1,0 +1,109 @@
+"""Checking the images of a large data set before training: with nothing known by one process and by two, and again with
+all of it known; seconds and memory of each, and of a whole stream that is read.
+
+    python benchmarks/manifest.py --files 100000
+
+Every phase is a process of its own. The files are generated JPEGs of 64 x 64 pixels in 100 classes: what is measured is
+what a file costs beside its pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = 100
+AGO = 3600
+"""Seconds: how old the files say they are."""
+MIB = 1024
+"""ru_maxrss per MiB."""
+
+
+def generate(root: Path, number: int) -> None:
+    """Make the files, each with bytes of its own.
+
+    :param root: folder that gets a folder for each class.
+    :param number: number of files.
+    """
+    rng = np.random.default_rng(0)
+    for label in range(CLASSES):
+        (root / f"class{label:03d}").mkdir(parents=True)
+    for row in range(number):
+        path = root / f"class{row % CLASSES:03d}" / f"{row:07d}.jpg"
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        small.resize((64, 64), Image.Resampling.BILINEAR).save(path, quality=85)
+        then = time.time() - AGO
+        os.utime(path, (then, then))
+
+
+def phase(root: Path, check: str, workers: int, whole: bool) -> dict[str, float]:
+    """One start, in this process.
+
+    :param root: folder of the data set.
+    :param check: how its images are checked.
+    :param workers: processes that check.
+    :param whole: whether a stream is read, and not only checked.
+    """
+    from avalanche_vlm.benchmarks.sources.checking import checked_images
+    from avalanche_vlm.benchmarks.sources.folder import image_folder_stream
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    if whole:
+        image_folder_stream(root, train_transform=str, eval_transform=str, check=check, check_workers=workers)
+    else:
+        paths = [path for folder in sorted(root.iterdir()) for path in sorted(folder.iterdir())]
+        if any(checked_images(paths, root, check, workers)):
+            raise SystemExit("a generated file cannot be read")
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "MiB more": (peak - before) / MIB, "peak MiB": peak / MIB}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--phase", nargs=4, metavar=("ROOT", "CHECK", "WORKERS", "WHOLE"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.phase:
+        root, check, workers, whole = asked.phase
+        print(json.dumps(phase(Path(root), check, int(workers), whole == "1")))
+        return
+    with tempfile.TemporaryDirectory() as home:
+        root = Path(home, "data")
+        generate(root, asked.files)
+        for name, check, workers, whole, cache in (
+            ("cold, full, one process", "full", 0, 0, "a"),
+            ("cold, full, two workers", "full", 2, 0, "b"),
+            ("cold, fast, one process", "fast", 0, 0, "c"),
+            ("none", "none", 0, 0, "d"),
+            ("warm", "full", 0, 0, "b"),
+            ("a whole stream, warm", "full", 0, 1, "b"),
+        ):
+            found = json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, "--phase", str(root), check, str(workers), str(whole)],
+                    env={**os.environ, "AVALANCHE_VLM_CACHE": str(Path(home, cache))},
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                ).stdout.splitlines()[-1]
+            )
+            figures = ", ".join(f"{value:.2f} {unit}" for unit, value in found.items())
+            print(f"{name}: {figures} ({1e6 * found['seconds'] / asked.files:.1f} us a file)", flush=True)
+        size = sum(file.stat().st_size for file in Path(home, "b").rglob("*.safetensors"))
+        print(f"the manifest: {size / asked.files:.1f} bytes a file")
+
+
+if __name__ == "__main__":
+    main()
