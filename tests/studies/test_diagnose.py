@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from made import tiny as tiny_vlm
+from quick import one_each
 
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
@@ -96,9 +97,12 @@ def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys,
     assert "repeated run" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["fine-tune", "l2p", "ranpac", "lora", "proof"])
-@pytest.mark.parametrize("label_space", ["task", "seen"])
+@pytest.mark.parametrize(
+    ("recipe", "label_space"),
+    one_each(
+        (recipe, space) for recipe in ("fine-tune", "l2p", "ranpac", "lora", "proof") for space in ("task", "seen")
+    ),
+)
 def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_told(recipe, label_space):
     """On a stream of classes alone, whatever answers: weights, prompts, heads, modules that a router chooses."""
     sizes = {"n_train": 96, "n_test": 40, "n_held_out": 8, "n_reference": 40, "label_space": label_space}

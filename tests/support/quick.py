@@ -24,22 +24,29 @@ LESS: dict[str, dict[str, Any]] = {
 """Options with which recipes are quick on 16 samples a task."""
 
 
-def one_each(cases: Iterable[tuple[Any, ...]], standing: Collection[Any] | None = None) -> list[Any]:
+def one_each(
+    cases: Iterable[tuple[Any, ...]], standing: Collection[Any] | None = None, quick: Collection[Any] = ()
+) -> list[Any]:
     """Parameters of a test over a whole grid, of which a part runs with the slow ones: one case of each name, for the
     first name its first case, for the next its second, and so on in turn. The others are marked as ``grid``: they run
     when pytest is given ``--grid``.
 
     :param cases: tuples that begin with a name.
-    :param standing: names of which a case is slow; None for all.
+    :param standing: names of which a case runs; None for all.
+    :param quick: names of which the case that runs is a quick one.
     """
     by_name: dict[Any, list[tuple[Any, ...]]] = {}
     for case in (every := list(cases)):
         by_name.setdefault(case[0], []).append(case)
     named = [of for name, of in by_name.items() if standing is None or name in standing]
     chosen = [of[turn % len(of)] for turn, of in enumerate(named)]
-    return [
-        pytest.param(*case, marks=[pytest.mark.slow, *([] if case in chosen else [pytest.mark.grid])]) for case in every
-    ]
+
+    def marks(case: tuple[Any, ...]) -> list[Any]:
+        if case not in chosen:
+            return [pytest.mark.slow, pytest.mark.grid]
+        return [] if case[0] in quick else [pytest.mark.slow]
+
+    return [pytest.param(*case, marks=marks(case)) for case in every]
 
 
 def slow_but_for_some(cases: Iterable[Any], quick: Collection[Any] = QUICK) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mini import mini
-from quick import LESS, slow_but_for_some
+from quick import LESS, QUICK, one_each, slow_but_for_some
 from recording import Recorder, naive
 
 import avalanche_vlm
@@ -89,7 +89,7 @@ def test_a_method_of_which_nothing_is_left_trains_as_fine_tuning_does(streams, f
 CASES = [(name, kind) for name in recipes.list() if name != "zero-shot" for kind in recipes.get(name).kinds]
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(CASES))
+@pytest.mark.parametrize(("name", "kind"), one_each(CASES, quick=QUICK))
 def test_nothing_but_new_parameters_is_drawn_from_the_global_generator_between_epochs(streams, name, kind):
     torch.manual_seed(7)
     before = torch.get_rng_state()

@@ -17,7 +17,7 @@ from avalanche.training.supervised import Naive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mini import mini
-from quick import slow_but_for_some
+from quick import QUICK, one_each
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import ImageText, ReferencePairs, VLMBenchmark
@@ -44,7 +44,7 @@ LESS: dict[str, dict[str, Any]] = {
     "proof": {"exemplars": 3},
 }
 """Options that make a recipe quick."""
-RUNS = slow_but_for_some((name, kind) for name in recipes.list() for kind in recipes.get(name).kinds)
+RUNS = one_each(((name, kind) for name in recipes.list() for kind in recipes.get(name).kinds), quick=QUICK)
 
 
 class Trained(NamedTuple):

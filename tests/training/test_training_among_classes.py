@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from mini import mini
-from quick import slow_but_for_some
+from quick import QUICK, one_each
 from recording import naive
 
 from avalanche_vlm.benchmarks.label_space import PromptTemplates, join_tasks
@@ -151,7 +151,7 @@ def old_and_new(step: int) -> set[int]:
 CASES = [(name, visible) for name in recipes.list(kind="classes") for visible in ("task", "seen", "union")]
 
 
-@pytest.mark.parametrize(("name", "visible"), slow_but_for_some(CASES))
+@pytest.mark.parametrize(("name", "visible"), one_each(CASES, quick=QUICK))
 def test_no_recipe_reads_or_competes_with_classes_of_a_task_to_come(watched, name, visible):
     watch = watched(name, visible)
     for step, read in watch.read.items():

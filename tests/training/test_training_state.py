@@ -14,7 +14,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from mini import mini
-from quick import slow_but_for_some
+from quick import QUICK, one_each
 from safetensors.torch import load, save
 from torch.utils.data import DataLoader
 
@@ -143,7 +143,7 @@ def of_recipe(name: str, benchmark: VLMBenchmark, model: VLM) -> list[Supervised
     return recipes.build(name, model=model, **resources, **options, **LESS.get(name, {}))
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(RUNS))
+@pytest.mark.parametrize(("name", "kind"), one_each(RUNS, quick=QUICK))
 def test_every_recipe_goes_on_from_its_state_as_if_it_had_not_been_taken_apart(streams, name, kind):
     check_resumed(streams[kind], kind, partial(of_recipe, name, streams[kind]))
 

@@ -18,6 +18,7 @@ from avalanche.evaluation.metrics import (
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 from avalanche.training.supervised import Cumulative, Naive
 from killed import Training, assert_same
+from quick import one_each
 
 from avalanche_vlm.benchmarks import HeldOutSet, picturebook
 from avalanche_vlm.errors import InputError, VLMWarning
@@ -63,11 +64,10 @@ STRATEGIES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "moment", [("after_backward", 7), ("after_eval_iteration", 2), ("after_training_exp", 2), ("before_update", 4)]
-)
-@pytest.mark.parametrize("name", STRATEGIES)
+MOMENTS = [("after_backward", 7), ("after_eval_iteration", 2), ("after_training_exp", 2), ("before_update", 4)]
+
+
+@pytest.mark.parametrize(("name", "moment"), one_each((name, moment) for name in STRATEGIES for moment in MOMENTS))
 def test_every_strategy_goes_on(stream, tmp_path, name, moment):
     base, options = STRATEGIES[name]
     training = Training(

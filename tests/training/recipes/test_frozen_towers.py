@@ -7,7 +7,7 @@ import torch
 from avalanche.training.supervised import Naive
 from made import tiny as tiny_vlm
 from mini import mini
-from quick import LESS, slow_but_for_some
+from quick import LESS, one_each, slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
@@ -18,9 +18,9 @@ from avalanche_vlm.weights.average import snapshot
 OPTIONS = {**LESS, "nusa": {"tail_energy": 0.3}}
 """Options that make a recipe quick, or give random weights a tail."""
 QUICK = ("nusa", "gnsp")
-CASES = slow_but_for_some(
+CASES = one_each(
     ((name, kind, tower) for name in recipes.list() for kind in recipes.get(name).kinds for tower in ("image", "text")),
-    QUICK,
+    quick=QUICK,
 )
 
 
@@ -59,7 +59,7 @@ def test_a_frozen_tower_stays_as_it_is_or_the_recipe_says_that_it_cannot_do_with
     assert held and all(torch.equal(value, now[n]) for n, value in held.items())
 
 
-BOTH = slow_but_for_some(((name, kind) for name in recipes.list() for kind in recipes.get(name).kinds), QUICK)
+BOTH = one_each(((name, kind) for name in recipes.list() for kind in recipes.get(name).kinds), quick=QUICK)
 
 
 @pytest.mark.parametrize(("name", "kind"), BOTH)
