@@ -13,6 +13,7 @@ from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.checks import check
 from avalanche_vlm.commands.loading import load_for
 from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
+from avalanche_vlm.units import tell, visible
 
 COMMANDS = {
     "run": "avalanche_vlm.commands.run:run",
@@ -55,17 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a reader that has gone is noticed here, not at the interpreter's end
         return code
     except InputError as error:
-        print(f"avalanche-vlm: {error}", file=sys.stderr)
+        tell(f"avalanche-vlm: {error}", errors=True)
         return 2
     except BrokenPipeError:  # as with ``avalanche-vlm list recipes | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Interrupted as stopped:
-        print(f"avalanche-vlm: {stopped}", file=sys.stderr, flush=True)
+        tell(f"avalanche-vlm: {stopped}", errors=True)
         return stopped.exit_code
     except KeyboardInterrupt:
         kept = f"; what is finished is kept in {out}" if out else ""
-        print(f"avalanche-vlm: interrupted{kept}", file=sys.stderr)
+        tell(f"avalanche-vlm: interrupted{kept}", errors=True)
         return 130
     finally:
         warnings.formatwarning = shown
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plainly(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> str:
     """A warning of ours as one sentence; all others as Python shows them."""
     if issubclass(category, VLMWarning):
-        return f"avalanche-vlm: {message}\n"
+        return visible(f"avalanche-vlm: {message}\n")
     return _as_python(message, category, *where, **rest)
 
 

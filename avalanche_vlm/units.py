@@ -1,6 +1,15 @@
-"""Figures and names as people read them: bytes with a unit, shares in percent, names in one line."""
+"""Figures and names as people read them: bytes with a unit, shares in percent, names in one line, text that is safe."""
 
 from __future__ import annotations
+
+import re
+import sys
+from typing import TextIO
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"  # controls, and bytes that are no text
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # marks of direction
+)
 
 
 def human_bytes(count: float) -> str:
@@ -32,3 +41,27 @@ def one_line(name: object) -> str:
     'two lines'
     """
     return " ".join(str(name).split())
+
+
+def visible(text: object) -> str:
+    r"""Text as it can be shown: what a terminal would obey (escapes, carriage returns, marks that turn the direction of
+    writing round) and what is no character (bytes of a file name that are no text) as backslashes. Line breaks and tabs
+    stay.
+
+    :param text: anything with a name of the user's in it.
+
+    >>> print(visible("caf\u00e9 \x1b[2J\udce9"))
+    café \x1b[2J\udce9
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def tell(text: object = "", *, errors: bool = False) -> None:
+    """Print a line. Every line that a command prints goes through here, whatever names are in it.
+
+    :param text: the line, or several.
+    :param errors: whether it goes to standard error.
+    """
+    stream: TextIO = sys.stderr if errors else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(visible(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=errors)

@@ -16,7 +16,7 @@ from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.units import percent
+from avalanche_vlm.units import percent, tell
 
 if TYPE_CHECKING:
     from avalanche_vlm.studies.advice.constraints import Constraints
@@ -61,7 +61,7 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
     store.write_json(path, {"protocol": stream.protocol(), "minutes": minutes, "seeds": [request.seed]} | found)
     shutil.rmtree(request.out / UNFINISHED, ignore_errors=True)
     advice.print_advice(found)
-    print(f"{used:.1f} of {request.minutes:g} minutes; written to {path}")
+    tell(f"{used:.1f} of {request.minutes:g} minutes; written to {path}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import written
+from avalanche_vlm.units import visible
 
 SUFFIXES = (".csv", ".jsonl")
 """Ends of the names of files that answers can be written to."""
@@ -74,4 +75,6 @@ class _Printed:
 
     def write(self, text: str) -> None:
         """Print what the encoding has, and backslashes for the rest."""
+        if sys.stdout.isatty():  # a program gets names as they are
+            text = visible(text)
         sys.stdout.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))

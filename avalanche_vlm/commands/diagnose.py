@@ -8,6 +8,7 @@ from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked, say_where
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import DiagnoseRequest
+from avalanche_vlm.units import tell
 
 CHECKPOINTS = "diagnosis-checkpoint"
 """The folder of a diagnosis's checkpoints, in the folder of the run."""
@@ -60,11 +61,11 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
         changed = None  # a run of an older version does not say it, and its matrix tells
     if changed or outcome.result["matrix"] != result["matrix"]:
         why = f"{changed} has changed" if changed else "the machine or the code has changed"
-        print(
+        tell(
             f"The repeated run is not the one of {folder / 'result.json'}: {why} since, and the diagnosis is of the "
             "repeated run."
         )
-    print(f"written to {folder / 'diagnosis.json'}")
+    tell(f"written to {folder / 'diagnosis.json'}")
     return 0
 
 
@@ -72,8 +73,8 @@ def _say(found: dict[str, Any]) -> None:
     for name, loss in found["exposures"].items():
         points, low, high = loss["points"], loss["low"], loss["high"]
         figures = "not measured" if points is None else f"{points:.1f} ({low:.1f} to {high:.1f})"
-        print(f"{name:>12}: {figures} {loss['measure']}")
+        tell(f"{name:>12}: {figures} {loss['measure']}")
     for attribution in found["attribution"]:
-        print(f"{attribution['score']}: {attribution['verdict']['sentence']}")
+        tell(f"{attribution['score']}: {attribution['verdict']['sentence']}")
     for sentence in found["remarks"]:
-        print(sentence)
+        tell(sentence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from avalanche_vlm.commands.requests import ExportRequest
+from avalanche_vlm.units import tell
 
 
 def export(request: ExportRequest) -> int:
@@ -15,6 +16,6 @@ def export(request: ExportRequest) -> int:
 
     found = write(request.model, request.to, request.target, module=request.module)
     for sentence in found.sentences:
-        print(sentence)
-    print(f"written to {found.folder}")
+        tell(sentence)
+    tell(f"written to {found.folder}")
     return 0

@@ -141,7 +141,8 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         remove_checkpoints(folder / store.CHECKPOINTS)
         partial.unlink(missing_ok=True)
         if not picture.exists():
-            save_figure(picture, plots.matrices([job.kept[0]]))
+            kept = job.kept[0]
+            draw_plot(picture, lambda: plots.matrices([kept]), progress)
         return {"result": job.kept[0], "timing": job.kept[1]}
     if (folder / "result.json").exists():
         progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
@@ -180,7 +181,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         store.write_json(folder / "ledger.json", outcome.ledger)
         store.write_json(folder / "result.json", outcome.result)
     partial.unlink(missing_ok=True)
-    save_figure(picture, plots.matrices([outcome.result]))
+    draw_plot(picture, lambda: plots.matrices([outcome.result]), progress)
     return {"result": outcome.result, "timing": timing}
 
 
@@ -204,6 +205,20 @@ _MOST_PIXELS = 6e4
 """Pixels along one side of a plot, at most: matplotlib draws none with 2^16 or more."""
 _MOST_AREA = 1e8
 """Pixels of a whole plot, at most: 400 MB while it is drawn."""
+
+
+def draw_plot(path: Path, plot: Callable[[], Figure], progress: Progress) -> None:
+    """Draw a plot of what is written already: one that cannot be drawn is a remark, and no reason to fail.
+
+    :param path: the file that is replaced.
+    :param plot: makes the plot.
+    :param progress: is told if it could not be drawn.
+    """
+    try:
+        save_figure(path, plot())
+    except Exception as error:  # fonts, drawing and the disk each have their own
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        progress.say(f"{path} could not be drawn, and all results are there: {why}")
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -14,6 +14,7 @@ from avalanche_vlm.commands.requests import ListRequest
 from avalanche_vlm.commands.wanted import complete
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.names import architectures
+from avalanche_vlm.units import tell
 
 Lines = Sequence[Mapping[str, Any]]
 """What there is: one mapping each, with ``name`` first and ``summary`` last."""
@@ -29,10 +30,10 @@ def listing(request: ListRequest) -> int:
     every, describe = _SHELVES[request.what]
     if request.name is None:
         lines = every()
-        print(json.dumps(lines, indent=1) if request.as_json else "\n".join(_table(lines)))
+        tell(json.dumps(lines, indent=1) if request.as_json else "\n".join(_table(lines)))
     else:
         found = describe(request.name)
-        print(json.dumps(found, indent=1) if request.as_json else "\n".join(_described(found)))
+        tell(json.dumps(found, indent=1) if request.as_json else "\n".join(_described(found)))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from avalanche_vlm.commands.prepare import device_of
 from avalanche_vlm.commands.progress import counting
 from avalanche_vlm.commands.requests import PredictRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import tell
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.answers import Prediction
@@ -42,7 +42,7 @@ def predict(request: PredictRequest) -> int:
             for name, prediction, problem in answers(predictor, batch):
                 if prediction is None:
                     failed += 1
-                    print(f"avalanche-vlm: {problem}", file=sys.stderr)
+                    tell(f"avalanche-vlm: {problem}", errors=True)
                 else:
                     answered += 1
                 write(rows(name, prediction, problem), as_json(name, prediction, problem))
@@ -59,10 +59,10 @@ def said(answered: int, failed: int, target: object) -> int:
     :return: 0 if any image was answered, 2 if none.
     """
     if target is not None:
-        print(f"written to {target}")
+        tell(f"written to {target}")
     if failed:
         sentence = f"{failed} of {answered + failed} images could not be read" if answered else "no image could be read"
-        print(f"avalanche-vlm: {sentence}", file=sys.stderr)
+        tell(f"avalanche-vlm: {sentence}", errors=True)
     return 0 if answered else 2
 
 

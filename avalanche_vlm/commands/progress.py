@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.sources.telling import checks_told
+from avalanche_vlm.units import tell, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -49,7 +50,7 @@ class Progress:
         :param sentence: remark, a whole sentence.
         """
         if not self._quiet:
-            print(sentence, file=sys.stderr)
+            tell(sentence, errors=True)
 
     @contextmanager
     def task(self, label: str, tasks: int) -> Iterator[Callable[[int, int, int], None] | None]:
@@ -63,7 +64,7 @@ class Progress:
         if bars is None:
             yield None
             return
-        bar = bars.add_task(label, total=tasks, unit="task", places=1)
+        bar = bars.add_task(visible(label), total=tasks, unit="task", places=1)
 
         def advance(experience: int, iteration: int, iterations: int) -> None:
             bars.update(bar, completed=experience + iteration / iterations)
@@ -164,7 +165,7 @@ def progress(quiet: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[unit]} {task.completed:.{task.fields[places]}f}/{task.total}"),
         TimeElapsedColumn(),
@@ -207,7 +208,11 @@ def counting(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
     from rich.progress import Progress as Bars
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} {task.description}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.completed:.0f} {task.description}", markup=False),
+        TimeElapsedColumn(),
+    )
     # What goes to standard output is the command's, and stays there.
     with Bars(*columns, console=Console(stderr=True), redirect_stdout=False) as bars:
         count = bars.add_task(what, total=None)

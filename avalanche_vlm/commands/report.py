@@ -8,6 +8,7 @@ from typing import Any
 from avalanche_vlm.commands import store
 from avalanche_vlm.commands.requests import ReportRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import tell, visible
 
 
 def report(request: ReportRequest) -> int:
@@ -21,11 +22,11 @@ def report(request: ReportRequest) -> int:
     folder = request.out
     found = content(*read_folder(folder))
     for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
-        store.write_text(folder / name, text)
+        store.write_text(folder / name, visible(text))
     store.write_json(folder / "report.json", found)
     for sentence in found["answer"]["sentences"]:
-        print(sentence)
-    print(f"written to {folder / 'report.html'}, report.md and report.json")
+        tell(sentence)
+    tell(f"written to {folder / 'report.html'}, report.md and report.json")
     return 0
 
 

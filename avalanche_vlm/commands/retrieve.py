@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from avalanche_vlm.commands.prepare import device_of
 from avalanche_vlm.commands.progress import counting
 from avalanche_vlm.commands.requests import RetrieveRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import tell
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def _images(request: RetrieveRequest, model: VLM) -> int:
             names = [name for name, problem in zip(batch.names, batch.problems, strict=True) if problem is None]
             problems += added(search, batch.images, names)
             for problem in problems:
-                print(f"avalanche-vlm: {problem}", file=sys.stderr)
+                tell(f"avalanche-vlm: {problem}", errors=True)
             failed += len(problems)
             searched += len(batch.names) - len(problems)
             advance(len(batch.names))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked
-from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, execute, job_of, note_failure, save_figure
+from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, draw_plot, execute, job_of, note_failure
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
 from avalanche_vlm.commands.side_by_side import side_by_side
+from avalanche_vlm.units import tell
 
 
 def run(request: RunRequest) -> int:
@@ -41,7 +42,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
             progress.say(numbered)
     table.print_matrix(entry["result"])
     _report(request.out, [entry])
-    save_figure(request.out / "held_out.png", plots.held_out_curves([entry["result"]]))
+    draw_plot(request.out / "held_out.png", partial(plots.held_out_curves, [entry["result"]]), progress)
     return 0
 
 
@@ -91,13 +92,13 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
     if ordered:
         _report(out, ordered)
         results = [entry["result"] for entry in ordered]
-        save_figure(out / "metrics.png", plots.metric_bars(results))
-        save_figure(out / "held_out.png", plots.held_out_curves(results))
-        save_figure(out / "matrices.png", plots.matrices(results))
+        draw_plot(out / "metrics.png", partial(plots.metric_bars, results), progress)
+        draw_plot(out / "held_out.png", partial(plots.held_out_curves, results), progress)
+        draw_plot(out / "matrices.png", partial(plots.matrices, results), progress)
     for sentence, failed in failures.items():
-        print(f"avalanche-vlm: {'; '.join(failed)}: {sentence}", file=sys.stderr)
+        tell(f"avalanche-vlm: {'; '.join(failed)}: {sentence}", errors=True)
     if not expected:
-        print(f"avalanche-vlm: where it was stands in {FAILURE} of each run's folder", file=sys.stderr)
+        tell(f"avalanche-vlm: where it was stands in {FAILURE} of each run's folder", errors=True)
     return (2 if expected else 1) if failures else 0
 
 
@@ -123,8 +124,8 @@ def _report(out: Path, entries: list[dict[str, Any]]) -> None:
     _write_table(out, entries)
     table.print_table(entries)
     for sentence in remarks([entry["result"] for entry in entries]):
-        print(sentence)
-    print(f"written to {out}")
+        tell(sentence)
+    tell(f"written to {out}")
 
 
 def _write_table(out: Path, entries: list[dict[str, Any]]) -> None:

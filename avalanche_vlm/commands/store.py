@@ -24,7 +24,7 @@ def write_text(path: Path, text: str) -> None:
     :param text: its new content.
     :raises InputError: if the file cannot be written (no space, no permission), naming it.
     """
-    replace_file(path, text.encode())
+    replace_file(path, text.encode(errors="backslashreplace"))  # bytes of a file name that are no text
 
 
 def write_json(path: Path, content: Any) -> None:

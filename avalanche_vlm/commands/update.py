@@ -12,6 +12,7 @@ from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import Experiment, ModelRequest, StreamRequest, UpdateRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import tell
 
 if TYPE_CHECKING:
     from avalanche_vlm.artifacts import SavedModel
@@ -81,12 +82,12 @@ def update(request: UpdateRequest) -> int:
             said=progress.say,
         )
     if request.as_json:
-        print(json.dumps({**done.record.model_dump(mode="json"), "refusal": done.refusal}, indent=1))
+        tell(json.dumps({**done.record.model_dump(mode="json"), "refusal": done.refusal}, indent=1))
     else:
         _say(done.record.model_dump(mode="json"))
         for finding in done.findings:
-            print(finding.sentence)
-        print(
+            tell(finding.sentence)
+        tell(
             f"{done.version} is the model now" if done.promoted else
             f"{done.version} is not promoted, {done.overtaken or version.version} stays the model: {done.refusal}"
         )  # fmt: skip
@@ -104,7 +105,7 @@ def _say(record: dict[str, Any]) -> None:
     for name, after in record["scores"].items():
         before = record["before"].get(name)
         was = "" if before is None else f"{before:.1f} before, "
-        print(f"{name}: {was}{after:.1f} now")
+        tell(f"{name}: {was}{after:.1f} now")
 
 
 def _model_of(saved: SavedModel) -> ModelRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from avalanche_vlm.commands.requests import DiffRequest, RollbackRequest, VersionsRequest
+from avalanche_vlm.units import tell
 
 
 def versions(request: VersionsRequest) -> int:
@@ -17,7 +18,7 @@ def versions(request: VersionsRequest) -> int:
 
     found = list_versions(request.out)
     if request.as_json:
-        print(json.dumps(found, indent=1))
+        tell(json.dumps(found, indent=1))
         return 0
     rows = [["", "version", "made", "from", "recipe", "promoted", "learned", "MB", "scores"]]
     for of in found:
@@ -29,7 +30,7 @@ def versions(request: VersionsRequest) -> int:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
-        print(" ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+        tell(" ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
     return 0
 
 
@@ -42,9 +43,7 @@ def rollback(request: RollbackRequest) -> int:
     from avalanche_vlm.studies.living import roll_back
 
     before = roll_back(request.out, request.version, request.anyway)
-    print(
-        f"{request.version} is the model now; {before} was until now" if before else f"{request.version} is the model"
-    )
+    tell(f"{request.version} is the model now; {before} was until now" if before else f"{request.version} is the model")
     return 0
 
 
@@ -59,5 +58,5 @@ def diff(request: DiffRequest) -> int:
     found = difference_of(
         request.out, request.first, request.second, examples=request.examples, pictures=request.pictures
     )
-    print(json.dumps(found, indent=1) if request.as_json else "\n".join(told(found)))
+    tell(json.dumps(found, indent=1) if request.as_json else "\n".join(told(found)))
     return 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.report.table import console
-from avalanche_vlm.units import human_bytes, percent
+from avalanche_vlm.report.table import console, words
+from avalanche_vlm.units import human_bytes, percent, tell
 
 
 def print_advice(advice: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def print_advice(advice: dict[str, Any]) -> None:
         marks = ["front"] if pilot["recipe"] in advice["front"] else []
         marks += [pilot["dropped"]] if pilot["dropped"] else []
         table.add_row(
-            pilot["recipe"],
+            words(pilot["recipe"]),
             percent(share),
             f"{pilot['last']:.1f}",
             "{:.1f} to {:.1f}".format(*pilot["interval"]),
@@ -36,26 +36,26 @@ def print_advice(advice: dict[str, Any]) -> None:
             human_bytes(pilot["bytes"]),
             f"{pilot['seconds']:.0f}",
             str(pilot["operational"]),
-            "; ".join(marks),
+            words("; ".join(marks)),
         )
     show.print(table)
     answer = advice["answer"]
-    print(f"\n{answer['sentence']}")
+    tell(f"\n{answer['sentence']}")
     if answer["confidence"]:
-        print(f"Confidence: {answer['confidence']}: {answer['why']}.")
+        tell(f"Confidence: {answer['confidence']}: {answer['why']}.")
     for stage in advice["plan"]:
         brings, costs = stage["brings"], stage["costs"]
         gain = "" if brings["last"] is None else "brings {:+.1f} to {:+.1f} points of Last".format(*brings["last"])
         gain += f" over {brings['over']}, " if gain else ""
-        print(f"\nStage {stage['stage']}: {stage['do']}")
+        tell(f"\nStage {stage['stage']}: {stage['do']}")
         stored, operations = human_bytes(costs["bytes"]), f"{costs['operational']} ({_parts(costs)})"
-        print(f"  {gain}stores {stored}, operational cost {operations}")
-        print(f"  watch {stage['watch']}\n  go on when {stage['go on when']}")
+        tell(f"  {gain}stores {stored}, operational cost {operations}")
+        tell(f"  watch {stage['watch']}\n  go on when {stage['go on when']}")
     for name in ("excluded", "not run"):
         for entry in advice[name]:
-            print(f"{name}: {entry['recipe']}: {entry['because']}")
+            tell(f"{name}: {entry['recipe']}: {entry['because']}")
     for warning in advice["warnings"]:
-        print(f"note: {warning}")
+        tell(f"note: {warning}")
 
 
 def _parts(costs: dict[str, Any]) -> str:

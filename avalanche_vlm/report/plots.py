@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Plot
 
 from avalanche_vlm.evaluation.comparable import check_one_table
@@ -15,6 +17,7 @@ from avalanche_vlm.evaluation.curves import HELD_OUT
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.lettering import labels, reach, set_in_fonts
+from avalanche_vlm.units import visible
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's palette, readable with every kind of colour vision."""
@@ -24,6 +27,9 @@ _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
 _CELL, _LETTER = 0.52, 0.17
 """Side of a heat map's cell and height of a line of text, in inches."""
+
+_AREA = 225.0
+"""Square inches that all cells of a plot take at most: the memory that a picture takes goes by its points."""
 
 
 def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
@@ -35,7 +41,7 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     check_one_table(results)
     groups = _by_recipe(results)
     tasks = labels(results[0]["tasks"])
-    cell = min(_CELL, 30 / len(tasks))
+    cell = min(_CELL, math.sqrt(_AREA / (len(groups) * len(tasks) * (len(tasks) + 1))))
     across = max(1, min(len(groups), int(22 / (cell * len(tasks) + 0.4))))
     down = math.ceil(len(groups) / across)
     margin = max(2.2, 1.6 + reach(tasks)), max(1.4, 0.5 + 0.7 * reach(tasks))  # names at the left, and slanted below
@@ -43,14 +49,17 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     figure = Plot(figsize=size, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     shown = slice(None, None, math.ceil(_LETTER / cell))  # names no nearer to each other than lines of text
+    colours = ScalarMappable(Normalize(0, 100), "viridis")
     for axis, (recipe, members) in zip(grid.flat, groups.items(), strict=False):
         values = np.mean([np.array(r["matrix"], dtype=float) for r in members], axis=0)
-        image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+        # Coloured here: matplotlib would enlarge the numbers first, in double precision and four times over.
+        axis.imshow(colours.to_rgba(values, bytes=True), aspect="auto", interpolation="nearest")
         for (j, i), value in np.ndenumerate(values) if cell > 2 * _LETTER else ():
             if not np.isnan(value):
                 ink = "white" if value < 60 else "black"
-                axis.text(i, j, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink)
-        axis.set_title(recipe)
+                # Within its cell, whatever the layout: to ask each for its size would take longer than all else.
+                axis.text(i, j, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink, in_layout=False)
+        axis.set_title(visible(recipe))
         axis.set_xticks(range(len(tasks))[shown], tasks[shown], rotation=45, ha="right")
     for axis in grid.flat[len(groups) :]:
         axis.set_visible(False)
@@ -59,7 +68,7 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     steps = ["pretrained", *(f"after {task}" for task in tasks)]
     for axis in grid[:, 0]:
         axis.set_yticks(range(len(steps))[shown], steps[shown])
-    figure.colorbar(image, ax=list(grid.flat), label="score (percent)", shrink=0.9 / down)
+    figure.colorbar(colours, ax=list(grid.flat), label="score (percent)", shrink=0.9 / down)
     return set_in_fonts(figure)
 
 
@@ -85,12 +94,12 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) 
         if not curves:
             continue
         values = np.array(curves, dtype=float)
-        axis.plot(steps, values.mean(0), line, marker=marker, color=colour, label=recipe)
+        axis.plot(steps, values.mean(0), line, marker=marker, color=colour, label=visible(recipe))
         if len(values) > 1 and not many:
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
     shown = slice(None, None, math.ceil(1.5 * _LETTER * len(steps) / width))
     axis.set_xticks(steps[shown], ["pretrained", *tasks][shown], rotation=45, ha="right")
-    axis.set_ylabel(f"held-out {name} (percent)")
+    axis.set_ylabel(visible(f"held-out {name} (percent)"))
     axis.set_xlabel("after training on")
     axis.set_ylim(0, 102)
     axis.grid(alpha=0.3)
@@ -128,13 +137,13 @@ def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | Non
         for row, end in enumerate(ends):
             words = "n/a" if np.isnan(means[row]) else f"{means[row]:.1f}"
             axis.annotate(words, (max(end, 0.0), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axis.set_title(f"{figure.title}{_direction(figure)}", fontsize=10)
-        axis.set_xlabel(figure.unit)
+        axis.set_title(visible(f"{figure.title}{_direction(figure)}"), fontsize=10)
+        axis.set_xlabel(visible(figure.unit))
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
         axis.margins(x=0.18)
         axis.set_ylim(len(groups) - 0.4, -0.6)  # the first recipe on top
-    plot.axes[0].set_yticks(rows, list(groups))
+    plot.axes[0].set_yticks(rows, labels(list(groups), "recipe"))
     return set_in_fonts(plot)
 
 

@@ -13,9 +13,11 @@ from avalanche_vlm.evaluation.comparable import check_one_table, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.rounding import show, spread
+from avalanche_vlm.units import one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def row(entry: ResultEntry) -> dict[str, Any]:
@@ -82,19 +84,21 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
     visible = protocol.get("label_space")  # pairs have none
     space = f"label space {visible}, " if visible else ""
     table = Table(
-        title=f"{protocol.get('benchmark')}, {space}{protocol.get('model')}, "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (scores in percent)"
+        title=words(
+            f"{protocol.get('benchmark')}, {space}{protocol.get('model')}, "
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} (scores in percent)"
+        )
     )
     table.add_column("recipe", no_wrap=True)
     for figure in figures:
-        table.add_column(figure.title, justify="right", no_wrap=True)
+        table.add_column(words(figure.title), justify="right", no_wrap=True)
     of_recipe: dict[str, list[int]] = {}
     for entry in entries:
         of_recipe.setdefault(entry["result"]["protocol"]["recipe"], []).append(entry["result"]["protocol"]["seed"])
     for recipe, values in rows.items():
         own = sorted(of_recipe[recipe])  # a recipe that failed on some seeds has a mean over the others
         told = recipe if own == seeds else f"{recipe} (seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
-        table.add_row(told, *(_cell(values[figure.name], figure.unit) for figure in figures))
+        table.add_row(words(told), *(_cell(values[figure.name], figure.unit) for figure in figures))
     console().print(table)
 
 
@@ -117,9 +121,9 @@ def print_matrix(result: Mapping[str, Any]) -> None:
     table = Table(title="score on each task (percent)")
     table.add_column("after", no_wrap=True)
     for task in result["tasks"]:
-        table.add_column(task, justify="right", no_wrap=True)
+        table.add_column(words(task), justify="right", no_wrap=True)
     for label, values in zip(["(pretrained)", *result["tasks"]], result["matrix"], strict=True):
-        table.add_row(label, *("-" if v is None else f"{v:.1f}" for v in values))
+        table.add_row(words(label), *("-" if v is None else f"{v:.1f}" for v in values))
     console().print(table)
 
 
@@ -127,6 +131,16 @@ def _cell(figures: dict[str, Any], unit: Unit) -> str:
     if figures["mean"] is None:
         return "-"
     return show(figures["mean"], unit) + (f" ±{show(figures['std'], unit)}" if figures["std"] is not None else "")
+
+
+def words(text: str) -> Text:
+    """Text of a table's cell or title as it stands: brackets are brackets, and no command to rich or the terminal.
+
+    :param text: a name, or a sentence with names in it.
+    """
+    from rich.text import Text
+
+    return Text(visible(one_line(text)))
 
 
 def console() -> Console:
