@@ -39,14 +39,32 @@ def squared_gradients(losses: torch.Tensor, parameters: Mapping[str, torch.Tenso
     if losses.dim() != 1 or len(losses) == 0:
         raise ValueError(f"squared gradients need the losses of some samples [B], got {list(losses.shape)}")
     sums = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    add_squared_gradients(sums, losses, parameters)
+    for total in sums.values():
+        total.div_(len(losses))
+    return sums
+
+
+def add_squared_gradients(
+    sums: Mapping[str, torch.Tensor], losses: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+) -> None:
+    """Add the squared gradient of each sample's loss, in place: what :func:`squared_gradients` is the mean of.
+
+    :param sums: tensors of the parameters' names and shapes; changed.
+    :param losses: ``[B]``, the loss of each sample, with their graph; it is freed.
+    :param parameters: name to tensor that requires a gradient.
+
+    >>> w, sums = torch.tensor([1.0, 2.0], requires_grad=True), {"w": torch.ones(2)}
+    >>> add_squared_gradients(sums, torch.stack([3 * w[0], w[0] * w[1]]), {"w": w}); sums
+    {'w': tensor([14.,  2.])}
+    """
     for number, loss in enumerate(losses, start=1):
         gradients = torch.autograd.grad(
             loss, list(parameters.values()), retain_graph=number < len(losses), allow_unused=True
         )
-        for total, gradient in zip(sums.values(), gradients, strict=True):
+        for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total.addcmul_(gradient, gradient)
-    return {name: total / len(losses) for name, total in sums.items()}
+                sums[name].addcmul_(gradient, gradient)
 
 
 def sketched_squares(

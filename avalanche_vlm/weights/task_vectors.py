@@ -172,7 +172,12 @@ class TiesSums:
 def no_ties(like: Vector) -> TiesSums:
     """Empty sums for vectors with the names and shapes of this one."""
     kinds = (None, None, torch.int16, torch.int16)
-    return TiesSums(*({name: torch.zeros_like(t, dtype=kind) for name, t in like.items()} for kind in kinds))
+    return TiesSums(
+        *(
+            {name: torch.zeros_like(t, dtype=kind, memory_format=torch.contiguous_format) for name, t in like.items()}
+            for kind in kinds
+        )
+    )
 
 
 @torch.no_grad()
@@ -180,44 +185,82 @@ def update_ties(sums: TiesSums, new: Vector, keep: float = 0.2) -> None:
     """Trim a task vector to its elements of largest magnitude and add them to the sums, in place.
 
     The threshold is that of the whole vector, not of each tensor. Elements as large as the smallest one kept are kept
-    as well. A temporary copy of the magnitudes is made.
+    as well. No copy of the vector is made, and one tensor of it is asked for at a time, several times.
 
     :param sums: sums of the vectors so far; changed.
-    :param new: the next task vector, with at least the names of the sums.
+    :param new: the next task vector, with at least the names of the sums; a mapping may make its tensors when asked.
     :param keep: share of the elements to keep, in (0, 1].
     :raises ValueError: for a share outside.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"TIES keeps a share of the elements in (0, 1], not {keep}")
-    magnitudes = torch.cat([new[name].detach().flatten().abs() for name in sums.positive])
-    kept = max(1, int(keep * len(magnitudes)))
-    threshold = magnitudes.kthvalue(len(magnitudes) - kept + 1).values
-    del magnitudes
+    elements = sum(tensor.numel() for tensor in sums.positive.values())
+    threshold = _largest_magnitude(new, list(sums.positive), max(1, int(keep * elements)))
     for name in sums.positive:
-        tensor = new[name].detach()
-        large = tensor.abs() >= threshold
-        for chosen, total, count in (
-            (large & (tensor > 0), sums.positive[name], sums.positives[name]),
-            (large & (tensor < 0), sums.negative[name], sums.negatives[name]),
-        ):
-            total.add_(torch.where(chosen, tensor, torch.zeros_like(tensor)).to(total))
-            count.add_(chosen)
+        parts = (sums.positive[name], sums.positives[name], sums.negative[name], sums.negatives[name])
+        for tensor, *of in zip(*(_pieces(t) for t in (new[name].detach().contiguous(), *parts)), strict=True):
+            large = tensor.abs() >= threshold
+            for chosen, total, count in ((large & (tensor > 0), *of[:2]), (large & (tensor < 0), *of[2:])):
+                total.add_(torch.where(chosen, tensor, torch.zeros_like(tensor)).to(total))
+                count.add_(chosen)
+
+
+def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Views of a contiguous tensor's elements, a few megabytes each: what is made on the way is no larger."""
+    return tensor.view(-1).split(1 << 20)
 
 
 @torch.no_grad()
+def _largest_magnitude(vector: Vector, names: list[str], rank: int) -> torch.Tensor:
+    """The magnitude that is the so-manieth largest of all elements, by 16 bits of it after the other: floating-point
+    numbers without a sign are ordered as the integers that their bits make, so counting these takes no sorted copy."""
+    kind = vector[names[0]].dtype
+    for name in names[1:]:
+        kind = torch.promote_types(kind, vector[name].dtype)
+    width, bits = 8 * kind.itemsize, {2: torch.int16, 4: torch.int32, 8: torch.int64}[kind.itemsize]
+    found = 0
+    for shift in range(width - 16, -1, -16):
+        counts: torch.Tensor | None = None
+        for name in names:
+            for piece in _pieces(vector[name].detach().contiguous()):
+                numbers = piece.to(kind).abs().view(bits)
+                if shift < width - 16:
+                    numbers = numbers[numbers >> (shift + 16) == found] >> shift & 0xFFFF
+                else:
+                    numbers = numbers >> shift
+                counted = numbers.bincount(minlength=1 << 16)
+                counts = counted if counts is None else counts + counted
+        assert counts is not None
+        as_large = counts.flip(0).cumsum(0)
+        above = int((as_large < rank).sum())
+        rank -= int(as_large[above - 1]) if above else 0
+        found = found << 16 | (1 << 16) - 1 - above
+    return torch.tensor(found, dtype=bits, device=vector[names[0]].device).view(kind)
+
+
+@torch.no_grad()
+def elect_sign(sums: TiesSums, name: str) -> torch.Tensor:
+    """One tensor of :func:`elect_ties`.
+
+    :param sums: sums of all vectors.
+    :param name: name of the tensor.
+    """
+    merged = torch.empty_like(sums.positive[name], memory_format=torch.contiguous_format)
+    parts = (sums.positive[name], sums.positives[name], sums.negative[name], sums.negatives[name])
+    for out, positive, ups, negative, downs in zip(*(_pieces(t) for t in (merged, *parts)), strict=True):
+        total = positive + negative
+        up, down = positive / ups.clamp(min=1), negative / downs.clamp(min=1)
+        out.copy_(torch.where(total > 0, up, torch.where(total < 0, down, torch.zeros_like(total))))
+    return merged
+
+
 def elect_ties(sums: TiesSums) -> State:
     """The merged vector: of every element the sign with the larger sum, and the mean of the values of that sign.
 
     Where the two sums cancel exactly no sign is elected and the element is zero. (The authors' code gives such
     elements the sign that most others have.)
     """
-    merged = {}
-    for name, positive in sums.positive.items():
-        total = positive + sums.negative[name]
-        up = positive / sums.positives[name].clamp(min=1)
-        down = sums.negative[name] / sums.negatives[name].clamp(min=1)
-        merged[name] = torch.where(total > 0, up, torch.where(total < 0, down, torch.zeros_like(total)))
-    return merged
+    return {name: elect_sign(sums, name) for name in sums.positive}
 
 
 def ties(vectors: Iterable[Vector], keep: float = 0.2) -> State:

@@ -15,10 +15,12 @@ from avalanche_vlm.weights.task_vectors import (
     apply,
     average,
     magmax,
+    no_ties,
     random_mix,
     task_vector,
     ties,
     update_magmax,
+    update_ties,
 )
 
 SHAPES = {"w": (3, 2), "b": (4,), "scale": ()}
@@ -141,3 +143,21 @@ def test_nothing_to_merge(merge):
 def test_a_share_out_of_its_range(keep):
     with pytest.raises(ValueError, match=f"share of the elements in .0, 1., not {keep}"):
         ties(vectors(2), keep)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("keep", [1e-9, 0.2, 0.5, 1.0])
+def test_ties_trims_at_the_magnitude_that_sorting_finds(kind, keep):
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"a": (31, 7), "b": (1,), "c": (100,)}
+    vector = {name: torch.randn(size, generator=generator).to(kind) for name, size in sizes.items()}
+    vector["c"][:40] = vector["c"][0]  # equal ones
+    vector["a"][3] = 0
+    vector["a"] = vector["a"].T  # not contiguous
+    sums = no_ties(vector)
+    update_ties(sums, vector, keep)
+    ranked = sorted((abs(x) for tensor in vector.values() for x in tensor.flatten().tolist()), reverse=True)
+    threshold = ranked[max(1, int(keep * len(ranked))) - 1]
+    for name, tensor in vector.items():
+        trimmed = torch.where(tensor.abs() >= threshold, tensor, torch.zeros_like(tensor))
+        assert torch.equal(sums.positive[name] + sums.negative[name], trimmed)

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.fisher import FisherKind, accumulate, fisher_losses, squared_gradients
+from avalanche_vlm.losses.fisher import FisherKind, accumulate, add_squared_gradients, fisher_losses
 from avalanche_vlm.losses.penalty import add_quadratic_gradient, quadratic_penalty
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
@@ -21,7 +21,7 @@ from avalanche_vlm.training.data import labelled
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
-from avalanche_vlm.weights.average import State, snapshot
+from avalanche_vlm.weights.average import State
 
 
 class FisherPenaltyPlugin(VLMPlugin):
@@ -90,22 +90,22 @@ class FisherPenaltyPlugin(VLMPlugin):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model = model_of(strategy)
         trainable = model.trainable_parameters()
-        new: State = {}
+        # Everything in place and tensor by tensor: the optimizer's moments are still there.
+        new = {name: torch.zeros_like(weight) for name, weight in trainable.items()}
         mode, taken = model.training, 0
         model.eval()
         try:
             for losses in self._losses(strategy):
-                found = squared_gradients(losses, trainable)
-                n = len(losses)
-                # The mean over all samples so far.
-                new = {
-                    name: new.get(name, 0) * (taken / (taken + n)) + f * (n / (taken + n)) for name, f in found.items()
-                }
-                taken += n
+                add_squared_gradients(new, losses, trainable)
+                taken += len(losses)
         finally:
             model.train(mode)
-        self.fisher = accumulate(self.fisher, new, self.decay)
-        self.anchor = self.anchor | snapshot(trainable)
+        for name in self.fisher.keys() - new.keys():
+            self.fisher[name] *= self.decay
+        for name, weight in trainable.items():
+            before = {name: self.fisher[name]} if name in self.fisher else {}
+            self.fisher |= accumulate(before, {name: new.pop(name) / taken}, self.decay)
+            self.anchor[name] = weight.detach().clone()
 
     def _losses(self, strategy: Strategy) -> Iterator[torch.Tensor]:
         """The negative log-likelihood of every sample ``[B]``, batch by batch, with their graph."""

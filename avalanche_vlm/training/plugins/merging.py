@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +19,7 @@ from avalanche_vlm.weights.task_vectors import (
     TiesSums,
     Vector,
     apply,
-    elect_ties,
+    elect_sign,
     no_ties,
     task_vector,
     update_magmax,
@@ -83,8 +83,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     from. While a task trains, the merged weights take the place of the latter, and the merge so far is read back from
     them: ``(merged - initial) / scale``, to the rounding of a weight. Hence weights are not to be edited between tasks.
     ``"ties"`` cannot be read back and keeps two sums and two 16-bit counts beside them: five copies of float32 weights
-    between tasks, four while it trains, and up to three more for the moment of merging, since its threshold is that of
-    the whole vector.
+    between tasks and four while it trains. Merging makes no further ones: it goes from tensor to tensor.
 
     Differs from the authors' code: it merges once, at the end of the stream, and the whole image tower; here a merged
     model is there after every task. Buffers are not merged (there, those of floating point are): the statistics of
@@ -170,12 +169,9 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     def _merged(self, weights: Vector) -> Iterator[tuple[str, torch.Tensor]]:
         """The merge of all vectors so far, this task's among them, as tensors by name."""
         if self.method == "ties":
-            vector = task_vector(weights, self._initial)
-            self._sums = self._sums if self._tasks else no_ties(vector)
-            update_ties(self._sums, vector, self.keep)
-            del vector
-            merged = elect_ties(self._sums)
-            yield from ((name, merged[name]) for name in self._initial)
+            self._sums = self._sums if self._tasks else no_ties(self._initial)
+            update_ties(self._sums, _Moved(weights, self._initial), self.keep)
+            yield from ((name, elect_sign(self._sums, name)) for name in self._initial)
             return
         for name, initial in self._initial.items():
             new = task_vector({name: weights[name]}, {name: initial})
@@ -191,6 +187,22 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
             else:
                 update_random_mix(merged, new, self._tasks, self._generator)
             yield name, merged[name]
+
+
+class _Moved(Mapping[str, torch.Tensor]):
+    """A task vector whose tensors are made when they are asked for, so that none is held."""
+
+    def __init__(self, weights: Vector, initial: Vector) -> None:
+        self._weights, self._initial = weights, initial
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._weights[name].detach() - self._initial[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._initial)
+
+    def __len__(self) -> int:
+        return len(self._initial)
 
 
 class AdapterFusionPlugin(VLMPlugin, supports_distributed=True):
