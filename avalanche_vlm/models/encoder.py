@@ -18,7 +18,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.scale import keep_scale_low
-from avalanche_vlm.models.text_positions import TextPositions, context_of, encode_short, text_positions
+from avalanche_vlm.models.text_positions import LEAST, TextPositions, context_of, encode_short, text_positions
 from avalanche_vlm.models.transforms import Transforms
 
 TOWERS = ("image", "text", "scale")
@@ -252,7 +252,7 @@ class DualEncoder(ResizesOnLoad):
             encode = partial(self.clip.encode_text, normalize=False)
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
-            tokens, encode = positions.cut(tokens, padding), partial(encode_short, self.clip)
+            tokens, encode = positions.cut(tokens, padding, LEAST), partial(encode_short, self.clip)
         tokens = tokens.to(self.device)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)

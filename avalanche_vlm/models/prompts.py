@@ -44,17 +44,21 @@ class Prompts:
         return len(self.tokens if self.counts is None else self.counts)
 
     def of(self, groups: torch.Tensor) -> Prompts:
-        """These groups, by their numbers ``[n]`` in ascending order, each once. Their padding is that of all, so that
-        a class's features do not depend on which others are encoded with it."""
+        """These groups, by their numbers ``[n]`` in ascending order, each once. Their padding is their own where that
+        is read without waiting, so that a step is the same whatever else there is."""
         if len(groups) == len(self):
             return self
         groups = groups.cpu()
         if self.counts is None:
-            return Prompts(self.tokens[groups.to(self.tokens.device)], padding=self.padding)
+            return self._part(self.tokens[groups.to(self.tokens.device)], None)
         kept = torch.zeros(len(self.counts), dtype=torch.bool)
         kept[groups] = True
         rows = torch.repeat_interleave(kept, self.counts).nonzero().squeeze(1)
-        return Prompts(self.tokens[rows.to(self.tokens.device)], self.counts[groups], self.padding)
+        return self._part(self.tokens[rows.to(self.tokens.device)], self.counts[groups])
+
+    def _part(self, tokens: torch.Tensor, counts: torch.Tensor | None) -> Prompts:
+        own = self.padding is not None and tokens.device.type == "cpu"
+        return Prompts(tokens, counts, padding_of(tokens) if own else self.padding)
 
     def to(self, device: torch.device) -> Prompts:
         """The same with the tokens on a device."""

@@ -19,6 +19,11 @@ from avalanche_vlm.benchmarks.padding import Padding
 
 Until = Literal["end", "padding", "padding and one more"]
 
+LEAST = 16
+"""Positions that a model computes at least. Sums over fewer than the widest vector instruction holds are made in
+another order; from there on a text's features are, bit for bit, what they are beside longer texts: a class's do not
+depend on names that nobody knows yet."""
+
 
 @dataclass(frozen=True)
 class TextPositions:
@@ -62,22 +67,23 @@ class TextPositions:
         more = last if self.until == "end" else self.until == "padding and one more"
         return min(max(padding.start + more, 1), columns)
 
-    def cut(self, tokens: torch.Tensor, padding: Padding | None = None) -> torch.Tensor:
+    def cut(self, tokens: torch.Tensor, padding: Padding | None = None, least: int = 1) -> torch.Tensor:
         """Token ids ``[N, L]`` without the positions that no text of them needs, ``[N, L']``. Where their padding is
         not told and the tokens are on an accelerator, this waits for it; on the meta device, where there are none, all
         positions stay.
 
         :param tokens: token ids ``[N, L]``.
         :param padding: the padding of these texts, or of more texts that they are among.
+        :param least: positions that stay, where there are so many.
 
         >>> TextPositions("end").cut(torch.tensor([[1, 5, 9, 0, 0], [1, 9, 0, 0, 0]])).tolist()
         [[1, 5, 9], [1, 9, 0]]
         """
         if padding is not None:
-            return tokens[:, : self.length(padding, tokens.shape[1])]
+            return tokens[:, : max(least, self.length(padding, tokens.shape[1]))]
         if tokens.numel() == 0 or tokens.is_meta:
             return tokens
-        return tokens[:, : int(self.needed(tokens).max())]
+        return tokens[:, : max(least, int(self.needed(tokens).max()))]
 
 
 def text_positions(clip: Any) -> TextPositions | None:

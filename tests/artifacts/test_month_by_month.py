@@ -63,3 +63,20 @@ def test_month_by_month_is_at_once(name, stream):
     _, at_once = trained_at_once(STREAMS[stream], MONTHS[stream], name)
     _, by_month = trained_by_month(STREAMS[stream], MONTHS[stream], name)
     assert different(at_once, by_month) == []
+
+
+def longer(months: int) -> VLMBenchmark:
+    """Tasks of which the last one's names are longer than all before."""
+    whole = tasks(MONTHS["tasks"])
+    space = whole.label_space
+    last = set(space.tasks[-1])
+    names = tuple(f"two small {name} with" if c in last else name for c, name in enumerate(space.class_names))
+    whole.label_space = type(space)(names, space.tasks, space.visible, space.templates, space.task_names)
+    return first_of(whole, months)
+
+
+@pytest.mark.parametrize("name", one_each([("fine-tune",), ("replay",), ("lwf",), ("coop",), ("moe-adapters",)]))
+def test_longer_names_of_a_month_to_come_change_nothing_before_it(name):
+    _, at_once = trained_at_once(longer, 3, name)
+    _, by_month = trained_by_month(longer, 3, name)
+    assert different(at_once, by_month) == []

@@ -28,7 +28,14 @@ from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
 from avalanche_vlm.models.modules.tokens import inject_text_prompts
-from avalanche_vlm.models.text_positions import TextPositions, context_of, encode_short, text_positions, why_whole
+from avalanche_vlm.models.text_positions import (
+    LEAST,
+    TextPositions,
+    context_of,
+    encode_short,
+    text_positions,
+    why_whole,
+)
 
 CONTEXT, WORDS = 12, 20
 END = WORDS - 1
@@ -210,8 +217,8 @@ def test_padding_that_is_told_is_not_looked_for(monkeypatch):
     model = mini()
     seen = widths(model.clip)
     monkeypatch.setattr(TextPositions, "needed", lambda *_: pytest.fail("an accelerator would have been waited for"))
-    model.encode_text(model.tokenize(["a star"]), padding=Padding(9, 0))
-    assert seen == [9]
+    model.encode_text(model.tokenize(["a star"]), padding=Padding(LEAST + 2, 0))
+    assert seen == [LEAST + 2]
 
 
 def test_a_class_s_prompts_are_as_long_whichever_classes_are_encoded_with_it():
@@ -271,7 +278,7 @@ def test_modules_in_the_tower_work_on_what_is_left(name):
     seen = widths(model.clip)
     with pool.using("one"):
         found = answer(model, model.encode_text, tokens)
-    words = model.text_positions.cut(tokens).shape[1]
+    words = model.text_positions.cut(tokens, least=LEAST).shape[1]
     assert seen == [words + 3 * (name in ("context", "deep context")) + 2 * (name == "coupled")]
     assert words < tokens.shape[1] and len(found) > 1
     assert_same(found, wanted)
@@ -293,8 +300,20 @@ def test_prompts_of_classes_cost_their_words():
     seen = widths(model.clip)
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     longest = int((model.text_head.prompts.tokens != 0).sum(1).max())
+    longest = max(LEAST, longest)
     assert seen == [longest] and longest < context_of(model.clip)
     with model.whole_texts():
         model(torch.randn(2, 3, 32, 32))
     assert seen == [longest, context_of(model.clip)]
     assert copy.deepcopy(model).text_positions == TextPositions("end")
+
+
+@pytest.mark.parametrize("beside", [LEAST, LEAST + 1, LEAST + 3])
+def test_features_do_not_depend_on_longer_texts_beside_them(beside):
+    """As many texts as a matrix product takes row by row; fewer go through another one."""
+    model = mini(freeze=("image", "text", "scale"))
+    texts = model.tokenize(["a red star", "a blue circle and a green heart"] * 8)
+    longer = model.tokenize(["star " * (beside - 2)] * 16)
+    assert int(model.text_positions.needed(longer).max()) == beside
+    alone, joined = model.encode_text(texts), model.encode_text(torch.cat([texts, longer]))
+    assert torch.equal(alone, joined[: len(texts)])
