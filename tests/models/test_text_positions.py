@@ -221,14 +221,6 @@ def test_padding_that_is_told_is_not_looked_for(monkeypatch):
     assert seen == [LEAST + 2]
 
 
-def test_a_class_s_prompts_are_as_long_whichever_classes_are_encoded_with_it():
-    model = mini().set_label_space(LabelSpace.from_names(["star", "a red star", "heart"]))
-    seen = widths(model.clip)
-    for classes in (None, torch.tensor([0]), torch.tensor([0, 2])):
-        model.text_head.encode(model, classes)
-    assert len(set(seen)) == 1
-
-
 def widths(tower) -> list[int]:
     """How many positions the tower computes in each pass from now on."""
     seen: list[int] = []

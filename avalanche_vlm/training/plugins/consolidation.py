@@ -64,10 +64,11 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
             list(trainable.values()),
             retain_graph=True,  # of the strategy's own forward pass, where the loss is on its features
             allow_unused=True,
+            materialize_grads=True,  # a weight that no loss reaches decays all the same
         )
         # The importances need this gradient now, and the step needs it once more: it is kept until then, so that the
         # reference's batch is not gone through twice.
-        self._gradients = {name: g for name, g in zip(trainable, found, strict=True) if g is not None}
+        self._gradients = dict(zip(trainable, found, strict=True))
         with torch.no_grad():
             penalty = sum(self._penalty(trainable, name) for name in self._gradients)
         strategy.loss = strategy.loss + loss.detach() + self.consolidation * penalty
