@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+
+_GROUP = 1 << 20
+"""Numbers from which on tensors have a node of their own in the graph."""
+
+_PIECE = 1 << 16
+"""Numbers that are gone through at a time on a CPU."""
 
 
 def quadratic_penalty(
@@ -29,54 +37,123 @@ def quadratic_penalty(
     >>> quadratic_penalty(weights, anchor, {"w": torch.tensor([3.0, 0.5])}).item()
     5.0
     """
-    distances = []
-    for name, tensor in anchor.items():
-        squares = (parameters[name] - tensor).square()
-        distances.append((squares if importance is None else importance[name].detach() * squares).sum())
-    return torch.stack(distances).sum()
+    if importance is None:
+        return _of_groups(parameters, anchor, None)
+    return _of_groups(parameters, anchor, lambda name: importance[name].detach())
 
 
-@torch.no_grad()
-def add_quadratic_gradient(
+def _of_groups(
     parameters: Mapping[str, torch.Tensor],
     anchor: Mapping[str, torch.Tensor],
-    importance: Mapping[str, torch.Tensor] | None = None,
-    weight: float = 1.0,
-) -> None:
-    """Add the gradient of ``weight`` times :func:`quadratic_penalty`, ``2 weight F (theta - anchor)``, to what the
-    parameters have in ``grad``.
+    importance: Callable[[str], torch.Tensor] | None,
+) -> torch.Tensor:
+    """The penalty, a few large tensors or many small ones at a time: no two of them have copies at once."""
+    values, names, size = [], [], 0
+    for name in anchor:
+        names.append(name)
+        size += anchor[name].numel()
+        if size >= _GROUP:
+            values.append(_Quadratic.apply(names, anchor, importance, *(parameters[n] for n in names)))
+            names, size = [], 0
+    if names:
+        values.append(_Quadratic.apply(names, anchor, importance, *(parameters[n] for n in names)))
+    return torch.stack(values).sum()
 
-    What autograd would do with several copies of all weights, tensor by tensor and with one copy of one tensor.
 
-    :param parameters: weights that train, with at least the anchor's names.
-    :param anchor: weights to stay near, by name.
-    :param importance: F, at least the anchor's names. None for 1.
-    :param weight: what the penalty is multiplied by.
+class _Quadratic(torch.autograd.Function):
+    """``sum F (theta - anchor)^2``, of which nothing is kept for the backward pass: there, ``2 F (theta - anchor)`` is
+    computed anew. Autograd's own would keep the distances and their products with F, several copies of all weights."""
 
-    >>> weights = {"w": torch.tensor([1.0, 2.0], requires_grad=True)}
-    >>> add_quadratic_gradient(weights, {"w": torch.zeros(2)}, weight=3.0)
-    >>> weights["w"].grad
-    tensor([ 6., 12.])
+    @staticmethod
+    def forward(
+        ctx: Any,
+        names: list[str],
+        anchor: Mapping[str, torch.Tensor],
+        importance: Callable[[str], torch.Tensor] | None,
+        *weights: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(*weights)
+        ctx.names, ctx.anchor, ctx.importance = names, anchor, importance
+        values = [
+            _weighted_square(weight, anchor[name], None if importance is None else importance(name))
+            for name, weight in zip(names, weights, strict=True)
+        ]
+        return torch.stack(values).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        found: list[torch.Tensor | None] = [None, None, None]
+        for name, weight, needed in zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True):
+            away = weight - ctx.anchor[name] if needed else None
+            if away is not None and ctx.importance is not None:
+                away.mul_(ctx.importance(name))
+            found.append(away if away is None else away.mul_(2 * incoming))
+        return tuple(found)
+
+
+def _weighted_square(weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+    # On a CPU piece by piece, so that what lies between two operations stays in the cache.
+    size = _PIECE if weight.device.type == "cpu" else max(1, weight.numel())
+    tensors = [weight, anchor] if importance is None else [weight, anchor, importance]
+    total = weight.new_zeros(())
+    for w, a, *f in zip(*(t.reshape(-1).split(size) for t in tensors), strict=True):
+        away = w - a
+        total += (away * away).sum() if not f else (f[0] * away).mul_(away).sum()
+    return total
+
+
+class AdaptiveFisher(Mapping[str, torch.Tensor]):
+    """What :func:`adaptive_fisher` gives, of which every tensor is made when it is asked for, and not kept.
+
+    :param gradients: name to a non-empty tensor.
     """
-    for name, tensor in anchor.items():
-        away = parameters[name] - tensor
-        if importance is not None:
-            away.mul_(importance[name])
-        add_gradient(parameters[name], away, 2 * weight)
+
+    def __init__(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        self._gradients = gradients
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with torch.no_grad():
+            return _over_mean(self._gradients[name].detach())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._gradients)
+
+    def __len__(self) -> int:
+        return len(self._gradients)
 
 
-@torch.no_grad()
-def add_gradient(parameter: torch.Tensor, gradient: torch.Tensor, factor: float = 1.0) -> None:
-    """Add a gradient to what a parameter has in ``grad``, which may be None.
+def with_gradient(
+    value: torch.Tensor, parameters: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """A loss whose gradient is known already: it has a value, and these gradients in the backward pass.
 
-    :param parameter: weight that trains.
-    :param gradient: gradient of its shape, which is not kept where the parameter has one.
-    :param factor: what the gradient is multiplied by.
+    :param value: the loss, a scalar of which no graph is needed.
+    :param parameters: weights that train, by name.
+    :param gradients: gradient of each, by the same names.
+    :return: the loss with these gradients, a scalar.
+
+    >>> weight = torch.ones(2, requires_grad=True)
+    >>> with_gradient(torch.tensor(3.0), {"w": weight}, {"w": torch.tensor([1.0, 5.0])}).backward()
+    >>> weight.grad
+    tensor([1., 5.])
     """
-    if parameter.grad is None:
-        parameter.grad = gradient.mul(factor)
-    else:
-        parameter.grad.add_(gradient, alpha=factor)
+    found: torch.Tensor = _Known.apply(value.detach(), [gradients[name] for name in parameters], *parameters.values())
+    return found
+
+
+class _Known(torch.autograd.Function):
+    """A value with gradients that were computed before."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *_: torch.Tensor) -> torch.Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return None, None, *(gradient * incoming for gradient in ctx.gradients)
 
 
 @torch.no_grad()

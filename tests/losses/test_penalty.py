@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.losses.penalty import adaptive_fisher, add_quadratic_gradient, quadratic_penalty
+from avalanche_vlm.losses.penalty import AdaptiveFisher, adaptive_fisher, quadratic_penalty, with_gradient
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -85,16 +85,33 @@ def test_l2_is_the_sum_of_squares_and_pulls_back():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_gradient_that_is_added_is_autograds(weighted):
-    weights, anchor = tensors(7, (3, 4), (5,), (2,)), tensors(8, (3, 4), (5,), (2,))
+def test_value_and_gradient_are_autograds_whatever_the_sizes(weighted):
+    shapes = (3, 4), (5,), (2,), (300, 401), (1100, 1000)
+    weights, anchor, others = tensors(7, *shapes), tensors(8, *shapes), tensors(9, *shapes)
     del anchor["2"]
-    importance = adaptive_fisher(tensors(9, (3, 4), (5,))) if weighted else None
+    weights["3"] = weights["3"].T.contiguous().T  # not in the order of its numbers
+    importance = adaptive_fisher(others) if weighted else None
     for weight in weights.values():
         weight.requires_grad_()
-    before = torch.randn(3, 4, dtype=torch.float64)
-    weights["0"].grad = before.clone()  # the loss's own; of the others there is none
-    wanted = torch.autograd.grad(0.7 * quadratic_penalty(weights, anchor, importance), [weights["0"], weights["1"]])
-    add_quadratic_gradient(weights, anchor, importance, 0.7)
-    torch.testing.assert_close(weights["0"].grad, before + wanted[0])
-    torch.testing.assert_close(weights["1"].grad, wanted[1])
-    assert weights["2"].grad is None
+    wanted = sum(((weights[n] - anchor[n]).square() * (importance[n] if importance else 1)).sum() for n in anchor)
+    found = quadratic_penalty(weights, anchor, importance)
+    torch.testing.assert_close(found, wanted)
+    chosen = [weights[name] for name in anchor]
+    for one, other in zip(
+        torch.autograd.grad(0.7 * found, chosen), torch.autograd.grad(0.7 * wanted, chosen), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    if importance:
+        lazy = AdaptiveFisher(others)
+        assert list(lazy) == list(others) and len(lazy) == len(others)
+        assert torch.equal(quadratic_penalty(weights, anchor, lazy), found)
+
+
+def test_a_loss_with_a_known_gradient_has_its_value_and_it():
+    weights, gradients = tensors(10, (3, 4), (5,)), tensors(11, (3, 4), (5,))
+    for weight in weights.values():
+        weight.requires_grad_()
+    loss = with_gradient(torch.tensor(2.5, dtype=torch.float64), weights, gradients)
+    found = torch.autograd.grad(3 * loss, list(weights.values()))
+    assert loss.item() == 2.5
+    assert all(torch.equal(one, 3 * gradients[name]) for one, name in zip(found, weights, strict=True))

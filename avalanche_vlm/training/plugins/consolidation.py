@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
-from avalanche_vlm.losses.penalty import adaptive_fisher, add_gradient, add_quadratic_gradient, quadratic_penalty
-from avalanche_vlm.memory.state import KEPT, TRANSIENT
+from avalanche_vlm.losses.penalty import AdaptiveFisher, quadratic_penalty, with_gradient
+from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -32,7 +32,7 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         plain SGD a step along the penalty's gradient can overshoot and diverge: it is meant for AdamW.
     """
 
-    states: ClassVar = {"_anchor": KEPT, "_gradients": TRANSIENT}
+    states: ClassVar = {"_anchor": KEPT}
 
     def __init__(
         self,
@@ -45,7 +45,6 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         super().__init__(model, loss, reference, teachers)
         self.consolidation = consolidation
         self._anchor: State = {}
-        self._gradients: State = {}
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_training_exp(strategy, **kwargs)
@@ -66,26 +65,11 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
             allow_unused=True,
             materialize_grads=True,  # a weight that no loss reaches decays all the same
         )
-        # The importances need this gradient now, and the step needs it once more: it is kept until then, so that the
-        # reference's batch is not gone through twice.
-        self._gradients = dict(zip(trainable, found, strict=True))
-        with torch.no_grad():
-            penalty = sum(self._penalty(trainable, name) for name in self._gradients)
-        strategy.loss = strategy.loss + loss.detach() + self.consolidation * penalty
-
-    def _penalty(self, trainable: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-        return quadratic_penalty(trainable, {name: self._anchor[name]}, self._importance(name))
-
-    def _importance(self, name: str) -> State:
-        return adaptive_fisher({name: self._gradients[name]})
-
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        super().after_backward(strategy, **kwargs)
-        trainable = model_of(strategy).trainable_parameters()
-        for name in list(self._gradients):  # tensor by tensor, so that no copy of all weights is made
-            anchor, importance = {name: self._anchor[name]}, self._importance(name)
-            add_gradient(trainable[name], self._gradients.pop(name))
-            add_quadratic_gradient(trainable, anchor, importance, self.consolidation)
+        # The importances need this gradient now, and the strategy's backward needs it again: the reference's batch is
+        # not gone through twice.
+        gradients = dict(zip(trainable, found, strict=True))
+        strategy.loss += with_gradient(loss, trainable, gradients)
+        strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, AdaptiveFisher(gradients))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -12,7 +12,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.fisher import FisherKind, accumulate, add_squared_gradients, fisher_losses
-from avalanche_vlm.losses.penalty import add_quadratic_gradient, quadratic_penalty
+from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, WORKING
@@ -35,8 +35,6 @@ class FisherPenaltyPlugin(VLMPlugin):
 
     On image-text streams the likelihood is that of an image's text among the texts of ``batch_size`` pairs, equal texts
     counted once, and so depends on how many these are.
-
-    The loss gets the penalty's value; its gradient is added after the backward pass, which costs no graph.
 
     Costs two copies of what trains, and after every task one backward pass per sample.
 
@@ -75,17 +73,9 @@ class FisherPenaltyPlugin(VLMPlugin):
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         trainable = model_of(strategy).trainable_parameters()
-        if anchor := self._anchor_of(trainable):
-            with torch.no_grad():
-                penalty = quadratic_penalty(trainable, anchor, self.fisher)
-            strategy.loss = strategy.loss + self.weight / 2 * penalty
-
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        trainable = model_of(strategy).trainable_parameters()
-        add_quadratic_gradient(trainable, self._anchor_of(trainable), self.fisher, self.weight / 2)
-
-    def _anchor_of(self, trainable: Mapping[str, torch.Tensor]) -> State:
-        return {name: weight for name, weight in self.anchor.items() if name in trainable}
+        anchor = {name: weight for name, weight in self.anchor.items() if name in trainable}
+        if anchor:
+            strategy.loss += self.weight / 2 * quadratic_penalty(trainable, anchor, self.fisher)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model = model_of(strategy)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.penalty import add_quadratic_gradient, quadratic_penalty
+from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -16,8 +14,6 @@ from avalanche_vlm.weights.average import State, copy_into, snapshot, snapshot_d
 
 class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
     """Add the squared distance of the weights to where the task started (ZSCL, arXiv 2303.06628, eq. 7).
-
-    The loss gets the penalty's value; its gradient is added after the backward pass, which costs no graph.
 
     :param weight: weight of the penalty.
     """
@@ -34,12 +30,7 @@ class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._anchor:  # of a frozen model there is none
-            with torch.no_grad():
-                penalty = quadratic_penalty(model_of(strategy).trainable_parameters(), self._anchor)
-            strategy.loss = strategy.loss + self.weight * penalty
-
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        add_quadratic_gradient(model_of(strategy).trainable_parameters(), self._anchor, weight=self.weight)
+            strategy.loss += self.weight * quadratic_penalty(model_of(strategy).trainable_parameters(), self._anchor)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks
