@@ -68,12 +68,20 @@ class Prompts:
 
     def encode(self, encoder: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Unit-length features ``[N, D]``: of a group, the normalised mean (CLIP's prompt ensemble, arXiv 2103.00020,
-        section 3.1.4).
+        section 3.1.4). Texts of equal tokens are encoded once where they
+        lie on the CPU, as class prompts do.
 
         :param encoder: token ids ``[P, L]`` to unit-length features ``[P, D]``; takes ``padding`` as well, a
             :class:`~avalanche_vlm.benchmarks.padding.Padding`, where it is known.
         """
-        features = encoder(self.tokens) if self.padding is None else encoder(self.tokens, padding=self.padding)
+        tokens, own = self.tokens, None
+        if tokens.device.type == "cpu":  # an accelerator would have to be waited for
+            distinct, places = torch.unique(tokens, dim=0, return_inverse=True)
+            if len(distinct) < len(tokens):
+                tokens, own = distinct, places
+        features = encoder(tokens) if self.padding is None else encoder(tokens, padding=self.padding)
+        if own is not None:
+            features = features[own.to(features.device)]
         if self.counts is None or len(self.counts) == len(self.tokens):
             return features
         owner = torch.repeat_interleave(torch.arange(len(self)), self.counts).to(features.device)

@@ -270,7 +270,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         :param label_space: classes and prompts of the head.
         :raises InputError: if a prompt does not fit the text tower's vocabulary.
         """
-        head = TextHead(label_space, self.tokenizer)
+        head = TextHead(label_space, self.tokenizer, self.text_head.limit)
         tower = getattr(self.clip, "text", self.clip)
         known = getattr(getattr(tower, "token_embedding", None), "num_embeddings", None)
         if known is not None and head.largest_token >= known:
@@ -283,7 +283,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
     def class_features(self, label_space: LabelSpace) -> torch.Tensor:
         """Unit-length text features ``[classes, D]`` of another label space: for held-out sets."""
         with self.evaluating():
-            return self.head_for(label_space).encode(self, None)
+            return self.head_for(label_space).features(self, torch.arange(len(label_space), device=self.device))
 
     def adaptation(self, experience: Any) -> None:
         """Avalanche's hook before every experience: take the benchmark's label space, note which classes are met.

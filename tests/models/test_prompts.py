@@ -46,6 +46,15 @@ def test_single_texts_are_encoded_as_they_are(counts):
     assert prompts.of(torch.arange(4)) is prompts
 
 
+def test_texts_of_equal_tokens_are_encoded_once_across_and_within_groups():
+    tokens = torch.tensor([[5, 1], [2, 2], [5, 1], [2, 2], [3, 3]])
+    prompts, calls = Prompts(tokens, torch.tensor([2, 1, 2])), []
+    found = prompts.encode(lambda rows: calls.append(len(rows)) or encoder(rows))
+    expected = torch.stack([F.normalize(encoder(part).mean(0), dim=0) for part in tokens.split([2, 1, 2])])
+    torch.testing.assert_close(found, expected)
+    assert calls == [3]
+
+
 def test_texts_are_tokenised_group_after_group():
     prompts = Prompts.tokenized([["a", "bc"], ["def"]], tokenizer)
     assert prompts.tokens.tolist() == [[1, 97], [2, 98], [3, 100]] and prompts.counts.tolist() == [2, 1]

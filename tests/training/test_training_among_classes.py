@@ -17,7 +17,6 @@ from avalanche_vlm.benchmarks.scenario import ImageDataset, ReferencePairs, VLMB
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.models import MASKED, VLM
-from avalanche_vlm.models.heads.text import TextHead
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed
@@ -79,7 +78,6 @@ class Watch(VLMPlugin):
         model.clip.token_embedding.register_forward_pre_hook(self._tokens)
         for asked in ("prompt_features", "prompts"):
             monkeypatch.setattr(VLM, asked, self._asking(getattr(VLM, asked)))
-        monkeypatch.setattr(TextHead, "encode", self._keeping(TextHead.encode))
 
     def _asking(self, method):
         def asked(model, classes):
@@ -88,20 +86,6 @@ class Watch(VLMPlugin):
             return method(model, classes)
 
         return asked
-
-    def _keeping(self, method):
-        """The head keeps the texts of the whole label space where no gradient is asked for, so that their bits do not
-        hang on which of them were asked for together: which are used, ``prompt_features`` is asked."""
-
-        def encode(head, model, classes):
-            step = self.step
-            self.step = None if classes is None and not torch.is_grad_enabled() else step
-            try:
-                return method(head, model, classes)
-            finally:
-                self.step = step
-
-        return encode
 
     def _tokens(self, module, given) -> None:
         if self.step is not None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
 
 from avalanche_vlm.benchmarks.context import check_prompts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.padding import padding_of
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
+
+BLOCK = 16
+"""Classes that are encoded together at most, where nothing trains."""
+
+LIMIT = 256 * 2**20
+"""Bytes of features that a head keeps where nothing else is asked for: at 1,000 classes and 512 numbers each, those of
+131 modules."""
 
 
 class _When(NamedTuple):
@@ -30,9 +39,32 @@ class _When(NamedTuple):
 
     @classmethod
     def of(cls, model: DualEncoder, precision: str | None) -> Self:
-        """How it is now."""
-        steps = optimizer_steps() if _trains(model) else None
-        return cls(str(model.device), precision, steps, tensor_versions(model.working_parameters("text")))
+        """How it is now, by one walk over the weights."""
+        weights = list(model.working_parameters("text"))
+        steps = optimizer_steps() if any(p.requires_grad for p in weights) else None
+        return cls(str(model.device), precision, steps, tensor_versions(weights))
+
+
+class _Encoded:
+    """Features of classes that were encoded in one state of the text tower, under one module.
+
+    :param when: the state of the tower that they follow from.
+    :param features: ``[classes, D]``; rows of classes that are missing are 0.
+    :param there: bool ``[classes]``, which classes are encoded; on the CPU.
+    """
+
+    def __init__(self, when: _When, features: torch.Tensor, there: torch.Tensor) -> None:
+        self.when = when
+        self.features = features
+        self.there = there
+        self.whole = bool(there.all())
+
+    def put(self, classes: torch.Tensor, features: torch.Tensor) -> None:
+        """Have these classes ``[n]``, with their features ``[n, D]``."""
+        # A new table: the old one may be of inference mode, which allows no writing outside of it.
+        self.features = self.features.index_copy(0, classes.to(self.features.device), features)
+        self.there[classes] = True
+        self.whole = bool(self.there.all())
 
 
 def _trains(model: DualEncoder) -> bool:
@@ -44,27 +76,52 @@ def _module(model: DualEncoder) -> str | None:
     return None if model.routed is None else model.routed.pool.text_module
 
 
+def _blocks(space: LabelSpace | None) -> torch.Tensor:
+    """The block of each class ``[classes]``: the classes that a task is the first to have, ``BLOCK`` by ``BLOCK``."""
+    found, block, known = torch.zeros(0 if space is None else len(space), dtype=torch.long), 0, set[int]()
+    for task in () if space is None else space.tasks:
+        own = sorted(set(task) - known)
+        known.update(own)
+        for start in range(0, len(own), BLOCK):
+            found[own[start : start + BLOCK]] = block
+            block += 1
+    return found
+
+
 class TextHead:
     """Class prompts encoded once per state of the text tower, and per module of a pool.
+
+    Where nothing trains, classes are encoded block by block: those that a task is the first to have, in ascending
+    order, at most ``BLOCK`` together. A block is encoded when one of its classes is asked for and is not there yet,
+    always with the same classes beside it. The last bits of a feature depend on what a matrix product has beside it; so
+    a class has the same bits whoever asks, in whatever order, and in a label space that has grown by tasks.
 
     The features are kept for as long as neither a weight of the tower nor the precision (autocast) changes. A change of
     a weight is seen by the version counter that torch raises on in-place operations and by the storage's address; both
     are read, nothing is computed. Fused optimizers raise no counter, so while the tower trains every optimizer step
     counts as a change too. What torch cannot see is a write through ``parameter.data``: after one, set the label space
     again.
+
+    :param label_space: the classes, None for none.
+    :param tokenizer: turns texts into token ids ``[N, L]``.
+    :param limit: bytes of features that are kept at most, 0 or more. Where they do not suffice for another module,
+        those go that were not asked for longest; the module that works now is always kept.
     """
 
     def __init__(
         self,
         label_space: LabelSpace | None = None,
         tokenizer: Callable[[list[str]], torch.Tensor] | None = None,
+        limit: int = LIMIT,
     ) -> None:
         if label_space is None or tokenizer is None:
             self.prompts = Prompts(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
         else:
             self.prompts = Prompts.tokenized(label_space.prompts(), tokenizer)
             check_prompts(label_space, tokenizer, self.prompts.tokens)
-        self._cached: dict[str | None, tuple[_When, torch.Tensor]] = {}
+        self.limit = limit
+        self._block = _blocks(label_space)
+        self._cached: dict[str | None, _Encoded] = {}
 
     def told_apart(self, label_space: LabelSpace) -> str | None:
         """The sentence on classes whose prompts have equal tokens, so that the model cannot tell them apart by name.
@@ -105,36 +162,76 @@ class TextHead:
         kind = model.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         when = _When.of(model, str(torch.get_autocast_dtype(kind)) if cast else None)
-        module = _module(model)
-        if module not in self._cached or self._cached[module][0] != when:
-            with torch.no_grad():
-                self._cached[module] = when, self.encode(model, None)
-        features = self._cached[module][1]
-        return features if len(classes) == len(self.prompts) else features[classes]
+        known = self._cached.get(module := _module(model))
+        if known is None or known.when != when:
+            # Not the old features beside the new: they are of no use any more.
+            self._cached.pop(module, None)
+            known = _Encoded(when, torch.zeros(len(self.prompts), 0), torch.zeros(len(self.prompts), dtype=torch.bool))
+        if not known.whole:
+            self._complete(model, known, classes.cpu())
+        self._keep(module, known)
+        return known.features if len(classes) == len(self.prompts) else known.features[classes]
 
-    def at_hand(self, model: DualEncoder) -> tuple[str | None, torch.Tensor] | None:
+    def _complete(self, model: DualEncoder, known: _Encoded, classes: torch.Tensor) -> None:
+        """Encode the blocks of these classes ``[n]`` that are not there."""
+        for block in self._block[classes[~known.there[classes]]].unique():
+            (of_block,) = (self._block == block).nonzero(as_tuple=True)
+            prompts = self.prompts.of(of_block)
+            # Padded as its own texts need it, not as those of the label space: that may grow by longer ones.
+            prompts = replace(prompts, padding=padding_of(prompts.tokens))
+            with torch.no_grad():
+                features = prompts.encode(model.encode_text)
+            if known.features.shape[1] == 0:
+                known.features = features.new_zeros(len(self.prompts), features.shape[1])
+            known.put(of_block, features)
+
+    def _keep(self, module: str | None, encoded: _Encoded) -> None:
+        """Have a module's features at hand, and those of others as far as they fit beside."""
+        self._cached.pop(module, None)
+        self._cached[module] = encoded  # the last one is the one that was asked for last
+        while len(self._cached) > 1 and self.kept_bytes > self.limit:
+            del self._cached[next(iter(self._cached))]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the features that are at hand."""
+        return sum(known.features.nbytes for known in self._cached.values())
+
+    def at_hand(self, model: DualEncoder) -> tuple[str | None, torch.Tensor, torch.Tensor] | None:
         """What :meth:`features` would not encode again for the module that works now.
 
         :param model: the model whose prompts these are.
-        :return: the precision that it was encoded in, None for the weights' own, and the features of all classes
-            ``[classes, D]``; None if there is nothing, or the text tower trains.
+        :return: the precision that it was encoded in, None for the weights' own, the features of the classes that are
+            there ``[n, D]``, and their ids ``[n]`` in ascending order; None if there is nothing, or the text tower
+            trains.
         """
-        if (module := _module(model)) not in self._cached:
+        if (known := self._cached.get(_module(model))) is None or _trains(model):
             return None
-        when, features = self._cached[module]
-        unchanged = not _trains(model) and when == _When.of(model, when.precision)
-        return (when.precision, features) if unchanged else None
+        if known.when != _When.of(model, known.when.precision):
+            return None
+        (classes,) = known.there.nonzero(as_tuple=True)
+        return known.when.precision, known.features[classes.to(known.features.device)], classes
 
-    def take(self, model: DualEncoder, precision: str | None, features: torch.Tensor) -> None:
+    def take(
+        self, model: DualEncoder, precision: str | None, features: torch.Tensor, classes: torch.Tensor | None = None
+    ) -> None:
         """Have at hand what :meth:`at_hand` gave for the same weights, perhaps in another process.
 
         :param model: the model whose prompts these are.
         :param precision: the precision that the features were encoded in.
-        :param features: features of all classes ``[classes, D]``.
+        :param features: features of these classes ``[n, D]``.
+        :param classes: ids of the classes ``[n]``; None for all.
         """
-        self._cached[_module(model)] = _When.of(model, precision), features.to(model.device)
+        ids = torch.arange(len(self.prompts)) if classes is None else classes.cpu()
+        table = features.new_zeros(len(self.prompts), features.shape[1], device=model.device)
+        known = _Encoded(_When.of(model, precision), table, torch.zeros(len(self.prompts), dtype=torch.bool))
+        known.put(ids, features.to(model.device))
+        self._keep(_module(model), known)
 
-    def encode(self, model: DualEncoder, classes: torch.Tensor | None) -> torch.Tensor:
-        """Encode the prompts of these classes (all by default) and average each class's ensemble."""
-        prompts = self.prompts if classes is None else self.prompts.of(classes)
-        return prompts.encode(model.encode_text)
+    def encode(self, model: DualEncoder, classes: torch.Tensor) -> torch.Tensor:
+        """Encode the prompts of these classes in one pass, every distinct one once, and average each class's ensemble.
+
+        :param model: the model whose prompts these are.
+        :param classes: ids in ascending order, each once.
+        """
+        return self.prompts.of(classes).encode(model.encode_text)
