@@ -68,8 +68,7 @@ class Prompts:
 
     def encode(self, encoder: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Unit-length features ``[N, D]``: of a group, the normalised mean (CLIP's prompt ensemble, arXiv 2103.00020,
-        section 3.1.4). Texts of equal tokens are encoded once where they
-        lie on the CPU, as class prompts do.
+        section 3.1.4). Texts of equal tokens are encoded once where they lie on the CPU, as class prompts do.
 
         :param encoder: token ids ``[P, L]`` to unit-length features ``[P, D]``; takes ``padding`` as well, a
             :class:`~avalanche_vlm.benchmarks.padding.Padding`, where it is known.

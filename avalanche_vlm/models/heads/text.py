@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
 
 from avalanche_vlm.benchmarks.context import check_prompts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
-from avalanche_vlm.benchmarks.padding import padding_of
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
@@ -176,11 +174,8 @@ class TextHead:
         """Encode the blocks of these classes ``[n]`` that are not there."""
         for block in self._block[classes[~known.there[classes]]].unique():
             (of_block,) = (self._block == block).nonzero(as_tuple=True)
-            prompts = self.prompts.of(of_block)
-            # Padded as its own texts need it, not as those of the label space: that may grow by longer ones.
-            prompts = replace(prompts, padding=padding_of(prompts.tokens))
             with torch.no_grad():
-                features = prompts.encode(model.encode_text)
+                features = self.prompts.of(of_block).encode(model.encode_text)
             if known.features.shape[1] == 0:
                 known.features = features.new_zeros(len(self.prompts), features.shape[1])
             known.put(of_block, features)
