@@ -57,6 +57,12 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _not_synchronized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test loses its power, and to be ready for it takes a disk milliseconds, tens of thousands of times."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(autouse=True)
 def _one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """What chooses by the machine how much it does at once does one thing at a time, in this process."""
     from avalanche_vlm.studies import room

@@ -11,6 +11,19 @@ import pytest
 
 from avalanche_vlm.catalogue import catalogue
 
+MODELS = """
+import os, sys
+import open_clip, torch
+if os.fork() == 0:  # what it imports is no concern of those that are asked behind it
+    import importlib, pkgutil, avalanche_vlm.models as models
+    for of in pkgutil.walk_packages(models.__path__, models.__name__ + '.'):
+        'pretrain' in of.name or importlib.import_module(of.name)
+    above = ('training', 'evaluation', 'artifacts', 'studies', 'report', 'commands')
+    above = tuple(f'avalanche_vlm.{layer}' for layer in above)
+    print([name for name in sys.modules if name.startswith(above)], flush=True)
+    os._exit(0)
+os.wait()
+"""
 SETTINGS = """
 import functools, json, re, threading
 from avalanche_vlm.memory.settings import settings_of
@@ -39,9 +52,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def told():
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-c", SETTINGS + OTHERS]
+    command = [sys.executable, "-c", MODELS + SETTINGS + OTHERS]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return json.loads(run.stdout.splitlines()[-1])
+    above, answers = run.stdout.splitlines()[-2:]
+    return {**json.loads(answers), "above models": above}
+
+
+def test_models_import_nothing_above_them(told):
+    assert told["above models"] == "[]"
 
 
 def test_settings_do_not_change_with_the_process(told):

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.densities import FLOOR, Densities, DensityKind, make_densities, zero_padded
 
@@ -40,22 +41,28 @@ def fit_density(
     [[[1.0, 0.0010000000474974513]]]
     """
     x = features.detach().cpu().double().numpy()
-    weights = np.ones(1)
-    if kind == "gmm":
-        means, factors, weights = _mixture(x, components, seed)
-    elif kind == "kmeans":
-        means, factors, weights = _centres(x, components, seed)
-        factors = factors if spread else factors[:, :0]
-    else:
-        means = x.mean(0, keepdims=True)
-        factors = np.zeros((1, 0))
-        if kind == "diagonal":
-            factors = np.sqrt(np.maximum(x.var(0, keepdims=True), FLOOR))
-        elif kind == "full":
-            factors = _cholesky(_covariance(x, shrinkage))[None]
+    with generators_kept():  # scikit-learn draws when it is imported, once in every process
+        means, factors, weights = _fitted(x, kind, components, shrinkage, spread, seed)
     width = components if kind in ("gmm", "kmeans") else 1
     parts = [zero_padded(torch.as_tensor(part), width)[None] for part in (means, factors, weights)]
     return make_densities(kind, parts[0], parts[1], parts[2])
+
+
+def _fitted(
+    x: np.ndarray, kind: DensityKind, components: int, shrinkage: Shrinkage, spread: bool, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Means ``[C, D]``, factors ``[C, ...]`` and weights ``[C]``."""
+    if kind == "gmm":
+        return _mixture(x, components, seed)
+    if kind == "kmeans":
+        means, factors, weights = _centres(x, components, seed)
+        return means, factors if spread else factors[:, :0], weights
+    factors = np.zeros((1, 0))
+    if kind == "diagonal":
+        factors = np.sqrt(np.maximum(x.var(0, keepdims=True), FLOOR))
+    elif kind == "full":
+        factors = _cholesky(_covariance(x, shrinkage))[None]
+    return x.mean(0, keepdims=True), factors, np.ones(1)
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,10 +25,24 @@ from avalanche_vlm.storage.manifests import (
     write_manifest,
 )
 from avalanche_vlm.storage.objects import put, remove_others
+from avalanche_vlm.storage.tensor_files import Stamp, stamp_of
 
 SAVING = ".saving.lock"
 PATIENCE = 60.0
 """Seconds to wait for another process that writes to the same folder."""
+
+
+class _Known(NamedTuple):
+    """What has to be known of a state that is there before another one is written beside it."""
+
+    name: str
+    kind: str
+    serial: int
+    files: frozenset[str]
+
+
+_KNOWN: dict[Path, tuple[Stamp, _Known]] = {}
+"""Manifests that this process wrote or read, with what the system said of their files then."""
 
 
 def save_state(
@@ -73,7 +88,9 @@ def save_state(
             sync_folder(folder / manifests.OBJECTS)
             entries = {key: contents.get(key, Value(value)) for key, value in state.items()}
             serial = 1 + max((known.serial for known in _whole(folder)), default=0)
-            write_manifest(folder, Manifest(name, kind, serial, about, entries))
+            manifest = Manifest(name, kind, serial, about, entries)
+            write_manifest(folder, manifest)
+            _KNOWN[path.absolute()] = stamp_of(os.stat(path)), _known_of(manifest)
         except BaseException as error:
             _tidy(folder)
             if isinstance(error, OSError):
@@ -92,13 +109,15 @@ def _tidy(folder: Path, kind: str | None = None, keep: int = 0) -> None:
         mine = [manifest for manifest in known if manifest.kind == kind]
         surplus = mine[:-keep] if keep else []
         for manifest in surplus:
-            manifest_path(folder, manifest.name).unlink(missing_ok=True)
+            path = manifest_path(folder, manifest.name)
+            path.unlink(missing_ok=True)
+            _KNOWN.pop(path.absolute(), None)
         if surplus:
             sync_folder(folder)
-        remove_others(folder, {file for manifest in known if manifest not in surplus for file in manifest.files()})
+        remove_others(folder, {file for manifest in known if manifest not in surplus for file in manifest.files})
 
 
-def _whole(folder: Path, *, strict: bool = False) -> list[Manifest]:
+def _whole(folder: Path, *, strict: bool = False) -> list[_Known]:
     """The states of a folder that are not damaged.
 
     :raises OtherFormatError: if one is of another format.
@@ -107,8 +126,30 @@ def _whole(folder: Path, *, strict: bool = False) -> list[Manifest]:
     found = []
     for path in listed(folder):
         try:
-            found.append(read_manifest(path))
+            found.append(_read(path))
         except InputError as error:
             if isinstance(error, OtherFormatError) or (strict and isinstance(error, OutOfReachError)):
                 raise
     return found
+
+
+def _read(path: Path) -> _Known:
+    """What a manifest says, read once as long as the system says that it is the same file."""
+    key, stamp = path.absolute(), _stamped(path)
+    if stamp is not None and key in _KNOWN and _KNOWN[key][0] == stamp:
+        return _KNOWN[key][1]
+    known = _known_of(read_manifest(path))
+    if stamp is not None and stamp == _stamped(path):
+        _KNOWN[key] = stamp, known
+    return known
+
+
+def _stamped(path: Path) -> Stamp | None:
+    try:
+        return stamp_of(os.stat(path))
+    except OSError:  # whoever reads it says why
+        return None
+
+
+def _known_of(manifest: Manifest) -> _Known:
+    return _Known(manifest.name, manifest.kind, manifest.serial, frozenset(manifest.files()))

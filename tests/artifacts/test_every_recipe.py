@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from mini import mini
-from quick import QUICK, one_each, slow_but_for_some
+from quick import QUICK, one_each
 from trained import Trained, answers, build, short_stream, train
 
 from avalanche_vlm.artifacts import load, open_saved, save_model
@@ -21,6 +21,7 @@ from avalanche_vlm.training.state import load_training_state, training_state
 
 RUNS = [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
 SOME = [(name, kind) for name, kind in RUNS if name in QUICK]
+STANDING = ("lora", "zscl", "ranpac")
 
 stream = cache(short_stream)
 
@@ -63,7 +64,7 @@ def goes_on(folder: Path, found: Trained, again: Callable[[], VLM] | None, befor
     assert equal(training_state(fresh.model, fresh.plugins), before)
 
 
-@pytest.mark.parametrize(("name", "kind"), slow_but_for_some(SOME, ("lora", "zscl", "ranpac")))
+@pytest.mark.parametrize(("name", "kind"), one_each(SOME, STANDING, STANDING))
 def test_a_model_of_ones_own_is_loaded_into_its_base(tmp_path, name, kind):
     check(tmp_path, train(name, stream(kind), mini), mini)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from months import different, trained_at_once, trained_by_month
-from quick import one_each
+from quick import QUICK, one_each
 
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
 from avalanche_vlm.training import recipes
@@ -58,7 +58,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "stream"), one_each(CASES))
+STANDING = (*QUICK, "moe-adapters", "icarl", "tic-cumulative", "ewc-clip", "magmax")
+"""One of each kind of state: what all recipes keep goes through files in ``test_recipes_killed`` as well."""
+
+
+@pytest.mark.parametrize(("name", "stream"), one_each(CASES, STANDING))
 def test_month_by_month_is_at_once(name, stream):
     _, at_once = trained_at_once(STREAMS[stream], MONTHS[stream], name)
     _, by_month = trained_by_month(STREAMS[stream], MONTHS[stream], name)

@@ -19,8 +19,13 @@ from avalanche_vlm.models.competing import MASKED
 from avalanche_vlm.models.heads.nearest_mean import NearestMeanHead
 
 
+def shallow() -> VLM:
+    """To be traced quickly."""
+    return mini(image_blocks=2, text_blocks=2)
+
+
 def model_with_classes() -> VLM:
-    return mini().set_label_space(LabelSpace.from_names(CLASSES)).eval()
+    return shallow().set_label_space(LabelSpace.from_names(CLASSES)).eval()
 
 
 def opened(folder: Path, name: str):
@@ -113,7 +118,7 @@ def test_a_class_head_has_no_program_and_the_reason_is_told(tmp_path):
 
 @pytest.mark.slow
 def test_a_model_of_pairs_has_no_head(tmp_path):
-    found = export(mini(), "torch-export", tmp_path / "out")
+    found = export(shallow(), "torch-export", tmp_path / "out")
     assert index_of(found.folder)["left_out"] == {"head": "the model has no label space"}
     assert index_of(found.folder)["label_space"] is None
 
@@ -121,7 +126,7 @@ def test_a_model_of_pairs_has_no_head(tmp_path):
 @pytest.mark.parametrize("recipe", [pytest.param(name, marks=pytest.mark.slow) for name in ("coop", "maple", "l2p")])
 def test_paths_that_prompts_take_are_in_the_programs(tmp_path, recipe):
     benchmark = short_stream("classes")
-    made = build(recipe, benchmark, mini)
+    made = build(recipe, benchmark, shallow)
     model = made.model.eval()
     for plugin in made.plugins:
         if hasattr(plugin, "pool") and hasattr(plugin.pool, "activate"):
@@ -133,7 +138,7 @@ def test_paths_that_prompts_take_are_in_the_programs(tmp_path, recipe):
     found = export(model, "torch-export", tmp_path / "out")
     images, tokens = torch.randn(4, 3, 32, 32), model.tokenize(["a red star"] * 4)
     with torch.no_grad():
-        untouched = mini().eval()
+        untouched = shallow().eval()
         changed = not torch.allclose(model.encode_image(images), untouched.encode_image(images), atol=1e-3)
         assert changed or not torch.allclose(model.encode_text(tokens), untouched.encode_text(tokens), atol=1e-3)
         torch.testing.assert_close(opened(found.folder, "image")(images), model.encode_image(images), atol=1e-6, rtol=0)
@@ -143,7 +148,7 @@ def test_paths_that_prompts_take_are_in_the_programs(tmp_path, recipe):
 def test_a_program_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(programs._ImageTower, "forward", lambda self, images: self.model.encode_image(images) * 1.01)
     with pytest.raises(InputError, match=r"the program of image is up to .* from the model, more than 1e-04: nothing"):
-        export(mini(), "torch-export", tmp_path / "out")
+        export(shallow(), "torch-export", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +158,7 @@ def test_a_tower_that_torch_cannot_follow_is_left_out_with_the_reason(tmp_path, 
         return self.model.encode_image(images if images.sum() > 0 else -images)
 
     monkeypatch.setattr(programs._ImageTower, "forward", by_values)
-    found = export(mini(), "torch-export", tmp_path / "out")
+    found = export(shallow(), "torch-export", tmp_path / "out")
     assert "torch.export cannot follow it (" in index_of(found.folder)["left_out"]["image"]
     assert (found.folder / "text.pt2").exists() and not (found.folder / "image.pt2").exists()
     assert "Traceback" not in capfd.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 from mini import mini
-from quick import LESS, slow_but_for_some
+from quick import LESS, one_each, slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
@@ -138,8 +138,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_well(whole, tmp_path):
     assert script.rows == [0, 1, 2]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["zscl", "replay", "lora", "moe-adapters", "ranpac", "wise-ft", "l2p"])
+FAMILIES = ["zscl", "replay", "lora", "moe-adapters", "ranpac", "wise-ft", "l2p"]
+
+
+@pytest.mark.parametrize("recipe", one_each([(name,) for name in FAMILIES], ("zscl", "lora", "ranpac")))
 def test_costs_and_results_of_every_family_are_those_of_one_process(tmp_path, recipe):
     script = Script(recipe)
     for kill in (("step", 1, 1), ("step", 1, 3), ("row", 2, 0)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 from made import tiny as tiny_vlm
 from mini import IMAGE_BLOCKS, WIDTH, mini
-from quick import slow_but_for_some
+from quick import QUICK, one_each, slow_but_for_some
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -37,8 +38,13 @@ OPTIONS = {
 }
 
 
+@cache
+def streams(seed: int) -> VLMBenchmark:
+    return picturebook.mtil_like(seed, **SMALL)
+
+
 def run(recipe: str, seed: int = 0, **settings):
-    benchmark = picturebook.mtil_like(seed, **SMALL)
+    benchmark = streams(seed)
     torch.manual_seed(0)
     rows = []
     outcome = run_experiment(
@@ -54,12 +60,20 @@ def run(recipe: str, seed: int = 0, **settings):
     return outcome
 
 
-@pytest.mark.parametrize("recipe", slow_but_for_some(recipes.list(), ("replay", "lora")))
+NAMES = [(name,) for name in recipes.list()]
+
+
+@pytest.mark.parametrize("recipe", one_each(NAMES, QUICK, ("replay", "lora")))
 def test_the_same_seed_gives_the_same_result(recipe):
     outcomes = run(recipe), run(recipe)
     first, second = (outcome.result for outcome in outcomes)
     assert_same_weights(*(outcome.strategy.model for outcome in outcomes))
     assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
+
+
+@pytest.mark.parametrize("recipe", slow_but_for_some(recipes.list(), ("replay", "lora")))
+def test_a_result_has_what_it_should_and_costs_are_those_of_the_recipe(recipe):
+    first = run(recipe).result
     assert set(first) >= {"protocol", "tasks", "matrix", "held_out", "metrics", "costs"}
     assert len(first["matrix"]) == 3 and len(first["held_out"]["captions R@1"]) == 3
     assert set(first["metrics"]) == {"last", "avg", "transfer", "forget", "bwt", "zsd"}

@@ -14,11 +14,11 @@ from avalanche_vlm.models import VLM, from_open_clip, tiny
 WIDTH, IMAGE_BLOCKS, TEXT_BLOCKS = 32, 4, 3
 
 
-def mini(freeze: Iterable[str] = ("scale",)) -> VLM:
+def mini(freeze: Iterable[str] = ("scale",), image_blocks: int = IMAGE_BLOCKS, text_blocks: int = TEXT_BLOCKS) -> VLM:
     """A model with random weights that reads the picturebook: 32 pixels, the shipped model's words."""
     tokenizer = tiny.build_tokenizer()
-    vision = {"image_size": 32, "patch_size": 8, "width": WIDTH, "layers": IMAGE_BLOCKS, "head_width": 16}
-    text = {"width": WIDTH, "heads": 2, "layers": TEXT_BLOCKS, "context_length": tokenizer.context_length}
+    vision = {"image_size": 32, "patch_size": 8, "width": WIDTH, "layers": image_blocks, "head_width": 16}
+    text = {"width": WIDTH, "heads": 2, "layers": text_blocks, "context_length": tokenizer.context_length}
     torch.manual_seed(0)
     clip = CLIP(WIDTH, vision, {**text, "vocab_size": tokenizer.vocab_size})
     model = from_open_clip(clip, tokenizer, image_size=32, mean=tiny.MEAN, std=tiny.STD, name="mini")

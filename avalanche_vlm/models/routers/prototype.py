@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.routers.calibrated import CalibratedRouter, TaskParts
 from avalanche_vlm.models.routers.calibration import check_count
@@ -75,11 +76,12 @@ def class_prototypes(
     _, index = torch.unique(labels, return_inverse=True)
     classes = int(index.max()) + 1
     if classes > max_prototypes or classes > len(features) // 2:
-        from sklearn.cluster import KMeans
-
         distinct = len(torch.unique(features, dim=0))
         clusters = min(max_prototypes, max(1, len(features) // 10), distinct)
-        fitted = KMeans(clusters, n_init=1, random_state=0).fit(features.cpu().numpy())
+        with generators_kept():  # scikit-learn draws when it is imported, once in every process
+            from sklearn.cluster import KMeans
+
+            fitted = KMeans(clusters, n_init=1, random_state=0).fit(features.cpu().numpy())
         index = torch.from_numpy(fitted.labels_).long().to(features.device)
         classes = clusters
     sums = features.new_zeros(classes, features.shape[1]).index_add_(0, index, features)

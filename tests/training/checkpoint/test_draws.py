@@ -12,6 +12,7 @@ from avalanche.benchmarks.utils.data_loader import TaskBalancedDataLoader
 from avalanche.training.supervised import Naive
 from killed import Training, assert_same
 from mini import mini
+from quick import one_each
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
@@ -80,10 +81,10 @@ def check(training: Training, folder, number: int, event: str = "after_forward",
     assert_same(whole, training.run(folder / "killed"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("base", [Naive, VLMNaive])
-@pytest.mark.parametrize("kind", ["classes", "pairs"])
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(
+    ("name", "kind", "base"),
+    one_each((name, kind, base) for name in LOADERS for kind in ("classes", "pairs") for base in (Naive, VLMNaive)),
+)
 def test_loaders_deal_the_same_batches(streams, tmp_path, name, kind, base):
     training = Training(
         streams[kind], lambda model: [Draws()], base=base, epochs=2, training=LOADERS[name], evaluate=False, minutes=9
@@ -91,10 +92,8 @@ def test_loaders_deal_the_same_batches(streams, tmp_path, name, kind, base):
     check(training, tmp_path, 6, asks=4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("number", [3, 5, 9])
-def test_a_data_set_that_starts_anew_within_an_epoch_has_the_same_order(mixed, tmp_path, workers, number):
+@pytest.mark.parametrize(("number", "workers"), one_each((number, w) for number in (3, 5, 9) for w in (0, 2)))
+def test_a_data_set_that_starts_anew_within_an_epoch_has_the_same_order(mixed, tmp_path, number, workers):
     training = Training(
         mixed,
         lambda model: [Draws()],
