@@ -47,9 +47,7 @@ def alone(models: dict[str, VLM], tmp_path: Path) -> str:
         assert open_saved(tmp_path / name).description.plain
         size = model.transforms.eval.size
         images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
-        # Of texts we compute the positions that are used; where one text takes all, so does the whole batch.
-        texts = ["a red star", "a small blue heart"]
-        tokens = model.tokenize([*texts, "star " * model.tokenizer.context_length])
+        tokens = model.tokenize(["a red star", "a small blue heart"])
         save_file({"images": images, "tokens": tokens}, tmp_path / f"{name}.asked")
         jobs.append({what: str(tmp_path / f"{name}.{what}") for what in ("asked", "found")})
         trains = [parameter.removeprefix("clip.") for parameter in model.trainable_parameters()]
@@ -62,8 +60,6 @@ def alone(models: dict[str, VLM], tmp_path: Path) -> str:
         with torch.no_grad():
             assert torch.equal(found["image"], model.eval().encode_image(asked["images"], normalize=False))
             assert torch.equal(found["text"], model.encode_text(asked["tokens"], normalize=False))
-            short = model.encode_text(asked["tokens"][:2], normalize=False)
-            torch.testing.assert_close(short, found["text"][:2], atol=2e-6, rtol=2e-6)
             assert torch.equal(found["scale"], model.scale)
     return done.stdout
 

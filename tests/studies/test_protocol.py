@@ -87,6 +87,9 @@ TOLD_OTHERWISE = {
     **{f"--{column}-column": "as data.columns" for column in ("image", "label", "caption", "task", "split")},
     "--data": "by its content, as test_where_data_and_checkpoints_lie_decides_nothing shows",
     "--on-error": "by the content: what is left out is not in it",
+    "--check": "by the content: what no check has found is in it, and stops the run when it is read",
+    "--check-workers": "by the content, which is the same whoever has checked it",
+    "--trust-remote-code": "by the weights and the prompts' tokens, as any other model",
     "--generator": "as resources.generator, where a recipe uses one",
     "--device": "as device",
 }

@@ -119,6 +119,7 @@ def test_no_loader_outside_the_training_loop_draws_from_the_global_generator():
                 found.add((path.relative_to(package).as_posix(), own))
     assert found == {
         ("benchmarks/reading.py", True),
+        ("benchmarks/sources/checking.py", True),
         ("training/reference/task.py", True),
         ("models/reading_files.py", True),
         ("training/data.py", False),  # the training loop's own
