@@ -65,9 +65,9 @@ def _not_synchronized(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """What chooses by the machine how much it does at once does one thing at a time, in this process."""
-    from avalanche_vlm.studies import room
+    from avalanche_vlm import _processors
 
-    monkeypatch.setattr(room, "cores", lambda: 1)
+    monkeypatch.setattr(_processors, "cores", lambda: 1)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
-    ("_registry", "_flat", "_content", "_generators", "_versions"),
+    ("_registry", "_flat", "_content", "_generators", "_on_demand", "_processors", "_versions"),
     ("storage",),
     ("weights", "losses"),
     ("memory",),

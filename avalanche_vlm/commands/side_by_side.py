@@ -7,6 +7,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm import _processors
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
@@ -38,7 +39,12 @@ def begin_imports(request: CompareRequest) -> None:
     """
     folders = [request.out / recipe / f"seed-{seed}" for seed in request.seeds for recipe in request.recipes]
     todo = [folder for folder in folders if not (folder / "result.json").exists()]
-    if todo and len(folders) > 1 and not request.device.startswith("cuda") and (request.jobs or room.cores()) > 1:
+    if (
+        todo
+        and len(folders) > 1
+        and not request.device.startswith("cuda")
+        and (request.jobs or _processors.cores()) > 1
+    ):
         prepare_workers(NEEDED)
 
 
@@ -56,7 +62,7 @@ def planned(request: CompareRequest, jobs: Sequence[Job]) -> int:
         return 1  # no other process has what a notebook or script declares
     if request.jobs is not None:
         return min(request.jobs, len(jobs))
-    processors = request.threads or room.cores()
+    processors = request.threads or _processors.cores()
     if len(jobs) < 2 or processors < 2 or jobs[0].asked.device.startswith("cuda"):
         return 1
     from avalanche_vlm.models.size import weight_bytes
@@ -92,7 +98,7 @@ def side_by_side(
     kept, left = [job for job in jobs if job.kept], [job for job in jobs if not job.kept]
     yield from _endings(Here(), kept, [here(job) for job in kept], command, progress)
     if left:
-        threads = max(1, (request.threads or room.cores()) // most)
+        threads = max(1, (request.threads or _processors.cores()) // most)
         engine = Processes(_now(request, most, len(left)), threads)
         functions = [partial(execute_in_worker, job, minutes, progress.shown) for job in left]
         yield from _endings(engine, left, functions, command, progress)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from avalanche_vlm._on_demand import TensorsOnDemand
 
 _GROUP = 1 << 20
 """Numbers from which on tensors have a node of their own in the graph."""
@@ -37,27 +39,23 @@ def quadratic_penalty(
     >>> quadratic_penalty(weights, anchor, {"w": torch.tensor([3.0, 0.5])}).item()
     5.0
     """
-    if importance is None:
-        return _of_groups(parameters, anchor, None)
-    return _of_groups(parameters, anchor, lambda name: importance[name].detach())
+    values = [
+        _Quadratic.apply(names, anchor, importance, *(parameters[name] for name in names)) for names in _groups(anchor)
+    ]
+    return torch.stack(values).sum()
 
 
-def _of_groups(
-    parameters: Mapping[str, torch.Tensor],
-    anchor: Mapping[str, torch.Tensor],
-    importance: Callable[[str], torch.Tensor] | None,
-) -> torch.Tensor:
-    """The penalty, a few large tensors or many small ones at a time: no two of them have copies at once."""
-    values, names, size = [], [], 0
-    for name in anchor:
+def _groups(anchor: Mapping[str, torch.Tensor]) -> Iterator[list[str]]:
+    """Names of a few large tensors, or of many small ones: each group is a node of the graph."""
+    names, size = list[str](), 0
+    for name, tensor in anchor.items():
         names.append(name)
-        size += anchor[name].numel()
+        size += tensor.numel()
         if size >= _GROUP:
-            values.append(_Quadratic.apply(names, anchor, importance, *(parameters[n] for n in names)))
+            yield names
             names, size = [], 0
     if names:
-        values.append(_Quadratic.apply(names, anchor, importance, *(parameters[n] for n in names)))
-    return torch.stack(values).sum()
+        yield names
 
 
 class _Quadratic(torch.autograd.Function):
@@ -69,13 +67,13 @@ class _Quadratic(torch.autograd.Function):
         ctx: Any,
         names: list[str],
         anchor: Mapping[str, torch.Tensor],
-        importance: Callable[[str], torch.Tensor] | None,
+        importance: Mapping[str, torch.Tensor] | None,
         *weights: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(*weights)
         ctx.names, ctx.anchor, ctx.importance = names, anchor, importance
         values = [
-            _weighted_square(weight, anchor[name], None if importance is None else importance(name))
+            _weighted_square(weight, anchor[name], None if importance is None else importance[name])
             for name, weight in zip(names, weights, strict=True)
         ]
         return torch.stack(values).sum()
@@ -85,10 +83,13 @@ class _Quadratic(torch.autograd.Function):
     def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         found: list[torch.Tensor | None] = [None, None, None]
         for name, weight, needed in zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True):
-            away = weight - ctx.anchor[name] if needed else None
-            if away is not None and ctx.importance is not None:
-                away.mul_(ctx.importance(name))
-            found.append(away if away is None else away.mul_(2 * incoming))
+            if not needed:
+                found.append(None)
+                continue
+            away = weight - ctx.anchor[name]
+            if ctx.importance is not None:
+                away.mul_(ctx.importance[name])
+            found.append(away.mul_(2 * incoming))
         return tuple(found)
 
 
@@ -101,26 +102,6 @@ def _weighted_square(weight: torch.Tensor, anchor: torch.Tensor, importance: tor
         away = w - a
         total += (away * away).sum() if not f else (f[0] * away).mul_(away).sum()
     return total
-
-
-class AdaptiveFisher(Mapping[str, torch.Tensor]):
-    """What :func:`adaptive_fisher` gives, of which every tensor is made when it is asked for, and not kept.
-
-    :param gradients: name to a non-empty tensor.
-    """
-
-    def __init__(self, gradients: Mapping[str, torch.Tensor]) -> None:
-        self._gradients = gradients
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        with torch.no_grad():
-            return _over_mean(self._gradients[name].detach())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._gradients)
-
-    def __len__(self) -> int:
-        return len(self._gradients)
 
 
 def with_gradient(
@@ -156,8 +137,7 @@ class _Known(torch.autograd.Function):
         return None, None, *(gradient * incoming for gradient in ctx.gradients)
 
 
-@torch.no_grad()
-def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> TensorsOnDemand:
     """The squared gradient of every tensor over the mean of its squares: GIFT's importances (Wu et al., arXiv
     2503.04229; the division by the mean is the authors' code).
 
@@ -166,12 +146,13 @@ def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     use.
 
     :param gradients: name to a non-empty tensor: the gradient of one batch's mean loss.
-    :return: importances of the same names and shapes, at least 0 and 1 on average; all 0 where the gradient is 0.
+    :return: importances of the same names and shapes, at least 0 and 1 on average; all 0 where the gradient is 0. Each
+        is made when it is asked for, and none is held.
 
-    >>> adaptive_fisher({"w": torch.tensor([1.0, 0.0, -1.0, 2.0]), "unused": torch.zeros(2)})
+    >>> dict(adaptive_fisher({"w": torch.tensor([1.0, 0.0, -1.0, 2.0]), "unused": torch.zeros(2)}))
     {'w': tensor([0.6667, 0.0000, 0.6667, 2.6667]), 'unused': tensor([0., 0.])}
     """
-    return {name: _over_mean(gradient) for name, gradient in gradients.items()}
+    return TensorsOnDemand(gradients.keys(), lambda name: _over_mean(gradients[name]))
 
 
 def _over_mean(gradient: torch.Tensor) -> torch.Tensor:

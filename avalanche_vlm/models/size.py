@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 from avalanche_vlm.models.precision import WeightPrecision
 
@@ -10,6 +11,7 @@ _BYTES = {"fp32": 4}
 """Of a number, by the weights' precision; two in all others."""
 
 
+@cache
 def weight_bytes(name: str, precision: WeightPrecision = "fp32") -> int | None:
     """Bytes of the weights that a model will have, told by its architecture alone: nothing is read or allocated.
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
-_GROUP = Path("/sys/fs/cgroup")
+from avalanche_vlm._processors import GROUP
+
 PROCESS_BYTES = 2**30
 """What a training takes beside what its model makes it take: libraries, pictures, a batch and its activations."""
 MODELS = 14
 """Times the bytes of a model's weights that a training takes at most, with those of its optimizer and of what recipes
 keep of the model: 13.0 was the most that was seen."""
-
-
-def cores() -> int:
-    """Processors that this process may use, as far as the system says: by its affinity and its group's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (_GROUP / "cpu.max").read_text().split()
-        allowed = min(allowed, max(1, int(quota) // int(period)))  # "max" is no number: there is no quota
-    return allowed
 
 
 def memory() -> int | None:
@@ -33,7 +24,7 @@ def free_memory() -> int | None:
     does not say."""
     free = _meminfo("MemAvailable")
     with contextlib.suppress(OSError, ValueError):
-        used = int((_GROUP / "memory.current").read_text())
+        used = int((GROUP / "memory.current").read_text())
         free += [max(0, limit - used) for limit in _limit()]
     return min(free, default=None)
 
@@ -47,7 +38,7 @@ def _meminfo(name: str) -> list[int]:
 
 def _limit() -> list[int]:
     with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is none
-        return [int((_GROUP / "memory.max").read_text())]
+        return [int((GROUP / "memory.max").read_text())]
     return []
 
 

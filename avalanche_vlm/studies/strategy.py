@@ -38,10 +38,11 @@ def strategy_of(
         warnings.filterwarnings("ignore", message="No loggers specified")
         evaluator = EvaluationPlugin(*metrics, loggers=[])
     weights = list(model.parameters())
-    fused = True if can_be_fused(weights) else None
     return VLMNaive(
         model=model,
-        optimizer=torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused),
+        optimizer=torch.optim.AdamW(
+            weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=can_be_fused(weights) or None
+        ),
         criterion=criterion_for(kind, model, settings.label_smoothing),
         train_mb_size=settings.batch_size,
         train_epochs=settings.epochs,

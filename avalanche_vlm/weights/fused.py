@@ -12,8 +12,8 @@ _DEVICES = ("cpu", "cuda")
 
 def can_be_fused(weights: Iterable[torch.Tensor]) -> bool:
     """Whether torch's optimizers can take ``fused=True`` for these weights, which is four to eight times as fast as its
-    loop over tensors on a CPU. Fused steps raise no version counters of torch's own accord:
-    :mod:`avalanche_vlm.weights.versions` does.
+    loop over tensors on a CPU; ``fused=can_be_fused(weights) or None`` leaves the choice to torch where they cannot.
+    Fused steps raise no version counters of torch's own accord: :mod:`avalanche_vlm.weights.versions` does.
 
     :param weights: weights that an optimizer is to hold.
 

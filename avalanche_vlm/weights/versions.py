@@ -12,25 +12,14 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from avalanche_vlm.compat import version_of
 
 
-class _OptimizerSteps:
-    """Counts the steps of all optimizers of this process."""
-
-    taken = 0
-
-    @classmethod
-    def count(cls, optimizer: Optimizer, *_: Any) -> None:
-        cls.taken += 1
-        # Fused kernels write past torch's counters, whether torch's own or another package's: counted here, in one
-        # place, a step is seen wherever a counter is asked, and by autograd itself. Twice counted is no harm.
-        increment_version([p for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+def _raise_counters(optimizer: Optimizer, *_: Any) -> None:
+    """Count a step where torch does not: fused kernels write past its counters, whether its own or another package's.
+    Counted here, in one place, a step is seen wherever a counter is asked, and by autograd itself. Twice counted is no
+    harm."""
+    increment_version([p for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
 
 
-register_optimizer_step_post_hook(_OptimizerSteps.count)
-
-
-def optimizer_steps() -> int:
-    """Steps that any optimizer of this process has taken."""
-    return _OptimizerSteps.taken
+register_optimizer_step_post_hook(_raise_counters)
 
 
 def tensor_versions(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, int], ...]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_runs import SMALL, read, run
 
-from avalanche_vlm import cli
+from avalanche_vlm import _processors, cli
 from avalanche_vlm.commands import jobs, side_by_side
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.jobs import FAILURE
@@ -78,7 +78,7 @@ def test_a_failure_of_any_kind_stops_no_other_and_leaves_its_traceback(tmp_path,
     assert noted.startswith("zscl, seed 0: AssertionError: batch size") and "in failing" in noted
     assert [row["recipe"] for row in table(tmp_path)] == ["zero-shot"] and "zero-shot" in captured.out
     monkeypatch.undo()
-    monkeypatch.setattr(room, "cores", lambda: 1)
+    monkeypatch.setattr(_processors, "cores", lambda: 1)
     assert run(*words) == 0 and not list(tmp_path.rglob(FAILURE))
     assert [row["recipe"] for row in table(tmp_path)] == ["zscl", "lora", "zero-shot"]
 
@@ -106,7 +106,7 @@ MADE: list[Engine] = []
 def test_threads_are_divided_by_what_was_asked_for_and_not_by_what_is_left(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(side_by_side, "Processes", Engine)
     monkeypatch.setattr(side_by_side, "prepare_workers", lambda modules: None)
-    monkeypatch.setattr(room, "cores", lambda: 8)
+    monkeypatch.setattr(_processors, "cores", lambda: 8)
     words = ["compare", "--recipes", "zero-shot,simplecil", "--seeds", "0", "--out", str(tmp_path), *SMALL]
     before = torch.get_num_threads()
     try:
@@ -136,7 +136,7 @@ def test_threads_are_divided_by_what_was_asked_for_and_not_by_what_is_left(tmp_p
     ],
 )
 def test_how_many_at_once(monkeypatch, words, many):
-    monkeypatch.setattr(room, "cores", lambda: 2)
+    monkeypatch.setattr(_processors, "cores", lambda: 2)
     monkeypatch.setattr(room, "memory", lambda: 24 * 2**30)
     request = asked(f"--device cpu {words}")
     from avalanche_vlm.commands import prepare
@@ -149,7 +149,7 @@ def test_how_many_at_once(monkeypatch, words, many):
 
 
 def test_on_cuda_one_at_a_time_unless_asked(monkeypatch):
-    monkeypatch.setattr(room, "cores", lambda: 8)
+    monkeypatch.setattr(_processors, "cores", lambda: 8)
     for words, many in (("", 1), ("--jobs 2", 2)):
         request = asked(f"--recipes lora,zscl {words}")
         from avalanche_vlm.commands import prepare

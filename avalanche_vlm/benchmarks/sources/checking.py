@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from avalanche_vlm._processors import cores
 from avalanche_vlm.benchmarks.sources.images import check_ends, read_image, refuse_irregular
 from avalanche_vlm.benchmarks.sources.manifest import (
     DECODED,
@@ -97,7 +97,7 @@ def _read(
         return
     chunks = np.split(rows, range(CHUNK, len(rows), CHUNK))
     if workers is None:
-        workers = _processors() if len(rows) >= WORTH_PROCESSES else 0
+        workers = cores() if len(rows) >= WORTH_PROCESSES else 0
     if multiprocessing.current_process().daemon:
         workers = 0  # which may have no processes of its own
     loader = DataLoader(
@@ -133,8 +133,3 @@ class _Chunks(Dataset[list[str | None]]):
 
 def _as_it_is(sentences: list[str | None]) -> list[str | None]:
     return sentences
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from avalanche_vlm.benchmarks.context import check_prompts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
-from avalanche_vlm.weights.versions import optimizer_steps, tensor_versions
+from avalanche_vlm.weights.versions import tensor_versions
 
 BLOCK = 16
 """Classes that are encoded together at most, where nothing trains."""
@@ -26,21 +26,17 @@ class _When(NamedTuple):
 
     :param device: where the weights are.
     :param precision: autocast's, None without it.
-    :param steps: steps of optimizers so far, of a tower that trains; None of one that does not.
     :param versions: where the weights that work now lie, and how often each was written to.
     """
 
     device: str
     precision: str | None
-    steps: int | None
     versions: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, model: DualEncoder, precision: str | None) -> Self:
         """How it is now, by one walk over the weights."""
-        weights = list(model.working_parameters("text"))
-        steps = optimizer_steps() if any(p.requires_grad for p in weights) else None
-        return cls(str(model.device), precision, steps, tensor_versions(weights))
+        return cls(str(model.device), precision, tensor_versions(model.working_parameters("text")))
 
 
 class _Encoded:
@@ -95,10 +91,9 @@ class TextHead:
     a class has the same bits whoever asks, in whatever order, and in a label space that has grown by tasks.
 
     The features are kept for as long as neither a weight of the tower nor the precision (autocast) changes. A change of
-    a weight is seen by the version counter that torch raises on in-place operations and by the storage's address; both
-    are read, nothing is computed. Fused optimizers raise no counter, so while the tower trains every optimizer step
-    counts as a change too. What torch cannot see is a write through ``parameter.data``: after one, set the label space
-    again.
+    a weight is seen by its version counter, which in-place operations and steps of optimizers raise
+    (:mod:`avalanche_vlm.weights.versions`), and by the storage's address; both are read, nothing is computed. What
+    nobody sees is a write through ``parameter.data``: after one, set the label space again.
 
     :param label_space: the classes, None for none.
     :param tokenizer: turns texts into token ids ``[N, L]``.

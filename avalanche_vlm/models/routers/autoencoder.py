@@ -69,8 +69,9 @@ class AutoencoderRouter(CalibratedRouter):
             torch.zeros(width),
         ]
         weights = [weight.to(samples.device).requires_grad_() for weight in weights]
-        fused = True if can_be_fused(weights) else None
-        optimizer = torch.optim.Adam(weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+        optimizer = torch.optim.Adam(
+            weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=can_be_fused(weights) or None
+        )
         # The caller needs no gradients; this does.
         with torch.enable_grad():
             for _ in range(self.steps):

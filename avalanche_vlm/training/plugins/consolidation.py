@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from avalanche_vlm.losses.penalty import AdaptiveFisher, quadratic_penalty, with_gradient
+from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty, with_gradient
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
@@ -69,7 +69,7 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         # not gone through twice.
         gradients = dict(zip(trainable, found, strict=True))
         strategy.loss += with_gradient(loss, trainable, gradients)
-        strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, AdaptiveFisher(gradients))
+        strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, adaptive_fisher(gradients))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)

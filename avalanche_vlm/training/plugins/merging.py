@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
 
+from avalanche_vlm._on_demand import TensorsOnDemand
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
@@ -170,7 +171,8 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         """The merge of all vectors so far, this task's among them, as tensors by name."""
         if self.method == "ties":
             self._sums = self._sums if self._tasks else no_ties(self._initial)
-            update_ties(self._sums, _Moved(weights, self._initial), self.keep)
+            moved = TensorsOnDemand(self._initial, lambda name: weights[name] - self._initial[name])
+            update_ties(self._sums, moved, self.keep)
             yield from ((name, elect_sign(self._sums, name)) for name in self._initial)
             return
         for name, initial in self._initial.items():
@@ -187,22 +189,6 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
             else:
                 update_random_mix(merged, new, self._tasks, self._generator)
             yield name, merged[name]
-
-
-class _Moved(Mapping[str, torch.Tensor]):
-    """A task vector whose tensors are made when they are asked for, so that none is held."""
-
-    def __init__(self, weights: Vector, initial: Vector) -> None:
-        self._weights, self._initial = weights, initial
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._weights[name].detach() - self._initial[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._initial)
-
-    def __len__(self) -> int:
-        return len(self._initial)
 
 
 class AdapterFusionPlugin(VLMPlugin, supports_distributed=True):
