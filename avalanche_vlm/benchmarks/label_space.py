@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from avalanche_vlm.errors import InputError
 
@@ -72,6 +72,7 @@ def _with_plain_braces(template: str, name: str) -> str:
     return "".join(text + ("{}" if field is not None else "") for text, field, _, _ in parts)
 
 
+T = TypeVar("T")
 PLAIN = PromptTemplates("plain", ("{}",))
 PHOTO = PromptTemplates("photo", ("a photo of a {}.",))
 """CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
@@ -236,17 +237,23 @@ class LabelSpace:
     def from_json(cls, values: Mapping[str, Any]) -> LabelSpace:
         """The label space that :meth:`as_json` has written down.
 
+        :param values: what a file holds, which anyone may have changed.
+        :raises InputError: if that is no label space.
+
         >>> space = LabelSpace.from_names(["cat", "dog"])
         >>> LabelSpace.from_json(space.as_json()) == space
         True
         """
-        return cls(
-            tuple(values["class_names"]),
-            tuple(tuple(task) for task in values["tasks"]),
-            values["visible"],
-            tuple(PromptTemplates(t["name"], tuple(t["templates"])) for t in values["templates"]),
-            tuple(values["task_names"]),
-        )
+        try:
+            return cls(
+                _each(values["class_names"], str),
+                tuple(_each(task, int) for task in _each(values["tasks"], list)),
+                values["visible"],
+                tuple(PromptTemplates(str(t["name"]), _each(t["templates"], str)) for t in values["templates"]),
+                _each(values["task_names"], str),
+            )
+        except (IndexError, KeyError, TypeError) as error:
+            raise InputError(f"it is no label space ({type(error).__name__}: {error})") from error
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of its label space: plain JSON types."""
@@ -255,6 +262,13 @@ class LabelSpace:
             "classes": len(self),
             "templates": {t.name: list(t.templates) for t in self.templates},
         }
+
+
+def _each(values: Any, kind: type[T]) -> tuple[T, ...]:
+    """The values of a list that are all of one type."""
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise TypeError(f"{values!r:.99} is no list of {kind.__name__}")
+    return tuple(values)
 
 
 def _keys(names: Sequence[str]) -> list[tuple[int, str]]:

@@ -216,6 +216,8 @@ class TensorFile:
             metadata = header.pop(METADATA, {})
             if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
                 raise ValueError("its metadata are no texts")
+            if not all(map(_is_text, (*header, *metadata, *metadata.values()))):
+                raise ValueError("half of a character stands for a whole one")
             places = {name: Extent(*_place(entry, 8 + length)) for name, entry in header.items()}
             _check_without_gaps(places.values(), 8 + length, size)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import get_args
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses
@@ -10,6 +12,9 @@ from avalanche_vlm.errors import InputError
 
 _LARGEST = 1e18
 """Within the range of 64-bit counts and of float32, in which an optimizer steps."""
+
+_WHOLE = ("epochs", "batch_size", "warmup", "num_workers")
+_REAL = ("lr", "weight_decay", "label_smoothing", "max_grad_norm")
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes from one checkpoint within an experience to the next where nothing else is asked for."""
@@ -31,8 +36,8 @@ class TrainSettings:
         comes to the same; None takes what the recipe's method needs, and ``"current"`` where it needs neither.
     :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
     :param num_workers: number of processes that load data; with 0 the training process does.
-    :raises InputError: if the rate, the passes or the batch is not positive, another is below 0, one is larger than
-        torch can hold, or there is no such smoothing or choice of classes.
+    :raises InputError: if a number is none or not finite, if the rate, the passes or the batch is not positive, another
+        is below 0, one is larger than torch can hold, or there is no such smoothing or choice of classes.
     """
 
     lr: float = 1e-5
@@ -47,6 +52,12 @@ class TrainSettings:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
+        for name in (*_WHOLE, *_REAL):
+            value, kind = getattr(self, name), Integral if name in _WHOLE else Real
+            if value is None and name == "max_grad_norm":
+                continue
+            if isinstance(value, bool) or not isinstance(value, kind) or not -math.inf < value < math.inf:
+                raise InputError(f"{name} is a {'whole' if name in _WHOLE else 'finite'} number, not {value!r:.99}")
         for name in ("lr", "epochs", "batch_size"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
@@ -59,4 +70,4 @@ class TrainSettings:
             raise InputError(f"train_classes must be current or seen, not {self.train_classes!r}")
         for name in ("lr", "weight_decay", "batch_size"):
             if getattr(self, name) > _LARGEST:
-                raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name):g}")
+                raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name)!r:.40}")

@@ -118,3 +118,26 @@ def test_another_label_space_is_none_that_goes_on(change):
     space = join_tasks([("a", ["cat", "dog"], PHOTO)])
     grown = space.with_task("b", ["emu"], PHOTO)
     assert space.begins(grown) and not space.begins(replace(grown, **change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tasks": [0.5]},
+        {"tasks": 1},
+        {"class_names": "ab"},
+        {"class_names": [1, 2]},
+        {"templates": [1]},
+        {"templates": [{"name": "a"}]},
+        {"task_names": [[]]},
+        {"tasks": [["0"]]},
+        {"visible": {}},
+    ],
+)
+def test_what_is_stored_as_a_label_space_and_is_none_is_refused(change):
+    values = LabelSpace.from_names(["a", "b"]).as_json()
+    assert LabelSpace.from_json(values).class_names == ("a", "b")
+    with pytest.raises(InputError):
+        LabelSpace.from_json({**values, **change})
+    with pytest.raises(InputError):
+        LabelSpace.from_json({name: value for name, value in values.items() if name not in change})

@@ -54,6 +54,16 @@ def test_what_is_no_checkpoint_is_named(monkeypatch, tmp_path, place, ending, na
     assert "\n" not in str(error.value)
 
 
+def test_an_archive_whose_list_of_files_is_damaged_is_named(tmp_path):
+    torch.save({"a": torch.ones(2)}, path := tmp_path / "a.pt")
+    content = path.read_bytes()
+    at = content.index(b"PK\1\2")
+    path.write_bytes(content[: at + 46] + b"\xe5\xff" + content[at + 48 :])
+    for read in (inspect_checkpoint, read_weights):
+        with pytest.raises(InputError, match=r"a\.pt is truncated or damaged"):
+            read(path)
+
+
 def test_a_folder_and_a_truncated_file_are_named(monkeypatch, tmp_path):
     register(monkeypatch, tmp_path, {})
     with pytest.raises(InputError, match=r"is a folder, not a checkpoint file: .*local-dir:"):

@@ -130,3 +130,13 @@ def test_more_tensors_than_a_header_holds_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="2 tensors are too many for one safetensors file"):
         write_tensors(tmp_path / "a", {"a": torch.zeros(2), "b": torch.zeros(2)})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "header", [b'{"__metadata__":{"a":"\\ud800"}}', b'{"\\udfff":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}']
+)
+def test_half_a_character_in_a_header_is_refused_as_safetensors_does(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match=r"a\.safetensors is truncated or no safetensors file"):
+        read_tensors(path)

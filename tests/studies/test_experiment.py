@@ -201,6 +201,24 @@ def test_what_was_computed_is_reported_before_a_failure():
     assert rows[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("lr", "0.1", "lr is a finite number, not '0.1'"),
+        ("lr", float("nan"), "lr is a finite number, not nan"),
+        ("lr", 10**400, "lr is at most 1e"),
+        ("epochs", 2.5, "epochs is a whole number, not 2.5"),
+        ("epochs", True, "epochs is a whole number, not True"),
+        ("num_workers", None, "num_workers is a whole number, not None"),
+        ("label_smoothing", [], r"label_smoothing is a finite number, not \[\]"),
+        ("max_grad_norm", {}, "max_grad_norm is a finite number, not {}"),
+    ],
+)
+def test_a_setting_that_is_no_such_number(setting, value, said):
+    with pytest.raises(InputError, match=said):
+        TrainSettings(**{setting: value})
+
+
 def test_bad_settings():
     with pytest.raises(InputError, match="lr must be positive, not 0"):
         TrainSettings(lr=0)

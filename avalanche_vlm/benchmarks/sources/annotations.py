@@ -65,10 +65,15 @@ def _coco(path: Path, images: list[Any], annotations: list[Any], problems: Probl
 def _karpathy(path: Path, images: list[Mapping[str, Any]], problems: Problems) -> Iterator[Row]:
     number = 0
     for image in images:
-        split = {"restval": "train"}.get(image.get("split", ""), image.get("split", ""))
-        where = "/".join(part for part in (image.get("filepath"), image.get("filename")) if part)
+        split, *parts = (image.get(name) for name in ("split", "filepath", "filename"))
+        told = all(part is None or isinstance(part, str) for part in (split, *parts))
         for sentence in image["sentences"] if isinstance(image["sentences"], list) else ():
             number += 1
+            if not told:
+                problems.add(f"{path}, row {number}: the split or the name of its image is not text")
+                continue
+            split = "train" if split == "restval" else split
+            where = "/".join(part for part in parts if part)
             text = sentence.get("raw") if isinstance(sentence, dict) else sentence
             yield number, {"image": where, "caption": text, **({"split": split} if split else {})}
 

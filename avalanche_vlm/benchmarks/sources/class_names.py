@@ -210,6 +210,8 @@ def _read(path: Path) -> list[str] | dict[str, str]:
     if content is None:
         return [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
+        if any(isinstance(entry.get("id"), list | dict | set) for entry in content):
+            raise InputError(f"{path} has an id that is neither a number nor a text")
         content = {entry.get("id"): entry.get("name") for entry in content}  # categories of a COCO file
     if isinstance(content, dict):
         if content and all(isinstance(value, int) for value in content.values()):

@@ -78,10 +78,21 @@ def kept_sets(folder: str | Path, kept: Sequence[Kept], transform: ImageTransfor
             raise InputError(f"the test samples of {of.name} are missing: there is no file at {path}")
         tensors = read_tensors(path)
         about = path.with_suffix(".json")
-        space = LabelSpace.from_json(json.loads(about.read_text())) if about.exists() else None
+        space = _space_in(about) if about.exists() else None
         if missing := {"pixels", "y", "task"} - tensors.keys():
             raise InputError(f"{path} is damaged: it has no {min(missing)}")
         yield TestSet(of.name, KeptSamples(tensors, transform), space)
+
+
+def _space_in(path: Path) -> LabelSpace:
+    """The label space of a held-out set.
+
+    :raises InputError: if the file holds none.
+    """
+    try:
+        return LabelSpace.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
 class KeptSamples(Dataset):

@@ -137,3 +137,11 @@ def test_a_folder_with_metadata_in_its_splits(tmp_path):
     benchmark = read_stream(tmp_path, **PAIRS)
     assert benchmark.kind == "classes" and benchmark.label_space.class_names == ("cat", "dog")
     assert (benchmark.protocol["n_train"], benchmark.protocol["n_test"]) == ([3], [2])
+
+
+@pytest.mark.parametrize("facts", [{"split": {}}, {"split": ["train"]}, {"filepath": {"a": 1}}, {"filename": [1]}])
+def test_a_split_or_a_name_that_is_no_text_is_said_of_its_row(folder, facts):
+    image = {"filename": "0.jpg", "split": "train", "sentences": [{"raw": "a"}], **facts}
+    (folder / "dataset.json").write_text(json.dumps({"images": [image]}))
+    with pytest.raises(InputError, match=r"row 1: the split or the name of its image is not text"):
+        read_stream(folder / "dataset.json", **PAIRS)

@@ -47,6 +47,12 @@ def test_json_of_classes_and_ids(tmp_path):
     assert names_for(tmp_path / "d.json", ["3", "17"])[0] == {"3": "dog", "17": "cat"}
 
 
+def test_an_id_that_is_a_list_is_refused(tmp_path):
+    (tmp_path / "d.json").write_text(json.dumps([{"id": [0], "name": "cat"}, {"id": {}, "name": "dog"}]))
+    with pytest.raises(InputError, match=r"d\.json has an id that is neither a number nor a text"):
+        names_for(tmp_path / "d.json", ["0", "1"])
+
+
 def test_names_in_order_go_by_number_and_not_by_the_alphabet():
     names = [f"name {i}" for i in range(12)]
     named, _ = names_for(names, [str(i) for i in (10, 2, 11, 0)])

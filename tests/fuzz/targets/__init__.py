@@ -1,0 +1,1 @@
+"""Targets, a module each; :mod:`example` says what is in one."""
