@@ -11,8 +11,11 @@ from typing import Any
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.checks import check
+from avalanche_vlm.commands.durable import Command
 from avalanche_vlm.commands.loading import load_for
+from avalanche_vlm.commands.streams import guarded
 from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
+from avalanche_vlm.storage.durable import reason
 from avalanche_vlm.units import tell, visible
 
 COMMANDS = {
@@ -37,30 +40,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     :param argv: arguments without the program's name; the process's by default.
-    :return: exit code: 0, 2 for unusable input, 1 if nobody reads the output any more; 143 when SIGTERM has ended it,
-        130 when SIGINT has.
+    :return: exit code: 0, 2 for unusable input, 1 if what was printed could not be written or nobody reads it any more;
+        143 when SIGTERM has ended it, 130 when SIGINT has, 129 when SIGHUP has.
+    :raises SystemExit: for an argument of the wrong form, and after help.
     """
-    out = None
     shown = warnings.formatwarning
     warnings.formatwarning = _plainly
     try:
+        with guarded() as out:
+            try:
+                code = _run(argv)
+            except SystemExit:
+                out.flush()
+                if out.failure is None:
+                    raise
+                code = 1
+            out.flush()  # a reader that has gone is noticed here, not at the interpreter's end
+            if out.failure is None:
+                return code
+            if not isinstance(out.failure, BrokenPipeError):  # as with ``avalanche-vlm list recipes | head``
+                tell(f"avalanche-vlm: standard output cannot be written: {reason(out.failure)}", errors=True)
+            return code or 1
+    finally:
+        warnings.formatwarning = shown
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """The exit code of a command, after what it has to say."""
+    out = None
+    try:
         command, request = parse(argv)
         out, threads = (getattr(request, name, None) for name in ("out", "threads"))
-        check(request)
-        load_for(command, request)
-        if threads is not None:
-            import torch
+        with Command(out).interruptible():
+            check(request)
+            load_for(command, request)
+            if threads is not None:
+                import torch
 
-            torch.set_num_threads(threads)
-        code = int(resolve(COMMANDS[command])(request))
-        sys.stdout.flush()  # a reader that has gone is noticed here, not at the interpreter's end
-        return code
+                torch.set_num_threads(threads)
+            return int(resolve(COMMANDS[command])(request))
     except InputError as error:
         tell(f"avalanche-vlm: {error}", errors=True)
         return 2
-    except BrokenPipeError:  # as with ``avalanche-vlm list recipes | head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise  # it is about nothing of the user's
+        tell(f"avalanche-vlm: {os.fsdecode(error.filename)}: {reason(error)}", errors=True)
+        return 2
     except Interrupted as stopped:
         tell(f"avalanche-vlm: {stopped}", errors=True)
         return stopped.exit_code
@@ -68,8 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = f"; what is finished is kept in {out}" if out else ""
         tell(f"avalanche-vlm: interrupted{kept}", errors=True)
         return 130
-    finally:
-        warnings.formatwarning = shown
 
 
 def _plainly(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> str:

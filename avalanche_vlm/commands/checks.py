@@ -25,8 +25,11 @@ from avalanche_vlm.commands.store import read_run
 from avalanche_vlm.commands.wanted import CATALOGUED, assigned, complete, lacking, refuse_unread
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.names import architectures, refuse_unknown_name
+from avalanche_vlm.storage.durable import check_length
 from avalanche_vlm.training.settings import TrainSettings
 
+BELOW = 400
+"""Bytes that the names of what a command writes into its folder take at most: recipe, seed, version, object."""
 _SCHEMES = ("hf-hub:", "local-dir:")
 _WHOLE = ("csv", "tsv")
 """Formats whose first row has every column of the table."""
@@ -39,6 +42,9 @@ def check(request: Part) -> None:
     :raises InputError: in one sentence, for a name that does not exist, an option or value that nothing takes, and a
         file or folder that is not there.
     """
+    for name in ("out", "target", "pictures"):
+        if (path := getattr(request, name, None)) is not None:
+            check_length(path, 0 if isinstance(request, UseRequest) else BELOW)
     if isinstance(request, UseRequest | ExportRequest):
         version_folder(request.model)
     if isinstance(request, UpdateRequest) or (isinstance(request, VersionsRequest) and not version_names(request.out)):

@@ -36,13 +36,13 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 class Command:
     """A command that can be told to end: its training writes a checkpoint first; where none is trained it ends at once.
 
-    SIGTERM and SIGINT tell it to end, a second one ends it without ado, and SIGUSR1 asks for a checkpoint.
+    SIGTERM, SIGHUP and SIGINT tell it to end, a second one ends it without ado, and SIGUSR1 asks for a checkpoint.
 
-    :param out: the folder that the command works on.
+    :param out: the folder that the command works on; None if it works on none.
     :param patient: whether a second signal to end is nothing new: in a worker of another process, which ends it.
     """
 
-    def __init__(self, out: Path, *, patient: bool = False) -> None:
+    def __init__(self, out: Path | None, *, patient: bool = False) -> None:
         self._out, self._patient = out, patient
         self._engine: Engine | None = None
         self._plugin: CheckpointPlugin | None = None
@@ -115,7 +115,8 @@ class Command:
         :raises Interrupted: at once, unless a training ends first.
         """
         if self._plugin is None:
-            raise Interrupted(f"stopped by {signal_name(number)}: what is finished is kept in {self._out}", number)
+            kept = "" if self._out is None else f": what is finished is kept in {self._out}"
+            raise Interrupted(f"stopped by {signal_name(number)}{kept}", number)
         self._plugin.request_end(number)
 
 

@@ -145,7 +145,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
             draw_plot(picture, lambda: plots.matrices([kept]), progress)
         return {"result": job.kept[0], "timing": job.kept[1]}
     if (folder / "result.json").exists():
-        progress.say(f"{asked}: {folder / 'result.json'} is damaged or lacks its timing, run again")
+        progress.say(f"{asked}: {folder / 'result.json'} is damaged, run again")
     started = time.perf_counter()
     store.write_json(folder / "request.json", asked.stored())
     model, benchmark = prepare.opened(asked)
@@ -156,7 +156,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
 
     def on_row(step: int, matrix: Any) -> None:
         found = {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": percent_rows(matrix)}
-        store.write_json(partial, found)
+        store.write_json(partial, found)  # which ``report`` reads
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
         with progress.task(str(asked), len(benchmark.task_names)) as advance:
@@ -177,12 +177,21 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
             _save_model(job, outcome, benchmark, progress)
         total = time.perf_counter() - started + outcome.seconds_before
         timing = {**outcome.timing, "total_seconds": round(total, 2)}
-        store.write_json(folder / "timing.json", timing)
-        store.write_json(folder / "ledger.json", outcome.ledger)
+        # Before the result, which says that all is there; but without them it is still one.
+        _write_beside(folder / "timing.json", timing, progress)
+        _write_beside(folder / "ledger.json", outcome.ledger, progress)
         store.write_json(folder / "result.json", outcome.result)
     partial.unlink(missing_ok=True)
     draw_plot(picture, lambda: plots.matrices([outcome.result]), progress)
     return {"result": outcome.result, "timing": timing}
+
+
+def _write_beside(path: Path, content: dict[str, Any], progress: Progress) -> None:
+    """Write what belongs to a result; where it cannot be written, that is a remark."""
+    try:
+        store.write_json(path, content)
+    except InputError as error:
+        progress.say(str(error))
 
 
 def _save_model(job: Job, outcome: Outcome, benchmark: VLMBenchmark, progress: Progress) -> None:

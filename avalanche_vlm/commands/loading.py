@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 
-from avalanche_vlm.commands.durable import Command
 from avalanche_vlm.commands.requests import CompareRequest, Part
 
 _TRAINING = "avalanche_vlm.studies.experiment"
@@ -34,9 +33,7 @@ def load_for(command: str, request: Part) -> None:
         from avalanche_vlm.commands.side_by_side import begin_imports
 
         begin_imports(request)
-    out = getattr(request, "out", None)
-    told = nullcontext() if out is None else Command(out).interruptible()  # also now a scheduler may end it
-    with told, spinning(getattr(request, "quiet", False), "loading torch and avalanche"):
+    with spinning(getattr(request, "quiet", False), "loading torch and avalanche"):
         import_module(module)
 
 

@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 EVERY = 0.1
 """Seconds from one movement of another process's bar to the next."""
 
+LINES = 60.0
+"""Seconds from one line to the next where no bars can be drawn, as in a scheduler's log."""
+
 
 class Progress:
-    """A bar per experiment on standard error, or nothing at all.
+    """On standard error a bar per experiment; without a terminal a line a minute; or nothing at all.
 
     :param bars: rich's bars; None shows none.
-    :param quiet: whether remarks are left out.
+    :param quiet: whether remarks and lines are left out.
     """
 
     def __init__(self, bars: Bars | None, quiet: bool) -> None:
-        self.shown = bars is not None
-        """Whether there are bars."""
+        self.shown = not quiet
+        """Whether it is shown how far an experiment is."""
         self._bars = bars
         self._quiet = quiet
         self._said: set[str] = set()
+        self._lines = _Lines()
 
     def say_once(self, sentence: str) -> None:
         """Print a remark that several experiments have in common, at the first.
@@ -58,11 +62,17 @@ class Progress:
 
         :param label: what stands before the bar.
         :param tasks: number of tasks in the stream.
-        :return: a callback ``(experience, iteration, iterations)`` that moves the bar; None where there are no bars.
+        :return: a callback ``(experience, iteration, iterations)`` that moves the bar; None where nothing is shown.
         """
         bars = self._bars
-        if bars is None:
+        if not self.shown:
             yield None
+            return
+        if bars is None:
+            with self._lines.of(label) as tell_line:
+                yield lambda experience, iteration, iterations: tell_line(
+                    f"{experience + iteration / iterations:.1f} of {tasks} tasks"
+                )
             return
         bar = bars.add_task(visible(label), total=tasks, unit="task", places=1)
 
@@ -75,11 +85,38 @@ class Progress:
             bars.refresh()
 
 
+class _Lines:
+    """A line now and then on how far everything is that goes on at the moment."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + LINES
+        self._places: dict[str, str] = {}
+        self._process = os.getpid()
+
+    @contextmanager
+    def of(self, label: str) -> Iterator[Callable[[str], None]]:
+        """One thing that goes on.
+
+        :param label: name that its lines begin with.
+        :return: a function that takes how far it is.
+        """
+        try:
+            yield lambda place: self._tell(label, place)
+        finally:
+            self._places.pop(label, None)
+
+    def _tell(self, label: str, place: str) -> None:
+        self._places[label] = place
+        if (now := time.monotonic()) >= self._due and os.getpid() == self._process:
+            self._due = now + LINES
+            tell("; ".join(f"{label}: {place}" for label, place in self._places.items()), errors=True)
+
+
 class ToldProgress(Progress):
     """Progress of what works in another process: told to the one that shows it, a :class:`HeardProgress` there.
 
     :param tell: function that takes what is told to the other process.
-    :param shown: whether bars are shown there.
+    :param shown: whether it is shown there how far this is.
     """
 
     def __init__(self, tell: Callable[[Any], None], shown: bool) -> None:
@@ -152,13 +189,17 @@ class HeardProgress:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
-    """Bars where someone watches, nothing without a terminal.
+    """Bars where someone watches, a line a minute without a terminal.
 
-    :param quiet: whether bars and remarks are left out.
+    :param quiet: whether bars, lines and remarks are left out.
     :return: what shows the progress.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield Progress(None, quiet)
+        return
+    if not sys.stderr.isatty():
+        with _Lines().of("checking images") as tell_line, checks_told(lambda *of: tell_line("{} of {}".format(*of))):
+            yield Progress(None, quiet)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -195,14 +236,26 @@ def _of_checks(bars: Bars) -> Callable[[int, int], None]:
 
 @contextmanager
 def counting(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
-    """A count of what is done where nobody knows how much there is, shown where someone watches.
+    """A count of what is done where nobody knows how much there is, shown where someone watches, and in a line a minute
+    without a terminal.
 
     :param quiet: whether nothing is shown.
     :param what: what is counted, in the plural.
     :return: a function that adds to the count.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield lambda _: None
+        return
+    if not sys.stderr.isatty():
+        done = 0
+        with _Lines().of(f"{what} so far") as tell_line:
+
+            def add(number: int) -> None:
+                nonlocal done
+                done += number
+                tell_line(str(done))
+
+            yield add
         return
     from rich.console import Console
     from rich.progress import Progress as Bars

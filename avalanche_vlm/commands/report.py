@@ -20,7 +20,7 @@ def report(request: ReportRequest) -> int:
     from avalanche_vlm.report.page import as_html, as_markdown, content
 
     folder = request.out
-    found = content(*read_folder(folder))
+    found = content(*read_folder(folder), unfinished=_unfinished(folder))
     for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
         store.write_text(folder / name, visible(text))
     store.write_json(folder / "report.json", found)
@@ -43,10 +43,7 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | No
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
     entries = []
-    for path in [
-        folder / "result.json",
-        *sorted([*folder.glob("*/result.json"), *folder.glob("*/seed-*/result.json")]),
-    ]:
+    for path in _runs(folder, "result.json"):
         result = _object(path)
         if result is not None:
             wrong = fault(result)
@@ -59,11 +56,22 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | No
     if diagnosis is None and len(diagnosed) == 1:
         diagnosis = _object(diagnosed[0])
     advice = _object(folder / "advice.json")
-    if not entries and diagnosis is None and advice is None:
+    if not entries and diagnosis is None and advice is None and not _unfinished(folder):
         raise InputError(
             f"{folder} holds no result.json, diagnosis.json or advice.json: avalanche-vlm run makes a first"
         )
     return entries, diagnosis, advice
+
+
+def _runs(folder: Path, name: str) -> list[Path]:
+    """Files of this name of the run or the runs that a folder holds."""
+    return [folder / name, *sorted([*folder.glob(f"*/{name}"), *folder.glob(f"*/seed-*/{name}")])]
+
+
+def _unfinished(folder: Path) -> list[dict[str, Any]]:
+    """The rows that runs have come to which are not finished."""
+    paths = [path for path in _runs(folder, "partial.json") if not path.with_name("result.json").exists()]
+    return [found for path in paths if (found := _object(path)) is not None]
 
 
 def _object(path: Path) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
         entry = execute(job, request.checkpoint_minutes, command, progress)
         if numbered := lettering.key(entry["result"]["tasks"]):
             progress.say(numbered)
+    _write_table(request.out, [entry])
     table.print_matrix(entry["result"])
     _report(request.out, [entry])
     draw_plot(request.out / "held_out.png", partial(plots.held_out_curves, [entry["result"]]), progress)
@@ -90,6 +91,7 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
         if ordered and (numbered := lettering.key(ordered[0]["result"]["tasks"])):
             progress.say(numbered)
     if ordered:
+        _write_table(out, ordered)
         _report(out, ordered)
         results = [entry["result"] for entry in ordered]
         draw_plot(out / "metrics.png", partial(plots.metric_bars, results), progress)
@@ -117,11 +119,10 @@ def table_order(
 
 
 def _report(out: Path, entries: list[dict[str, Any]]) -> None:
-    """The table on the terminal with what must be said of it, ``results.csv`` and ``summary.json``."""
+    """The table on the terminal with what must be said of it."""
     from avalanche_vlm.evaluation.chance import remarks
     from avalanche_vlm.report import table
 
-    _write_table(out, entries)
     table.print_table(entries)
     for sentence in remarks([entry["result"] for entry in entries]):
         tell(sentence)
@@ -129,6 +130,7 @@ def _report(out: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def _write_table(out: Path, entries: list[dict[str, Any]]) -> None:
+    """``results.csv`` and ``summary.json``."""
     from avalanche_vlm.report import table
 
     store.write_text(out / "results.csv", table.as_csv(entries))

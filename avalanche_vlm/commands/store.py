@@ -137,14 +137,14 @@ def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[st
 
     :param folder: the folder of one recipe and seed.
     :param request: what is asked for now.
-    :return: result and timing; None if there is no finished result.
+    :return: result and timing, empty if it could not be written; None if there is no finished result.
     :raises InputError: if the folder holds the result of another request, or of one that cannot be read.
     """
     result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")
-    if not isinstance(result, dict) or not isinstance(timing, dict) or "metrics" not in result:
+    if not isinstance(result, dict) or "metrics" not in result:
         return None
     _same_request(folder, request, "a result")
-    return result, timing
+    return result, timing if isinstance(timing, dict) else {}
 
 
 def unfinished(folder: Path, request: Experiment) -> dict[str, Any] | None:

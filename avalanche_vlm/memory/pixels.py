@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
+import secrets
 import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -138,7 +138,8 @@ def _own_folder(owner: object, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        unlocked = Path(tempfile.mkdtemp(prefix=".exemplars-", dir=folder))
+        unlocked = folder / f".exemplars-{secrets.token_hex(8)}"
+        unlocked.mkdir()  # with the permissions that the umask leaves
         lock = Lock(unlocked).acquire()
         path = unlocked.rename(folder / unlocked.name[1:])  # under its name it is locked from the beginning
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import secrets
 import shutil
@@ -17,6 +18,9 @@ from avalanche_vlm.errors import InputError
 
 UNFINISHED = ".part"
 """How the name of a file or folder ends that is being written; it begins with a dot."""
+
+_ROOM = 200
+"""Bytes that a name may have so that what is written beside it has a name as well: disks take 255."""
 
 
 @contextlib.contextmanager
@@ -170,13 +174,49 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def check_length(path: Path, below: int = 0) -> None:
+    """Refuse a path that is too long for the system, before anything is done that is to be written there.
+
+    :param path: a file or folder that will be made.
+    :param below: bytes that the names of what will lie in it take at most.
+    :raises InputError: for a name, or a whole path, of more bytes than the disk takes.
+
+    >>> check_length(Path("out" * 100))
+    Traceback (most recent call last):
+    avalanche_vlm.errors.InputError: the name 'outoutoutouto...' has 300 bytes, and this disk takes 255 at most
+    """
+    if not hasattr(os, "pathconf"):
+        return
+    whole = Path(os.path.abspath(path))
+    there = next(above for above in (whole, *whole.parents) if os.path.exists(above))
+    most = {name: os.pathconf(there, f"PC_{name}_MAX") for name in ("NAME", "PATH")}
+    for name in whole.parts:
+        if (length := len(os.fsencode(name))) > most["NAME"] > 0:
+            said = f"the name '{name[:13]}...' has {length} bytes"
+            raise InputError(f"{said}, and this disk takes {most['NAME']} at most")
+    length = len(os.fsencode(whole)) + below
+    if length >= most["PATH"] > 0:
+        needed = f" with the names of {below} bytes that will lie in it" if below else ""
+        raise InputError(
+            f"the path '{os.fspath(path)[:13]}...' has {length} bytes{needed}, and this system takes "
+            f"{most['PATH'] - 1} at most"
+        )
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+    return path.with_name(f".{_stem(path.name)}.{secrets.token_hex(8)}{UNFINISHED}")
+
+
+def _stem(name: str) -> str:
+    """A name, or what stands for it where more letters would be too many for the disk."""
+    if len(os.fsencode(name)) <= _ROOM:
+        return name
+    return f"{name[: _ROOM // 8]}-{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}"
 
 
 def _unfinished(folder: Path, name: str | None) -> list[Path]:
     """What :func:`_beside` named, of one file or of all."""
-    begin = "*" if name is None else glob.escape(name)
+    begin = "*" if name is None else glob.escape(_stem(name))
     return list(folder.glob(f".{begin}.{'[0-9a-f]' * 16}{UNFINISHED}"))
 
 

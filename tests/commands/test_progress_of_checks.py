@@ -28,12 +28,42 @@ def test_a_bar_stands_for_a_check_for_as_long_as_it_lasts(monkeypatch):
     assert [task.total for task in bars.tasks] == [5]
 
 
-def test_checks_are_told_where_there_are_bars_alone(monkeypatch):
-    for terminal, quiet in ((False, False), (True, True), (True, False)):
+def test_checks_are_told_unless_it_should_be_quiet(monkeypatch):
+    for terminal, quiet in ((False, False), (True, True), (True, False), (False, True)):
         monkeypatch.setattr("sys.stderr.isatty", lambda shown=terminal: shown, raising=False)
         with progress.progress(quiet):
-            assert (listener() is not None) == (terminal and not quiet)
+            assert (listener() is not None) == (not quiet)
         assert listener() is None
+
+
+def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with progress.progress(False) as shown, shown.task("lora", 4) as lora, shown.task("zscl\x1b", 4) as zscl:
+        for clock[0] in (1000.0, 1059.0):
+            lora(1, 1, 2)
+        zscl(0, 1, 4)
+        assert capsys.readouterr().err == ""
+        for clock[0] in (1060.0, 1061.0, 1119.0):
+            lora(1, 2, 2)
+        assert capsys.readouterr().err == "lora: 2.0 of 4 tasks; zscl\\x1b: 0.2 of 4 tasks\n"
+        clock[0] = 1121.0
+        lora(2, 1, 2)
+        assert capsys.readouterr().err.startswith("lora: 2.5 of 4 tasks; ")
+        clock[0] = 1200.0
+        listener()(7, 9)
+        assert capsys.readouterr().err == "checking images: 7 of 9\n"
+    with progress.counting(False, "images") as add:
+        add(3)
+        clock[0] = 1300.0
+        add(4)
+        assert capsys.readouterr().err == "images so far: 7\n"
+    with progress.progress(True) as shown, shown.task("lora", 4) as lora, progress.counting(True, "images") as add:
+        clock[0] = 9999.0
+        assert lora is None and listener() is None
+        add(1)
+    assert capsys.readouterr().err == ""
 
 
 def test_how_images_are_checked_reaches_the_data_and_their_reference(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import SMALL, read, run
 
 from avalanche_vlm import cli
-from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands import jobs, prepare, store
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import tiny
@@ -262,3 +263,41 @@ def test_a_training_that_has_blown_up_in_its_last_step_is_no_result(tmp_path, ca
     assert not (tmp_path / "result.json").exists()
     partial = read(tmp_path / "partial.json")
     assert [None not in row for row in partial["matrix"]] == [True]  # of the pretrained model, and of no other
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{recipe}, seed 0 is not finished: 0 of 2 tasks trained.\n")
+
+
+def test_what_cannot_be_written_beside_a_result_does_not_lose_it(tmp_path, monkeypatch, capsys):
+    modes = {}
+
+    def failing(path, content, write=store.write_json):
+        if path.name in ("timing.json", "ledger.json", "matrix.png", "held_out.png"):
+            modes.update({found: found.stat().st_mode & 0o777 for found in tmp_path.rglob("*")})
+            raise InputError(f"cannot write {path}: No space left on device")
+        write(path, content)
+
+    words = ["run", "--recipe", "replay", "--out", str(tmp_path), *[word for word in SMALL if word != "--quiet"]]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", failing)
+        patch.setattr(jobs, "replace_file", failing)
+        before = os.umask(0o027)
+        try:
+            assert cli.main(words) == 0
+        finally:
+            os.umask(before)
+    err = capsys.readouterr().err
+    for name in ("timing.json", "ledger.json"):
+        assert f"cannot write {tmp_path / name}: No space left on device\n" in err
+    for name in ("matrix.png", "held_out.png"):
+        assert f"{tmp_path / name} could not be drawn, and all results are there: cannot write" in err
+    modes.update({found: found.stat().st_mode & 0o777 for found in tmp_path.rglob("*")})
+    assert {mode for path, mode in modes.items() if path.is_file() and not path.is_symlink()} == {0o640}
+    assert {mode for path, mode in modes.items() if path.is_dir() and path.name != "model"} == {0o750}
+    assert any("checkpoint" in path.parts for path in modes) and any("tests" in path.parts for path in modes)
+    # At the next start it is kept, what it costs is not known, and the plots are drawn.
+    result = (tmp_path / "result.json").read_bytes()
+    assert cli.main(words) == 0
+    captured = capsys.readouterr()
+    assert "finished before, kept" in captured.err and "Seconds" not in captured.out and "replay" in captured.out
+    assert (tmp_path / "result.json").read_bytes() == result
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("matrix.png", "held_out.png"))

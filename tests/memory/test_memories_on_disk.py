@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -219,3 +220,15 @@ def test_no_room_for_a_picture_is_told_before_it_is_written(tmp_path, monkeypatc
     with pytest.raises(InputError, match=rf"cannot keep exemplars in .*: {os.strerror(code)}"):
         filled(tmp_path)
     assert memory.sample(9)["pixels"].shape == before.shape
+
+
+@pytest.mark.parametrize("codec", ["uint8", "jpeg"])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, codec):
+    before = os.umask(0o027)
+    try:
+        memory = filled(tmp_path, codec, n=4)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    folders = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(memory) == 4 and (modes, folders) == ({0o640}, {0o750})

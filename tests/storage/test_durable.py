@@ -107,3 +107,21 @@ def test_what_killed_writers_left_is_swept(tmp_path):
         (tmp_path / name).touch()
     sweep(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".b.part", ".hidden", "a.json", "a.part"]
+
+
+def test_a_name_that_the_disk_takes_is_written_however_long(tmp_path):
+    names = ["a" * 255, "a" * 254 + "b", "ä" * 127]
+    for name in names:
+        replace_file(tmp_path / name, name.encode())
+        with staged(tmp_path / f"of {len(os.fsencode(name))}" / name) as folder:
+            assert folder.name.endswith(".part")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(names)
+    with pytest.raises(KeyboardInterrupt), written(tmp_path / names[0]):
+        leftover = next(tmp_path.glob(".*.part"))
+        content = leftover.read_bytes()
+        raise KeyboardInterrupt
+    leftover.write_bytes(content)  # as a killed process leaves it
+    sweep(tmp_path, names[1])
+    assert leftover.exists()
+    sweep(tmp_path, names[0])
+    assert not leftover.exists()

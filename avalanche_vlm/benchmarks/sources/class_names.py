@@ -156,12 +156,15 @@ def from_folders(folders: Collection[str], beside: Collection[str] = ()) -> tupl
     {'001.ak47': 'ak47', '002.flag': 'flag'}
     >>> from_folders(["t-shirt", "red_cap"], beside=["t_shirt", "red_cap"])[0]
     {'t-shirt': 't-shirt', 'red_cap': 'red cap'}
+    >>> from_folders(["___", "red_cap"])[0]
+    {'___': '___', 'red_cap': 'red cap'}
     """
     bare, notes = _without_numbers(folders), []
     if bare:
         first = min(bare)
         notes.append(f"the numbers before the names of class folders are left out: {first!r} is {bare[first]!r}")
-    names = {folder: _spaced(bare.get(folder, folder)) for folder in folders}
+    # Of nothing but underscores nothing would be left.
+    names = {folder: _spaced(bare.get(folder, folder)) or bare.get(folder, folder) for folder in folders}
     times = Counter(names.values())
     others: dict[str, set[str]] = {}
     for other in beside:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from avalanche_vlm.commands.arguments import deploying, living, showing, training
+from avalanche_vlm.units import visible
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Part
@@ -30,10 +31,19 @@ def parse(argv: Sequence[str] | None = None) -> tuple[str, Part]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that takes options by their whole names: ``compare --seed 3`` would pass for ``--seeds 3``."""
+    """A parser that takes options by their whole names: ``compare --seed 3`` would pass for ``--seeds 3``. What it
+    says of words that it does not know is harmless to a terminal."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, with usage, and end.
+
+        :param message: what is wrong.
+        :raises SystemExit: with exit code 2.
+        """
+        super().error(visible(message))
 
 
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:

@@ -10,7 +10,7 @@ from avalanche_vlm.evaluation.declaration import ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page import evidence, exposure, proposal
 from avalanche_vlm.report.page.glossary import glossary
-from avalanche_vlm.report.page.reading import record, text
+from avalanche_vlm.report.page.reading import how_far, record, text
 from avalanche_vlm.report.rounding import ROUNDING, show
 
 _DIAGNOSE = ("avalanche-vlm diagnose DIR", "repeats a run with probes and fills this part.")
@@ -23,7 +23,10 @@ _ADVISE = ("avalanche-vlm advise --out DIR", "tries recipes on your stream and f
 
 
 def content(
-    results: Sequence[ResultEntry], diagnosis: dict[str, Any] | None = None, advice: dict[str, Any] | None = None
+    results: Sequence[ResultEntry],
+    diagnosis: dict[str, Any] | None = None,
+    advice: dict[str, Any] | None = None,
+    unfinished: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything that the report says.
 
@@ -33,6 +36,7 @@ def content(
     :param results: ``result`` (what ``result.json`` holds) and ``timing`` of each run.
     :param diagnosis: what ``diagnosis.json`` holds.
     :param advice: what ``advice.json`` holds.
+    :param unfinished: what ``partial.json`` holds of each run that is not finished.
     :return: sections by name, None or empty where the input for one is absent; ``missing`` then says what fills it.
         Scores in percent, differences in points, shares as fractions, sizes in bytes.
     """
@@ -41,7 +45,7 @@ def content(
     advised = proposal.pareto_of_pilots(advice)
     found = {
         "title": _title(groups, diagnosis, advice),
-        "answer": _answer(groups, diagnosis, advice),
+        "answer": _answer(groups, diagnosis, advice, unfinished),
         "exposures": exposure.exposures(diagnosis),
         "attribution": exposure.attribution(diagnosis),
         "modules": exposure.modules(diagnosis),
@@ -70,13 +74,19 @@ def _title(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict
     return " · ".join(dict.fromkeys(filter(None, names))) or "a stream of tasks"
 
 
-def _answer(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> dict[str, Any]:
+def _answer(
+    groups: list[dict[str, Any]],
+    diagnosis: dict[str, Any],
+    advice: dict[str, Any],
+    unfinished: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
     """What hits the stream, and what to do about it; without advice, what the results say."""
     given = record(advice.get("answer"))
     advised = text(given.get("sentence"))
     said = [loss["verdict"]["sentence"] for loss in exposure.attribution(diagnosis)]
     said += [advised] if advised else [_standing(group) for group in groups]
     said += [sentence for group in groups for sentence in group["remarks"]]
+    said += [how_far(run) for run in unfinished]
     sentences = [sentence for sentence in said if sentence]
     confidence = text(given.get("confidence")) or None
     return {"sentences": sentences, "confidence": confidence, "why": text(given.get("why")) or None}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from avalanche_vlm.errors import InputError, Interrupted
+from avalanche_vlm.units import tell
 
 
 class BreakOffError(BaseException):
@@ -30,7 +31,7 @@ class Listens(Protocol):
         """End the training."""
 
 
-_ENDING = ("SIGTERM", "SIGINT")
+_ENDING = ("SIGTERM", "SIGINT", "SIGHUP")
 _GOING_ON = ("SIGUSR1",)
 
 
@@ -45,7 +46,7 @@ def handled(plugin: Listens) -> Iterator[None]:
         with heard(plugin):
             yield
     except Interrupted as stopped:
-        print(stopped, file=sys.stderr, flush=True)
+        tell(stopped, errors=True)
         raise SystemExit(stopped.exit_code) from None
 
 
@@ -60,12 +61,15 @@ def heard(plugin: Listens, *, patient: bool = False) -> Iterator[None]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise InputError("signals come to the main thread alone: train there, or without on_signals")
-    numbers = _numbers(*_ENDING, *_GOING_ON)
-    listener = _Listener(plugin, {number: signal.getsignal(number) for number in numbers}, patient)
+    before = {number: signal.getsignal(number) for number in _numbers(*_ENDING, *_GOING_ON)}
+    for number in _numbers("SIGHUP"):
+        if before[number] is signal.SIG_IGN:
+            del before[number]  # as nohup has it: the terminal may go
+    listener = _Listener(plugin, before, patient)
     unraisable, sys.unraisablehook = sys.unraisablehook, listener.ignored
     plugin.listens(True)
     try:
-        for number in numbers:
+        for number in list(before):
             signal.signal(number, listener)
         yield
     finally:
