@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,25 @@ def write_json(path: Path, content: Any) -> None:
     :param content: plain JSON types.
     :raises ValueError: for a number that JSON does not have (NaN, infinity).
     """
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, "".join(_lines(content)) + "\n")
+
+
+def _lines(content: Any, before: str = "\n") -> Iterator[str]:
+    """JSON with a line for every entry, and one for a whole list of numbers: of a matrix, which grows with the square
+    of the tasks, a line a row."""
+    entries = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    if not entries or (isinstance(content, list) and not any(isinstance(entry, dict | list) for entry in content)):
+        yield json.dumps(content, allow_nan=False)
+        return
+    inner = f"{before} "
+    begin, end = "{}" if isinstance(content, dict) else "[]"
+    for number, entry in enumerate(content):
+        yield f"{',' if number else begin}{inner}"
+        if isinstance(content, dict):
+            yield f"{json.dumps(entry)}: "
+            entry = content[entry]
+        yield from _lines(entry, inner)
+    yield f"{before}{end}"
 
 
 def read_json(path: Path) -> Any | None:

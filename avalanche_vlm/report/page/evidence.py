@@ -120,13 +120,17 @@ def _seed(entry: ResultEntry) -> str:
 
 def _recipe(name: str, members: list[ResultEntry], figures: Sequence[Figure]) -> dict[str, Any]:
     matrices = [grid(entry["result"]["matrix"]) for entry in members]
-    cells = [[spread(over, _DIGITS) for over in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
+    means, deviations = [], []
+    for lines in zip(*matrices, strict=True):
+        row = [spread(over, _DIGITS) for over in zip(*lines, strict=True)]
+        means.append([cell["mean"] for cell in row])
+        deviations.append([cell["std"] for cell in row])
     return {
         "name": name,
         "seeds": [_seed(entry) for entry in members],
         "figures": {figure.name: spread([figure.value(entry) for entry in members], _DIGITS) for figure in figures},
-        "matrix": [[cell["mean"] for cell in row] for row in cells],
-        "matrix_std": [[cell["std"] for cell in row] for row in cells],
+        "matrix": means,
+        "matrix_std": deviations,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from avalanche_vlm.report.page import pipes
+from avalanche_vlm.report.page.charts.heatmap import NUMBERED
 from avalanche_vlm.report.rounding import MISSING, show, suffix
 
 
@@ -107,13 +108,16 @@ def _performance(c: dict[str, Any]) -> list[str]:
             pipes.table(heads, rows, set(range(1, len(heads)))),
         ]
         for r in g["recipes"]:
+            named = f"**{pipes.plain(r['name'])}**: score on each task, %"
+            if len(r["matrix"]) * len(g["tasks"]) > NUMBERED:
+                blocks.append(f"{named}: {len(r['matrix']):,} rows and {len(g['tasks']):,} columns, in report.json")
+                continue
             cells = [
                 [pipes.mean({"mean": v, "std": s}, "percent") for v, s in zip(row, spread, strict=True)]
                 for row, spread in zip(r["matrix"], r["matrix_std"], strict=True)
             ]
-            named = [[step, *row] for step, row in zip(["pretrained", *g["tasks"]], cells, strict=True)]
-            table = pipes.table(["after", *g["tasks"]], named, set(range(1, len(g["tasks"]) + 1)))
-            blocks += [f"**{pipes.plain(r['name'])}**: score on each task, %", table]
+            lines = [[step, *row] for step, row in zip(["pretrained", *g["tasks"]], cells, strict=True)]
+            blocks += [named, pipes.table(["after", *g["tasks"]], lines, set(range(1, len(g["tasks"]) + 1)))]
         blocks += _weakest(g["weakest"])
     return blocks
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
+from avalanche_vlm.report.page.charts.heatmap import NUMBERED
 from avalanche_vlm.report.page.reading import padded
 from avalanche_vlm.report.rounding import MISSING, has_spread, show
 
@@ -49,7 +50,9 @@ def ragged(tasks: list[str], rows: list[list[str]]) -> str:
 
 
 def matrix_table(corner: str, rows: list[str], columns: list[str], cells: list[list[float | None]], kind: str) -> str:
-    """A matrix with its names."""
+    """A matrix with its names; a sentence for one of more cells than anyone reads."""
+    if len(rows) * len(columns) > NUMBERED:
+        return f"{len(rows):,} rows and {len(columns):,} columns: report.json has the numbers."
     named = [[name, *(show(v, kind) for v in row)] for name, row in zip(rows, cells, strict=True)]
     return table([corner, *columns], named, set(range(1, len(columns) + 1)))
 
