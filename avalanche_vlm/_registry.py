@@ -6,7 +6,7 @@ import pkgutil
 import re
 import reprlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -46,11 +46,14 @@ class Registry(Generic[T]):
     :param group: group of entry points; an entry point bears the declaration's name and refers to the declaration.
     :param folder: dotted name of the package whose modules register the shipped ones, each when it is imported; None if
         they are registered already.
+    :param first: shipped declarations that come before those of the folder, each with a ``name``.
     """
 
-    def __init__(self, what: str, kind: type[T], group: str, folder: str | None = None) -> None:
+    def __init__(
+        self, what: str, kind: type[T], group: str, folder: str | None = None, first: Iterable[T] = ()
+    ) -> None:
         self.what, self.kind, self.group = what, kind, group
-        self._registered: dict[str, T] = {}
+        self._registered: dict[str, T] = {getattr(of, "name", ""): of for of in first}
         self._folder = folder
         self._outside: dict[str, Any] | None = None
 

@@ -1,4 +1,4 @@
-"""Write what README, the pages of this folder and the catalogue say of the recipes, from the recipes' declarations.
+"""Write what README, the pages of this folder and the catalogue say of recipes and benchmarks, from their declarations.
 
 ``python docs/generate.py`` writes; with ``--check`` it names the files that are stale and exits with 1. A block stands
 between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
@@ -14,6 +14,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from avalanche_vlm.benchmarks.datasets.declaration import DATASETS
+from avalanche_vlm.benchmarks.registry import BENCHMARKS
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes import AdamW, Published, Tuned, Unpublished
 
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "README.md": ("recipes",),
     "docs/recipes.md": ("recipes", "image towers", "options", "published settings", "rates on new data", "picturebook"),
+    "docs/benchmarks.md": ("benchmarks", "layouts"),
 }
 """Files, and the blocks that each must have."""
 CATALOGUE = "avalanche_vlm/catalogue.json"
@@ -159,6 +162,46 @@ def picturebook_table() -> str:
     return table(["recipes", "learning rate", "options", "what was tried"], rows)
 
 
+def benchmark_table() -> str:
+    """All published benchmarks, with their defaults and what they are made of."""
+    rows = []
+    for of in BENCHMARKS:
+        if of.family in ("", "picturebook"):
+            continue
+        told = of.as_json()
+        sets: dict[str, dict[str, Any]] = {}
+        for name, known in told["data_sets"].items():
+            sets.setdefault(name.rpartition(": ")[0], {})[name.rpartition(": ")[2]] = known
+        for which, members in sets.items():
+            classes = sum(known["classes"] for known in members.values())
+            images = [
+                sum(known["images"].get(part, 0) for known in members.values()) for part in ("train", "test", "all")
+            ]
+            whole = f", and {images[2]:,} to be split" if images[2] else ""
+            rows.append(
+                [
+                    f"`{of.name}`" + (f" `{which}`" if which else ""),
+                    of.family,
+                    of.summary,
+                    f"{classes:,}",
+                    f"{images[0]:,} / {images[1]:,}{whole}",
+                    told["label_spaces"][0],
+                    of.source,
+                ]
+            )
+    head = ["benchmark", "family", "what it is", "classes", "training / test images", "classes that compete", "source"]
+    return table(head, rows)
+
+
+def layout_table() -> str:
+    """Where the files of all data sets lie below the root."""
+    rows = [
+        [f"`{of.name}`", of.summary, "; ".join(f"`{path}`: {what}" for path, what in of.needs.items()), of.licence]
+        for of in DATASETS
+    ]
+    return table(["data set", "what it is", "below the root", "licence"], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipe_table,
     "image towers": image_towers,
@@ -166,6 +209,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "published settings": published_table,
     "rates on new data": new_data_table,
     "picturebook": picturebook_table,
+    "benchmarks": benchmark_table,
+    "layouts": layout_table,
 }
 
 

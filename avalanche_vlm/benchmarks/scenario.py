@@ -202,16 +202,19 @@ class DataReport:
     :param notes: what else a reader of results should know, a sentence each: files that were not taken for samples,
         names that were not taken as they are.
     :param cut: the captions of each part of the benchmark, and how many of them the model does not read to their end.
+    :param chosen: places of the training images that were drawn for few shots, by task; empty where all are taken.
     """
 
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: dict[str, dict[str, int]] = field(default_factory=dict)
+    chosen: dict[str, list[int]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What a result says of its data: plain JSON types."""
         cut = {part: dict(counts) for part, counts in self.cut.items() if counts["cut"]}
-        return {"skipped": list(self.skipped), "notes": list(self.notes), "cut": cut}
+        chosen = {"chosen": dict(self.chosen)} if self.chosen else {}
+        return {"skipped": list(self.skipped), "notes": list(self.notes), "cut": cut, **chosen}
 
 
 class VLMBenchmark(CLScenario):

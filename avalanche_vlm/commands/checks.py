@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.artifacts.layout import known_version, model_version, version_folder, version_names
+from avalanche_vlm.benchmarks.declaration import Benchmark
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
 from avalanche_vlm.benchmarks.sources.problems import Problems
@@ -19,7 +20,7 @@ from avalanche_vlm.benchmarks.sources.registry import format_of, read_rows
 from avalanche_vlm.commands.requests.deploying import ExportRequest, UseRequest
 from avalanche_vlm.commands.requests.living import DiffRequest, RollbackRequest, UpdateRequest, VersionsRequest
 from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TrainingRequest
-from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, SIZES
+from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, FILES, SIZES
 from avalanche_vlm.commands.requests.training import AdviseRequest, CompareRequest, DiagnoseRequest, RunRequest
 from avalanche_vlm.commands.store import read_run
 from avalanche_vlm.commands.wanted import CATALOGUED, assigned, complete, lacking, refuse_unread
@@ -119,13 +120,13 @@ def check_stream(stream: StreamRequest) -> None:
     """
     if stream.data is None:
         assert stream.benchmark is not None
-        _refuse_unknown_options(stream, stream.benchmark)
+        _refuse_unusable(stream, stream.benchmark)
         return
     data = Path(stream.data)
     if not data.exists():
         raise InputError(f"--data: there is no file or folder at {stream.data}")
     for option in stream.options:
-        if option in SIZES:
+        if option in (*SIZES, *FILES):
             raise does_not_apply(option, "--data")
     found = format_of(data)
     if stream.reference is not None and not Path(stream.reference).exists():
@@ -157,15 +158,34 @@ def does_not_apply(option: str, where: str) -> InputError:
     return InputError(f"--{option.replace('_', '-')} does not apply to {where}")
 
 
-def _refuse_unknown_options(stream: StreamRequest, name: str) -> None:
+def _refuse_unusable(stream: StreamRequest, name: str) -> None:
     for option in ("reference", "generator", "template"):
         if getattr(stream, option) is not None:
             raise does_not_apply(option, f"{name}, only to --data")
-    taken = _parameters(get_benchmark(name).factory)
-    flagged = [option for option in stream.options if option in (*SIZES, *DATA_OPTIONS)]
+    declared = get_benchmark(name)
+    taken = set(declared.accepts) or _parameters(declared.factory)
+    flagged = [option for option in stream.options if option in (*SIZES, *FILES, *DATA_OPTIONS)]
     for option in flagged:
         if taken is not None and option not in taken:
             raise does_not_apply(option, name)
+    if declared.check is not None:
+        declared.check(stream_options(stream, declared))
+
+
+def stream_options(stream: StreamRequest, declared: Benchmark) -> dict[str, Any]:
+    """The options that a benchmark is given, but for the seed.
+
+    :param stream: the stream that was asked for.
+    :param declared: what is known of the benchmark.
+    """
+    given = dict(stream.options)
+    if stream.label_space:
+        given["label_space"] = stream.label_space
+    if stream.order:
+        given[declared.order or "order"] = list(stream.order)
+    if stream.on_error != "raise":
+        given["on_error"] = stream.on_error
+    return given
 
 
 def _parameters(factory: Any) -> set[str] | None:

@@ -58,7 +58,7 @@ def _recipe(name: str) -> dict[str, Any]:
 
 
 def _benchmarks() -> Lines:
-    return [{"name": of.name, "kind": of.kind, "summary": of.summary} for of in BENCHMARKS]
+    return [{"name": of.name, "family": of.family, "kind": of.kind, "summary": of.summary} for of in BENCHMARKS]
 
 
 def _formats() -> Lines:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
-from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device
+from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device, stream_options
 from avalanche_vlm.commands.requests import (
     CompareRequest,
     Experiment,
     StreamRequest,
     TrainingRequest,
 )
-from avalanche_vlm.commands.requests.shared import CHECKS, DATA_OPTIONS, SIZES
+from avalanche_vlm.commands.requests.shared import CHECKS, DATA_OPTIONS, FILES, SIZES
 from avalanche_vlm.commands.wanted import assigned, lacking, refuse_unread
 from avalanche_vlm.errors import InputError
 
@@ -196,20 +196,19 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
             raise does_not_apply(option, f"{name}, only to --data")
     declared = get_benchmark(name)
     _refuse_given(stream, name, "name")
-    if stream.order:
-        common[declared.order or "order"] = list(stream.order)
-    if stream.on_error != "raise":
-        raise does_not_apply("on_error", f"{name}, only to --data")
-    flagged = (*SIZES, *DATA_OPTIONS)
-    flags = {**common, **{option: value for option, value in stream.options.items() if option in flagged}}
+    if stream.on_error != "raise" and not declared.takes("on_error"):
+        raise does_not_apply("on_error", f"{name}, only to --data and --root")
+    given = {**common, **stream_options(stream, declared)}
+    flagged = (*SIZES, *FILES, *DATA_OPTIONS)
+    flags = [option for option in given if option in flagged or option not in stream.options]
     if not declared.takes("seed"):
         if stream.seed is not None:
             raise does_not_apply("data_seed", f"{name}, which draws nothing")
-        del common["seed"], flags["seed"]  # data that nothing is drawn of: the seed is the training's alone
+        del given["seed"]  # data that nothing is drawn of: the seed is the training's alone
+        flags.remove("seed")
     for option in flags:
         if not declared.takes(option):
             raise does_not_apply(option, name)
-    given = {**common, **stream.options}
     benchmark = create_benchmark(name, model=model, **given)
     if "seed" in given and "split_seed" not in benchmark.protocol:
         benchmark.protocol.setdefault("seed", given["seed"])  # a benchmark from outside may say nothing of it
@@ -225,7 +224,7 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
         raise InputError(f"--data: there is no file or folder at {data}")
     _refuse_given(stream, "--data", "path")
     for option in stream.options:
-        if option in SIZES:
+        if option in (*SIZES, *FILES):
             raise does_not_apply(option, "--data")
     if stream.order:
         common["order"] = list(stream.order)

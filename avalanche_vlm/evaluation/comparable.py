@@ -49,6 +49,7 @@ _Known = tuple[Mapping[str, Any], Any]
 
 PLACES: Mapping[str, str] = {
     "data.path": "stream.data",
+    "data.root": "stream.options.root",
     "data.image_root": "stream.options.image_root",
     "data.class_names": "stream.options.class_names",
     "resources.reference.path": "stream.reference",

@@ -59,8 +59,9 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
     """
     data = parser.add_argument_group("stream")
     data.add_argument("--benchmark", choices=benchmark_names(), help=f"(default: {benchmark})")
+    data.add_argument("--root", metavar="DIR", help="folder that holds the data sets of a published benchmark")
     data.add_argument("--data", metavar="PATH", help="your own folder of class folders, or table (list formats)")
-    data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable rows of --data")
+    data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable images and rows")
     data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
     data.add_argument(
         "--order", type=values.names, metavar="A,B,C", help="names of the tasks, in the order of the stream"
@@ -80,6 +81,7 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
     data.add_argument("--n-test", type=values.positive, metavar="N", help="test pictures per task of the picturebook")
     data.add_argument("--n-held-out", type=values.positive, metavar="N", help="held-out captions of the picturebook")
     data.add_argument("--n-reference", type=values.positive, metavar="N", help="reference pairs of the picturebook")
+    data.add_argument("--shots", type=values.count, metavar="N", help="training images per class (default: all)")
     data.add_argument(
         "--option",
         action="append",
@@ -101,7 +103,11 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--split-classes", type=values.positive, metavar="N", help="make N tasks of the classes of one data set"
     )
-    own.add_argument("--check", choices=("none", "fast", "full"), help="of images before training (default: full)")
+    own.add_argument(
+        "--check",
+        choices=("none", "fast", "full"),
+        help="of images before training (default: full, and fast of a published benchmark)",
+    )
     own.add_argument("--check-workers", type=values.workers, metavar="N", help="that check (default: one a processor)")
     own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
     for column in ("image", "label", "caption", "task", "split"):

@@ -12,6 +12,9 @@ from avalanche_vlm.errors import InputError
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 """Options of benchmarks that the command line has flags of their own for."""
 
+FILES = ("root", "shots")
+"""Options of published benchmarks that the command line has flags of their own for."""
+
 CHECKS = ("check", "check_workers")
 """Options on how images of a user's own data are checked before training."""
 
@@ -62,7 +65,7 @@ def stream(options: argparse.Namespace) -> StreamRequest:
     :param options: arguments as argparse has parsed them.
     :raises InputError: unless one stream is named.
     """
-    named = (*SIZES, *DATA_OPTIONS)
+    named = (*SIZES, *FILES, *DATA_OPTIONS)
     sizes = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     return StreamRequest(
         benchmark=_one_stream(options),

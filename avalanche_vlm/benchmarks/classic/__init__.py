@@ -1,0 +1,1 @@
+"""Published benchmarks: a small declaration each, read from files that users hold already."""

@@ -1,0 +1,129 @@
+"""What is known of a published data set before it is read: where its files lie, how many there are, what is called how.
+
+This module is light: what reads the files is imported when they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm._registry import Registry, resolve
+from avalanche_vlm.errors import InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.sources.labelled import LabelledSet
+
+PHOTO = ("a photo of a {}.",)
+"""CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
+
+
+@cache
+def wording(name: str) -> Any:
+    """A list of names or of prompts that is kept beside the declarations.
+
+    :param name: name of the list in ``words.json``.
+    """
+    return json.loads(files(__package__).joinpath("words.json").read_text(encoding="utf-8"))[name]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The declaration of a data set in one layout.
+
+    :param name: the data set's name, as users write it.
+    :param title: what it is called in results, and as a task.
+    :param summary: what it is, in a phrase.
+    :param read: the function that reads it, or where it is: ``"package.module:function"``. It is called with the folder
+        that holds all data sets and with ``reading``.
+    :param reading: further arguments of that function.
+    :param needs: what must lie in the folder: a path, and what it should hold.
+    :param classes: number of classes.
+    :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
+        benchmark to split).
+    :param names: names of the classes in the order of their ids; None for what the files call them.
+    :param renamed: names in the place of what the files call classes.
+    :param prompts: sentences with ``{}`` for the class name, the first one first.
+    :param source: paper that it is from.
+    :param licence: what its distributors say of its use.
+    :param notes: what a reader of results should know, a sentence each.
+    """
+
+    name: str
+    title: str
+    summary: str
+    read: str
+    needs: Mapping[str, str]
+    classes: int
+    sizes: Mapping[str, int]
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    prompts: tuple[str, ...] = PHOTO
+    source: str = ""
+    licence: str = "not stated by its distributors"
+    notes: tuple[str, ...] = ()
+
+    def missing(self, root: Path) -> list[str]:
+        """What is not there of what must lie in a folder.
+
+        :param root: folder that holds the data sets.
+        """
+        return [path for path in self.needs if not (root / path).exists()]
+
+    def load(self, root: Path) -> LabelledSet:
+        """Read which images there are, and of which classes; no image is opened.
+
+        :param root: folder that holds the data sets.
+        :return: images by part, with class ids and the names of the classes.
+        :raises InputError: in one sentence, for a file that is missing or is not what it should be.
+        """
+        refuse_missing([self], root)
+        found: LabelledSet = resolve(self.read)(root, **self.reading)
+        names = [self.renamed.get(name, name) for name in found.names]
+        if self.names is not None:
+            if len(found.names) > len(self.names):
+                raise InputError(
+                    f"{self.summary} has {len(self.names)} classes, and {root} has {len(found.names)} of it"
+                )
+            names = list(self.names[: len(found.names)])
+        return replace(found, names=names)
+
+
+DATASETS: Registry[DataSet] = Registry(
+    "data set", DataSet, "avalanche_vlm.datasets", "avalanche_vlm.benchmarks.datasets"
+)
+
+
+def refuse_missing(sets: Iterable[DataSet], root: Path) -> None:
+    """Refuse a folder in which something is not there.
+
+    :param sets: data sets that must lie in the folder.
+    :param root: folder that holds the data sets.
+    :raises InputError: in one sentence that names the first thing that is missing and what it should hold.
+    """
+    wanted = list(sets)
+    if not root.is_dir():
+        tops = dict.fromkeys(Path(path).parts[0] for of in wanted for path in of.needs)
+        raise InputError(f"there is no folder at {root}: it should hold {_and(list(tops))}")
+    missing = [(of, path) for of in wanted for path in of.missing(root)]
+    if not missing:
+        return
+    first, path = missing[0]
+    others = list(dict.fromkeys(of.title for of, _ in missing if of is not first))
+    more = f"; {_and(others)} {'is' if len(others) == 1 else 'are'} not complete there either" if others else ""
+    raise InputError(f"{root} has no {path}: it should be {first.needs[path]} ({first.summary}){more}")
+
+
+def _and(words: list[str]) -> str:
+    """Words in a list.
+
+    >>> _and(["a"]), _and(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

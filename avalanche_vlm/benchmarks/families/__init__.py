@@ -1,0 +1,1 @@
+"""What the declarations of published benchmarks have in common, family by family."""

@@ -1,0 +1,179 @@
+"""What every published benchmark is: data sets below one root, options, and tasks made of both.
+
+This module is light: a stream is built by :mod:`avalanche_vlm.benchmarks.families.building`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from avalanche_vlm._registry import resolve
+from avalanche_vlm.benchmarks.datasets.declaration import DataSet, refuse_missing
+from avalanche_vlm.benchmarks.declaration import FROM_MODEL, REQUIRED, Benchmark
+from avalanche_vlm.benchmarks.label_space import Visible
+from avalanche_vlm.benchmarks.options import BenchmarkOption, all_checked
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet
+
+Options = Mapping[str, Any]
+"""Values of all options of a benchmark, by their names."""
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task of a stream, before any image is opened.
+
+    :param name: name of the task.
+    :param classes: what its classes are told apart by, in the order of their ids within the task; a class that another
+        task has as well is the same class.
+    :param names: names of the classes.
+    :param prompts: sentences with ``{}`` for the class name.
+    :param train: training images, with ids within the task.
+    :param test: test images, with ids within the task.
+    """
+
+    name: str
+    classes: tuple[Hashable, ...]
+    names: tuple[str, ...]
+    prompts: tuple[str, ...]
+    train: LabelledPart
+    test: LabelledPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classic:
+    """The declaration of a published benchmark.
+
+    :param name: the benchmark's name, as users write it.
+    :param summary: what the stream is, in a phrase.
+    :param source: paper that the protocol is from, with its number on arXiv.
+    :param citation: how that paper is cited.
+    :param label_space: which classes compete at prediction, unless another is asked for.
+    :param notes: what a reader of results should know of it, a sentence each: where it differs from what was published,
+        and what could not be verified.
+    """
+
+    family: ClassVar[str]
+
+    name: str
+    summary: str
+    source: str
+    citation: str = ""
+    label_space: Visible
+    notes: tuple[str, ...] = ()
+
+    def own_options(self) -> tuple[BenchmarkOption, ...]:
+        """The options that other benchmarks need not have."""
+        raise NotImplementedError
+
+    def sets(self, options: Options) -> list[DataSet]:
+        """The data sets that are read, in the order in which :meth:`tasks` gets them.
+
+        :param options: values of all options.
+        :raises InputError: for options that do not go together.
+        """
+        raise NotImplementedError
+
+    def tasks(self, read: Sequence[LabelledSet], options: Options) -> list[TaskPlan]:
+        """The tasks in the order of the stream.
+
+        :param read: what the data sets hold, in the order of :meth:`sets`.
+        :param options: values of all options.
+        :raises InputError: for options that do not fit the data sets.
+        """
+        raise NotImplementedError
+
+    def layouts(self) -> Mapping[str, Sequence[DataSet]]:
+        """The data sets of each way to lay out the files, by the option that says which."""
+        return {"": self.sets({option.name: option.default for option in self.options()})}
+
+    def options(self) -> tuple[BenchmarkOption, ...]:
+        """All options: where the files lie, the benchmark's own, and those that every benchmark has."""
+        spaces = (self.label_space, *(space for space in get_args(Visible) if space != self.label_space))
+        return (
+            BenchmarkOption("root", "text", REQUIRED, "folder that holds the data sets (--root DIR)"),
+            *self.own_options(),
+            BenchmarkOption("label_space", "choice", self.label_space, "which classes compete at prediction", spaces),
+            BenchmarkOption("seed", "number", 0, "of what is drawn, such as the images of few shots"),
+            BenchmarkOption(
+                "check", "choice", "fast", "how images are checked before training", ("none", "fast", "full")
+            ),
+            BenchmarkOption("check_workers", "number", None, "processes that check"),
+            BenchmarkOption(
+                "on_error", "choice", "raise", "what is done with an image that cannot be read", ("raise", "skip")
+            ),
+        )
+
+    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of all options, once what can be told without opening an image is right.
+
+        :param given: options that were given.
+        :raises InputError: in one sentence, for an option that cannot be meant, and for files that are not there.
+        """
+        options = all_checked(self.options(), dict(given), f"benchmark {self.name}")
+        refuse_missing(self.sets(options), Path(options["root"]).expanduser())
+        return options
+
+    def stream(
+        self, *, train_transform: Any = None, eval_transform: Any = None, tokenizer: Any = None, **given: Any
+    ) -> VLMBenchmark:
+        """Build the stream.
+
+        :param train_transform: the model's transform of training images; CLIP's of 224 pixels by default.
+        :param eval_transform: the model's transform of test images; CLIP's of 224 pixels by default.
+        :param tokenizer: the model's tokenizer, which class names need not go through here.
+        :param given: options that were given.
+        :raises InputError: in one sentence, for everything that cannot be used.
+        """
+        options = self.checked(given)
+        built: Callable[..., VLMBenchmark] = resolve("avalanche_vlm.benchmarks.families.building:built")
+        return built(self, options, train_transform, eval_transform)
+
+    def told(self) -> dict[str, Any]:
+        """What a user should know before looking for the files: citation, licences, layout, expected counts."""
+        layouts = {}
+        for which, sets in self.layouts().items():
+            for of in dict.fromkeys(of.name for of in sets):
+                found = next(known for known in sets if known.name == of)
+                layouts[f"{which} {of}".strip()] = {
+                    "files": {f"ROOT/{path}": what for path, what in found.needs.items()},
+                    "classes": found.classes,
+                    "images": dict(found.sizes),
+                    "source": found.source,
+                    "licence": found.licence,
+                    "notes": list(found.notes),
+                }
+        return {"citation": self.citation, "notes": list(self.notes), "data_sets": layouts}
+
+    def declared(self) -> Benchmark:
+        """The benchmark for the registry."""
+        factory = partial(self.stream)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                *(inspect.Parameter(of.name, keyword, default=of.default) for of in self.options()),
+                *(inspect.Parameter(name, keyword, default=None) for name in FROM_MODEL),
+            ]
+        )
+        spaces = next(of.choices for of in self.options() if of.name == "label_space")
+        ordered = {of.name for of in self.own_options()} & {"order"}
+        return Benchmark(
+            self.name,
+            "classes",
+            self.summary,
+            factory,
+            self.source,
+            spaces,
+            "order" if ordered else None,
+            self.family,
+            {of.name: of.accepts for of in self.options()},
+            self.told,
+            self.checked,
+        )

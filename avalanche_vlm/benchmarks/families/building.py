@@ -1,0 +1,212 @@
+"""A stream from the plan of a published benchmark."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avalanche_vlm.benchmarks.datasets.declaration import DataSet
+from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
+from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
+from avalanche_vlm.benchmarks.scenario import DataReport, ImageDataset, VLMBenchmark, as_experience_data
+from avalanche_vlm.benchmarks.sources.checking import checked_images
+from avalanche_vlm.benchmarks.sources.class_names import meaningless
+from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet
+from avalanche_vlm.benchmarks.sources.problems import Problems
+from avalanche_vlm.benchmarks.transforms import ImageTransform
+from avalanche_vlm.errors import DataWarning, InputError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of the channels as CLIP takes them (arXiv 2103.00020)."""
+
+_NO_PROTOCOL = ("root", "label_space", "seed", "check", "check_workers", "on_error")
+"""Options that decide nothing, or that a protocol has under a name of its own."""
+
+
+def built(
+    benchmark: Classic, options: Options, train_transform: Callable | None, eval_transform: Callable | None
+) -> VLMBenchmark:
+    """The stream of a published benchmark.
+
+    :param benchmark: what was declared.
+    :param options: values of all options.
+    :param train_transform: transform of training images; CLIP's of 224 pixels for None.
+    :param eval_transform: transform of test images; CLIP's of 224 pixels for None.
+    :raises InputError: in one sentence, for everything that cannot be used.
+    """
+    root, problems = Path(options["root"]).expanduser(), Problems(options["on_error"])
+    declared = benchmark.sets(options)
+    read = [of.load(root) for of in declared]
+    problems.notes += [*benchmark.notes, *(f"{of.title}: {note}" for of in declared for note in of.notes)]
+    if other := [told for of, found in zip(declared, read, strict=True) if (told := other_sizes(of, found))]:
+        sentence = f"figures are not comparable with published ones: {'; '.join(other)}"
+        problems.notes.append(sentence)
+        warnings.warn(sentence, DataWarning, stacklevel=2)
+    tasks = benchmark.tasks(read, options)
+    tasks, chosen = few_shots(tasks, options.get("shots"), options["seed"])
+    tasks = checked_tasks(tasks, root, options, problems)
+    for task in tasks:
+        problems.notes += without_images(task)
+    space = joined_classes(tasks, options["label_space"])
+    for remark in filter(None, (meaningless(space.class_names), space.alike())):
+        problems.notes.append(remark)
+        warnings.warn(remark, DataWarning, stacklevel=2)
+    default = ImageTransform(224, CLIP_MEAN, CLIP_STD)
+    shown = (train_transform or default, eval_transform or default)
+    streams = {
+        part: [
+            as_experience_data(_images(getattr(task, part), space.tasks[number]), *shown, number)
+            for number, task in enumerate(tasks)
+        ]
+        for part in ("train", "test")
+    }
+    own = {name: _plain(value) for name, value in options.items() if name not in _NO_PROTOCOL}
+    return VLMBenchmark(
+        benchmark.name,
+        "classes",
+        streams["train"],
+        streams["test"],
+        label_space=space,
+        task_names=[task.name for task in tasks],
+        data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes)), chosen=chosen),
+        protocol={
+            **own,
+            "root": str(root),
+            "sets": [of.name for of in declared],
+            "split_seed": options["seed"] if chosen else None,
+            "n_train": [len(task.train) for task in tasks],
+            "n_test": [len(task.test) for task in tasks],
+            "order": [task.name for task in tasks],
+        },
+    )
+
+
+def other_sizes(of: DataSet, found: LabelledSet) -> str | None:
+    """The words on a data set of another size than was published; None where it is that.
+
+    :param of: what is declared of the data set.
+    :param found: what was read.
+    """
+    have = {"classes": len(found.names), **{part: len(images) for part, images in found.parts.items()}}
+    want = {"classes": of.classes, **{part: number for part, number in of.sizes.items() if part in found.parts}}
+    wrong = [
+        f"{have[part]:,} {part if part == 'classes' else f'images ({part})'}, not {number:,}"
+        for part, number in want.items()
+        if have[part] != number
+    ]
+    return f"{of.summary} has {', and '.join(wrong)}" if wrong else None
+
+
+def few_shots(tasks: Sequence[TaskPlan], shots: int | None, seed: int) -> tuple[list[TaskPlan], dict[str, list[int]]]:
+    """The same tasks with some training images per class, drawn class by class: what is drawn of one does not depend on
+    the others, nor on the order of the tasks. A class with fewer images has some of them more than once.
+
+    :param tasks: tasks with all training images.
+    :param shots: images per class; None or 0 leaves all as it is.
+    :param seed: seed of the draw, 0 or more.
+    :return: the tasks, and by task the places of the chosen images among its training images; empty for all images.
+    """
+    if not shots:
+        return list(tasks), {}
+    few, chosen = [], {}
+    for task in tasks:
+        rows: list[int] = []
+        for number, name in enumerate(task.names):
+            own = np.flatnonzero(task.train.labels == number)
+            if not len(own):
+                continue
+            rng = np.random.default_rng([seed, zlib.crc32(f"{task.name}\0{name}".encode(errors="surrogatepass"))])
+            rows += np.sort(rng.choice(own, shots, replace=len(own) < shots)).tolist()
+        few.append(replace(task, train=task.train.at(rows)))
+        chosen[task.name] = rows
+    return few, chosen
+
+
+def checked_tasks(tasks: Sequence[TaskPlan], root: Path, options: Options, problems: Problems) -> list[TaskPlan]:
+    """The tasks with images that can be read; the others are problems.
+
+    :param tasks: tasks with all images.
+    :param root: folder of the data sets, whose manifest says which files were checked before.
+    :param options: options on how images are checked.
+    :param problems: takes what is wrong with images.
+    """
+    paths = [path for task in tasks for part in (task.train, task.test) for path in part.paths]
+    once = list(dict.fromkeys(paths))
+    bad: set[Path] = set()
+    with closing(checked_images(once, root, options["check"], options["check_workers"])) as sentences:
+        for path, sentence in zip(once, sentences, strict=True):
+            if sentence is not None:
+                problems.add(sentence)
+                bad.add(path)
+    if not bad:
+        return list(tasks)
+    return [replace(task, train=_without(task.train, bad), test=_without(task.test, bad)) for task in tasks]
+
+
+def without_images(task: TaskPlan) -> list[str]:
+    """Sentences on classes that are not tested.
+
+    :param task: task with the images that are used.
+    :raises InputError: if a class, or the task, has no training images, or the task no test images.
+    """
+    for part, images in (("training", task.train), ("test", task.test)):
+        if not len(images):
+            raise InputError(f"task {task.name!r} has no {part} images")
+    trained, tested = set(task.train.labels.tolist()), set(task.test.labels.tolist())
+    for number, name in enumerate(task.names):
+        if number not in trained:
+            raise InputError(f"class {name!r} of task {task.name!r} has no training images")
+    untested = [name for number, name in enumerate(task.names) if number not in tested]
+    if not untested:
+        return []
+    listed = ", ".join(map(repr, untested[:3])) + (", ..." if len(untested) > 3 else "")
+    what = "1 class" if len(untested) == 1 else f"{len(untested)} classes"
+    return [f"{what} of task {task.name!r} without test images: {listed}"]
+
+
+def joined_classes(tasks: Sequence[TaskPlan], visible: Any) -> LabelSpace:
+    """The classes of all tasks, by_class_name as they come.
+
+    :param tasks: tasks in the order of the stream.
+    :param visible: which classes compete.
+    """
+    ids: dict[Hashable, int] = {}
+    names: list[str] = []
+    members = []
+    for task in tasks:
+        for key, name in zip(task.classes, task.names, strict=True):
+            if key not in ids:
+                ids[key] = len(names)
+                names.append(name)
+        members.append(tuple(ids[key] for key in task.classes))
+    sets = tuple(PromptTemplates(task.name, task.prompts) for task in tasks)
+    if len({of.templates for of in sets}) == 1:
+        sets = (PromptTemplates("published", sets[0].templates),)
+    return LabelSpace(tuple(names), tuple(members), visible, sets, tuple(task.name for task in tasks))
+
+
+def _images(part: LabelledPart, ids: Sequence[int]) -> ImageDataset:
+    targets = np.asarray(ids)[part.labels].tolist()
+    if not isinstance(part.images, np.ndarray):
+        return ImageDataset(part.images, targets)
+    pictures = torch.from_numpy(part.images)
+    return ImageDataset(pictures[:, None] if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2), targets)
+
+
+def _without(part: LabelledPart, bad: set[Path]) -> LabelledPart:
+    return part.at([row for row, path in enumerate(part.paths) if path not in bad]) if part.paths else part
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(of) for name, of in value.items()}
+    return [_plain(of) for of in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,71 @@
+"""Class folders with images, in the order in which torchvision's ``ImageFolder`` numbers them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
+from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name
+from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.errors import InputError
+
+
+def class_folders(root: Path, parts: Mapping[str, str]) -> LabelledSet:
+    """A data set with a folder for each class: classes and images sorted by their names, character by character.
+
+    :param root: folder that holds the data sets.
+    :param parts: folder of each part, relative to ``root``.
+    :raises InputError: if a folder has no class folders with images.
+    """
+    return by_class_name({part: list(_images(root / folder)) for part, folder in parts.items()})
+
+
+def numbered_images(root: Path, folder: str, left_out: tuple[str, ...] = ()) -> LabelledSet:
+    """Class folders whose images are by_class_name ``image_0001.jpg``, as Caltech101 has them.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder with the class folders, relative to ``root``.
+    :param left_out: class folders that are no classes.
+    """
+    return by_class_name({"all": [row for row in _images(root / folder) if row[1] not in left_out]})
+
+
+def nested_folders(root: Path, folder: str, classes: str) -> LabelledSet:
+    """Class folders in folders, ``/a/abbey`` and ``/b/bistro/indoor``, as SUN397 has them, sorted by their whole paths:
+    what a file system lists first may differ from disk to disk.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder that holds all images, relative to ``root``.
+    :param classes: file in it with the folder of a class a line.
+    :raises InputError: if an image lies in no class folder.
+    """
+    home = root / folder
+    order = [line.strip() for line in read_text(home / classes).splitlines() if line.strip()]
+    found = [
+        (Path(above) / name)
+        for above, _, names in os.walk(home)
+        for name in names
+        if Path(name).suffix.lower() in EXTENSIONS
+    ]
+    found.sort(key=lambda path: path.relative_to(home).parts)
+    rows = [(path, "/".join(path.relative_to(home).parts[1:-1])) for path in found]
+    # The letter's folder that all of them lie in is none of the name.
+    return by_class_name({"all": rows}, [name[3:] for name in order])
+
+
+def _images(folder: Path) -> Iterator[tuple[Path, str]]:
+    try:
+        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    none = True
+    for label in classes:
+        for above, _, names in sorted(os.walk(folder / label, followlinks=True)):
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in EXTENSIONS:
+                    none = False
+                    yield Path(above, name), label
+    if none:
+        raise InputError(f"{folder} has no class folders with images")

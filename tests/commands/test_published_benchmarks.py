@@ -1,0 +1,100 @@
+"""Published benchmarks from the command line, on miniature files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import real_formats
+from small_runs import read
+
+from avalanche_vlm import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# The tiny model reads 20 tokens of a text, and spells words that the picturebook has not.
+QUICK = [
+    "--option",
+    "prompts=plain",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "16",
+    "--quiet",
+    "--jobs",
+    "1",
+    "--checkpoint-minutes",
+    "none",
+]
+
+
+def compared(tmp_path, *words: str) -> list[dict]:
+    """What two recipes come to."""
+    out, recipes = tmp_path / "out", ("zero-shot", "fine-tune")
+    assert cli.main(["compare", "--recipes", ",".join(recipes), "--out", str(out), *words, *QUICK]) == 0
+    return [read(out / name / "seed-0/result.json") for name in recipes]
+
+
+def test_a_part_of_mtil_from_root_to_table(tmp_path):
+    for name in ("mnist", "caltech101", "food101"):
+        real_formats.TORCHVISION[name](tmp_path / "data")
+    order = ["MNIST", "Food", "Caltech101"]
+    first, second = compared(
+        tmp_path, "--benchmark", "mtil", "--root", str(tmp_path / "data"), "--shots", "1", "--order", ",".join(order)
+    )
+    for result in (first, second):
+        assert result["tasks"] == order and len(result["matrix"]) == 4 and result["protocol"]["label_space"] == "task"
+        data = result["protocol"]["data"]
+        assert data["splits"] == "zscl" and data["shots"] == 1 and data["n_test"] == [10, 6, 4]
+        assert len(result["data"]["chosen"]["MNIST"]) == 10
+    assert first["protocol"]["data"]["content"] == second["protocol"]["data"]["content"]
+    assert first["matrix"][0] == first["matrix"][-1] == second["matrix"][0] != second["matrix"][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "tasks"), [("mtil", 11), pytest.param("xtail", 10, marks=pytest.mark.grid)])
+def test_all_of_it_from_root_to_table(tmp_path, name, tasks):
+    make = real_formats.torchvision_root if name == "mtil" else real_formats.coop_root
+    for result in compared(tmp_path, "--benchmark", name, "--root", str(make(tmp_path / "data")), "--shots", "1"):
+        assert len(result["tasks"]) == tasks and len(result["matrix"]) == tasks + 1
+        assert result["protocol"]["label_space"] == ("task" if name == "mtil" else "union")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--root", "ROOT"], "ROOT has no fgvc-aircraft-2013b/data/variants.txt: it should be the list of the 100"),
+        (["--root", "ROOT/none"], "there is no folder at ROOT/none: it should hold fgvc-aircraft-2013b, caltech101"),
+        ([], "benchmark mtil needs root: folder that holds the data sets (--root DIR)"),
+        (["--root", "ROOT", "--option", "splits=3"], "benchmark mtil: splits is one of zscl, coop, not 3"),
+        (["--root", "ROOT", "--order", "III"], "benchmark mtil has no task called 'III'; it has Aircraft"),
+        (["--root", "ROOT", "--n-train", "3"], "--n-train does not apply to mtil"),
+        (["--root", "ROOT", "--class-order", "sorted"], "--class-order does not apply to mtil"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(tmp_path, capsys, monkeypatch, words, sentence):
+    from avalanche_vlm.commands import loading
+
+    monkeypatch.setattr(loading, "load_for", lambda *given: pytest.fail("loaded"))
+    here = [word.replace("ROOT", str(tmp_path)) for word in words]
+    assert cli.main(["run", "--benchmark", "mtil", *here, "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err.strip()
+    assert sentence.replace("ROOT", str(tmp_path)) in err and "\n" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_root_is_for_published_benchmarks(tmp_path, capsys):
+    for stream in (["--benchmark", "picturebook"], ["--data", str(tmp_path)]):
+        assert cli.main(["run", *stream, "--root", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+        assert "--root does not apply to " in capsys.readouterr().err
+
+
+def test_it_is_described_with_layout_and_counts(capsys):
+    assert cli.main(["list", "benchmarks", "mtil"]) == 0
+    text = capsys.readouterr().out
+    facts = ("family: multi-domain", "arXiv 2303.06628", "ROOT/food-101/images: the folder of 101", "train: 75750")
+    for fact in (*facts, "licence: non-commercial research only", "order: I, II, or names in an order"):
+        assert fact in text
+    assert cli.main(["list", "benchmarks", "--json"]) == 0
+    lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
+    assert lines["xtail"]["family"] == "multi-domain" and lines["picturebook"]["kind"] == "classes"

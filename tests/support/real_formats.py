@@ -1,0 +1,221 @@
+"""Published data sets in miniature, in the formats in which they are handed out."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+COLOURS = ((200, 30, 30), (30, 160, 60), (40, 60, 200), (220, 200, 40), (160, 40, 180), (40, 190, 190))
+
+
+def dot(path: Path, label: int, number: int = 0) -> Path:
+    """A picture of one colour, another one for each label and number, in the format that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = tuple((c + 7 * number) % 256 for c in COLOURS[label % len(COLOURS)])
+    Image.new("RGB", (24 + number, 20 + label % 5), colour).save(path)
+    return path
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """A file with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def class_folders(folder: Path, classes: list[str], each: int, name: str = "{label}_{number}.jpg") -> Path:
+    """A folder for each class."""
+    for label, of in enumerate(classes):
+        for number in range(1, each + 1):
+            dot(folder / of / name.format(label=of, number=number), label, number)
+    return folder
+
+
+def aircraft(root: Path, folder: str = "fgvc-aircraft-2013b/data") -> None:
+    """Lists of ``number variant``, whose variants may have blanks and underscores."""
+    variants = ["707-320", "A340-200", "Cessna 172_x"]
+    write(root / folder / "variants.txt", "".join(f"{v}\n" for v in variants))
+    for part, first in (("train", 0), ("val", 20), ("test", 40)):
+        lines = [(f"{1000000 + first + 3 * k + c}", v, c) for k in range(2) for c, v in enumerate(variants)]
+        write(root / folder / f"images_variant_{part}.txt", "".join(f"{image} {v}\n" for image, v, _ in lines))
+        for image, _, label in lines:
+            dot(root / folder / "images" / f"{image}.jpg", label, first)
+
+
+def caltech101(root: Path) -> None:
+    """Class folders, upper and lower case, and the background that is no class."""
+    classes = ["BACKGROUND_Google", "Faces", "Leopards", "accordion", "crocodile_head"]
+    folder = class_folders(root / "caltech101/101_ObjectCategories", classes, 5, "image_{number:04d}.jpg")
+    assert folder.is_dir()
+
+
+def cifar100(root: Path, classes: int = 4, train: int = 6, test: int = 2, protocol: int = 2) -> None:
+    """Pickled batches, written as Python 2 wrote them."""
+    folder = root / "cifar-100-python"
+    for part, each in (("train", train), ("test", test)):
+        labels = [c for _ in range(each) for c in range(classes)]
+        rng = np.random.default_rng(len(labels))
+        data = rng.integers(0, 256, (len(labels), 3072)).astype(np.uint8)
+        for row, label in enumerate(labels):
+            data[row, : 1024 * (1 + label % 3)] //= 2 + label
+        content = {"data": data, "fine_labels": labels, "coarse_labels": [0] * len(labels), "batch_label": part}
+        write(folder / part, pickle.dumps(content, protocol=protocol))
+    names = ["apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle"]
+    names += [f"thing_{n}" for n in range(10, classes)]
+    write(folder / "meta", pickle.dumps({"fine_label_names": names[:classes]}, protocol=protocol))
+
+
+def dtd(root: Path) -> None:
+    """Lists of ``class/image.jpg``."""
+    for part, first in (("train1", 1), ("val1", 3), ("test1", 5)):
+        lines = [f"{of}/{of}_{k:04d}.jpg" for of in ("banded", "polka-dotted") for k in (first, first + 1)]
+        write(root / "dtd/dtd/labels" / f"{part}.txt", "".join(f"{line}\n" for line in lines))
+        for number, line in enumerate(lines):
+            dot(root / "dtd/dtd/images" / line, number // 2, first)
+
+
+LAND = ["AnnualCrop", "Forest", "HerbaceousVegetation"]
+
+
+def eurosat(root: Path) -> None:
+    """Class folders whose files sort as text: 10 before 2."""
+    class_folders(root / "eurosat/2750", LAND, 10)
+
+
+def flowers(root: Path) -> None:
+    """Lists of numbers, of which the one that trains is small."""
+    labels = np.array([1 + k % 3 for k in range(18)], dtype=np.uint8)
+    folder = root / "flowers-102"
+    folder.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": labels[None]})
+    parts = {"trnid": [4, 2, 3], "valid": [1, 5, 6], "tstid": list(range(7, 19))}
+    scipy.io.savemat(folder / "setid.mat", {name: np.array([of], dtype=np.uint16) for name, of in parts.items()})
+    for number, label in enumerate(labels, start=1):
+        dot(folder / "jpg" / f"image_{number:05d}.jpg", int(label), number)
+
+
+def food101(root: Path) -> None:
+    """An object from class to images, not in the order of the names."""
+    for part, first in (("train", 0), ("test", 50)):
+        content = {of: [f"{of}/{first + k}" for k in range(3)] for of in ("pizza", "apple_pie")}
+        write(root / "food-101/meta" / f"{part}.json", json.dumps(content))
+        for label, images in enumerate(content.values()):
+            for image in images:
+                dot(root / "food-101/images" / f"{image}.jpg", label, first)
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An array of bytes as an idx file."""
+    return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
+
+
+def mnist(root: Path, train: int = 20, test: int = 10) -> None:
+    """Four idx files."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", train), ("t10k", test)):
+        labels = np.arange(n) % 10
+        pictures = rng.integers(0, 25, (n, 28, 28)) + 20 * labels[:, None, None]
+        write(root / "MNIST/raw" / f"{part}-images-idx3-ubyte", idx(pictures))
+        write(root / "MNIST/raw" / f"{part}-labels-idx1-ubyte", idx(labels))
+
+
+def oxford_pet(root: Path) -> None:
+    """Lists of ``image class species breed``."""
+    breeds = (("Abyssinian", 1), ("american_bulldog", 2), ("Bengal", 3))
+    for part, first in (("trainval", 1), ("test", 100)):
+        lines = [f"{name}_{k} {c} 1 1" for name, c in breeds for k in (first, first + 1)]
+        write(root / "oxford-iiit-pet/annotations" / f"{part}.txt", "".join(f"{line}\n" for line in lines))
+        for line in lines:
+            dot(root / "oxford-iiit-pet/images" / f"{line.split()[0]}.jpg", int(line.split()[1]), first)
+
+
+def stanford_cars(root: Path) -> None:
+    """Annotations in MATLAB's files, with the columns that the real ones have."""
+    folder = root / "stanford_cars"
+    (folder / "devkit").mkdir(parents=True, exist_ok=True)
+    names = np.empty((1, 2), dtype=object)
+    names[0] = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]
+    scipy.io.savemat(folder / "devkit/cars_meta.mat", {"class_names": names})
+    columns = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+    for part, file in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
+        rows = np.zeros((1, 4), dtype=[(column, "O") for column in columns])
+        for number in range(4):
+            name = f"{number + 1:05d}.jpg"
+            rows[0, number] = (1, 1, 9, 9, 1 + number % 2, name)
+            dot(folder / f"cars_{part}" / name, number % 2, number)
+        scipy.io.savemat(folder / file, {"annotations": rows})
+
+
+def sun397(root: Path) -> None:
+    """Classes in folders in folders, some a level further down."""
+    classes = ["/a/abbey", "/b/baseball_field", "/b/bistro/indoor", "/b/bistro/outdoor"]
+    write(root / "SUN397/ClassName.txt", "".join(f"{of}\n" for of in classes))
+    for label, of in enumerate(classes):
+        for number in range(5):
+            dot(root / f"SUN397{of}" / f"sun_{'edcba'[number]}{label}.jpg", label, number)
+
+
+TORCHVISION: Mapping[str, Callable[[Path], None]] = {
+    "aircraft": aircraft,
+    "caltech101": caltech101,
+    "cifar100": cifar100,
+    "dtd": dtd,
+    "eurosat": eurosat,
+    "flowers": flowers,
+    "food101": food101,
+    "mnist": mnist,
+    "oxford-pet": oxford_pet,
+    "stanford-cars": stanford_cars,
+    "sun397": sun397,
+}
+"""What makes each data set of MTIL below a root."""
+
+COOP = {
+    "caltech101-coop": ("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories",
+                        ["face", "leopard", "pizza"]),
+    "dtd-coop": ("dtd/split_zhou_DescribableTextures.json", "dtd/images", ["banded", "polka-dotted"]),
+    "eurosat-coop": ("eurosat/split_zhou_EuroSAT.json", "eurosat/2750", ["AnnualCrop", "River"]),
+    "flowers-coop": ("oxford_flowers/split_zhou_OxfordFlowers.json", "oxford_flowers/jpg", ["lotus", "pink primrose"]),
+    "food101-coop": ("food-101/split_zhou_Food101.json", "food-101/images", ["apple_pie", "pizza"]),
+    "oxford-pets-coop": ("oxford_pets/split_zhou_OxfordPets.json", "oxford_pets/images", ["abyssinian", "beagle"]),
+    "stanford-cars-coop": ("stanford_cars/split_zhou_StanfordCars.json", "stanford_cars",
+                           ["2000 AM General Hummer SUV", "2012 Acura RL Sedan"]),
+    "sun397-coop": ("sun397/split_zhou_SUN397.json", "sun397/SUN397", ["abbey", "indoor bistro"]),
+    "ucf101-coop": ("ucf101/split_zhou_UCF101.json", "ucf101/UCF-101-midframes", ["Apply_Eye_Makeup", "Archery"]),
+}  # fmt: skip
+"""Split file, folder of the images, and class names of each data set with CoOp's split."""
+
+
+def coop(root: Path, name: str, train: int = 3) -> None:
+    """A split file of CoOp's, and its images."""
+    file, images, classes = COOP[name]
+    content: dict[str, list] = {}
+    for part, each in (("train", train), ("val", 1), ("test", 2)):
+        content[part] = [[f"{of}/{part}_{k}.jpg", c, of] for c, of in enumerate(classes) for k in range(each)]
+        for path, label, _ in content[part]:
+            dot(root / images / path, label, each)
+    write(root / file, json.dumps(content))
+
+
+def torchvision_root(root: Path) -> Path:
+    """All of MTIL below one root."""
+    for make in TORCHVISION.values():
+        make(root)
+    return root
+
+
+def coop_root(root: Path) -> Path:
+    """All of X-TAIL, and of MTIL with CoOp's splits, below one root."""
+    for name in COOP:
+        coop(root, name)
+    aircraft(root, "fgvc_aircraft")
+    mnist(root)
+    cifar100(root)
+    return root
