@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from avalanche_vlm._given import refuse_irregular
 from avalanche_vlm.errors import InputError
 
 WHOLE = 1 << 20
@@ -38,9 +39,10 @@ def file_digest(path: Path) -> str:
 
     :param path: path of the file.
     :return: digest in 16 hexadecimal digits.
-    :raises InputError: if the file cannot be read.
+    :raises InputError: if it cannot be read, or is no regular file.
     """
     try:
+        refuse_irregular(path)
         known = path.stat()
         return _of_file(path, known.st_size, known.st_mtime_ns)
     except OSError as error:

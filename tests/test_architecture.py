@@ -19,7 +19,9 @@ PACKAGE = ROOT.name
 
 LEVELS = (
     ("units", "errors", "compat"),
+    ("_given",),
     ("_registry", "_flat", "_content", "_generators", "_on_demand", "_processors", "_versions"),
+    ("_memory",),
     ("storage",),
     ("weights", "losses"),
     ("memory",),

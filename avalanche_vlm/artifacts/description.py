@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from avalanche_vlm._given import RECORD_BYTES, content_of
 from avalanche_vlm.artifacts.layout import DESCRIPTION
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.model_settings import check_settings
@@ -170,7 +171,9 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / DESCRIPTION
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(content_of(path, RECORD_BYTES))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm import _processors
+from avalanche_vlm._memory import free_memory, memory
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
@@ -68,7 +69,7 @@ def planned(request: CompareRequest, jobs: Sequence[Job]) -> int:
     from avalanche_vlm.models.size import weight_bytes
 
     weights = weight_bytes(request.model.name, request.model.precision)
-    return room.jobs_at_once(len(jobs), processors, weights, room.memory())
+    return room.jobs_at_once(len(jobs), processors, weights, memory())
 
 
 def side_by_side(
@@ -123,4 +124,4 @@ def _now(request: CompareRequest, most: int, left: int) -> int:
     from avalanche_vlm.models.size import weight_bytes
 
     weights = weight_bytes(request.model.name, request.model.precision)
-    return min(most, room.jobs_at_once(left, most, weights, room.free_memory()))
+    return min(most, room.jobs_at_once(left, most, weights, free_memory()))

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from avalanche_vlm._given import opened
+from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.torchscript import Refused, is_torchscript, read_torchscript
 
@@ -45,6 +47,8 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     :raises InputError: in one sentence with the cause, if it is none of these or damaged.
     """
     check_is_checkpoint(path)
+    if zipfile.is_zipfile(path):
+        _refuse_bomb(path)
     if path.suffix in (".npz", ".npy"):
         return Checkpoint(path, frozenset())
     if path.suffix == ".safetensors":
@@ -76,15 +80,16 @@ def check_is_checkpoint(path: Path) -> None:
     """Recognise what is often found in the place of a checkpoint.
 
     :param path: where a file of weights should be.
-    :raises InputError: if there is nothing, a folder, an empty file, a Git LFS pointer, a web page or other text.
+    :raises InputError: if there is nothing, a folder, no regular file, an empty one, a Git LFS pointer, a web page or
+        other text.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a checkpoint file: name the file in it, or write local-dir:{path}")
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file at {path}")
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(512)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no checkpoint file at {path}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not head:
@@ -129,6 +134,16 @@ def read_pickled(path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise InputError(f"{path} holds no weights: a checkpoint is a state dict, names with tensors")
     return tensors
+
+
+def _refuse_bomb(path: Path) -> None:
+    """What an archive holds may be packed a thousand times as small."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(f"{path} is truncated or damaged: {_first_line(error)}") from error
+    refuse_beyond(size, f"the checkpoint {path}, unpacked,")
 
 
 def _safetensor_names(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from avalanche_vlm._given import refuse_irregular
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
@@ -187,6 +188,7 @@ class _Shelf:
     def _open(self, path: Path) -> bool:
         """Take in a file, whose features stay on disk until they are asked for."""
         try:
+            refuse_irregular(path)
             with safe_open(path, "pt") as file:
                 facts = file.metadata() or {}
                 if facts.get("format") != _FORMAT or facts.get("key") != self.key:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm._given import SETTINGS_BYTES, content_of
 from avalanche_vlm.errors import InputError
 
 TRUST = "trust_remote_code"
@@ -69,7 +70,9 @@ def read_settings(path: Path, trusted: bool = False) -> dict[str, Any]:
     :raises InputError: if it is not readable, has no architecture, or says what no architecture of open_clip's has.
     """
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(content_of(path, SETTINGS_BYTES).decode())
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON: {error}") from error
     check_settings(settings, str(path), trusted)

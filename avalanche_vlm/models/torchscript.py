@@ -23,6 +23,8 @@ import torch
 _SCRIPTED = "__torch__"
 _DECLARED = re.compile(r"^  __(?:parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
 _NAME = re.compile(r'"([^"]+)"')
+LARGEST_DESCRIPTION = 64 * 2**20
+"""Bytes of objects without their tensors, or of the code of one class: CLIP's have some hundred thousand."""
 _COMPUTED = "attn_mask"
 """A buffer that every CLIP computes for itself and that a trace writes down as if it were learned."""
 
@@ -117,7 +119,7 @@ class _Reader(pickle.Unpickler):
     """Unpickles the module of an archive. Whatever is called in the course of it is one of the functions below."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(BytesIO(archive.read(f"{root}data.pkl")))
+        super().__init__(BytesIO(_described(archive, f"{root}data.pkl")))
         self._archive, self._root = archive, root
         self._stored: dict[str, torch.Tensor] = {}
         self.scripted: dict[str, type[_Inert]] = {}
@@ -163,6 +165,13 @@ def _untagged(value: Any, _: str) -> Any:
     return value
 
 
+def _described(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A record that describes the module. It may be packed, and announces how much it unpacks to."""
+    if (size := archive.getinfo(name).file_size) > LARGEST_DESCRIPTION:
+        raise Refused(f"its {name} has {size:,} bytes, and no module needs more than {LARGEST_DESCRIPTION:,} there")
+    return archive.read(name)
+
+
 class _Declarations:
     """Which attributes of a class are parameters and buffers, as its code in the archive says."""
 
@@ -179,7 +188,7 @@ class _Declarations:
     def _read(self, scripted: str) -> frozenset[str] | None:
         module, _, name = scripted.rpartition(".")
         try:
-            code = self._archive.read(f"{self._root}code/{module.replace('.', '/')}.py").decode()
+            code = _described(self._archive, f"{self._root}code/{module.replace('.', '/')}.py").decode()
         except KeyError:
             return None
         _, found, rest = code.partition(f"class {name}(Module):\n")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm._given import RECORD_BYTES, content_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import reason, written
 from avalanche_vlm.storage.layout import TensorForm, checked
@@ -159,7 +160,7 @@ def read_manifest(path: Path) -> Manifest:
     :raises InputError: if it is missing, truncated, changed, or of another format.
     """
     try:
-        text = path.read_bytes()
+        text = content_of(path, RECORD_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from avalanche_vlm._given import refuse_irregular
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import make_folder, reason, sweep, written
 from avalanche_vlm.storage.layout import DTYPES, TensorForm, checked, empty, layout_of, raw
@@ -126,6 +127,7 @@ class TensorFile:
         self.path = path
         self._map: mmap.mmap | None = None
         try:
+            refuse_irregular(path)
             self._file = path.open("rb")
             self.stamp = stamp_of(os.fstat(self._file.fileno()))
         except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import read_table
 from avalanche_vlm.errors import InputError
 
 
@@ -26,7 +26,7 @@ def annotation_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :raises InputError: if the file as a whole is none of these.
     """
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_table(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

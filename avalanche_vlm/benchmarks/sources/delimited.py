@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import lines_of
 from avalanche_vlm.errors import InputError
 
 TEXTS = ("caption", "text", "comment", "sentence")
@@ -24,8 +24,7 @@ def comma_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :return: line number and fields of each row.
     :raises InputError: if the table as a whole cannot be read.
     """
-    text = read_text(path)
-    return rows_of(path, text, problems, _delimiter(path, text, ",", problems))
+    return _separated(path, ",", problems)
 
 
 def tab_rows(path: Path, problems: Problems) -> Iterator[Row]:
@@ -36,31 +35,34 @@ def tab_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :return: line number and fields of each row.
     :raises InputError: if the table as a whole cannot be read.
     """
-    text = read_text(path)
-    return rows_of(path, text, problems, _delimiter(path, text, "\t", problems))
+    return _separated(path, "\t", problems)
 
 
-def _delimiter(path: Path, text: str, usual: str, problems: Problems) -> str:
+def _separated(path: Path, usual: str, problems: Problems) -> Iterator[Row]:
+    lines = lines_of(path)
+    header = next(lines, "")
+    return rows_of(path, chain([header], lines), problems, _delimiter(path, header, usual, problems))
+
+
+def _delimiter(path: Path, header: str, usual: str, problems: Problems) -> str:
     """What separates the names of the header: what the file's name says where it occurs, and otherwise what does."""
-    header = text.split("\n", 1)[0]
     found = next((sign for sign in (usual, "\t", ";", "|", ",") if sign in header), usual)
     if found not in (usual, "|"):
         problems.notes.append(f"{path} separates its fields with {'tabs' if found == chr(9) else repr(found)}")
     return found
 
 
-def rows_of(path: Path, text: str, problems: Problems, delimiter: str) -> Iterator[Row]:
-    """The rows of a table that has been read.
+def rows_of(path: Path, lines: Iterable[str], problems: Problems, delimiter: str) -> Iterator[Row]:
+    """The rows of a table, read as they are asked for.
 
     :param path: the table, for messages.
-    :param text: its text, with a header line.
+    :param lines: its lines with their ends, the header first.
     :param problems: takes rows that are malformed.
     :param delimiter: what separates fields; behind ``|`` quotes are signs like others, as in Flickr30k's list. What is
         too many at the end of a row belongs to a caption in the last column, as in Flickr8k's list, with a note.
     :return: line number and fields of each row.
     :raises InputError: if the table as a whole cannot be read.
     """
-    lines = io.StringIO(text, newline="")
     if delimiter == "|":
         reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE)
     else:

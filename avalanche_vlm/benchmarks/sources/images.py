@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import overload
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from avalanche_vlm import _given
 from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
 from avalanche_vlm.errors import InputError
@@ -81,7 +81,7 @@ def read_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with _given.opened(path) as file, Image.open(file) as image:
                 return upright_rgb(_decoded(image, path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
@@ -125,13 +125,11 @@ def refuse_irregular(path: Path) -> None:
     :raises InputError: if there is none, or it is a folder, a pipe, a socket or a device.
     """
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
+        _given.refuse_irregular(path)
     except FileNotFoundError as error:
         raise InputError(f"there is no image file at {path}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not regular:
-        raise InputError(f"{path} is no regular file")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _begins_and_ends(path: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import lines_of
 
 
 def json_rows(path: Path, problems: Problems) -> Iterator[Row]:
@@ -19,8 +19,7 @@ def json_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :return: line number and fields of each row.
     :raises InputError: if the table as a whole cannot be read.
     """
-    # Not splitlines(): JSON strings may hold line separators of Unicode unescaped.
-    for line, content in enumerate(read_text(path).split("\n"), start=1):
+    for line, content in enumerate(lines_of(path), start=1):
         if not content.strip():
             continue
         try:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm._given import SETTINGS_BYTES, content_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.dora import DoRA
 from avalanche_vlm.models.modules.lora import LoRALayer
@@ -120,9 +121,11 @@ def import_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(content_of(path, SETTINGS_BYTES))
         kind, rank, alpha = config["peft_type"], config["r"], config["lora_alpha"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as the settings of an adapter of peft's: {error}") from error
     if kind != "LORA" or not (isinstance(rank, int) and rank > 0 and isinstance(alpha, (int, float))):
         raise InputError(f"{path} describes no LoRA with a rank and an alpha, but {kind}, {rank} and {alpha}")
