@@ -24,7 +24,7 @@ RECORD_BYTES = 256 * 2**20
 
 
 @contextmanager
-def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+def open_regular(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
     """A regular file, open for reading. Nothing that is no such file is waited for.
 
     :param path: path of the file; a link is followed.
@@ -48,10 +48,10 @@ def content_of(path: Path, most: int) -> bytes:
 
     :param path: path of the file; a link is followed.
     :param most: bytes that it may have. A file that grows meanwhile is not read beyond them.
-    :raises InputError: as :func:`opened` does.
+    :raises InputError: as :func:`open_regular` does.
     :raises OSError: if it is missing, or cannot be read.
     """
-    with opened(path, most) as file:
+    with open_regular(path, most) as file:
         found = file.read(most + 1) or b""  # None of a file of the system's that has nothing to say yet
     if len(found) > most:
         raise InputError(too_large(path, len(found), most))

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from avalanche_vlm._given import opened
+from avalanche_vlm._given import open_regular
 from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.torchscript import Refused, is_torchscript, read_torchscript
@@ -86,7 +86,7 @@ def check_is_checkpoint(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a checkpoint file: name the file in it, or write local-dir:{path}")
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             head = file.read(512)
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint file at {path}") from error

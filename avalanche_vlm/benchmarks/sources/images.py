@@ -81,7 +81,7 @@ def read_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _given.opened(path) as file, Image.open(file) as image:
+            with _given.open_regular(path) as file, Image.open(file) as image:
                 return upright_rgb(_decoded(image, path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

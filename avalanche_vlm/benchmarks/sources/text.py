@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from avalanche_vlm._given import SETTINGS_BYTES, opened
+from avalanche_vlm._given import SETTINGS_BYTES, open_regular
 from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.errors import InputError
 
@@ -67,7 +67,7 @@ def lines_of(path: Path, longest: int | None = LONGEST_LINE) -> Iterator[str]:
 def _text_of(path: Path, most: int | None) -> Iterator[tuple[io.TextIOWrapper, int]]:
     """A file as text, and the bytes that it has."""
     try:
-        with opened(path, most) as file:
+        with open_regular(path, most) as file:
             wide = _begins_wide(file)
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
