@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from avalanche_vlm._processors import GROUP
@@ -59,3 +62,24 @@ def refuse_beyond(needed: int, what: str) -> None:
     if there is not None and needed > there:
         most = f"and this process may use {human_bytes(there)}"
         raise InputError(f"{what} would take {human_bytes(min(needed, 2**70))} of memory or more, {most}")
+
+
+def give_back() -> None:
+    """Have the C allocator give memory that is free back to the system, where it can (glibc).
+
+    What a task leaves behind for good, such as the weights of its module, lies between the activations of its training,
+    and glibc gives back by itself only what is free at the end of its heap: without this a process grows with every
+    task by more than is kept. Nothing in use is touched.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        return None
+    return found

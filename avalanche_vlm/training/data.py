@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,30 @@ def labelled(batch: Sequence[Any]) -> Batch:
     return x, y, rest[-1] if rest else torch.zeros_like(y)
 
 
+def rows_of_batches(parts: Iterable[Sequence[torch.Tensor]], total: int) -> tuple[torch.Tensor, ...]:
+    """The rows of all batches in one tensor a column, made as soon as the first batch says what a row is.
+
+    Results that are kept batch by batch lie between the activations of the passes that they come from, and the C
+    allocator then gives none of that memory back: a process grows with every task of a long stream.
+
+    :param parts: columns ``[B, ...]`` of every batch, of the same types and shapes but for B.
+    :param total: number N of all rows.
+    :return: the columns ``[N, ...]``.
+
+    >>> rows_of_batches([(torch.tensor([1, 2]), torch.zeros(2, 3)), (torch.tensor([3]), torch.ones(1, 3))], 3)[0]
+    tensor([1, 2, 3])
+    """
+    columns: tuple[torch.Tensor, ...] = ()
+    start = 0
+    for part in parts:
+        if not columns:
+            columns = tuple(rows.new_empty(total, *rows.shape[1:]) for rows in part)
+        for column, rows in zip(columns, part, strict=True):
+            column[start : start + len(rows)] = rows
+        start += len(part[0])
+    return columns
+
+
 def experience_features(strategy: Strategy, normalize: bool = True) -> LabelledFeatures:
     """What the plain image tower says of the current experience, in eval mode and without gradients.
 
@@ -67,10 +91,10 @@ def experience_features(strategy: Strategy, normalize: bool = True) -> LabelledF
     """
     model = model_of(strategy)
     with model.evaluating():
-        parts = [
+        parts = (
             (model.encode_image_plain(images_of(x), normalize), y, task) for x, y, task in experience_batches(strategy)
-        ]
-    return LabelledFeatures(*map(torch.cat, zip(*parts, strict=True)))
+        )
+        return LabelledFeatures(*rows_of_batches(parts, len(strategy.experience.dataset)))
 
 
 def united_loader(
@@ -134,8 +158,9 @@ def reference_features(model: VLM, reference: ReferencePairs, batch_size: int = 
     :param batch_size: pictures per forward pass, at least 1.
     """
     with model.evaluating():
-        parts = [
-            model.encode_image_plain(reference.batch(rows).to(model.device))
+        parts = (
+            (model.encode_image_plain(reference.batch(rows).to(model.device)),)
             for rows in torch.arange(len(reference)).split(batch_size)
-        ]
-    return torch.cat(parts)
+        )
+        (features,) = rows_of_batches(parts, len(reference))
+    return features

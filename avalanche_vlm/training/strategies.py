@@ -10,6 +10,7 @@ from avalanche.models.dynamic_optimizers import update_optimizer
 from avalanche.training.supervised import Naive
 
 from avalanche_vlm._generators import generators_kept
+from avalanche_vlm._memory import give_back
 from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.models.fitness import not_finite
@@ -113,6 +114,7 @@ class VLMMixin(UnpacksContainers, _Template):
         :raises NotFinite: if one is NaN or infinite.
         """
         found = super().train(*args, **kwargs)
+        give_back()
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if broken := not_finite(trained):
             raise NotFinite(

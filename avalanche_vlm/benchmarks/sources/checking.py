@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm._processors import cores
-from avalanche_vlm.benchmarks.sources.images import check_ends, read_image, refuse_irregular
+from avalanche_vlm.benchmarks.sources.images import check_ends, read_image, refuse_no_file
 from avalanche_vlm.benchmarks.sources.manifest import (
     DECODED,
     HEADER,
@@ -36,7 +36,7 @@ CHUNK = 64
 WORTH_PROCESSES = 512
 """Files from which on processes are started: to start them takes as long as to decode some hundred pictures."""
 
-_READ: dict[str, Callable[[Path], Any]] = {"none": refuse_irregular, "fast": check_ends, "full": read_image}
+_READ: dict[str, Callable[[Path], Any]] = {"none": refuse_no_file, "fast": check_ends, "full": read_image}
 _LEVEL = {"none": UNCHECKED, "fast": HEADER, "full": DECODED}
 
 

@@ -76,7 +76,7 @@ def read_image(path: Path) -> Image.Image:
 
     :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
     """
-    refuse_irregular(path)
+    refuse_no_file(path)
     try:
         with warnings.catch_warnings():
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
@@ -113,12 +113,12 @@ def check_ends(path: Path) -> None:
     :param path: path of an image file.
     :raises InputError: as :func:`read_image` does.
     """
-    refuse_irregular(path)
+    refuse_no_file(path)
     if not _begins_and_ends(path):
         read_image(path)
 
 
-def refuse_irregular(path: Path) -> None:
+def refuse_no_file(path: Path) -> None:
     """Refuse what is no file with a content of its own; to open a pipe or a device may take forever.
 
     :param path: path of an image file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from avalanche_vlm.memory.statistics import FeatureMemory
 from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
 from avalanche_vlm.models.vlm import VLM
-from avalanche_vlm.training.data import LabelledFeatures, experience_batches, experience_features
+from avalanche_vlm.training.data import LabelledFeatures, experience_batches, experience_features, rows_of_batches
 from avalanche_vlm.training.plugins.base import VLMPlugin, add_as_one_batch
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 from avalanche_vlm.training.strategies import autocast_of
@@ -189,13 +189,14 @@ def _plain_features(strategy: Strategy, unit: bool) -> LabelledFeatures:
     if not is_pair_stream(strategy):
         return experience_features(strategy, unit)
     model = model_of(strategy)
-    features, tasks = [], []
-    with model.evaluating():
+
+    def halves() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for pairs, _, task_labels in experience_batches(strategy):
             assert isinstance(pairs, ImageText)
             both = model.encode_image_plain(pairs.image), model.encode_text(pairs.tokens, padding=pairs.padding)
-            features.append(torch.cat(both, dim=1) / math.sqrt(2))
-            tasks.append(task_labels)
-    task = torch.cat(tasks)
+            yield torch.cat(both, dim=1) / math.sqrt(2), task_labels
+
+    with model.evaluating():
+        features, task = rows_of_batches(halves(), len(strategy.experience.dataset))
     # Captions hardly repeat: a density for each would be the pairs themselves.
-    return LabelledFeatures(torch.cat(features), torch.zeros_like(task), task)
+    return LabelledFeatures(features, torch.zeros_like(task), task)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.memory import ExemplarMemory
 from avalanche_vlm.memory.state import IN_MODEL
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.nearest_mean import NearestMeanHead
+from avalanche_vlm.training.data import rows_of_batches
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of, refuse_pairs
 
@@ -41,10 +40,12 @@ class NearestMeanPlugin(VLMPlugin):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model = model_of(strategy)
         assert model.label_space is not None  # Avalanche's adaptation to a class-labelled experience has set it
-        features, labels = [], []
         with model.evaluating():
-            for part in self.memory.chunks():
-                images = model.transforms.eval.from_uint8(part["pixels"].to(model.device))
-                features.append(model.encode_image(images))
-                labels.append(part["y"].to(model.device))
-            self.head.fit(torch.cat(features), torch.cat(labels), len(model.label_space))
+            parts = (
+                (
+                    model.encode_image(model.transforms.eval.from_uint8(part["pixels"].to(model.device))),
+                    part["y"].to(model.device),
+                )
+                for part in self.memory.chunks()
+            )
+            self.head.fit(*rows_of_batches(parts, len(self.memory)), len(model.label_space))

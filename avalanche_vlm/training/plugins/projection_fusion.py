@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from avalanche_vlm.memory.selection import herding_ranks
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import ProjectionFusionHead
-from avalanche_vlm.training.data import LabelledFeatures, experience_batches, images_of, united_loader
+from avalanche_vlm.training.data import LabelledFeatures, experience_batches, images_of, rows_of_batches, united_loader
 from avalanche_vlm.training.plugins.frozen_features import FrozenFeaturesPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
@@ -56,13 +57,16 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead]):
     def training_rows(self, strategy: Strategy) -> LabelledFeatures:
         """The experience's samples and all exemplars."""
         model = model_of(strategy)
-        parts = [self.rows]
-        with model.evaluating(), autocast_of(strategy):
+
+        def parts() -> Iterator[LabelledFeatures]:
+            yield self.rows
             for part in self.memory.chunks():
                 images = self.transform.from_uint8(part["pixels"].to(strategy.device))
                 old = (part[name].to(strategy.device) for name in ("y", "task"))
-                parts.append(LabelledFeatures(model.encode_image_plain(images), *old))
-        return LabelledFeatures(*map(torch.cat, zip(*parts, strict=True)))
+                yield LabelledFeatures(model.encode_image_plain(images), *old)
+
+        with model.evaluating(), autocast_of(strategy):
+            return LabelledFeatures(*rows_of_batches(parts(), len(self.rows.y) + len(self.memory)))
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.dataloader = united_loader(strategy, **kwargs)

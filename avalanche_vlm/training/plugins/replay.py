@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,10 +18,13 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.data import experience_batches, images_of, united_loader
+from avalanche_vlm.training.data import experience_batches, images_of, rows_of_batches, united_loader
 from avalanche_vlm.training.exemplar_views import ExemplarData, TrainingView, reads_rows
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
+
+_ROWS = 256
+"""Pairs that are compared with all others at a time."""
 
 
 class ExemplarReplayPlugin(VLMPlugin):
@@ -161,31 +165,35 @@ def _keys(strategy: Strategy, memory: ExemplarMemory) -> torch.Tensor | None:
     if policy not in ("herding", "hardest"):
         return None
     model = model_of(strategy)
-    images, texts, labels, margins = [], [], [], []
-    with model.evaluating():
+    total = len(strategy.experience.dataset)
+
+    def answers() -> Iterator[tuple[torch.Tensor, ...]]:
+        """Labels, and what the policy goes by: features of images, of images and texts, or margins."""
         for x, y, task_labels in experience_batches(strategy):
             features = model.encode_image(images_of(x))
-            images.append(features)
-            labels.append(y)
             if policy == "herding":
-                continue
-            if isinstance(x, ImageText):
-                texts.append(model.encode_text(x.tokens, padding=x.padding))
+                yield y, features
+            elif isinstance(x, ImageText):
+                yield y, features, model.encode_text(x.tokens, padding=x.padding)
             else:
                 with model.competing.as_in_training():
                     logits = model.classify(features, task_labels)
                 right = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
-                margins.append(retrieval_margins(logits, right))
-        y = torch.cat(labels)
+                yield y, retrieval_margins(logits, right)
+
+    with model.evaluating():
+        y, found, *texts = rows_of_batches(answers(), total)
         if policy == "herding":
             # Captions are hardly ever repeated: pairs are herded as one group.
             groups = torch.zeros_like(y) if is_pair_stream(strategy) else y
             # Quotas only shrink: no group will ever have more than its share among these.
             limit = memory.capacity and max(1, memory.capacity // len(groups.unique()))
-            return herding_ranks(torch.cat(images), groups, limit)
+            return herding_ranks(found, groups, limit)
         if not texts:
-            return torch.cat(margins)
-        columns = torch.cat(texts).T
-        for features, own in zip(images, labels, strict=True):
-            margins.append(retrieval_margins(features @ columns, alike(own, y)))
-    return torch.cat(margins)
+            return found
+        columns = texts[0].T
+        margins = (
+            (retrieval_margins(features @ columns, alike(own, y)),)
+            for features, own in zip(found.split(_ROWS), y.split(_ROWS), strict=True)
+        )
+        return rows_of_batches(margins, total)[0]
