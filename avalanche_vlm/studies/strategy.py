@@ -36,7 +36,8 @@ def strategy_of(
     with warnings.catch_warnings():
         # Avalanche warns that nothing is logged; what is measured is read from the metrics, or outside the strategy.
         warnings.filterwarnings("ignore", message="No loggers specified")
-        evaluator = EvaluationPlugin(*metrics, loggers=[])
+        # It would keep every value that a metric has told, which on long streams are more than the weights.
+        evaluator = EvaluationPlugin(*metrics, loggers=[], collect_all=False)
     weights = list(model.parameters())
     return VLMNaive(
         model=model,
