@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from avalanche_vlm.storage.locks import Lock
     from avalanche_vlm.storage.saving import save_state
     from avalanche_vlm.storage.tensor_files import read_tensors, write_tensors
+    from avalanche_vlm.storage.writer import StateWriter
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
 __all__ = [
     "Lock",
+    "StateWriter",
     "Stored",
     "load_state",
     "read_tensors",

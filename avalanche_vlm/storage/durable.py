@@ -24,35 +24,69 @@ _ROOM = 200
 
 
 @contextlib.contextmanager
-def written(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
+def written(path: Path, *, sync: bool = True, sync_name: bool = True) -> Iterator[BinaryIO]:
     """A file that takes the place of another one when all of it is on the disk.
 
     A new file has the permissions that the process's umask leaves; one that is replaced keeps its own.
 
     :param path: the file that is replaced, in a folder that is there.
+    :param sync: whether all is on the disk when this is over; False for whoever waits for that later, and knows until
+        then what to do with a file that a loss of power has left damaged.
     :param sync_name: whether the new name is on the disk as well when this is over; False for one of many files whose
         folder is synchronized after the last of them.
     :return: the file to write to, open for bytes.
     :raises OSError: if it cannot be written; the old file is then as it was, and nothing else is left behind.
     """
-    temporary = _beside(path)
+    with unnamed(path.parent, path.name, sync=sync) as made:
+        yield made.file
+        made.path = path
+    if sync and sync_name:
+        sync_folder(path.parent)
+
+
+class Unnamed:
+    """A file that is being written.
+
+    :param file: the file to write to, open for bytes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.path: Path | None = None
+        """What it becomes when it is whole, in the folder that it lies in; None to leave nothing of it."""
+
+
+@contextlib.contextmanager
+def unnamed(folder: Path, name: str = "unnamed", *, sync: bool = True) -> Iterator[Unnamed]:
+    """A file that gets its name when it is whole, because that follows from what it holds.
+
+    :param folder: folder of the file, which is there.
+    :param name: what it is called among those that are being written.
+    :param sync: whether its bytes are on the disk before it has its name.
+    :return: the file, whose ``path`` is to be set.
+    :raises OSError: if it cannot be written; nothing is then left of it.
+    """
+    temporary = _beside(folder / name)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
-            yield file
+            made = Unnamed(file)
+            yield made
             file.flush()
-            os.fsync(file.fileno())
+            if sync and made.path is not None:
+                os.fsync(file.fileno())
+        if made.path is None:
+            temporary.unlink()
+            return
         with contextlib.suppress(FileNotFoundError):
-            mode = stat.S_IMODE(path.stat().st_mode)
+            mode = stat.S_IMODE(made.path.stat().st_mode)
             if mode != stat.S_IMODE(temporary.stat().st_mode):
                 temporary.chmod(mode)
-        os.replace(temporary, path)
+        os.replace(temporary, made.path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    if sync_name:
-        sync_folder(path.parent)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -109,7 +143,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         yield temporary
         for below, _, files in os.walk(temporary, topdown=False):
             for name in files:
-                _sync_file(Path(below, name))
+                sync_file(Path(below, name))
             sync_folder(Path(below))
         _check_free(folder)
         os.rename(temporary, folder)
@@ -230,7 +264,12 @@ def _check_free(folder: Path) -> None:
         raise InputError(f"{folder} is there already: nothing was written to it")
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Have a file's bytes written to the disk; a link is left alone.
+
+    :param path: path of the file.
+    :raises OSError: if the disk fails.
+    """
     if path.is_symlink():
         return
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))

@@ -88,13 +88,22 @@ def raw(tensor: torch.Tensor, layout: TensorForm) -> memoryview:
     :param layout: a layout of its type and shape.
     :return: all bytes, which change with the tensor where they were not copied.
     """
-    strides = row_major(layout.shape) if layout.strides is None else layout.strides
-    plain = tensor.detach().resolve_conj().resolve_neg()
+    plain, strides = tensor.detach().resolve_conj().resolve_neg(), _strides_of(layout)
     if plain.stride() != strides:
         kept = torch.empty_strided(layout.shape, strides, dtype=plain.dtype, device=plain.device)
         plain = kept.copy_(plain)
     flat = plain.as_strided((plain.numel(),), (1,)).cpu()
     return flat.view(torch.uint8).numpy().data
+
+
+def lies_so(tensor: torch.Tensor, layout: TensorForm) -> bool:
+    """Whether a tensor's bytes lie in memory in the order of a layout, so that :func:`raw` copies none.
+
+    :param tensor: any tensor with strides, on any device.
+    :param layout: a layout of its type and shape.
+    """
+    as_they_are = not (tensor.is_conj() or tensor.is_neg())
+    return as_they_are and tensor.device.type == "cpu" and tensor.stride() == _strides_of(layout)
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
@@ -140,6 +149,10 @@ def checked(dtype: object, shape: object, strides: object = None) -> TensorForm:
     if steps is not None and (len(steps) != len(sizes) or not _fills_memory(sizes, steps)):
         raise InputError("it has a tensor whose strides do not fit its shape")
     return TensorForm(dtype, sizes, steps)
+
+
+def _strides_of(layout: TensorForm) -> tuple[int, ...]:
+    return row_major(layout.shape) if layout.strides is None else layout.strides
 
 
 def _whole_numbers(values: object) -> tuple[int, ...] | None:

@@ -139,16 +139,17 @@ def encoded(manifest: Manifest) -> bytes:
     return _SEAL % hashlib.sha256(body).hexdigest().encode() + body
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Path:
+def write_manifest(folder: Path, manifest: Manifest, *, sync: bool = True) -> Path:
     """Write a manifest; the old one of its name is there until the new one is on the disk.
 
     :param folder: folder of states.
     :param manifest: what is to be written.
+    :param sync: whether it is on the disk when this is over.
     :return: path of the file that was written.
     :raises OSError: if it cannot be written.
     """
     path = manifest_path(folder, manifest.name)
-    with written(path) as file:
+    with written(path, sync=sync) as file:
         file.write(encoded(manifest))
     return path
 

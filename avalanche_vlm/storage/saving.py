@@ -15,6 +15,7 @@ from avalanche_vlm.storage import manifests
 from avalanche_vlm.storage.durable import reason, sweep, sync_folder
 from avalanche_vlm.storage.locks import Lock
 from avalanche_vlm.storage.manifests import (
+    Content,
     Manifest,
     OtherFormatError,
     OutOfReachError,
@@ -67,7 +68,36 @@ def save_state(
     :raises InputError: if it cannot be written, naming the file; what was there before is then untouched.
     :raises TypeError: if an entry is neither a tensor that a file can hold nor a JSON value.
     """
-    folder = Path(folder)
+    path, _ = written_state(Path(folder), state, name=name, kind=kind, about=about, keep=keep)
+    return path
+
+
+def written_state(
+    folder: Path,
+    state: Mapping[str, Any],
+    *,
+    name: str,
+    kind: str,
+    about: Mapping[str, Any] | None,
+    keep: int,
+    before: Mapping[str, Content] | None = None,
+    unsynced: list[Path] | None = None,
+) -> tuple[Path, dict[str, Content]]:
+    """What :func:`save_state` does, for whoever saves often.
+
+    :param folder: folder of states.
+    :param state: tensors and JSON values by name.
+    :param name: what the state is called.
+    :param kind: what kind of state it is.
+    :param about: JSON values that can be read without the state.
+    :param keep: number of states of this kind that are there afterwards, where the disk is waited for.
+    :param before: contents that this function gave, of tensors by name, for those that may not have changed since.
+    :param unsynced: gets the files and folders that are not on the disk yet; until they are no older state is to be
+        removed. None to wait for the disk.
+    :return: the file that describes the state, and the contents of its tensors by name.
+    :raises InputError: if it cannot be written, naming the file.
+    :raises TypeError: if an entry is neither a tensor that a file can hold nor a JSON value.
+    """
     path = manifest_path(folder, name)
     if keep < 1:
         raise InputError(f"the last state or more are kept in {folder}, not {keep}")
@@ -81,15 +111,17 @@ def save_state(
             manifests.check_value(key, value)
     with Lock(folder, name=SAVING).acquire(PATIENCE):
         try:
-            (folder / manifests.OBJECTS).mkdir(exist_ok=True)
+            objects = folder / manifests.OBJECTS
+            objects.mkdir(exist_ok=True)
             sweep(folder)
-            sweep(folder / manifests.OBJECTS)
-            contents = put(folder, tensors)
-            sync_folder(folder / manifests.OBJECTS)
+            sweep(objects)
+            contents = put(folder, tensors, before, unsynced)
+            if unsynced is None:
+                sync_folder(objects)
             entries = {key: contents.get(key, Value(value)) for key, value in state.items()}
             serial = 1 + max((known.serial for known in _whole(folder)), default=0)
             manifest = Manifest(name, kind, serial, about, entries)
-            write_manifest(folder, manifest)
+            write_manifest(folder, manifest, sync=unsynced is None)
             _KNOWN[path.absolute()] = stamp_of(os.stat(path)), _known_of(manifest)
         except BaseException as error:
             _tidy(folder)
@@ -97,8 +129,23 @@ def save_state(
                 where = error.filename or path
                 raise InputError(f"cannot write the state {name!r} to {where}: {reason(error)}") from error
             raise
+        if unsynced is None:
+            _tidy(folder, kind, keep)
+        else:
+            unsynced += [objects, path, folder]
+    return path, contents
+
+
+def remove_older(folder: Path, kind: str, keep: int) -> None:
+    """Remove all but the last states of a kind, and what no other refers to. What cannot be removed stays.
+
+    :param folder: folder of states.
+    :param kind: what kind of states.
+    :param keep: number of them that stay.
+    :raises InputError: if another process writes to the folder for a minute.
+    """
+    with Lock(folder, name=SAVING).acquire(PATIENCE):
         _tidy(folder, kind, keep)
-    return path
 
 
 def _tidy(folder: Path, kind: str | None = None, keep: int = 0) -> None:

@@ -30,6 +30,8 @@ Stamp = tuple[int, int, int, int]
 """What the system says of a file, by which one sees that it was changed."""
 PIECE = 1 << 20
 """Bytes that are read at a time of a tensor that is only looked through."""
+IN_CACHE = 1 << 18
+"""Bytes at a time of one with which two things are done: the second finds them in the processor's cache."""
 
 
 class Extent(NamedTuple):
@@ -179,6 +181,26 @@ class TensorFile:
                     raise InputError(f"{self.path} is truncated")
             left -= len(part)
             yield part
+
+    def holds(self, name: str, content: memoryview) -> bool:
+        """Whether a tensor's bytes are just these. No more is read than up to the first part that differs.
+
+        :param name: what it is called in the file.
+        :param content: the bytes that are looked for, as many as the tensor has.
+        :raises InputError: if the file ends before, or cannot be read.
+        """
+        place, buffer = self.places[name], bytearray(IN_CACHE)
+        with self._reading():
+            self._file.seek(place.start)
+            for start in range(0, place.layout.nbytes, IN_CACHE):
+                wanted = content[start : start + IN_CACHE]
+                if len(wanted) < IN_CACHE:
+                    buffer = bytearray(len(wanted))
+                if self._file.readinto(buffer) != len(wanted):
+                    raise InputError(f"{self.path} is truncated")
+                if buffer != wanted:
+                    return False
+        return True
 
     def mapped(self, name: str, layout: TensorForm | None = None) -> torch.Tensor:
         """A tensor that the system reads from the file where it is looked at, and of which it copies what is written

@@ -126,7 +126,6 @@ class Training:
             model=model,
             criterion=criterion_for(self.benchmark.kind, model),
             train_epochs=self.epochs,
-            eval_mb_size=32,
             plugins=[
                 *self.make_plugins(model),
                 WarmupCosinePlugin(1),
@@ -134,7 +133,7 @@ class Training:
                 CheckpointPlugin(folder, minutes=self.minutes, also=self.also(), strict=self.strict),
             ],
             evaluator=evaluator,
-            **{"train_mb_size": 16} | self.options | {"optimizer": optimizer},
+            **{"train_mb_size": 16, "eval_mb_size": 32} | self.options | {"optimizer": optimizer},
         )
 
     def run(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from avalanche_vlm._versions import package_versions
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.training.strategies import VLMMixin
 
-_OWN = __name__.partition(".")[0]
-_PACKAGES = (_OWN, "avalanche-lib", "torch")
+_PACKAGES = ("avalanche-vlm", "avalanche-lib", "torch")
 
 
 def training_conditions(strategy: Any) -> dict[str, Any]:
@@ -29,6 +27,7 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
         "model": getattr(strategy.model, "name", type(strategy.model).__name__),
         "criterion": type(criterion_of(strategy)).__name__,
         "batch size": strategy.train_mb_size,
+        "batch size of evaluations": strategy.eval_mb_size,
         "number of epochs": strategy.train_epochs,
         "periodic evaluation": strategy.eval_every,
         "optimizer": type(strategy.optimizer).__name__,
@@ -47,7 +46,8 @@ def machine_conditions(device: torch.device) -> dict[str, Any]:
     :param device: where the model is trained.
     :return: JSON values by the words in which a warning names them.
     """
-    found: dict[str, Any] = {f"version of {name}": _version(name) for name in _PACKAGES}
+    versions = package_versions()
+    found: dict[str, Any] = {f"version of {name}": versions[name].partition("+")[0] for name in _PACKAGES}
     found["number of threads"] = torch.get_num_threads()
     found["machine"] = platform.machine()
     found["instruction set of the CPU"] = torch.backends.cpu.get_cpu_capability()
@@ -73,12 +73,3 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], most: int | Non
 
 def _said(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _version(package: str) -> str | None:
-    if package == _OWN:
-        return sys.modules[_OWN].__version__
-    try:
-        return version(package).partition("+")[0]
-    except PackageNotFoundError:
-        return None

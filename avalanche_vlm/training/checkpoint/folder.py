@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.packing import StateDict
-from avalanche_vlm.storage import Stored, load_state, save_state, state_names
+from avalanche_vlm.storage import StateWriter, Stored, load_state, state_names
 from avalanche_vlm.storage.durable import reason
 from avalanche_vlm.storage.manifests import manifest_path, read_manifest
 
@@ -71,10 +71,12 @@ class SavedTraining:
     within: dict[str, Any] | None = None
 
 
-def write(folder: Path, state: StateDict, position: Position, about: Mapping[str, Any], base: str | None = None) -> str:
+def write(
+    writer: StateWriter, state: StateDict, position: Position, about: Mapping[str, Any], base: str | None = None
+) -> str:
     """Write a checkpoint.
 
-    :param folder: the folder of checkpoints.
+    :param writer: what saves to the folder of checkpoints.
     :param state: everything that the training is, tensors and JSON values by name.
     :param position: where the training is.
     :param about: JSON values to be noted beside it.
@@ -86,7 +88,7 @@ def write(folder: Path, state: StateDict, position: Position, about: Mapping[str
     name = where if base is None else f"{where}-{position.epoch:04d}-{position.iteration:07d}"
     own = secrets.token_hex(8)
     noted = {**about, "position": vars(position), "base": base or own, "written": time.time()}
-    save_state(folder, state, name=name, kind=EXPERIENCE if base is None else ITERATION, about=noted)
+    writer.save(state, name=name, kind=EXPERIENCE if base is None else ITERATION, about=noted)
     return own
 
 

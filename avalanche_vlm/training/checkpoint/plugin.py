@@ -188,6 +188,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
 
         :raises InputError: if a file cannot be removed.
         """
+        if self._recorder is not None:
+            self._recorder.writer.discard()
         if self._lock is not None:
             self._lock.release()
         remove_checkpoints(self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any, Literal
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.compat import evaluated_within
-from avalanche_vlm.errors import InputError, Interrupted
+from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
 from avalanche_vlm.memory.packing import HasState, pack, part_of
 from avalanche_vlm.memory.unpacking import unpack
+from avalanche_vlm.storage import StateWriter
 from avalanche_vlm.training.checkpoint.batches import (
     END,
     EpochBatches,
@@ -39,6 +41,9 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
     were trained everything takes the state that it had.
 
     An experience that is trained already is passed over without any plugin when it is given to ``train`` again.
+
+    A checkpoint that cannot be written, on a full disk for example, is told of once and ends nothing: the last one that
+    was written stands, and the next one is tried. The very first one has to be written, while nothing is lost yet.
 
     :param strategy: the strategy whose plugins this one is put behind.
     :param folder: the folder of checkpoints.
@@ -68,7 +73,13 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         """Gives further JSON values that stand beside every checkpoint."""
         self.writing: Callable[[], AbstractContextManager[Any]] = nullcontext
         """Context in which a checkpoint is written."""
-        self._base = ""
+        self.writer = StateWriter(folder)
+        self._base: str | None = None
+        """What tells the state that the experience started from; None if it could not be written."""
+        self._sure: Position | None = None
+        """Where the last checkpoint is that the disk has for certain."""
+        self._told = False
+        """Whether it was told that checkpoints cannot be written."""
         self._written = time.monotonic()
         self._settings: dict[str, Any] = {}
         self._machine: dict[str, Any] = {}
@@ -97,7 +108,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self._resumed = True
         self._seen = [list(entry) for entry in pending.about["experiences"]][: pending.position.experience]
         self._loader = dict(pending.about["loader"])
-        self._base, self.last = pending.base, pending.position
+        self._base, self.last, self._sure = pending.base, pending.position, pending.position
         if pending.position.stage == "trained":
             self._silence()
             return
@@ -168,8 +179,12 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self.pending = None
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        self._settle(wait=False)
         if self.stop is not None:
             self.end()  # an evaluation within an iteration may take longer than a scheduler waits
+
+    def after_eval(self, strategy: Any, **kwargs: Any) -> None:
+        self._settle(wait=False)
 
     # What the loader of an epoch says --------------------------------------------------------------------------------
 
@@ -183,6 +198,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
     def between(self, trained: int) -> None:
         self.phase = "between"  # what ends a training from now on is looked at before the next batch
         here = Position(len(self._seen) - 1, "within", self._epoch, trained)
+        self._settle(wait=False)
         due = self.minutes is not None and time.monotonic() - self._written >= 60 * self.minutes
         if due or self.wanted:
             self.wanted = False
@@ -213,7 +229,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
 
         :param checkpoint: what was read.
         """
-        self.pending, self.last = checkpoint, checkpoint.position
+        self.pending, self.last, self._sure = checkpoint, checkpoint.position, checkpoint.position
         self._load(checkpoint.state)
 
     def end(self) -> None:
@@ -221,22 +237,30 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
 
         :raises Interrupted: always, with the sentence on where the same script goes on.
         """
+        self._settle()
         where = "from the start, for nothing was written yet" if self.last is None else f"from {self.last}"
         raise Interrupted(f"{self.stop}: the same command or script goes on {where} ({self.folder})", self.signal)
 
     def _write_once(self, position: Position) -> None:
         """Write where the training is within an experience, if that is wanted at all and is not written yet."""
-        if self.minutes is not None and position != self.last:
+        if self.minutes is not None and position != self.last and self._base is not None:
             self._write(position)
 
     def _write(self, position: Position) -> None:
         phase, self.phase = self.phase, "writing"
         try:
             with self.writing():
+                self._settle()
                 self._written_down(position)
-            self.last, self._written = position, time.monotonic()
+            self.last, self._told = position, False
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError) or self.last is None:
+                raise
+            if position.stage != "within":
+                self._base = None
+            self._tell(error)
         finally:
-            self.phase = phase
+            self.phase, self._written = phase, time.monotonic()
         if self.stop is not None and position.stage != "within":
             self.end()
 
@@ -255,8 +279,37 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
             "loader": self._loader,
             **self.noted(),
         }
-        base = write(self.folder, state, position, about, self._base if within else None)
+        base = write(self.writer, state, position, about, self._base if within else None)
         self._base = self._base if within else base
+
+    def _settle(self, *, wait: bool = True) -> None:
+        """See whether the disk has the last checkpoint.
+
+        :param wait: whether to wait for it.
+        """
+        if self.writer.settled:
+            return
+        try:
+            with self.writing():
+                if self.writer.settle(wait=wait):
+                    self._sure = self.last
+        except InputError as error:
+            if self.last is not None and self.last.stage != "within":
+                self._base = None
+            self.last = self._sure
+            self._tell(error)
+
+    def _tell(self, error: InputError) -> None:
+        """Say once that checkpoints cannot be written; again if it has happened anew."""
+        if not self._told:
+            where = "the start" if self.last is None else self.last
+            warnings.warn(
+                f"no checkpoint was written: {error}; the training goes on and tries the next one, and until that is "
+                f"written a killed one would go on from {where}",
+                VLMWarning,
+                stacklevel=2,
+            )
+        self._told = True
 
     def _load(self, state: Mapping[str, Any]) -> None:
         with taken(self.folder):

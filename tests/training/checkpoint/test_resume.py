@@ -44,6 +44,7 @@ def killed(stream, tmp_path_factory):
 
 OTHERS = {
     "batch size 16, and now 8": {"options": {"train_mb_size": 8}},
+    "batch size of evaluations 32, and now 16": {"options": {"eval_mb_size": 16}},
     "number of epochs 1, and now 2": {"epochs": 2},
     "strategy VLMNaive, and now Naive": {"base": Naive},
     "optimizer's lr 0.001, and now 0.01": {"options": {"optimizer": lambda p: torch.optim.AdamW(p, lr=0.01)}},
