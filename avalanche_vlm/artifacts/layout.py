@@ -17,13 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage import staged
+from avalanche_vlm.storage import Lock, staged
 from avalanche_vlm.storage.durable import sync_folder
 
 MODEL, VERSIONS = "model", "versions"
 DESCRIPTION = "model.json"
 
 _VERSION = re.compile(r"v([1-9][0-9]*)")
+
+_POINTER, _PATIENCE = ".model.lock", 10.0
+"""The lock of the moment in which ``DIR/model`` moves, and the seconds that one waits for another to move it."""
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What a file system says that has no symbolic links, or a system that does not let everybody make them."""
@@ -54,6 +57,18 @@ def current_version(folder: str | Path) -> str | None:
             if Path(folder, VERSIONS, name, DESCRIPTION).read_bytes() == told:
                 return name
     return None
+
+
+@contextlib.contextmanager
+def pointing(folder: str | Path) -> Iterator[None]:
+    """Within a block nobody else moves the model, or asks which version it is in order to move it: not ``rollback``,
+    not the end of an update, which else goes on for hours beside a rollback, and not whoever saves a version.
+
+    :param folder: the folder that was saved to.
+    :raises InputError: if another process keeps it for seconds.
+    """
+    with Lock(Path(folder, VERSIONS), name=_POINTER).acquire(_PATIENCE):
+        yield
 
 
 def model_version(folder: str | Path) -> str:

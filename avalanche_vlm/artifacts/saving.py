@@ -13,7 +13,14 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts.bases import EMBEDDED, made_again, tokenizer_of
 from avalanche_vlm.artifacts.description import FORMAT, Base, Built, Description, MadeBy, digests, write_description
-from avalanche_vlm.artifacts.layout import VERSIONS, checked_version, next_version, point_to, replacing
+from avalanche_vlm.artifacts.layout import (
+    VERSIONS,
+    checked_version,
+    next_version,
+    point_to,
+    pointing,
+    replacing,
+)
 from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from avalanche_vlm.artifacts.rebuilding import build_again, without_paths
 from avalanche_vlm.artifacts.tensors import changed_tensors, strides_of, tensors_of
@@ -116,7 +123,8 @@ def save_model(
     except OSError as error:
         raise InputError(f"cannot save the model to {home}: {error.strerror or error}") from error
     if current:
-        point_to(folder, version)
+        with pointing(folder):
+            point_to(folder, version)
     return home
 
 

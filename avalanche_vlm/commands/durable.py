@@ -28,7 +28,7 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
     :param wait: seconds to wait for another process, 0 for none.
     :raises InputError: if another process works on it, naming that process.
     """
-    with Lock(folder).acquire(wait):
+    with Lock(folder, otherwise="choose another --out").acquire(wait):
         sweep(folder)
         yield
 

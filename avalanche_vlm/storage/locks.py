@@ -38,14 +38,15 @@ class Lock:
     ...     Lock(home).acquire()
     Traceback (most recent call last):
     ...
-    avalanche_vlm.errors.InputError: ... is in use by process ... on ... since ...: wait or choose another --out
+    avalanche_vlm.errors.InputError: ... is in use by process ... on ... since ...: wait until it is done
 
     :param folder: the folder, made if it is not there.
     :param name: name of the file in it that is locked.
+    :param otherwise: what one can do instead of waiting, as the sentence to one who comes too late ends with it.
     """
 
-    def __init__(self, folder: str | Path, *, name: str = NAME) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, name: str = NAME, otherwise: str | None = None) -> None:
+        self.folder, self._otherwise = Path(folder), "" if otherwise is None else f", or {otherwise}"
         self.path = self.folder / name
         self._handle: int | None = None
         self.excludes = True
@@ -133,7 +134,7 @@ class Lock:
             who = f"process {int(holder['pid'])} on {holder['host']} since {holder['since']}"
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             who = "another process"  # one that has it since a moment ago
-        return f"{self.folder} is in use by {who}: wait or choose another --out"
+        return f"{self.folder} is in use by {who}: wait until it is done{self._otherwise}"
 
     def _forget(self) -> None:
         """Let a forked process go without the lock: it would hold it on when its parent is dead."""

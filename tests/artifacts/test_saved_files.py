@@ -210,6 +210,19 @@ def test_versions_are_counted_and_the_link_moves(folder):
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_model_is_not_moved_while_another_one_moves_it(folder, monkeypatch):
+    from avalanche_vlm.artifacts import layout
+
+    model = load(folder)
+    monkeypatch.setattr(layout, "_PATIENCE", 0.0)
+    with layout.pointing(folder), pytest.raises(InputError, match=r"versions is in use by process .*: wait until it"):
+        save_model(folder, model, recipe="lora", options={"rank": 2})
+    assert current_version(folder) == "v1" and version_names(folder) == ["v1", "v2"]  # which lies beside it
+    with layout.pointing(folder):
+        save_model(folder, model, recipe="lora", options={"rank": 2}, current=False)
+    assert current_version(folder) == "v1"
+
+
 def test_a_version_that_cannot_be_written_leaves_the_one_that_is_there(folder, monkeypatch):
     from avalanche_vlm.artifacts import saving
 

@@ -38,10 +38,12 @@ def test_the_process_that_has_it_is_named_and_a_dead_one_has_it_not(tmp_path, ho
     day = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     said = (
         f"{re.escape(str(tmp_path))} is in use by process {holder.pid} on {re.escape(socket.gethostname())} "
-        f"since {day}: wait or choose another --out"
+        f"since {day}: wait until it is done"
     )
     with pytest.raises(InputError, match=f"^{said}$"):
         Lock(tmp_path).acquire()
+    with pytest.raises(InputError, match=f"^{said}, or choose another --out$"):
+        Lock(tmp_path, otherwise="choose another --out").acquire()
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with Lock(tmp_path) as lock:

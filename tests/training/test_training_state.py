@@ -14,7 +14,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from mini import mini
-from quick import QUICK, one_each
+from quick import LESS, QUICK, one_each
 from safetensors.torch import load, save
 from torch.utils.data import DataLoader
 
@@ -37,18 +37,6 @@ from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet
 from avalanche_vlm.training.state import load_training_state, training_state
 from avalanche_vlm.training.teachers import InitialTeacher, MovingAverageTeacher
 
-LESS: dict[str, dict[str, Any]] = {
-    "gift": {"n": 16},
-    "lwf-vr": {"sentences": 16},
-    "ewc-clip": {"samples": 4},
-    "adapter-per-task": {"bottleneck": 4},
-    "moe-adapters": {"experts": 4, "bottleneck": 4},
-    "rail-primal": {"hidden": 32},
-    "ranpac": {"hidden": 32},
-    "lada": {"units": 2, "bottleneck": 4},
-    "proof": {"exemplars": 2},
-}
-"""Options that make a recipe quick."""
 RUNS = [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
 
 

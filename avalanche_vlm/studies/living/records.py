@@ -7,10 +7,8 @@ candidate if the process ended before the file beside it was written.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from avalanche_vlm.artifacts import current_version, open_saved, point_to, version_names
 from avalanche_vlm.artifacts.description import check_there
-from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS, known_version
+from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS, known_version, pointing
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage import Lock
 from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.living.gates import GateFinding, why_not
 
 RECORD = "update"
 """Where a version's ``model.json`` has the record that an update made, under ``about``."""
-
-_POINTER, _PATIENCE = ".model.lock", 10.0
-"""The lock of the moment in which ``DIR/model`` moves, and the seconds that one waits for another to move it."""
 
 
 class _Part(BaseModel):
@@ -181,18 +175,6 @@ def roll_back(folder: str | Path, version: str, anyway: bool = False) -> str | N
             write_record(folder, record.model_copy(update={"promoted": True}))
         point_to(folder, version)
     return before
-
-
-@contextlib.contextmanager
-def pointing(folder: str | Path) -> Iterator[None]:
-    """Within a block nobody else asks which version is the model in order to move it: not ``rollback`` and not the end
-    of an update, which else goes on for hours beside a rollback.
-
-    :param folder: the folder that was saved to.
-    :raises InputError: if another process keeps it for seconds.
-    """
-    with Lock(Path(folder, VERSIONS), name=_POINTER).acquire(_PATIENCE):
-        yield
 
 
 def settle(folder: str | Path, record: Record, promoted: bool) -> tuple[Record, str | None]:
