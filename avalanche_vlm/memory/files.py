@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,20 @@ from typing import Any
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.durable import written
+from avalanche_vlm.storage.durable import sync_folder, written
 from avalanche_vlm.storage.tensor_files import read_tensors, write_tensors
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
+_NEW = "memory.new.safetensors"
+"""Tensors whose settings are not written yet, or whose settings are and which have not taken the old ones' place."""
 _FORMAT = 3
 """Format 3 may have identities of eight bytes, which format 2 does not know."""
 _READ = (2, 3)
 
 
 def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], settings: dict[str, Any]) -> None:
-    """Write a memory; each file is replaced whole or not at all.
+    """Write a memory, which takes the place of an older one whole or not at all: that its settings are written decides,
+    and until then, if the process ends, the older one is read.
 
     :param folder: made if it is not there.
     :param kind: which class can read it.
@@ -30,12 +35,19 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
     :raises InputError: if the files cannot be written.
     """
     folder = Path(folder)
-    write_tensors(folder / TENSORS, tensors)
+    _end_interrupted(folder)
+    write_tensors(folder / _NEW, tensors)
     try:
-        digest = _digest(folder / TENSORS, kind, settings, _FORMAT)
+        digest = _digest(folder / _NEW, kind, settings, _FORMAT)
         description = {"format": _FORMAT, "kind": kind, "sha256": digest, "settings": settings}
-        with written(folder / SETTINGS) as file:
-            file.write((json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
+        try:
+            with written(folder / SETTINGS) as file:
+                file.write((json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
+        except OSError:
+            (folder / _NEW).unlink(missing_ok=True)
+            raise
+        os.replace(folder / _NEW, folder / TENSORS)
+        sync_folder(folder)
     except OSError as error:
         raise InputError(f"cannot write the memory to {folder}: {error.strerror or error}") from error
 
@@ -49,9 +61,9 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
     """
     folder = Path(folder)
     path, tensor_path = folder / SETTINGS, folder / TENSORS
-    for file in (path, tensor_path):
-        if not file.is_file():
-            raise InputError(f"there is no memory in {folder}: {file.name} is missing")
+    there = [file for file in (tensor_path, folder / _NEW) if file.is_file()]
+    if missing := [file.name for file in (path, *(() if there else (tensor_path,))) if not file.is_file()]:
+        raise InputError(f"there is no memory in {folder}: {missing[0]} is missing")
     try:
         text = path.read_text()
     except OSError as error:
@@ -70,12 +82,22 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
     if found != kind:
         raise InputError(f"{folder} holds a memory of kind {found!r}, not {kind!r}")
     try:
-        same = _digest(tensor_path, kind, settings, version) == digest
+        same = next((file for file in there if _digest(file, kind, settings, version) == digest), None)
     except OSError as error:
         raise InputError(f"cannot read the memory in {folder}: {error.strerror or error}") from error
-    if not same:
+    if same is None:
         raise InputError(f"{tensor_path} or {path.name} beside it is truncated or was changed: they do not match")
-    return read_tensors(tensor_path, mapped=True), settings
+    return read_tensors(same, mapped=True), settings
+
+
+def _end_interrupted(folder: Path) -> None:
+    """Give tensors their place whose settings a process had written before it ended."""
+    if not (folder / _NEW).is_file():
+        return
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = json.loads((folder / SETTINGS).read_text())
+        if _digest(folder / _NEW, known["kind"], known["settings"], known["format"]) == known["sha256"]:
+            os.replace(folder / _NEW, folder / TENSORS)
 
 
 def _digest(tensors: Path, kind: str, settings: dict[str, Any], version: int) -> str:

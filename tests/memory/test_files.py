@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 
 import pytest
@@ -24,6 +25,51 @@ def test_what_was_saved_comes_back(saved):
     assert torch.equal(tensors["a"], torch.arange(6).view(2, 3)) and settings == {"seed": 3}
     save_memory(saved, "test", {}, {"seed": 4})
     assert load_memory(saved, "test") == ({}, {"seed": 4})
+    assert sorted(p.name for p in saved.iterdir()) == ["memory.json", "memory.safetensors"]
+
+
+def test_a_process_that_ends_in_a_save_leaves_the_old_memory_or_the_new_one(saved, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    real, seen = os.replace, []
+
+    def save(seed: int, left: int) -> int:
+        """Save, and end before one of the steps; what is read then."""
+
+        def replace(*given):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Ended
+            return real(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                save_memory(saved, "test", {"a": torch.full((3,), seed)}, {"seed": seed})
+            except Ended:
+                seen.append(seed)
+        tensors, settings = load_memory(saved, "test")
+        assert settings["seed"] == 3 or torch.equal(tensors["a"], torch.full((3,), settings["seed"]))
+        return settings["seed"]
+
+    assert save(4, 1) == 3 and save(5, 2) == 3  # before the settings are written
+    assert save(6, 3) == 6 and save(7, 2) == 6 and save(8, 2) == 6  # after; what was interrupted is ended first
+    assert save(9, 9) == 9 and seen == [4, 5, 6, 7, 8]
+    assert sorted(p.name for p in saved.iterdir()) == ["memory.json", "memory.safetensors"]
+
+
+def test_settings_that_cannot_be_written_leave_the_old_memory(saved, monkeypatch):
+    from avalanche_vlm.memory import files
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "written", full)
+    with pytest.raises(InputError, match=f"cannot write the memory to {saved}: No space left on device"):
+        save_memory(saved, "test", {"a": torch.zeros(3)}, {"seed": 4})
+    assert load_memory(saved, "test")[1] == {"seed": 3}
     assert sorted(p.name for p in saved.iterdir()) == ["memory.json", "memory.safetensors"]
 
 
