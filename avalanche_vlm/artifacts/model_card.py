@@ -112,7 +112,7 @@ def _use(description: Description) -> Iterator[str]:
 def _scores(description: Description) -> Iterator[str]:
     result = _facts(description.result)
     metrics = {name: value for name, value in (result.get("metrics") or {}).items() if value is not None}
-    held = {name: curve for name, curve in (result.get("held_out") or {}).items() if curve and None not in curve}
+    held = _with_ends(result)
     yield "## What was measured"
     if not metrics and not held:
         yield "Nothing was measured when it was saved."
@@ -134,13 +134,19 @@ def _scores(description: Description) -> Iterator[str]:
         yield _table(["held-out set", "base", "now"], [[n, _number(c[0]), _number(c[-1])] for n, c in held.items()])
 
 
+def _with_ends(result: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Held-out curves that say where they began and where they ended, whatever is missing between."""
+    curves = (result.get("held_out") or {}).items()
+    return {name: curve for name, curve in curves if curve and None not in (curve[0], curve[-1])}
+
+
 def _limits(description: Description) -> Iterator[str]:
     result, ledger = _facts(description.result), _facts(description.ledger)
     metrics = result.get("metrics") or {}
     said = []
     if (forgot := metrics.get("forget")) is not None:
         said.append(f"It has lost {forgot:.1f} points on earlier tasks, on average, since it was at its best on them.")
-    curves = [curve for curve in (result.get("held_out") or {}).values() if curve and None not in curve]
+    curves = list(_with_ends(result).values())
     if curves:
         lost = sum(curve[0] - curve[-1] for curve in curves) / len(curves)
         said.append(f"On held-out sets it is {lost:.1f} points below its base, on average.")

@@ -44,6 +44,9 @@ DRAWN: Mapping[str, tuple[str, ...]] = {
 samples a task has is drawn only where they are divided: a benchmark that draws its samples takes the numbers as
 options."""
 
+ALIKE = ("train.eval_tasks", "train.eval_every")
+"""Settings of the training that rows of a table share: which cells of the matrix were measured."""
+
 _Known = tuple[Mapping[str, Any], Any]
 """What decides a result's figures, and its tasks."""
 
@@ -161,7 +164,12 @@ def shared_facts(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     >>> shared_facts([{"data": {"seed": 0, "n": 8}, "seed": 0}, {"data": {"seed": 1, "n": 8}, "seed": 1}])
     {'data': {'n': 8}}
     """
-    return _equal([{k: v for k, v in protocol.items() if k not in (*ROWS, "seed")} for protocol in protocols])
+    shared = [{k: v for k, v in protocol.items() if k not in (*ROWS, "seed")} for protocol in protocols]
+    for facts, protocol in zip(shared, protocols, strict=True):
+        train = protocol.get("train") or {}
+        if alike := {name: train[name] for of in ALIKE if (name := of.partition(".")[2]) in train}:
+            facts["train"] = alike
+    return _equal(shared)
 
 
 def _equal(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -206,6 +214,8 @@ def _may_differ(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) 
     """Whether two results in one table may differ in this."""
     if name == "seed" or (name in SEEDS and first.get("seed") != second.get("seed")):
         return True
+    if name in ALIKE:
+        return False
     if name.split(".")[0] in ROWS:
         both = all(any(key.startswith(_resource(name)) for key in facts) for facts in (first, second))
         return not name.startswith("resources.") or not both or _drawn_apart(name, first, second)

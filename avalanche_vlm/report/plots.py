@@ -94,9 +94,11 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) 
         if not curves:
             continue
         values = np.array(curves, dtype=float)
-        axis.plot(steps, values.mean(0), line, marker=marker, color=colour, label=visible(recipe))
+        measured = ~np.isnan(values.mean(0))
+        axis.plot(steps[measured], values.mean(0)[measured], line, marker=marker, color=colour, label=visible(recipe))
         if len(values) > 1 and not many:
-            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            low, high = (bound[measured] for bound in (values.min(0), values.max(0)))
+            axis.fill_between(steps[measured], low, high, color=colour, alpha=0.15, linewidth=0)
     shown = slice(None, None, math.ceil(1.5 * _LETTER * len(steps) / width))
     axis.set_xticks(steps[shown], ["pretrained", *tasks][shown], rotation=45, ha="right")
     axis.set_ylabel(visible(f"held-out {name} (percent)"))

@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.evaluation.answers import TaskAnswers
+from avalanche_vlm.evaluation.cells import has_diagonal, not_measured
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
@@ -82,12 +83,13 @@ def diagnose(
     interference, answers = InterferenceProbe(seed=seed), TaskAnswers()
     erosion = ErosionProbe(benchmark.held_out, max_samples=None, seed=seed)
     n_tasks = len(benchmark.task_names)
+    whole = has_diagonal(settings.eval_tasks, settings.eval_every)
     folder = None if checkpoint is None else checkpoint.folder
     attributions = []
     with StepWeights(model, start, None if folder is None else folder / "steps") as steps:
 
         def keep(step: int, matrix: np.ndarray) -> None:
-            if benchmark.kind == "classes" and 0 < step < n_tasks:
+            if benchmark.kind == "classes" and 0 < step < n_tasks and whole:
                 steps.keep(step)
 
         outcome = run_experiment(
@@ -104,7 +106,7 @@ def diagnose(
             checkpoint=checkpoint,
             on_resume=on_resume,
         )
-        of_tasks = benchmark.kind == "classes" and n_tasks > 1
+        of_tasks = benchmark.kind == "classes" and n_tasks > 1 and whole
         if of_tasks:
             tests = [experience.dataset.eval() for experience in benchmark.test_stream]
             precision = partial(autocast_of, outcome.strategy)
@@ -113,10 +115,13 @@ def diagnose(
     if called != PROMPTS or not of_tasks:
         of_pairs = partial(attribute, model, start, pairs, score=f"{called} R@1")
         attributions.append(_once(folder, f"pairs-{max_pairs}", of_pairs, rule=rule, seed=seed))
+    left_out = {of.name for of in benchmark.held_out if of.label_space is None}
+    if not whole or settings.eval_tasks != "all":  # no task was evaluated just before its turn
+        left_out |= set(erosion.right()) - {of.name for of in benchmark.held_out}
     measured = {
         "drift": _drift_loss(drift),
-        "interference": _interference_loss(answers, n_tasks),
-        "erosion": _erosion_loss(erosion, {of.name for of in benchmark.held_out if of.label_space is None}),
+        "interference": _interference_loss(answers, n_tasks) if whole else [],
+        "erosion": _erosion_loss(erosion, left_out),
     }
     exposures = {
         name: {**_interval(losses, seed), "measure": MEASURES[name].format(pairs=called)}
@@ -125,7 +130,7 @@ def diagnose(
     found = {
         "protocol": outcome.result["protocol"],
         "tasks": outcome.result["tasks"],
-        "remarks": remarks([outcome.result]),
+        "remarks": [*remarks([outcome.result]), *not_measured([outcome.result])],
         "exposures": exposures,
         "drift": _drift(drift.result()),
         "interference": interference.result(),
@@ -204,11 +209,12 @@ def _interference_loss(answers: TaskAnswers, tasks: int) -> list[np.ndarray]:
     return [answers.right[task + 1, task] - answers.right[tasks, task] for task in range(tasks - 1)]
 
 
-def _erosion_loss(probe: ErosionProbe, pairs: set[str]) -> list[np.ndarray]:
-    """Of held-out classes at the end, and of every task just before its turn. Captions are the drift's."""
+def _erosion_loss(probe: ErosionProbe, left_out: set[str]) -> list[np.ndarray]:
+    """Of held-out classes at the end, and of every task just before its turn, but for sets that are left out, as
+    captions are, which are the drift's."""
     losses = []
     for name, by_step in probe.right().items():
-        if name not in pairs and 0 in by_step and max(by_step) > 0:
+        if name not in left_out and 0 in by_step and max(by_step) > 0:
             loss = by_step[0].astype(float) - by_step[max(by_step)]
             losses.append(loss if loss.ndim == 1 else loss.mean(0))
     return losses

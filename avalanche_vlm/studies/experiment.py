@@ -13,6 +13,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError, NotFinite
+from avalanche_vlm.evaluation.cells import tasks_measured
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
@@ -55,7 +56,8 @@ def run_experiment(
     checkpoint: CheckpointPlugin | None = None,
     on_resume: Callable[[CheckpointPlugin], None] | None = None,
 ) -> Outcome:
-    """Train a stream with a recipe; evaluate before it and after every experience.
+    """Train a stream with a recipe; evaluate before it and after every experience, or as far as ``settings`` say
+    (``eval_tasks``, ``eval_every``): figures that need what was not measured are None then.
 
     :param benchmark: train and test stream, label space, held-out sets.
     :param recipe: name of a recipe.
@@ -70,7 +72,7 @@ def run_experiment(
     :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
     :param progress: called as ``(experience, iteration, iterations)``.
-    :param on_row: called as ``(step, matrix)`` when a row of the matrix is complete, with scores in [0, 1]; again for a
+    :param on_row: called as ``(step, matrix)`` when a row of the matrix is measured, with scores in [0, 1]; again for a
         row after which the run was interrupted, and not for those before.
     :param evaluate: without, there are no scores in the result, and the model is the caller's to evaluate.
     :param checkpoint: writes the run to its folder meanwhile. With a folder in which the same run was interrupted, it
@@ -134,7 +136,7 @@ def run_experiment(
             first = 0 if checkpoint is None else resume(strategy, checkpoint.folder)
             if checkpoint is not None and checkpoint.resumed is not None and on_resume is not None:
                 on_resume(checkpoint)
-            _train(strategy, benchmark, first, settings.num_workers, account, report if evaluate else None)
+            _train(strategy, benchmark, first, settings, account, report if evaluate else None)
     except NotFinite as error:
         raise NotFinite(f"recipe {recipe}: {error}") from error
     finally:
@@ -155,16 +157,16 @@ def _train(
     strategy: VLMNaive,
     benchmark: VLMBenchmark,
     first: int,
-    workers: int,
+    settings: TrainSettings,
     account: RunAccount,
     report: Callable[[], None] | None,
 ) -> None:
-    """Train the stream, and evaluate at every step.
+    """Train the stream, and evaluate at the steps that are asked for.
 
     :param strategy: trained in place.
     :param benchmark: train and test stream.
     :param first: number of the experience to begin with, from 0 on.
-    :param workers: processes that load data.
+    :param settings: how many processes load data, and what is evaluated at which step.
     :param account: gets the seconds, and counts the rows; of an interrupted run it knows what is done.
     :param report: called when a row was evaluated; None evaluates nothing.
     """
@@ -172,14 +174,17 @@ def _train(
     def score() -> None:
         if report is None:
             return
-        with account.evaluation.running():
-            strategy.eval(benchmark.test_stream, num_workers=workers)
-        report()
+        tasks = len(benchmark.test_stream)
+        count = tasks_measured(account.rows, tasks, settings.eval_tasks, settings.eval_every)
+        if count:
+            with account.evaluation.running():
+                strategy.eval(benchmark.test_stream[:count], num_workers=settings.num_workers)
+            report()
         account.rows += 1
 
     if not account.resumed:
         score()
     for experience in list(benchmark.train_stream)[first:]:
         with account.training.running():
-            strategy.train(experience, num_workers=workers)
+            strategy.train(experience, num_workers=settings.num_workers)
         score()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import get_args
+from typing import Literal, get_args
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.errors import InputError
@@ -13,7 +13,9 @@ from avalanche_vlm.errors import InputError
 _LARGEST = 1e18
 """Within the range of 64-bit counts and of float32, in which an optimizer steps."""
 
-_WHOLE = ("epochs", "batch_size", "warmup", "num_workers")
+EvalTasks = Literal["all", "seen", "last"]
+
+_WHOLE = ("epochs", "batch_size", "warmup", "num_workers", "eval_every")
 _REAL = ("lr", "weight_decay", "label_smoothing", "max_grad_norm")
 
 CHECKPOINT_MINUTES = 10.0
@@ -36,6 +38,9 @@ class TrainSettings:
         comes to the same; None takes what the recipe's method needs, and ``"current"`` where it needs neither.
     :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
     :param num_workers: number of processes that load data; with 0 the training process does.
+    :param eval_tasks: tasks that are evaluated after an experience: ``"all"``, those ``"seen"`` so far, or none but
+        after the ``"last"`` experience; before the first and after the last experience all are.
+    :param eval_every: number of experiences from one evaluation to the next, 1 or more.
     :raises InputError: if a number is none or not finite, if the rate, the passes or the batch is not positive, another
         is below 0, one is larger than torch can hold, or there is no such smoothing or choice of classes.
     """
@@ -50,6 +55,8 @@ class TrainSettings:
     train_classes: TrainClasses | None = None
     amp: str | None = None
     num_workers: int = 0
+    eval_tasks: EvalTasks = "all"
+    eval_every: int = 1
 
     def __post_init__(self) -> None:
         for name in (*_WHOLE, *_REAL):
@@ -58,7 +65,7 @@ class TrainSettings:
                 continue
             if isinstance(value, bool) or not isinstance(value, kind) or not -math.inf < value < math.inf:
                 raise InputError(f"{name} is a {'whole' if name in _WHOLE else 'finite'} number, not {value!r:.99}")
-        for name in ("lr", "epochs", "batch_size"):
+        for name in ("lr", "epochs", "batch_size", "eval_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("weight_decay", "warmup", "num_workers"):
@@ -68,6 +75,8 @@ class TrainSettings:
             raise InputError(f"label_smoothing must be 0 or more and below 1, not {self.label_smoothing}")
         if self.train_classes not in (None, *get_args(TrainClasses)):
             raise InputError(f"train_classes must be current or seen, not {self.train_classes!r}")
+        if self.eval_tasks not in get_args(EvalTasks):
+            raise InputError(f"eval_tasks must be all, seen or last, not {self.eval_tasks!r}")
         for name in ("lr", "weight_decay", "batch_size"):
             if getattr(self, name) > _LARGEST:
                 raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name)!r:.40}")

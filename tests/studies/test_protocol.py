@@ -68,6 +68,8 @@ FIGURES = (
     ("--label-smoothing 0.1", "train.label_smoothing"),
     ("--train-classes seen", "train.train_classes"),
     ("--workers 1", "train.num_workers"),
+    ("--eval seen", "train.eval_tasks"),
+    ("--eval-every 2", "train.eval_every"),
     ("--benchmark picturebook-domains", "benchmark"),
 )
 """Words of the command line that decide a figure, and the fact that tells."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, get_args
 
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 from avalanche_vlm.commands.arguments import shared, values
+from avalanche_vlm.training.settings import EvalTasks
 
 _SEED = "of the training, and of the data unless --data-seed is given"
 
@@ -40,6 +41,15 @@ def add_training_commands(commands: Any) -> None:
         "there are runs and memory; 1 on CUDA)",
     )
     for command in (run, compare):
+        command.add_argument(
+            "--eval",
+            choices=get_args(EvalTasks),
+            help="tasks that are evaluated after each, those seen so far, or none but after the last; before the first "
+            "and after the last all are (default: all)",
+        )
+        command.add_argument(
+            "--eval-every", type=values.positive, metavar="N", help="tasks from one evaluation to the next (default: 1)"
+        )
         command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
     diagnose = commands.add_parser(
         "diagnose",

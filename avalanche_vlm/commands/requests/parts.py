@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.models.precision import WeightPrecision
-from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
+from avalanche_vlm.training.settings import CHECKPOINT_MINUTES, EvalTasks
 
 NotNegative = Annotated[int, Field(ge=0)]
 TorchSeed = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -86,6 +86,8 @@ class TrainChanges(Part):
     :param train_classes: which classes compete in training.
     :param amp: precision of automatic mixed precision.
     :param num_workers: processes that load data.
+    :param eval_tasks: tasks that are evaluated after an experience.
+    :param eval_every: experiences from one evaluation to the next.
     """
 
     lr: Rate | None = None
@@ -97,6 +99,8 @@ class TrainChanges(Part):
     train_classes: TrainClasses | None = None
     amp: Literal["bf16"] | None = None
     num_workers: NotNegative | None = None
+    eval_tasks: EvalTasks | None = None
+    eval_every: NotNegative | None = None
 
 
 class Assignment(Part):

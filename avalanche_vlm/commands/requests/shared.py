@@ -96,6 +96,8 @@ def changes(options: argparse.Namespace) -> TrainChanges:
         train_classes=options.train_classes,
         amp=options.amp,
         num_workers=options.workers,
+        eval_tasks=getattr(options, "eval", None),
+        eval_every=getattr(options, "eval_every", None),
     )
 
 

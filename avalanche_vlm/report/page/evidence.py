@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm._flat import differing, flat
+from avalanche_vlm.evaluation.cells import not_measured
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
@@ -52,7 +53,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
         ],
         "recipes": recipes,
         "weakest": _weakest(variants, titles(first["tasks"])),
-        "remarks": remarks([entry["result"] for entry in entries]),
+        "remarks": [*remarks(results := [entry["result"] for entry in entries]), *not_measured(results)],
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
