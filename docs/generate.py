@@ -177,14 +177,14 @@ def benchmark_table() -> str:
             images = [
                 sum(known["images"].get(part, 0) for known in members.values()) for part in ("train", "test", "all")
             ]
-            whole = f", and {images[2]:,} to be split" if images[2] else ""
+            known = [f"{images[0]:,} / {images[1]:,}" if all(images[:2]) else "", f"{images[2]:,} to be split"]
             rows.append(
                 [
                     f"`{of.name}`" + (f" `{which}`" if which else ""),
                     of.family,
                     of.summary,
                     f"{classes:,}",
-                    f"{images[0]:,} / {images[1]:,}{whole}",
+                    " and ".join(filter(None, known if images[2] else known[:1])) or "not published",
                     told["label_spaces"][0],
                     of.source,
                 ]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from avalanche_vlm.benchmarks.declaration import REQUIRED
 from avalanche_vlm.errors import InputError
 
-_Form = Literal["choice", "number", "text", "names"]
-"""What the value of an option is: one of several words, a whole number, a text, or one of several words or names in an
-order."""
+_Form = Literal["choice", "number", "text", "names", "classes"]
+"""What the value of an option is: one of several words, a whole number, a text, one of several words or names in an
+order, or one of several words or class ids in an order."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class BenchmarkOption:
             "number": f"a whole number from {self.least}" + (f" to {self.most}" if self.most is not None else ""),
             "text": "a text",
             "names": f"{words}, or names in an order" if words else "names in an order",
+            "classes": f"{words}, or class ids in an order",
         }[self.form]
         return f"{said}{', or none' if self.default is None else ''}: {self.says}"
 
@@ -71,6 +72,11 @@ class BenchmarkOption:
             names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
             if names and all(isinstance(name, str) for name in names):
                 return names[0] if len(names) == 1 and names[0] in self.choices else tuple(names)
+        elif self.form == "classes":
+            if isinstance(value, str) and value:
+                return value  # which of them it is, the benchmark tells
+            if isinstance(value, list | tuple) and all(isinstance(of, Integral) for of in value):
+                return tuple(int(of) for of in value)
         elif self.form == "choice":
             if value in self.choices:
                 return value

@@ -36,19 +36,28 @@ def compared(tmp_path, *words: str) -> list[dict]:
 
 
 def test_a_part_of_mtil_from_root_to_table(tmp_path):
-    for name in ("mnist", "caltech101", "food101"):
+    for name in ("caltech101", "food101"):
         real_formats.TORCHVISION[name](tmp_path / "data")
-    order = ["MNIST", "Food", "Caltech101"]
+    order = ["Food", "Caltech101"]
     first, second = compared(
         tmp_path, "--benchmark", "mtil", "--root", str(tmp_path / "data"), "--shots", "1", "--order", ",".join(order)
     )
     for result in (first, second):
-        assert result["tasks"] == order and len(result["matrix"]) == 4 and result["protocol"]["label_space"] == "task"
+        assert result["tasks"] == order and len(result["matrix"]) == 3 and result["protocol"]["label_space"] == "task"
         data = result["protocol"]["data"]
-        assert data["splits"] == "zscl" and data["shots"] == 1 and data["n_test"] == [10, 6, 4]
-        assert len(result["data"]["chosen"]["MNIST"]) == 10
+        assert data["splits"] == "zscl" and data["shots"] == 1 and data["n_test"] == [6, 4]
+        assert len(result["data"]["chosen"]["Food"]) == 2
     assert first["protocol"]["data"]["content"] == second["protocol"]["data"]["content"]
     assert first["matrix"][0] == first["matrix"][-1] == second["matrix"][0] != second["matrix"][-1]
+
+
+def test_the_classes_of_one_data_set_from_root_to_table(tmp_path):
+    real_formats.cifar100(tmp_path / "data", classes=4, train=6, test=2)
+    words = ["--benchmark", "cifar100", "--root", str(tmp_path / "data"), "--option", "increment=2"]
+    for result in compared(tmp_path, *words, "--class-order", "natural"):
+        assert result["tasks"] == ["classes 1", "classes 2"] and result["protocol"]["label_space"] == "seen"
+        data = result["protocol"]["data"]
+        assert data["class_order"] == "natural" and data["n_train"] == [12, 12] and data["n_test"] == [4, 4]
 
 
 @pytest.mark.slow

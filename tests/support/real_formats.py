@@ -177,6 +177,65 @@ TORCHVISION: Mapping[str, Callable[[Path], None]] = {
 }
 """What makes each data set of MTIL below a root."""
 
+SYNSETS = ["n01440764", "n01443537", "n01484850", "n01491361"]
+"""Tench, goldfish, great white shark, tiger shark."""
+
+
+def tinyimagenet(root: Path) -> None:
+    """Training images in ``train/<synset>/images``, test images with a list, ids in another order than the synsets'."""
+    home, classes = root / "tiny-imagenet-200", ["n02124075", "n01443537", "n07749582", "n04540053"]
+    write(home / "wnids.txt", "\n".join(classes))
+    for label, of in enumerate(classes):
+        for number in range(3):
+            dot(home / "train" / of / "images" / f"{of}_{number}.JPEG", label, number)
+        write(home / "train" / of / f"{of}_boxes.txt", "no image")
+    lines = [f"val_{n}.JPEG\t{classes[n % 4]}\t0\t0\t9\t9" for n in range(8)]
+    write(home / "val/val_annotations.txt", "\n".join(lines))
+    for number in range(8):
+        dot(home / f"val/images/val_{number}.JPEG", number % 4, 9)
+
+
+def imagenet(root: Path) -> None:
+    """Class folders of synsets."""
+    class_folders(root / "imagenet/train", SYNSETS, 3, "{label}_{number}.JPEG")
+    class_folders(root / "imagenet/val", SYNSETS, 2, "ILSVRC2012_val_{number:08d}.JPEG")
+
+
+def imagenet_r(root: Path) -> None:
+    """Class folders, CODA-Prompt's lists, RAPF's list, and LAMDA's folders."""
+    home = class_folders(root / "imagenet-r", SYNSETS, 3, "art_{number}.jpg")
+    coda = {"train": (1, 2), "test": (3,)}
+    for part, numbers in coda.items():
+        rows = [(f"data/imagenet-r/{of}/art_{n}.jpg", c) for c, of in enumerate(SYNSETS) for n in numbers]
+        lines = ["data:", *(f"- {path}" for path, _ in rows), "targets:", *(f"- {label}" for _, label in rows)]
+        write(home / f"imagenet-r_{part}.yaml", "\n".join(lines))
+    rapf = ["train", *(f"{of}/art_{n}.jpg" for of in SYNSETS for n in (2, 3)), "test_img_R.py", "test"]
+    write(home / "imgr_train_test_split.txt", "\n".join([*rapf, *(f"{of}/art_1.jpg" for of in SYNSETS)]))
+    folders(root, "imagenet-r", SYNSETS)
+
+
+def cub200(root: Path) -> None:
+    """Lists that give numbers to images, and classes with numbers before their names."""
+    home, names = root / "CUB_200_2011", ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"]
+    rows = [(f"{of}/{of[4:]}_{n:04d}.jpg", c) for c, of in enumerate(names, start=1) for n in range(4)]
+    for number, (path, label) in enumerate(rows, start=1):
+        dot(home / "images" / path, label, number)
+    lists = {
+        "images.txt": [path for path, _ in rows],
+        "image_class_labels.txt": [label for _, label in rows],
+        "train_test_split.txt": [int(number % 4 < 3) for number in range(len(rows))],
+        "classes.txt": names,
+    }
+    for name, lines in lists.items():
+        write(home / name, "".join(f"{number} {line}\n" for number, line in enumerate(lines, start=1)))
+
+
+def folders(root: Path, name: str, classes: list[str]) -> None:
+    """LAMDA's ready-made folders."""
+    class_folders(root / name / "train", classes, 2)
+    class_folders(root / name / "test", classes, 1)
+
+
 COOP = {
     "caltech101-coop": ("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories",
                         ["face", "leopard", "pizza"]),

@@ -42,7 +42,8 @@ class DataSet:
     :param read: the function that reads it, or where it is: ``"package.module:function"``. It is called with the folder
         that holds all data sets and with ``reading``.
     :param reading: further arguments of that function.
-    :param needs: what must lie in the folder: a path, and what it should hold.
+    :param needs: what must lie in the folder: a path, or two with ``or`` between them of which one is enough, and what
+        it should hold.
     :param classes: number of classes.
     :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
         benchmark to split).
@@ -74,7 +75,7 @@ class DataSet:
 
         :param root: folder that holds the data sets.
         """
-        return [path for path in self.needs if not (root / path).exists()]
+        return [path for path in self.needs if not any((root / of).exists() for of in path.split(" or "))]
 
     def load(self, root: Path) -> LabelledSet:
         """Read which images there are, and of which classes; no image is opened.

@@ -12,14 +12,38 @@ from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError
 
 
-def class_folders(root: Path, parts: Mapping[str, str]) -> LabelledSet:
+def class_folders(root: Path, parts: Mapping[str, str], most: int | None = None) -> LabelledSet:
     """A data set with a folder for each class: classes and images sorted by their names, character by character.
 
     :param root: folder that holds the data sets.
-    :param parts: folder of each part, relative to ``root``.
+    :param parts: folder of each part, relative to ``root``; of several behind ``or`` the first that there is.
+    :param most: number of classes that are read, the first ones; None for all.
     :raises InputError: if a folder has no class folders with images.
     """
-    return by_class_name({part: list(_images(root / folder)) for part, folder in parts.items()})
+    places = {
+        part: next((root / of for of in folder.split(" or ") if (root / of).is_dir()), root / folder)
+        for part, folder in parts.items()
+    }
+    return by_class_name({part: list(_images(place, most)) for part, place in places.items()})
+
+
+def annotated_folders(root: Path, folder: str) -> LabelledSet:
+    """TinyImageNet: training images in class folders, test images in one folder with a list of their classes.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of all of it, relative to ``root``.
+    :raises InputError: if the list has a line without a class.
+    """
+    home = root / folder
+    order = [line.strip() for line in read_text(home / "wnids.txt").splitlines() if line.strip()]
+    listed = home / "val" / "val_annotations.txt"
+    tested = []
+    for row, line in enumerate(read_text(listed).splitlines(), start=1):
+        words = line.split("\t")
+        if len(words) < 2:
+            raise InputError(f"{listed}, line {row}: expected a file and its class between tabs, not {line!r}")
+        tested.append((home / "val" / "images" / words[0], words[1].strip()))
+    return by_class_name({"train": list(_images(home / "train")), "test": tested}, order)
 
 
 def numbered_images(root: Path, folder: str, left_out: tuple[str, ...] = ()) -> LabelledSet:
@@ -55,13 +79,13 @@ def nested_folders(root: Path, folder: str, classes: str) -> LabelledSet:
     return by_class_name({"all": rows}, [name[3:] for name in order])
 
 
-def _images(folder: Path) -> Iterator[tuple[Path, str]]:
+def _images(folder: Path, most: int | None = None) -> Iterator[tuple[Path, str]]:
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     none = True
-    for label in classes:
+    for label in classes[:most]:
         for above, _, names in sorted(os.walk(folder / label, followlinks=True)):
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in EXTENSIONS:

@@ -1,0 +1,124 @@
+"""Class-incremental benchmarks: the classes of one data set, a few at a time."""
+
+from __future__ import annotations
+
+from avalanche_vlm.benchmarks.datasets.declaration import PHOTO, wording
+from avalanche_vlm.benchmarks.families.class_incremental import ClassIncremental
+from avalanche_vlm.benchmarks.registry import BENCHMARKS
+
+_BAD, _GOOD = ("a bad photo of a {}.",), ("a good photo of a {}.",)
+_ZSCL = (
+    "Zheng, Ma, Wang, Qin, Yue, You: Preventing Zero-Shot Transfer Degradation in Continual Learning of "
+    "Vision-Language Models, ICCV 2023"
+)
+_PROOF = (
+    "Zhou, Zhang, Wang, Ning, Ye, Zhan, Liu: Learning without Forgetting for Vision-Language Models (PROOF), TPAMI 2025"
+)
+_FIRST = "with splits=official the first classes of the published split are taken: figures are not PROOF's"
+
+
+def _lamda(name: str, what: str, prepared: str, official: str, classes: int, increment: int = 10) -> ClassIncremental:
+    """A benchmark of PROOF's (LAMDA), with its ready-made folders or the data set's own split."""
+    splits = {"folders": f"{prepared}-folders", **({"official": official} if official else {})}
+    return ClassIncremental(
+        name=name,
+        summary=what,
+        source="arXiv 2305.19270",
+        citation=_PROOF,
+        label_space="seen",
+        splits=splits,
+        classes=classes,
+        increment=increment,
+        orders={},
+        prompts={},
+        notes=(_FIRST,) if official else (),
+    )
+
+
+for _benchmark in (
+    ClassIncremental(
+        name="cifar100",
+        summary="the 100 classes of CIFAR-100, 10, 5 or 2 at a time",
+        source="arXiv 2303.06628, 2210.03114",
+        citation=_ZSCL,
+        label_space="seen",
+        splits={"official": "cifar100"},
+        classes=100,
+        increment=10,
+        class_order="continual-clip",
+        orders={"continual-clip": wording("order of CIFAR-100")},
+        prompts={"continual-clip": _BAD, "rapf": _GOOD},
+        notes=(
+            "10, 20 and 50 steps are increment=10, 5 and 2; B50-10 is base=50; the papers of LAMDA's tools take "
+            "class_order=numpy-1993 and prompts=own",
+        ),
+    ),
+    ClassIncremental(
+        name="tinyimagenet",
+        summary="100 classes of TinyImageNet, then the other 100 in 5, 10 or 20 steps",
+        source="arXiv 2303.06628",
+        citation=_ZSCL,
+        label_space="seen",
+        splits={"official": "tinyimagenet"},
+        classes=200,
+        base=100,
+        increment=10,
+        class_order="zscl",
+        orders={"zscl": wording("order of TinyImageNet")},
+        prompts={"zscl": _BAD},
+    ),
+    ClassIncremental(
+        name="imagenet100",
+        summary="the first 100 synsets of ImageNet, 10 at a time",
+        source="arXiv 2210.03114, 2303.06628",
+        citation=_ZSCL,
+        label_space="seen",
+        splits={"official": "imagenet100"},
+        classes=100,
+        increment=10,
+        orders={},
+        prompts={"continual-clip": _GOOD},
+        notes=(
+            "ImageNet-100 is the first 100 synsets in Continual-CLIP, ZSCL and RAPF; other papers draw 100 of 1,000",
+        ),
+    ),
+    ClassIncremental(
+        name="imagenet1k",
+        summary="the 1,000 classes of ImageNet, 100 at a time",
+        source="arXiv 2303.06628",
+        citation=_ZSCL,
+        label_space="seen",
+        splits={"official": "imagenet"},
+        classes=1000,
+        increment=100,
+        orders={},
+        prompts={"zscl": _GOOD},
+    ),
+    ClassIncremental(
+        name="imagenet-r",
+        summary="the 200 classes of ImageNet-R, 20 at a time",
+        source="arXiv 2211.13218",
+        citation="Smith, Karlinsky, Gutta, Cascante-Bonilla, Kim, Arbelle, Panda, Feris, Kira: CODA-Prompt, CVPR 2023",
+        label_space="seen",
+        splits={"coda": "imagenet-r-coda", "rapf": "imagenet-r-rapf", "folders": "imagenet-r-folders"},
+        classes=200,
+        increment=20,
+        class_order="natural",
+        orders={},
+        prompts={"photo": PHOTO, "rapf": _GOOD},
+        notes=(
+            "the splits of CODA-Prompt, RAPF and LAMDA differ, and test images of one are training images of another: "
+            "their figures are not comparable",
+            "CODA-Prompt's seed 0 is class_order=natural, its seed N class_order=python-N; RAPF's own order of the "
+            "classes is not built in: give it as a list of ids",
+        ),
+    ),
+    _lamda("cub200", "the 200 classes of CUB-200, 20 at a time", "cub", "cub200", 200, 20),
+    _lamda("aircraft", "the 100 variants of FGVC-Aircraft, 10 at a time", "aircraft", "aircraft", 100),
+    _lamda("cars", "100 models of Stanford Cars, 10 at a time", "cars", "stanford-cars", 100),
+    _lamda("food101", "100 dishes of Food-101, 10 at a time", "food101", "food101", 100),
+    _lamda("ucf101", "100 actions of UCF101's middle frames, 10 at a time", "ucf101", "ucf101-coop", 100),
+    _lamda("sun397", "300 scenes of SUN397, 30 at a time", "sun", "sun397", 300, 30),
+    _lamda("objectnet", "200 objects of ObjectNet, 20 at a time", "objectnet", "", 200, 20),
+):
+    BENCHMARKS.add(_benchmark.declared())

@@ -1,0 +1,105 @@
+"""Lists of paths that say which images train and which test; a path's folder, or a list beside it, says the class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
+from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, of_files
+from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.errors import InputError
+
+
+def yaml_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet:
+    """CODA-Prompt's lists: ``data:`` and a path a line behind a hyphen, then ``targets:``, which the folders say too.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of the lists and of the class folders, relative to ``root``.
+    :param parts: list of each part.
+    :raises InputError: if a list has no ``data:``, or names a class in two ways.
+    """
+    rows = {}
+    for part, name in parts.items():
+        place, heading = root / folder / name, ""
+        found: dict[str, list[str]] = {}
+        for line in read_text(place).splitlines():
+            if line.strip().endswith(":") and not line.lstrip().startswith("-"):
+                heading = line.strip()[:-1]
+            elif line.lstrip().startswith("- "):
+                found.setdefault(heading, []).append(line.strip()[2:].strip("'\" "))
+        if not found.get("data"):
+            raise InputError(f"{place} has no list of paths under data:")
+        rows[part] = _in_class_folders(root / folder, found["data"], place)
+        targets = found.get("targets")
+        if targets is not None and len(targets) != len(found["data"]):
+            raise InputError(f"{place} has {len(found['data'])} paths and {len(targets)} targets")
+    return by_class_name(rows)
+
+
+def headed_list(root: Path, folder: str, file: str) -> LabelledSet:
+    """RAPF's list: paths below the headings ``train`` and ``test``; lines that name no image are left out.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of the list and of the class folders, relative to ``root``.
+    :param file: name of the list.
+    :raises InputError: if a heading is missing.
+    """
+    place, heading = root / folder / file, ""
+    found: dict[str, list[str]] = {}
+    for line in map(str.strip, read_text(place).splitlines()):
+        if line.strip(":") in ("train", "test"):
+            heading = line.strip(":")
+        elif heading and Path(line.split()[0] if line else "").suffix.lower() in EXTENSIONS:
+            found.setdefault(heading, []).append(line.split()[0])
+    for part in ("train", "test"):
+        if not found.get(part):
+            raise InputError(f"{place} has no paths below a heading {part}")
+    return by_class_name({part: _in_class_folders(root / folder, paths, place) for part, paths in found.items()})
+
+
+def bird_lists(root: Path, folder: str) -> LabelledSet:
+    """CUB-200-2011: numbers of images with paths, classes and a 1 for training, a file each.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of the lists and of ``images``, relative to ``root``.
+    :raises InputError: if a list lacks an image or a class.
+    """
+    home = root / folder
+    paths, labels, trains, names = (
+        _pairs(home / name) for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+    )
+    order = {number: place for place, number in enumerate(names)}
+    parts: dict[str, tuple[list[Path], list[int]]] = {"train": ([], []), "test": ([], [])}
+    for number, path in paths.items():
+        if number not in labels or number not in trains:
+            raise InputError(f"{home / 'images.txt'} has the image {number}, which the other lists do not have")
+        if labels[number] not in order:
+            raise InputError(f"{home / 'classes.txt'} does not have the class {labels[number]} of image {number}")
+        images, of = parts["train" if trains[number] == "1" else "test"]
+        images.append(home / "images" / path)
+        of.append(order[labels[number]])
+    called = [name.partition(".")[2].replace("_", " ") or name for name in names.values()]
+    return LabelledSet(called, {part: of_files(*rows) for part, rows in parts.items()}, list(names.values()))
+
+
+def _in_class_folders(folder: Path, paths: Iterable[str], place: Path) -> list[tuple[Path, str]]:
+    """The images with the folder that each lies in, wherever the list's author had them."""
+    found = []
+    for path in paths:
+        parts = Path(path).parts
+        if len(parts) < 2:
+            raise InputError(f"{place} has the path {path!r}, in which no class folder stands")
+        found.append((folder / parts[-2] / parts[-1], parts[-2]))
+    return found
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    found = {}
+    for row, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            first, _, rest = line.strip().partition(" ")
+            if not rest.strip():
+                raise InputError(f"{path}, line {row}: expected a number and what it stands for, not {line!r}")
+            found[first] = rest.strip()
+    return found
