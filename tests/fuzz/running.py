@@ -17,7 +17,7 @@ from pathlib import Path
 from example import target
 from trying import FIRST, Finding, keep, numbered, tried, tried_first
 
-STILL = 60.0
+STILL = 90.0
 """Seconds after which a process that does not come to its next input is ended."""
 ROOM = 6 << 30
 """Bytes that a process may have: an input that asks for more gets a MemoryError, and not the machine."""
@@ -139,12 +139,12 @@ def watched(place: Place, inputs: int, until: float) -> Tally:
         command = [sys.executable, str(Path(__file__).parent), "--work", place.name, str(inputs), str(until)]
         command += ["--seed", str(place.seed), "--out", str(place.folder)]
         child = subprocess.Popen(command)
-        at, since = -1, time.time()
+        first, at, since = tally.inputs, -1, time.time()
         while child.poll() is None:
             time.sleep(0.2)
             if (now := _number(place)) != at:
                 at, since = now, time.time()
-            if time.time() - since > STILL * (1 if at >= 0 else 5):
+            if time.time() - since > STILL * (1 if at >= first + FIRST else 10):
                 child.kill()
                 child.wait()
         at = _number(place)

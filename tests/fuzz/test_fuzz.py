@@ -36,6 +36,9 @@ def check(example, folder):
         raise KeyError("planted")
     if kind == 2 and "SLOW" in os.environ:
         time.sleep(60)
+    if kind == 2 and "BUSY" in os.environ:
+        while True:
+            pass
     if kind == 3 and "DIES" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -94,8 +97,10 @@ def planted(tmp_path, monkeypatch):
     return run
 
 
-def test_what_takes_too_long_is_a_hang(planted, tmp_path, monkeypatch):
-    monkeypatch.setenv("SLOW", "1")
+@pytest.mark.parametrize("how", ["SLOW", "BUSY"])
+def test_what_waits_or_works_too_long_is_a_hang(planted, tmp_path, monkeypatch, how):
+    monkeypatch.setenv(how, "1")
+    monkeypatch.setattr(trying, "BUSY", 2 if how == "SLOW" else 1000)
     found = tried(target("planted"), Example("a.bin", b"\2"), tmp_path / "input", seconds=0.1)
     assert found is not None and found.kind == "hang"
     assert tried(target("planted"), Example("a.bin", b"\0"), tmp_path / "input", seconds=0.1) is None
