@@ -47,8 +47,7 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     :raises InputError: in one sentence with the cause, if it is none of these or damaged.
     """
     check_is_checkpoint(path)
-    if zipfile.is_zipfile(path):
-        _refuse_bomb(path)
+    _refuse_bomb(path)
     if path.suffix in (".npz", ".npy"):
         return Checkpoint(path, frozenset())
     if path.suffix == ".safetensors":
@@ -139,9 +138,11 @@ def read_pickled(path: Path) -> dict[str, torch.Tensor]:
 def _refuse_bomb(path: Path) -> None:
     """What an archive holds may be packed a thousand times as small."""
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-    except Exception as error:  # of many kinds, for a damaged list of names
+    except Exception as error:  # of many kinds, for a damaged end or list of names
         raise InputError(f"{path} is truncated or damaged: {_first_line(error)}") from error
     refuse_beyond(size, f"the checkpoint {path}, unpacked,")
 

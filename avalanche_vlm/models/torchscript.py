@@ -50,12 +50,12 @@ def is_torchscript(path: Path) -> bool:
 
     :param path: file that exists.
     """
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # of many kinds, for a damaged list of names; whoever reads it as something else says so
+    except Exception:  # of many kinds, for damaged ends and lists of names; whoever reads it as something else says so
         return False
     return any(n.endswith("/data.pkl") for n in names) and any("/code/" in f"/{n}" for n in names)
 

@@ -213,7 +213,7 @@ def check_length(path: Path, below: int = 0) -> None:
 
     :param path: a file or folder that will be made.
     :param below: bytes that the names of what will lie in it take at most.
-    :raises InputError: for a name, or a whole path, of more bytes than the disk takes.
+    :raises InputError: for a name, or a whole path, of more bytes than the disk takes, or that no disk takes.
 
     >>> check_length(Path("out" * 100))
     Traceback (most recent call last):
@@ -222,6 +222,12 @@ def check_length(path: Path, below: int = 0) -> None:
     if not hasattr(os, "pathconf"):
         return
     whole = Path(os.path.abspath(path))
+    try:
+        os.fsencode(whole)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"no file or folder can be called {os.fspath(path)!r}: half of a character is no text"
+        ) from error
     there = next(above for above in (whole, *whole.parents) if os.path.exists(above))
     most = {name: os.pathconf(there, f"PC_{name}_MAX") for name in ("NAME", "PATH")}
     for name in whole.parts:

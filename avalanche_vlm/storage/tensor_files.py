@@ -236,7 +236,7 @@ class TensorFile:
                 raise InputError(f"{self.path} is truncated or no safetensors file")
             text = self._file.read(length)
         try:
-            header = json.loads(text)
+            header = json.loads(text, parse_constant=_no_number)
             metadata = header.pop(METADATA, {})
             if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
                 raise ValueError("its metadata are no texts")
@@ -274,6 +274,10 @@ def _check_without_gaps(places: Iterable[Extent], begin: int, size: int) -> None
         begin += place.layout.nbytes
     if begin != size:
         raise InputError(f"it has {size} bytes and describes {begin}")
+
+
+def _no_number(said: str) -> None:
+    raise ValueError(f"{said} is no JSON")
 
 
 def _is_text(name: str) -> bool:

@@ -64,6 +64,19 @@ def test_an_archive_whose_list_of_files_is_damaged_is_named(tmp_path):
             read(path)
 
 
+def test_an_archive_whose_end_names_another_disk_is_named(tmp_path):
+    torch.save({"a": torch.ones(2)}, path := tmp_path / "a.pt")
+    content, end = (
+        path.read_bytes(),
+        b"PK\6\7" + (7).to_bytes(4, "little") + (0).to_bytes(8, "little") + bytes([9, 0, 0, 0]),
+    )
+    at = content.rindex(b"PK\5\6")
+    path.write_bytes(content[:at].removesuffix(content[at - 20 : at]) + end + content[at:])
+    for read in (inspect_checkpoint, read_weights):
+        with pytest.raises(InputError, match=r"a\.pt is truncated or damaged"):
+            read(path)
+
+
 def test_a_folder_and_a_truncated_file_are_named(monkeypatch, tmp_path):
     register(monkeypatch, tmp_path, {})
     with pytest.raises(InputError, match=r"is a folder, not a checkpoint file: .*local-dir:"):

@@ -9,7 +9,7 @@ import pytest
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import staged, written
-from avalanche_vlm.storage.durable import replace_file, sweep
+from avalanche_vlm.storage.durable import check_length, replace_file, sweep
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
@@ -125,3 +125,8 @@ def test_a_name_that_the_disk_takes_is_written_however_long(tmp_path):
     assert leftover.exists()
     sweep(tmp_path, names[0])
     assert not leftover.exists()
+
+
+def test_a_name_with_half_a_character_is_refused_before_anything_is_done(tmp_path):
+    with pytest.raises(InputError, match="half of a character is no text"):
+        check_length(tmp_path / "\ud800" / "x")

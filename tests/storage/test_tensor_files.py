@@ -132,10 +132,15 @@ def test_more_tensors_than_a_header_holds_are_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "header", [b'{"__metadata__":{"a":"\\ud800"}}', b'{"\\udfff":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}']
-)
-def test_half_a_character_in_a_header_is_refused_as_safetensors_does(tmp_path, header):
+NO_JSON = [
+    b'{"__metadata__":{"a":"\\ud800"}}',
+    b'{"\\udfff":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+    b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"b":NaN}}',
+]
+
+
+@pytest.mark.parametrize("header", NO_JSON)
+def test_what_is_no_json_in_a_header_is_refused_as_safetensors_does(tmp_path, header):
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(InputError, match=r"a\.safetensors is truncated or no safetensors file"):

@@ -57,7 +57,10 @@ def names_for(given: ClassNames, labels: Iterable[str]) -> tuple[dict[str, str],
             if not named.get(_key(label), "").strip():
                 raise InputError(f"{where} has no name for the class {label!r}")
         return {label: named[_key(label)].strip() for label in known}, "by label"
-    return _in_order(lines, known, where)
+    found, how = _in_order(lines, known, where)
+    if without := [label for label, name in found.items() if not name]:
+        raise InputError(f"{where} has an empty name for the class {without[0]!r}")
+    return found, how
 
 
 def names_of_ids(given: ClassNames, ids: Collection[int]) -> tuple[list[str], list[str]]:
@@ -75,6 +78,8 @@ def names_of_ids(given: ClassNames, ids: Collection[int]) -> tuple[list[str], li
         names = [str(name).strip() for name in given]
         if len(names) <= last:
             raise InputError(f"class_names has {len(names)} names, but the benchmark has the class id {last}")
+        if "" in names[: last + 1]:
+            raise InputError(f"class_names has an empty name for the class id {names.index('')}")
         return names[: last + 1], names[last + 1 :]
     named, _ = names_for(given, [str(number) for number in range(last + 1)])
     read = _read(Path(given)) if isinstance(given, str | Path) else given

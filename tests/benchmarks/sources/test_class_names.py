@@ -53,6 +53,16 @@ def test_an_id_that_is_a_list_is_refused(tmp_path):
         names_for(tmp_path / "d.json", ["0", "1"])
 
 
+def test_an_empty_name_is_refused_wherever_it_stands(tmp_path):
+    (tmp_path / "names.txt").write_text("['cat', 'dog', ' ']")
+    for given in (["cat", "dog", " "], tmp_path / "names.txt"):
+        with pytest.raises(InputError, match="has an empty name for the class '2'"):
+            names_for(given, ["0", "1", "2"])
+        with pytest.raises(InputError, match="has an empty name for the class"):
+            names_of_ids(given, [0, 1, 2])
+    assert names_of_ids(["cat", "dog", " "], [0, 1])[0] == ["cat", "dog"]
+
+
 def test_names_in_order_go_by_number_and_not_by_the_alphabet():
     names = [f"name {i}" for i in range(12)]
     named, _ = names_for(names, [str(i) for i in (10, 2, 11, 0)])
@@ -196,5 +206,5 @@ def test_two_classes_of_one_name_are_noted(tmp_path):
     with pytest.warns(DataWarning, match="classes 0 and 1 have one name, 'Kreis'"):
         benchmark = image_folder_stream(root, class_names=["Kreis", "Kreis"], **TRANSFORMS)
     assert any("have one name, 'Kreis'" in note for note in benchmark.data.notes)
-    with pytest.raises(InputError, match="the class 0 has an empty name"):
+    with pytest.raises(InputError, match="class_names has an empty name for the class 'circle'"):
         image_folder_stream(root, class_names=["", "b"], **TRANSFORMS)

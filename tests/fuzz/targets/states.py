@@ -19,19 +19,22 @@ from avalanche_vlm.errors import InputError
 
 SHARE, QUICK = 30, 30
 
-_KIND = "experience of a training"
+_KIND, _WITHIN = "experience of a training", "iteration of a training"
 
 
 @cache
 def _seed() -> Path:
-    from avalanche_vlm.training.checkpoint.folder import Position, write
+    from avalanche_vlm.storage import save_state
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-state-"))
-    g = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     about = {"experiences": [[0, 4]], "settings": {}, "machine": {}, "loader": {}, "conditions": {}, "evaluates": []}
-    tensors = {"model.w": torch.randn(4, 6, generator=g).t(), "model.b": torch.zeros(3), "clock": {"a": 1}, "also": []}
-    base = write(folder, tensors, Position(0, "start"), about)
-    write(folder, {**tensors, "model.w": torch.ones(6, 4)}, Position(0, "within", 0, 2), about, base)
+    about |= {"written": 0.5, "base": "abc"}
+    state = {"model.w": torch.randn(4, 6, generator=generator).t(), "model.b": torch.zeros(3), "clock": {"a": 1}}
+    at = {"experience": 0, "stage": "start", "epoch": 0, "iteration": 0}
+    save_state(folder, state, name="0000-start", kind=_KIND, about={**about, "position": at})
+    state["model.w"], at = torch.ones(6, 4), {**at, "stage": "within", "iteration": 2}
+    save_state(folder, state, name="0000-within-0000-0000002", kind=_WITHIN, about={**about, "position": at})
     for lock in folder.glob(".*"):
         lock.unlink()
     return folder

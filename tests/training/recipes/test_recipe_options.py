@@ -343,3 +343,10 @@ def test_options_of_any_type_are_written_as_json(taken):
     assert json.loads(json.dumps(recipes.describe("many").as_json()))["options"][-2]["default"] == "here"
     stored = recipes.all_options("many", {"loose": np.float32(0.5), "names": ("b",)})
     assert json.loads(json.dumps(stored)) == stored and stored["where"] == "here" and stored["names"] == ["b"]
+
+
+def test_the_sentence_on_a_value_of_several_lines_has_one():
+    with pytest.raises(InputError, match=r"^recipe magmax: scale is a number above 0, or None, not bo th$"):
+        recipes.parse_options("magmax", {"scale": "bo\n\n\nth"})
+    with pytest.raises(InputError, match=r"not '\\n'$"):
+        recipes.parse_options("magmax", {"scale": "\n"})
