@@ -37,7 +37,7 @@ WITHIN = 2.0
 def options_of(stream: str, sizes: dict[str, int], seed: int, out: Path) -> list[str]:
     """Arguments of the command line."""
     numbers = [text for name, n in sizes.items() for text in (f"--{name.replace('_', '-')}", str(n))]
-    return [*STREAMS[stream], *numbers, "--seed", str(seed), "--threads", "1", "--quiet", "--out", str(out)]
+    return [*STREAMS[stream], "--full", *numbers, "--seed", str(seed), "--threads", "1", "--quiet", "--out", str(out)]
 
 
 def full(stream: str, recipe: str, seed: int, sizes: dict[str, int], max_bytes: int | None) -> dict[str, Any]:

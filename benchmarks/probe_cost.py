@@ -2,10 +2,10 @@
 
     python benchmarks/probe_cost.py
 
-Fine-tuning the tiny model on the eight tasks of the picturebook with the settings of ``avalanche-vlm run``, twice side
-by side in one process: with Avalanche's accuracy, and with the three probes beside it. Each task is trained by both in
-turn, and both evaluate the test stream after it. Seconds are of processor time on one thread. The weights must come out
-equal to the last bit.
+Fine-tuning the tiny model on the eight tasks of the picturebook in the sizes and settings of ``avalanche-vlm run
+--full``, twice side by side in one process: with Avalanche's accuracy, and with the three probes beside it. Each task
+is trained by both in turn, and both evaluate the test stream after it. Seconds are of processor time on one thread.
+The weights must come out equal to the last bit.
 
 Beside other processes a processor second does more or less work from one minute to the next, by more than what is
 measured. So the time spent in the probes' own callbacks is taken as well, and set against the rest of the same call to

@@ -59,6 +59,8 @@ class Benchmark:
     :param told: further facts by what they are called (citation, licence, how the files lie, expected counts), or a
         function that finds them when they are asked for.
     :param check: refuses options that cannot be meant, and files that are not there, without loading anything heavy.
+    :param quick: options that make a first look short, with their values: what the command line takes unless it is
+        asked for ``--full``. Empty where there is one size alone.
     """
 
     name: str
@@ -72,8 +74,11 @@ class Benchmark:
     accepts: Mapping[str, str] = field(default_factory=dict)
     told: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[[Mapping[str, Any]], Any] | None = None
+    quick: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.quick, Mapping) or not all(isinstance(option, str) for option in self.quick):
+            raise InputError(f"benchmark {self.name!r}: quick is a mapping of options to values, not {self.quick!r}")
         if self.kind not in KINDS:
             raise InputError(f"benchmark {self.name!r}: kind is {' or '.join(KINDS)}, not {self.kind!r}")
         if self.family not in ("", *FAMILIES):
@@ -111,7 +116,8 @@ class Benchmark:
 
     def as_json(self) -> dict[str, Any]:
         """All facts in plain JSON types: name, kind, family, summary, source, what else is told, label spaces (the
-        default first), each option with its default, and what options accept."""
+        default first), each option with its default, what options accept, and those that the command line takes
+        otherwise unless it is asked for ``--full``."""
         told = self.told() if callable(self.told) else self.told
         options = {
             option: "required" if default is REQUIRED else list(default) if isinstance(default, tuple) else default
@@ -128,4 +134,5 @@ class Benchmark:
             "order": self.order,
             "options": options,
             "accepts": dict(self.accepts),
+            "quick": dict(self.quick),
         }

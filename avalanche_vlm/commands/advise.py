@@ -51,6 +51,8 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
     clock = Elapsed()
     path = request.out / "advice.json"
     with watched(request.quiet) as progress:
+        if sizes := prepare.quick_sizes(request):
+            progress.say(sizes)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
         stream = Stream(request, progress, clock, command)

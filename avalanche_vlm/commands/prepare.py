@@ -101,6 +101,25 @@ def knows_nothing_of(request: TrainingRequest) -> str | None:
     )
 
 
+def quick_sizes(request: TrainingRequest) -> str | None:
+    """In which respects the stream is smaller than the benchmark is of itself, so that a first look is short.
+
+    :param request: what was asked for.
+    :return: the sentence; None where nothing is.
+    """
+    name, given = request.stream.benchmark, request.stream.options
+    if name is None:
+        return None
+    declared = get_benchmark(name)
+    smaller = [option for option, value in declared.quick.items() if given.get(option) == value]
+    if not smaller:
+        return None
+    own = declared.options()
+    here = ", ".join(f"{option} {_shown(given[option])}" for option in smaller)
+    there = ", ".join(_shown(own[option]) for option in smaller if option in own)
+    return f"{name} in the sizes of a first look: {here} (--full takes {there})"
+
+
 def device_of(asked: str) -> str:
     """The device to run on.
 
@@ -188,6 +207,10 @@ def stream_for(asked: Experiment, model: VLM) -> VLMBenchmark:
         return _own_data(asked, stream.data, common, model)
     assert stream.benchmark is not None
     return _registered(stream, stream.benchmark, common, model)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:

@@ -33,6 +33,8 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
     from avalanche_vlm.report import lettering, plots, table
 
     with watched(request.quiet) as progress:
+        if sizes := prepare.quick_sizes(request):
+            progress.say(sizes)
         job = job_of(asked, request.out, request.saving)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
@@ -73,6 +75,8 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
     failures: dict[str, list[str]] = {}
     expected = True
     with watched(request.quiet) as progress:
+        if sizes := prepare.quick_sizes(request):
+            progress.say(sizes)
         for why in left_out:
             progress.say(f"left out: {why}")
         if unknown := prepare.knows_nothing_of(request):

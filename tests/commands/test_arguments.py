@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from avalanche_vlm.benchmarks.registry import BENCHMARKS, get_benchmark
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.requests import (
     AdviseRequest,
@@ -24,6 +26,8 @@ from avalanche_vlm.commands.requests import (
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.settings import TrainSettings
 
+FIRST_LOOK = {"n_train": 192, "n_test": 100, "n_held_out": 300, "n_reference": 400}
+
 
 def asked(command: str):
     name, request = parse(command.split())
@@ -32,7 +36,7 @@ def asked(command: str):
 
 
 def test_what_is_not_said_has_its_default():
-    assert asked("run --out here") == RunRequest(out=Path("here"), train=TrainChanges(num_workers=0))
+    assert asked("run --out here --full") == RunRequest(out=Path("here"), train=TrainChanges(num_workers=0))
     assert asked("diagnose here") == DiagnoseRequest(out=Path("here"))
     assert asked("report here") == ReportRequest(out=Path("here"))
 
@@ -54,7 +58,7 @@ def test_a_run_is_asked_for_in_parts():
         stream=StreamRequest(
             benchmark="picturebook-time",
             label_space="union",
-            options={"n_train": 8, "n_experiences": 4, "styles": "night"},
+            options={**FIRST_LOOK, "n_train": 8, "n_experiences": 4, "styles": "night"},
         ),
         model=ModelRequest(name="ViT-B-16", pretrained="openai", precision="pure_bf16", image_size=336),
         device="cpu",
@@ -65,6 +69,26 @@ def test_a_run_is_asked_for_in_parts():
         ),
     )
     assert request.recipe_names() == ("lora",)
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "advise"])
+def test_a_first_look_is_short_in_all_commands_alike(command):
+    options = asked(f"{command} --out x --n-test 7 --option n_train=9").stream.options
+    assert options == {**FIRST_LOOK, "n_test": 7, "n_train": 9}
+    assert asked(f"{command} --out x --full --n-test 7").stream.options == {"n_test": 7}
+    assert asked(f"{command} --out x --data mine").stream.options == {}
+    with pytest.raises(InputError, match="--full does not apply to --data, which is taken whole"):
+        asked(f"{command} --out x --data mine --full")
+
+
+def test_a_benchmark_of_one_size_takes_no_full(monkeypatch):
+    one = replace(get_benchmark("picturebook"), quick={})
+    monkeypatch.setattr(BENCHMARKS, "_registered", {**BENCHMARKS._known, "picturebook": one})
+    assert asked("run --out x").stream.options == {}
+    with pytest.raises(InputError, match="--full does not apply to picturebook, which has one size"):
+        asked("run --out x --full")
+    with pytest.raises(InputError, match="quick is a mapping of options to values, not 'small'"):
+        replace(one, quick="small")
 
 
 def test_trust_in_code_of_a_model_is_said_for_one_command_and_stored_nowhere():
@@ -181,7 +205,7 @@ def test_streams_that_cannot_be_meant(words, sentence):
 
 
 def test_what_json_has_no_number_for_stays_a_text():
-    _, request = parse(["run", "--out", "x", "--option", "a=NaN", "--option", "b=1e400", "--option", "c=2"])
+    _, request = parse(["run", "--out", "x", "--full", "--option", "a=NaN", "--option", "b=1e400", "--option", "c=2"])
     assert request.stream.options == {"a": "NaN", "b": "1e400", "c": 2}
 
 

@@ -32,6 +32,17 @@ def test_an_experiment_says_every_default():
     assert found.seed == 3 and found.device in ("cpu", "cuda") and "torch" in found.versions
 
 
+def test_sizes_of_a_first_look_are_told_and_in_the_protocol():
+    words = "compare --out x --n-test 6 --n-held-out 8 --n-reference 8 --order night"
+    _, request = parse(words.split())
+    told = "picturebook in the sizes of a first look: n_train 192 (--full takes 640)"
+    assert prepare.quick_sizes(request) == told
+    _, stream = prepare.opened(prepare.experiment(request, "fine-tune", 0))
+    assert len(stream.train_stream[0].dataset) == stream.protocol["n_train"] == 192
+    for words in ("--full", f"--benchmark picturebook-time {SMALL}", "--data mine"):
+        assert prepare.quick_sizes(parse(f"run --out x {words}".split())[1]) is None
+
+
 def test_what_was_typed_goes_before_the_defaults():
     words = "run --out x --lr 1 --warmup 0 --amp bf16 --workers 2 --set weight=3 --set zscl.seed=4"
     found = asked(words + " --recipe zscl", "zscl")

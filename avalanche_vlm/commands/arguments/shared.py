@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import get_args
+from typing import Any, get_args
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
@@ -20,7 +20,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="where results go")
     add_manners(parser)
     add_checkpoints(parser)
-    add_stream(parser)
+    add_stream(parser).add_argument(
+        "--full",
+        action="store_true",
+        help="the benchmark in its own sizes (default: those of a first look, which the first line says)",
+    )
     add_own_data(parser)
     _add_model(parser)
     add_settings(parser)
@@ -50,12 +54,13 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", seed: str = "each --seed") -> None:
+def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", seed: str = "each --seed") -> Any:
     """Which stream of tasks.
 
     :param parser: parser of the command, which gets the options.
     :param benchmark: words for the stream that the command takes if none is named.
     :param seed: words for the seed that the data get if none is given.
+    :return: argparse's group of these options.
     """
     data = parser.add_argument_group("stream")
     data.add_argument("--benchmark", choices=benchmark_names(), help=f"(default: {benchmark})")
@@ -89,6 +94,7 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
         metavar="NAME=VALUE",
         help="another option of the benchmark, repeatable (avalanche-vlm list benchmarks BENCHMARK names them)",
     )
+    return data
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:

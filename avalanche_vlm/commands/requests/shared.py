@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.commands.requests.parts import Assignment, ModelRequest, StreamRequest, TrainChanges
 from avalanche_vlm.errors import InputError
 
@@ -45,7 +46,7 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
         "quiet": options.quiet,
         "threads": options.threads,
         "checkpoint_minutes": options.checkpoint_minutes,
-        "stream": stream(options),
+        "stream": sized(stream(options), options.full),
         "model": ModelRequest(
             name=options.model,
             pretrained=options.pretrained,
@@ -79,6 +80,24 @@ def stream(options: argparse.Namespace) -> StreamRequest:
         seed=options.data_seed,
         options={**sizes, **dict(map(_benchmark_option, options.option))},
     )
+
+
+def sized(asked: StreamRequest, full: bool) -> StreamRequest:
+    """A stream in the sizes of a first look, as its benchmark declares them, where nothing else is said.
+
+    The request has them as if they had been written: stored, compared and shown as any other option.
+
+    :param asked: which stream.
+    :param full: whether the benchmark's own sizes are taken.
+    :raises InputError: if the full sizes are asked for of what has no others.
+    """
+    quick = {} if asked.benchmark is None else get_benchmark(asked.benchmark).quick
+    if not full:
+        return asked.model_copy(update={"options": {**quick, **asked.options}})
+    if not quick:
+        whole = "--data, which is taken whole" if asked.benchmark is None else f"{asked.benchmark}, which has one size"
+        raise InputError(f"--full does not apply to {whole}")
+    return asked
 
 
 def changes(options: argparse.Namespace) -> TrainChanges:
