@@ -16,6 +16,9 @@ Visible = Literal["task", "seen", "union"]
 TrainClasses = Literal["current", "seen"]
 """Which classes compete for a batch in training: those of the batch's own tasks, or all that were met so far."""
 
+TrainTemplates = Literal["all", "first"]
+"""Which prompts stand for a class in training: those of all its templates, averaged, or that of its first alone."""
+
 StreamKind = Literal["classes", "pairs"]
 """What the samples of a stream are: images with class labels, or images with texts."""
 

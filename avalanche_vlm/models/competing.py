@@ -57,6 +57,7 @@ class CompetingClasses(ResizesOnLoad):
         for task, of_task in enumerate(tasks):
             in_task[task, list(of_task)] = True
         self._warned = False
+        self._sampled: tuple[torch.Tensor, torch.Tensor] | None = None
         self.register_buffer("in_task", in_task, persistent=False)
         self.register_buffer("met", torch.zeros_like(in_task), persistent=False)
 
@@ -72,7 +73,30 @@ class CompetingClasses(ResizesOnLoad):
         :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
         :raises InputError: under the label space ``"task"``, for a task label that the label space does not have.
         """
-        return self.while_training(task_labels) if self.training else self.at_test(task_labels)
+        found = self.while_training(task_labels) if self.training else self.at_test(task_labels)
+        return found if self._sampled is None else found & self._sampled[0]
+
+    @contextmanager
+    def sampled(self, kept: torch.Tensor, added: torch.Tensor) -> Iterator[None]:
+        """Within a block no other classes compete than these, and something is added to their logits: for the forward
+        pass of a training step alone.
+
+        :param kept: bool ``[classes]``.
+        :param added: what is added to the logits ``[classes]``.
+        """
+        try:
+            self._sampled = kept, added
+            yield
+        finally:
+            self._sampled = None
+
+    def weighed(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Logits with what :meth:`sampled` adds to them; without it as they are.
+
+        :param logits: logits ``[B, n]`` of these classes.
+        :param classes: ids of the classes ``[n]``.
+        """
+        return logits if self._sampled is None else logits + self._sampled[1][classes]
 
     @contextmanager
     def as_in_training(self) -> Iterator[None]:

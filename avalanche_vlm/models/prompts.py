@@ -60,6 +60,17 @@ class Prompts:
         own = self.padding is not None and tokens.device.type == "cpu"
         return Prompts(tokens, counts, padding_of(tokens) if own else self.padding)
 
+    def first(self) -> Prompts:
+        """The first text of each group alone.
+
+        >>> Prompts(torch.tensor([[1], [2], [3]]), torch.tensor([2, 1])).first().tokens.tolist()
+        [[1], [3]]
+        """
+        if self.counts is None or len(self.counts) == len(self.tokens):
+            return self
+        rows = self.counts.cumsum(0) - self.counts
+        return self._part(self.tokens[rows.to(self.tokens.device)], None)
+
     def to(self, device: torch.device) -> Prompts:
         """The same with the tokens on a device."""
         return Prompts(

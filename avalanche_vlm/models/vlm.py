@@ -15,7 +15,7 @@ from torch import nn
 
 from avalanche_vlm.benchmarks.experiences import task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.label_space import LabelSpace, TrainTemplates
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.models.answering import Answering
 from avalanche_vlm.models.built import BuiltRecipe
@@ -83,6 +83,8 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         """Called with the features of every :meth:`forward`, so that losses on features need no second pass."""
         self.text_head = TextHead()
         self.competing = CompetingClasses()
+        self.train_templates: TrainTemplates = "all"
+        """Which prompts stand for a class while :attr:`competing` is in training; at test all do."""
 
     # Slots -----------------------------------------------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
     def _class_logits(
         self, features: torch.Tensor, texts: torch.Tensor, classes: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
-        logits = self.similarity(features, texts)
+        logits = self.competing.weighed(self.similarity(features, texts), classes)
         if len(classes) < visible.shape[-1]:
             full = logits.new_full((len(features), visible.shape[-1]), MASKED)
             full[:, classes] = logits
@@ -202,13 +204,16 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         return head(features, logits)
 
     def prompts(self, classes: torch.Tensor) -> Prompts:
-        """The tokenised prompts of these classes, in ascending order of the ids ``[n]``."""
-        return self.text_head.prompts.of(classes).to(self.device)
+        """The tokenised prompts that stand for these classes in training, in ascending order of the ids ``[n]``."""
+        head = self.text_head
+        prompts = head.first_prompts if self.train_templates == "first" else head.prompts
+        return prompts.of(classes).to(self.device)
 
     def prompt_features(self, classes: torch.Tensor) -> torch.Tensor:
         """Unit-length text features ``[n, D]`` of these classes' prompts, in ascending order of the ids ``[n]``: with
-        gradients while the text tower trains, from the cache otherwise."""
-        return self.text_head.features(self, classes)
+        gradients while the text tower trains, from the cache otherwise. In training :attr:`train_templates` says which
+        prompts these are."""
+        return self.text_head.features(self, classes, self.competing.training and self.train_templates == "first")
 
     def _pair_logits(self, pairs: ImageText, task_labels: Any) -> torch.Tensor:
         if self.routed is not None and self.routed.decides_by(task_labels):

@@ -26,7 +26,7 @@ def strategy_of(
     """What trains a model: AdamW, fused where torch can, the task loss of the stream's kind, and an evaluator without
     loggers.
 
-    :param model: the model that is trained in place.
+    :param model: the model that is trained in place; gets the templates that stand for its classes in training.
     :param kind: kind of the stream, ``"classes"`` or ``"pairs"``.
     :param settings: settings of the optimizer and of the loop.
     :param plugins: all plugins, in their order.
@@ -38,6 +38,7 @@ def strategy_of(
         warnings.filterwarnings("ignore", message="No loggers specified")
         # It would keep every value that a metric has told, which on long streams are more than the weights.
         evaluator = EvaluationPlugin(*metrics, loggers=[], collect_all=False)
+    model.train_templates = settings.train_templates
     weights = list(model.parameters())
     return VLMNaive(
         model=model,
@@ -52,5 +53,6 @@ def strategy_of(
         plugins=list(plugins),
         evaluator=evaluator,
         amp=settings.amp,
+        negatives=settings.negatives,
         max_grad_norm=settings.max_grad_norm,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal, get_args
 
-from avalanche_vlm.benchmarks.label_space import TrainClasses
+from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates
 from avalanche_vlm.errors import InputError
 
 _LARGEST = 1e18
@@ -36,13 +36,18 @@ class TrainSettings:
     :param train_classes: which classes compete for a batch of a class-labelled stream in training: ``"current"``,
         those of the batch's own tasks, or ``"seen"``, all that were met so far, which under the label space ``"task"``
         comes to the same; None takes what the recipe's method needs, and ``"current"`` where it needs neither.
+    :param train_templates: which prompts stand for a class in training: those of ``"all"`` templates, averaged, or that
+        of the ``"first"`` alone, as in most published protocols. At test all do.
+    :param negatives: of the classes that compete in a step and are not the batch's, so many are drawn, 1 or more, and
+        stand for the others (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`, an estimate); None takes all.
     :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
     :param num_workers: number of processes that load data; with 0 the training process does.
     :param eval_tasks: tasks that are evaluated after an experience: ``"all"``, those ``"seen"`` so far, or none but
         after the ``"last"`` experience; before the first and after the last experience all are.
     :param eval_every: number of experiences from one evaluation to the next, 1 or more.
     :raises InputError: if a number is none or not finite, if the rate, the passes or the batch is not positive, another
-        is below 0, one is larger than torch can hold, or there is no such smoothing or choice of classes.
+        is below 0, one is larger than torch can hold, there is no such smoothing or choice of classes or templates, or
+        negatives are to be drawn with smoothed labels.
     """
 
     lr: float = 1e-5
@@ -53,6 +58,8 @@ class TrainSettings:
     max_grad_norm: float | None = 1.0
     label_smoothing: float = 0.0
     train_classes: TrainClasses | None = None
+    train_templates: TrainTemplates = "all"
+    negatives: int | None = None
     amp: str | None = None
     num_workers: int = 0
     eval_tasks: EvalTasks = "all"
@@ -77,6 +84,15 @@ class TrainSettings:
             raise InputError(f"train_classes must be current or seen, not {self.train_classes!r}")
         if self.eval_tasks not in get_args(EvalTasks):
             raise InputError(f"eval_tasks must be all, seen or last, not {self.eval_tasks!r}")
+        if self.train_templates not in get_args(TrainTemplates):
+            raise InputError(f"train_templates must be all or first, not {self.train_templates!r}")
+        if self.negatives is not None and self.negatives < 1:
+            raise InputError(f"negatives must be 1 or more, or None for all classes, not {self.negatives}")
+        if self.negatives is not None and self.label_smoothing:
+            raise InputError(
+                f"label_smoothing spreads a share over all classes that compete, and with negatives={self.negatives} "
+                "only some of them are looked at: give one of them"
+            )
         for name in ("lr", "weight_decay", "batch_size"):
             if getattr(self, name) > _LARGEST:
                 raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name)!r:.40}")

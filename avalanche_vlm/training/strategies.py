@@ -13,8 +13,9 @@ from avalanche_vlm._generators import generators_kept
 from avalanche_vlm._memory import give_back
 from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError, NotFinite
+from avalanche_vlm.losses.sampled import sampled_negatives
 from avalanche_vlm.models.fitness import not_finite
-from avalanche_vlm.training.plugins.base import no_full_batch
+from avalanche_vlm.training.plugins.base import no_full_batch, refuse_some_classes
 from avalanche_vlm.training.protocol import Strategy
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class VLMMixin(UnpacksContainers, _Template):
     :param amp: ``"bf16"`` runs forward and criterion under autocast; None does not.
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
     :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does.
+    :param negatives: of the classes that compete in a training step and are not the batch's, so many are drawn, from
+        torch's global generator, and stand for the others (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`);
+        None takes all.
     """
 
     optimized_param_id: dict[str, torch.nn.Parameter] | None
@@ -45,13 +49,17 @@ class VLMMixin(UnpacksContainers, _Template):
         amp: str | None = None,
         max_grad_norm: float | None = None,
         keep_optimizer_state: bool = False,
+        negatives: int | None = None,
         **kwargs: Any,
     ) -> None:
         if amp is not None and amp not in _AMP:
             raise InputError(f"amp is None or 'bf16', not {amp!r}")
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise InputError(f"max_grad_norm must be positive, not {max_grad_norm}")
+        if negatives is not None and negatives < 1:
+            raise InputError(f"negatives is 1 or more, or None for all classes, not {negatives}")
         super().__init__(**kwargs)
+        self.negatives = negatives
         self.amp = amp
         self.max_grad_norm = max_grad_norm
         self.keep_optimizer_state = keep_optimizer_state
@@ -65,17 +73,28 @@ class VLMMixin(UnpacksContainers, _Template):
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's epoch, unless there is no batch: Avalanche would train nothing, and say nothing.
 
-        :raises InputError: if ``drop_last`` has left out the only batch.
+        :raises InputError: if ``drop_last`` has left out the only batch, or if negatives are drawn where something
+            needs all classes.
         """
         if len(self.dataloader) == 0:
             raise InputError(no_full_batch(self))
+        if self.negatives is not None:
+            refuse_some_classes(self)
         super().training_epoch(**kwargs)
         # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
         self.optimizer.zero_grad()
 
     def forward(self) -> Any:
-        with self.autocast():
+        with self.autocast(), self._among_some():
             return super().forward()
+
+    def _among_some(self) -> AbstractContextManager[Any]:
+        """The classes that compete in the step at hand, where some stand for the others."""
+        if self.negatives is None or not self.is_training or not isinstance(self.mb_x, torch.Tensor):
+            return nullcontext()
+        competing = self.model.competing
+        found = competing.while_training(self.mb_task_id)
+        return competing.sampled(*sampled_negatives(found, self.mb_y, self.negatives))
 
     def criterion(self) -> torch.Tensor:
         with self.autocast():

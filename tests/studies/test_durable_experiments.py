@@ -129,6 +129,14 @@ def test_a_run_goes_on_where_it_was_killed(whole, tmp_path, kill):
     assert len(script.trained) == 2 * ITERATIONS + again
 
 
+def test_classes_that_are_drawn_to_stand_for_others_are_drawn_again(tmp_path):
+    script = Script(train={"train_templates": "first", "negatives": 2})
+    whole = script.start(None)
+    assert script.start(tmp_path, ("step", 1, 4)) is None
+    assert_alike(whole, script.start(tmp_path))
+    assert script.goes_on == [MOMENTS["step", 1, 4]]
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_well(whole, tmp_path):
     script = Script()

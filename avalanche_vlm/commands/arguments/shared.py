@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
-from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
+from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates, Visible
 from avalanche_vlm.benchmarks.registry import KINDS, benchmark_names
 from avalanche_vlm.commands.arguments import values
 from avalanche_vlm.models.precision import PRECISIONS
@@ -168,6 +168,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         choices=get_args(TrainClasses),
         help="classes that compete in training: of the batch's own tasks, or all met so far (default: the former, "
         "unless the recipe's method needs the latter)",
+    )
+    train.add_argument(
+        "--train-templates",
+        choices=get_args(TrainTemplates),
+        help="prompts that stand for a class in training: of all templates, averaged, or of the first (default: all)",
+    )
+    train.add_argument(
+        "--negatives",
+        type=values.positive,
+        metavar="N",
+        help="classes that are drawn in a step to stand for all that compete beside the batch's (default: all)",
     )
     train.add_argument("--amp", choices=("bf16",))
     train.add_argument("--workers", type=values.workers, default=0, help="processes that load data (default: 0)")

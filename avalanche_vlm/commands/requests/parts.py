@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from avalanche_vlm.benchmarks.label_space import TrainClasses, Visible
+from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates, Visible
 from avalanche_vlm.models.precision import WeightPrecision
 from avalanche_vlm.training.settings import CHECKPOINT_MINUTES, EvalTasks
 
@@ -84,6 +84,8 @@ class TrainChanges(Part):
     :param weight_decay: weight decay of the optimizer.
     :param label_smoothing: share of each target that is spread over the classes that compete.
     :param train_classes: which classes compete in training.
+    :param train_templates: which prompts stand for a class in training.
+    :param negatives: classes that are drawn to stand for those that compete in a step.
     :param amp: precision of automatic mixed precision.
     :param num_workers: processes that load data.
     :param eval_tasks: tasks that are evaluated after an experience.
@@ -97,6 +99,8 @@ class TrainChanges(Part):
     weight_decay: Rate | None = None
     label_smoothing: Rate | None = None
     train_classes: TrainClasses | None = None
+    train_templates: TrainTemplates | None = None
+    negatives: NotNegative | None = None
     amp: Literal["bf16"] | None = None
     num_workers: NotNegative | None = None
     eval_tasks: EvalTasks | None = None

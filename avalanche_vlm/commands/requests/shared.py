@@ -113,6 +113,8 @@ def changes(options: argparse.Namespace) -> TrainChanges:
         weight_decay=options.weight_decay,
         label_smoothing=options.label_smoothing,
         train_classes=options.train_classes,
+        train_templates=options.train_templates,
+        negatives=options.negatives,
         amp=options.amp,
         num_workers=options.workers,
         eval_tasks=getattr(options, "eval", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import torch
@@ -114,7 +115,13 @@ class TextHead:
             check_prompts(label_space, tokenizer, self.prompts.tokens)
         self.limit = limit
         self._block = _blocks(label_space)
-        self._cached: dict[str | None, _Encoded] = {}
+        self._cached: dict[tuple[str | None, bool], _Encoded] = {}
+        """By the module that works, and whether the first prompts alone stand for the classes."""
+
+    @cached_property
+    def first_prompts(self) -> Prompts:
+        """The first prompt of each class alone."""
+        return self.prompts.first()
 
     def told_apart(self, label_space: LabelSpace) -> str | None:
         """The sentence on classes whose prompts have equal tokens, so that the model cannot tell them apart by name.
@@ -145,40 +152,42 @@ class TextHead:
         """The largest token id in the prompts, -1 without prompts."""
         return int(self.prompts.tokens.max()) if len(self.prompts) else -1
 
-    def features(self, model: DualEncoder, classes: torch.Tensor) -> torch.Tensor:
+    def features(self, model: DualEncoder, classes: torch.Tensor, first: bool = False) -> torch.Tensor:
         """Unit-length features ``[len(classes), D]``; with gradients if the text tower trains.
 
+        :param model: the model whose prompts these are.
         :param classes: ids in ascending order, each once.
+        :param first: whether the first prompt of each class stands for it, and not the average over all.
         """
         if torch.is_grad_enabled() and _trains(model):
-            return self.encode(model, classes)
+            return self.encode(model, classes, first)
         kind = model.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         when = _When.of(model, str(torch.get_autocast_dtype(kind)) if cast else None)
-        known = self._cached.get(module := _module(model))
+        known = self._cached.get(key := (_module(model), first))
         if known is None or known.when != when:
             # Not the old features beside the new: they are of no use any more.
-            self._cached.pop(module, None)
+            self._cached.pop(key, None)
             known = _Encoded(when, torch.zeros(len(self.prompts), 0), torch.zeros(len(self.prompts), dtype=torch.bool))
         if not known.whole:
-            self._complete(model, known, classes.cpu())
-        self._keep(module, known)
+            self._complete(model, known, classes.cpu(), first)
+        self._keep(key, known)
         return known.features if len(classes) == len(self.prompts) else known.features[classes]
 
-    def _complete(self, model: DualEncoder, known: _Encoded, classes: torch.Tensor) -> None:
+    def _complete(self, model: DualEncoder, known: _Encoded, classes: torch.Tensor, first: bool) -> None:
         """Encode the blocks of these classes ``[n]`` that are not there."""
         for block in self._block[classes[~known.there[classes]]].unique():
             (of_block,) = (self._block == block).nonzero(as_tuple=True)
             with torch.no_grad():
-                features = self.prompts.of(of_block).encode(model.encode_text)
+                features = self.encode(model, of_block, first)
             if known.features.shape[1] == 0:
                 known.features = features.new_zeros(len(self.prompts), features.shape[1])
             known.put(of_block, features)
 
-    def _keep(self, module: str | None, encoded: _Encoded) -> None:
+    def _keep(self, key: tuple[str | None, bool], encoded: _Encoded) -> None:
         """Have a module's features at hand, and those of others as far as they fit beside."""
-        self._cached.pop(module, None)
-        self._cached[module] = encoded  # the last one is the one that was asked for last
+        self._cached.pop(key, None)
+        self._cached[key] = encoded  # the last one is the one that was asked for last
         while len(self._cached) > 1 and self.kept_bytes > self.limit:
             del self._cached[next(iter(self._cached))]
 
@@ -188,14 +197,14 @@ class TextHead:
         return sum(known.features.nbytes for known in self._cached.values())
 
     def at_hand(self, model: DualEncoder) -> tuple[str | None, torch.Tensor, torch.Tensor] | None:
-        """What :meth:`features` would not encode again for the module that works now.
+        """What :meth:`features` would not encode again for the module that works now, of averages over all prompts.
 
         :param model: the model whose prompts these are.
         :return: the precision that it was encoded in, None for the weights' own, the features of the classes that are
             there ``[n, D]``, and their ids ``[n]`` in ascending order; None if there is nothing, or the text tower
             trains.
         """
-        if (known := self._cached.get(_module(model))) is None or _trains(model):
+        if (known := self._cached.get((_module(model), False))) is None or _trains(model):
             return None
         if known.when != _When.of(model, known.when.precision):
             return None
@@ -216,12 +225,14 @@ class TextHead:
         table = features.new_zeros(len(self.prompts), features.shape[1], device=model.device)
         known = _Encoded(_When.of(model, precision), table, torch.zeros(len(self.prompts), dtype=torch.bool))
         known.put(ids, features.to(model.device))
-        self._keep(_module(model), known)
+        self._keep((_module(model), False), known)
 
-    def encode(self, model: DualEncoder, classes: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: DualEncoder, classes: torch.Tensor, first: bool = False) -> torch.Tensor:
         """Encode the prompts of these classes in one pass, every distinct one once, and average each class's ensemble.
 
         :param model: the model whose prompts these are.
         :param classes: ids in ascending order, each once.
+        :param first: whether the first prompt of each class is encoded alone.
         """
-        return self.prompts.of(classes).encode(model.encode_text)
+        prompts = self.first_prompts if first else self.prompts
+        return prompts.of(classes).encode(model.encode_text)

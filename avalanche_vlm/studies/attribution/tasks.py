@@ -162,7 +162,7 @@ class _Known(TextHead):
         super().__init__()
         self.prompts, self._features = head.prompts, features
 
-    def features(self, model: object, classes: torch.Tensor) -> torch.Tensor:
+    def features(self, model: object, classes: torch.Tensor, first: bool = False) -> torch.Tensor:
         return self._features[classes]
 
 

@@ -37,6 +37,10 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
         found["precision"] = strategy.amp
         found["limit of the gradient's norm"] = strategy.max_grad_norm
         found["keeping of the optimizer's state"] = strategy.keep_optimizer_state
+        if strategy.negatives is not None:
+            found["number of drawn negatives"] = strategy.negatives
+    if (templates := getattr(strategy.model, "train_templates", "all")) != "all":
+        found["templates in training"] = templates
     return json.loads(json.dumps(found, default=str))
 
 

@@ -9,6 +9,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses
+from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import Stateful
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -30,6 +31,10 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     train_classes: TrainClasses | None = None
     """The classes that have to compete in training: ``"seen"``, all that were met so far, or ``"current"``, those of
     the batch's own tasks alone; None where the method goes with both. Set as an experience starts."""
+
+    needs_all_classes: bool = False
+    """Whether the method reads, in a step, logits or texts of all classes that compete, so that none may stand for
+    others (``negatives`` of :class:`~avalanche_vlm.training.strategies.VLMMixin`)."""
 
     def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,6 +87,24 @@ def classes_needed(plugins: Iterable[Any]) -> TrainClasses | None:
             "batch's own tasks alone: one training cannot have both"
         )
     return next(iter(wanting), None)
+
+
+def refuse_some_classes(strategy: Strategy) -> None:
+    """Refuse a training in which some classes stand for others where a method or a loss needs all of them.
+
+    :param strategy: the strategy, which draws negatives.
+    :raises InputError: naming what needs all classes.
+    """
+    needing = [type(p).__name__ for p in strategy.plugins if isinstance(p, VLMPlugin) and p.needs_all_classes]
+    if getattr(getattr(strategy.model, "class_head", None), "trains", False):
+        needing.append(f"the class head {type(strategy.model.class_head).__name__}")
+    if getattr(criterion_of(strategy), "label_smoothing", 0):
+        needing.append("label smoothing")
+    if needing:
+        raise InputError(
+            f"{needing[0]} needs all classes that compete in a step, and negatives lets some stand for the others: "
+            "leave negatives out"
+        )
 
 
 def too_few(least: int, where: str, there: int) -> str:

@@ -33,6 +33,7 @@ class FrozenFeaturesPlugin(VLMPlugin, Generic[Head]):
     """
 
     states: ClassVar = {"head": IN_MODEL, "_experience": TRANSIENT}
+    needs_all_classes = True
 
     def __init__(self, model: VLM, head: Head) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class FrozenFeaturesPlugin(VLMPlugin, Generic[Head]):
         :param strategy: the strategy, while the experience is trained.
         """
         model, classes = model_of(strategy), self.rows.classes
-        with model.evaluating(), autocast_of(strategy):
+        with model.evaluating(), autocast_of(strategy), model.competing.as_in_training():
             return classes, model.prompt_features(classes)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -78,7 +78,8 @@ def _texts(strategy: Strategy) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
         assert model.label_space is not None  # Avalanche's adaptation to a class-labelled experience has set it
         prompts = model.label_space.prompts()
         classes = classes_of(experience)
-        texts = [(text, c) for c in classes for text in prompts[c]]
+        kept = 1 if model.train_templates == "first" else None
+        texts = [(text, c) for c in classes for text in prompts[c][:kept]]
         y = torch.tensor([c for _, c in texts], device=model.device)
         return model.tokenize([text for text, _ in texts]), y, torch.full_like(y, task_labels_of(experience)[0])
     found: dict[int, tuple[torch.Tensor, int]] = {}

@@ -69,10 +69,11 @@ def settled(settings: TrainSettings, recipe: str, kind: StreamKind, plugins: Seq
     'seen'
     >>> settled(TrainSettings(), "lora", "pairs").train_classes  # None
     """
-    if kind == "pairs" and (settings.label_smoothing or settings.train_classes):
-        name = "label_smoothing" if settings.label_smoothing else "train_classes"
-        raise InputError(f"{name} is about class labels, and the stream is one of image-text pairs")
     if kind == "pairs":
+        default = TrainSettings()
+        for name in ("label_smoothing", "train_classes", "train_templates", "negatives"):
+            if getattr(settings, name) != getattr(default, name):
+                raise InputError(f"{name} is about class labels, and the stream is one of image-text pairs")
         return replace(settings, train_classes=None)
     everything = get_recipe(recipe).train_classes == "seen"
     of_plugins = classes_needed(plugins)

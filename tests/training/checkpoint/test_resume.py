@@ -50,6 +50,7 @@ OTHERS = {
     "optimizer's lr 0.001, and now 0.01": {"options": {"optimizer": lambda p: torch.optim.AdamW(p, lr=0.01)}},
     "precision none, and now bf16": {"options": {"amp": "bf16"}},
     "limit of the gradient's norm none, and now 1.0": {"options": {"max_grad_norm": 1.0}},
+    "number of drawn negatives none, and now 2": {"options": {"negatives": 2}},
     "periodic evaluation -1, and now 1": {"options": {"eval_every": 1}},
     r"plugins \['WarmupCosinePlugin', 'Killer'\], and these are \['AnchorPenaltyPlugin'": {
         "make_plugins": lambda model: [AnchorPenaltyPlugin()]

@@ -57,6 +57,7 @@ STRATEGIES = {
     "moments kept": (VLMNaive, {"keep_optimizer_state": True}),
     "momentum": (Naive, {"optimizer": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)}),
     "bf16": (VLMNaive, {"amp": "bf16"}),
+    "some classes for others": (VLMNaive, {"negatives": 2}),
     "clipped": (VLMNaive, {"max_grad_norm": 0.1}),
     "evaluated after every epoch": (Naive, {"eval_every": 1}),
     "evaluated after every iteration": (VLMNaive, {"eval_every": 1, "peval_mode": "iteration"}),
