@@ -87,7 +87,7 @@ def sized(asked: StreamRequest, full: bool) -> StreamRequest:
 
     The request has them as if they had been written: stored, compared and shown as any other option.
 
-    :param asked: which stream.
+    :param asked: the stream as the command line names it.
     :param full: whether the benchmark's own sizes are taken.
     :raises InputError: if the full sizes are asked for of what has no others.
     """
