@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -12,10 +13,13 @@ from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import kind_of_data
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked, say_where
+from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import AdviseRequest
+from avalanche_vlm.commands.side_by_side import planned, threads_each
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.parallel import Failure
 from avalanche_vlm.units import percent, tell
 
 if TYPE_CHECKING:
@@ -55,8 +59,19 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
             progress.say(sizes)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
-        stream = Stream(request, progress, clock, command)
-        found = ask(stream.pilots, stream.run, request.recipes, 60 * request.minutes, stream.known)
+        jobs = planned(request, request.recipes, prepare.device_of(request.device))
+        stream, together = Stream(request, progress, clock, command, jobs), None
+        if jobs > 1:
+            import torch
+
+            from avalanche_vlm.commands.pilots_at_once import PilotsAtOnce
+
+            threads = threads_each(request, jobs)
+            torch.set_num_threads(threads)  # what is computed here goes with what is computed there
+            together = PilotsAtOnce(request, stream, jobs, threads, progress, command)
+        found = ask(
+            stream.pilots, stream.run, request.recipes, 60 * request.minutes, stream.known, jobs=jobs, together=together
+        )
     used = round(clock() / 60, 2)
     found["warnings"] = warnings + found["warnings"]
     minutes = {"asked": request.minutes, "used": used}
@@ -105,13 +120,17 @@ class Stream:
     :param progress: shows the pilots as they run.
     :param clock: tells the time that the advice has taken, that of pilots taken from their files included.
     :param command: writes the checkpoints of the pilots, and can be told to end.
+    :param jobs: pilots at once: what one took that is kept counts by as much less.
     """
 
-    def __init__(self, request: AdviseRequest, progress: Progress, clock: Elapsed, command: Command) -> None:
+    def __init__(
+        self, request: AdviseRequest, progress: Progress, clock: Elapsed, command: Command, jobs: int = 1
+    ) -> None:
         from avalanche_vlm.studies.advice.pilots import Pilots
         from avalanche_vlm.studies.conditions import conditions_of
 
-        self._request, self._progress, self._clock, self._command = request, progress, clock, command
+        self._request, self._progress, self.clock, self._command = request, progress, clock, command
+        self._jobs = jobs
         self._asked = prepare.experiment(request, "fine-tune", request.seed)
         self._places: dict[tuple[str, float], tuple[Path, dict[str, Any]]] = {}
         model, self._benchmark = prepare.opened(self._asked)
@@ -152,13 +171,13 @@ class Stream:
         if "pilot" in kept:
             self._progress.say(f"{label}: finished before, kept")
             pilot = Pilot.from_json(kept["pilot"])
-            self._clock.add(pilot.seconds)
+            self.clock.add(pilot.seconds / self._jobs)
             return pilot
-        begun = self._clock()
+        begun = self.clock()
         allowed, tried = deadline - begun, kept.get("broken off")
         if tried is not None and allowed <= MORE * tried["allowed"]:
             self._progress.say(f"{label}: broken off before, and there is no more time for it now")
-            self._clock.add(tried["took"])
+            self.clock.add(tried["took"] / self._jobs)
             raise OutOfTime
         if changed_since := self._changed(path, asked):
             self._progress.say(f"{label}: {changed_since} has changed since it was run, run again")
@@ -177,8 +196,14 @@ class Stream:
                 )
                 store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
         except OutOfTime:
-            tried = {"allowed": round(allowed, 2), "took": round(self._clock() - begun, 2)}
+            tried = {"allowed": round(allowed, 2), "took": round(self.clock() - begun, 2)}
             store.write_json(path, {"request": asked, "broken off": tried})
+            raise
+        except InputError:
+            raise
+        except Exception as error:  # which ends this pilot, and is told of it in a sentence
+            with contextlib.suppress(InputError):
+                store.write_text(path.parent / FAILURE, Failure.of(error).traceback)
             raise
         return pilot
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-from avalanche_vlm.commands.requests import CompareRequest, Part
+from avalanche_vlm.commands.requests import AdviseRequest, CompareRequest, Part
 
 _TRAINING = "avalanche_vlm.studies.experiment"
 _SAVED = "avalanche_vlm.artifacts.loading"
@@ -29,7 +29,7 @@ def load_for(command: str, request: Part) -> None:
     module = HEAVY.get(command)
     if module is None or module in sys.modules:
         return
-    if isinstance(request, CompareRequest):
+    if isinstance(request, CompareRequest | AdviseRequest):
         from avalanche_vlm.commands.side_by_side import begin_imports
 
         begin_imports(request)

@@ -12,7 +12,7 @@ from avalanche_vlm._memory import free_memory, memory
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
-from avalanche_vlm.commands.requests import CompareRequest
+from avalanche_vlm.commands.requests import AdviseRequest, CompareRequest
 from avalanche_vlm.studies import room
 from avalanche_vlm.studies.parallel import Ending, Engine, Here, Processes, Work
 from avalanche_vlm.studies.workers import prepare_workers
@@ -33,13 +33,14 @@ NEEDED = (
 """What a worker imports, in the end."""
 
 
-def begin_imports(request: CompareRequest) -> None:
+def begin_imports(request: CompareRequest | AdviseRequest) -> None:
     """Have what workers need be imported meanwhile, where there will be any.
 
     :param request: what was asked for.
     """
-    folders = [request.out / recipe / f"seed-{seed}" for seed in request.seeds for recipe in request.recipes]
-    todo = [folder for folder in folders if not (folder / "result.json").exists()]
+    seeds = request.seeds if isinstance(request, CompareRequest) else (request.seed,)
+    folders = [request.out / recipe / f"seed-{seed}" for seed in seeds for recipe in request.recipes]
+    todo = isinstance(request, AdviseRequest) or not all((folder / "result.json").exists() for folder in folders)
     if (
         todo
         and len(folders) > 1
@@ -49,27 +50,36 @@ def begin_imports(request: CompareRequest) -> None:
         prepare_workers(NEEDED)
 
 
-def planned(request: CompareRequest, jobs: Sequence[Job]) -> int:
-    """How many experiments of a comparison this machine does at once. It is decided by what is asked for and by the
-    machine, not by what is finished already: the threads of each, which its last digits depend on, are the same after
-    an interruption.
+def planned(request: CompareRequest | AdviseRequest, runs: Sequence[str], device: str) -> int:
+    """How many trainings this machine does at once. It is decided by what is asked for and by the machine, not by what
+    is finished already: the threads of each, which its last digits depend on, are the same after an interruption.
 
     :param request: what was asked for.
-    :param jobs: all of the comparison's experiments.
+    :param runs: the recipe of each training.
+    :param device: where they train.
     """
     from avalanche_vlm.training import recipes
 
-    if any(recipes.get(job.asked.recipe).compose.__module__ == "__main__" for job in jobs):
+    if any(recipes.get(recipe).compose.__module__ == "__main__" for recipe in runs):
         return 1  # no other process has what a notebook or script declares
     if request.jobs is not None:
-        return min(request.jobs, len(jobs))
+        return max(1, min(request.jobs, len(runs)))
     processors = request.threads or _processors.cores()
-    if len(jobs) < 2 or processors < 2 or jobs[0].asked.device.startswith("cuda"):
+    if len(runs) < 2 or processors < 2 or device.startswith("cuda"):
         return 1
     from avalanche_vlm.models.size import weight_bytes
 
     weights = weight_bytes(request.model.name, request.model.precision)
-    return room.jobs_at_once(len(jobs), processors, weights, memory())
+    return room.jobs_at_once(len(runs), processors, weights, memory())
+
+
+def threads_each(request: CompareRequest | AdviseRequest, most: int) -> int:
+    """Threads of each of several trainings, among which those of the command are divided.
+
+    :param request: what was asked for.
+    :param most: trainings at once.
+    """
+    return max(1, (request.threads or _processors.cores()) // most)
 
 
 def side_by_side(
@@ -92,15 +102,14 @@ def side_by_side(
 
         return work
 
-    most = planned(request, jobs)
+    most = planned(request, [job.asked.recipe for job in jobs], jobs[0].asked.device if jobs else "cpu")
     if most == 1:
         yield from _endings(Here(), jobs, [here(job) for job in jobs], command, progress)
         return
     kept, left = [job for job in jobs if job.kept], [job for job in jobs if not job.kept]
     yield from _endings(Here(), kept, [here(job) for job in kept], command, progress)
     if left:
-        threads = max(1, (request.threads or _processors.cores()) // most)
-        engine = Processes(_now(request, most, len(left)), threads)
+        engine = Processes(_now(request, most, len(left)), threads_each(request, most))
         functions = [partial(execute_in_worker, job, minutes, progress.shown) for job in left]
         yield from _endings(engine, left, functions, command, progress)
 

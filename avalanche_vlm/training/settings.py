@@ -15,7 +15,7 @@ _LARGEST = 1e18
 
 EvalTasks = Literal["all", "seen", "last"]
 
-_WHOLE = ("epochs", "batch_size", "warmup", "num_workers", "eval_every")
+_WHOLE = ("epochs", "batch_size", "warmup", "num_workers", "eval_every", "negatives")
 _REAL = ("lr", "weight_decay", "label_smoothing", "max_grad_norm")
 
 CHECKPOINT_MINUTES = 10.0
@@ -68,7 +68,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in (*_WHOLE, *_REAL):
             value, kind = getattr(self, name), Integral if name in _WHOLE else Real
-            if value is None and name == "max_grad_norm":
+            if value is None and name in ("max_grad_norm", "negatives"):
                 continue
             if isinstance(value, bool) or not isinstance(value, kind) or not -math.inf < value < math.inf:
                 raise InputError(f"{name} is a {'whole' if name in _WHOLE else 'finite'} number, not {value!r:.99}")

@@ -16,7 +16,7 @@ import torch
 from small_runs import SMALL, read, run
 
 from avalanche_vlm import _processors, cli
-from avalanche_vlm.commands import jobs, side_by_side
+from avalanche_vlm.commands import side_by_side
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.studies import experiment, parallel, room
@@ -139,26 +139,15 @@ def test_how_many_at_once(monkeypatch, words, many):
     monkeypatch.setattr(_processors, "cores", lambda: 2)
     monkeypatch.setattr(room, "memory", lambda: 24 * 2**30)
     request = asked(f"--device cpu {words}")
-    from avalanche_vlm.commands import prepare
-
-    experiments = [prepare.experiment(request, name, 0) for name in request.recipes]
-    assert (
-        side_by_side.planned(request, [jobs.Job(one, Path("x"), request.saving, None, None) for one in experiments])
-        == many
-    )
+    assert side_by_side.planned(request, request.recipes, "cpu") == many
+    assert side_by_side.threads_each(request, many) == max(1, (request.threads or 2) // many)
 
 
 def test_on_cuda_one_at_a_time_unless_asked(monkeypatch):
     monkeypatch.setattr(_processors, "cores", lambda: 8)
     for words, many in (("", 1), ("--jobs 2", 2)):
         request = asked(f"--recipes lora,zscl {words}")
-        from avalanche_vlm.commands import prepare
-
-        found = [prepare.experiment(request, name, 0).model_copy(update={"device": "cuda"}) for name in request.recipes]
-        assert (
-            side_by_side.planned(request, [jobs.Job(one, Path("x"), request.saving, None, None) for one in found])
-            == many
-        )
+        assert side_by_side.planned(request, request.recipes, "cuda") == many
 
 
 @pytest.mark.slow

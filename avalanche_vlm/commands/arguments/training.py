@@ -33,13 +33,7 @@ def add_training_commands(commands: Any) -> None:
         "--seeds", type=values.seed_numbers, default=[0], help=f"{_SEED}; several are separated by commas (default: 0)"
     )
     compare.add_argument("--save-models", action="store_true", help="save the trained models, each in its run's folder")
-    compare.add_argument(
-        "--jobs",
-        type=values.threads,
-        metavar="N",
-        help="runs at once, in processes among which --threads are divided (default: one per processor, as far as "
-        "there are runs and memory; 1 on CUDA)",
-    )
+    _add_jobs(compare, "runs")
     for command in (run, compare):
         command.add_argument(
             "--eval",
@@ -71,6 +65,16 @@ def add_training_commands(commands: Any) -> None:
         shared.add_training(command)
 
 
+def _add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=values.threads,
+        metavar="N",
+        help=f"{what} at once, in processes among which --threads are divided (default: one per processor, as far as "
+        f"there are {what} and memory; 1 on CUDA)",
+    )
+
+
 def _add_advice(parser: argparse.ArgumentParser) -> None:
     tried = ",".join(ADVISED)
     parser.add_argument("--recipes", type=values.names, default=ADVISED, help=f"separated by commas (default: {tried})")
@@ -78,6 +82,7 @@ def _add_advice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=values.rate, default=4.5, help="all pilots together take no longer (default: 4.5)"
     )
+    _add_jobs(parser, "pilots")
     limits = parser.add_argument_group("constraints")
     limits.add_argument(
         "--max-bytes", type=values.count, metavar="N", help="stored between tasks, RAM and disk together"

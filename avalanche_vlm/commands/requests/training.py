@@ -89,14 +89,17 @@ class AdviseRequest(TrainingRequest):
 
     :param recipes: names of the recipes to try, each once.
     :param seed: seed of the training, and of the data unless the stream has one of its own.
-    :param minutes: minutes that all pilots together may take.
+    :param minutes: minutes that all of it may take, by the clock on the wall.
     :param limits: constraints on what is recommended.
+    :param jobs: pilots that are run at once, each in a process of its own; None for as many as the machine has
+        processors and memory for, one on CUDA.
     """
 
     recipes: tuple[str, ...]
     seed: TorchSeed = 0
     minutes: Rate = 4.5
     limits: Limits = Limits()
+    jobs: Annotated[int, Field(ge=1)] | None = None
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that are tried."""
@@ -160,7 +163,12 @@ def advise_request(options: argparse.Namespace) -> AdviseRequest:
     )
     recipes = _once(options.recipes)
     return AdviseRequest(
-        **shared.training(options), recipes=recipes, seed=options.seed, minutes=options.minutes, limits=limits
+        **shared.training(options),
+        recipes=recipes,
+        seed=options.seed,
+        minutes=options.minutes,
+        limits=limits,
+        jobs=options.jobs,
     )
 
 

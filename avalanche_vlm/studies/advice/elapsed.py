@@ -21,14 +21,15 @@ class Elapsed:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._started = now()
-        self._before = 0.0
+        self.before = 0.0
+        """Seconds that earlier processes took."""
 
     def __call__(self) -> float:
-        return self._now() - self._started + self._before
+        return self._now() - self._started + self.before
 
     def add(self, seconds: float) -> None:
         """Count what an earlier process took.
 
         :param seconds: seconds that it took, 0 or more.
         """
-        self._before += seconds
+        self.before += seconds

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies.advice.constraints import Constraints
 from avalanche_vlm.studies.advice.pilot import Pilot
+from avalanche_vlm.studies.parallel import Failure
 from avalanche_vlm.units import percent
 
 ROUNDS = 3
@@ -30,6 +31,61 @@ TIME_IS_UP = "the time was up"
 
 class OutOfTime(Exception):
     """A pilot was broken off since the budget is spent."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pilot that is to be tried.
+
+    :param recipe: name of the recipe.
+    :param share: share of the training data, in (0, 1].
+    :param estimate: seconds that it will take, by those before it; 0 where nothing was seen.
+    :param known: whether it was run before, so that it is taken whatever the time.
+    """
+
+    recipe: str
+    share: float
+    estimate: float
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a pilot.
+
+    :param pilot: the pilot; None if there is none.
+    :param why: the reason why there is none.
+    :param late: whether the time of all pilots was up, or too short for it.
+    """
+
+    pilot: Pilot | None = None
+    why: str = ""
+    late: bool = False
+
+
+def attempt(
+    trial: Trial, pilot: Callable[[str, float, float], Pilot], deadline: float, clock: Callable[[], float]
+) -> Tried:
+    """Run a pilot if it will end in time; whatever else keeps it from its end is told, and stops no other.
+
+    :param trial: the pilot that is tried.
+    :param pilot: runs it as :class:`Halving` says.
+    :param deadline: time on the clock at which it must have ended.
+    :param clock: tells the time in seconds.
+    """
+    left, on = deadline - clock(), f"on {percent(trial.share)} of the data"
+    if not trial.known and (left <= 0 or trial.estimate > left):
+        why = f"it takes about {trial.estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
+        return Tried(why=f"not run {on}: {why}", late=True)
+    limit = min(deadline, clock() + PATIENCE * trial.estimate) if trial.estimate else deadline
+    try:
+        return Tried(pilot(trial.recipe, trial.share, limit))
+    except OutOfTime:
+        late = limit == deadline
+        why = TIME_IS_UP if late else f"it takes more than {PATIENCE} times as long as was planned"
+        return Tried(why=f"broken off {on}: {why}", late=late)
+    except Exception as error:
+        return Tried(why=Failure.of(error).sentence)
 
 
 @dataclass
@@ -69,6 +125,10 @@ class Halving:
         enough.
     :param begun: time on the clock at which the budget began; None for the start of :meth:`run`.
     :param known: says by recipe and share whether a pilot was run before, so that it is taken whatever the time.
+    :param jobs: pilots that run at once: what can be afforded is planned for so many.
+    :param together: ``(trials, deadline) -> (recipe, tried) in any order``, for ``jobs`` above 1: runs the pilots of a
+        round that were not run before, each as :func:`attempt` does, beginning in their order. The time is shared by
+        beginning the next whenever one has ended, while it will end in time by what earlier rounds took.
     """
 
     pilot: Callable[[str, float, float], Pilot]
@@ -80,6 +140,8 @@ class Halving:
     baseline: str = "fine-tune"
     begun: float | None = None
     known: Callable[[str, float], bool] = lambda recipe, share: False
+    jobs: int = 1
+    together: Callable[[Sequence[Trial], float], Iterable[tuple[str, Tried]]] | None = None
     rounds: list[Round] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
     """Recipes, and why they did not run, or not on: no time, or an error."""
@@ -95,14 +157,12 @@ class Halving:
         self._trained: dict[str, dict[float, float]] = {}
         recipes = [self.baseline, *(name for name in recipes if name != self.baseline)]
         smallest = Round(self.shares[0])
-        self._try(smallest, self.baseline)
+        self._try(smallest, [self.baseline])
         first = self._affordable(smallest, len(recipes))
         for share in self.shares[first : first + ROUNDS]:
             round = smallest if share == smallest.share else Round(share)
             self.rounds.append(round)
-            for name in recipes:
-                if name not in round.pilots:
-                    self._try(round, name)
+            self._try(round, [name for name in recipes if name not in round.pilots])
             if not round.pilots:
                 self.rounds.pop()
                 break
@@ -128,32 +188,35 @@ class Halving:
             later = self.shares[index : index + PLANNED]
             counts = [max(2, recipes // KEEP**step) for step in range(len(later))]
             planned = sum(
-                n * USUAL * taken * self.cost(s) / self.cost(self.shares[0]) for n, s in zip(counts, later, strict=True)
+                n * USUAL * taken * self.cost(s) / self.cost(self.shares[0]) / min(n, self.jobs)
+                for n, s in zip(counts, later, strict=True)
             )
             if planned <= SAFETY * self.seconds:
                 affordable = index
         return affordable
 
-    def _try(self, round: Round, name: str) -> None:
-        estimate, left = self.estimate(name, round.share), self._deadline - self.clock()
-        if not self.known(name, round.share) and (left <= 0 or (self._seconds and estimate > left)):
-            self.not_run[name] = f"not run on {percent(round.share)} of the data: " + (
-                f"it takes about {estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
-            )
-            round.complete = False
+    def _try(self, round: Round, names: Sequence[str]) -> None:
+        """Have pilots run, one after another or several at once."""
+        together: list[Trial] = []
+        for name in names:
+            trial = Trial(name, round.share, self.estimate(name, round.share), self.known(name, round.share))
+            if self.together is None or self.jobs == 1 or trial.known:
+                self._note(round, name, attempt(trial, self.pilot, self._deadline, self.clock))
+            else:
+                together.append(trial)
+        if together and self.together is not None:
+            for name, tried in self.together(together, self._deadline):
+                self._note(round, name, tried)
+            round.pilots = {name: round.pilots[name] for name in [self.baseline, *names] if name in round.pilots}
+
+    def _note(self, round: Round, name: str, tried: Tried) -> None:
+        round.complete &= not tried.late
+        if tried.pilot is None:
+            self.not_run[name] = tried.why
             return
-        limit = min(self._deadline, self.clock() + PATIENCE * estimate) if estimate else self._deadline
-        try:
-            round.pilots[name] = pilot = self.pilot(name, round.share, limit)
-            self._seconds.setdefault(name, {})[round.share] = pilot.seconds
-            self._trained.setdefault(name, {})[round.share] = pilot.ledger["train_seconds"]
-        except OutOfTime:
-            late = limit == self._deadline
-            why = TIME_IS_UP if late else f"it takes more than {PATIENCE} times as long as was planned"
-            self.not_run[name] = f"broken off on {percent(round.share)} of the data: {why}"
-            round.complete &= not late
-        except InputError as error:
-            self.not_run[name] = str(error)
+        round.pilots[name] = tried.pilot
+        self._seconds.setdefault(name, {})[round.share] = tried.pilot.seconds
+        self._trained.setdefault(name, {})[round.share] = tried.pilot.ledger["train_seconds"]
 
     def estimate(self, name: str, share: float) -> float:
         """Seconds that a pilot will take: those of its last one, by as many times more as the others took at most; by

@@ -160,6 +160,17 @@ class Pilots:
             on_resume=resumed,
         )
 
+    def before_training(self) -> tuple[Scores, float]:
+        """The pretrained model's scores, and the seconds that they took: for pilots in other processes."""
+        return self._pretrained(), self._scoring
+
+    def begin_with(self, scores: tuple[Scores, float]) -> None:
+        """Take what :meth:`before_training` gave elsewhere.
+
+        :param scores: the scores, and their seconds.
+        """
+        self._scores, self._scoring = scores
+
     def _samples(self) -> list[int]:
         return [len(experience.dataset) for experience in self._benchmark.train_stream]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.advice.constraints import Constraints
 from avalanche_vlm.studies.advice.document import document
 from avalanche_vlm.studies.advice.elapsed import Elapsed
-from avalanche_vlm.studies.advice.halving import Halving
+from avalanche_vlm.studies.advice.halving import Halving, Trial, Tried
 from avalanche_vlm.studies.advice.pilot import Pilot
 from avalanche_vlm.studies.advice.pilots import Pilots, Settings
 
@@ -54,6 +54,8 @@ def ask(
     recipes: Iterable[str],
     seconds: float,
     known: Callable[[str, float], bool] | None = None,
+    jobs: int = 1,
+    together: Callable[[Sequence[Trial], float], Iterable[tuple[str, Tried]]] | None = None,
 ) -> dict[str, Any]:
     """The same, from pilots that are run, or were, by a function.
 
@@ -62,6 +64,9 @@ def ask(
     :param recipes: recipes to try beside ``fine-tune``.
     :param seconds: time on the clock of ``pilots`` at which all of it must have ended.
     :param known: says by recipe and share whether a pilot was run before; None if none was.
+    :param jobs: pilots that run at once.
+    :param together: function that runs several pilots, as :class:`~avalanche_vlm.studies.advice.halving.Halving` has
+        it; None runs one after another.
     """
     names, excluded = pilots.candidates(recipes)
     halving = Halving(
@@ -73,6 +78,8 @@ def ask(
         pilots.cost,
         begun=0.0,
         known=known or (lambda recipe, share: False),
+        jobs=jobs,
+        together=together,
     )
     halving.run(names)
     found = document(halving, pilots.changed_options, excluded, pilots.guesses)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm import cli
@@ -138,3 +139,20 @@ def test_a_pilot_of_weights_that_have_changed_is_run_again_and_the_old_one_stays
     said = capsys.readouterr().err
     assert "weights.content has changed since it was run, run again" in said and "kept" not in said
     assert all(path.read_bytes() == content for path, content in pilots.items())
+
+
+@pytest.mark.slow
+def test_two_pilots_at_once_come_to_what_they_do_one_after_another(tmp_path):
+    words = ["--recipes", "fine-tune,simplecil,replay", "--minutes", "20"]
+    assert advise("--out", str(tmp_path / "one"), "--jobs", "1", *words) == 0  # with one thread, as the tests have it
+    assert advise("--out", str(tmp_path / "two"), "--jobs", "2", "--threads", "2", *words) == 0
+    torch.set_num_threads(1)
+
+    def pilots(out: Path) -> dict[str, tuple]:
+        kept = {path.parent.name: json.loads(path.read_text())["pilot"] for path in out.glob("pilots/*/*.json")}
+        return {name: (pilot["tasks"], pilot["kept"], pilot["full_bytes"]) for name, pilot in kept.items()}
+
+    assert pilots(tmp_path / "one") == pilots(tmp_path / "two") and len(pilots(tmp_path / "two")) == 3
+    first, second = read(tmp_path / "one"), read(tmp_path / "two")
+    assert [p["recipe"] for p in second["rounds"][0]["recipes"]] == ["fine-tune", "simplecil", "replay"]
+    assert first["answer"]["recipe"] == second["answer"]["recipe"] and not (tmp_path / "two/unfinished-pilots").exists()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies.advice.constraints import Constraints
-from avalanche_vlm.studies.advice.halving import Halving
+from avalanche_vlm.studies.advice.halving import Halving, attempt
 
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 NAMES = ["fine-tune", *"abcdefg"]
@@ -18,6 +18,22 @@ LAST = {name: 50.0 + 2 * i for i, name in enumerate(NAMES)}
 
 def halving(world: World, seconds: float, **constraints) -> Halving:
     return Halving(world.run, SHARES, Constraints(**constraints), seconds, world.clock)
+
+
+def at_once(world: World, jobs: int):
+    """What runs pilots ``jobs`` at a time in a world, and tells of them last come first."""
+
+    def together(trials, deadline):
+        free, found = [world.now] * jobs, []
+        for trial in trials:
+            world.now = min(free)
+            slot = free.index(world.now)
+            found.append((trial.recipe, attempt(trial, world.run, deadline, world.clock)))
+            free[slot] = world.now
+        world.now = max(free)
+        return reversed(found)
+
+    return {"jobs": jobs, "together": together}
 
 
 def test_the_best_half_goes_on_with_more_data():
@@ -149,3 +165,34 @@ def test_an_advice_that_is_asked_for_again_decides_as_it_did_and_runs_nothing_tw
     repeated = found.run(NAMES)
     assert [(r.share, list(r.pilots)) for r in repeated] == [(r.share, list(r.pilots)) for r in rounds]
     assert not again.ran and again.now == pytest.approx(250 + first.now) and first.now <= 300
+
+
+def test_pilots_at_once_share_the_minutes_and_decide_alike():
+    alone, beside = World(LAST), World(LAST)
+    # Twice as many at a time in half the time: what is affordable, tried and dropped is the same.
+    one = halving(alone, 960)
+    two = Halving(beside.run, SHARES, Constraints(), 480, beside.clock, **at_once(beside, 2))
+    rounds, found = one.run(NAMES), two.run(NAMES)
+    assert [(r.share, list(r.pilots)) for r in found[:2]] == [(r.share, list(r.pilots)) for r in rounds[:2]]
+    assert found[0].dropped == rounds[0].dropped and beside.now <= 480
+    # In the same time they try on more data.
+    more = World(LAST)
+    largest = Halving(more.run, SHARES, Constraints(), 300, more.clock, **at_once(more, 8)).run(NAMES)[0].share
+    assert largest > halving(World(LAST), 300).run(NAMES)[0].share and more.now <= 300
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_pilot_that_fails_whatever_it_is_stops_no_other(jobs):
+    world = World(LAST)
+    run = world.run
+
+    def breaks(name, share, deadline):
+        if name == "c":
+            raise RuntimeError("no such kernel")
+        return run(name, share, deadline)
+
+    world.run = breaks
+    found = Halving(breaks, SHARES, Constraints(), 1000, world.clock, **at_once(world, jobs))
+    rounds = found.run(NAMES)
+    assert found.not_run["c"] == "RuntimeError: no such kernel" and rounds[0].complete
+    assert list(rounds[0].pilots) == [name for name in NAMES if name != "c"]

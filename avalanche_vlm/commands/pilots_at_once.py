@@ -1,0 +1,83 @@
+"""Several pilots of an advice at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+from avalanche_vlm.commands.advise import Stream
+from avalanche_vlm.commands.durable import Command
+from avalanche_vlm.commands.progress import HeardProgress, Progress, ToldProgress
+from avalanche_vlm.commands.requests import AdviseRequest
+from avalanche_vlm.studies.advice.elapsed import Elapsed
+from avalanche_vlm.studies.advice.halving import Trial, Tried, attempt
+from avalanche_vlm.studies.parallel import Processes, Work
+
+
+class PilotsAtOnce:
+    """Runs the pilots of a round, as many at once as there are jobs.
+
+    :param request: what was asked for; every process opens its stream and its model for itself.
+    :param stream: the stream here, whose clock and scores before training all pilots share.
+    :param jobs: pilots at once, 2 or more.
+    :param threads: threads of torch in each process.
+    :param progress: shows what the processes tell.
+    :param command: hands signals on to them.
+    """
+
+    def __init__(
+        self, request: AdviseRequest, stream: Stream, jobs: int, threads: int, progress: Progress, command: Command
+    ) -> None:
+        self._request, self._stream, self._jobs, self._threads = request, stream, jobs, threads
+        self._progress, self._command = progress, command
+
+    def __call__(self, trials: Sequence[Trial], deadline: float) -> Iterator[tuple[str, Tried]]:
+        """Try them all; what ends one of them stops no other.
+
+        :param trials: the pilots, in the order in which they begin.
+        :param deadline: time on the stream's clock at which all must have ended.
+        :return: recipes with what came of their pilots, as it comes.
+        """
+        scores = self._stream.pilots.before_training()
+        # Processes have clocks of their own; the system's is one for all of them.
+        ends = time.monotonic() + deadline - self._stream.clock()
+        works = [
+            Work(trial.recipe, partial(try_in_worker, self._request, trial, ends, scores, self._progress.shown))
+            for trial in trials
+        ]
+        heard, engine = HeardProgress(self._progress), Processes(min(self._jobs, len(works)), self._threads)
+        with self._command.working(engine), closing(engine.run(works, heard)) as endings:
+            for ending in endings:
+                heard.over(ending.index)
+                name = trials[ending.index].recipe
+                if ending.failure is not None:
+                    yield name, Tried(why=ending.failure.sentence)
+                    continue
+                tried, before = ending.value
+                self._stream.clock.add(before / self._jobs)
+                yield name, tried
+
+
+def try_in_worker(
+    request: AdviseRequest, trial: Trial, ends: float, scores: Any, shown: bool, tell: Callable[[Any], None]
+) -> tuple[Tried, float]:
+    """Try a pilot in a process of its own.
+
+    :param request: what was asked for.
+    :param trial: the pilot.
+    :param ends: the system's time (``time.monotonic``) at which it must have ended.
+    :param scores: scores before training, as :meth:`Pilots.before_training
+        <avalanche_vlm.studies.advice.pilots.Pilots.before_training>` gives them.
+    :param shown: whether whoever hears of it shows bars.
+    :param tell: takes what is told of its progress.
+    :return: what came of it, and the seconds that earlier processes took for it.
+    """
+    clock, deadline = Elapsed(), ends - time.monotonic()
+    command = Command(request.out, patient=True)
+    with command.interruptible():
+        stream = Stream(request, ToldProgress(tell, shown), clock, command)
+        stream.pilots.begin_with(scores)
+        return attempt(trial, stream.run, deadline, clock), clock.before
