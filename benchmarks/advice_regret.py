@@ -91,8 +91,8 @@ def advice(
 
 def regret(stream: str, name: str, answer: dict[str, Any], compared: list[dict[str, Any]], limits: list[str]) -> str:
     """A row of the table."""
-    from avalanche_vlm.commands.advise import constraints_of
     from avalanche_vlm.commands.arguments import parse
+    from avalanche_vlm.commands.pilots import constraints_of
     from avalanche_vlm.studies.advice.pilot import Pilot
 
     constraints = constraints_of(parse(["advise", "--out", "unused", *limits])[1])

@@ -356,6 +356,7 @@ ELSEWHERE = {
     "CalibratedRouter.thresholds": "a buffer, which a loop over names registers",
     "CalibratedPool._weights": "what the batch at hand is answered with",
     "DualEncoder._frozen": "what trains is in training_state, beside the state dict",
+    "CompetingClasses._sampled": "within the forward pass of one step",
     "CompetingClasses._warned": "a warning is given once",
     "DualEncoder._whole_texts": "within a block",
     "DualEncoder._width": "asked of the towers once",

@@ -8,8 +8,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from avalanche_vlm.commands.advise import Stream
 from avalanche_vlm.commands.durable import Command
+from avalanche_vlm.commands.pilots import Stream
 from avalanche_vlm.commands.progress import HeardProgress, Progress, ToldProgress
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.studies.advice.elapsed import Elapsed
@@ -67,7 +67,7 @@ def try_in_worker(
     """Try a pilot in a process of its own.
 
     :param request: what was asked for.
-    :param trial: the pilot.
+    :param trial: the pilot that is tried.
     :param ends: the system's time (``time.monotonic``) at which it must have ended.
     :param scores: scores before training, as :meth:`Pilots.before_training
         <avalanche_vlm.studies.advice.pilots.Pilots.before_training>` gives them.

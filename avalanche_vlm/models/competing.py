@@ -81,7 +81,7 @@ class CompetingClasses(ResizesOnLoad):
         """Within a block no other classes compete than these, and something is added to their logits: for the forward
         pass of a training step alone.
 
-        :param kept: bool ``[classes]``.
+        :param kept: which classes may compete, bool ``[classes]``.
         :param added: what is added to the logits ``[classes]``.
         """
         try:

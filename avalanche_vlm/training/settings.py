@@ -38,8 +38,8 @@ class TrainSettings:
         comes to the same; None takes what the recipe's method needs, and ``"current"`` where it needs neither.
     :param train_templates: which prompts stand for a class in training: those of ``"all"`` templates, averaged, or that
         of the ``"first"`` alone, as in most published protocols. At test all do.
-    :param negatives: of the classes that compete in a step and are not the batch's, so many are drawn, 1 or more, and
-        stand for the others (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`, an estimate); None takes all.
+    :param negatives: number of classes, 1 or more, that are drawn in a step to stand for all that compete and are not
+        the batch's (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`, an estimate); None takes all.
     :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
     :param num_workers: number of processes that load data; with 0 the training process does.
     :param eval_tasks: tasks that are evaluated after an experience: ``"all"``, those ``"seen"`` so far, or none but

@@ -36,9 +36,9 @@ class VLMMixin(UnpacksContainers, _Template):
     :param amp: ``"bf16"`` runs forward and criterion under autocast; None does not.
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
     :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does.
-    :param negatives: of the classes that compete in a training step and are not the batch's, so many are drawn, from
-        torch's global generator, and stand for the others (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`);
-        None takes all.
+    :param negatives: number of classes that are drawn in a training step, from torch's global generator, to stand for
+        all that compete and are not the batch's (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`); None takes
+        all.
     """
 
     optimized_param_id: dict[str, torch.nn.Parameter] | None

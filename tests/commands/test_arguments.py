@@ -26,7 +26,7 @@ from avalanche_vlm.commands.requests import (
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.settings import TrainSettings
 
-FIRST_LOOK = {"n_train": 192, "n_test": 100, "n_held_out": 300, "n_reference": 400}
+FIRST_LOOK = {"n_train": 160, "n_test": 100, "n_held_out": 300, "n_reference": 400}
 
 
 def asked(command: str):

@@ -35,10 +35,10 @@ def test_an_experiment_says_every_default():
 def test_sizes_of_a_first_look_are_told_and_in_the_protocol():
     words = "compare --out x --n-test 6 --n-held-out 8 --n-reference 8 --order night"
     _, request = parse(words.split())
-    told = "picturebook in the sizes of a first look: n_train 192 (--full takes 640)"
+    told = "picturebook in the sizes of a first look: n_train 160 (--full takes 640)"
     assert prepare.quick_sizes(request) == told
     _, stream = prepare.opened(prepare.experiment(request, "fine-tune", 0))
-    assert len(stream.train_stream[0].dataset) == stream.protocol["n_train"] == 192
+    assert len(stream.train_stream[0].dataset) == stream.protocol["n_train"] == 160
     for words in ("--full", f"--benchmark picturebook-time {SMALL}", "--data mine"):
         assert prepare.quick_sizes(parse(f"run --out x {words}".split())[1]) is None
 

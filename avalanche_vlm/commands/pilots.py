@@ -1,0 +1,180 @@
+"""The pilots of an advice on the user's stream: run, or taken from their files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.durable import Command, say_where
+from avalanche_vlm.commands.jobs import FAILURE
+from avalanche_vlm.commands.progress import Progress
+from avalanche_vlm.commands.requests import AdviseRequest
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.parallel import Failure
+from avalanche_vlm.units import percent
+
+if TYPE_CHECKING:
+    from avalanche_vlm.studies.advice.constraints import Constraints
+    from avalanche_vlm.studies.advice.elapsed import Elapsed
+    from avalanche_vlm.studies.advice.pilot import Pilot
+    from avalanche_vlm.training.settings import TrainSettings
+
+UNFINISHED = "unfinished-pilots"
+"""The folder of the checkpoints of pilots, in the command's own. It is gone when the advice is given."""
+MORE = 1.1
+"""How many times as much time a pilot must have as when it was broken off, to be tried again."""
+
+
+def constraints_of(request: AdviseRequest) -> Constraints:
+    """What the recommended recipe must keep within.
+
+    :param request: what was asked for.
+    :return: the constraints as advice takes them.
+    """
+    from avalanche_vlm.studies.advice.constraints import Constraints
+
+    return Constraints(**request.limits.model_dump())
+
+
+class Stream:
+    """The user's stream, and its pilots: run, or taken from their files.
+
+    :param request: what was asked for.
+    :param progress: shows the pilots as they run.
+    :param clock: tells the time that the advice has taken, that of pilots taken from their files included.
+    :param command: writes the checkpoints of the pilots, and can be told to end.
+    :param jobs: pilots at once: what one took that is kept counts by as much less.
+    """
+
+    def __init__(
+        self, request: AdviseRequest, progress: Progress, clock: Elapsed, command: Command, jobs: int = 1
+    ) -> None:
+        from avalanche_vlm.studies.advice.pilots import Pilots
+        from avalanche_vlm.studies.conditions import conditions_of
+
+        self._request, self._progress, self.clock, self._command = request, progress, clock, command
+        self._jobs = jobs
+        self._asked = prepare.experiment(request, "fine-tune", request.seed)
+        self._places: dict[tuple[str, float], tuple[Path, dict[str, Any]]] = {}
+        model, self._benchmark = prepare.opened(self._asked)
+        self._model = model
+        self._conditions = conditions_of(self._benchmark, model)
+        limits, device = constraints_of(request), self._asked.device
+        self.pilots = Pilots(
+            self._benchmark, model, self._settings, limits, seed=request.seed, device=device, clock=clock
+        )
+
+    def protocol(self) -> dict[str, Any]:
+        """What the advice is about."""
+        return prepare.protocol(self._asked, self._model, self._benchmark, self._conditions)
+
+    def known(self, recipe: str, share: float) -> bool:
+        """Whether a pilot was run before, to its end.
+
+        :param recipe: name of the recipe.
+        :param share: share of the training data, in (0, 1].
+        """
+        path, asked = self._asked_for(recipe, share)
+        return "pilot" in _kept(path, asked)
+
+    def run(self, recipe: str, share: float, deadline: float) -> Pilot:
+        """A pilot, from its file if it was run before. What it took then counts.
+
+        :param recipe: name of the recipe.
+        :param share: share of the training data, in (0, 1].
+        :param deadline: time by the advice's clock, in seconds, at which the pilot must have ended.
+        :return: what the pilot came to.
+        :raises OutOfTime: if it was broken off at the deadline, or before, with no more time than it has now.
+        """
+        from avalanche_vlm.studies.advice.halving import OutOfTime
+        from avalanche_vlm.studies.advice.pilot import Pilot
+
+        path, asked = self._asked_for(recipe, share)
+        label, kept = f"{recipe} on {percent(share)}", _kept(path, asked)
+        if "pilot" in kept:
+            self._progress.say(f"{label}: finished before, kept")
+            pilot = Pilot.from_json(kept["pilot"])
+            self.clock.add(pilot.seconds / self._jobs)
+            return pilot
+        begun = self.clock()
+        allowed, tried = deadline - begun, kept.get("broken off")
+        if tried is not None and allowed <= MORE * tried["allowed"]:
+            self._progress.say(f"{label}: broken off before, and there is no more time for it now")
+            self.clock.add(tried["took"] / self._jobs)
+            raise OutOfTime
+        if changed_since := self._changed(path, asked):
+            self._progress.say(f"{label}: {changed_since} has changed since it was run, run again")
+        try:
+            with (
+                self._command.training(self._checkpoints(path), self._request.checkpoint_minutes) as checkpoint,
+                self._progress.task(label, len(self._benchmark.task_names)) as advance,
+            ):
+                pilot = self.pilots.run(
+                    recipe,
+                    share,
+                    deadline,
+                    advance,
+                    checkpoint,
+                    lambda plugin: say_where(self._progress, label, plugin),
+                )
+                store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
+        except OutOfTime:
+            tried = {"allowed": round(allowed, 2), "took": round(self.clock() - begun, 2)}
+            store.write_json(path, {"request": asked, "broken off": tried})
+            raise
+        except InputError:
+            raise
+        except Exception as error:  # which ends this pilot, and is told of it in a sentence
+            with contextlib.suppress(InputError):
+                store.write_text(path.parent / FAILURE, Failure.of(error).traceback)
+            raise
+        return pilot
+
+    def _checkpoints(self, path: Path) -> Path:
+        """The folder of the checkpoints of a pilot."""
+        return self._request.out / UNFINISHED / f"{path.parent.name}-{path.stem}"
+
+    def _asked_for(self, recipe: str, share: float) -> tuple[Path, dict[str, Any]]:
+        """The file of a pilot, and everything that decides what it comes to."""
+        if (recipe, share) in self._places:
+            return self._places[recipe, share]
+        from avalanche_vlm.studies.conditions import resources_in_use
+        from avalanche_vlm.training import recipes
+
+        train, options = self.pilots.settings(recipe)
+        options = {**recipes.get(recipe).settings, **options}
+        changed = {"recipe": recipe, "train": train, "recipe_options": options}
+        start = {**self._conditions, "resources": resources_in_use(self._benchmark, recipe, options)}
+        asked = {**self._asked.model_copy(update=changed).stored(), "share": share, "conditions": start}
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+        self._places[recipe, share] = self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json", asked
+        return self._places[recipe, share]
+
+    def _changed(self, path: Path, asked: dict[str, Any]) -> str | None:
+        """The fact about data, model or resources in which a pilot that is there differs from what is asked, if it
+        differs in nothing else."""
+        from avalanche_vlm.evaluation.comparable import difference
+
+        share, words = path.name.split("-")[0], {**asked, "conditions": None}
+        for other in sorted(path.parent.glob(f"{share}-*.json")):
+            kept = store.read_json(other)
+            old = kept.get("request") if isinstance(kept, dict) else None
+            if isinstance(old, dict) and {**old, "conditions": None} == words:
+                return difference(old.get("conditions") or {}, asked["conditions"])
+        return None
+
+    def _settings(self, recipe: str) -> tuple[TrainSettings, dict[str, Any]]:
+        from avalanche_vlm.training.settings import TrainSettings
+
+        fields, chosen = prepare.settings(self._request, recipe)
+        return TrainSettings(**fields), chosen
+
+
+def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of this very pilot; empty if nothing is."""
+    kept = store.read_json(path)
+    return kept if isinstance(kept, dict) and kept.get("request") == asked else {}
