@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+_WORKERS: ContextVar[int] = ContextVar("_WORKERS", default=0)
+
+
+@contextmanager
+def reading_by(workers: int) -> Iterator[None]:
+    """Have :func:`ordered_batches` read by so many processes, for as long as the context lasts.
+
+    :param workers: number of processes, 0 for this one.
+    """
+    token = _WORKERS.set(workers)
+    try:
+        yield
+    finally:
+        _WORKERS.reset(token)
+
 
 def ordered_batches(dataset: Any, batch_size: int) -> DataLoader:
-    """Minibatches of a data set in its order, which leave the global random generator alone.
+    """Minibatches of a data set in its order, which leave the global random generator alone. They are the same whoever
+    reads them: this process, or those that :func:`reading_by` says where there is more than one minibatch.
 
     Every loader draws a seed for its processes, one that does not shuffle as well. torch's default takes it from the
     global generator, so that whoever reads data in between would change the order of what is trained next.
@@ -23,4 +43,7 @@ def ordered_batches(dataset: Any, batch_size: int) -> DataLoader:
     >>> torch.equal(state, torch.get_rng_state())
     True
     """
-    return DataLoader(dataset, batch_size, generator=torch.Generator())
+    # A worker of somebody's may have no processes of its own, and to start some for one minibatch brings nothing.
+    alone = multiprocessing.current_process().daemon or len(dataset) <= batch_size
+    workers = 0 if alone else _WORKERS.get()
+    return DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator())

@@ -11,6 +11,7 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm._memory import give_back
+from avalanche_vlm.benchmarks.reading import reading_by
 from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
@@ -122,17 +123,20 @@ class VLMMixin(UnpacksContainers, _Template):
 
     def eval(self, *args: Any, **kwargs: Any) -> Any:
         """Avalanche's evaluation, which draws nothing from what training draws from: Avalanche's loaders take a seed
-        from the global generator, so that a model trained otherwise where it was looked at in between."""
-        with generators_kept(self.device):
+        from the global generator, so that a model trained otherwise where it was looked at in between. What metrics
+        read is read by the evaluation's ``num_workers`` as well."""
+        with generators_kept(self.device), reading_by(kwargs.get("num_workers", 0)):
             return super().eval(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Avalanche's training, after which the weights are looked at: no loss is computed of those that the last step
-        has left, and of what plugins make of them at the end.
+        """Avalanche's training, of which plugins read by its ``num_workers`` what they read. After it the weights are
+        looked at: no loss is computed of those that the last step has left, and of what plugins make of them at the
+        end.
 
         :raises NotFinite: if one is NaN or infinite.
         """
-        found = super().train(*args, **kwargs)
+        with reading_by(kwargs.get("num_workers", 0)):
+            found = super().train(*args, **kwargs)
         give_back()
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if broken := not_finite(trained):

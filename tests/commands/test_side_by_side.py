@@ -137,7 +137,7 @@ def test_threads_are_divided_by_what_was_asked_for_and_not_by_what_is_left(tmp_p
 )
 def test_how_many_at_once(monkeypatch, words, many):
     monkeypatch.setattr(_processors, "cores", lambda: 2)
-    monkeypatch.setattr(room, "memory", lambda: 24 * 2**30)
+    monkeypatch.setattr(side_by_side, "memory", lambda: 24 * 2**30)
     request = asked(f"--device cpu {words}")
     assert side_by_side.planned(request, request.recipes, "cpu") == many
     assert side_by_side.threads_each(request, many) == max(1, (request.threads or 2) // many)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.reading import ordered_batches
+from avalanche_vlm.benchmarks.reading import ordered_batches, reading_by
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.base import VLMMetric
@@ -135,7 +135,8 @@ def run_pilot(
         checkpoint=checkpoint,
         on_resume=on_resume,
     )
-    final = Scores(model, part)
+    with reading_by(train.num_workers):
+        final = Scores(model, part)
     kept = {name: scores - pretrained.held_out[name] for name, scores in final.held_out.items()}
     if not kept and len(before.changes):
         kept = {BEFORE: before.changes}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm.benchmarks.reading import reading_by
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.chance import guesses
@@ -177,7 +178,8 @@ class Pilots:
     def _pretrained(self) -> Scores:
         if self._scores is None:
             started = self.clock()
-            self._scores = Scores(copy.deepcopy(self._model).to(self._device), self._benchmark)
+            with reading_by(self.settings("fine-tune")[0].num_workers):
+                self._scores = Scores(copy.deepcopy(self._model).to(self._device), self._benchmark)
             # A pilot's own scores will take as long, after its training.
             self._scoring = self.clock() - started
         return self._scores
