@@ -19,7 +19,7 @@ from avalanche_vlm import _processors, cli
 from avalanche_vlm.commands import side_by_side
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.jobs import FAILURE
-from avalanche_vlm.studies import experiment, parallel, room
+from avalanche_vlm.studies import experiment, parallel
 from avalanche_vlm.studies.parallel import Ending
 
 
