@@ -29,6 +29,7 @@ def diagnose(request: DiagnoseRequest) -> int:
 
 
 def _diagnose(request: DiagnoseRequest, command: Command) -> int:
+    from avalanche_vlm.benchmarks.reading import reading_by
     from avalanche_vlm.evaluation.comparable import deciding, difference
     from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
 
@@ -40,6 +41,7 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
         watched(request.quiet) as progress,
         progress.task(label, len(result["tasks"])) as bar,
         command.training(folder / CHECKPOINTS, request.checkpoint_minutes) as checkpoint,
+        reading_by(asked.train.num_workers),
     ):
         found, outcome = run_with_probes(
             benchmark,

@@ -35,6 +35,7 @@ def update(request: UpdateRequest) -> int:
     """
     from avalanche_vlm.artifacts import open_saved
     from avalanche_vlm.artifacts.layout import model_version
+    from avalanche_vlm.benchmarks.reading import reading_by
     from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
     from avalanche_vlm.studies.living.records import read_record
     from avalanche_vlm.studies.living.updating import update as learn
@@ -52,7 +53,11 @@ def update(request: UpdateRequest) -> int:
         chosen = (len(version.experiences),)
     forget, zero_shot = (_points(request, name, default) for name, default in
                          (("max_forget", 2.0), ("max_zero_shot_loss", 1.0)))  # fmt: skip
-    with watched(request.quiet) as progress, progress.task(f"update by {recipe}", 1) as advance:
+    with (
+        watched(request.quiet) as progress,
+        progress.task(f"update by {recipe}", 1) as advance,
+        reading_by(settings.num_workers),
+    ):
         held_out: list[HeldOutSet] = []
 
         def month(model: VLM) -> VLMBenchmark:
