@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
+from avalanche_vlm.benchmarks.sources.layout import ONE_TASK
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
 from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device, stream_options
 from avalanche_vlm.commands.requests import (
@@ -263,6 +264,9 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     if found.takes("on_error") or stream.on_error != "raise":
         common["on_error"] = stream.on_error
     benchmark = read_stream(data, model=model, **{**common, **stream.options})
+    if benchmark.task_names == (ONE_TASK,):  # of several months each is to have a name of its own
+        path = Path(data).resolve()
+        benchmark.task_names = ((path.name if path.is_dir() else path.stem) or ONE_TASK,)
     if stream.reference:
         checks = {option: stream.options[option] for option in CHECKS if option in stream.options}
         benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error, **checks)

@@ -166,8 +166,6 @@ def _month(
     before = saved.label_space
     if asked.stream.data and asked.stream.template is None and before is not None and found.label_space is not None:
         found.label_space = replace(found.label_space, templates=(before.templates[-1],))
-    if asked.stream.data and found.task_names == ("all",):
-        found.task_names = (Path(asked.stream.data).stem,)
     lacking = [name for name in recipes.get(recipe).takes if getattr(found, name) is None]
     if lacking and earlier is not None and earlier.stream.benchmark is not None:
         brought = prepare.stream_for(earlier, model)  # data of the user's own bring none, and that benchmark did
