@@ -161,6 +161,7 @@ def assemble(
     problems: Problems,
     protocol: dict[str, Any],
     names: Chosen = UNNAMED,
+    jpeg_draft: bool = False,
 ) -> VLMBenchmark:
     """A benchmark of items that all have a split.
 
@@ -176,15 +177,19 @@ def assemble(
     :param problems: what was left out on the way, which goes into the benchmark's report.
     :param protocol: what else decides the stream: path, seed and split.
     :param names: names of classes by their texts; a text that is missing names its class itself.
+    :param jpeg_draft: whether JPEG files are decoded no larger than the model's input takes (:func:`drafted`).
     :raises InputError: if a task lacks train or test samples.
     """
     parts, splits = _parts(items, tasks, problems)
+    draft = drafted(eval_transform) if jpeg_draft else None
+    if jpeg_draft:
+        protocol = {**protocol, "jpeg_draft": draft}
     space: LabelSpace | None = None
     if kind == "pairs":
         if tokenizer is None:
             raise InputError(f"{name} is a stream of captions: give the model's tokenizer")
         streams = _pairs(
-            parts, tasks, *(PairTransform(image, tokenizer) for image in (train_transform, eval_transform))
+            parts, tasks, *(PairTransform(image, tokenizer) for image in (train_transform, eval_transform)), draft
         )
     else:
         classes = {t: _class_texts(parts, t) for t in tasks}
@@ -196,7 +201,7 @@ def assemble(
                 problems.notes.append(sentence)
                 warnings.warn(sentence, DataWarning, stacklevel=2)
         protocol = {**protocol, "class_names": names.source}
-        streams = _classes(parts, classes, space, train_transform, eval_transform)
+        streams = _classes(parts, classes, space, train_transform, eval_transform, draft)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}
     benchmark = VLMBenchmark(
         name,
@@ -243,11 +248,26 @@ def _parts(items: Sequence[Item], tasks: Sequence[str], problems: Problems) -> t
     return held, ["train", "test"] if without else ["train", "valid", "test"]
 
 
-def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform) -> Streams:
+def drafted(transform: Any) -> int:
+    """The least side in pixels that a JPEG file is decoded to for a transform: twice what the transform gives, so that
+    its resize still has pixels to average, and crops of the training's have all they take.
+
+    :param transform: the model's transform.
+    :raises InputError: if it does not say the size that it gives.
+    """
+    size = getattr(transform, "size", None)
+    if not isinstance(size, int):
+        raise InputError(
+            "jpeg_draft decodes for the size of a model's input, and the transform says none: leave it out"
+        )
+    return 2 * size
+
+
+def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform, draft: int | None) -> Streams:
     identities = Identities()
 
     def data(items: Sequence[Item], number: int) -> AvalancheDataset:
-        images, captions = ImageFiles([item.image for item in items]), [item.text for item in items]
+        images, captions = ImageFiles([item.image for item in items], draft), [item.text for item in items]
         return as_experience_data(PairDataset(images, captions, identities), train, test, number)
 
     streams: Streams = {"train": [], "valid": [], "test": []}
@@ -259,7 +279,12 @@ def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairT
 
 
 def _classes(
-    parts: Parts, classes: Mapping[str, Sequence[str]], space: LabelSpace, train: Callable, test: Callable
+    parts: Parts,
+    classes: Mapping[str, Sequence[str]],
+    space: LabelSpace,
+    train: Callable,
+    test: Callable,
+    draft: int | None,
 ) -> Streams:
     streams: Streams = {"train": [], "valid": [], "test": []}
     for number, (task, texts) in enumerate(classes.items()):
@@ -267,7 +292,7 @@ def _classes(
         for split, stream in streams.items():
             if not (items := parts[task, split]):
                 continue  # no validation samples
-            data = ImageDataset(ImageFiles([item.image for item in items]), [ids[item.text] for item in items])
+            data = ImageDataset(ImageFiles([item.image for item in items], draft), [ids[item.text] for item in items])
             stream.append(as_experience_data(data, train, test, number))
     return streams
 

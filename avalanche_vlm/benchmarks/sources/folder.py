@@ -34,6 +34,7 @@ def image_folder_stream(
     class_order: ClassOrder | None = None,
     check: Check = "full",
     check_workers: int | None = None,
+    jpeg_draft: bool = False,
 ) -> VLMBenchmark:
     """A class-labelled stream with one experience per task folder.
 
@@ -68,6 +69,8 @@ def image_folder_stream(
     :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
         ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
     :param check_workers: processes that check, 0 for this one; one a processor by default.
+    :param jpeg_draft: whether large JPEG files are decoded at a half, a quarter or an eighth of their size, twice the
+        model's input or more: several times as fast, and not quite the same pixels (benchmarks/jpeg_draft.py).
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     root = Path(root)
@@ -116,6 +119,7 @@ def image_folder_stream(
             **division,
         },
         names=names,
+        jpeg_draft=jpeg_draft,
     )
 
 

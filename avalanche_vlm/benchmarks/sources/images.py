@@ -39,10 +39,12 @@ class ImageFiles(Sequence[Image.Image]):
     """A sequence of RGB PIL images that holds nothing but the paths.
 
     :param paths: paths of image files.
+    :param draft: least side in pixels that JPEG files are decoded to, as :func:`read_image` has it; None for their own.
     """
 
-    def __init__(self, paths: Sequence[Path | str]) -> None:
+    def __init__(self, paths: Sequence[Path | str], draft: int | None = None) -> None:
         self.paths = [Path(p) for p in paths]
+        self.draft = draft
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,8 +57,8 @@ class ImageFiles(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
         if isinstance(index, slice):
-            return ImageFiles(self.paths[index])
-        return read_image(self.paths[index])
+            return ImageFiles(self.paths[index], self.draft)
+        return read_image(self.paths[index], self.draft)
 
     def content_of(self, index: int) -> bytes:
         """A digest of the file's bytes, which stands for the image where contents are compared.
@@ -67,13 +69,14 @@ class ImageFiles(Sequence[Image.Image]):
         return file_digest(self.paths[index]).encode()
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, draft: int | None = None) -> Image.Image:
     """Decode a file to RGB, upright (EXIF orientation applied), transparency laid on white. Of frames the first counts.
 
     Values beyond 8 bits are scaled by the depth in use (:func:`~avalanche_vlm.benchmarks.pixels.white_of`).
 
     :param path: path of an image file.
-
+    :param draft: JPEG files are decoded at a half, a quarter or an eighth of their size, the smallest of which both
+        sides have so many pixels or more; None decodes every pixel.
     :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
     """
     refuse_no_file(path)
@@ -82,6 +85,8 @@ def read_image(path: Path) -> Image.Image:
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _given.open_regular(path) as file, Image.open(file) as image:
+                if draft is not None:
+                    image.draft(None, (draft, draft))  # of other formats Pillow decodes every pixel all the same
                 return upright_rgb(_decoded(image, path))
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

@@ -45,6 +45,7 @@ def table_stream(
     split_column: str | None = None,
     check: Check = "full",
     check_workers: int | None = None,
+    jpeg_draft: bool = False,
 ) -> VLMBenchmark:
     """A stream from a table with the columns ``image``, ``label`` and/or ``caption``, ``task``, ``split``.
 
@@ -83,6 +84,8 @@ def table_stream(
     :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
         ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
     :param check_workers: processes that check, 0 for this one; one a processor by default.
+    :param jpeg_draft: whether large JPEG files are decoded at a half, a quarter or an eighth of their size, twice the
+        model's input or more: several times as fast, and not quite the same pixels (benchmarks/jpeg_draft.py).
     :raises InputError: in one sentence with the row's line number, for everything that cannot be used.
     """
     path = Path(path)
@@ -138,6 +141,7 @@ def table_stream(
             **division,
         },
         names=names,
+        jpeg_draft=jpeg_draft,
     )
 
 

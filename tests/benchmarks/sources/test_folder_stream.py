@@ -9,6 +9,7 @@ from real_files import picture, raw, save, transform, truncate
 from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import image_folder_stream
+from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
 
 TRANSFORMS = {"train_transform": transform, "eval_transform": transform}
@@ -127,3 +128,14 @@ def test_a_broken_link_is_named_and_odd_digits_sort(folder):
     link.symlink_to(folder / "elsewhere.png")
     with pytest.raises(InputError, match=r"there is no image file at .*gone\.png"):
         image_folder_stream(folder, **TRANSFORMS)
+
+
+def test_drafts_are_for_the_models_input_and_in_the_protocol(folder):
+    sized = ImageTransform(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    drafted = image_folder_stream(folder, train_transform=sized, eval_transform=sized, jpeg_draft=True)
+    assert drafted.protocol["jpeg_draft"] == 32
+    assert all(raw(experience.dataset).images.draft == 32 for experience in drafted.train_stream)
+    plain = image_folder_stream(folder, train_transform=sized, eval_transform=sized)
+    assert "jpeg_draft" not in plain.protocol and raw(plain.test_stream[0].dataset).images.draft is None
+    with pytest.raises(InputError, match="the transform says none: leave it out"):
+        image_folder_stream(folder, **TRANSFORMS, jpeg_draft=True)

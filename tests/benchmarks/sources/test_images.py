@@ -10,6 +10,7 @@ from PIL import Image
 from real_files import picture, save, truncate
 
 from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_ends, read_image
+from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
 
 
@@ -97,8 +98,6 @@ def test_of_an_animation_the_first_frame(tmp_path):
 
 
 def test_a_models_transform_reads_pictures_of_any_mode_as_files_are_read(tmp_path):
-    from avalanche_vlm.benchmarks.transforms import ImageTransform
-
     transform = ImageTransform(8, (0.0,) * 3, (1.0,) * 3)
     wide = Image.fromarray(np.full((8, 8), 4095, dtype=np.uint16))
     assert transform(wide).min() == 1
@@ -160,7 +159,7 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
 def test_image_files_hold_paths_only(tmp_path):
     files = ImageFiles([save(tmp_path / f"{i}.png", picture(i)) for i in range(3)])
     assert len(files) == 3 and files[2].tobytes() == picture(2).tobytes()
-    assert list(vars(files)) == ["paths"]
+    assert list(vars(files)) == ["paths", "draft"]
 
 
 def test_damaged_files_are_decoded_or_named_and_nothing_else(tmp_path):
@@ -202,3 +201,25 @@ def test_what_resampling_leaves_below_zero_is_black(tmp_path):
     values = np.array([[-0.005, 0.5], [1, 0]], dtype=np.float32)
     image = np.asarray(read_image(save(tmp_path / "a.tif", Image.fromarray(values))))
     assert image[..., 0].tolist() == [[0, 127], [255, 0]]
+
+
+def test_a_draft_has_half_the_sides_as_often_as_enough_is_left(tmp_path):
+    rng = np.random.default_rng(0)
+    across, down = np.meshgrid(np.linspace(0, 9, 640), np.linspace(0, 7, 480))
+    smooth = 127 + 60 * np.sin(across)[..., None] + 60 * np.cos(down)[..., None] * rng.random(3)
+    whole = Image.fromarray(smooth.astype(np.uint8))
+    whole.save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    whole.save(tmp_path / "turned.jpg", quality=95, exif=turned)
+    whole.save(tmp_path / "a.png")
+    sides = {draft: read_image(tmp_path / "a.jpg", draft).size for draft in (None, 481, 480, 240, 100, 1)}
+    assert list(sides.values()) == [(640, 480), (640, 480), (640, 480), (320, 240), (160, 120), (80, 60)]
+    assert read_image(tmp_path / "turned.jpg", 240).size == (240, 320)
+    assert read_image(tmp_path / "a.png", 1).size == (640, 480)
+    files = ImageFiles([tmp_path / "a.jpg"] * 2, draft=240)
+    assert files[1].size == files[:1][0].size == (320, 240)
+    # The picture is the same, as far as its model's input goes: 2.5 steps of 8 bits at most on smooth ones.
+    transform = ImageTransform(120, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    plain, drafted = (transform.to_uint8(transform(read_image(tmp_path / "a.jpg", draft))) for draft in (None, 240))
+    assert (plain.float() - drafted.float()).abs().max() <= 2.5
