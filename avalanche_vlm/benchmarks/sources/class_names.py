@@ -79,7 +79,7 @@ def names_of_ids(given: ClassNames, ids: Collection[int]) -> tuple[list[str], li
         if len(names) <= last:
             raise InputError(f"class_names has {len(names)} names, but the benchmark has the class id {last}")
         if "" in names[: last + 1]:
-            raise InputError(f"class_names has an empty name for the class id {names.index('')}")
+            raise InputError(f"class_names: the class {names.index('')} has an empty name")
         return names[: last + 1], names[last + 1 :]
     named, _ = names_for(given, [str(number) for number in range(last + 1)])
     read = _read(Path(given)) if isinstance(given, str | Path) else given
