@@ -26,6 +26,8 @@ class ImageTransform:
     :param mean: per-channel mean that is subtracted, channels in [0, 1].
     :param std: per-channel standard deviation that is divided by.
     :param resize: PIL image to normalised tensor; a bicubic resize of the shorter side and a centre crop by default.
+    :raises InputError: unless the size is a whole number of pixels, and means and deviations are three finite numbers
+        each, the latter above 0.
     """
 
     def __init__(
@@ -35,8 +37,12 @@ class ImageTransform:
         std: tuple[float, ...],
         resize: Callable[[Any], torch.Tensor] | None = None,
     ) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"the size of images is a number of pixels, not {size!r:.99}")
         self.size = size
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std = _three("mean", mean), _three("standard deviation", std)
+        if min(self.std) <= 0:
+            raise InputError(f"the standard deviation of images is above 0, not {min(self.std)}")
         # One fused multiply-add per image: (x / 255 - mean) / std.
         self._scale = (1 / (255 * torch.tensor(self.std))).view(3, 1, 1)
         self._shift = (-torch.tensor(self.mean) / torch.tensor(self.std)).view(3, 1, 1)
@@ -81,6 +87,14 @@ def _from_array(image: np.ndarray) -> torch.Tensor:
     """An array with channels last, or first where only that can be meant, as a tensor with channels first."""
     tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
     return tensor.permute(2, 0, 1) if tensor.ndim == 3 and tensor.shape[-1] in _CHANNELS else tensor
+
+
+def _three(what: str, values: Any) -> tuple[float, ...]:
+    """A number for each colour."""
+    known = isinstance(values, list | tuple) and len(values) == 3
+    if not known or not all(isinstance(of, int | float) and -1e6 < of < 1e6 for of in values):
+        raise InputError(f"the {what} of images is three finite numbers, not {values!r:.99}")
+    return tuple(values)
 
 
 def _in_bytes(image: torch.Tensor) -> torch.Tensor:

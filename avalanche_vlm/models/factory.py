@@ -16,7 +16,7 @@ from torch import nn
 
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.compat import code_of_models
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, naming
 from avalanche_vlm.models.checkpoints import read_weights
 from avalanche_vlm.models.fitness import check_finite, check_image_size
 from avalanche_vlm.models.folders import CONFIG, HUB, LOCAL, Folder, open_folder
@@ -199,10 +199,12 @@ def _create_open_clip(
     if name.startswith(LOCAL):
         built = LOCAL + Path(name.removeprefix(LOCAL)).resolve().name
     architecture = brought.settings["model_cfg"] if brought else open_clip.get_model_config(name)
+    with naming(name):
+        prepared = [ImageTransform(size, config["mean"], config["std"], resize=t) for t in (train, evaluate)]
     vlm = VLM(
         clip,
         tokenizer,
-        Transforms(*(ImageTransform(size, config["mean"], config["std"], resize=t) for t in (train, evaluate))),
+        Transforms(*prepared),
         # Of a folder or file the name alone: where it lies decides nothing, and what it holds is told by its content.
         built if tag is None else f"{built}/{Path(tag).name}",
     )

@@ -54,6 +54,18 @@ def files() -> dict[str, bytes]:
     }
 
 
+def linked(source: str, target: str) -> None:
+    """One more name for a file, or a copy of it on another disk.
+
+    :param source: path of the file.
+    :param target: its other path.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def copied(place: Path, name: str, content: bytes, part: str) -> Path:
     """A part of the world with one other file: the files that are not changed are links.
 
@@ -63,7 +75,7 @@ def copied(place: Path, name: str, content: bytes, part: str) -> Path:
     :param part: the part of the world, a folder in it.
     """
     there = place / part
-    shutil.copytree(folder() / part, there, copy_function=os.link, symlinks=True)
+    shutil.copytree(folder() / part, there, copy_function=linked, symlinks=True)
     for path in there.rglob("*.json"):  # what may be written to is not the world's
         if not path.is_symlink():
             kept = path.read_bytes()

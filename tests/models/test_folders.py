@@ -164,3 +164,24 @@ def test_settings_that_are_no_json(folder):
     (folder / "open_clip_config.json").write_text("{")
     with pytest.raises(InputError, match=r"open_clip_config\.json is not readable as JSON"):
         create_vlm(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"mean": [0.5, 0.5]}, "mean of images is three finite numbers"),
+        ({"mean": 0.5}, "mean of images is three finite numbers"),
+        ({"mean": [float("nan")] * 3}, "mean of images is three finite numbers"),
+        ({"std": ["a", 1, 1]}, "standard deviation of images is three finite numbers"),
+        ({"std": [0.5, 0, 0.5]}, "standard deviation of images is above 0"),
+    ],
+)
+def test_settings_of_images_that_prepare_none_are_refused(folder, said, sentence):
+    save_file(small_clip().state_dict(), folder / "open_clip_model.safetensors")
+    path = folder / "open_clip_config.json"
+    settings = json.loads(path.read_text())
+    settings["preprocess_cfg"] = {**settings.get("preprocess_cfg", {}), **said}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=sentence) as error:
+        create_vlm(f"local-dir:{folder}")
+    assert str(folder) in str(error.value)

@@ -58,7 +58,7 @@ def test_an_empty_name_is_refused_wherever_it_stands(tmp_path):
     for given in (["cat", "dog", " "], tmp_path / "names.txt"):
         with pytest.raises(InputError, match="has an empty name for the class '2'"):
             names_for(given, ["0", "1", "2"])
-        with pytest.raises(InputError, match="the class 2 has an empty name|an empty name for the class '2'"):
+        with pytest.raises(InputError, match=r"the class 2 has an empty name|an empty name for the class '2'"):
             names_of_ids(given, [0, 1, 2])
     assert names_of_ids(["cat", "dog", " "], [0, 1])[0] == ["cat", "dog"]
 

@@ -96,7 +96,7 @@ def check(example: Example, folder: Path) -> None:
     """The exit code is one that is documented, and nothing is told as Python tells it."""
     said = json.loads(example.content)
     arguments._prepare(folder)
-    shutil.copytree(world.folder() / "run", folder / "run", copy_function=os.link, symlinks=True)
+    shutil.copytree(world.folder() / "run", folder / "run", copy_function=world.linked, symlinks=True)
     os.mkfifo(folder / "pipe")
     names = {}
     for what in ("table", "image"):
