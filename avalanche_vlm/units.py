@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import sys
 from typing import TextIO
 
@@ -41,6 +42,20 @@ def one_line(name: object) -> str:
     'two lines'
     """
     return " ".join(str(name).split())
+
+
+def brief(value: object) -> str:
+    """A value that was given as a sentence can have it, however long it is.
+
+    >>> brief("a" * 100), brief(3), brief(10**5000)
+    ("'aaaaaaaaaaaa...aaaaaaaaaaaaa'", '3', 'a number of more than 4300 digits')
+
+    :param value: any value.
+    """
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no longer ones
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
 
 
 def visible(text: object) -> str:

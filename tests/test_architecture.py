@@ -22,6 +22,7 @@ LEVELS = (
     ("_given",),
     ("_registry", "_flat", "_content", "_generators", "_on_demand", "_processors", "_versions"),
     ("_memory",),
+    ("_allocations",),
     ("storage",),
     ("weights", "losses"),
     ("memory",),

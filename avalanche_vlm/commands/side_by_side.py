@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm import _processors
-from avalanche_vlm._memory import free_memory, memory
+from avalanche_vlm._memory import free_memory, memory, refuse_beyond
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
@@ -63,7 +63,9 @@ def planned(request: CompareRequest | AdviseRequest, runs: Sequence[str], device
     if any(recipes.get(recipe).compose.__module__ == "__main__" for recipe in runs):
         return 1  # no other process has what a notebook or script declares
     if request.jobs is not None:
-        return max(1, min(request.jobs, len(runs)))
+        asked = max(1, min(request.jobs, len(runs)))
+        refuse_beyond(asked * room.PROCESS_BYTES, f"--jobs {request.jobs}: {asked} trainings at once")
+        return asked
     processors = request.threads or _processors.cores()
     if len(runs) < 2 or processors < 2 or device.startswith("cuda"):
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avalanche_vlm._allocations import within_memory
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.compat import code_of_models
 from avalanche_vlm.errors import InputError, naming
@@ -83,10 +84,11 @@ def create_vlm(
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise InputError(f"image_size is a number of pixels, not {image_size!r}")
     seed = fresh_seed()
-    if name == "tiny":
-        vlm, config = _create_tiny(pretrained, precision, image_size)
-    else:
-        vlm, config = _create_open_clip(name, pretrained, precision, image_size, cache_dir, trust_remote_code)
+    with nullcontext() if image_size is None else within_memory(f"{name} for images of {image_size} pixels"):
+        if name == "tiny":
+            vlm, config = _create_tiny(pretrained, precision, image_size)
+        else:
+            vlm, config = _create_open_clip(name, pretrained, precision, image_size, cache_dir, trust_remote_code)
     if trust_remote_code and not comes_with_code_of_others(config["model_cfg"]):
         raise InputError(f"{name} has no tokenizer or text tower that code could come with: leave {TRUST} out")
     origin = origin_of(name, pretrained, precision, image_size, freeze, config)

@@ -9,14 +9,18 @@ from typing import Literal, get_args
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import brief
 
-_LARGEST = 1e18
+LARGEST = 1e18
 """Within the range of 64-bit counts and of float32, in which an optimizer steps."""
 
 EvalTasks = Literal["all", "seen", "last"]
 
 _WHOLE = ("epochs", "batch_size", "warmup", "num_workers", "eval_every", "negatives")
 _REAL = ("lr", "weight_decay", "label_smoothing", "max_grad_norm")
+
+MOST_WORKERS = 1024
+"""More processes than any machine loads data with."""
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes from one checkpoint within an experience to the next where nothing else is asked for."""
@@ -71,28 +75,32 @@ class TrainSettings:
             if value is None and name in ("max_grad_norm", "negatives"):
                 continue
             if isinstance(value, bool) or not isinstance(value, kind) or not -math.inf < value < math.inf:
-                raise InputError(f"{name} is a {'whole' if name in _WHOLE else 'finite'} number, not {value!r:.99}")
+                raise InputError(f"{name} is a {'whole' if name in _WHOLE else 'finite'} number, not {brief(value)}")
         for name in ("lr", "epochs", "batch_size", "eval_every"):
             if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, not {brief(getattr(self, name))}")
         for name in ("weight_decay", "warmup", "num_workers"):
             if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
+                raise InputError(f"{name} must be 0 or more, not {brief(getattr(self, name))}")
         if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing must be 0 or more and below 1, not {self.label_smoothing}")
+            raise InputError(f"label_smoothing must be 0 or more and below 1, not {brief(self.label_smoothing)}")
         if self.train_classes not in (None, *get_args(TrainClasses)):
-            raise InputError(f"train_classes must be current or seen, not {self.train_classes!r}")
+            raise InputError(f"train_classes must be current or seen, not {brief(self.train_classes)}")
         if self.eval_tasks not in get_args(EvalTasks):
-            raise InputError(f"eval_tasks must be all, seen or last, not {self.eval_tasks!r}")
+            raise InputError(f"eval_tasks must be all, seen or last, not {brief(self.eval_tasks)}")
         if self.train_templates not in get_args(TrainTemplates):
-            raise InputError(f"train_templates must be all or first, not {self.train_templates!r}")
+            raise InputError(f"train_templates must be all or first, not {brief(self.train_templates)}")
         if self.negatives is not None and self.negatives < 1:
-            raise InputError(f"negatives must be 1 or more, or None for all classes, not {self.negatives}")
+            raise InputError(f"negatives must be 1 or more, or None for all classes, not {brief(self.negatives)}")
         if self.negatives is not None and self.label_smoothing:
             raise InputError(
-                f"label_smoothing spreads a share over all classes that compete, and with negatives={self.negatives} "
-                "only some of them are looked at: give one of them"
+                f"label_smoothing spreads a share over all classes that compete, and with negatives="
+                f"{brief(self.negatives)} only some of them are looked at: give one of them"
             )
-        for name in ("lr", "weight_decay", "batch_size"):
-            if getattr(self, name) > _LARGEST:
-                raise InputError(f"{name} is at most {_LARGEST:g}, not {getattr(self, name)!r:.40}")
+        if self.num_workers > MOST_WORKERS:
+            raise InputError(f"num_workers is at most {MOST_WORKERS}, not {brief(self.num_workers)}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise InputError(f"max_grad_norm must be positive, not {brief(self.max_grad_norm)}")
+        for name in (*_WHOLE, *_REAL):
+            if (getattr(self, name) or 0) > LARGEST:
+                raise InputError(f"{name} is at most {LARGEST:g}, not {brief(getattr(self, name))}")

@@ -22,6 +22,7 @@ from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, TEMPLATES, Rea
 from avalanche_vlm.benchmarks.picturebook.view import Reading
 from avalanche_vlm.benchmarks.scenario import ImageDataset, PairDataset, VLMBenchmark, as_experience_data
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import brief
 
 MOST_PICTURES = 100_000
 """Pictures of a task that can be asked for: they are drawn at once."""
@@ -219,11 +220,12 @@ class Sizes:
     def __post_init__(self) -> None:
         for name, number in list(vars(self).items()):
             if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
-                raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {number!r}")
+                raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {brief(number)}")
             if int(number) > MOST_PICTURES:
+                taken = brief(int(number) * BYTES_WHILE_DRAWN // 2**30)
                 raise InputError(
-                    f"n_{name} of the picturebook is at most {MOST_PICTURES:,}, not {int(number):,}: drawn at once, so "
-                    f"many pictures would take {int(number) * BYTES_WHILE_DRAWN // 2**30:,} GiB of memory"
+                    f"n_{name} of the picturebook is at most {MOST_PICTURES:,}, not {brief(int(number))}: drawn at "
+                    f"once, so many pictures would take {taken} GiB of memory"
                 )
             object.__setattr__(self, name, int(number))  # numpy's are no JSON
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 import math
 
+from avalanche_vlm.training.settings import LARGEST, MOST_WORKERS
+from avalanche_vlm.units import brief
+
 
 def names(text: str) -> tuple[str, ...]:
     """Names separated by commas, without the blanks around them.
@@ -74,11 +77,11 @@ def workers(text: str) -> int:
     :param text: the word as it was written.
     :raises argparse.ArgumentTypeError: if it is none.
     """
-    return _whole(text, 0, 1024, "no machine runs more at once")
+    return _whole(text, 0, MOST_WORKERS, "no machine runs more at once")
 
 
 def rate(text: str) -> float:
-    """A finite number of 0 or more.
+    """A finite number of 0 or more, up to :data:`~avalanche_vlm.training.settings.LARGEST`.
 
     :param text: the word as it was written.
     :raises argparse.ArgumentTypeError: if it is none.
@@ -88,7 +91,9 @@ def rate(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{brief(text)} is not a finite number of 0 or more")
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"{brief(text)} is above {LARGEST:g}: no quantity here is so large")
     return value
 
 
@@ -105,12 +110,14 @@ def minutes(text: str) -> float | None:
     try:
         return None if text == "none" else rate(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a finite number of 0 or more nor none") from error
+        raise argparse.ArgumentTypeError(f"{brief(text)} is neither a finite number of 0 or more nor none") from error
 
 
 def _whole(text: str, least: int, most: int = 2**63 - 1, why: str = "no computer counts so far") -> int:
-    if not text.strip().isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-    if int(text) > most:
-        raise argparse.ArgumentTypeError(f"{text} is above {most}: {why}")
-    return int(text)
+    digits = text.strip().lstrip("0") or "0"
+    if not text.strip().isdecimal() or (digits == "0" and least > 0):
+        raise argparse.ArgumentTypeError(f"{brief(text)} is not a whole number of {least} or more")
+    # Python itself refuses to read some thousand digits.
+    if len(digits) > len(str(most)) or int(digits) > most:
+        raise argparse.ArgumentTypeError(f"{brief(text)} is above {most}: {why}")
+    return int(digits)

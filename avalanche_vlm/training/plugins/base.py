@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm._allocations import within_memory
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
@@ -44,15 +45,16 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
         """The first callback of an experience: has the classes compete that the method needs, and calls
         :meth:`prepare_parameters`.
 
-        :raises InputError: if the experience has fewer samples than the method needs, or if another plugin needs other
-            classes to compete.
+        :raises InputError: if the experience has fewer samples than the method needs, if another plugin needs other
+            classes to compete, or if there is no memory for what is added.
         """
         experience = strategy.experience
         if (there := len(experience.dataset)) < self.least_samples:
             raise InputError(too_few(self.least_samples, f"experience {experience.current_experience}", there))
         if (needed := classes_needed(strategy.plugins)) is not None:
             model_of(strategy).competing.in_training = needed
-        self.prepare_parameters(strategy)
+        with within_memory(f"what {type(self).__name__} adds for experience {experience.current_experience}"):
+            self.prepare_parameters(strategy)
 
     def after_training_epoch(self, strategy: Strategy, **kwargs: Any) -> None:
         """Refuse an epoch without a batch: Avalanche's strategies train nothing then, and say nothing.

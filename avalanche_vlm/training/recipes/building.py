@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from avalanche_vlm._allocations import within_memory
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.generators import Generator
@@ -32,7 +33,7 @@ def build_recipe(
     :param generator: draws pictures of prompts, for the recipes that take one.
     :param options: values that override the recipe's defaults.
     :raises InputError: for an unknown recipe or option, a value that an option does not accept, or a resource that is
-        missing.
+        missing, and for options that come to more memory than is free.
     """
     chosen = get_recipe(name)
     checked = check_options(name, options)
@@ -42,7 +43,8 @@ def build_recipe(
             raise InputError(f"recipe {name} needs {RESOURCES[resource]}")
     resources = {resource: given[resource] for resource in chosen.takes if given[resource] is not None}
     frozen = tuple(getattr(model, "frozen", ()))
-    plugins = chosen.compose(model, **resources, **checked)
+    with within_memory(f"recipe {name} with these options"):
+        plugins = chosen.compose(model, **resources, **checked)
     if not isinstance(plugins, list | tuple):
         raise InputError(f"recipe {name}: its function returns a list of plugins, not {reprlib.repr(plugins)}")
     if isinstance(model, VLM):  # others are not saved, and need not remember

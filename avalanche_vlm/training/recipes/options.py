@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import reprlib
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pydantic_core import to_jsonable_python
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.ranges import OnThisMachine
 from avalanche_vlm.training.recipes.reading import STRICT, annotation_of, no_truth_as_number, read_value, refusal
+from avalanche_vlm.units import brief
 
 _FIRST = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BUILDING = ("name", "model")
@@ -87,7 +87,7 @@ class Option:
         try:  # as a stored request has it: one kind of sequence for all of them, a path as a text
             return no_truth_as_number(plain, self._adapter.validate_json(json.dumps(plain)))
         except (TypeError, ValueError):
-            raise InputError(refusal(self.recipe, self.name, self.accepts, reprlib.repr(value))) from None
+            raise InputError(refusal(self.recipe, self.name, self.accepts, brief(value))) from None
 
     def parse(self, text: str) -> Any:
         """The value that a text stands for.

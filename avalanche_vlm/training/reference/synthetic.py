@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
@@ -72,6 +73,7 @@ class SyntheticPairs(Stateful):
                 raise InputError(f"{name} of the synthetic pairs is {least} or more, not {value}")
         if isinstance(prompts, str):
             raise InputError(f"base prompts are a list of texts, not {prompts!r}")
+        refuse_beyond(3 * n * model.transforms.eval.size**2, f"{n} synthetic pairs")
         self.generator = generator
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.pairs: GeneratedPairs | None = None

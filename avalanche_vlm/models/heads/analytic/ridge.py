@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.heads.analytic.base import Estimator, widened
 
@@ -83,6 +84,7 @@ class RandomFeatures(Estimator):
     :param hidden: random features, at least 1.
     :param spread: ``"uniform"`` draws the projection from +- 1 / sqrt(D), ``"normal"`` from N(0, 1).
     :param seed: seed of the projection, 0 or more.
+    :raises InputError: if there are none, or more than there is memory for.
     """
 
     projection: torch.Tensor
@@ -92,6 +94,7 @@ class RandomFeatures(Estimator):
         super().__init__(precision)
         if hidden < 1:
             raise InputError(f"there is 1 random feature or more, not {hidden}")
+        refuse_beyond(hidden**2 * self.dtype.itemsize, f"the products of {hidden:,} random features")
         self.hidden, self.spread, self.seed = hidden, spread, seed
         self.register_buffer("projection", torch.zeros(0, hidden, dtype=self.dtype))
         self.register_buffer("weights", torch.zeros(hidden, 0, dtype=self.dtype))

@@ -1,0 +1,86 @@
+"""Parts that are larger than memory are refused before it is taken.
+
+What a user asks for in numbers (a rank, experts, prompts, pixels) comes to bytes in constructors of many classes, torch's
+among them. All of them make tensors by the same few operators, and that is where their sizes are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from avalanche_vlm._memory import free_memory
+from avalanche_vlm.compat import OperatorMode
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import human_bytes
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Tensors that are made within fit in the memory of this machine that is free, all together.
+
+    :param what: what is made, as the subject of a sentence.
+    :raises InputError: before a tensor is made that does not.
+
+    >>> with within_memory("a matrix"):
+    ...     torch.zeros(10**9, 10**9)
+    Traceback (most recent call last):
+    avalanche_vlm.errors.InputError: a matrix would take 3725290298.5 GiB of memory or more, and ... GiB are free
+    """
+    mode = _Sizes(what)
+    try:
+        with mode:
+            yield
+    except (MemoryError, RuntimeError, TypeError, OverflowError) as error:
+        said = str(error)
+        if isinstance(error, MemoryError) or any(sign in said for sign in _BEYOND):
+            raise InputError(f"{what} would take more memory than there is: {said.splitlines()[0][:200]}") from error
+        raise
+
+
+_BEYOND = ("can't allocate memory", "overflow", "Overflow", "out of memory")
+"""What torch says of sizes that the system refuses, and of such as 64 bits do not hold."""
+
+
+class _Sizes(OperatorMode):
+    """Adds up the bytes of tensors on the CPU that are made of nothing but their sizes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what, self._taken, self._free = what, 0, free_memory()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if self._free is not None:
+            self._taken += _bytes_of(func, args, options)
+            if self._taken > self._free:
+                free = f"and {human_bytes(self._free)} are free"
+                raise InputError(f"{self._what} would take {human_bytes(self._taken)} of memory or more, {free}")
+        return func(*args, **options)
+
+
+def _bytes_of(func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """Of a tensor that an operator is about to make on the CPU; 0 for one that it makes of others."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | dict(options)
+    first = args[0] if args else None
+    new = isinstance(first, torch.Tensor)
+    if new and not func._schema.name.startswith("aten::new_"):
+        return 0
+    device = given.get("device") or (first.device if new else None)
+    if device is not None and torch.device(device).type != "cpu":
+        return 0
+    if "size" in given:
+        count = math.prod(given["size"])
+    elif func._schema.name == "aten::eye":
+        count = given["n"] * given.get("m", given["n"])
+    else:
+        count = 0
+    dtype = given.get("dtype") or (first.dtype if new else torch.get_default_dtype())
+    return int(count) * dtype.itemsize
