@@ -1,7 +1,7 @@
 """Parts that are larger than memory are refused before it is taken.
 
-What a user asks for in numbers (a rank, experts, prompts, pixels) comes to bytes in constructors of many classes, torch's
-among them. All of them make tensors by the same few operators, and that is where their sizes are looked at.
+What a user asks for in numbers (a rank, experts, prompts, pixels) comes to bytes in constructors of many classes,
+torch's among them. All of them make tensors by the same few operators, and that is where their sizes are looked at.
 """
 
 from __future__ import annotations

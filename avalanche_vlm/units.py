@@ -50,7 +50,7 @@ def brief(value: object) -> str:
     >>> brief("a" * 100), brief(3), brief(10**5000)
     ("'aaaaaaaaaaaa...aaaaaaaaaaaaa'", '3', 'a number of more than 4300 digits')
 
-    :param value: any value.
+    :param value: what a user has given.
     """
     try:
         return reprlib.repr(value)

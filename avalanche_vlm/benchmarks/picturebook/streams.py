@@ -222,16 +222,20 @@ class Sizes:
             if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
                 raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {brief(number)}")
             if int(number) > MOST_PICTURES:
-                taken = brief(int(number) * BYTES_WHILE_DRAWN // 2**30)
                 raise InputError(
-                    f"n_{name} of the picturebook is at most {MOST_PICTURES:,}, not {brief(int(number))}: drawn at "
-                    f"once, so many pictures would take {taken} GiB of memory"
+                    f"n_{name} of the picturebook is at most {MOST_PICTURES:,}, not {_told(int(number))}: drawn "
+                    f"at once, so many pictures would take {_told(int(number) * BYTES_WHILE_DRAWN // 2**30)} GiB of "
+                    "memory"
                 )
             object.__setattr__(self, name, int(number))  # numpy's are no JSON
 
     def facts(self) -> dict[str, int]:
         """The sizes as the streams' parameters are called, for a result's protocol."""
         return {f"n_{name}": number for name, number in vars(self).items()}
+
+
+def _told(number: int) -> str:
+    return f"{number:,}" if number < 10**18 else brief(number)
 
 
 def _classes(
