@@ -57,6 +57,7 @@ def planned(request: CompareRequest | AdviseRequest, runs: Sequence[str], device
     :param request: what was asked for.
     :param runs: the recipe of each training.
     :param device: where they train.
+    :raises InputError: if more were asked for than there is memory for.
     """
     from avalanche_vlm.training import recipes
 

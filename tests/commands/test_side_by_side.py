@@ -15,10 +15,11 @@ import pytest
 import torch
 from small_runs import SMALL, read, run
 
-from avalanche_vlm import _processors, cli
+from avalanche_vlm import _memory, _processors, cli
 from avalanche_vlm.commands import side_by_side
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.jobs import FAILURE
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies import experiment, parallel
 from avalanche_vlm.studies.parallel import Ending
 
@@ -141,6 +142,13 @@ def test_how_many_at_once(monkeypatch, words, many):
     request = asked(f"--device cpu {words}")
     assert side_by_side.planned(request, request.recipes, "cpu") == many
     assert side_by_side.threads_each(request, many) == max(1, (request.threads or 2) // many)
+
+
+def test_more_at_once_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(_memory, "memory", lambda: 2 * 2**30)
+    request = asked("--recipes lora,zscl,replay --jobs 9")
+    with pytest.raises(InputError, match=r"--jobs 9: 3 trainings at once would take 3.0 GiB of memory or more"):
+        side_by_side.planned(request, request.recipes, "cpu")
 
 
 def test_on_cuda_one_at_a_time_unless_asked(monkeypatch):
