@@ -67,20 +67,17 @@ class _Sizes(OperatorMode):
 
 def _bytes_of(func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> int:
     """Of a tensor that an operator is about to make on the CPU; 0 for one that it makes of others."""
-    names = [argument.name for argument in func._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | dict(options)
-    first = args[0] if args else None
+    name, first = func.name(), args[0] if args else None
     new = isinstance(first, torch.Tensor)
-    if new and not func._schema.name.startswith("aten::new_"):
+    if new and not name.startswith("aten::new_"):
         return 0
-    device = given.get("device") or (first.device if new else None)
+    device = options.get("device") or (first.device if new else None)
     if device is not None and torch.device(device).type != "cpu":
         return 0
-    if "size" in given:
-        count = math.prod(given["size"])
-    elif func._schema.name == "aten::eye":
-        count = given["n"] * given.get("m", given["n"])
+    if name.startswith("aten::eye"):
+        count = args[0] * args[-1]
     else:
-        count = 0
-    dtype = given.get("dtype") or (first.dtype if new else torch.get_default_dtype())
+        size = next((part for part in args if isinstance(part, list | tuple)), None)
+        count = 0 if size is None else math.prod(size)
+    dtype = options.get("dtype") or (first.dtype if new else torch.get_default_dtype())
     return int(count) * dtype.itemsize

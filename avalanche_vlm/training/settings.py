@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates
 from avalanche_vlm.errors import InputError
@@ -71,7 +71,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in (*_WHOLE, *_REAL):
-            value, kind = getattr(self, name), Integral if name in _WHOLE else Real
+            value: Any = getattr(self, name)
+            kind: Any = Integral if name in _WHOLE else Real
             if value is None and name in ("max_grad_norm", "negatives"):
                 continue
             if isinstance(value, bool) or not isinstance(value, kind) or not -math.inf < value < math.inf:
