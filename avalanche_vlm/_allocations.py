@@ -77,7 +77,8 @@ def _bytes_of(func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> int
     if name.startswith("aten::eye"):
         count = args[0] * args[-1]
     else:
-        size = next((part for part in args if isinstance(part, list | tuple)), None)
-        count = 0 if size is None else math.prod(size)
+        sizes = (part for part in args if isinstance(part, list | tuple))
+        size = next(sizes, ())  # of tensors that are joined: no size
+        count = math.prod(size) if size and all(isinstance(n, int) for n in size) else 0
     dtype = options.get("dtype") or (first.dtype if new else torch.get_default_dtype())
     return int(count) * dtype.itemsize
