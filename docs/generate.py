@@ -173,7 +173,8 @@ def benchmark_table() -> str:
         for name, known in told["data_sets"].items():
             sets.setdefault(name.rpartition(": ")[0], {})[name.rpartition(": ")[2]] = known
         for which, members in sets.items():
-            classes = sum(known["classes"] for known in members.values())
+            numbers = [known["classes"] for known in members.values()]
+            classes = max(numbers) if of.family == "domain-incremental" else sum(numbers)
             images = [
                 sum(known["images"].get(part, 0) for known in members.values()) for part in ("train", "test", "all")
             ]

@@ -236,6 +236,33 @@ def folders(root: Path, name: str, classes: list[str]) -> None:
     class_folders(root / name / "test", classes, 1)
 
 
+def domainnet(root: Path) -> None:
+    """``path label`` a line, in a list for each domain and part."""
+    for domain in ("clipart", "infograph", "painting", "quickdraw", "real", "sketch"):
+        for part, numbers in (("train", (1, 2)), ("test", (3,))):
+            rows = [(f"{domain}/{of}/{domain}_{c}_{n}.jpg", c) for c, of in enumerate(("aircraft_carrier", "zigzag"))
+                    for n in numbers]  # fmt: skip
+            write(root / "domainnet" / f"{domain}_{part}.txt", "".join(f"{path} {label}\n" for path, label in rows))
+            for path, label in rows:
+                dot(root / "domainnet" / path, label, numbers[0])
+
+
+def office_home(root: Path) -> None:
+    """Class folders below the domains."""
+    for domain in ("Art", "Clipart", "Product", "Real World"):
+        class_folders(root / "OfficeHomeDataset_10072016" / domain, ["Alarm_Clock", "Bike"], 10)
+
+
+def cddb(root: Path) -> None:
+    """Real and generated pictures, at the top or in folders for what they show."""
+    for generator in ("gaugan", "biggan", "wild", "whichfaceisreal", "san"):
+        for part in ("train", "val"):
+            inside = ("cat", "dog") if generator == "biggan" else ("",)
+            for label, of in enumerate(("0_real", "1_fake")):
+                for n in range(2):
+                    dot(root / "CDDB" / generator / part / inside[n % len(inside)] / of / f"{n}.png", label, n)
+
+
 COOP = {
     "caltech101-coop": ("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories",
                         ["face", "leopard", "pizza"]),

@@ -95,7 +95,7 @@ class MultiDomain(Classic):
         shared = Counter(name for _, names, _ in named for name in set(names))
         plans = []
         for number, (of, names, (train, test)) in enumerate(named):
-            if options["equal_names"] == "apart" and not apart:
+            if options.get("equal_names") == "apart" and not apart:
                 names = [f"{name} ({of.title})" if shared[name] > 1 else name for name in names]
             within: Counter[str] = Counter()
             keys = []

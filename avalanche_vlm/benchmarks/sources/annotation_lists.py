@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, of_files, spaced
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import read_table, read_text
 from avalanche_vlm.errors import InputError
 
 
@@ -129,7 +129,7 @@ def json_content(path: Path) -> Any:
     :raises InputError: if it is missing or no JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_table(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import io
+import math
+import os
 import pickle
 import struct
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from avalanche_vlm._given import open_regular
+from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, spaced
 from avalanche_vlm.errors import InputError
 
@@ -48,22 +53,27 @@ def read_idx(path: Path) -> np.ndarray:
     """The array in an idx file of bytes.
 
     :param path: the file, or where it would be without ``.gz``.
-    :raises InputError: if there is none, or it is cut or of another kind.
+    :raises InputError: if there is none, it is cut or of another kind, or it does not fit in memory.
     """
     zipped = path.with_name(path.name + ".gz")
-    try:
-        content = path.read_bytes() if path.exists() or not zipped.exists() else gzip.decompress(zipped.read_bytes())
-    except (OSError, EOFError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTES)):
-        raise InputError(f"{path} is no idx file of bytes")
-    dims = content[3]
-    if len(content) < 4 + 4 * dims:
-        raise InputError(f"{path} is cut: it ends in its header")
-    shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])
-    if len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)):
-        raise InputError(f"{path} is cut: its header says {' x '.join(map(str, shape))} bytes")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+    with _open(path if path.exists() or not zipped.exists() else zipped) as file:
+        content = gzip.GzipFile(fileobj=file) if not path.exists() else file
+        try:
+            head = content.read(4)
+            if len(head) < 4 or head[:3] != bytes((0, 0, _UNSIGNED_BYTES)):
+                raise InputError(f"{path} is no idx file of bytes")
+            sizes = content.read(4 * head[3])
+            if len(sizes) < 4 * head[3]:
+                raise InputError(f"{path} is cut: it ends in its header")
+            shape = struct.unpack(f">{head[3]}I", sizes)
+            wanted = math.prod(shape)
+            refuse_beyond(2 * wanted, f"what is read of {path}")
+            values = content.read(wanted + 1)  # nothing is unpacked beyond what the header says
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"cannot read {path}: {error}") from error
+    if len(values) != wanted:
+        raise InputError(f"{path} is cut, or has more than its header says: {' x '.join(map(str, shape))} bytes")
+    return np.frombuffer(bytearray(values), np.uint8).reshape(shape)
 
 
 def pickled_pictures(root: Path, folder: str, parts: Mapping[str, str], labels: str, names: str) -> LabelledSet:
@@ -103,12 +113,22 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
-    try:
-        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # of a damaged pickle of any kind
-        raise InputError(f"{path} is not one of CIFAR's files: {' '.join(str(error).split())}") from error
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        refuse_beyond(3 * size, f"what is read of {path}")
+        try:
+            content = _ArraysOnly(file, encoding="latin1").load()
+        except Exception as error:  # of a damaged pickle of any kind
+            raise InputError(f"{path} is not one of CIFAR's files: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not one of CIFAR's files: it holds no object")
     return content
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open_regular(path) as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

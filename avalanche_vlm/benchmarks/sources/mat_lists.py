@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from avalanche_vlm._given import open_regular
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, of_files
 from avalanche_vlm.errors import InputError
 
@@ -83,9 +84,12 @@ def _content(path: Path, name: str) -> Any:
     import scipy.io
 
     try:
-        content = scipy.io.loadmat(path, squeeze_me=True, variable_names=[name])
+        with open_regular(path) as file:
+            content = scipy.io.loadmat(file, squeeze_me=True, variable_names=[name])
     except FileNotFoundError as error:
         raise InputError(f"there is no file at {path}") from error
+    except InputError:
+        raise
     except Exception as error:  # of a damaged file of any kind
         raise InputError(f"{path} is no MATLAB file that can be read: {' '.join(str(error).split())}") from error
     if name not in content:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
-from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, of_files
+from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, of_files, spaced
 from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError
 
@@ -35,6 +35,53 @@ def yaml_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet
         if targets is not None and len(targets) != len(found["data"]):
             raise InputError(f"{place} has {len(found['data'])} paths and {len(targets)} targets")
     return by_class_name(rows)
+
+
+def labelled_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet:
+    """``path label`` a line, as DomainNet has it: labels from 0, names from the folders that the images lie in.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of the lists, which paths are relative to, relative to ``root``.
+    :param parts: list of each part.
+    :raises InputError: for a line without a label, and for a label with images in folders of two names.
+    """
+    named: dict[int, str] = {}
+    found = {}
+    for part, name in parts.items():
+        place, images, labels = root / folder / name, [], []
+        for row, line in enumerate(read_text(place).splitlines(), start=1):
+            if not line.strip():
+                continue
+            path, _, label = line.strip().rpartition(" ")
+            if not path or not label.isdecimal():
+                raise InputError(f"{place}, line {row}: expected a path and a label from 0, not {line!r}")
+            of = Path(path).parent.name
+            if named.setdefault(int(label), of) != of:
+                raise InputError(
+                    f"{place}, line {row}: the label {label} is {of!r} here, and {named[int(label)]!r} above"
+                )
+            images.append(root / folder / path)
+            labels.append(int(label))
+        found[part] = of_files(images, labels)
+    keys = [named.get(number, f"class {number}") for number in range(max(named, default=-1) + 1)]
+    return LabelledSet([spaced(key) for key in keys], found, keys)
+
+
+def real_and_fake(root: Path, parts: Mapping[str, str]) -> LabelledSet:
+    """CDDB: images in folders ``0_real`` and ``1_fake``, at the top or in a folder for each class of their contents.
+
+    :param root: folder that holds the data sets.
+    :param parts: folder of each part, relative to ``root``.
+    :raises InputError: if a folder has no such images.
+    """
+    kinds = {"0_real": "real", "1_fake": "fake"}
+    rows = {}
+    for part, folder in parts.items():
+        found = [path for path in (root / folder).rglob("*") if path.suffix.lower() in EXTENSIONS]
+        rows[part] = [(path, kinds[path.parent.name]) for path in sorted(found) if path.parent.name in kinds]
+        if not rows[part]:
+            raise InputError(f"{root / folder} has no images in folders 0_real and 1_fake")
+    return by_class_name(rows, list(kinds.values()))
 
 
 def headed_list(root: Path, folder: str, file: str) -> LabelledSet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import pickle
 from pathlib import Path
 
@@ -163,3 +165,34 @@ def test_a_damaged_file_is_one_sentence(tmp_path, name, file, content, sentence)
     real_formats.write(tmp_path / file, content)
     with pytest.raises(InputError, match=sentence):
         DATASETS.get(name).load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte"),
+        ("cifar100", "cifar-100-python/meta"),
+        ("flowers", "flowers-102/setid.mat"),
+        ("food101", "food-101/meta/test.json"),
+        ("aircraft", "fgvc-aircraft-2013b/data/variants.txt"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_told_at_once(tmp_path, name, file):
+    real_formats.TORCHVISION[name](tmp_path)
+    (tmp_path / file).unlink()
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(InputError, match=f"{file} is no regular file, but a pipe"):
+        DATASETS.get(name).load(tmp_path)
+
+
+def test_mnist_may_be_zipped_and_unpacks_to_no_more_than_it_says(tmp_path, root):
+    real_formats.mnist(tmp_path)
+    for path in (tmp_path / "MNIST/raw").iterdir():
+        (path.parent / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    zipped, plain = (DATASETS.get("mnist").load(of) for of in (tmp_path, root))
+    assert all(np.array_equal(zipped.parts[of].images, plain.parts[of].images) for of in ("train", "test"))
+    labels = real_formats.idx(np.zeros(10)) + b"\0" * 10**7
+    (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    with pytest.raises(InputError, match="t10k-labels-idx1-ubyte is cut, or has more than its header says: 10 bytes"):
+        DATASETS.get("mnist").load(tmp_path)
