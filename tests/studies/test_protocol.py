@@ -94,6 +94,8 @@ TOLD_OTHERWISE = {
     "--trust-remote-code": "by the weights and the prompts' tokens, as any other model",
     "--generator": "as resources.generator, where a recipe uses one",
     "--device": "as device",
+    "--root": "by the content of what lies there",
+    "--shots": "as data.shots, where a benchmark has it",
     "--full": "as the numbers of samples, data.n_train among them",
 }
 

@@ -147,7 +147,7 @@ def test_features_of_modules_are_kept_up_to_a_limit_and_the_longest_unasked_go_f
     head.limit = 0
     monkeypatch.setattr("avalanche_vlm.models.heads.text._module", lambda model: "c")
     head.features(model, torch.arange(4))
-    assert head.kept_bytes == of_module and list(head._cached) == ["c"]
+    assert head.kept_bytes == of_module and list(head._cached) == [("c", False)]
     assert model.head_for(tasks_of_two(2)).limit == 0
 
 
