@@ -35,7 +35,7 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
 
     folder = request.out
     asked, result = store.read_run(folder)
-    model, benchmark = prepare.opened(asked)
+    model, benchmark = prepare.opened(asked, request.trust_remote_code)
     label = f"{asked.recipe} with probes"
     with (
         watched(request.quiet) as progress,

@@ -138,32 +138,45 @@ def device_of(asked: str) -> str:
     return asked
 
 
-def opened(asked: Experiment) -> tuple[VLM, VLMBenchmark]:
+def opened(asked: Experiment, trust: bool = False) -> tuple[VLM, VLMBenchmark]:
     """The model of an experiment, fresh, and its stream, read as the model reads.
 
     :param asked: what is run; its seed decides random weights, and its data seed the data.
+    :param trust: whether code that comes with the model may run, though the experiment does not say so.
     :return: the model on its device, and the benchmark.
     :raises InputError: for a model or weights that cannot be had, for unusable data, and for an option that would go
         unheeded with it.
     """
+    from avalanche_vlm.models.heads.text import TextHead
+
+    model = fresh_model(asked, trust)
+    benchmark = stream_for(asked, model)
+    if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):
+        benchmark.data.notes.append(alike)
+    return model, benchmark
+
+
+def fresh_model(asked: Experiment, trust: bool = False) -> VLM:
+    """The model of an experiment, as nothing has trained it.
+
+    :param asked: what is run; its seed decides random weights.
+    :param trust: whether code that comes with the model may run, though the experiment does not say so.
+    :return: the model on its device.
+    :raises InputError: for a model or weights that cannot be had.
+    """
     import torch
 
     from avalanche_vlm.models import create_vlm
-    from avalanche_vlm.models.heads.text import TextHead
 
     torch.manual_seed(asked.seed)
-    model = create_vlm(
+    return create_vlm(
         asked.model.name,
         asked.model.pretrained,
         device=device_of(asked.device),
         precision=asked.model.precision,
         image_size=asked.model.image_size,
-        trust_remote_code=asked.model.trust_remote_code,
+        trust_remote_code=asked.model.trust_remote_code or trust,
     )
-    benchmark = stream_for(asked, model)
-    if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):
-        benchmark.data.notes.append(alike)
-    return model, benchmark
 
 
 def protocol(

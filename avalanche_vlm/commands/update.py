@@ -45,6 +45,7 @@ def update(request: UpdateRequest) -> int:
     recipe = request.recipe or version.recipe
     if recipe is None:
         raise InputError(f"{request.out} was trained with no recipe of a name: name one with --recipe")
+    base = _base(request, saved)
     request = request.model_copy(update={"recipe": recipe, "model": _model_of(saved)})
     settings, options = _settings(request, saved, same=recipe == version.recipe)
     earlier = _earlier(request.out)
@@ -82,6 +83,7 @@ def update(request: UpdateRequest) -> int:
             promote=request.promote,
             checkpoint_minutes=request.checkpoint_minutes,
             device=prepare.device_of(request.device),
+            base=base,
             signals=threading.current_thread() is threading.main_thread(),
             progress=None if advance is None else lambda _, *of: advance(0, *of),
             said=progress.say,
@@ -111,6 +113,18 @@ def _say(record: dict[str, Any]) -> None:
         before = record["before"].get(name)
         was = "" if before is None else f"{before:.1f} before, "
         tell(f"{name}: {was}{after:.1f} now")
+
+
+def _base(request: UpdateRequest, saved: SavedModel) -> VLM | None:
+    """The base of a model whose code the user trusts, which no file may make."""
+    if not request.model.trust_remote_code:
+        return None
+    earlier = _earlier(request.out)
+    if saved.description.base.origin is not None or earlier is None:
+        raise InputError(
+            f"--trust-remote-code is for a model that run has made with it: {request.out} holds no other code"
+        )
+    return prepare.fresh_model(earlier, trust=True)
 
 
 def _model_of(saved: SavedModel) -> ModelRequest:

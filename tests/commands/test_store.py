@@ -99,3 +99,32 @@ def test_a_stored_request_cannot_ask_that_code_of_a_model_be_run(tmp_path):
     store.write_json(tmp_path / "request.json", asked_for)
     with pytest.raises(InputError, match=r"request\.json sets trust_remote_code, and no file may ask"):
         store.read_experiment(tmp_path / "request.json")
+
+
+def test_trust_in_a_models_code_is_said_again_and_never_read(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from avalanche_vlm import models
+    from avalanche_vlm.commands import prepare, update
+    from avalanche_vlm.commands.arguments import parse
+
+    trusted = []
+    monkeypatch.setattr(models, "create_vlm", lambda *_, trust_remote_code, **__: trusted.append(trust_remote_code))
+    asked = prepare.experiment(parse(["run", "--out", "x"])[1], "fine-tune", 0)
+    prepare.fresh_model(asked), prepare.fresh_model(asked, trust=True)
+    assert trusted == [False, True]
+    for words in (["diagnose", "x"], ["update", "x", "--data", "y"]):
+        said, unsaid = (parse([*words, *more])[1] for more in (["--trust-remote-code"], []))
+        of = (lambda request: request) if words[0] == "diagnose" else (lambda request: request.model)
+        assert of(said).trust_remote_code and not of(unsaid).trust_remote_code
+    # An update makes the base from what its run was asked for, and only where code was trusted then.
+    saved = SimpleNamespace(description=SimpleNamespace(base=SimpleNamespace(origin=None)))
+    request = parse(["update", str(tmp_path), "--data", "y", "--trust-remote-code"])[1]
+    with pytest.raises(InputError, match="--trust-remote-code is for a model that run has made with it"):
+        update._base(request, saved)
+    store.write_json(tmp_path / "request.json", asked.stored())
+    assert update._base(request, saved) is None and trusted == [False, True, True]
+    saved.description.base.origin = "hf-hub:some/model"
+    with pytest.raises(InputError, match="holds no other code"):
+        update._base(request, saved)
+    assert update._base(parse(["update", str(tmp_path), "--data", "y"])[1], saved) is None and len(trusted) == 3

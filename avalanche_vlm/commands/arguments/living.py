@@ -32,6 +32,7 @@ def add_living_commands(commands: Any) -> None:
     shared.add_stream(update, benchmark="as before", seed="as before")
     shared.add_own_data(update)
     shared.add_settings(update)
+    shared.add_trust(update)
     update.set_defaults(workers=None)
     update.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     gates = update.add_argument_group("promotion")

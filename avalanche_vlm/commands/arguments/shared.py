@@ -143,12 +143,20 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--image-size", type=values.positive, metavar="PIXELS", help="side of its input (default: its own)"
     )
-    model.add_argument(
+    add_trust(model)
+    model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def add_trust(parser: Any) -> None:
+    """Whether code that comes with a model may run.
+
+    :param parser: parser of the command, or a group of it, which gets the option.
+    """
+    parser.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="let Python files run that come with the model's tokenizer or text tower (docs/security.md)",
     )
-    model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -54,6 +54,7 @@ def add_training_commands(commands: Any) -> None:
     diagnose.add_argument("out", metavar="DIR", help="a folder with a finished run")
     shared.add_manners(diagnose)
     shared.add_checkpoints(diagnose)
+    shared.add_trust(diagnose)
     advise = commands.add_parser(
         "advise",
         help="try recipes in short pilots, recommend one, and plan its introduction",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from avalanche_vlm.commands.requests import shared
-from avalanche_vlm.commands.requests.parts import NotNegative, Part, Rate, TrainingRequest
+from avalanche_vlm.commands.requests.parts import ModelRequest, NotNegative, Part, Rate, TrainingRequest
 from avalanche_vlm.errors import InputError
 
 
@@ -103,6 +103,7 @@ def update_request(options: argparse.Namespace) -> UpdateRequest:
         device=options.device,
         train=shared.changes(options),
         assignments=shared.assignments(options),
+        model=ModelRequest(trust_remote_code=options.trust_remote_code),
         recipe=options.recipe,
         experiences=options.experience,
         tests=shared.kept_tests(options),

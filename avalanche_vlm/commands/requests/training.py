@@ -111,9 +111,11 @@ class DiagnoseRequest(Request):
 
     :param checkpoint_minutes: minutes from one checkpoint within an experience to the next; None for checkpoints at the
         experiences' ends alone.
+    :param trust_remote_code: whether code that comes with the run's model may run.
     """
 
     checkpoint_minutes: Rate | None = CHECKPOINT_MINUTES
+    trust_remote_code: bool = False
 
 
 def run_request(options: argparse.Namespace) -> RunRequest:
@@ -182,6 +184,7 @@ def diagnose_request(options: argparse.Namespace) -> DiagnoseRequest:
         quiet=options.quiet,
         threads=options.threads,
         checkpoint_minutes=options.checkpoint_minutes,
+        trust_remote_code=options.trust_remote_code,
     )
 
 
