@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 import sys
+from html import escape
 from typing import TextIO
 
 _UNSEEN = re.compile(
@@ -56,6 +57,17 @@ def brief(value: object) -> str:
         return reprlib.repr(value)
     except ValueError:  # Python writes no longer ones
         return f"a number of more than {sys.get_int_max_str_digits()} digits"
+
+
+def in_markdown(words: str) -> str:
+    r"""Words that Markdown and HTML leave alone, on one line.
+
+    :param words: a name, or a sentence with names in it.
+
+    >>> print(in_markdown("<b> a_b"))
+    &lt;b&gt; a\_b
+    """
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", escape(one_line(words), quote=False))
 
 
 def visible(text: object) -> str:

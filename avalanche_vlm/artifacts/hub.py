@@ -14,6 +14,7 @@ from avalanche_vlm.artifacts.model_card import model_card
 from avalanche_vlm.artifacts.open_clip_folder import write_open_clip
 from avalanche_vlm.artifacts.training_files import TRAINING
 from avalanche_vlm.models.folders import LOCAL
+from avalanche_vlm.units import visible
 
 CARD = "README.md"
 
@@ -64,7 +65,7 @@ def write_hub_folder(saved: SavedModel, folder: Path) -> list[str]:
     write_description(folder, found)
     if origin is not None:
         open_saved(folder).model()
-    (folder / CARD).write_text(model_card(found), encoding="utf-8")
+    (folder / CARD).write_text(visible(model_card(found)), encoding="utf-8")
     return said
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from avalanche_vlm.artifacts.description import Description
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import recipes
-from avalanche_vlm.units import human_bytes, one_line
+from avalanche_vlm.units import human_bytes, in_markdown, one_line
 
 _SCORES = {
     "last": "Last: mean over the tasks after the last one",
@@ -81,7 +81,7 @@ def _what(description: Description) -> Iterator[str]:
     if train := protocol.get("train"):
         yield "Training: " + ", ".join(f"{name} {value}" for name, value in train.items() if value is not None) + "."
     if tasks := _facts(description.result).get("tasks"):
-        names = ", ".join(one_line(task) for task in tasks)
+        names = ", ".join(map(in_markdown, tasks))
         yield f"It was trained on {len(tasks)} tasks, one after another: {names}."
 
 
@@ -196,17 +196,21 @@ def _classes(description: Description) -> Iterator[str]:
     space = description.label_space
     if space is None:
         return
-    names = [one_line(name) for name in space["class_names"]]
+    names = [in_markdown(name) for name in space["class_names"]]
     listed = ", ".join(names[:_CLASSES])
     rest = f" and {len(names) - _CLASSES} more, in `model.json`" if len(names) > _CLASSES else ""
     yield "## Classes"
     yield f"{listed}{rest}."
     sets: Sequence[Mapping[str, Any]] = space["templates"]
-    yield "Prompts: " + "; ".join(f"`{text}`" for group in sets for text in group["templates"]) + "."
+    yield "Prompts: " + "; ".join(_quoted(text) for group in sets for text in group["templates"]) + "."
+
+
+def _quoted(text: str) -> str:
+    return in_markdown(text) if "`" in text else f"`{one_line(text)}`"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [head, *rows]]
+    cells = [[in_markdown(str(cell)) for cell in row] for row in [head, *rows]]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 

@@ -74,7 +74,6 @@ class _Printed:
         self.encoding = encoding
 
     def write(self, text: str) -> None:
-        """Print what the encoding has, and backslashes for the rest."""
-        if sys.stdout.isatty():  # a program gets names as they are
-            text = visible(text)
-        sys.stdout.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        """Print what the encoding has and no terminal obeys, and backslashes for the rest: a file has names as they
+        are."""
+        sys.stdout.write(visible(text).encode(self.encoding, "backslashreplace").decode(self.encoding))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
-from html import escape
 from typing import Any
 
 from avalanche_vlm.report.page.charts.heatmap import NUMBERED
 from avalanche_vlm.report.page.reading import padded
 from avalanche_vlm.report.rounding import MISSING, has_spread, show
+from avalanche_vlm.units import in_markdown
 
 
 def missing(c: dict[str, Any], name: str) -> str:
@@ -69,5 +68,4 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Collection
 
 def plain(words: str) -> str:
     """Words that Markdown and HTML leave alone, on one line."""
-    escaped = escape(" ".join(words.split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", escaped)
+    return in_markdown(words)
