@@ -172,18 +172,19 @@ def test_a_signal_between_two_iterations_loses_neither_them_nor_a_draw(tmp_path)
 
 
 @pytest.mark.slow
-def test_worker_processes_that_a_scheduler_signals_as_well_are_no_error(stream, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_worker_processes_that_a_scheduler_signals_as_well_are_no_error(stream, tmp_path, number):
     def signal_all(strategy) -> None:
         for worker in multiprocessing.active_children():
-            os.kill(worker.pid, signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(worker.pid, number)
+        os.kill(os.getpid(), number)
         time.sleep(0.5)  # the workers are gone before the iteration is over
 
     training = Training(stream, minutes=9, signals=True, evaluate=False, training={"num_workers": 2})
     whole = training.run(tmp_path / "whole")
     with pytest.raises(SystemExit) as ended:
         training.run(tmp_path / "killed", "before_backward", 4, deed=signal_all)
-    assert ended.value.code == 143 and training.plugin.position == Position(1, "within", 0, 1)
+    assert ended.value.code == 128 + number and training.plugin.position == Position(1, "within", 0, 1)
     assert_same(whole, training.run(tmp_path / "killed"))
 
 
