@@ -17,7 +17,7 @@ from avalanche_vlm.evaluation.paired import paired_loss
 from avalanche_vlm.evaluation.probes.similarity import linear_cka
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
-from avalanche_vlm.studies.living.kept import kept_sets
+from avalanche_vlm.studies.living.kept import file_name, kept_sets
 from avalanche_vlm.studies.living.records import Kept, read_record
 
 Difference = dict[str, Any]
@@ -165,7 +165,7 @@ def _write_pictures(folder: Path, asked: TestSet, entry: Difference) -> None:
     for example in entry["examples"]:
         x = asked.dataset[example["sample"]][0]
         pixels = getattr(asked.dataset, "transform").to_uint8(x.image if isinstance(x, ImageText) else x)  # noqa: B009
-        path = folder / f"{_plain(entry['name'])}-{example['sample']}.png"
+        path = folder / f"{file_name(entry['name'])}-{example['sample']}.png"
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
         example["picture"] = str(path)
 
@@ -187,10 +187,6 @@ def _moved(first: VLM, second: VLM) -> Difference:
 
 def _cosine(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((before.double() * after.double()).sum(1).mean())
-
-
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
 
 
 def told(difference: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import read_tensors, write_tensors
+from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.living.answers import TestSet
 from avalanche_vlm.studies.living.records import Kept
 from avalanche_vlm.training.data import labelled
@@ -58,7 +60,7 @@ def keep_tests(
         found[0].append(_keep(Path(folder), asked, transform, samples, f"{owner}-{number + 1}"))
     for held_out in benchmark.held_out:
         asked = TestSet(held_out.name, held_out.dataset, held_out.label_space)
-        found[1].append(_keep(Path(folder), asked, transform, samples, f"{owner}-held-out-{_plain(held_out.name)}"))
+        found[1].append(_keep(Path(folder), asked, transform, samples, f"{owner}-held-out-{file_name(held_out.name)}"))
     return found
 
 
@@ -131,9 +133,21 @@ def _keep(folder: Path, asked: TestSet, transform: ImageTransform, samples: int,
     path = folder / TESTS / f"{name}.safetensors"
     write_tensors(path, {column: torch.cat(values) for column, values in parts.items()})
     if asked.label_space is not None:
-        path.with_suffix(".json").write_text(json.dumps(asked.label_space.as_json()))
+        replace_file(path.with_suffix(".json"), json.dumps(asked.label_space.as_json()).encode())
     return Kept(name=asked.name, samples=len(chosen), file=path.name)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+def file_name(name: str) -> str:
+    """What a set's files are called: its name where every disk takes it, and otherwise one that no other set has.
+
+    :param name: name of the set.
+
+    >>> file_name("captions"), file_name("a b") == file_name("a/b"), len(file_name("x" * 300))
+    ('captions', False, 69)
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]
+    return (
+        plain
+        if plain == name
+        else f"{plain}-{hashlib.blake2b(name.encode(errors='surrogatepass'), digest_size=4).hexdigest()}"
+    )
