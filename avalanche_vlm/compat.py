@@ -208,11 +208,14 @@ class UnpacksContainers:
 
 
 def version_of(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to in place, as far as torch counts.
-
-    Autograd's counter, which torch documents for its error messages and reads by this name alone.
-    """
+    """How often a tensor was written to in place: autograd's counter, which torch documents for its error messages."""
     return tensor._version
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is called before or behind a module's passes, of which torch has no public list."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(vars(module)[kind] for kind in kinds)
 
 
 def add_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], alpha: float) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.blocks import stopped_before
 from avalanche_vlm.models.vlm import VLM
 
 _BLOCKS = re.compile(r"(transformer\.resblocks|trunk\.blocks)\.\d+")
@@ -153,18 +155,9 @@ class TowerCut:
 
     def _run_to_cut(self, images: torch.Tensor) -> torch.Tensor:
         """The first argument of the submodule, as it is."""
-
-        def stop(module: nn.Module, args: tuple) -> None:
-            raise _Reached(args[0] if args else None)
-
-        handle = self._module.register_forward_pre_hook(stop)
-        try:
-            self._model.encode_image_plain(images, normalize=False)
-        except _Reached as reached:
-            if isinstance(reached.activation, torch.Tensor):
-                return reached.activation
-        finally:
-            handle.remove()
+        reached = stopped_before(self._module, partial(self._model.encode_image_plain, normalize=False), images)
+        if isinstance(reached, torch.Tensor):
+            return reached
         raise self._no_cut("it is not called with a tensor")
 
     def _find_batch(self) -> int:
@@ -193,14 +186,6 @@ class TowerCut:
 
     def _no_cut(self, reason: str) -> InputError:
         return InputError(f"{self._model.name}'s image tower cannot be cut before {self.layer!r}: {reason}")
-
-
-class _Reached(Exception):
-    """Ends a pass of the tower at the cut."""
-
-    def __init__(self, activation: Any) -> None:
-        super().__init__()
-        self.activation = activation
 
 
 def _some_layers(visual: nn.Module, limit: int = 6) -> list[str]:

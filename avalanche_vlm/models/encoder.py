@@ -15,6 +15,7 @@ from torch import nn
 from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.blocks import halves
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import train_modules, working_parameters
 from avalanche_vlm.models.scale import keep_scale_low
@@ -183,7 +184,7 @@ class DualEncoder(ResizesOnLoad):
             (:attr:`~avalanche_vlm.models.modules.routed.RoutedPool.use_task_labels`).
         """
         if self.routed is not None:
-            groups = list(self.routed.groups(self._encode, images, task_labels))
+            groups = list(self.routed_groups(self.routed, images, task_labels))
             features = groups[0][1]
             if len(groups) > 1:
                 features = features.new_empty(len(images), features.shape[1])
@@ -194,6 +195,18 @@ class DualEncoder(ResizesOnLoad):
         else:
             features = self.image_path(self._encode, images)
         return F.normalize(features, dim=-1) if normalize else features
+
+    def routed_groups(
+        self, routed: RoutedPool, images: torch.Tensor, task_labels: Any = None
+    ) -> Iterator[tuple[Any, torch.Tensor]]:
+        """The samples of a batch by the module that a routed way gives them, what the modules share computed once
+        (:meth:`~avalanche_vlm.models.modules.routed.RoutedPool.groups`).
+
+        :param routed: the routed way, :attr:`routed`.
+        :param images: ``[B, 3, H, W]`` under the model's transforms.
+        :param task_labels: int or ``[B]``, read where modules are chosen by them.
+        """
+        return routed.groups(self._encode, images, task_labels, halves(self.clip, self._encode))
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         return self.encode_image_plain(images, normalize=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 
@@ -49,7 +47,7 @@ class OtherClasses:
         if model.routed is None:
             return self.of_features(model.encode_image(images))
         found = images.new_empty(len(images), len(self._all), dtype=torch.float32)
-        for rows, features in model.routed.groups(partial(model.encode_image_plain, normalize=False), images):
+        for rows, features in model.routed_groups(model.routed, images):
             found[rows] = self.of_features(F.normalize(features, dim=-1))
         return found
 

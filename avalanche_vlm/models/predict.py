@@ -121,7 +121,7 @@ class Predictor:
         if routed is None:
             return self._of_features(model.encode_image(images)), modules, outside
         logits = images.new_empty(len(images), len(self.names), dtype=torch.float32)
-        for rows, features in routed.groups(lambda x: model.encode_image_plain(x, normalize=False), images):
+        for rows, features in model.routed_groups(routed, images):
             features = F.normalize(features, dim=-1)
             logits[rows] = self._of_features(features)
             away = routed.turns_away(features) if routed.pool.active is None else [False] * len(features)

@@ -170,7 +170,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         visible = self.competing.of(task_labels)
         classes = self._competing(visible)
         logits = images.new_empty(len(images), visible.shape[-1], dtype=torch.float32)
-        for rows, features in routed.groups(self._encode, images, task_labels):
+        for rows, features in self.routed_groups(routed, images, task_labels):
             seen = visible if visible.ndim == 1 else visible[rows]
             features, texts = F.normalize(features, dim=-1), self.prompt_features(classes)
             logits[rows] = self._class_logits(features, texts, classes, seen)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from avalanche_vlm.models.modules.tokens import AppendedTokens, PromptTokens, TextPrompts, image_blocks, install_context
+from avalanche_vlm.models.modules.blocks import image_blocks
+from avalanche_vlm.models.modules.tokens import AppendedTokens, PromptTokens, TextPrompts, install_context
 
 if TYPE_CHECKING:
     from avalanche_vlm.models.vlm import VLM

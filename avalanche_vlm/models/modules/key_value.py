@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.attention import FusedAttention, TimmAttention, is_timm_attention
+from avalanche_vlm.models.modules.blocks import Encode, Halves
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import Site, matching
@@ -180,11 +181,13 @@ class CalibratedPool(RoutedPool):
         self._weights: dict[str, torch.Tensor] = {}
 
     def groups(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, task_labels: Any = None
+        self, encode: Encode, images: torch.Tensor, task_labels: Any = None, halves: Halves | None = None
     ) -> Iterator[tuple[Any, torch.Tensor]]:
         """As those of a :class:`RoutedPool`."""
         self._weights = {}
-        yield from super().groups(partial(self._encode, encode), images, task_labels)
+        if halves is not None:
+            halves = halves._replace(above=partial(self._encode, halves.above))
+        yield from super().groups(partial(self._encode, encode), images, task_labels, halves)
 
     def route(self, features: torch.Tensor) -> list[str | None]:
         """As that of a :class:`RoutedPool`, and the weights of what comes next."""
@@ -197,7 +200,7 @@ class CalibratedPool(RoutedPool):
                 self._weights[name] = weights[rows, self.of_task.index(name)]
         return names
 
-    def _encode(self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    def _encode(self, encode: Encode, images: torch.Tensor) -> torch.Tensor:
         active = self.pool.active
         weight = 1.0 if active is None else self._weights.get(active, 1.0)
         with strength(self.layers, weight):

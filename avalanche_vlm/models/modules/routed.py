@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.compat import EXTRA, ResizesOnLoad
+from avalanche_vlm.models.modules.blocks import Encode, Halves
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.routers import Router
 
@@ -78,23 +79,33 @@ class RoutedPool(ResizesOnLoad):
         return super().train(mode)
 
     def groups(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, task_labels: Any = None
+        self, encode: Encode, images: torch.Tensor, task_labels: Any = None, halves: Halves | None = None
     ) -> Iterator[tuple[Any, torch.Tensor]]:
         """Samples that share a module, and their features; that module is active until the next group is asked for.
+
+        Where the router chooses, every sample goes through the plain tower, and one that gets a module once more: from
+        the images on, or, of a tower in two parts, through the upper one alone.
 
         :param encode: the image tower as it stands, images to features that are not normalised.
         :param images: ``[B, 3, H, W]``.
         :param task_labels: int or ``[B]``, read under :attr:`use_task_labels` alone.
+        :param halves: the same tower in two parts, of which modules change nothing in the lower one; None for a tower
+            that cannot be cut.
         :return: an index into the batch, and features ``[n, D]``, not normalised.
         """
         if self.training:
             yield slice(None), encode(images)
             return
         plain = None
+        whole = Halves(lambda images: images, encode)
         if self.use_task_labels:
+            # No pass comes before that of the module: there is nothing to share.
+            halves, shared = whole, images
             names = self._of_labels(task_labels, len(images))
         else:
-            plain = encode(images)
+            halves = halves or whole
+            shared = halves.below(images)
+            plain = halves.above(shared)
             names = self.route(F.normalize(plain, dim=-1))
         members: dict[str | None, list[int]] = {}
         for row, name in enumerate(names):
@@ -105,7 +116,7 @@ class RoutedPool(ResizesOnLoad):
                 yield rows, plain[rows]
                 continue
             with self.pool.using(name):
-                yield rows, encode(images[rows])
+                yield rows, halves.above(shared if len(rows) == len(images) else halves.rows(shared, rows))
 
     def decides_by(self, task_labels: Any) -> bool:
         """Whether these task labels choose modules.

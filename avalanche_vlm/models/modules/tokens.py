@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.blocks import TowerBlocks, image_blocks, open_clip_blocks
 from avalanche_vlm.models.modules.site import HookedSite, Site, attach_site
 from avalanche_vlm.models.text_positions import context_of
 
@@ -50,49 +51,6 @@ class PromptTokens(nn.Module):
     def forward(self, depth: int) -> torch.Tensor:
         """Those of one block ``[length, width]``, counted from 0."""
         return self.vectors[depth]
-
-
-class TowerBlocks(NamedTuple):
-    """The residual blocks of a tower.
-
-    :param name: name within the tower of the submodule that holds them.
-    :param host: the submodule of that name.
-    :param layers: the blocks in their order.
-    :param width: width of the activations.
-    :param dim: the sequence's dimension in the activations: 1 for ``[B, L, D]``, 0 for ``[L, B, D]``.
-    """
-
-    name: str
-    host: nn.Module
-    layers: list[nn.Module]
-    width: int
-    dim: int
-
-
-def open_clip_blocks(tower: nn.Module) -> TowerBlocks | None:
-    """Those of a tower of open_clip's own, None for others."""
-    host: Any = getattr(tower, "transformer", None)
-    if not hasattr(host, "resblocks"):
-        return None
-    return TowerBlocks("transformer", host, list(host.resblocks), host.width, int(getattr(host, "batch_first", True)))
-
-
-def image_blocks(tower: nn.Module) -> TowerBlocks:
-    """Those of an image tower, open_clip's or a timm vision transformer.
-
-    :raises InputError: for others, such as ResNets.
-    """
-    blocks = open_clip_blocks(tower)
-    trunk = getattr(tower, "trunk", None)
-    if trunk is not None:
-        from timm.models.vision_transformer import VisionTransformer
-
-        if isinstance(trunk, VisionTransformer):
-            blocks = TowerBlocks("trunk", trunk, list(trunk.blocks), trunk.embed_dim, 1)
-    if blocks is None:
-        kind = type(tower if trunk is None else trunk).__name__
-        raise InputError(f"prompts need an image tower of residual blocks that pass tokens on, and a {kind} is none")
-    return blocks
 
 
 def text_tower(model: VLM) -> tuple[Any, TowerBlocks]:

@@ -8,9 +8,9 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.blocks import image_blocks
 from avalanche_vlm.models.modules.query_prompts.places import PromptPlace, put_prefixes
 from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool, freeze, small_uniform
-from avalanche_vlm.models.modules.tokens import image_blocks
 
 
 class DualPromptPool(QueryPromptPool):

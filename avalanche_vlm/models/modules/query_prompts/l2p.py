@@ -10,9 +10,9 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
+from avalanche_vlm.models.modules.blocks import image_blocks
 from avalanche_vlm.models.modules.query_prompts.places import PromptPlace, TokenPlace
 from avalanche_vlm.models.modules.query_prompts.pool import QueryPromptPool, small_uniform
-from avalanche_vlm.models.modules.tokens import image_blocks
 
 Selection = Literal["nearest", "diverse"]
 

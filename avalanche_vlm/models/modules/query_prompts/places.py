@@ -10,7 +10,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.attention import FusedAttention, TimmAttention, is_timm_attention
-from avalanche_vlm.models.modules.tokens import TowerBlocks
+from avalanche_vlm.models.modules.blocks import TowerBlocks
 
 
 class TokenPlace:
