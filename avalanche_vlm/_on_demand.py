@@ -1,4 +1,4 @@
-"""Tensors that are made when they are asked for."""
+"""Tensors of which few are there at a time: made when they are asked for, or gone through piece by piece."""
 
 from __future__ import annotations
 
@@ -33,3 +33,24 @@ class TensorsOnDemand(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+PIECE = 1 << 18
+"""Numbers of a piece, a megabyte in float32."""
+
+
+def pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Views of tensors of one shape along their first dimension, of about :data:`PIECE` numbers each: what is made of
+    them on the way is no larger, and what is written into them is in the tensors.
+
+    :param tensors: tensors of equal shapes, in whatever order their numbers lie.
+
+    >>> [len(piece) for (piece,) in pieces(torch.zeros(5, PIECE // 2))]
+    [2, 2, 1]
+    """
+    first = tensors[0]
+    if first.ndim == 0 or first.numel() <= PIECE:
+        yield tensors
+        return
+    rows = max(1, PIECE * len(first) // first.numel())
+    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from avalanche_vlm._on_demand import TensorsOnDemand
+from avalanche_vlm._on_demand import TensorsOnDemand, pieces
 
 _GROUP = 1 << 20
 """Numbers from which on tensors have a node of their own in the graph."""
@@ -104,37 +104,76 @@ def _weighted_square(weight: torch.Tensor, anchor: torch.Tensor, importance: tor
     return total
 
 
-def with_gradient(
-    value: torch.Tensor, parameters: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    """A loss whose gradient is known already: it has a value, and these gradients in the backward pass.
+def consolidated(
+    value: torch.Tensor,
+    parameters: Mapping[str, torch.Tensor],
+    gradients: Mapping[str, torch.Tensor],
+    anchor: Mapping[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loss whose gradient is known already, and the :func:`quadratic_penalty` with its :func:`adaptive_fisher`.
+
+    Both have their gradient in one backward pass, for which the known gradients give their memory: they hold something
+    else afterwards, and there is no second backward pass.
 
     :param value: the loss, a scalar of which no graph is needed.
     :param parameters: weights that train, by name.
-    :param gradients: gradient of each, by the same names.
-    :return: the loss with these gradients, a scalar.
+    :param gradients: gradient of the loss by each, by the same names; they are used up.
+    :param anchor: weights to stay near, by the same names.
+    :return: the loss and the penalty, scalars.
 
-    >>> weight = torch.ones(2, requires_grad=True)
-    >>> with_gradient(torch.tensor(3.0), {"w": weight}, {"w": torch.tensor([1.0, 5.0])}).backward()
+    >>> weight, gradient = torch.ones(2, requires_grad=True), torch.tensor([1.0, 3.0])
+    >>> loss, penalty = consolidated(torch.tensor(3.0), {"w": weight}, {"w": gradient}, {"w": torch.zeros(2)})
+    >>> loss.item(), penalty.item()
+    (3.0, 2.0)
+    >>> (loss + penalty).backward()
     >>> weight.grad
-    tensor([1., 5.])
+    tensor([1.4000, 6.6000])
     """
-    found: torch.Tensor = _Known.apply(value.detach(), [gradients[name] for name in parameters], *parameters.values())
+    found: tuple[torch.Tensor, torch.Tensor] = _Consolidated.apply(
+        value.detach(), _apart(gradients), anchor, list(parameters), *parameters.values()
+    )
     return found
 
 
-class _Known(torch.autograd.Function):
-    """A value with gradients that were computed before."""
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, or a copy of one that shares its memory with another, with itself or with something else."""
+    apart, taken = dict[str, torch.Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        apart[name] = tensor.clone() if memory.nbytes() != tensor.nbytes or memory.data_ptr() in taken else tensor
+        taken.add(memory.data_ptr())
+    return apart
+
+
+class _Consolidated(torch.autograd.Function):
+    """Known gradients, and those of the penalty whose importances follow from them."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *_: torch.Tensor) -> torch.Tensor:
-        ctx.gradients = gradients
-        return value.clone()
+    def forward(
+        ctx: Any,
+        value: torch.Tensor,
+        gradients: Mapping[str, torch.Tensor],
+        anchor: Mapping[str, torch.Tensor],
+        names: list[str],
+        *weights: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(*weights)
+        ctx.gradients, ctx.anchor, ctx.names = gradients, anchor, names
+        parameters = dict(zip(names, weights, strict=True))
+        return value.clone(), quadratic_penalty(parameters, anchor, adaptive_fisher(gradients))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, None, *(gradient * incoming for gradient in ctx.gradients)
+    def backward(ctx: Any, of_value: torch.Tensor, of_penalty: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        importances = adaptive_fisher(gradients)
+        for name, weight in zip(ctx.names, ctx.saved_tensors, strict=True):
+            pulled = importances[name]
+            for piece, w, a in pieces(pulled, weight, ctx.anchor[name]):
+                piece.mul_(w - a)
+            gradients[name].mul_(of_value.reshape(())).add_(pulled.mul_(2 * of_penalty.reshape(())))
+        # Nobody else has them any more: autograd takes them as they are and makes no copy.
+        return None, None, None, None, *(gradients.pop(name) for name in ctx.names)
 
 
 def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> TensorsOnDemand:
@@ -158,5 +197,6 @@ def adaptive_fisher(gradients: Mapping[str, torch.Tensor]) -> TensorsOnDemand:
 def _over_mean(gradient: torch.Tensor) -> torch.Tensor:
     # Squares of gradients below 1e-19 are 0 in float32: make the largest 1 first.
     tiny = torch.finfo(gradient.dtype).tiny
-    squares = (gradient / gradient.abs().amax().clamp_min(tiny)).square()
-    return squares / squares.mean().clamp_min(tiny)
+    largest = torch.maximum(gradient.amax(), -gradient.amin())
+    squares = (gradient / largest.clamp_min(tiny)).square_()
+    return squares.div_(squares.mean().clamp_min(tiny))

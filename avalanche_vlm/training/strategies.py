@@ -84,6 +84,10 @@ class VLMMixin(UnpacksContainers, _Template):
         super().training_epoch(**kwargs)
         # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
         self.optimizer.zero_grad()
+        if not self.keep_optimizer_state and self.clock.train_exp_epochs + 1 == self.train_epochs:
+            # Nor moments when the last epoch is over: the next experience starts without them, and merging, a Fisher
+            # or a running mean come first.
+            self.optimizer.state.clear()
 
     def forward(self) -> Any:
         with self.autocast(), self._among_some():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from avalanche_vlm._on_demand import PIECE
 from avalanche_vlm.weights.average import State, snapshot, update_running_mean
 
 Vector = Mapping[str, torch.Tensor]
@@ -206,8 +207,8 @@ def update_ties(sums: TiesSums, new: Vector, keep: float = 0.2) -> None:
 
 
 def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Views of a contiguous tensor's elements, a few megabytes each: what is made on the way is no larger."""
-    return tensor.view(-1).split(1 << 20)
+    """Views of a contiguous tensor's elements, a megabyte each: what is made on the way is no larger."""
+    return tensor.view(-1).split(PIECE)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty, with_gradient
+from avalanche_vlm.losses.penalty import adaptive_fisher, consolidated, quadratic_penalty
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -105,11 +105,42 @@ def test_value_and_gradient_are_autograds_whatever_the_sizes(weighted):
         assert torch.equal(quadratic_penalty(weights, anchor, dict(importance)), found)
 
 
-def test_a_loss_with_a_known_gradient_has_its_value_and_it():
-    weights, gradients = tensors(10, (3, 4), (5,)), tensors(11, (3, 4), (5,))
+def consolidated_and_apart(weights, gradients, anchor):
+    """Gradients of 3 times a known loss and 0.7 times its penalty: by :func:`consolidated`, and term by term."""
     for weight in weights.values():
         weight.requires_grad_()
-    loss = with_gradient(torch.tensor(2.5, dtype=torch.float64), weights, gradients)
-    found = torch.autograd.grad(3 * loss, list(weights.values()))
-    assert loss.item() == 2.5
-    assert all(torch.equal(one, 3 * gradients[name]) for one, name in zip(found, weights, strict=True))
+    importance = {name: gradient.clone() for name, gradient in adaptive_fisher(gradients).items()}
+    penalty = quadratic_penalty(weights, anchor, importance)
+    wanted = torch.autograd.grad(0.7 * penalty, list(weights.values()))
+    wanted = [of_penalty + 3 * gradients[name] for of_penalty, name in zip(wanted, weights, strict=True)]
+    value = torch.tensor(2.5, dtype=torch.float64)
+    loss, found = consolidated(value, weights, gradients, anchor)
+    assert loss.item() == 2.5 and torch.equal(found, penalty)
+    return torch.autograd.grad(3 * loss + 0.7 * found, list(weights.values())), wanted
+
+
+def test_a_known_gradient_and_its_penalty_are_those_of_both_terms():
+    shapes = (3, 4), (5,), (), (1100, 1000)
+    weights, gradients, anchor = tensors(10, *shapes), tensors(11, *shapes), tensors(12, *shapes)
+    weights["3"] = weights["3"].T.contiguous().T  # not in the order of its numbers
+    gradients["3"] = gradients["3"].T.contiguous().T
+    for found, wanted in zip(*consolidated_and_apart(weights, gradients, anchor), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_known_gradients_that_share_their_memory_are_not_mixed_up():
+    weights, anchor = tensors(13, (3, 4), (3, 4), (3, 4), (4,)), tensors(14, (3, 4), (3, 4), (3, 4), (4,))
+    one = torch.randn(4, 4, dtype=torch.float64)
+    gradients = {"0": one[:3], "1": one[1:], "2": torch.ones((), dtype=torch.float64).expand(3, 4), "3": one[0]}
+    for found, wanted in zip(*consolidated_and_apart(weights, gradients, anchor), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_the_known_gradient_becomes_the_weights_own_without_a_copy():
+    weight, gradient = torch.ones(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0])
+    memory = gradient.data_ptr()
+    known = {"w": gradient}
+    loss, penalty = consolidated(torch.tensor(0.0), {"w": weight}, known, {"w": torch.zeros(3)})
+    del known, gradient
+    (loss + penalty).backward()
+    assert weight.grad.data_ptr() == memory

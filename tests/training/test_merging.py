@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
-import weakref
 from collections.abc import Iterator
 
 import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
+from live import Live
 from made import tiny as tiny_vlm
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError
@@ -169,24 +168,6 @@ def test_two_copies_of_what_trains_and_the_sums_of_ties(three_tasks, method):
     assert not own & {t.data_ptr() for t in tensors(plugin)}
 
 
-class Live(TorchDispatchMode):
-    """The most bytes of tensors alive at a time: of these, and of all that are made within the block."""
-
-    def __init__(self, held) -> None:
-        super().__init__()
-        self.known = [weakref.ref(tensor) for tensor in held]
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and all(out is not a for a in args):
-            self.known.append(weakref.ref(out))
-        self.known = [reference for reference in self.known if reference() is not None]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (r() for r in self.known)}
-        self.peak = max(self.peak, sum(storages.values()))
-        return out
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["magmax", "average", "random"])
 def test_never_a_third_copy_while_merging(three_tasks, method):
@@ -194,7 +175,7 @@ def test_never_a_third_copy_while_merging(three_tasks, method):
     merge, peaks = plugin.after_training_exp, []
 
     def watched(strategy, **kwargs):
-        with Live(list(tensors(plugin))) as live:
+        with Live(tensors(plugin)) as live:
             merge(strategy, **kwargs)
         peaks.append(live.peak)
 

@@ -108,7 +108,8 @@ class Halves(NamedTuple):
     def rows(self, activations: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The activations of some samples.
 
-        :param rows: which ones, int64 ``[n]``.
+        :param activations: activations of a batch, as :attr:`below` gives them.
+        :param rows: numbers of these samples in the batch, int64 ``[n]``.
         """
         return activations.index_select(self.dim, rows)
 

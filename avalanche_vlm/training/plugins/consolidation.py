@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from avalanche_vlm.losses.penalty import adaptive_fisher, quadratic_penalty, with_gradient
+from avalanche_vlm.losses.penalty import consolidated
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
@@ -68,8 +68,10 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         # The importances need this gradient now, and the strategy's backward needs it again: the reference's batch is
         # not gone through twice.
         gradients = dict(zip(trainable, found, strict=True))
-        strategy.loss += with_gradient(loss, trainable, gradients)
-        strategy.loss += self.consolidation * quadratic_penalty(trainable, self._anchor, adaptive_fisher(gradients))
+        del found
+        loss, penalty = consolidated(loss, trainable, gradients, self._anchor)
+        strategy.loss += loss
+        strategy.loss += self.consolidation * penalty
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)

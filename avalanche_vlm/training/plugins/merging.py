@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from avalanche_vlm._on_demand import TensorsOnDemand
+from avalanche_vlm._on_demand import TensorsOnDemand, pieces
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
@@ -18,7 +17,6 @@ from avalanche_vlm.weights.average import State, interpolate, snapshot, update_r
 from avalanche_vlm.weights.svd_fusion import svd_fusion
 from avalanche_vlm.weights.task_vectors import (
     TiesSums,
-    Vector,
     apply,
     elect_sign,
     no_ties,
@@ -84,7 +82,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     from. While a task trains, the merged weights take the place of the latter, and the merge so far is read back from
     them: ``(merged - initial) / scale``, to the rounding of a weight. Hence weights are not to be edited between tasks.
     ``"ties"`` cannot be read back and keeps two sums and two 16-bit counts beside them: five copies of float32 weights
-    between tasks and four while it trains. Merging makes no further ones: it goes from tensor to tensor.
+    between tasks and four while it trains. Merging makes no further ones: it goes through the weights in pieces.
 
     Differs from the authors' code: it merges once, at the end of the stream, and the whole image tower; here a merged
     model is there after every task. Buffers are not merged (there, those of floating point are): the statistics of
@@ -157,9 +155,17 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         weights = self._of_first_task(strategy)
-        for name, vector in self._merged(weights):
-            self._other[name] = weights[name].detach().clone()
-            weights[name].copy_(apply({name: self._initial[name]}, {name: vector}, self.scale)[name])
+        if self.method == "ties":
+            self._sums = self._sums if self._tasks else no_ties(self._initial)
+            moved = TensorsOnDemand(self._initial, lambda name: weights[name] - self._initial[name])
+            update_ties(self._sums, moved, self.keep)
+        for name, initial in self._initial.items():
+            other = self._other.setdefault(name, torch.empty_like(initial))
+            merged = elect_sign(self._sums, name) if self.method == "ties" else initial
+            for weight, start, before, elected in pieces(weights[name].detach(), initial, other, merged):
+                vector = elected if self.method == "ties" else self._merged(weight, start, before)
+                before.copy_(weight)
+                weight.copy_(apply({name: start}, {name: vector}, self.scale)[name])
         self._tasks += 1
         self._given_out = True
 
@@ -167,28 +173,25 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         # By name and not by requires_grad: a plugin may freeze what it trained as the task ends.
         return {name: p for name, p in strategy.model.named_parameters() if name in self._initial}
 
-    def _merged(self, weights: Vector) -> Iterator[tuple[str, torch.Tensor]]:
-        """The merge of all vectors so far, this task's among them, as tensors by name."""
-        if self.method == "ties":
-            self._sums = self._sums if self._tasks else no_ties(self._initial)
-            moved = TensorsOnDemand(self._initial, lambda name: weights[name] - self._initial[name])
-            update_ties(self._sums, moved, self.keep)
-            yield from ((name, elect_sign(self._sums, name)) for name in self._initial)
-            return
-        for name, initial in self._initial.items():
-            new = task_vector({name: weights[name]}, {name: initial})
-            if not self._tasks:
-                yield name, new[name]
-                continue
-            merged = task_vector({name: self._other[name]}, {name: initial})
-            merged[name] /= self.scale
-            if self.method == "magmax":
-                update_magmax(merged, new)
-            elif self.method == "average":
-                update_running_mean(merged, new, self._tasks)
-            else:
-                update_random_mix(merged, new, self._tasks, self._generator)
-            yield name, merged[name]
+    def _merged(self, weight: torch.Tensor, start: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """The merge of all vectors so far, this task's among them, of one piece of the weights.
+
+        :param weight: the weights as the task has left them.
+        :param start: the initial weights.
+        :param before: the merged weights of before; anything in the first task.
+        """
+        (new,) = task_vector({"": weight}, {"": start}).values()
+        if not self._tasks:
+            return new
+        merged = task_vector({"": before}, {"": start})
+        merged[""] /= self.scale
+        if self.method == "magmax":
+            update_magmax(merged, {"": new})
+        elif self.method == "average":
+            update_running_mean(merged, {"": new}, self._tasks)
+        else:
+            update_random_mix(merged, {"": new}, self._tasks, self._generator)
+        return merged[""]
 
 
 class AdapterFusionPlugin(VLMPlugin, supports_distributed=True):
