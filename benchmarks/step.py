@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(BARE), help="names, with commas between them")
     parser.add_argument("--classes", default=",".join(map(str, CLASSES)), help="numbers, with commas between them")
     parser.add_argument("--steps", type=int, default=9)
-    parser.add_argument("--memory-steps", type=int, default=1)
+    parser.add_argument("--memory-steps", type=int, default=1, help="0 leaves the memory out")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/step"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -267,8 +267,9 @@ def main() -> None:
     streams = [("classes", int(n)) for n in options.classes.split(",")] + [("pairs", 0)]
     chosen = options.recipes.split(",")
     cells = [(recipe, kind, n) for recipe, (kind, n) in product(chosen, streams) if supported(recipe, kind)]
+    parts = ("both", "ours", "bare") if options.memory_steps else ("both",)
     jobs = {}
-    for (recipe, kind, n), part in product(cells, ("both", "ours", "bare")):
+    for (recipe, kind, n), part in product(cells, parts):
         steps = options.steps if part == "both" else options.memory_steps
         name = f"{options.model.replace('/', '-')}-{recipe}-{kind}-{n}-{part}.json"
         jobs[options.out / name] = {
@@ -279,12 +280,12 @@ def main() -> None:
     print("| recipe | stream | ours, ms | bare, ms | ratio (min to max) | texts | positions | MB, ours | MB, bare |")
     print("|---|---|---|---|---|---|---|---|---|")
     for number, (recipe, kind, n) in enumerate(cells):
-        both, ours, bare = found[3 * number : 3 * number + 3]
+        both, *memories = found[len(parts) * number : len(parts) * (number + 1)]
         stream = "pairs" if kind == "pairs" else f"{n:,} classes"
         times = f"{both['ours_ms']:.1f} | {both['bare_ms']:.1f} | {both['ratio']:.3f}"
         spread = f"({both['least']:.3f} to {both['most']:.3f})"
         encoded = f"{both['texts']:,.0f} | {both['positions']:,.0f}"
-        memory = f"{ours['peak_mb']:.0f} | {bare['peak_mb']:.0f}"
+        memory = " | ".join(f"{of['peak_mb']:.0f}" for of in memories) or "- | -"
         print(f"| `{recipe}` | {stream} | {times} {spread} | {encoded} | {memory} |")
 
 
