@@ -67,7 +67,7 @@ def stopped_before(layer: nn.Module, encode: Encode, images: torch.Tensor) -> An
     """What goes into a layer when a tower encodes images. The tower does not run past it, nor do hooks of the layer.
 
     :param layer: a layer of the tower.
-    :param encode: the tower.
+    :param encode: the tower as it stands.
     :param images: images ``[B, 3, H, W]``.
     :return: the layer's first argument as it is; None if the tower does not call it with one.
     """

@@ -89,7 +89,7 @@ class RoutedPool(ResizesOnLoad):
         :param encode: the image tower as it stands, images to features that are not normalised.
         :param images: ``[B, 3, H, W]``.
         :param task_labels: int or ``[B]``, read under :attr:`use_task_labels` alone.
-        :param halves: the same tower in two parts, of which modules change nothing in the lower one; None for a tower
+        :param halves: this tower in two parts, of which modules change nothing in the lower one; None for a tower
             that cannot be cut.
         :return: an index into the batch, and features ``[n, D]``, not normalised.
         """
