@@ -67,11 +67,10 @@ class _Sizes(OperatorMode):
 
 def _bytes_of(func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> int:
     """Of a tensor that an operator is about to make on the CPU; 0 for one that it makes of others."""
-    name, first = func.name(), args[0] if args else None
-    new = isinstance(first, torch.Tensor)
-    if new and not name.startswith("aten::new_"):
+    name, like = func.name(), args[0] if args and isinstance(args[0], torch.Tensor) else None
+    if like is not None and not name.startswith("aten::new_"):
         return 0
-    device = options.get("device") or (first.device if new else None)
+    device = options.get("device") or (None if like is None else like.device)
     if device is not None and torch.device(device).type != "cpu":
         return 0
     if name.startswith("aten::eye"):
@@ -80,5 +79,5 @@ def _bytes_of(func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> int
         sizes = (part for part in args if isinstance(part, list | tuple))
         size = next(sizes, ())  # of tensors that are joined: no size
         count = math.prod(size) if size and all(isinstance(n, int) for n in size) else 0
-    dtype = options.get("dtype") or (first.dtype if new else torch.get_default_dtype())
+    dtype = options.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
     return int(count) * dtype.itemsize

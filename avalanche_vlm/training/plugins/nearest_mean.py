@@ -48,4 +48,5 @@ class NearestMeanPlugin(VLMPlugin):
                 )
                 for part in self.memory.chunks()
             )
-            self.head.fit(*rows_of_batches(parts, len(self.memory)), len(model.label_space))
+            features, y = rows_of_batches(parts, len(self.memory))
+            self.head.fit(features, y, len(model.label_space))
