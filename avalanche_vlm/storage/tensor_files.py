@@ -259,6 +259,8 @@ def stamp_of(known: os.stat_result) -> Stamp:
 
 
 def _place(entry: Mapping[str, Any], begin: int) -> tuple[TensorForm, int]:
+    if len(entry) > 3:  # what is in it besides is no JSON to other readers now and then
+        raise InputError("a tensor is described by its type, shape and place, and by nothing else")
     layout = checked(entry["dtype"], entry["shape"])
     start, stop = entry["data_offsets"]
     if type(start) is not int or type(stop) is not int or start < 0 or stop - start != layout.nbytes:

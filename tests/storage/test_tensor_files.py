@@ -136,6 +136,8 @@ NO_JSON = [
     b'{"__metadata__":{"a":"\\ud800"}}',
     b'{"\\udfff":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
     b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"b":NaN}}',
+    b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"b":1e999}}',
+    b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"\\ud800":0}}',
 ]
 
 

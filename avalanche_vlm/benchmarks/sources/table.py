@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,8 @@ def file_of_image(folder: Path, written: str) -> Path:
     """
     path = folder / written
     turned = folder / written.replace("\\", "/")
-    return turned if "\\" in written and not path.exists() and turned.exists() else path
+    # Unlike Path.exists, no error for a name that no disk takes.
+    return turned if "\\" in written and not os.path.exists(path) and os.path.exists(turned) else path
 
 
 def _encodable(text: str) -> bool:

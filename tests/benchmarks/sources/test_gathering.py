@@ -9,6 +9,8 @@ import pytest
 from real_files import save
 
 from avalanche_vlm.benchmarks.sources.gathering import gathered, is_table
+from avalanche_vlm.benchmarks.sources.images import read_image
+from avalanche_vlm.errors import InputError
 
 
 def names(*paths: Path, **options) -> list[str]:
@@ -124,3 +126,10 @@ def test_nothing_is_looked_for_before_it_is_asked_for(tmp_path):
     assert next(found).path == tmp_path / "a/1.png"
     save(tmp_path / "b/2.png")  # after the first was given
     assert next(found).path == tmp_path / "b/2.png"
+
+
+def test_a_name_in_a_table_that_no_disk_takes_is_told_of_its_row(tmp_path):
+    (tmp_path / "t.csv").write_text("image\n" + "a" * 300 + "\\b.png\n")
+    (found,) = gathered([tmp_path / "t.csv"])
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        read_image(found.path)

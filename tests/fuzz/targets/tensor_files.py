@@ -96,13 +96,13 @@ def _same(a, b) -> bool:
     return a.contiguous().reshape(-1).view(torch.uint8).equal(b.contiguous().reshape(-1).view(torch.uint8))
 
 
-class _Images(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(8, 3))
+class _Model:
+    """What a shelf of features asks of its model."""
 
-    def forward(self, images):
-        return images.mean((2, 3)) @ self.weight.T
+    name, width, device = "x", 8, torch.device("cpu")
+
+    def tower(self, name: str) -> torch.nn.Module:
+        return torch.nn.Linear(3, 8)
 
 
 def _cache(example: Example, folder: Path) -> None:
@@ -121,7 +121,7 @@ def _cache(example: Example, folder: Path) -> None:
     (folder / "x.safetensors").write_bytes(
         save(tensors, {"format": _FORMAT, "key": key, "sha256": check, "model": "x"})
     )
-    shelf = _Shelf(folder, key, "x")
+    shelf = _Shelf(folder, key, _Model())
     for digest in list(shelf._places):
         served = shelf[digest]
         if served.ndim != 1 or not served.is_floating_point() or not served.isfinite().all():
