@@ -138,6 +138,7 @@ def test_a_state_that_the_disk_does_not_take_is_gone_and_the_ones_before_are_not
     writer = StateWriter(tmp_path)
     for name in "ab":
         saved(writer, state(), name)
+    assert writer.settle()
 
     def refuses(handle):
         raise OSError(errno.EIO, "Input/output error")
