@@ -188,9 +188,8 @@ def assemble(
     if kind == "pairs":
         if tokenizer is None:
             raise InputError(f"{name} is a stream of captions: give the model's tokenizer")
-        streams = _pairs(
-            parts, tasks, *(PairTransform(image, tokenizer) for image in (train_transform, eval_transform)), draft
-        )
+        train, test = PairTransform(train_transform, tokenizer), PairTransform(eval_transform, tokenizer)
+        streams = _pairs(parts, tasks, train, test, draft)
     else:
         classes = {t: _class_texts(parts, t) for t in tasks}
         named = [(t, [names.names.get(text, text) for text in classes[t]], templates) for t in tasks]

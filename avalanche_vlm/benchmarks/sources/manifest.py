@@ -88,7 +88,7 @@ def look_at(paths: Sequence[Path]) -> Files:
     names, states = np.empty((len(paths), 2), np.int64), np.full((len(paths), 3), _NEVER, np.int64)
     here = os.getcwd()
     for row, path in enumerate(paths):
-        whole = os.fsencode(os.path.join(here, path))
+        whole = os.path.join(here, path).encode(errors="surrogatepass")  # a table can name what no disk takes
         names[row] = np.frombuffer(hashlib.blake2b(whole, digest_size=16).digest(), np.int64)
         try:
             known = os.stat(path)

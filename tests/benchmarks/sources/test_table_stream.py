@@ -256,3 +256,11 @@ def test_a_split_has_both_sides_and_loses_nothing(n, fraction, seed):
     train, test = split_indices(n, fraction, np.random.default_rng(seed))
     assert train and test and sorted(train + test) == list(range(n))
     assert (train, test) == split_indices(n, fraction, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("check", ["full", "fast", "none"])
+def test_a_path_with_half_a_character_is_no_path_of_its_row(folder, check):
+    rows = [{"image": f"img/{i}.png", "label": "ab"[i % 2]} for i in range(8)] + [{"image": "\ud800.png", "label": "a"}]
+    (path := folder / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(InputError, match=r"data\.jsonl.*9.*no (path|image file)"):
+        table_stream(path, **TRANSFORMS, check=check)
