@@ -13,6 +13,9 @@ _UNSEEN = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # marks of direction
 )
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection): full-width signs, too."""
+
 
 def human_bytes(count: float) -> str:
     """Bytes with a binary unit.
@@ -68,6 +71,18 @@ def in_markdown(words: str) -> str:
     &lt;b&gt; a\_b
     """
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", escape(one_line(words), quote=False))
+
+
+def as_cell(value: object) -> object:
+    """A value as a cell of a CSV file that a spreadsheet may open: a text that the spreadsheet would take for a formula
+    begins with an apostrophe. Numbers are as they are.
+
+    :param value: a name of the user's, a number, or anything else.
+
+    >>> as_cell("=1+2"), as_cell("@cat"), as_cell("cat"), as_cell(-1.5)
+    ("'=1+2", "'@cat", 'cat', -1.5)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def visible(text: object) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
-from avalanche_vlm._given import RECORD_BYTES, content_of
 from avalanche_vlm.artifacts.layout import DESCRIPTION
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.model_settings import check_settings
 from avalanche_vlm.models.origin import Origin
 from avalanche_vlm.models.precision import WeightPrecision
+from avalanche_vlm.storage.json_files import DIGITS, Document, NotNegativeInt
 
 FORMAT = 1
 """Number of the format of ``model.json`` and of what lies beside it; another one is another format."""
@@ -48,10 +47,8 @@ class MadeBy(_Part):
     precision: WeightPrecision
     image_size: int | None
     seed: int | None
-    frozen: tuple[str, ...]
+    frozen: Annotated[tuple[str, ...], Strict(False)]  # a list of JSON's is the tuple
     config: dict[str, JsonValue]
-
-    model_config = ConfigDict(strict=False)  # a list of JSON's is the tuple
 
     @classmethod
     def of(cls, origin: Origin) -> MadeBy:
@@ -93,14 +90,13 @@ class File(_Part):
     :param sha256: digest of all of it, in hexadecimal digits.
     """
 
-    bytes: int
-    sha256: str
+    bytes: NotNegativeInt
+    sha256: Annotated[str, Field(pattern=DIGITS)]
 
 
 class Description(_Part):
     """What ``model.json`` holds.
 
-    :param format: number of the format.
     :param name: how results refer to the model.
     :param base: the model before any recipe was built on it.
     :param built: the recipes that were built on it, the first one first.
@@ -122,7 +118,6 @@ class Description(_Part):
     :param files: the files beside this one, by their paths in the folder.
     """
 
-    format: int
     name: str
     base: Base
     built: list[Built]
@@ -150,6 +145,9 @@ class Description(_Part):
         return space if isinstance(space, dict) else None
 
 
+DESCRIBED: Document[Description] = Document("the description of a saved model", Description, FORMAT)
+
+
 def write_description(folder: Path, description: Description) -> None:
     """Write ``model.json``, with a digest of its own.
 
@@ -157,9 +155,7 @@ def write_description(folder: Path, description: Description) -> None:
     :param description: what it says.
     :raises ValueError: for a number that JSON does not have.
     """
-    content = description.model_dump()
-    text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
-    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    (folder / DESCRIPTION).write_bytes(DESCRIBED.encoded(description.model_dump()))
 
 
 def read_description(folder: Path) -> Description:
@@ -169,28 +165,7 @@ def read_description(folder: Path) -> Description:
     :return: what it says.
     :raises InputError: in one sentence, if it is missing, damaged, changed, or of another format.
     """
-    path = folder / DESCRIPTION
-    try:
-        content = json.loads(content_of(path, RECORD_BYTES))
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is not JSON") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise InputError(f"{path} is not the description of a saved model")
-    if content["format"] != FORMAT:
-        raise InputError(f"{path} has format {content['format']!r}; this version reads format {FORMAT}")
-    told = content.pop("sha256", None)
-    if told != _digest(content):
-        raise InputError(f"{path} is truncated or was changed: its digest is another")
-    try:
-        return Description.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} is damaged: {where}: {first['msg']}") from error
+    return DESCRIBED.read(folder / DESCRIPTION)
 
 
 def digests(folder: Path) -> dict[str, File]:
@@ -246,7 +221,3 @@ def _file(path: Path) -> File:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     return File(bytes=path.stat().st_size, sha256=found)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.packing import StateDict
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.fitness import not_finite
 from avalanche_vlm.storage import read_tensors
 
 
@@ -61,10 +62,7 @@ class SavedModel:
     def label_space(self) -> LabelSpace | None:
         """The classes that it tells apart; None for a model of image-text pairs."""
         space = self.description.label_space
-        try:
-            return None if space is None else LabelSpace.from_json(space)
-        except (KeyError, TypeError, AttributeError, InputError) as error:
-            raise InputError(f"{self.folder / DESCRIPTION} has a damaged label space: {error}") from error
+        return None if space is None else LabelSpace.from_json(space, f"the label space in {self.folder / DESCRIPTION}")
 
     def base(self, given: VLM | None = None) -> VLM:
         """The model as it was before any recipe was built on it.
@@ -121,10 +119,11 @@ class SavedModel:
         try:
             model.load_state_dict(dict(state))
             model.load_training_state(self.description.trains)
-        except (RuntimeError, InputError) as error:
-            raise InputError(
-                f"what {self.folder} holds does not fit its model: {' '.join(str(error).split())}"
-            ) from error
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            said = str(error) if isinstance(error, (RuntimeError, InputError)) else f"{type(error).__name__}: {error}"
+            raise InputError(f"what {self.folder} holds does not fit its model: {' '.join(said.split())}") from error
+        if broken := not_finite(dict(model.named_parameters())):
+            raise InputError(f"{self.folder} is damaged: {broken[0]} has numbers that are NaN or infinite")
 
     def training(self, base: VLM) -> StateDict:
         """All that a training goes on from, the model's state included.

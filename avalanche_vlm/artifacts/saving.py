@@ -12,7 +12,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts.bases import EMBEDDED, made_again, tokenizer_of
-from avalanche_vlm.artifacts.description import FORMAT, Base, Built, Description, MadeBy, digests, write_description
+from avalanche_vlm.artifacts.description import Base, Built, Description, MadeBy, digests, write_description
 from avalanche_vlm.artifacts.layout import (
     VERSIONS,
     checked_version,
@@ -158,7 +158,6 @@ def _write(
         write_training(folder, model, plugins, of_base)
     space = model.label_space
     description = Description(
-        format=FORMAT,
         name=model.name,
         base=Base(
             origin=None if origin is None else MadeBy.of(origin),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-from avalanche_vlm.errors import InputError
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from avalanche_vlm.errors import InputError, naming
+from avalanche_vlm.storage.json_files import EXACT, Name, NotNegativeInt, fault_of
 
 Visible = Literal["task", "seen", "union"]
 """Which classes compete: those of the sample's own task, those met so far, or all."""
@@ -21,6 +25,25 @@ TrainTemplates = Literal["all", "first"]
 
 StreamKind = Literal["classes", "pairs"]
 """What the samples of a stream are: images with class labels, or images with texts."""
+
+
+class TemplatesRecord(TypedDict):
+    """:class:`PromptTemplates` in JSON types."""
+
+    name: Name
+    templates: list[Name]
+
+
+class SpaceRecord(TypedDict):
+    """A :class:`LabelSpace` in JSON types."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    class_names: list[Name]
+    tasks: list[list[NotNegativeInt]]
+    visible: Visible
+    templates: list[TemplatesRecord]
+    task_names: list[Name]
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,6 @@ def _with_plain_braces(template: str, name: str) -> str:
     return "".join(text + ("{}" if field is not None else "") for text, field, _, _ in parts)
 
 
-T = TypeVar("T")
 PLAIN = PromptTemplates("plain", ("{}",))
 PHOTO = PromptTemplates("photo", ("a photo of a {}.",))
 """CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
@@ -237,26 +259,29 @@ class LabelSpace:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> LabelSpace:
+    def from_json(cls, values: Any, where: object = "a label space") -> LabelSpace:
         """The label space that :meth:`as_json` has written down.
 
-        :param values: what a file holds, which anyone may have changed.
-        :raises InputError: if that is no label space.
+        :param values: what a file may hold in its place.
+        :param where: where it is from, for the error.
+        :raises InputError: if it is none.
 
         >>> space = LabelSpace.from_names(["cat", "dog"])
         >>> LabelSpace.from_json(space.as_json()) == space
         True
         """
         try:
+            found = TypeAdapter(SpaceRecord).validate_python(values)
+        except ValidationError as error:
+            raise InputError(f"{where} is damaged: {fault_of(error)}") from error
+        with naming(f"{where} is damaged"):
             return cls(
-                _each(values["class_names"], str),
-                tuple(_each(task, int) for task in _each(values["tasks"], list)),
-                values["visible"],
-                tuple(PromptTemplates(str(t["name"]), _each(t["templates"], str)) for t in values["templates"]),
-                _each(values["task_names"], str),
+                tuple(found["class_names"]),
+                tuple(tuple(task) for task in found["tasks"]),
+                found["visible"],
+                tuple(PromptTemplates(t["name"], tuple(t["templates"])) for t in found["templates"]),
+                tuple(found["task_names"]),
             )
-        except (IndexError, KeyError, TypeError) as error:
-            raise InputError(f"it is no label space ({type(error).__name__}: {error})") from error
 
     def describe(self) -> dict[str, Any]:
         """What a result must say of its label space: plain JSON types."""
@@ -265,13 +290,6 @@ class LabelSpace:
             "classes": len(self),
             "templates": {t.name: list(t.templates) for t in self.templates},
         }
-
-
-def _each(values: Any, kind: type[T]) -> tuple[T, ...]:
-    """The values of a list that are all of one type."""
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"{values!r:.99} is no list of {kind.__name__}")
-    return tuple(values)
 
 
 def _keys(names: Sequence[str]) -> list[tuple[int, str]]:

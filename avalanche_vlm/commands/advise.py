@@ -32,11 +32,12 @@ def advise(request: AdviseRequest) -> int:
 
 def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> int:
     from avalanche_vlm.report import advice
+    from avalanche_vlm.studies.advice.advised import ADVICE
     from avalanche_vlm.studies.advice.elapsed import Elapsed
     from avalanche_vlm.studies.advice.session import ask
 
     clock = Elapsed()
-    path = request.out / "advice.json"
+    path = request.out / store.ADVISED
     with watched(request.quiet) as progress:
         if sizes := prepare.quick_sizes(request):
             progress.say(sizes)
@@ -58,7 +59,7 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
     used = round(clock() / 60, 2)
     found["warnings"] = warnings + found["warnings"]
     minutes = {"asked": request.minutes, "used": used}
-    store.write_json(path, {"protocol": stream.protocol(), "minutes": minutes, "seeds": [request.seed]} | found)
+    ADVICE.write(path, {"protocol": stream.protocol(), "minutes": minutes, "seeds": [request.seed]} | found)
     shutil.rmtree(request.out / UNFINISHED, ignore_errors=True)
     advice.print_advice(found)
     tell(f"{used:.1f} of {request.minutes:g} minutes; written to {path}")

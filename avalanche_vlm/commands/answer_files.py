@@ -13,7 +13,7 @@ from typing import Any
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import written
-from avalanche_vlm.units import visible
+from avalanche_vlm.units import as_cell, visible
 
 SUFFIXES = (".csv", ".jsonl")
 """Ends of the names of files that answers can be written to."""
@@ -63,8 +63,8 @@ def _table(file: Any, columns: Sequence[str]) -> Callable[[Sequence[TableRow], T
 
 
 def _cells(row: TableRow) -> dict[str, Any]:
-    """A row as a table has it: true, false, and nothing where there is none."""
-    return {name: json.dumps(value) if isinstance(value, bool) else value for name, value in row.items()}
+    """A row as a table has it: true, false, nothing where there is none, and no formulas."""
+    return {name: json.dumps(value) if isinstance(value, bool) else as_cell(value) for name, value in row.items()}
 
 
 class _Printed:

@@ -31,6 +31,7 @@ def diagnose(request: DiagnoseRequest) -> int:
 def _diagnose(request: DiagnoseRequest, command: Command) -> int:
     from avalanche_vlm.benchmarks.reading import reading_by
     from avalanche_vlm.evaluation.comparable import deciding, difference
+    from avalanche_vlm.studies.diagnosed import DIAGNOSIS
     from avalanche_vlm.studies.diagnosis import diagnose as run_with_probes
 
     folder = request.out
@@ -55,23 +56,23 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
             checkpoint=checkpoint,
             on_resume=lambda plugin: say_where(progress, label, plugin),
         )
-        store.write_json(folder / "diagnosis.json", found)
+        DIAGNOSIS.write(folder / store.DIAGNOSED, {"run": result["run"], **found})
     _say(found)
-    stored = result.get("protocol", {})
+    stored = result["protocol"]
     changed = difference(stored, outcome.result["protocol"])
     if changed not in deciding(stored):
         changed = None  # a run of an older version does not say it, and its matrix tells
     if changed or outcome.result["matrix"] != result["matrix"]:
         why = f"{changed} has changed" if changed else "the machine or the code has changed"
         tell(
-            f"The repeated run is not the one of {folder / 'result.json'}: {why} since, and the diagnosis is of the "
+            f"The repeated run is not the one of {folder / store.CAME_TO}: {why} since, and the diagnosis is of the "
             "repeated run."
         )
-    tell(f"written to {folder / 'diagnosis.json'}")
+    tell(f"written to {folder / store.DIAGNOSED}")
     return 0
 
 
-def _say(found: dict[str, Any]) -> None:
+def _say(found: Any) -> None:
     for name, loss in found["exposures"].items():
         points, low, high = loss["points"], loss["low"], loss["high"]
         figures = "not measured" if points is None else f"{points:.1f} ({low:.1f} to {high:.1f})"

@@ -40,14 +40,14 @@ class Job:
     :param asked: what is run.
     :param folder: the folder of its result.
     :param saving: what is saved of its model.
-    :param kept: result and timing, if it was finished before.
+    :param kept: result, timing and ledger, if it was finished before.
     :param begun: the protocol of a run that was interrupted, and goes on.
     """
 
     asked: Experiment
     folder: Path
     saving: Saving
-    kept: tuple[dict[str, Any], dict[str, float]] | None
+    kept: store.RunEntry | None
     begun: dict[str, Any] | None
 
 
@@ -72,7 +72,7 @@ def confirm_all(jobs: Sequence[Job]) -> None:
     """
     from avalanche_vlm.studies.conditions import conditions_of
 
-    there = [(job, job.kept[0], "a result") for job in jobs if job.kept is not None]
+    there = [(job, job.kept["result"], "a result") for job in jobs if job.kept is not None]
     there += [(job, {"protocol": job.begun}, "an unfinished run") for job in jobs if job.begun is not None]
     for seed in dict.fromkeys(job.asked.seed for job, *_ in there):
         of_seed = [entry for entry in there if entry[0].asked.seed == seed]
@@ -84,28 +84,28 @@ def confirm_all(jobs: Sequence[Job]) -> None:
             store.confirm(job.folder, job.asked, result, protocol, what)
 
 
-def execute(job: Job, minutes: float | None, command: Command, progress: Progress) -> dict[str, Any]:
+def execute(job: Job, minutes: float | None, command: Command, progress: Progress) -> store.RunEntry:
     """The stored result of this experiment, or a new one.
 
     :param job: the experiment, with its folder.
     :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
     :param command: writes the checkpoints, and can be told to end.
     :param progress: shows how far it is.
-    :return: ``result`` and ``timing``.
+    :return: ``result``, ``timing`` and ``ledger``.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the notes on the data say it, once
         return _executed(job, minutes, command, progress)
 
 
-def execute_in_worker(job: Job, minutes: float | None, shown: bool, tell: Callable[[Any], None]) -> dict[str, Any]:
+def execute_in_worker(job: Job, minutes: float | None, shown: bool, tell: Callable[[Any], None]) -> store.RunEntry:
     """The same in a process of its own, which holds the lock of the run's folder.
 
     :param job: the experiment, with its folder.
     :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
     :param shown: whether whoever hears of it shows bars.
     :param tell: takes what is told of its progress.
-    :return: ``result`` and ``timing``.
+    :return: ``result``, ``timing`` and ``ledger``.
     """
     command = Command(job.folder, patient=True)
     with command.interruptible(), locked(job.folder, LEAVING):
@@ -123,7 +123,7 @@ def note_failure(job: Job, sentence: str, traceback: str) -> None:
         store.write_text(job.folder / FAILURE, f"{job.asked}: {sentence}\n\n{traceback}")
 
 
-def _executed(job: Job, minutes: float | None, command: Command, progress: Progress) -> dict[str, Any]:
+def _executed(job: Job, minutes: float | None, command: Command, progress: Progress) -> store.RunEntry:
     from avalanche_vlm.report import plots
     from avalanche_vlm.studies.experiment import run_experiment
     from avalanche_vlm.studies.outcome import percent_rows
@@ -132,22 +132,23 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
     asked, folder, picture = job.asked, job.folder, job.folder / "matrix.png"
     with contextlib.suppress(OSError):  # where nothing can be written, that is said of what must be
         (folder / FAILURE).unlink(missing_ok=True)
-    partial = folder / "partial.json"
+    partial = folder / store.PARTIAL
     if job.kept is not None:
         progress.say(f"{asked}: finished before, kept")
+        store.check_first_version(folder, job.kept["result"]["run"])
         if job.saving.model and not (folder / "model").exists():
             progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
         # Of a process that was killed when it had written the result.
         remove_checkpoints(folder / store.CHECKPOINTS)
         partial.unlink(missing_ok=True)
         if not picture.exists():
-            kept = job.kept[0]
+            kept = job.kept["result"]
             draw_plot(picture, lambda: plots.matrices([kept]), progress)
-        return {"result": job.kept[0], "timing": job.kept[1]}
-    if (folder / "result.json").exists():
-        progress.say(f"{asked}: {folder / 'result.json'} is damaged, run again")
+        return job.kept
+    if (folder / store.CAME_TO).exists():
+        progress.say(f"{asked}: {folder / store.CAME_TO} is damaged, run again")
     started = time.perf_counter()
-    store.write_json(folder / "request.json", asked.stored())
+    store.write_request(folder, asked)
     model, benchmark = prepare.opened(asked)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
@@ -155,8 +156,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         progress.say_once(sentence)
 
     def on_row(step: int, matrix: Any) -> None:
-        found = {"recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": percent_rows(matrix)}
-        store.write_json(partial, found)  # which ``report`` reads
+        store.write_partial(folder, asked, percent_rows(matrix))  # which ``report`` reads
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
         with progress.task(str(asked), len(benchmark.task_names)) as advance:
@@ -176,22 +176,10 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         if job.saving.model:
             _save_model(job, outcome, benchmark, progress)
         total = time.perf_counter() - started + outcome.seconds_before
-        timing = {**outcome.timing, "total_seconds": round(total, 2)}
-        # Before the result, which says that all is there; but without them it is still one.
-        _write_beside(folder / "timing.json", timing, progress)
-        _write_beside(folder / "ledger.json", outcome.ledger, progress)
-        store.write_json(folder / "result.json", outcome.result)
+        entry = store.write_outcome(folder, asked, outcome, total, progress.say)
     partial.unlink(missing_ok=True)
     draw_plot(picture, lambda: plots.matrices([outcome.result]), progress)
-    return {"result": outcome.result, "timing": timing}
-
-
-def _write_beside(path: Path, content: dict[str, Any], progress: Progress) -> None:
-    """Write what belongs to a result; where it cannot be written, that is a remark."""
-    try:
-        store.write_json(path, content)
-    except InputError as error:
-        progress.say(str(error))
+    return entry
 
 
 def _save_model(job: Job, outcome: Outcome, benchmark: VLMBenchmark, progress: Progress) -> None:
@@ -200,7 +188,7 @@ def _save_model(job: Job, outcome: Outcome, benchmark: VLMBenchmark, progress: P
     from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
     from avalanche_vlm.training.protocol import model_of
 
-    outcome.save(job.folder, embed_base=job.saving.base, version="v1")
+    outcome.save(job.folder, embed_base=job.saving.base, version="v1", about={store.RUN: job.asked.run_id})
     samples = KEPT_BY_DEFAULT if job.saving.tests is None else job.saving.tests
     record_first(job.folder, "v1", benchmark, model_of(outcome.strategy), samples)
     if samples and job.asked.stream.data:

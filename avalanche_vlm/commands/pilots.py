@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.json_files import TruncatedError
 from avalanche_vlm.studies.parallel import Failure
 from avalanche_vlm.units import percent
 
@@ -90,6 +92,7 @@ class Stream:
         :return: what the pilot came to.
         :raises OutOfTime: if it was broken off at the deadline, or before, with no more time than it has now.
         """
+        from avalanche_vlm.studies.advice.advised import PILOT
         from avalanche_vlm.studies.advice.halving import OutOfTime
         from avalanche_vlm.studies.advice.pilot import Pilot
 
@@ -98,6 +101,7 @@ class Stream:
         if "pilot" in kept:
             self._progress.say(f"{label}: finished before, kept")
             pilot = Pilot.from_json(kept["pilot"])
+            self.pilots.check(pilot, path)
             self.clock.add(pilot.seconds / self._jobs)
             return pilot
         begun = self.clock()
@@ -121,10 +125,10 @@ class Stream:
                     checkpoint,
                     lambda plugin: say_where(self._progress, label, plugin),
                 )
-                store.write_json(path, {"request": asked, "pilot": pilot.as_json()})
+                PILOT.write(path, {"request": asked, "pilot": pilot.as_json()})
         except OutOfTime:
             tried = {"allowed": round(allowed, 2), "took": round(self.clock() - begun, 2)}
-            store.write_json(path, {"request": asked, "broken off": tried})
+            PILOT.write(path, {"request": asked, "broken off": tried})
             raise
         except InputError:
             raise
@@ -158,13 +162,15 @@ class Stream:
         """The fact about data, model or resources in which a pilot that is there differs from what is asked, if it
         differs in nothing else."""
         from avalanche_vlm.evaluation.comparable import difference
+        from avalanche_vlm.studies.advice.advised import PILOT
 
         share, words = path.name.split("-")[0], {**asked, "conditions": None}
         for other in sorted(path.parent.glob(f"{share}-*.json")):
-            kept = store.read_json(other)
-            old = kept.get("request") if isinstance(kept, dict) else None
-            if isinstance(old, dict) and {**old, "conditions": None} == words:
-                return difference(old.get("conditions") or {}, asked["conditions"])
+            with contextlib.suppress(InputError):  # one that cannot be read says nothing, and nobody asks for it
+                old = PILOT.read(other)["request"]
+                then = old.get("conditions")
+                if isinstance(then, dict) and {**old, "conditions": None} == words:
+                    return difference(then, asked["conditions"])
         return None
 
     def _settings(self, recipe: str) -> tuple[TrainSettings, dict[str, Any]]:
@@ -175,6 +181,20 @@ class Stream:
 
 
 def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of this very pilot; empty if nothing is."""
-    kept = store.read_json(path)
-    return kept if isinstance(kept, dict) and kept.get("request") == asked else {}
+    """What is kept of this very pilot; empty if nothing is, or not all was written.
+
+    :raises InputError: if the file was changed, or is of another pilot.
+    """
+    from avalanche_vlm.studies.advice.advised import PILOT
+
+    if not os.path.lexists(path):
+        return {}
+    try:
+        kept = PILOT.read(path)
+    except TruncatedError:
+        return {}
+    except InputError as error:
+        raise InputError(f"{error}: remove it, and the pilot is run again") from error
+    if kept["request"] != asked:
+        raise InputError(f"{path} is the file of another pilot: remove it, and this one is run")
+    return dict(kept)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands import store
 from avalanche_vlm.commands.requests import ReportRequest
+from avalanche_vlm.commands.store import ADVISED, CAME_TO, DIAGNOSED
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import tell, visible
 
@@ -30,7 +32,7 @@ def report(request: ReportRequest) -> int:
     return 0
 
 
-def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
+def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | None]:
     """The results of a ``run``, of a ``compare`` or of the runs in folders side by side, with their timing, the
     diagnosis and the advice, where there are some.
 
@@ -38,50 +40,35 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | No
 
     :raises InputError: if there is nothing to report, or a file is damaged.
     """
-    from avalanche_vlm.report.page.reading import fault
+    from avalanche_vlm.studies.advice.advised import ADVICE
+    from avalanche_vlm.studies.diagnosed import DIAGNOSIS
 
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
-    entries = []
-    for path in _runs(folder, "result.json"):
-        result = _object(path)
-        if result is not None:
-            wrong = fault(result)
-            if wrong:
-                raise InputError(f"{path} is not a result of avalanche-vlm run: {wrong}")
-            beside = {name: _object(path.with_name(f"{name}.json")) or {} for name in ("timing", "ledger")}
-            entries.append({"result": result, **beside})
-    diagnosed = [path for each in ("*/diagnosis.json", "*/seed-*/diagnosis.json") for path in folder.glob(each)]
-    diagnosis = _object(folder / "diagnosis.json")
-    if diagnosis is None and len(diagnosed) == 1:
-        diagnosis = _object(diagnosed[0])
-    advice = _object(folder / "advice.json")
+    entries = {run: entry for run in _runs(folder, CAME_TO) if (entry := store.read_entry(run)) is not None}
+    diagnosed = _runs(folder, DIAGNOSED)
+    of = diagnosed[0] if diagnosed[:1] == [folder] or len(diagnosed) == 1 else None
+    diagnosis = None if of is None else DIAGNOSIS.read(of / DIAGNOSED)
+    if diagnosis is not None and of in entries and diagnosis["run"] != (run := entries[of]["result"]["run"]):
+        raise InputError(
+            f"{of / DIAGNOSED} is of another run ({diagnosis['run']}) than {CAME_TO} beside it ({run}): "
+            "avalanche-vlm diagnose makes one of it"
+        )
+    advice = ADVICE.read(folder / ADVISED) if os.path.lexists(folder / ADVISED) else None
     if not entries and diagnosis is None and advice is None and not _unfinished(folder):
         raise InputError(
             f"{folder} holds no result.json, diagnosis.json or advice.json: avalanche-vlm run makes a first"
         )
-    return entries, diagnosis, advice
+    return list(entries.values()), diagnosis, advice
 
 
 def _runs(folder: Path, name: str) -> list[Path]:
-    """Files of this name of the run or the runs that a folder holds."""
-    return [folder / name, *sorted([*folder.glob(f"*/{name}"), *folder.glob(f"*/seed-*/{name}")])]
+    """Folders of the run or the runs that a folder holds, which have a file of this name."""
+    below = [path.parent for each in ("*", "*/seed-*") for path in folder.glob(f"{each}/{name}")]
+    return [*([folder] if os.path.lexists(folder / name) else []), *sorted(below)]
 
 
 def _unfinished(folder: Path) -> list[dict[str, Any]]:
     """The rows that runs have come to which are not finished."""
-    paths = [path for path in _runs(folder, "partial.json") if not path.with_name("result.json").exists()]
-    return [found for path in paths if (found := _object(path)) is not None]
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds; None if there is none.
-
-    :raises InputError: if it is there and holds something else.
-    """
-    if not path.exists():
-        return None
-    content = store.read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged or cannot be read: it is not a JSON object")
-    return content
+    runs = [run for run in _runs(folder, store.PARTIAL) if not os.path.lexists(run / CAME_TO)]
+    return [store.read_partial(run) for run in runs]

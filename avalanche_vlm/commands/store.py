@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.results import LEDGER, PARTIAL_RESULT, RESULT, TIMING, KeptResult
 from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.storage.json_files import TruncatedError, json_lines, read_json_file
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Experiment
+    from avalanche_vlm.studies.outcome import Outcome
 
 CHECKPOINTS = "checkpoint"
 """The folder of a run's checkpoints, in the run's own."""
+REQUESTED, CAME_TO, TIMED, ACCOUNTED = "request.json", "result.json", "timing.json", "ledger.json"
+"""The files of a run: what was asked for, what it came to, its seconds and its costs."""
+PARTIAL = "partial.json"
+"""The rows that a run has come to which is not finished."""
+DIAGNOSED, ADVISED = "diagnosis.json", "advice.json"
+"""What ``diagnose`` and ``advise`` write."""
+RUN = "run"
+"""Where a file says which run it is of."""
+_ANEW = "choose another --out, or move that folder away to run it again"
+
+RunEntry = dict[str, Any]
+"""``result``, ``timing`` and ``ledger`` of a run; the last two are empty where they are not there."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,37 +50,70 @@ def write_json(path: Path, content: Any) -> None:
     :param content: plain JSON types.
     :raises ValueError: for a number that JSON does not have (NaN, infinity).
     """
-    write_text(path, "".join(_lines(content)) + "\n")
+    write_text(path, "".join(json_lines(content)) + "\n")
 
 
-def _lines(content: Any, before: str = "\n") -> Iterator[str]:
-    """JSON with a line for every entry, and one for a whole list of numbers: of a matrix, which grows with the square
-    of the tasks, a line a row."""
-    entries = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    if not entries or (isinstance(content, list) and not any(isinstance(entry, dict | list) for entry in content)):
-        yield json.dumps(content, allow_nan=False)
-        return
-    inner = f"{before} "
-    begin, end = "{}" if isinstance(content, dict) else "[]"
-    for number, entry in enumerate(content):
-        yield f"{',' if number else begin}{inner}"
-        if isinstance(content, dict):
-            yield f"{json.dumps(entry)}: "
-            entry = content[entry]
-        yield from _lines(entry, inner)
-    yield f"{before}{end}"
+def write_request(folder: Path, asked: Experiment) -> None:
+    """Write down what a run is asked for.
 
-
-def read_json(path: Path) -> Any | None:
-    """The content of a JSON file.
-
-    :param path: the file that is read.
-    :return: plain JSON types; None if the file is missing or no JSON: a truncated file counts as not written.
+    :param folder: the folder of the run.
+    :param asked: the experiment that is asked for.
+    :raises InputError: if it cannot be written.
     """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
+    from avalanche_vlm.commands.requests.experiment import REQUEST
+
+    REQUEST.write(folder / REQUESTED, {"run": asked.run_id, **asked.stored()})
+
+
+def write_partial(folder: Path, asked: Experiment, rows: Sequence[Sequence[float | None]]) -> None:
+    """Write what a run has come to so far.
+
+    :param folder: the folder of the run.
+    :param asked: the experiment that is run.
+    :param rows: complete rows of the performance matrix in percent, None for a missing score.
+    :raises InputError: if it cannot be written.
+    """
+    found = {"run": asked.run_id, "recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": rows}
+    write_json(folder / PARTIAL, PARTIAL_RESULT.sealed(found))
+
+
+def read_partial(folder: Path) -> dict[str, Any]:
+    """What a run has come to that is not finished.
+
+    :param folder: the folder of the run.
+    :return: ``recipe``, ``seed`` and ``matrix``.
+    :raises InputError: if the file is damaged, was changed, or is of another run.
+    """
+    found = PARTIAL_RESULT.read(folder / PARTIAL)
+    if os.path.lexists(folder / REQUESTED) and found["run"] != (run := read_experiment(folder / REQUESTED).run_id):
+        raise InputError(f"{folder / PARTIAL} is of another run ({found['run']}) than {REQUESTED} ({run}): {_ANEW}")
+    return dict(found)
+
+
+def write_outcome(
+    folder: Path, asked: Experiment, outcome: Outcome, total_seconds: float, remark: Callable[[str], None]
+) -> RunEntry:
+    """Write what a run has come to, its result last, which says that all is there. Without the others it is still one.
+
+    :param folder: the folder of the run.
+    :param asked: the experiment that was run.
+    :param outcome: what it has come to.
+    :param total_seconds: seconds of the whole run.
+    :param remark: is told if timing or ledger cannot be written.
+    :return: what was written.
+    :raises InputError: if the result cannot be written.
+    """
+    run = asked.run_id
+    timing = {"run": run, **outcome.timing, "total_seconds": round(total_seconds, 2)}
+    ledger = {"run": run, **outcome.ledger}
+    for name, document, content in ((TIMED, TIMING, timing), (ACCOUNTED, LEDGER, ledger)):
+        try:
+            write_json(folder / name, document.sealed(content))
+        except InputError as error:
+            remark(str(error))
+    result = cast("KeptResult", {"run": run, **outcome.result})
+    write_json(folder / CAME_TO, RESULT.sealed(result))
+    return _entry(result, timing, ledger)
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -73,47 +121,100 @@ def read_experiment(path: Path) -> Experiment:
 
     :param path: the ``request.json`` of a run.
     :return: the experiment that was asked for.
-    :raises InputError: if the file is damaged or of another version.
+    :raises InputError: if the file is damaged, was changed, or is of another version.
     """
-    from pydantic import ValidationError
+    from avalanche_vlm.commands.requests.experiment import REQUEST
 
-    from avalanche_vlm.commands.requests import Experiment
-
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: it is not a JSON object")
-    try:
-        found = Experiment.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        what = f"it has no {field!r}" if first["type"] == "missing" else f"{field}: {first['msg']}"
-        raise InputError(f"{path} is damaged or of an older version: {what}") from error
-    if found.model.trust_remote_code:
+    content = read_json_file(path)
+    model = content.get("model") if isinstance(content, dict) else None
+    if isinstance(model, dict) and model.get("trust_remote_code"):
         raise InputError(f"{path} sets trust_remote_code, and no file may ask that code of a model be run")
-    return found
+    kept = REQUEST.checked(content, path)
+    asked = kept.experiment()
+    if kept.run != asked.run_id:
+        raise InputError(f"{path} is damaged: run is {kept.run!r}, and not what tells its request from others")
+    return asked
 
 
-def read_run(folder: Path) -> tuple[Experiment, dict[str, Any]]:
+def read_entry(folder: Path) -> RunEntry | None:
+    """What a run has come to, with its timing and ledger as far as they are there.
+
+    :param folder: the folder of one run.
+    :return: ``result``, ``timing`` and ``ledger``; None if there is no result.
+    :raises InputError: if a file is damaged, was changed, or belongs to another run than the others beside it.
+    """
+    path = folder / CAME_TO
+    if not os.path.lexists(path):
+        return None
+    result = RESULT.read(path)
+    found: dict[str, Any] = {}
+    for name, document in ((TIMED, TIMING), (ACCOUNTED, LEDGER)):
+        if not os.path.lexists(folder / name):
+            continue
+        try:
+            found[name] = document.read(folder / name)
+        except TruncatedError as error:
+            raise InputError(f"{error}: remove it, and the result stands without it") from error
+        _check_run(folder, result["run"], name, found[name]["run"])
+    if os.path.lexists(folder / REQUESTED):
+        _check_request(folder, read_experiment(folder / REQUESTED), result)
+    return _entry(result, found.get(TIMED, {}), found.get(ACCOUNTED, {}))
+
+
+def read_run(folder: Path) -> tuple[Experiment, KeptResult]:
     """What was asked for and what it came to.
 
     :param folder: the folder of one experiment.
     :return: the experiment, and its result in JSON types.
-    :raises InputError: if the folder holds no finished run.
+    :raises InputError: if the folder holds no finished run, or a file of it is damaged or of another run.
     """
-    result = read_json(folder / "result.json")
-    if not isinstance(result, dict) or not (folder / "request.json").exists():
-        below = sorted(path.parent for path in folder.glob("*/seed-*/result.json"))
+    entry = read_entry(folder)
+    if entry is None or not (folder / REQUESTED).exists():
+        below = sorted(path.parent for path in folder.glob(f"*/seed-*/{CAME_TO}"))
         hint = f"; there is one in {below[0]}" if below else ""
-        raise InputError(f"{folder} holds no finished run (request.json and result.json){hint}")
-    asked = read_experiment(folder / "request.json")
-    if "matrix" not in result or "tasks" not in result:
-        raise InputError(f"{folder / 'result.json'} is damaged: it has no matrix or no tasks")
-    return asked, result
+        raise InputError(f"{folder} holds no finished run ({REQUESTED} and {CAME_TO}){hint}")
+    return read_experiment(folder / REQUESTED), entry["result"]
+
+
+def check_first_version(folder: Path, run: str) -> None:
+    """Refuse a first version of a model that another run has left.
+
+    :param folder: the folder of a run.
+    :param run: what the run is known by.
+    :raises InputError: naming both.
+    """
+    from avalanche_vlm.artifacts.description import read_description
+    from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS
+
+    home = folder / VERSIONS / "v1"
+    if (home / DESCRIPTION).exists() and (there := read_description(home).about.get(RUN)) != run:
+        raise InputError(f"{home / DESCRIPTION} is of another run ({there}) than {folder / CAME_TO} ({run}): {_ANEW}")
+
+
+def _entry(result: KeptResult, timing: Mapping[str, Any], ledger: Mapping[str, Any]) -> RunEntry:
+    """Result, timing and ledger of one run, which the first names."""
+    timing, ledger = ({key: value for key, value in part.items() if key != RUN} for part in (timing, ledger))
+    return {"result": result, "timing": timing, "ledger": ledger}
+
+
+def _check_run(folder: Path, run: str, name: str, there: str) -> None:
+    if there != run:
+        raise InputError(f"{folder / name} is of another run ({there}) than {folder / CAME_TO} ({run}): {_ANEW}")
+
+
+def _check_request(folder: Path, asked: Experiment, result: KeptResult) -> None:
+    """Refuse a result that is of another request, by what both are known by and by what both say."""
+    _check_run(folder, result["run"], REQUESTED, asked.run_id)
+    for fact in ("recipe", "seed", "device"):
+        there, wanted = result["protocol"].get(fact), getattr(asked, fact)
+        if there != wanted:
+            raise InputError(
+                f"{folder / CAME_TO} says {fact} = {there!r}, and {REQUESTED} beside it {wanted!r}: {_ANEW}"
+            )
 
 
 def confirm(
-    folder: Path, request: Experiment, result: dict[str, Any], protocol: dict[str, Any], what: str = "a result"
+    folder: Path, request: Experiment, result: Mapping[str, Any], protocol: dict[str, Any], what: str = "a result"
 ) -> None:
     """Refuse a result that was obtained under other conditions than those of now: data, weights or resources that have
     changed since, though the words that name them are the same.
@@ -148,22 +249,26 @@ def confirm(
         sentence = f"{folder} holds {what} with {name} = {there!r}, which is now {now!r}"
     else:
         sentence = f"{subject} has changed since {folder} was run ({name} was {there!r} and is {now!r})"
-    raise InputError(f"{sentence}: choose another --out, or move that folder away to run it again")
+    raise InputError(f"{sentence}: {_ANEW}")
 
 
-def finished(folder: Path, request: Experiment) -> tuple[dict[str, Any], dict[str, float]] | None:
-    """A result and its timing, if this very request was run to its end.
+def finished(folder: Path, request: Experiment) -> RunEntry | None:
+    """What this very request came to, if it was run to its end.
 
     :param folder: the folder of one recipe and seed.
     :param request: what is asked for now.
-    :return: result and timing, empty if it could not be written; None if there is no finished result.
-    :raises InputError: if the folder holds the result of another request, or of one that cannot be read.
+    :return: result, timing and ledger; None if there is no finished result, or it was not all written.
+    :raises InputError: if the folder holds the result of another request, or one that was changed or cannot be read.
     """
-    result, timing = read_json(folder / "result.json"), read_json(folder / "timing.json")
-    if not isinstance(result, dict) or "metrics" not in result:
+    if not os.path.lexists(folder / CAME_TO):
         return None
     _same_request(folder, request, "a result")
-    return result, timing if isinstance(timing, dict) else {}
+    try:
+        return read_entry(folder)
+    except TruncatedError:
+        return None
+    except InputError as error:
+        raise InputError(f"{error}{'' if _ANEW in str(error) else f': {_ANEW}'}") from error
 
 
 def unfinished(folder: Path, request: Experiment) -> dict[str, Any] | None:
@@ -196,7 +301,7 @@ def unfinished(folder: Path, request: Experiment) -> dict[str, Any] | None:
 def _same_request(folder: Path, request: Experiment, what: str, hint: str = "") -> None:
     """Refuse what was asked for otherwise."""
     try:
-        stored, wanted = read_experiment(folder / "request.json").stored(), request.stored()
+        stored, wanted = read_experiment(folder / REQUESTED).stored(), request.stored()
     except InputError as error:
         raise InputError(f"{error}: choose another --out{hint}") from error
     from avalanche_vlm.evaluation.comparable import PLACES

@@ -48,7 +48,7 @@ def update(request: UpdateRequest) -> int:
     base = _base(request, saved)
     request = request.model_copy(update={"recipe": recipe, "model": _model_of(saved)})
     settings, options = _settings(request, saved, same=recipe == version.recipe)
-    earlier = _earlier(request.out)
+    earlier = _earlier(request.out, saved)
     chosen = request.experiences
     if request.stream.benchmark is not None and chosen is None:
         chosen = (len(version.experiences),)
@@ -119,7 +119,7 @@ def _base(request: UpdateRequest, saved: SavedModel) -> VLM | None:
     """The base of a model whose code the user trusts, which no file may make."""
     if not request.model.trust_remote_code:
         return None
-    earlier = _earlier(request.out)
+    earlier = _earlier(request.out, saved)
     if saved.description.base.origin is not None or earlier is None:
         raise InputError(
             f"--trust-remote-code is for a model that run has made with it: {request.out} holds no other code"
@@ -147,10 +147,18 @@ def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[Tr
     return TrainSettings(**{**fields, **kept, **given}), options
 
 
-def _earlier(folder: Path) -> Experiment | None:
+def _earlier(folder: Path, saved: SavedModel) -> Experiment | None:
     """What the first version was asked for, where ``run`` made it."""
-    path = folder / "request.json"
-    return store.read_experiment(path) if path.exists() else None
+    path, run = folder / store.REQUESTED, saved.description.about.get(store.RUN)
+    if not path.exists():
+        return None
+    asked = store.read_experiment(path)
+    if run is not None and run != asked.run_id:
+        raise InputError(
+            f"{path} is of another run ({asked.run_id}) than the model in {saved.folder} ({run}): move it away, or "
+            "bring back the one that the model was trained by"
+        )
+    return asked
 
 
 def _month(

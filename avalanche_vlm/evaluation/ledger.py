@@ -13,6 +13,7 @@ import torch
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.evaluation.passes import PassesPlugin, inference_flops
+from avalanche_vlm.evaluation.results import LedgerEntry
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Memory
 from avalanche_vlm.memory.state import (
@@ -27,8 +28,6 @@ from avalanche_vlm.memory.state import (
 )
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.routers import ReferenceGate
-
-LedgerEntry = dict[str, Any]
 
 
 class Ledger(Stateful):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from avalanche_vlm.benchmarks.reading import ordered_batches
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, naming
+from avalanche_vlm.evaluation.rightness import refuse_broken
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import images_of
 
@@ -34,7 +35,8 @@ def routing_scores(model: VLM, stream: Iterable[Any], batch_size: int = 256) -> 
     :param model: model with a pool of modules.
     :param stream: experiences, whose task labels tell which module is theirs.
     :param batch_size: pictures that are routed at a time; the scores do not depend on it.
-    :raises InputError: if the model does not choose among modules.
+    :raises InputError: if the model does not choose among modules; :class:`~avalanche_vlm.errors.NotFinite`, naming the
+        task, if features are NaN or infinite, of which no router can say anything.
     """
     if model.routed is None:
         raise InputError(f"{model.name} does not choose among modules, so there is no routing to score")
@@ -44,6 +46,8 @@ def routing_scores(model: VLM, stream: Iterable[Any], batch_size: int = 256) -> 
         for experience in stream:
             for x, _, labels in ordered_batches(experience.dataset.eval(), batch_size):
                 features = F.normalize(model.encode_image_plain(images_of(x).to(model.device)), dim=-1)
+                with naming(f"task {experience.current_experience}"):
+                    refuse_broken(int((~features.isfinite()).any(1).sum()), len(features), "features")
                 for label, task in zip(labels.tolist(), model.routed.route(features), strict=True):
                     own = model.routed.of_label.get(label)
                     known += own in names

@@ -14,6 +14,7 @@ import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import sync_folder, written
+from avalanche_vlm.storage.json_files import read_json_file
 from avalanche_vlm.storage.tensor_files import read_tensors, write_tensors
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
@@ -64,17 +65,11 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
     there = [file for file in (tensor_path, folder / _NEW) if file.is_file()]
     if missing := [file.name for file in (path, *(() if there else (tensor_path,))) if not file.is_file()]:
         raise InputError(f"there is no memory in {folder}: {missing[0]} is missing")
+    description = read_json_file(path)
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise InputError(f"cannot read the memory in {folder}: {error.strerror or error}") from error
-    except ValueError as error:  # not text
-        raise InputError(f"{path} is damaged: it is not the description of a memory") from error
-    try:
-        description = json.loads(text)
         found, digest, settings = description["kind"], description["sha256"], description["settings"]
         version = description["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: it is not the description of a memory") from error
     if version not in _READ:
         known = " and ".join(map(str, _READ))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,10 @@ class FeatureCache:
     def _shelf(self, model: DualEncoder) -> _Shelf:
         key = self._key(model)
         if key not in self._shelves:
-            self._shelves[key] = _Shelf(self.folder / key, key, model.name)
+            dtypes = {parameter.dtype for parameter in model.tower("image").parameters()}
+            if (cast := _autocast(model)) is not None:
+                dtypes.add(cast)
+            self._shelves[key] = _Shelf(self.folder / key, key, model.name, model.width, dtypes)
         return self._shelves[key]
 
     def _key(self, model: DualEncoder) -> str:
@@ -124,18 +127,22 @@ class FeatureCache:
         state = tensor_versions(tensors)
         if self._weights is None or self._weights[0]() is not tower or self._weights[1] != state:
             self._weights = weakref.ref(tower), state, _weights_digest(tower)
-        kind = model.device.type
-        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        precision = torch.get_autocast_dtype(kind) if cast else None
-        settings = (transform.size, transform.mean, transform.std, precision, layer_settings(tower))
+        settings = (transform.size, transform.mean, transform.std, _autocast(model), layer_settings(tower))
         return hashlib.sha256(repr((_FORMAT, self._weights[2], settings)).encode()).hexdigest()[: 2 * _DIGEST]
 
 
 class _Shelf:
-    """The features of one tower, by the hash of the image: some in files, some not written yet."""
+    """The features of one tower, by the hash of the image: some in files, some not written yet.
 
-    def __init__(self, folder: Path, key: str, name: str) -> None:
-        self.folder, self.key, self.name = folder, key, name
+    :param folder: the folder of the files.
+    :param key: what tells the tower and its settings from others.
+    :param name: name of the model whose tower it is.
+    :param width: numbers of a feature.
+    :param dtypes: types that they may be of.
+    """
+
+    def __init__(self, folder: Path, key: str, name: str, width: int, dtypes: Collection[torch.dtype]) -> None:
+        self.folder, self.key, self.name, self.width, self.dtypes = folder, key, name, width, dtypes
         self.pending: dict[bytes, torch.Tensor] = {}
         self.disk = 0
         self._files: list[torch.Tensor] = []
@@ -185,6 +192,14 @@ class _Shelf:
         if self._open(path):
             self.pending.clear()
 
+    def _fits(self, digests: torch.Tensor, features: torch.Tensor) -> bool:
+        """Whether they are features, and such as the tower gives: whoever has forged them knows the digest, too."""
+        rows = (torch.uint8, (len(features), _DIGEST)) if features.ndim == 2 else None
+        if (digests.dtype, tuple(digests.shape)) != rows:
+            return False
+        same = features.shape[1] == self.width and features.dtype in self.dtypes
+        return same and bool(torch.isfinite(features).all())
+
     def _open(self, path: Path) -> bool:
         """Take in a file, whose features stay on disk until they are asked for."""
         try:
@@ -194,7 +209,7 @@ class _Shelf:
                 if facts.get("format") != _FORMAT or facts.get("key") != self.key:
                     raise ValueError
                 digests, features = file.get_tensor("digests"), file.get_tensor("features")
-            if facts["sha256"] != _check(digests, features):
+            if facts["sha256"] != _check(digests, features) or not self._fits(digests, features):
                 raise ValueError
         except (OSError, SafetensorError, ValueError, KeyError):
             warnings.warn(
@@ -207,6 +222,13 @@ class _Shelf:
         self._files.append(features)
         self.disk += path.stat().st_size
         return True
+
+
+def _autocast(model: DualEncoder) -> torch.dtype | None:
+    """The precision that autocast computes in at the moment, if it does."""
+    kind = model.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if cast else None
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:

@@ -13,7 +13,7 @@ from avalanche_vlm.evaluation.comparable import check_one_table, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.rounding import show, spread
-from avalanche_vlm.units import one_line, visible
+from avalanche_vlm.units import as_cell, one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,9 @@ def as_csv(entries: Sequence[ResultEntry]) -> str:
     writer = csv.DictWriter(text, ["recipe", "seed", *(figure.name for figure in figures)], lineterminator="\n")
     writer.writeheader()
     for entry in entries:
-        writer.writerow({name: "" if value != value else value for name, value in _row(entry, figures).items()})
+        writer.writerow(
+            {name: "" if value != value else as_cell(value) for name, value in _row(entry, figures).items()}
+        )
     return text.getvalue()
 
 

@@ -5,24 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 from avalanche_vlm.evaluation.ledger import Ledger
+from avalanche_vlm.evaluation.results import Timing
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, StateDict, Stateful
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
 Clock = Callable[[], float]
-
-
-class Timing(TypedDict):
-    """Seconds of training, of its processor time (all threads together, which other processes on the machine disturb
-    less), and of evaluation. Of a run that was interrupted, those of the work that its result rests on: what was lost
-    and done again counts once, and neither reading nor writing checkpoints counts."""
-
-    train_seconds: float
-    train_cpu_seconds: float
-    eval_seconds: float
 
 
 class Stopwatch(Stateful):

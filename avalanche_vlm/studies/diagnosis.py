@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,14 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.cells import has_diagonal, not_measured
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
-from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, StepWeights, attribute, attribute_tasks
+from avalanche_vlm.studies.diagnosed import ATTRIBUTION, Attribution, Diagnosis
 from avalanche_vlm.studies.experiment import Outcome, run_experiment
 from avalanche_vlm.training.checkpoint import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
@@ -53,7 +54,7 @@ def diagnose(
     progress: Callable[[int, int, int], None] | None = None,
     checkpoint: CheckpointPlugin | None = None,
     on_resume: Callable[[CheckpointPlugin], None] | None = None,
-) -> tuple[dict[str, Any], Outcome]:
+) -> tuple[Diagnosis, Outcome]:
     """Run an experiment with probes, then attribute what was lost.
 
     The probes leave the training as it is, so the matrix is that of
@@ -141,19 +142,18 @@ def diagnose(
     return _plain(found), outcome
 
 
-def _once(folder: Path | None, name: str, find: Callable[..., dict[str, Any]], **asked: Any) -> dict[str, Any]:
+def _once(folder: Path | None, name: str, find: Callable[..., Any], **asked: Any) -> Attribution:
     """What takes long, and is kept with the checkpoints once it is found."""
     if folder is None:
         return find(**asked)
     path, key = folder / "attributions" / f"{name}.json", repr(asked)
     try:
-        kept = json.loads(path.read_text())
-        if kept["asked"] == key:
+        if path.exists() and (kept := ATTRIBUTION.read(path))["asked"] == key:
             return kept["found"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # it is not there yet
-    found = find(**asked)
-    replace_file(path, json.dumps({"asked": key, "found": found}).encode())
+    except InputError as error:
+        warnings.warn(f"{error}: what it should hold is found again", VLMWarning, stacklevel=2)
+    found = _plain(find(**asked))
+    ATTRIBUTION.write(path, {"asked": key, "found": found})
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -141,13 +141,14 @@ def run_experiment(
         raise NotFinite(f"recipe {recipe}: {error}") from error
     finally:
         ledger.plugin.close()
-    result: Result = {
+    found = {
         "protocol": protocol,
         "tasks": list(benchmark.task_names),
         "data": benchmark.data.as_json(),
         **scores_of(benchmark, matrix, held_out, classes, evaluate),
         "costs": ledger.costs,
     }
+    result = cast("Result", found)
     timing = account.timing()
     entry = ledger.entry(protocol["resources"], plugins, timing["train_seconds"])
     return Outcome(with_figures(result, metrics), timing, strategy, entry, tuple(own), account.seconds_before)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,46 +27,13 @@ from avalanche_vlm.evaluation.figures import list_figures
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies, class_records
+from avalanche_vlm.evaluation.results import LedgerEntry, Result, Scored, Timing
 from avalanche_vlm.models import VLM
-from avalanche_vlm.studies.account import Timing
 from avalanche_vlm.studies.conditions import conditions_of, resources_in_use
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.protocol import model_of
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
-
-
-class Scored(TypedDict):
-    """The scores of a :class:`Result`, in percent, None for a missing one.
-
-    ``matrix``: a row per step, the pretrained model's first, and a column per task. ``held_out`` and ``alignment``
-    (which is no percentage): curves by name, one value per step. ``metrics``: the survey's figures, and those of
-    metrics that were passed. ``classes``: per task a record of every class with test samples, none of image-text tasks
-    (:func:`~avalanche_vlm.evaluation.per_class.class_records`). ``chance``: per task how many classes compete at the
-    end, how many test samples it has, and what guessing comes to (:func:`~avalanche_vlm.evaluation.chance.guesses`).
-    """
-
-    matrix: list[list[float | None]]
-    held_out: dict[str, list[float | None]]
-    alignment: dict[str, list[float | None]]
-    metrics: dict[str, float | None]
-    classes: list[list[dict[str, Any]]]
-    chance: list[dict[str, Any]]
-
-
-class Result(Scored):
-    """What ``result.json`` holds.
-
-    ``protocol``: everything that decides the figures. ``tasks``: names in the order of the stream. ``data``: what was
-    left out of it. ``costs``: bytes and parameters. ``figures``: declarations of the figures of metrics that were
-    passed, by name; absent without any.
-    """
-
-    protocol: dict[str, Any]
-    tasks: list[str]
-    data: dict[str, Any]
-    costs: dict[str, int]
-    figures: NotRequired[dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +52,7 @@ class Outcome:
     result: Result
     timing: Timing
     strategy: VLMNaive
-    ledger: dict[str, Any]
+    ledger: LedgerEntry
     plugins: tuple[SupervisedPlugin, ...] = ()
     seconds_before: float = 0.0
 
@@ -189,7 +156,7 @@ def scores_of(
     :param evaluated: whether the strategy evaluated at every step; without, there is no matrix.
     """
     names = () if benchmark.label_space is None else benchmark.label_space.class_names
-    return {
+    found = {
         "matrix": percent_rows(matrix.rows()) if evaluated else [],
         "held_out": {name: [_percent(v) for v in values] for name, values in held_out.result().items()},
         "alignment": {name: [_plain(v) for v in values] for name, values in held_out.alignment().items()},
@@ -197,6 +164,7 @@ def scores_of(
         "classes": class_records(classes, names, len(benchmark.task_names)) if evaluated and names else [],
         "chance": [guess.as_json() for guess in guesses(benchmark)],
     }
+    return cast("Scored", found)
 
 
 def declared_figures(metrics: Iterable[PluginMetric]) -> dict[str, Figure]:
@@ -233,7 +201,7 @@ def with_figures(result: Result, metrics: Iterable[PluginMetric]) -> Result:
             measured = metric.values()
             values |= {figure.name: _measured(metric, figure, measured.get(figure.name)) for figure in metric.figures}
     declarations = {name: figure.as_json() for name, figure in figures.items()}
-    return {**result, "metrics": {**result["metrics"], **values}, "figures": declarations}
+    return cast("Result", {**result, "metrics": {**result["metrics"], **values}, "figures": declarations})
 
 
 def percent_rows(rows: np.ndarray | Sequence[Sequence[float]]) -> list[list[float | None]]:

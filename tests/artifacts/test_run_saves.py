@@ -10,6 +10,7 @@ from avalanche_vlm import cli, load
 from avalanche_vlm.artifacts import open_saved
 from avalanche_vlm.commands import arguments
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.results import LEDGER
 from avalanche_vlm.studies.outcome import Outcome
 
 
@@ -18,7 +19,8 @@ def test_run_leaves_a_model_with_what_it_came_to(tmp_path):
     assert run("run", "--recipe", "lora", "--set", "rank=2", "--out", str(tmp_path)) == 0
     result, found = read(tmp_path / "result.json"), open_saved(tmp_path).description
     assert found.protocol == result["protocol"] and found.result["metrics"] == result["metrics"]
-    assert found.result["matrix"] == result["matrix"] and found.ledger == read(tmp_path / "ledger.json")
+    ledger = {**found.ledger, "run": found.about["run"]}
+    assert found.result["matrix"] == result["matrix"] and ledger == LEDGER.read(tmp_path / "ledger.json")
     assert [(step.recipe, step.options["rank"]) for step in found.built] == [("lora", 2)]
     assert not found.plain and found.modules == ["task_0", "task_1"] and found.raw_data is False
     model = load(tmp_path)

@@ -148,7 +148,10 @@ def test_a_pickle_whose_digest_was_written_into_the_description_is_not_run(folde
         ({"format": "x"}, "has format 'x'"),
         ({"built": 3}, "model.json is damaged: built"),
         ({"state": {"_extra_state": 3}}, "gives other tokens than when"),
-        ({"state": {"_extra_state": {"label_space": {"class_names": 3}}}}, "model.json has a damaged label space"),
+        (
+            {"state": {"_extra_state": {"label_space": {"class_names": 3}}}},
+            r"label space in \S+model\.json is damaged: class_names:",
+        ),
         ({"state": {"_extra_state": {"label_space": SPACE.as_json()}}}, "does not fit its model"),
         ({"absent": ["clip.logit_scale"]}, "does not fit its model"),
         ({"trains": {"trains": ["x"], "frozen": []}}, "does not fit its model"),
@@ -166,7 +169,7 @@ def test_a_pickle_whose_digest_was_written_into_the_description_is_not_run(folde
             "sets ranpac's option cache to a path, 'there': a saved model names none",
         ),
         ({"files": {}}, r"does not know \S+, which the model needs"),
-        ({"more": 1}, "model.json is damaged: more"),
+        ({"more": 1}, "model.json is damaged: it has more, which does not belong there"),
     ],
 )
 def test_a_description_that_asks_for_something_else_is_refused(folder, changes, sentence):

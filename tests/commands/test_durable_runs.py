@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import read
+from small_runs import forge, read
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands import run as commands
@@ -127,10 +127,10 @@ def test_another_request_of_which_nothing_was_trained_is_forgotten(tmp_path, cap
 def test_checkpoints_of_other_versions_and_of_other_data_are_refused(broken, tmp_path, capsys, monkeypatch):
     out = shutil.copytree(broken, tmp_path / "out")
     request = read(out / "request.json")
-    store.write_json(out / "request.json", {**request, "versions": {**request["versions"], "torch": "1.0"}})
+    forge(out / "request.json", versions={**request["versions"], "torch": "1.0"})
     assert cli.main(words(out)) == 2
     assert "holds an unfinished run with versions.torch = '1.0', not " in capsys.readouterr().err
-    store.write_json(out / "request.json", request)
+    forge(out / "request.json", **request)
     from avalanche_vlm.commands import prepare
 
     real = prepare.protocol

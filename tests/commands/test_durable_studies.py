@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import read
+from small_runs import forge, read
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands import advise as advising
@@ -127,7 +126,6 @@ def test_a_pilot_that_was_broken_off_is_tried_again_with_more_time_alone(tmp_pat
         assert tried == expected
     assert "replay on 100%: broken off before, and there is no more time for it now" in capsys.readouterr().err
     (path,) = (tmp_path / "pilots/replay").glob("*.json")
-    kept = read(path)
-    kept["broken off"]["allowed"] /= 2
-    path.write_text(json.dumps(kept))
+    tried_before = read(path)["broken off"]
+    forge(path, **{"broken off": {**tried_before, "allowed": tried_before["allowed"] / 2}})
     assert cli.main(["advise", *words]) == 0 and tried == ["replay"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_runs import SMALL, read, run
+from small_runs import SMALL, forge, read, run
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands import jobs, prepare, store
@@ -83,13 +83,14 @@ def finished(tmp_path_factory):
         ({"device": "tpu"}, "holds a result with device = 'tpu', not 'cpu': choose another --out"),
         ({"versions": {}}, "holds a result with versions.python = None, not "),
         ({"recipe_options": {"policy": "reservoir"}}, "holds a result with recipe_options.max_bytes = None, not "),
-        ({"stream": None}, "request.json is damaged or of an older version: stream: "),
-        ({"sede": 3}, "request.json is damaged or of an older version: sede: Extra inputs are not permitted: choose "),
+        ({"stream": 3}, "request.json is damaged: stream: input should be a valid dictionary"),
+        ({"stream": None}, "request.json is damaged: it has no stream: choose another --out"),
+        ({"sede": 3}, "request.json is damaged: it has sede, which does not belong there: choose another --out"),
     ],
 )
 def test_what_decides_a_result_is_compared_although_nobody_typed_it(finished, tmp_path, capsys, changed, sentence):
     folder = shutil.copytree(finished, tmp_path / "copy")
-    store.write_json(folder / "request.json", {**read(folder / "request.json"), **changed})
+    forge(folder / "request.json", **changed)
     assert run("run", "--recipe", "replay", "--out", str(folder)) == 2
     assert sentence in capsys.readouterr().err
 
@@ -105,7 +106,10 @@ def test_the_stored_request_is_what_was_asked_for(finished):
     assert stored["train"]["train_classes"] is None and protocol["train"]["train_classes"] == "current"
     assert {**stored["train"], "train_classes": "current"} == protocol["train"]
     assert protocol["data"]["seed"] == 0 and stored["stream"]["seed"] is None  # it follows the training's
-    assert set(stored) - set(protocol) == {"stream"} and stored["model"]["name"] == protocol["model"]
+    assert (
+        set(stored) - set(protocol) == {"stream", "run", "format", "sha256"}
+        and stored["model"]["name"] == protocol["model"]
+    )
 
 
 @pytest.fixture
@@ -169,9 +173,9 @@ def test_what_changed_between_two_starts_is_noticed_and_nothing_is_lost(my_data,
 
 def test_a_result_of_an_older_version_is_refused_in_plain_words(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "copy")
-    result = read(folder / "result.json")
-    del result["protocol"]["weights"]
-    store.write_json(folder / "result.json", result)
+    protocol = read(folder / "result.json")["protocol"]
+    del protocol["weights"]
+    forge(folder / "result.json", protocol=protocol)
     assert run("run", "--recipe", "replay", "--out", str(folder)) == 2
     assert "holds a result of an older version, which does not say weights.content: choose" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import os
 import stat
 
 import pytest
-from small_runs import read
+from small_runs import forge, read
 
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.requests import RunRequest, StreamRequest
@@ -55,9 +55,9 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"n_test": 8}], ids=["none", "others"])
 def test_a_setting_that_differs_is_named_and_not_its_empty_group(tmp_path, options):
     asked = prepare.experiment(RunRequest(out=tmp_path, stream=StreamRequest(options={"n_train": 16})), "fine-tune", 0)
-    store.write_json(tmp_path / "request.json", asked.stored())
-    store.write_json(tmp_path / "result.json", {"metrics": {}})
-    store.write_json(tmp_path / "timing.json", {})
+    store.write_request(tmp_path, asked)
+    for name in ("result.json", "timing.json"):
+        store.write_json(tmp_path / name, {})  # what was asked for is compared first
     other = asked.model_copy(update={"stream": StreamRequest(options=options)})
     with pytest.raises(InputError, match=r"stream\.options\.n_t\w+ = ") as told:
         store.finished(tmp_path, other)
@@ -93,10 +93,9 @@ def test_names_of_classes_that_moved_with_the_data_are_the_same(tmp_path):
 
 def test_a_stored_request_cannot_ask_that_code_of_a_model_be_run(tmp_path):
     asked = prepare.experiment(RunRequest(out=tmp_path), "fine-tune", 0)
-    store.write_json(tmp_path / "request.json", asked.stored())
+    store.write_request(tmp_path, asked)
     assert store.read_experiment(tmp_path / "request.json").stored() == asked.stored()
-    asked_for = {**asked.stored(), "model": {**asked.stored()["model"], "trust_remote_code": True}}
-    store.write_json(tmp_path / "request.json", asked_for)
+    forge(tmp_path / "request.json", model={**asked.stored()["model"], "trust_remote_code": True})
     with pytest.raises(InputError, match=r"request\.json sets trust_remote_code, and no file may ask"):
         store.read_experiment(tmp_path / "request.json")
 
@@ -118,11 +117,11 @@ def test_trust_in_a_models_code_is_said_again_and_never_read(monkeypatch, tmp_pa
         of = (lambda request: request) if words[0] == "diagnose" else (lambda request: request.model)
         assert of(said).trust_remote_code and not of(unsaid).trust_remote_code
     # An update makes the base from what its run was asked for, and only where code was trusted then.
-    saved = SimpleNamespace(description=SimpleNamespace(base=SimpleNamespace(origin=None)))
+    saved = SimpleNamespace(description=SimpleNamespace(base=SimpleNamespace(origin=None), about={}))
     request = parse(["update", str(tmp_path), "--data", "y", "--trust-remote-code"])[1]
     with pytest.raises(InputError, match="--trust-remote-code is for a model that run has made with it"):
         update._base(request, saved)
-    store.write_json(tmp_path / "request.json", asked.stored())
+    store.write_request(tmp_path, asked)
     assert update._base(request, saved) is None and trusted == [False, True, True]
     saved.description.base.origin = "hf-hub:some/model"
     with pytest.raises(InputError, match="holds no other code"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.evaluation.routing import routing_scores
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
@@ -63,6 +63,16 @@ def test_scores_equal_the_loop_over_samples(random_model, tiny_benchmark, turns_
     assert scores.accuracy > 0 and scores.out_of_distribution_let_in > 0 and (scores.turned_away > 0) == turns_away
     first = routing_scores(random_model, tiny_benchmark.test_stream[:1])
     assert math.isnan(first.out_of_distribution_let_in) and first.accuracy == scores.accuracy
+
+
+def test_features_that_are_no_numbers_are_routed_nowhere(random_model, tiny_benchmark):
+    pool = ModulePool(named("image", inject_lora(random_model.tower("image"), rank=1)))
+    pool.add("a")
+    random_model.routed = RoutedPool(pool, BySign())
+    with torch.no_grad():
+        next(random_model.tower("image").parameters()).fill_(float("nan"))
+    with pytest.raises(NotFinite, match=r"task 0: the features of 20 of 20 samples are NaN or infinite"):
+        routing_scores(random_model, tiny_benchmark.test_stream)
 
 
 def test_a_model_without_modules(random_model, tiny_benchmark):

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from made import tiny as tiny_vlm
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.feature_cache import FeatureCache
+from avalanche_vlm.models.feature_cache import FeatureCache, _check
 
 
 @pytest.fixture
@@ -226,6 +227,37 @@ def test_a_damaged_file_is_computed_again(tmp_path, random_model, encoded, image
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(FeatureCache(tmp_path).features(random_model, images), expected)
+    assert encoded == [12, 12]
+
+
+FORGED = {
+    "NaN": lambda d, f: (d, f.index_fill(0, torch.tensor(3), float("nan"))),
+    "infinite": lambda d, f: (d, f.index_fill(1, torch.tensor(0), float("inf"))),
+    "float64": lambda d, f: (d, f.double()),
+    "int32": lambda d, f: (d, f.to(torch.int32)),
+    "narrower": lambda d, f: (d, f[:, :-1].contiguous()),
+    "a row less": lambda d, f: (d, f[:-1].contiguous()),
+    "flat": lambda d, f: (d, f.reshape(-1)),
+    "cubic": lambda d, f: (d, f[:, None]),
+    "no digests": lambda d, f: (d.float(), f),
+    "shorter digests": lambda d, f: (d[:, :8].contiguous(), f),
+}
+"""What a file may have whose digest is right."""
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_what_is_no_feature_is_not_served_whatever_its_digest(tmp_path, random_model, encoded, images, what):
+    cache = FeatureCache(tmp_path)
+    expected = cache.features(random_model, images)
+    cache.flush()
+    (path,) = files(tmp_path)
+    with safe_open(path, "pt") as file:
+        facts, digests, features = file.metadata(), file.get_tensor("digests"), file.get_tensor("features")
+    digests, features = FORGED[what](digests, features)
+    save_file({"digests": digests, "features": features}, path, {**facts, "sha256": _check(digests, features)})
+    again = FeatureCache(tmp_path)
+    with pytest.warns(UserWarning, match=f"{path.name} is damaged or no file of this feature cache"):
+        assert torch.equal(again.features(random_model, images), expected)
     assert encoded == [12, 12]
 
 

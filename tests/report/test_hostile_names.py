@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import csv
 import io
+import json
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from test_report import entry
 
 from avalanche_vlm import units
 from avalanche_vlm.commands import jobs
+from avalanche_vlm.commands.answer_files import answers_to
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.store import write_text
 from avalanche_vlm.report import plots, table
@@ -75,6 +78,23 @@ def test_every_page_is_written(tmp_path):
         write_text(tmp_path / name, units.visible(text))
         written = (tmp_path / name).read_text(encoding="utf-8")
         assert "</script><script></" not in written and harmless(written)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_cell_of_a_table_is_a_formula(tmp_path, start):
+    name = f'{start}HYPERLINK("http://x","y")'
+    for file in ("a.csv", "a.jsonl"):
+        with answers_to(tmp_path / file, ["image", "class", "score", "known"]) as answer:
+            row = {"image": name, "class": name, "score": -1.5, "known": True}
+            answer([row], row)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {"image": f"'{name}", "class": f"'{name}", "score": "-1.5", "known": "true"}
+    assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8"))["image"] == name  # for programs
+    found = entry_with(["a", "b"])
+    found["result"]["protocol"]["recipe"] = name
+    (line,) = csv.DictReader(io.StringIO(table.as_csv([found]), newline=""))
+    assert line["recipe"] == f"'{name}" and float(line["last"]) == found["result"]["metrics"]["last"]
 
 
 @given(st.text(st.characters()))

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import page_files as files
 import pytest
+from small_runs import forge
 
 from avalanche_vlm import cli
-from avalanche_vlm.commands import store
+from avalanche_vlm.evaluation.results import RESULT, TIMING, metrics_of
+from avalanche_vlm.studies.advice.advised import ADVICE
+from avalanche_vlm.studies.diagnosed import DIAGNOSIS
 
 WRITTEN = ("report.html", "report.md", "report.json")
 
@@ -22,9 +25,13 @@ def report(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
+RUN = "0123456789abcdef"
+
+
 def save(folder: Path, entry: dict) -> None:
-    for name in ("result", "timing"):
-        store.write_json(folder / f"{name}.json", entry[name])
+    result = entry["result"] | {"metrics": metrics_of(entry["result"]["matrix"])}
+    RESULT.write(folder / "result.json", {"run": RUN, **result})
+    TIMING.write(folder / "timing.json", {"run": RUN, **entry["timing"]})
 
 
 @pytest.mark.slow
@@ -49,12 +56,12 @@ def test_a_comparison_with_a_diagnosis_of_one_of_its_runs_and_an_advice(tmp_path
     for entry in files.entries():
         protocol = entry["result"]["protocol"]
         save(tmp_path / protocol["recipe"] / f"seed-{protocol['seed']}", entry)
-    store.write_json(tmp_path / "fine-tune/seed-0/diagnosis.json", files.diagnosis())
-    store.write_json(tmp_path / "advice.json", files.advice())
+    DIAGNOSIS.write(tmp_path / "fine-tune/seed-0/diagnosis.json", {"run": RUN, **files.diagnosis()})
+    ADVICE.write(tmp_path / "advice.json", files.advice())
     found = report(tmp_path)
     assert found["missing"] == {} and len(found["groups"][0]["recipes"]) == 4
     assert found["attribution"][0]["verdict"]["module"] == "image.1"
-    store.write_json(tmp_path / "lora/seed-0/diagnosis.json", files.diagnosis())
+    DIAGNOSIS.write(tmp_path / "lora/seed-0/diagnosis.json", {"run": RUN, **files.diagnosis()})
     assert "attribution" in report(tmp_path)["missing"]  # which of the two is not for the report to say
 
 
@@ -85,8 +92,14 @@ def damage(folder: Path, what: str) -> None:
     elif what == "list":
         (folder / "advice.json").write_text("[1, 2]")
     elif what == "matrix":
-        result = files.entry()["result"]
-        store.write_json(folder / "result.json", {**result, "matrix": result["matrix"][1:]})
+        forge(folder / "result.json", matrix=files.entry()["result"]["matrix"][1:])
+    elif what == "edited":
+        text = (folder / "result.json").read_text()
+        (folder / "result.json").write_text(text.replace('"last": 5', '"last": 9'))
+    elif what == "other run":
+        forge(folder / "timing.json", run="0" * 16)
+    elif what == "other diagnosis":
+        DIAGNOSIS.write(folder / "diagnosis.json", {"run": "0" * 16, **files.diagnosis()})
     elif what == "unwritable":
         (folder / "report.md").mkdir()
     elif what == "empty":
@@ -96,9 +109,12 @@ def damage(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("cut", "result.json is damaged or cannot be read: it is not a JSON object"),
-        ("list", "advice.json is damaged or cannot be read"),
-        ("matrix", "result.json is not a result of avalanche-vlm run: its matrix is not 7 rows of 6 scores"),
+        ("cut", "result.json is damaged: it ends early, or is not JSON"),
+        ("list", "advice.json is damaged: it is not a JSON object"),
+        ("matrix", "result.json is damaged: matrix: it is not 7 rows of 6 scores"),
+        ("edited", "result.json is truncated or was changed since it was written: its digest is another"),
+        ("other run", f"timing.json is of another run ({'0' * 16}) than "),
+        ("other diagnosis", f"diagnosis.json is of another run ({'0' * 16}) than result.json beside it ({RUN})"),
         ("unwritable", "cannot write"),
         ("empty", "holds no result.json, diagnosis.json or advice.json"),
         ("absent", "there is no folder at"),

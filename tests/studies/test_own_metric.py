@@ -15,13 +15,13 @@ from made import tiny as tiny_vlm
 
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
-from avalanche_vlm.commands import store
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.accumulators import SampleColumns
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.declaration import EVERYWHERE, Figure
 from avalanche_vlm.evaluation.figures import list_figures
+from avalanche_vlm.evaluation.results import RESULT, TIMING
 from avalanche_vlm.report import plots, table
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.studies.outcome import with_figures
@@ -127,8 +127,9 @@ def test_table_csv_summary_and_bars_show_it(runs, capsys):
 def test_the_report_shows_it_as_html_markdown_and_json(runs, tmp_path):
     """From the files alone: whoever reports need not have the metric."""
     for seed, entry in enumerate(entries(runs[0])):
-        for name in ("result", "timing"):
-            store.write_json(tmp_path / f"fine-tune/seed-{seed}/{name}.json", entry[name])
+        for name, document in (("result", RESULT), ("timing", TIMING)):
+            content = {"run": "0" * 16, "total_seconds": 9.0} if name == "timing" else {"run": "0" * 16}
+            document.write(tmp_path / f"fine-tune/seed-{seed}/{name}.json", {**content, **entry[name]})
     assert cli.main(["report", str(tmp_path)]) == 0
     (group,) = json.loads((tmp_path / "report.json").read_text())["groups"]
     (column,) = [column for column in group["columns"] if column["key"] == "overconfidence"]

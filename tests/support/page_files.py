@@ -53,7 +53,7 @@ def entry(recipe: str = "fine-tune", seed: int = 0, tasks: list[str] = TASKS, **
         "result": {
             "protocol": protocol(recipe, seed, **changed),
             "tasks": tasks,
-            "data": {"skipped": [], "notes": []},
+            "data": {"skipped": [], "notes": [], "cut": {}},
             "matrix": matrix,
             "classes": [
                 [
@@ -80,7 +80,12 @@ def entry(recipe: str = "fine-tune", seed: int = 0, tasks: list[str] = TASKS, **
                 "model_parameters": 1_465_217,
             },
         },
-        "timing": {"train_seconds": 30.0, "eval_seconds": 5.5, "total_seconds": round(rng.uniform(30, 90), 2)},
+        "timing": {
+            "train_seconds": 30.0,
+            "train_cpu_seconds": 29.0,
+            "eval_seconds": 5.5,
+            "total_seconds": round(rng.uniform(30, 90), 2),
+        },
     }
 
 
@@ -109,10 +114,11 @@ def diagnosis(tasks: list[str] = TASKS) -> dict[str, Any]:
         return [[round(draw(), 4) for _ in BLOCKS] for _ in tasks]
 
     cosine: list[Any] = per_block(lambda: rng.gauss(-0.15, 0.3))
-    cosine[0] = None
+    cosine[0] = [None] * len(BLOCKS)
     return {
         "protocol": protocol(),
         "tasks": tasks,
+        "remarks": [],
         "exposures": {
             "drift": {**_interval(26.4, 2.1), "measure": "R@1 of the probe pairs lost against the pretrained model"},
             "interference": {
@@ -161,6 +167,7 @@ def _attribution(score: str = "held-out captions R@1", before_is: str = "pretrai
     modules = [("image.1", 9.1), ("image.2", 7.4), ("image.0", 4.0), ("text.1", 1.2), ("text.in", -0.3)]
     return {
         "score": score,
+        "samples": 2000,
         "before": 99.9,
         "before_is": before_is,
         "trained": 73.5,
@@ -223,7 +230,9 @@ def advice() -> dict[str, Any]:
                     "zero_shot_kept": kept,
                     "bytes": stored,
                     "seconds": round(seconds * share, 2),
+                    "pilot_seconds": 2.5,
                     "operational": operational,
+                    "operational_parts": {"artifacts": operational},
                     "n_test": 900,
                     "interval": [round(last - 2.4, 2), round(last + 2.4, 2)],
                     "dropped": dropped.get(name),
@@ -236,6 +245,7 @@ def advice() -> dict[str, Any]:
         name: {
             "stored_ram_bytes": stored,
             "stored_disk_bytes": 0,
+            "undeclared_plugins": [],
             "reference_pairs_needed": name == "zscl",
             "generator_needed": False,
             "raw_user_data_kept": name == "replay",
@@ -256,12 +266,26 @@ def advice() -> dict[str, Any]:
     }
     return {
         "protocol": protocol(),
-        "constraints": {"max_bytes": 5_000_000, "raw_data": False, "task_id": True, "max_train_seconds": None},
+        "constraints": {
+            "max_bytes": 5_000_000,
+            "raw_data": False,
+            "task_id": True,
+            "max_train_seconds": None,
+            "keep_zero_shot": 2.0,
+        },
         "minutes": {"asked": 3, "used": 2.71},
         "seeds": [0],
         "rounds": [
-            {"share of the data": 0.25, "recipes": tries(list(tried), {"ewc-clip": worse, "fine-tune": worse}, 0.25)},
-            {"share of the data": 1.0, "recipes": tries(["lora", "zscl", "replay", "wise-ft"], {}, 1.0)},
+            {
+                "share of the data": 0.25,
+                "complete": True,
+                "recipes": tries(list(tried), {"ewc-clip": worse, "fine-tune": worse}, 0.25),
+            },
+            {
+                "share of the data": 1.0,
+                "complete": True,
+                "recipes": tries(["lora", "zscl", "replay", "wise-ft"], {}, 1.0),
+            },
         ],
         "front": ["lora", "zscl", "wise-ft"],
         "answer": {
@@ -269,10 +293,13 @@ def advice() -> dict[str, Any]:
             "sentence": "Start with lora: it ends 24 points above fine-tuning and keeps 98.8 % of the held-out score.",
             "confidence": "leaning",
             "why": "one seed, and the intervals of lora and zscl overlap",
+            "second": "zscl",
+            "share of the data": 1.0,
         },
         "plan": [
             {
                 "stage": 1,
+                "recipe": "lora",
                 "do": "switch on lora",
                 "brings": {
                     "over": "fine-tune",
@@ -285,21 +312,29 @@ def advice() -> dict[str, Any]:
                     "seconds": 12.1,
                     "operational": 3,
                     "parts": {"artifacts": 2, "not reversible": 1, "raw data": 0},
-                    "reversible": True,
+                    "artifacts": ["weights", "router"],
                 },
                 "watch": "how often the router sends a stranger to a task's module",
                 "go on when": "Last stays above 80 % for two tasks",
             },
             {
                 "stage": 2,
+                "recipe": "lora",
                 "do": "add replay of 1 MiB",
-                "brings": {"last": [-0.5, 3.2], "zero-shot": None},
-                "costs": {"stored_bytes": 2**20, "keeps": "raw pictures"},
+                "brings": {"over": "lora", "last": [-0.5, 3.2], "zero-shot": None, "share of the data": 1.0},
+                "costs": {
+                    "bytes": 2**20,
+                    "seconds": 31.2,
+                    "operational": 1,
+                    "parts": {"raw data": 1},
+                    "artifacts": ["weights"],
+                },
                 "watch": "zero-shot score after each task",
                 "go on when": "stage 1 holds",
             },
         ],
         "excluded": [{"recipe": "gift", "because": "needs a generator, and none was given"}],
+        "not run": [],
         "ledger": ledger,
         "warnings": ["Two recipes were tried on fewer than 1,000 samples: differences below 3 points are noise."],
     }

@@ -6,9 +6,13 @@ result, and read back from there.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from avalanche_vlm._content import digest
 from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TorchSeed
+from avalanche_vlm.evaluation.results import RunId
+from avalanche_vlm.storage.json_files import Document
 from avalanche_vlm.training.settings import TrainSettings
 
 
@@ -44,6 +48,28 @@ class Experiment(Part):
         """The seed of what the stream draws: its own, or the training's."""
         return self.seed if self.stream.seed is None else self.stream.seed
 
+    @property
+    def run_id(self) -> str:
+        """What its run is known by in all its files: a digest of everything that was asked for, the same whenever the
+        same is asked for."""
+        return digest([json.dumps(self.stored(), sort_keys=True)])
+
     def stored(self) -> dict[str, Any]:
         """The experiment as ``request.json`` holds it, in JSON types."""
         return self.model_dump(mode="json")
+
+
+class KeptExperiment(Experiment):
+    """What ``request.json`` holds: an experiment, and what its run is known by.
+
+    :param run: what the run is known by.
+    """
+
+    run: RunId
+
+    def experiment(self) -> Experiment:
+        """The experiment that was asked for."""
+        return Experiment(**{name: getattr(self, name) for name in Experiment.model_fields})
+
+
+REQUEST: Document[KeptExperiment] = Document("the request of a run", KeptExperiment)

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm._given import SETTINGS_BYTES, content_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.dora import DoRA
 from avalanche_vlm.models.modules.lora import LoRALayer
 from avalanche_vlm.models.modules.low_rank import LowRank
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.storage import read_tensors, write_tensors
+from avalanche_vlm.storage.json_files import read_json_file
 
 if TYPE_CHECKING:
     from avalanche_vlm.models import VLM
@@ -121,13 +121,11 @@ def import_peft(model: VLM, pool: ModulePool, name: str, folder: str | Path) -> 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(content_of(path, SETTINGS_BYTES))
+        config = read_json_file(path)
         kind, rank, alpha = config["peft_type"], config["r"], config["lora_alpha"]
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read as the settings of an adapter of peft's: {error}") from error
-    if kind != "LORA" or not (isinstance(rank, int) and rank > 0 and isinstance(alpha, (int, float))):
+    if kind != "LORA" or type(rank) is not int or rank <= 0 or type(alpha) not in (int, float):
         raise InputError(f"{path} describes no LoRA with a rank and an alpha, but {kind}, {rank} and {alpha}")
     for option, value in _UNKNOWN.items():
         if config.get(option, value) != value:

@@ -14,6 +14,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.storage import read_tensors, write_tensors
+from avalanche_vlm.storage.sealed_tensors import refuse_not_finite
 
 
 class ModulePool:
@@ -230,8 +231,12 @@ def _fill(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], pa
         odd = sorted(set(own) ^ set(saved))[0]
         raise InputError(f"{path} holds a module of other layers: {odd} is only in one of file and model")
     for key, tensor in own.items():
-        if tensor.shape != saved[key].shape:
-            raise InputError(f"{path} holds {key} of shape {list(saved[key].shape)}, not {list(tensor.shape)}")
+        there = saved[key]
+        if tensor.shape != there.shape:
+            raise InputError(f"{path} holds {key} of shape {list(there.shape)}, not {list(tensor.shape)}")
+        if tensor.is_floating_point() != there.is_floating_point() or there.is_complex():
+            raise InputError(f"{path} holds {key} as {there.dtype}, which is no type of weights like {tensor.dtype}")
+    refuse_not_finite(path, saved)
     for key, tensor in own.items():
         tensor.copy_(saved[key])
 

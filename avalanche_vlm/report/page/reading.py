@@ -95,29 +95,3 @@ def how_far(partial: dict[str, Any]) -> str:
     scored = f", and a mean score of {sum(known) / trained:.1f} % on them" if known and len(known) == trained else ""
     named = f"{text(partial.get('recipe'))}, seed {text(partial.get('seed'))}"
     return f"{named} is not finished: {trained} of {tasks} tasks trained{scored}."
-
-
-def fault(result: Any) -> str | None:
-    """What keeps a ``result.json`` from being one, or None.
-
-    >>> fault({"protocol": {"recipe": "lora"}, "tasks": ["a"], "matrix": [[1.0], [2.0]], "metrics": {}})
-    >>> fault({"protocol": {"recipe": "lora"}, "tasks": ["a"], "matrix": [[1.0]], "metrics": {}})
-    'its matrix is not 2 rows of 1 scores'
-    """
-    if not isinstance(result, dict):
-        return "it is not an object"
-    for name, kind, word in (
-        ("protocol", dict, "an object"),
-        ("tasks", list, "a list"),
-        ("matrix", list, "a list"),
-        ("metrics", dict, "an object"),
-    ):
-        if not isinstance(result.get(name), kind):
-            return f"its {name} is not {word}"
-    if not isinstance(result["protocol"].get("recipe"), str):
-        return "its protocol names no recipe"
-    tasks = len(result["tasks"])
-    rows = result["matrix"]
-    if len(rows) != tasks + 1 or any(not isinstance(row, list) or len(row) != tasks for row in rows):
-        return f"its matrix is not {tasks + 1} rows of {tasks} scores"
-    return None

@@ -146,7 +146,7 @@ def run_pilot(
         share,
         final.tasks,
         kept,
-        outcome.ledger,
+        dict(outcome.ledger),
         clock() - started,
         full,
     )

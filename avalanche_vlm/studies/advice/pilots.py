@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from avalanche_vlm.benchmarks.reading import reading_by
-from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.chance import guesses
 from avalanche_vlm.evaluation.ledger import needs_task_id
@@ -19,7 +19,7 @@ from avalanche_vlm.studies.advice.constraints import KEEPS_RAW_DATA, Constraints
 from avalanche_vlm.studies.advice.elapsed import Elapsed
 from avalanche_vlm.studies.advice.halving import OutOfTime
 from avalanche_vlm.studies.advice.parts import scored_on_fewer
-from avalanche_vlm.studies.advice.pilot import Pilot, Scores, run_pilot, training_cost
+from avalanche_vlm.studies.advice.pilot import BEFORE, Pilot, Scores, run_pilot, training_cost
 from avalanche_vlm.studies.feasible import refuse_untrainable, resources
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.checkpoint import CheckpointPlugin
@@ -171,6 +171,21 @@ class Pilots:
         :param scores: the scores, and their seconds.
         """
         self._scores, self._scoring = scores
+
+    def check(self, pilot: Pilot, where: object) -> None:
+        """Refuse a pilot that was scored on other samples than this stream's.
+
+        :param pilot: a pilot that was run before.
+        :param where: where it is from, for the error.
+        :raises InputError: naming the part.
+        """
+        tests = [len(experience.dataset) for experience in self._benchmark.test_stream]
+        if (there := [len(hits) for hits in pilot.tasks]) != tests:
+            raise InputError(f"{where} is damaged: pilot.tasks has scores of {there} samples, and there are {tests}")
+        sets = {of.name: size_of(of.dataset) for of in self._benchmark.held_out} or {BEFORE: sum(tests[1:])}
+        kept = {name: len(changes) for name, changes in pilot.kept.items()}
+        if kept != {name: number for name, number in sets.items() if number}:
+            raise InputError(f"{where} is damaged: pilot.kept has changes of {kept} samples, and there are {sets}")
 
     def _samples(self) -> list[int]:
         return [len(experience.dataset) for experience in self._benchmark.train_stream]

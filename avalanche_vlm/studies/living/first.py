@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from avalanche_vlm.artifacts import open_saved
 from avalanche_vlm.artifacts.layout import VERSIONS
@@ -11,10 +14,26 @@ from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
-from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.storage.json_files import EXACT, Document
 from avalanche_vlm.studies.living.growth import identities_of
 from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests
 from avalanche_vlm.studies.living.records import Record, read_record, write_record
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Unknown = Annotated[str, Field(max_length=0)]
+"""In the place of a digest, for an image that no other process would know again."""
+
+
+class KnownPairs(TypedDict):
+    """What :meth:`~avalanche_vlm.benchmarks.identities.Identities.state_dict` gives: digests by number."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    captions: list[Digest]
+    images: list[Digest | Unknown]
+
+
+IDENTITIES: Document[KnownPairs] = Document("what a version has learned of pairs", KnownPairs)
 
 
 def record_first(
@@ -50,7 +69,7 @@ def write_identities(folder: Path, version: str, identities: Identities) -> None
     :param identities: numbers of pictures and captions, of which digests are written.
     :raises InputError: if it cannot be written.
     """
-    replace_file(_identities(folder, version), json.dumps(identities.state_dict()).encode())
+    IDENTITIES.write(_identities(folder, version), identities.state_dict())
 
 
 def read_identities(folder: Path, version: str) -> Identities:
@@ -66,10 +85,7 @@ def read_identities(folder: Path, version: str) -> Identities:
             f"{open_saved(folder).folder} does not say which captions it has learned: there is no {path}, which run "
             "writes and, after an experiment of your own, record_first"
         )
-    try:
-        found.load_state_dict(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    found.load_state_dict(IDENTITIES.read(path))  # type: ignore[arg-type]
     return found
 
 

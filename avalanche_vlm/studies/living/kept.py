@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +12,21 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.label_space import LabelSpace, SpaceRecord
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage import read_tensors, write_tensors
-from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.sealed_tensors import read_sealed, write_sealed
 from avalanche_vlm.studies.living.answers import TestSet
 from avalanche_vlm.studies.living.records import Kept
 from avalanche_vlm.training.data import labelled
 
 TESTS = "tests"
 """Folder of the kept samples beside the versions, which share them: a file for each set, never written again."""
+
+SPACE: Document[SpaceRecord] = Document("the classes of kept test samples", SpaceRecord)
 
 KEPT_BY_DEFAULT = 200
 """Test samples of every experience, and of every held-out set, that are kept unless something else is said."""
@@ -78,23 +79,29 @@ def kept_sets(folder: str | Path, kept: Sequence[Kept], transform: ImageTransfor
         path = Path(folder, TESTS, of.file)
         if not path.is_file():
             raise InputError(f"the test samples of {of.name} are missing: there is no file at {path}")
-        tensors = read_tensors(path)
-        about = path.with_suffix(".json")
-        space = _space_in(about) if about.exists() else None
-        if missing := {"pixels", "y", "task"} - tensors.keys():
-            raise InputError(f"{path} is damaged: it has no {min(missing)}")
+        tensors, about = read_sealed(path), path.with_suffix(".json")
+        space = LabelSpace.from_json(SPACE.read(about), about) if about.exists() else None
+        _check_samples(path, tensors, of.samples, transform.size, None if space is None else len(space))
         yield TestSet(of.name, KeptSamples(tensors, transform), space)
 
 
-def _space_in(path: Path) -> LabelSpace:
-    """The label space of a held-out set.
-
-    :raises InputError: if the file holds none.
-    """
-    try:
-        return LabelSpace.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+def _check_samples(
+    path: Path, tensors: Mapping[str, torch.Tensor], samples: int, size: int, classes: int | None
+) -> None:
+    """Refuse samples of other types and shapes than :func:`_keep` writes, and class ids that are none."""
+    forms = {"pixels": (torch.uint8, (samples, 3, size, size)), "y": (torch.int64, (samples,))}
+    forms["task"] = forms["y"]
+    for name in [*forms, *(name for name in tensors if name not in (*forms, "tokens"))]:
+        tensor = tensors.get(name)
+        if tensor is None or name not in forms:
+            raise InputError(f"{path} is damaged: it has {'no ' if tensor is None else ''}{name}")
+        if (tensor.dtype, tuple(tensor.shape)) != forms[name]:
+            raise InputError(f"{path} is damaged: {name} is {tensor.dtype} of {list(tensor.shape)}, not {forms[name]}")
+    tokens, y = tensors.get("tokens"), tensors["y"]
+    if tokens is not None and (tokens.is_floating_point() or tokens.ndim != 2 or len(tokens) != samples):
+        raise InputError(f"{path} is damaged: tokens are {tokens.dtype} of {list(tokens.shape)}")
+    if samples and (int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes)):
+        raise InputError(f"{path} is damaged: y has a class that there is not")
 
 
 class KeptSamples(Dataset):
@@ -131,9 +138,9 @@ def _keep(folder: Path, asked: TestSet, transform: ImageTransform, samples: int,
         for column, values in columns.items():
             parts.setdefault(column, []).append(values)
     path = folder / TESTS / f"{name}.safetensors"
-    write_tensors(path, {column: torch.cat(values) for column, values in parts.items()})
+    write_sealed(path, {column: torch.cat(values) for column, values in parts.items()})
     if asked.label_space is not None:
-        replace_file(path.with_suffix(".json"), json.dumps(asked.label_space.as_json()).encode())
+        SPACE.write(path.with_suffix(".json"), asked.label_space.as_json())
     return Kept(name=asked.name, samples=len(chosen), file=path.name)
 
 

@@ -8,17 +8,16 @@ candidate if the process ended before the file beside it was written.
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avalanche_vlm.artifacts import current_version, open_saved, point_to, version_names
 from avalanche_vlm.artifacts.description import check_there
 from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS, known_version, pointing
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.storage.json_files import Document, Name, NotNegativeInt, Percent, fault_of
 from avalanche_vlm.studies.living.gates import GateFinding, why_not
 
 RECORD = "update"
@@ -29,6 +28,10 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Version = Annotated[str, Field(pattern=r"^v[1-9][0-9]*$")]
+"""Name of a version."""
+
+
 class Kept(_Part):
     """A set whose test samples may have been kept.
 
@@ -37,9 +40,9 @@ class Kept(_Part):
     :param file: the file of the samples in ``DIR/tests``; None for none.
     """
 
-    name: str
-    samples: int = 0
-    file: str | None = None
+    name: Name
+    samples: NotNegativeInt = 0
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")] | None = None
 
 
 class Record(_Part):
@@ -58,17 +61,20 @@ class Record(_Part):
     :param bytes: bytes of its files.
     """
 
-    version: str
-    made: str
-    parent: str | None = None
+    version: Version
+    made: Annotated[str, Field(max_length=100)]
+    parent: Version | None = None
     recipe: str | None = None
     experiences: list[Kept] = []
     held_out: list[Kept] = []
     promoted: bool = True
     gates: list[GateFinding] = []
-    scores: dict[str, float | None] = {}
-    before: dict[str, float | None] = {}
-    bytes: int = 0
+    scores: dict[Name, Percent | None] = {}
+    before: dict[Name, Percent | None] = {}
+    bytes: NotNegativeInt = 0
+
+
+RECORDED: Document[Record] = Document("the record of a version", Record)
 
 
 def now() -> str:
@@ -95,18 +101,16 @@ def read_record(folder: str | Path, version: str) -> Record:
     folder = Path(folder)
     path = folder / VERSIONS / f"{known_version(folder, version)}.json"
     if path.exists():
-        try:
-            return Record.model_validate(json.loads(path.read_text()))
-        except (OSError, ValueError, ValidationError) as error:
-            raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+        record = RECORDED.read(path)
+        if record.version != version:
+            raise InputError(f"{path} is damaged: version is {record.version!r}, so that it is the record of another")
+        return record
     saved = open_saved(folder / VERSIONS / version)
     if RECORD in saved.description.about:
         try:
             record = Record.model_validate(saved.description.about[RECORD])
         except ValidationError as error:
-            raise InputError(
-                f"{saved.folder / DESCRIPTION} is damaged: {' '.join(str(error).split())[:200]}"
-            ) from error
+            raise InputError(f"{saved.folder / DESCRIPTION} is damaged: about.{RECORD}: {fault_of(error)}") from error
         return record.model_copy(update={"version": version, "promoted": False, "bytes": bytes_of(saved.folder)})
     result = saved.description.result or {}
     parent = (saved.description.protocol or {}).get("goes_on_from")
@@ -134,7 +138,7 @@ def write_record(folder: str | Path, record: Record) -> None:
     :raises InputError: if it cannot be written.
     """
     path = Path(folder, VERSIONS, f"{record.version}.json")
-    replace_file(path, (json.dumps(record.model_dump(mode="json"), indent=1) + "\n").encode())
+    RECORDED.write(path, record.model_dump(mode="json"))
 
 
 def list_versions(folder: str | Path) -> list[dict[str, Any]]:

@@ -9,16 +9,30 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+from typing_extensions import TypedDict
+
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.artifacts import version_names
 from avalanche_vlm.artifacts.layout import VERSIONS, next_version
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.storage.json_files import EXACT, Document, TruncatedError
 from avalanche_vlm.studies.living.records import read_record
 from avalanche_vlm.training import VLMNaive
 from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume
 
 _REQUEST = "update.json"
+
+
+class AskedUpdate(TypedDict):
+    """All that decides an update, in JSON types."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    request: dict[str, JsonValue]
+
+
+ASKED: Document[AskedUpdate] = Document("the request of an update", AskedUpdate)
 
 
 class Unfinished:
@@ -35,7 +49,7 @@ class Unfinished:
         self.folder = _home(folder, version)
         asked: dict[str, Any] = json.loads(json.dumps(request))
         self._refuse_other(version, asked)
-        replace_file(self.folder / _REQUEST, json.dumps(asked, indent=1).encode())
+        ASKED.write(self.folder / _REQUEST, {"request": asked})
         self.plugin = CheckpointPlugin(self.folder / "checkpoint", minutes)
 
     def resume(self, strategy: VLMNaive) -> int:
@@ -64,8 +78,8 @@ class Unfinished:
         if not path.exists():
             return
         try:
-            there = json.loads(path.read_text())
-        except (OSError, ValueError):
+            there = ASKED.read(path)["request"]
+        except TruncatedError:
             return  # nothing was trained yet when it was written
         for name in differing([request, there]):
             then, now = flat(there).get(name), flat(request).get(name)
@@ -113,8 +127,8 @@ def version_to_make(folder: Path, request: Mapping[str, Any]) -> tuple[str, bool
             continue
         record = read_record(folder, version)
         try:
-            same = json.loads((left / _REQUEST).read_text()) == asked
-        except (OSError, ValueError):
+            same = ASKED.read(left / _REQUEST)["request"] == asked
+        except InputError:
             same = False
         if same and record.parent == asked["goes on from"]:
             found = version

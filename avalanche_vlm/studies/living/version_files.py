@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.artifacts import SavedModel, save_model
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.json_files import fault_of
 from avalanche_vlm.studies.living.learning import Learner
 from avalanche_vlm.studies.living.records import RECORD, Record
 from avalanche_vlm.training import recipes
@@ -27,9 +32,17 @@ def former_settings(saved: SavedModel) -> TrainSettings:
     if not isinstance(train, dict):
         raise InputError(f"{saved.folder} does not say how it was trained: give the settings of the training")
     try:
-        return TrainSettings(**train)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InputError(f"{saved.folder} was trained with settings of another version: {error}") from error
+        told = TrainSettings(**train)  # type: ignore[arg-type]
+        return TypeAdapter(TrainSettings).validate_json(json.dumps(asdict(told)), strict=True)
+    except (TypeError, ValueError) as error:
+        why = fault_of(error) if isinstance(error, ValidationError) else error
+        raise InputError(f"{saved.folder} was trained with settings of another version: {why}") from error
+
+
+def _of_the_run(saved: SavedModel) -> dict[str, Any]:
+    """What the run is known by that has trained the first version."""
+    about = saved.description.about
+    return {"run": about["run"]} if "run" in about else {}
 
 
 def save_version(
@@ -81,5 +94,5 @@ def save_version(
         embed_base=saved.description.base.embedded,
         version=version,
         current=False,
-        about={RECORD: record.model_dump(mode="json")},
+        about={**_of_the_run(saved), RECORD: record.model_dump(mode="json")},
     )

@@ -11,6 +11,7 @@ from example import Example, WrongAccept
 from mutators import as_text, changed_json
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.json_files import seal_of
 
 SHARE, QUICK, WORLD = 6, 6, True
 
@@ -25,7 +26,10 @@ def make(random: Random) -> Example:
     name = random.choice(list(files))
     value = json.loads(files[name])
     others = [key for of in (value, value.get("protocol"), value.get("pilot")) if isinstance(of, dict) for key in of]
-    return Example(name, as_text(random, changed_json(random, value, others)))
+    changed = changed_json(random, value, others)
+    if random.random() < 0.6 and isinstance(changed, dict) and "sha256" in changed:
+        changed = {**changed, "sha256": seal_of({key: of for key, of in changed.items() if key != "sha256"})}
+    return Example(name, as_text(random, changed))
 
 
 def check(example: Example, folder: Path) -> None:
@@ -40,7 +44,7 @@ def check(example: Example, folder: Path) -> None:
     if kind in ("result.json", "timing.json", "request.json", "ledger.json"):
         _runs((folder / example.name).parent)
     if "/pilots/" in example.name:
-        _pilot(example)
+        _pilot(folder / example.name)
 
 
 def _runs(run: Path) -> None:
@@ -48,31 +52,26 @@ def _runs(run: Path) -> None:
     from avalanche_vlm.evaluation.chance import remarks
     from avalanche_vlm.report import table
 
-    asked = (
-        store.read_experiment(world.folder() / run.relative_to(run.parents[-1]).parts[0] / "request.json")
-        if False
-        else None
-    )
     try:
         asked, result = store.read_run(run)
+        entry = store.finished(run, asked)
     except InputError:
         return
-    kept = store.finished(run, asked)
-    if kept is None:
+    if entry is None:
         return
-    result, timing = kept
-    entries = [{"result": result, "timing": timing}]
+    entries = [entry]
     table.as_csv(entries)
     table.summary(entries)
     remarks([result])
 
 
-def _pilot(example: Example) -> None:
+def _pilot(path: Path) -> None:
+    from avalanche_vlm.studies.advice.advised import PILOT
     from avalanche_vlm.studies.advice.pilot import Pilot
 
     try:
-        content = json.loads(example.content)
-    except ValueError:
+        content = PILOT.read(path)
+    except InputError:
         return
-    if isinstance(content, dict) and isinstance(content.get("pilot"), dict):
+    if "pilot" in content:
         Pilot.from_json(content["pilot"])

@@ -96,15 +96,6 @@ def _same(a, b) -> bool:
     return a.contiguous().reshape(-1).view(torch.uint8).equal(b.contiguous().reshape(-1).view(torch.uint8))
 
 
-class _Model:
-    """What a shelf of features asks of its model."""
-
-    name, width, device = "x", 8, torch.device("cpu")
-
-    def tower(self, name: str) -> torch.nn.Module:
-        return torch.nn.Linear(3, 8)
-
-
 def _cache(example: Example, folder: Path) -> None:
     """A file of the cache with a digest that fits: features that are served are finite and of the tower's width."""
     import hashlib
@@ -121,7 +112,7 @@ def _cache(example: Example, folder: Path) -> None:
     (folder / "x.safetensors").write_bytes(
         save(tensors, {"format": _FORMAT, "key": key, "sha256": check, "model": "x"})
     )
-    shelf = _Shelf(folder, key, _Model())
+    shelf = _Shelf(folder, key, "x", 8, {torch.float32})
     for digest in list(shelf._places):
         served = shelf[digest]
         if served.ndim != 1 or not served.is_floating_point() or not served.isfinite().all():

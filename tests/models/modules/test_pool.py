@@ -12,6 +12,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.lora import inject_lora
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import HookedSite, attach_site, matching
+from avalanche_vlm.storage import write_tensors
 
 
 def test_adding_a_module_freezes_the_others_and_activates_the_new_one():
@@ -68,6 +69,16 @@ def test_files_that_are_no_module_of_these_layers_change_nothing(tmp_path):
             pool.load("b", tmp_path / name)
     with pytest.raises(InputError, match=r"cannot write .*below a file: Not a directory"):
         pool.save("a", tmp_path / "text" / "below a file")
+    for changed, why in (
+        (lambda t: t.clone().index_fill_(0, torch.tensor(0), float("nan")), "has numbers that are NaN or infinite"),
+        (lambda t: t.clone().index_fill_(1, torch.tensor(0), float("-inf")), "has numbers that are NaN or infinite"),
+        (lambda t: t.int(), r"as torch\.int32, which is no type of weights"),
+        (lambda t: t.to(torch.complex64), r"as torch\.complex64, which is no type of weights"),
+        (lambda t: t.flatten(), "of shape"),
+    ):
+        write_tensors(tmp_path / "b", {name: changed(tensor) for name, tensor in before.items()})
+        with pytest.raises(InputError, match=why):
+            pool.load("b", tmp_path / "b")
     assert pool.names == ["a"] and all(torch.equal(t, before[k]) for k, t in pool.state("a").items())
 
 
