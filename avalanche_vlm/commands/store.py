@@ -205,9 +205,9 @@ def _check_run(folder: Path, run: str, name: str, there: str) -> None:
 def _check_request(folder: Path, asked: Experiment, result: KeptResult) -> None:
     """Refuse a result that is of another request, by what both are known by and by what both say."""
     _check_run(folder, result["run"], REQUESTED, asked.run_id)
-    for fact in ("recipe", "seed", "device"):
-        there, wanted = result["protocol"].get(fact), getattr(asked, fact)
-        if there != wanted:
+    kind = asked.device.partition(":")[0]  # a result says what computed it and not which of several
+    for fact, wanted in (("recipe", asked.recipe), ("seed", asked.seed), ("device", kind)):
+        if (there := result["protocol"].get(fact)) != wanted:
             raise InputError(
                 f"{folder / CAME_TO} says {fact} = {there!r}, and {REQUESTED} beside it {wanted!r}: {_ANEW}"
             )

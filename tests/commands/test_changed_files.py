@@ -174,6 +174,24 @@ def test_the_two_ways_to_compute_metrics_are_one():
                 assert (there is None) == (value != value) and (there is None or there == pytest.approx(value))
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_a_run_on_any_graphics_card_is_read_and_one_on_another_kind_is_told(home, tmp_path, device):
+    asked = store.read_experiment(home / "request.json").model_copy(update={"device": device})
+    store.write_request(tmp_path, asked)
+    result = {key: value for key, value in read(home / "result.json").items() if key not in ("format", "sha256")}
+    for there in ("cuda", "cpu"):
+        protocol = {**result["protocol"], "device": there}
+        RESULT.write(tmp_path / "result.json", {**result, "run": asked.run_id, "protocol": protocol})
+        if there == "cuda":
+            assert (
+                store.finished(tmp_path, asked)["result"]["protocol"]
+                == protocol
+                == store.read_run(tmp_path)[1]["protocol"]
+            )
+    with pytest.raises(InputError, match=r"says device = 'cpu', and request\.json beside it 'cuda'"):
+        store.read_run(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["result.json", "timing.json", "ledger.json", "request.json"])
 def test_a_file_of_another_run_is_told(home, tmp_path, file, capsys):
     other = shutil.copytree(home, tmp_path / "other", symlinks=True)
