@@ -9,6 +9,7 @@ from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import kind_of_data
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked
+from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.commands.pilots import UNFINISHED, Stream
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import AdviseRequest
@@ -19,6 +20,9 @@ from avalanche_vlm.units import tell
 
 def advise(request: AdviseRequest) -> int:
     """Pilots within the minutes, then ``advice.json`` and what it says; pilots that are there are kept.
+
+    What ends the pilots of a recipe stops no other. The exit code is 1 where it was something else than the input or
+    the time, as a fault in the recipe's code: the advice is given all the same.
 
     :param request: what was asked for.
     :return: exit code of the process.
@@ -35,6 +39,7 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
     from avalanche_vlm.studies.advice.advised import ADVICE
     from avalanche_vlm.studies.advice.elapsed import Elapsed
     from avalanche_vlm.studies.advice.session import ask
+    from avalanche_vlm.studies.parallel import Failure
 
     clock = Elapsed()
     path = request.out / store.ADVISED
@@ -53,17 +58,44 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
             threads = threads_each(request, jobs)
             torch.set_num_threads(threads)  # what is computed here goes with what is computed there
             together = PilotsAtOnce(request, stream, jobs, threads, progress, command)
-        found = ask(
-            stream.pilots, stream.run, request.recipes, 60 * request.minutes, stream.known, jobs=jobs, together=together
-        )
+        crashed: dict[str, str] = {}
+
+        def note(recipe: str, failure: Failure) -> None:
+            if not failure.unusable:
+                crashed[recipe] = failure.sentence
+
+        try:
+            found = ask(
+                stream.pilots,
+                stream.run,
+                request.recipes,
+                60 * request.minutes,
+                stream.known,
+                jobs=jobs,
+                together=together,
+                on_failure=note,
+            )
+        except InputError as error:  # that of which no pilot could run
+            if not crashed:
+                raise
+            tell(f"avalanche-vlm: {error}", errors=True)
+            return _crashed(request, crashed)
     used = round(clock() / 60, 2)
     found["warnings"] = warnings + found["warnings"]
     minutes = {"asked": request.minutes, "used": used}
+    advice.print_advice(found)  # a disk that takes no file does not lose it
     ADVICE.write(path, {"protocol": stream.protocol(), "minutes": minutes, "seeds": [request.seed]} | found)
     shutil.rmtree(request.out / UNFINISHED, ignore_errors=True)
-    advice.print_advice(found)
     tell(f"{used:.1f} of {request.minutes:g} minutes; written to {path}")
-    return 0
+    return _crashed(request, crashed)
+
+
+def _crashed(request: AdviseRequest, crashed: dict[str, str]) -> int:
+    """Say what was no fault of the input: the exit code."""
+    for recipe, sentence in crashed.items():
+        place = request.out / "pilots" / recipe / FAILURE
+        tell(f"avalanche-vlm: {recipe}: {sentence}; where it was stands in {place}", errors=True)
+    return 1 if crashed else 0
 
 
 def without_task_id(request: AdviseRequest) -> tuple[AdviseRequest, list[str]]:

@@ -15,8 +15,8 @@ from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked, say_where
 from avalanche_vlm.commands.progress import Progress, ToldProgress
 from avalanche_vlm.commands.requests import Experiment, Saving
-from avalanche_vlm.errors import DataWarning, InputError
-from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.errors import DataWarning
+from avalanche_vlm.storage.durable import replace_file, write_or_remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,8 +119,8 @@ def note_failure(job: Job, sentence: str, traceback: str) -> None:
     :param sentence: the reason, in a sentence.
     :param traceback: where it was.
     """
-    with contextlib.suppress(InputError):  # as where there is no space for it
-        store.write_text(job.folder / FAILURE, f"{job.asked}: {sentence}\n\n{traceback}")
+    text = f"{job.asked}: {sentence}\n\n{traceback}"
+    write_or_remark(lambda: store.write_text(job.folder / FAILURE, text), lambda why: None)
 
 
 def _executed(job: Job, minutes: float | None, command: Command, progress: Progress) -> store.RunEntry:
@@ -156,7 +156,8 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         progress.say_once(sentence)
 
     def on_row(step: int, matrix: Any) -> None:
-        store.write_partial(folder, asked, percent_rows(matrix))  # which ``report`` reads
+        rows = percent_rows(matrix)
+        write_or_remark(lambda: store.write_partial(folder, asked, rows), progress.say_once)  # which ``report`` reads
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
         with progress.task(str(asked), len(benchmark.task_names)) as advance:

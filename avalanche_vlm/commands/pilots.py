@@ -15,6 +15,7 @@ from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.storage.durable import write_or_remark
 from avalanche_vlm.storage.json_files import TruncatedError
 from avalanche_vlm.studies.parallel import Failure
 from avalanche_vlm.units import percent
@@ -79,9 +80,10 @@ class Stream:
 
         :param recipe: name of the recipe.
         :param share: share of the training data, in (0, 1].
+        :raises InputError: if its file was changed, or is of another pilot or stream: the recipe is not passed over.
         """
         path, asked = self._asked_for(recipe, share)
-        return "pilot" in _kept(path, asked)
+        return self._finished(path, _kept(path, asked)) is not None
 
     def run(self, recipe: str, share: float, deadline: float) -> Pilot:
         """A pilot, from its file if it was run before. What it took then counts.
@@ -94,14 +96,11 @@ class Stream:
         """
         from avalanche_vlm.studies.advice.advised import PILOT
         from avalanche_vlm.studies.advice.halving import OutOfTime
-        from avalanche_vlm.studies.advice.pilot import Pilot
 
         path, asked = self._asked_for(recipe, share)
         label, kept = f"{recipe} on {percent(share)}", _kept(path, asked)
-        if "pilot" in kept:
+        if (pilot := self._finished(path, kept)) is not None:
             self._progress.say(f"{label}: finished before, kept")
-            pilot = Pilot.from_json(kept["pilot"])
-            self.pilots.check(pilot, path)
             self.clock.add(pilot.seconds / self._jobs)
             return pilot
         begun = self.clock()
@@ -125,17 +124,29 @@ class Stream:
                     checkpoint,
                     lambda plugin: say_where(self._progress, label, plugin),
                 )
-                PILOT.write(path, {"request": asked, "pilot": pilot.as_json()})
+                kept = {"request": asked, "pilot": pilot.as_json()}
+                write_or_remark(lambda: PILOT.write(path, kept), self._progress.say)
         except OutOfTime:
             tried = {"allowed": round(allowed, 2), "took": round(self.clock() - begun, 2)}
-            PILOT.write(path, {"request": asked, "broken off": tried})
+            left = {"request": asked, "broken off": tried}
+            write_or_remark(lambda: PILOT.write(path, left), self._progress.say)
             raise
         except InputError:
             raise
         except Exception as error:  # which ends this pilot, and is told of it in a sentence
-            with contextlib.suppress(InputError):
-                store.write_text(path.parent / FAILURE, Failure.of(error).traceback)
+            text = Failure.of(error).traceback
+            write_or_remark(lambda: store.write_text(path.parent / FAILURE, text), lambda why: None)
             raise
+        return pilot
+
+    def _finished(self, path: Path, kept: dict[str, Any]) -> Pilot | None:
+        """The pilot that a file holds, of this stream's samples; None where it was not run to its end."""
+        from avalanche_vlm.studies.advice.pilot import Pilot
+
+        if "pilot" not in kept:
+            return None
+        pilot = Pilot.from_json(kept["pilot"])
+        self.pilots.check(pilot, path)
         return pilot
 
     def _checkpoints(self, path: Path) -> Path:

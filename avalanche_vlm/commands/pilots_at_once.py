@@ -54,7 +54,7 @@ class PilotsAtOnce:
                 heard.over(ending.index)
                 name = trials[ending.index].recipe
                 if ending.failure is not None:
-                    yield name, Tried(why=ending.failure.sentence)
+                    yield name, Tried.failed(ending.failure)
                     continue
                 tried, before = ending.value
                 self._stream.clock.add(before / self._jobs)

@@ -13,6 +13,7 @@ from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, draw_plot, ex
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
 from avalanche_vlm.commands.side_by_side import side_by_side
+from avalanche_vlm.storage.durable import write_or_remark
 from avalanche_vlm.units import tell
 
 
@@ -85,7 +86,8 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
         for job, ending in side_by_side(request, jobs, command, progress):
             if (failure := ending.failure) is None:
                 entries[job] = ending.value
-                _write_table(out, table_order(request, jobs, entries))
+                so_far = table_order(request, jobs, entries)
+                write_or_remark(partial(_write_table, out, so_far), progress.say_once)  # at the end it must be
                 continue
             failures.setdefault(failure.sentence, []).append(str(job.asked))
             if not failure.unusable:

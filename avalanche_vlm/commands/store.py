@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.results import LEDGER, PARTIAL_RESULT, RESULT, TIMING, KeptResult
-from avalanche_vlm.storage.durable import replace_file
+from avalanche_vlm.storage.durable import replace_file, write_or_remark
 from avalanche_vlm.storage.json_files import TruncatedError, json_lines, read_json_file
 
 if TYPE_CHECKING:
@@ -107,10 +108,7 @@ def write_outcome(
     timing = {"run": run, **outcome.timing, "total_seconds": round(total_seconds, 2)}
     ledger = {"run": run, **outcome.ledger}
     for name, document, content in ((TIMED, TIMING, timing), (ACCOUNTED, LEDGER, ledger)):
-        try:
-            write_json(folder / name, document.sealed(content))
-        except InputError as error:
-            remark(str(error))
+        write_or_remark(partial(write_json, folder / name, document.sealed(content)), remark)
     result = cast("KeptResult", {"run": run, **outcome.result})
     write_json(folder / CAME_TO, RESULT.sealed(result))
     return _entry(result, timing, ledger)

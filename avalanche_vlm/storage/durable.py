@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,6 +109,19 @@ def replace_file(path: Path, content: bytes) -> None:
             file.write(content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error)}") from error
+
+
+def write_or_remark(write: Callable[[], None], remark: Callable[[str], None]) -> None:
+    """Write what is there for convenience, such as how far a run is: that it cannot be written is a remark, and neither
+    ends what goes on nor loses what was computed.
+
+    :param write: writes it, and raises an InputError if it cannot.
+    :param remark: is told why it could not be written, in a sentence.
+    """
+    try:
+        write()
+    except InputError as error:
+        remark(str(error))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from avalanche_vlm.evaluation.cells import has_diagonal, not_measured
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
+from avalanche_vlm.storage.durable import write_or_remark
 from avalanche_vlm.studies.attribution import PairedBootstrap, Rule, StepWeights, attribute, attribute_tasks
 from avalanche_vlm.studies.diagnosed import ATTRIBUTION, Attribution, Diagnosis
 from avalanche_vlm.studies.experiment import Outcome, run_experiment
@@ -153,7 +154,10 @@ def _once(folder: Path | None, name: str, find: Callable[..., Any], **asked: Any
     except InputError as error:
         warnings.warn(f"{error}: what it should hold is found again", VLMWarning, stacklevel=2)
     found = _plain(find(**asked))
-    ATTRIBUTION.write(path, {"asked": key, "found": found})
+    write_or_remark(
+        lambda: ATTRIBUTION.write(path, {"asked": key, "found": found}),
+        lambda why: warnings.warn(f"{why}: it is found again if this is interrupted", VLMWarning, stacklevel=4),
+    )
     return found
 
 

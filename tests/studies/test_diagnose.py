@@ -12,6 +12,9 @@ from quick import one_each
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.studies import diagnosis
 from avalanche_vlm.studies.diagnosis import diagnose, probe_pairs
 from avalanche_vlm.training.recipes import settings_for
 from avalanche_vlm.training.settings import TrainSettings
@@ -67,8 +70,6 @@ def test_exposures_are_differences_of_the_matrix(folder):
 
 
 def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys, monkeypatch):
-    from avalanche_vlm.studies import diagnosis
-
     for name in ("request.json", "result.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     found = read(folder / "diagnosis.json")
@@ -162,3 +163,12 @@ def test_pairs_come_from_captions_or_from_class_prompts():
     x, y = pairs[7]
     assert len(pairs) == 12 and called == "test pictures and prompts" and isinstance(x, ImageText)
     assert x.tokens.tolist() == model.tokenizer([stream.label_space.prompts()[y][0]])[0].tolist()
+
+
+def test_an_attribution_that_no_disk_takes_is_not_lost(tmp_path, monkeypatch):
+    def full(document, path, content):
+        raise InputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(Document, "write", full)
+    with pytest.warns(VLMWarning, match=r"cannot write .*pairs\.json: No space left on device: it is found again if"):
+        assert diagnosis._once(tmp_path, "pairs", lambda **asked: {"points": 1.0}, seed=0) == {"points": 1.0}

@@ -56,11 +56,21 @@ class Tried:
     :param pilot: the pilot; None if there is none.
     :param why: the reason why there is none.
     :param late: whether the time of all pilots was up, or too short for it.
+    :param failure: what has ended it; None where it ended or the time was up.
     """
 
     pilot: Pilot | None = None
     why: str = ""
     late: bool = False
+    failure: Failure | None = None
+
+    @classmethod
+    def failed(cls, failure: Failure) -> Tried:
+        """What came of a pilot that something has ended.
+
+        :param failure: what has ended it.
+        """
+        return cls(why=failure.sentence, failure=failure)
 
 
 def attempt(
@@ -85,7 +95,7 @@ def attempt(
         why = TIME_IS_UP if late else f"it takes more than {PATIENCE} times as long as was planned"
         return Tried(why=f"broken off {on}: {why}", late=late)
     except Exception as error:
-        return Tried(why=Failure.of(error).sentence)
+        return Tried.failed(Failure.of(error))
 
 
 @dataclass
@@ -129,6 +139,7 @@ class Halving:
     :param together: ``(trials, deadline) -> (recipe, tried) in any order``, for ``jobs`` above 1: runs the pilots of a
         round that were not run before, each as :func:`attempt` does, beginning in their order. The time is shared by
         beginning the next whenever one has ended, while it will end in time by what earlier rounds took.
+    :param on_failure: called as ``(recipe, failure)`` with what has ended a pilot, the time aside.
     """
 
     pilot: Callable[[str, float, float], Pilot]
@@ -142,6 +153,7 @@ class Halving:
     known: Callable[[str, float], bool] = lambda recipe, share: False
     jobs: int = 1
     together: Callable[[Sequence[Trial], float], Iterable[tuple[str, Tried]]] | None = None
+    on_failure: Callable[[str, Failure], None] = lambda recipe, failure: None
     rounds: list[Round] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
     """Recipes, and why they did not run, or not on: no time, or an error."""
@@ -213,6 +225,8 @@ class Halving:
         round.complete &= not tried.late
         if tried.pilot is None:
             self.not_run[name] = tried.why
+            if tried.failure is not None:
+                self.on_failure(name, tried.failure)
             return
         round.pilots[name] = tried.pilot
         self._seconds.setdefault(name, {})[round.share] = tried.pilot.seconds

@@ -17,6 +17,7 @@ from avalanche_vlm.studies.advice.elapsed import Elapsed
 from avalanche_vlm.studies.advice.halving import Halving, Trial, Tried
 from avalanche_vlm.studies.advice.pilot import Pilot
 from avalanche_vlm.studies.advice.pilots import Pilots, Settings
+from avalanche_vlm.studies.parallel import Failure
 
 
 def advise(
@@ -56,6 +57,7 @@ def ask(
     known: Callable[[str, float], bool] | None = None,
     jobs: int = 1,
     together: Callable[[Sequence[Trial], float], Iterable[tuple[str, Tried]]] | None = None,
+    on_failure: Callable[[str, Failure], None] = lambda recipe, failure: None,
 ) -> dict[str, Any]:
     """The same, from pilots that are run, or were, by a function.
 
@@ -67,6 +69,7 @@ def ask(
     :param jobs: pilots that run at once.
     :param together: function that runs several pilots, as :class:`~avalanche_vlm.studies.advice.halving.Halving` has
         it; None runs one after another.
+    :param on_failure: called as ``(recipe, failure)`` with what has ended a pilot, the time aside.
     """
     names, excluded = pilots.candidates(recipes)
     halving = Halving(
@@ -80,6 +83,7 @@ def ask(
         known=known or (lambda recipe, share: False),
         jobs=jobs,
         together=together,
+        on_failure=on_failure,
     )
     halving.run(names)
     found = document(halving, pilots.changed_options, excluded, pilots.guesses)

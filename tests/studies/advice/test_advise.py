@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_runs import forge
 
 from avalanche_vlm import cli
 from avalanche_vlm.catalogue import ADVISED
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import tiny
+from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.studies.advice import pilot as piloting
 from avalanche_vlm.studies.advice.pareto import front
 
 STREAM = ["--n-train", "16", "--n-test", "8", "--n-held-out", "16", "--n-reference", "16", "--order", "sketches,night"]
@@ -88,6 +92,44 @@ def test_a_damaged_pilot_is_run_again(advised):
     path.write_text("{")
     assert advise("--out", str(advised), "--minutes", "20", *FEW) == 0
     assert json.loads(path.read_text())["pilot"]["recipe"] == "simplecil"
+
+
+def test_a_pilot_of_other_samples_is_told_and_its_recipe_not_passed_over(advised, capsys):
+    path = sorted((advised / "pilots").glob("simplecil/*.json"))[0]
+    whole = path.read_bytes()
+    pilot = json.loads(whole)["pilot"]
+    try:
+        forge(path, pilot={**pilot, "tasks": [hits[1:] for hits in pilot["tasks"]]})
+        assert advise("--out", str(advised), "--minutes", "20", *FEW) == 2
+        assert f"{path} is damaged: pilot.tasks has scores of" in capsys.readouterr().err
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_recipe_that_a_fault_ends_and_a_disk_that_is_full_lose_no_advice(tmp_path, capsys, monkeypatch):
+    real = piloting.run_pilot
+
+    def faulty(benchmark, recipe, *given, **options):
+        if recipe == "wise-ft":
+            raise KeyError("no such module")
+        return real(benchmark, recipe, *given, **options)
+
+    def full(document, path, content, write=Document.write):
+        if path.name != "advice.json":
+            raise InputError(f"cannot write {path}: No space left on device")
+        write(document, path, content)
+
+    monkeypatch.setattr("avalanche_vlm.studies.advice.pilots.run_pilot", faulty)
+    monkeypatch.setattr(Document, "write", full)
+    words = ["advise", *[word for word in SIZES if word != "--quiet"], "--jobs", "1", "--minutes", "20"]
+    words += ["--recipes", "fine-tune,wise-ft"]
+    assert cli.main([*words, "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert (
+        f"wise-ft: KeyError: 'no such module'; where it was stands in {tmp_path}/pilots/wise-ft/failure.txt" in said.err
+    )
+    assert "No space left on device" in said.err and "Confidence" in said.out
+    assert set(read(tmp_path)["ledger"]) == {"fine-tune"} and not list(tmp_path.glob("pilots/*/*.json"))
 
 
 def test_constraints_exclude_with_a_sentence(tmp_path, capsys):
