@@ -33,21 +33,22 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
     :param kind: which class can read it.
     :param tensors: what is kept.
     :param settings: plain JSON types.
-    :raises InputError: if the files cannot be written.
+    :raises InputError: if the files cannot be written; the older memory or, where its settings were written, the new
+        one is then read.
     """
     folder = Path(folder)
-    _end_interrupted(folder)
-    write_tensors(folder / _NEW, tensors)
     try:
+        _end_interrupted(folder)
+        write_tensors(folder / _NEW, tensors)
         digest = _digest(folder / _NEW, kind, settings, _FORMAT)
         description = {"format": _FORMAT, "kind": kind, "sha256": digest, "settings": settings}
         try:
-            with written(folder / SETTINGS) as file:
+            with written(folder / SETTINGS, sync_name=False) as file:
                 file.write((json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
         except OSError:
-            (folder / _NEW).unlink(missing_ok=True)
+            (folder / _NEW).unlink(missing_ok=True)  # the old settings stand, and these tensors are none of theirs
             raise
-        os.replace(folder / _NEW, folder / TENSORS)
+        _give_place(folder)
         sync_folder(folder)
     except OSError as error:
         raise InputError(f"cannot write the memory to {folder}: {error.strerror or error}") from error
@@ -89,10 +90,18 @@ def _end_interrupted(folder: Path) -> None:
     """Give tensors their place whose settings a process had written before it ended."""
     if not (folder / _NEW).is_file():
         return
+    decided = False
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         known = json.loads((folder / SETTINGS).read_text())
-        if _digest(folder / _NEW, known["kind"], known["settings"], known["format"]) == known["sha256"]:
-            os.replace(folder / _NEW, folder / TENSORS)
+        decided = _digest(folder / _NEW, known["kind"], known["settings"], known["format"]) == known["sha256"]
+    if decided:  # otherwise they are written over
+        _give_place(folder)
+
+
+def _give_place(folder: Path) -> None:
+    """Have new tensors take the old ones' place, once the disk has the name of the settings that decide for them."""
+    sync_folder(folder)
+    os.replace(folder / _NEW, folder / TENSORS)
 
 
 def _digest(tensors: Path, kind: str, settings: dict[str, Any], version: int) -> str:

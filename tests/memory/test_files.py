@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pickle
+import stat
 
 import pytest
 import torch
@@ -63,13 +66,37 @@ def test_a_process_that_ends_in_a_save_leaves_the_old_memory_or_the_new_one(save
 def test_settings_that_cannot_be_written_leave_the_old_memory(saved, monkeypatch):
     from avalanche_vlm.memory import files
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "written", full)
     with pytest.raises(InputError, match=f"cannot write the memory to {saved}: No space left on device"):
         save_memory(saved, "test", {"a": torch.zeros(3)}, {"seed": 4})
     assert load_memory(saved, "test")[1] == {"seed": 3}
+    assert sorted(p.name for p in saved.iterdir()) == ["memory.json", "memory.safetensors"]
+
+
+@pytest.mark.parametrize("call", range(6))  # three files get their names, and the folder is written down each time
+def test_a_folder_that_the_disk_does_not_take_leaves_the_old_memory_or_the_new_one(saved, monkeypatch, call):
+    real, left = os.fsync, [call]
+
+    def refuses(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EIO, "Input/output error")
+        return real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuses)
+        for seed in (4, 5):  # a second attempt on the same disk takes nothing either
+            with contextlib.suppress(InputError):
+                save_memory(saved, "test", {"a": torch.full((3,), seed)}, {"seed": seed})
+            tensors, settings = load_memory(saved, "test")
+            assert settings["seed"] == 3 or torch.equal(tensors["a"], torch.full((3,), settings["seed"]))
+    assert left[0] < 0
+    save_memory(saved, "test", {"a": torch.full((3,), 6)}, {"seed": 6})
+    assert load_memory(saved, "test")[1] == {"seed": 6}
     assert sorted(p.name for p in saved.iterdir()) == ["memory.json", "memory.safetensors"]
 
 

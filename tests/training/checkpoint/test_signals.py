@@ -385,9 +385,11 @@ def test_a_script_under_a_scheduler_ends_with_what_it_would_have(tmp_path):
     time.sleep(0.3)
     os.kill(process, signal.SIGTERM)
     told = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 143 and time.monotonic() - told < 30
-    assert (tmp_path / "err").read_text().splitlines()[-1].startswith("stopped by SIGTERM: ")
+    code, said = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), (tmp_path / "err").read_text()
+    assert code == 143 and time.monotonic() - told < 30, said
+    assert said.splitlines()[-1].startswith("stopped by SIGTERM: "), said
     assert not (tmp_path / "killed.pt").exists()
     # One process goes on with it, and trains another one that nobody interrupts.
-    assert os.waitpid(start(script, tmp_path / "killed", tmp_path / "whole"), 0)[1] == 0
+    ended = os.waitpid(start(script, tmp_path / "killed", tmp_path / "whole"), 0)[1]
+    assert ended == 0, (tmp_path / "err").read_text()
     assert_same(*(torch.load(tmp_path / f"{name}.pt") for name in ("whole", "killed")))
