@@ -38,6 +38,10 @@ _SOUND: dict[Path, Stamp] = {}
 """Files that this process wrote or verified, with what the system said of them then. A file that was changed since is
 looked through again, and written anew if it is damaged."""
 
+_LOST: set[Path] = set()
+"""Files that the disk did not take. The system may show their bytes and take them for written, so that neither reading
+nor synchronizing them again tells: they are written anew."""
+
 
 def content_digest(layout: TensorForm, parts: Iterable[memoryview]) -> str:
     """What names a content: SHA-256 of its type, its sizes in memory and its bytes.
@@ -96,6 +100,8 @@ def is_sound(path: Path, layouts: Mapping[str, TensorForm]) -> bool:
     :param layouts: layouts by digest.
     """
     try:
+        if path.absolute() in _LOST:
+            return False
         if _SOUND.get(path.absolute()) == stamp_of(os.stat(path)):
             return True
         with TensorFile(path) as file:
@@ -110,6 +116,14 @@ def is_sound(path: Path, layouts: Mapping[str, TensorForm]) -> bool:
     return True
 
 
+def distrust(paths: Iterable[Path]) -> None:
+    """Have files written anew when they are needed again, whatever they seem to hold.
+
+    :param paths: paths of the files that the disk did not take.
+    """
+    _LOST.update(path.absolute() for path in paths)
+
+
 def remove_others(folder: Path, files: Iterable[str]) -> None:
     """Remove the files of objects that nothing refers to any more.
 
@@ -122,6 +136,7 @@ def remove_others(folder: Path, files: Iterable[str]) -> None:
         if path.stem not in kept:
             path.unlink(missing_ok=True)
             _SOUND.pop(path.absolute(), None)
+            _LOST.discard(path.absolute())
 
 
 class _Putting:
@@ -178,7 +193,7 @@ class _Putting:
         path = object_path(self.folder, file)
         try:
             with TensorFile(path) as source:
-                if _SOUND.get(path.absolute()) != source.stamp:
+                if path.absolute() in _LOST or _SOUND.get(path.absolute()) != source.stamp:
                     return []
                 found = [name for name in names if self.is_in(source, name)]
                 held = sum(place.layout.nbytes for place in source.places.values())
@@ -241,6 +256,7 @@ class _Putting:
 
     def wrote(self, path: Path) -> None:
         _SOUND[path.absolute()] = stamp_of(os.stat(path))
+        _LOST.discard(path.absolute())
         if self.unsynced is not None:
             self.unsynced.append(path)
 

@@ -141,7 +141,7 @@ def remove_older(folder: Path, kind: str, keep: int) -> None:
 
     :param folder: folder of states.
     :param kind: what kind of states.
-    :param keep: number of them that stay.
+    :param keep: number of them that stay; 0 for all of them, so that only what no state refers to is removed.
     :raises InputError: if another process writes to the folder for a minute.
     """
     with Lock(folder, name=SAVING).acquire(PATIENCE):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage.durable import reason, sync_file, sync_folder
-from avalanche_vlm.storage.manifests import Content
+from avalanche_vlm.storage.manifests import Content, object_path
+from avalanche_vlm.storage.objects import distrust
 from avalanche_vlm.storage.saving import remove_older, written_state
 
 
@@ -31,7 +33,8 @@ class StateWriter:
     A tensor whose bytes are still those of the file that it was written to is not hashed: the two are compared. And
     nobody waits for the disk: a state is whole for every process when :meth:`save` is over, and another thread sees
     that the disk has it; only then older states are removed. If the machine loses its power before, the new state is
-    seen to be damaged and the one before is there.
+    seen to be damaged and the one before is there. The first state that is saved, and the next one after a failure,
+    wait for all of their files, whoever wrote them: a killed process may have left some that the disk does not have.
 
     :param folder: folder of states, which this process alone saves to.
     """
@@ -39,6 +42,8 @@ class StateWriter:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._before: dict[str, Content] = {}
+        self._certain = False
+        """Whether the disk has, or is asked for, every file that a state could name without writing it."""
         self._behind = _Behind(self.folder)
         weakref.finalize(self, self._behind.finish)  # at the end of the process as well
 
@@ -59,6 +64,7 @@ class StateWriter:
         """
         self.settle()
         unsynced: list[Path] = []
+        certain, self._certain = self._certain, False
         path, contents = written_state(
             self.folder,
             state,
@@ -70,6 +76,10 @@ class StateWriter:
             unsynced=unsynced,
         )
         self._before |= contents
+        self._certain = True
+        if not certain:
+            files = {content.file for content in contents.values()}
+            unsynced = list(dict.fromkeys([*(object_path(self.folder, file) for file in sorted(files)), *unsynced]))
         self._behind.begin(_Unsynced(path, kind, keep, unsynced))
         return path
 
@@ -83,9 +93,14 @@ class StateWriter:
 
         :param wait: whether to wait for the disk.
         :return: whether it has.
-        :raises InputError: if the disk did not take the state, which is then removed.
+        :raises InputError: if the disk did not take the state. It is then removed with all that it alone has, and what
+            the next one needs of that is written anew.
         """
-        return self._behind.settle(wait)
+        try:
+            return self._behind.settle(wait)
+        except InputError:
+            self._before, self._certain = {}, False
+            raise
 
     def discard(self) -> None:
         """Wait for nothing any more: the folder is about to be removed."""
@@ -99,11 +114,11 @@ class _Behind:
         self.folder, self.process = folder, os.getpid()
         self.written: _Unsynced | None = None
         self.thread: threading.Thread | None = None
-        self.failure: OSError | None = None
+        self.failures: list[tuple[Path, OSError]] = []
         self.given_up = False
 
     def begin(self, written: _Unsynced) -> None:
-        self.written, self.failure, self.given_up = written, None, False
+        self.written, self.failures, self.given_up = written, [], False
         self.thread = threading.Thread(target=self._sync, args=(written.paths,), name="checkpoint")
         self.thread.start()
 
@@ -116,11 +131,15 @@ class _Behind:
         elif thread.is_alive():
             return False
         self.written = self.thread = None
-        if self.failure is not None:
-            written.state.unlink(missing_ok=True)
-            where = self.failure.filename or self.folder
-            raise InputError(f"cannot write to {where}: {reason(self.failure)}") from self.failure
-        remove_older(self.folder, written.kind, written.keep)
+        if self.failures:
+            distrust(path for path, _ in self.failures)
+            with contextlib.suppress(OSError):  # a disk that fails may be read-only from then on
+                written.state.unlink(missing_ok=True)
+        with contextlib.suppress(InputError):  # what is not cleared away now is so after the next state
+            remove_older(self.folder, written.kind, 0 if self.failures else written.keep)
+        if self.failures:
+            path, failure = self.failures[0]
+            raise InputError(f"cannot write to {failure.filename or path}: {reason(failure)}") from failure
         return True
 
     def discard(self) -> None:
@@ -130,10 +149,13 @@ class _Behind:
         self.written = self.thread = None
 
     def finish(self) -> None:
-        """Do what is left to be done, if the folder is still there."""
-        with contextlib.suppress(InputError, OSError):
-            if self.folder.is_dir():
-                self.settle(True)
+        """Do what is left to be done, if the folder is still there. Nobody asks for the outcome any more."""
+        if not self.folder.is_dir():
+            return
+        try:
+            self.settle(True)
+        except InputError as error:
+            warnings.warn(f"the last state that was saved to {self.folder} is lost: {error}", VLMWarning, stacklevel=2)
 
     def _sync(self, paths: list[Path]) -> None:
         for path in paths:
@@ -144,5 +166,4 @@ class _Behind:
             except FileNotFoundError:  # it was removed, whoever did it
                 continue
             except OSError as error:
-                self.failure = error
-                return
+                self.failures.append((path, error))

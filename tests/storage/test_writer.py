@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage import StateWriter, load_state, objects, save_state, state_names
+from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.storage import StateWriter, load_state, objects, save_state, saving, state_names, writer
 from avalanche_vlm.storage.tensor_files import stamp_of
 
 
@@ -151,6 +154,168 @@ def test_a_state_that_the_disk_does_not_take_is_gone_and_the_ones_before_are_not
     assert state_names(tmp_path, kind="test") == ["a", "b"]
     saved(writer, state(big=torch.ones(70)), "d")
     assert writer.settle() and state_names(tmp_path, kind="test") == ["b", "d"]
+
+
+class Disk:
+    """What a loss of power would leave: the files that were synchronized. Of a file that the disk has refused once the
+    system goes on to show the bytes, and takes them for written.
+
+    :param refuses: which call fails, from 1 on; 0 for none.
+    """
+
+    def __init__(self, patch, refuses: int = 0) -> None:
+        self.has, self.lost, self.calls, self.refuses = set(), set(), 0, refuses
+        patch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, handle) -> None:
+        self.calls += 1
+        known = self.known(os.fstat(handle))
+        if self.calls == self.refuses:
+            self.lost.add(known)
+            raise OSError(errno.EIO, "Input/output error")
+        self.has |= {known} - self.lost
+
+    def known(self, status) -> tuple:
+        return status.st_ino, status.st_mtime_ns
+
+    def without_power(self, folder: Path, to: Path) -> Path:
+        shutil.copytree(folder, to)
+        for path in to.rglob("*.*"):
+            if self.known(os.stat(folder / path.relative_to(to))) not in self.has:
+                path.write_bytes(b"")
+        return to
+
+
+def anew() -> None:
+    """Has this process know nothing of files, as one that was just started."""
+    objects._SOUND.clear(), saving._KNOWN.clear()
+
+
+def locked(*_) -> None:
+    raise InputError("the folder is in use by another process")
+
+
+@pytest.mark.parametrize("tidies", [True, False])
+def test_what_the_disk_has_refused_once_is_no_part_of_a_later_state(tmp_path, monkeypatch, tidies):
+    if not tidies:
+        monkeypatch.setattr(writer, "remove_older", locked)
+    refuses, failed = 0, True
+    while failed:
+        refuses, failed = refuses + 1, False
+        disk, folder = Disk(monkeypatch), tmp_path / f"{refuses}"
+        states = StateWriter(folder)
+        for name in "ab":
+            saved(states, state(), name)
+        assert states.settle()
+        disk.calls, disk.refuses = 0, refuses
+        after = state(big=torch.ones(70), small=torch.ones(3))
+        states.save(after, name="c", kind="test")
+        try:
+            assert states.settle()
+        except InputError:
+            failed = True
+            anew()
+            assert load_state(disk.without_power(folder, tmp_path / f"{refuses}-c"), kind="test").name == "b"
+        disk.refuses = 0
+        for name in "de":
+            saved(states, after, name)
+            assert states.settle()
+        anew()
+        found = load_state(disk.without_power(folder, tmp_path / f"{refuses}-e"), kind="test")
+        assert found.name == "e" and found.remarks == [] and torch.equal(found.state["small"], torch.ones(3))
+    assert refuses > 4
+
+
+def test_what_a_killed_process_has_not_synchronized_is_so_before_anything_is_removed(tmp_path, monkeypatch):
+    disk, after = Disk(monkeypatch), state(big=torch.ones(70))
+    with monkeypatch.context() as patch:
+        patch.setattr(weakref, "finalize", lambda *_: None)
+        killed = StateWriter(tmp_path / "of")
+        for name in "ab":
+            saved(killed, state(), name)
+        assert killed.settle()
+        patch.setattr(writer._Behind, "_sync", lambda *_: None)
+        killed.save(after, name="c", kind="test")
+    anew()
+    states = StateWriter(tmp_path / "of")
+    for name in "de":
+        saved(states, after, name)
+        assert states.settle()
+        anew()
+        assert load_state(disk.without_power(tmp_path / "of", tmp_path / name), kind="test").name == name
+
+
+def test_what_a_failed_save_has_left_is_synchronized_with_the_next_one(tmp_path, monkeypatch):
+    disk, states, after = Disk(monkeypatch), StateWriter(tmp_path / "of"), state(big=torch.ones(70))
+    saved(states, state(), "a")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "write_manifest", full)
+        patch.setattr(saving, "_tidy", lambda *_: None)  # as where it is not known what another state refers to
+        with pytest.raises(InputError, match="No space left"):
+            states.save(after, name="b", kind="test")
+    saved(states, after, "c")
+    assert states.settle()
+    anew()
+    assert load_state(disk.without_power(tmp_path / "of", tmp_path / "after"), kind="test").name == "c"
+
+
+def test_a_file_that_an_older_state_has_as_well_stays_and_is_written_anew(tmp_path, monkeypatch):
+    disk, states = Disk(monkeypatch), StateWriter(tmp_path / "of")
+    saved(states, state(), "a")
+    assert states.settle()
+    objects._SOUND.clear()
+    for path in (tmp_path / "of" / "objects").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    disk.calls, disk.refuses = 0, 1
+    saved(states, state(), "b")  # what was damaged is written again
+    with pytest.raises(InputError):
+        states.settle()
+    assert load_state(tmp_path / "of", kind="test").name == "a"
+    saved(states, state(), "c")
+    assert states.settle()
+    anew()
+    assert load_state(disk.without_power(tmp_path / "of", tmp_path / "after"), kind="test").name == "c"
+
+
+def test_a_folder_that_cannot_be_tidied_costs_no_state(tmp_path, monkeypatch):
+    states = StateWriter(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "remove_older", locked)
+        for name in "abc":
+            saved(states, state(), name)
+        assert states.settle() and state_names(tmp_path, kind="test") == ["a", "b", "c"]
+    saved(states, state(), "d")
+    assert states.settle() and state_names(tmp_path, kind="test") == ["c", "d"]
+
+
+def test_a_writer_that_is_let_go_says_what_the_disk_did_not_take(tmp_path, monkeypatch):
+    states = StateWriter(tmp_path)
+    saved(states, state(), "a")
+    assert states.settle()
+    Disk(monkeypatch, refuses=1)
+    states.save(state(big=torch.ones(70)), name="b", kind="test")
+    with pytest.warns(VLMWarning, match=f"saved to {tmp_path} is lost: cannot write to .*: Input/output error"):
+        del states
+    assert state_names(tmp_path, kind="test") == ["a"]
+
+
+def test_a_disk_that_is_read_only_once_it_has_failed_is_said_as_well(tmp_path, monkeypatch):
+    states = StateWriter(tmp_path)
+    saved(states, state(), "a")
+    assert states.settle()
+    Disk(monkeypatch, refuses=1)
+
+    def refuses(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    states.save(state(big=torch.ones(70)), name="b", kind="test")
+    monkeypatch.setattr(Path, "unlink", refuses)
+    with pytest.raises(InputError, match="Input/output error"):
+        states.settle()
 
 
 def test_a_writer_that_is_let_go_leaves_nothing_undone(tmp_path):

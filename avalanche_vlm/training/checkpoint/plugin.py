@@ -129,9 +129,9 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within this block SIGTERM, SIGINT and SIGHUP write a checkpoint and end the process, with one sentence and the
-        exit codes 143, 130 and 129; a second one ends it at once. A SIGHUP that is ignored, as under ``nohup``, stays
-        so. SIGUSR1 writes a checkpoint, and the training goes on.
+        """Within this block SIGTERM, SIGINT and SIGHUP write a checkpoint and end the process, with one sentence and
+        the exit codes 143, 130 and 129; a second one ends it at once. A SIGHUP that is ignored, as under ``nohup``,
+        stays so. SIGUSR1 writes a checkpoint, and the training goes on.
 
         During an iteration it is finished first. Anywhere else (in an evaluation, while an experience is prepared or
         concluded) the process ends at once, and the checkpoint before stands.
