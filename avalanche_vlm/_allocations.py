@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from avalanche_vlm._memory import free_memory
 from avalanche_vlm.compat import OperatorMode
@@ -21,7 +22,8 @@ from avalanche_vlm.units import human_bytes
 
 @contextmanager
 def within_memory(what: str) -> Iterator[None]:
-    """Tensors that are made within fit in the memory of this machine that is free, all together.
+    """Tensors that are made within fit in the memory of this machine that is free, all together: those that are held at
+    the same time. Nothing is refused where the system does not say how much is free.
 
     :param what: what is made, as the subject of a sentence.
     :raises InputError: before a tensor is made that does not.
@@ -47,22 +49,32 @@ _BEYOND = ("can't allocate memory", "overflow", "Overflow", "out of memory")
 
 
 class _Sizes(OperatorMode):
-    """Adds up the bytes of tensors on the CPU that are made of nothing but their sizes."""
+    """Adds up the bytes of tensors on the CPU that are made of nothing but their sizes, as long as they are held."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
-        self._what, self._taken, self._free = what, 0, free_memory()
+        self._what, self._free = what, free_memory()
+        self._held: list[tuple[StorageWeakRef, int]] = []
+        self._taken = 0  # by those that are held, or were when they were last looked at
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
-        if self._free is not None:
-            self._taken += _bytes_of(func, args, options)
-            if self._taken > self._free:
-                free = f"and {human_bytes(self._free)} are free"
-                raise InputError(f"{self._what} would take {human_bytes(self._taken)} of memory or more, {free}")
-        return func(*args, **options)
+        asked = 0 if self._free is None else _bytes_of(func, args, options)
+        if asked == 0:
+            return func(*args, **options)
+        assert self._free is not None
+        if self._taken + asked > self._free:
+            self._held = [(storage, count) for storage, count in self._held if not storage.expired()]
+            self._taken = sum(count for _, count in self._held)
+        if (needed := self._taken + asked) > self._free:
+            free = f"and {human_bytes(self._free)} are free"
+            raise InputError(f"{self._what} would take {human_bytes(needed)} of memory or more, {free}")
+        made: torch.Tensor = func(*args, **options)
+        self._held.append((StorageWeakRef(made.untyped_storage()), asked))
+        self._taken = needed
+        return made
 
 
 def _bytes_of(func: Any, args: Sequence[Any], options: Mapping[str, Any]) -> int:

@@ -5,28 +5,33 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from avalanche_vlm._processors import GROUP
+from avalanche_vlm._processors import groups
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import human_bytes
 
 
 def memory() -> int | None:
-    """Bytes of memory that there are, within the limit of this process's group; None where the system does not say."""
-    return min([*(_meminfo("MemTotal") or _physical()), *_limit()], default=None)
+    """Bytes of memory that there are, within the limits of this process's group and of those around it; None where the
+    system does not say. Swap does not count."""
+    return min([*(_meminfo("MemTotal") or _physical()), *(limit for _, limit in _limits())], default=None)
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that are to be had at present, within the limit of this process's group; None where the system
-    does not say."""
+    """Bytes of memory that are to be had at present, within the limits of this process's group and of those around it;
+    None where the system does not say.
+
+    What a group uses includes the files that were read of late (the page cache), which the system drops before it
+    refuses anything, as MemAvailable takes for granted: it counts as free.
+    """
     free = _meminfo("MemAvailable")
-    with contextlib.suppress(OSError, ValueError):
-        used = int((GROUP / "memory.current").read_text())
-        free += [max(0, limit - used) for limit in _limit()]
-    return min(free, default=None)
+    for folder, limit in _limits():
+        with contextlib.suppress(OSError, ValueError):
+            free.append(limit - max(0, _used(folder) - _reclaimable(folder)))
+    return None if not free else max(0, min(free))
 
 
 def _meminfo(name: str) -> list[int]:
@@ -42,12 +47,25 @@ def _physical() -> list[int]:
     return []
 
 
-def _limit() -> list[int]:
-    found = []
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is none
-            found.append(int((GROUP / name).read_text()))
-    return found
+def _limits() -> Iterator[tuple[Path, int]]:
+    """Folders of control groups that have a limit, of either version, and the limit in bytes."""
+    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        for folder in groups(controller):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is none
+                yield folder, int((folder / name).read_text())
+
+
+def _used(folder: Path) -> int:
+    name = "memory.current" if (folder / "memory.max").exists() else "memory.usage_in_bytes"
+    return int((folder / name).read_text())
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of a group, and of those within it, that the system takes back when they are asked for."""
+    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    # The first version tells of a group alone, and of all within it by these longer names.
+    sums = "total_" if "total_inactive_file" in stat else ""
+    return sum(int(stat.get(f"{sums}{kind}", 0)) for kind in ("inactive_file", "active_file", "slab_reclaimable"))
 
 
 def refuse_beyond(needed: int, what: str) -> None:

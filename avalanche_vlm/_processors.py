@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 GROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells the limits of this process's group."""
+"""Where Linux tells the limits of control groups."""
+
+OWN = Path("/proc/self/cgroup")
+"""Where it tells which of them this process is in."""
 
 
 def cores() -> int:
     """Processors that this process may use, as far as the system says: by its affinity and its group's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (GROUP / "cpu.max").read_text().split()
-        allowed = min(allowed, max(1, int(quota) // int(period)))  # "max" is no number: there is no quota
+    for folder in groups(""):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            allowed = min(allowed, max(1, int(quota) // int(period)))  # "max" is no number: there is no quota
     return allowed
+
+
+def groups(controller: str) -> list[Path]:
+    """Folders of this process's control group and of all around it, the outermost first: each has limits of its own.
+
+    In a container its own group may be the root, and the path that the system tells be one of the host's: folders that
+    are not there tell nothing.
+
+    :param controller: name of a controller of the first version of control groups, such as ``"memory"``; empty for the
+        second version, where one group has them all.
+    """
+    root = GROUP / controller
+    path = PurePosixPath()
+    with contextlib.suppress(OSError, ValueError):
+        for line in OWN.read_text().splitlines():
+            number, names, of = line.split(":", 2)
+            if controller in names.split(",") and (controller or number == "0"):
+                path = PurePosixPath(of.lstrip("/"))
+    if ".." in path.parts:  # a group outside of those that can be seen from here
+        return [root]
+    return [
+        root,
+        *(root / part for part in reversed(path.parents) if part.parts),
+        *([root / path] if path.parts else []),
+    ]
