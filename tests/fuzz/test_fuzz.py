@@ -106,8 +106,9 @@ def test_what_waits_or_works_too_long_is_a_hang(planted, tmp_path, monkeypatch, 
     assert tried(target("planted"), Example("a.bin", b"\0"), tmp_path / "input", seconds=0.1) is None
 
 
-def test_a_finding_is_kept_as_a_file_that_is_the_input(planted, tmp_path):
-    example = Example("sub/a.bin", b"\1\1")
+@pytest.mark.parametrize("name", ["sub/a.bin", "a+b.bin", "sub/a+b%2F-c d.bin", "\u00e9\n\\.bin"])
+def test_a_finding_is_kept_as_a_file_that_is_the_input(planted, tmp_path, name):
+    example = Example(name, b"\1\1")
     found = tried(target("planted"), example, tmp_path / "input")
     path = trying.keep(tmp_path / "findings" / "planted", example, found)
     assert kept(path) == example and "KeyError" in Path(f"{path}.told").read_text()

@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from example import Example, Target
 
@@ -92,7 +93,7 @@ def keep(place: Path, example: Example, finding: Finding) -> Path:
     :return: the file that holds the input; a file beside it tells what became of it.
     """
     place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{hashlib.sha256(example.content).hexdigest()[:12]}-{example.name.replace('/', '+')}"
+    path = place / f"{hashlib.sha256(example.content).hexdigest()[:12]}-{quote(example.name, safe=' +')}"
     path.write_bytes(example.content)
     Path(f"{path}.told").write_text(f"{finding.kind}: {finding.cause}\n\n{finding.told}", errors="backslashreplace")
     return path
@@ -103,7 +104,7 @@ def kept(path: Path) -> Example:
 
     :param path: the file that :func:`keep` wrote.
     """
-    return Example(path.name.partition("-")[2].replace("+", "/"), path.read_bytes())
+    return Example(unquote(path.name.partition("-")[2]), path.read_bytes())
 
 
 def _tried(target: Target, example: Example, folder: Path, seconds: float) -> Finding | None:
