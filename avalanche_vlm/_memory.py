@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from avalanche_vlm._processors import groups
+from avalanche_vlm._processors import control_groups
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import human_bytes
 
@@ -50,7 +50,7 @@ def _physical() -> list[int]:
 def _limits() -> Iterator[tuple[Path, int]]:
     """Folders of control groups that have a limit, of either version, and the limit in bytes."""
     for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
-        for folder in groups(controller):
+        for folder in control_groups(controller):
             with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is none
                 yield folder, int((folder / name).read_text())
 

@@ -16,14 +16,14 @@ OWN = Path("/proc/self/cgroup")
 def cores() -> int:
     """Processors that this process may use, as far as the system says: by its affinity and its group's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for folder in groups(""):
+    for folder in control_groups(""):
         with contextlib.suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text().split()
             allowed = min(allowed, max(1, int(quota) // int(period)))  # "max" is no number: there is no quota
     return allowed
 
 
-def groups(controller: str) -> list[Path]:
+def control_groups(controller: str) -> list[Path]:
     """Folders of this process's control group and of all around it, the outermost first: each has limits of its own.
 
     In a container its own group may be the root, and the path that the system tells be one of the host's: folders that
