@@ -212,10 +212,11 @@ def version_of(tensor: torch.Tensor) -> int:
     return tensor._version
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is called before or behind a module's passes, of which torch has no public list."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(vars(module)[kind] for kind in kinds)
+def has_hooks(module: nn.Module | None) -> bool:
+    """Whether anything is called around a module's passes, or (None) around those of all: torch has no public list."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    there, mark = (vars(nn.modules.module), "_global_") if module is None else (vars(module), "_")
+    return any(there[f"{mark}{kind}"] for kind in kinds)
 
 
 def add_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], alpha: float) -> None:

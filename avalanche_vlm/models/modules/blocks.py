@@ -120,15 +120,18 @@ def halves(clip: Any, encode: Encode) -> Halves | None:
 
     Where no block is such a one, all is below, and features are the same whichever module is active. Towers of
     open_clip's own and timm's vision transformers are cut. None stands for one that has to be run whole: any other
-    (a ResNet, a ConvNeXt, code of the user's), one that checkpoints its activations, is compiled or traced, and one
-    with a module or a hook outside its blocks, which would see something else.
+    (a ResNet, a ConvNeXt, code of the user's, be it in the place of a single instance's method), one that checkpoints
+    its activations, one that is compiled or traced, in whole or in part, and one with a module or a hook outside its
+    blocks, or with hooks of torch's for all modules, which would see something else.
 
     :param clip: any of open_clip's models.
     :param encode: its image tower as it stands.
     """
     tower = clip.visual
     behind = _behind_blocks(clip, tower)
-    if behind is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if behind is None or torch.compiler.is_compiling() or torch.jit.is_tracing() or has_hooks(None):
+        return None
+    if _is_patched(clip) or any(_is_patched(module) for module in tower.modules()):
         return None
     blocks = image_blocks(tower)
     inside = {id(module) for layer in blocks.layers for module in layer.modules()}
@@ -153,6 +156,14 @@ def _differs(module: nn.Module) -> bool:
     """Whether a module may do something else in another pass, or somebody sees how often it is called."""
     # A place that follows a layer has its hook there, and is never called itself.
     return has_hooks(module) or (isinstance(module, Site) and not isinstance(module, HookedSite))
+
+
+def _is_patched(module: nn.Module) -> bool:
+    """Whether an instance is compiled, or has a function of its own in the place of a method of its class: nobody knows
+    what that does."""
+    if vars(module).get("_compiled_call_impl") is not None:
+        return True
+    return any(callable(getattr(type(module), name, None)) for name in vars(module))
 
 
 def _behind_blocks(clip: Any, tower: Any) -> Encode | None:

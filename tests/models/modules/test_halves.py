@@ -119,6 +119,55 @@ def test_what_has_its_own_code_or_is_watched_outside_its_blocks_is_run_whole():
     assert not is_cut()
 
 
+GLOBAL = ("forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook")
+
+
+@pytest.mark.parametrize("kind", GLOBAL)
+def test_hooks_of_all_modules_have_it_run_whole(kind):
+    model = transformer()
+    hook = getattr(torch.nn.modules.module, f"register_module_{kind}")(lambda *_: None)
+    try:
+        assert halves(model.clip, plain(model)) is None
+    finally:
+        hook.remove()
+    assert halves(model.clip, plain(model)) is not None
+
+
+PLACES = ("", "conv1", "transformer", "transformer.resblocks.0", "transformer.resblocks.1.mlp.c_fc")
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_part_that_is_compiled_has_it_run_whole(where):
+    model = transformer()
+    model.clip.visual.get_submodule(where).compile(backend="eager")
+    assert halves(model.clip, plain(model)) is None
+
+
+def test_a_block_in_a_compiled_wrapper_has_it_run_whole():
+    model = transformer()
+    blocks = model.clip.visual.transformer.resblocks
+    blocks[0] = torch.compile(blocks[0], backend="eager")
+    assert halves(model.clip, plain(model)) is None
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_an_instance_with_a_function_of_its_own_has_it_run_whole(where):
+    model = transformer()
+    module = model.clip.visual.get_submodule(where)
+    module.forward = module.forward
+    assert halves(model.clip, plain(model)) is None
+    del module.forward
+    assert halves(model.clip, plain(model)) is not None
+
+
+@pytest.mark.parametrize("name", ["encode_image", "_global_pool"])
+def test_other_methods_of_an_instance_count_as_well(name):
+    model = transformer()
+    host = model.clip if name == "encode_image" else model.clip.visual
+    vars(host)[name] = getattr(host, name)
+    assert halves(model.clip, plain(model)) is None
+
+
 def test_a_layer_that_nobody_calls_is_not_reached():
     model = transformer()
     assert stopped_before(torch.nn.Linear(2, 2), plain(model), pictures(1)) is None
@@ -135,11 +184,16 @@ class Counted:
         self.layers = image_blocks(model.clip.visual).layers
         self.sizes: list[list[int]] = [[] for _ in self.layers]
         for number, layer in enumerate(self.layers):
-            layer.forward = partial(self._forward, number, layer.forward)
+            layer.__class__ = self._counting(number, type(layer))
 
-    def _forward(self, number: int, forward: Any, x: torch.Tensor, **how: Any) -> torch.Tensor:
-        self.sizes[number].append(len(x))
-        return forward(x, **how)
+    def _counting(self, number: int, kind: Any) -> type:
+        """The layer's class, but for the count: a function of the instance's own would have the tower run whole."""
+
+        def forward(layer: Any, x: torch.Tensor, **how: Any) -> torch.Tensor:
+            self.sizes[number].append(len(x))
+            return kind.forward(layer, x, **how)
+
+        return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def decide(model: VLM, tasks: list[int]) -> None:
