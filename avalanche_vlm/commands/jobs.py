@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
     asked, folder, picture = job.asked, job.folder, job.folder / "matrix.png"
     with contextlib.suppress(OSError):  # where nothing can be written, that is said of what must be
         (folder / FAILURE).unlink(missing_ok=True)
-    partial = folder / store.PARTIAL
+    so_far = folder / store.PARTIAL
     if job.kept is not None:
         progress.say(f"{asked}: finished before, kept")
         store.check_first_version(folder, job.kept["result"]["run"])
@@ -140,7 +141,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
             progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
         # Of a process that was killed when it had written the result.
         remove_checkpoints(folder / store.CHECKPOINTS)
-        partial.unlink(missing_ok=True)
+        so_far.unlink(missing_ok=True)
         if not picture.exists():
             kept = job.kept["result"]
             draw_plot(picture, lambda: plots.matrices([kept]), progress)
@@ -148,6 +149,8 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
     if (folder / store.CAME_TO).exists():
         progress.say(f"{asked}: {folder / store.CAME_TO} is damaged, run again")
     started = time.perf_counter()
+    if job.begun is None:
+        so_far.unlink(missing_ok=True)  # of another request, of which nothing was trained
     store.write_request(folder, asked)
     model, benchmark = prepare.opened(asked)
     for sentence in benchmark.data.skipped:
@@ -155,9 +158,9 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
     for sentence in benchmark.data.notes:
         progress.say_once(sentence)
 
-    def on_row(step: int, matrix: Any) -> None:
-        rows = percent_rows(matrix)
-        write_or_remark(lambda: store.write_partial(folder, asked, rows), progress.say_once)  # which ``report`` reads
+    def on_step(step: int, matrix: Any) -> None:
+        keep = partial(store.write_partial, folder, asked, step, percent_rows(matrix))  # which ``report`` reads
+        write_or_remark(keep, progress.say_once)
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
         with progress.task(str(asked), len(benchmark.task_names)) as advance:
@@ -170,7 +173,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
                 seed=asked.seed,
                 device=asked.device,
                 progress=advance,
-                on_row=on_row,
+                on_step=on_step,
                 checkpoint=checkpoint,
                 on_resume=lambda plugin: say_where(progress, asked, plugin),
             )
@@ -178,7 +181,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
             _save_model(job, outcome, benchmark, progress)
         total = time.perf_counter() - started + outcome.seconds_before
         entry = store.write_outcome(folder, asked, outcome, total, progress.say)
-    partial.unlink(missing_ok=True)
+    so_far.unlink(missing_ok=True)
     draw_plot(picture, lambda: plots.matrices([outcome.result]), progress)
     return entry
 

@@ -22,7 +22,8 @@ def report(request: ReportRequest) -> int:
     from avalanche_vlm.report.page import as_html, as_markdown, content
 
     folder = request.out
-    found = content(*read_folder(folder), unfinished=_unfinished(folder))
+    *finished, unfinished = read_folder(folder)
+    found = content(*finished, unfinished=unfinished)
     for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
         store.write_text(folder / name, visible(text))
     store.write_json(folder / "report.json", found)
@@ -32,11 +33,12 @@ def report(request: ReportRequest) -> int:
     return 0
 
 
-def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | None]:
+def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | None, list[dict[str, Any]]]:
     """The results of a ``run``, of a ``compare`` or of the runs in folders side by side, with their timing, the
-    diagnosis and the advice, where there are some.
+    diagnosis and the advice, where there are some, and what runs have come to that are not finished.
 
-    A diagnosis lies beside its run: below the folder of a comparison it counts if it is the only one.
+    A diagnosis lies beside its run: below the folder of a comparison it counts if it is the only one. Runs may go on
+    meanwhile, and end.
 
     :raises InputError: if there is nothing to report, or a file is damaged.
     """
@@ -45,6 +47,7 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | N
 
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
+    begun = _unfinished(folder)  # before the results, so that a run that ends meanwhile is one or the other
     entries = {run: entry for run in _runs(folder, CAME_TO) if (entry := store.read_entry(run)) is not None}
     diagnosed = _runs(folder, DIAGNOSED)
     of = diagnosed[0] if diagnosed[:1] == [folder] or len(diagnosed) == 1 else None
@@ -55,11 +58,12 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | N
             "avalanche-vlm diagnose makes one of it"
         )
     advice = ADVICE.read(folder / ADVISED) if os.path.lexists(folder / ADVISED) else None
-    if not entries and diagnosis is None and advice is None and not _unfinished(folder):
+    unfinished = [found for run, found in begun.items() if run not in entries]
+    if not entries and diagnosis is None and advice is None and not unfinished:
         raise InputError(
             f"{folder} holds no result.json, diagnosis.json or advice.json: avalanche-vlm run makes a first"
         )
-    return list(entries.values()), diagnosis, advice
+    return list(entries.values()), diagnosis, advice, unfinished
 
 
 def _runs(folder: Path, name: str) -> list[Path]:
@@ -68,7 +72,7 @@ def _runs(folder: Path, name: str) -> list[Path]:
     return [*([folder] if os.path.lexists(folder / name) else []), *sorted(below)]
 
 
-def _unfinished(folder: Path) -> list[dict[str, Any]]:
-    """The rows that runs have come to which are not finished."""
+def _unfinished(folder: Path) -> dict[Path, dict[str, Any]]:
+    """What runs have come to that are not finished, by their folders."""
     runs = [run for run in _runs(folder, store.PARTIAL) if not os.path.lexists(run / CAME_TO)]
-    return [store.read_partial(run) for run in runs]
+    return {run: found for run in runs if (found := store.read_partial(run)) is not None}

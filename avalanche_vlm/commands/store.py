@@ -66,26 +66,32 @@ def write_request(folder: Path, asked: Experiment) -> None:
     REQUEST.write(folder / REQUESTED, {"run": asked.run_id, **asked.stored()})
 
 
-def write_partial(folder: Path, asked: Experiment, rows: Sequence[Sequence[float | None]]) -> None:
+def write_partial(folder: Path, asked: Experiment, trained: int, rows: Sequence[Sequence[float | None]]) -> None:
     """Write what a run has come to so far.
 
     :param folder: the folder of the run.
     :param asked: the experiment that is run.
+    :param trained: experiences trained so far, 0 or more.
     :param rows: complete rows of the performance matrix in percent, None for a missing score.
     :raises InputError: if it cannot be written.
     """
-    found = {"run": asked.run_id, "recipe": asked.recipe, "seed": asked.seed, "unit": "percent", "matrix": rows}
-    write_json(folder / PARTIAL, PARTIAL_RESULT.sealed(found))
+    known = {"run": asked.run_id, "recipe": asked.recipe, "seed": asked.seed}
+    PARTIAL_RESULT.write(folder / PARTIAL, {**known, "unit": "percent", "trained": trained, "matrix": rows})
 
 
-def read_partial(folder: Path) -> dict[str, Any]:
+def read_partial(folder: Path) -> dict[str, Any] | None:
     """What a run has come to that is not finished.
 
     :param folder: the folder of the run.
-    :return: ``recipe``, ``seed`` and ``matrix``.
+    :return: ``recipe``, ``seed``, ``trained`` and ``matrix``; None if it was finished, or begun anew, meanwhile.
     :raises InputError: if the file is damaged, was changed, or is of another run.
     """
-    found = PARTIAL_RESULT.read(folder / PARTIAL)
+    try:
+        found = PARTIAL_RESULT.read(folder / PARTIAL)
+    except InputError:
+        if os.path.lexists(folder / PARTIAL):
+            raise
+        return None
     if os.path.lexists(folder / REQUESTED) and found["run"] != (run := read_experiment(folder / REQUESTED).run_id):
         raise InputError(f"{folder / PARTIAL} is of another run ({found['run']}) than {REQUESTED} ({run}): {_ANEW}")
     return dict(found)
@@ -108,9 +114,9 @@ def write_outcome(
     timing = {"run": run, **outcome.timing, "total_seconds": round(total_seconds, 2)}
     ledger = {"run": run, **outcome.ledger}
     for name, document, content in ((TIMED, TIMING, timing), (ACCOUNTED, LEDGER, ledger)):
-        write_or_remark(partial(write_json, folder / name, document.sealed(content)), remark)
+        write_or_remark(partial(document.write, folder / name, content), remark)
     result = cast("KeptResult", {"run": run, **outcome.result})
-    write_json(folder / CAME_TO, RESULT.sealed(result))
+    RESULT.write(folder / CAME_TO, result)
     return _entry(result, timing, ledger)
 
 

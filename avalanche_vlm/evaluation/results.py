@@ -127,7 +127,8 @@ class KeptResult(Result):
 
 
 class PartialResult(TypedDict):
-    """What ``partial.json`` holds: the rows that a run has come to which is not finished, in percent."""
+    """What ``partial.json`` holds of a run that is not finished: how many experiences it has trained, and the rows of
+    the matrix in percent, as far as they are measured."""
 
     __pydantic_config__ = EXACT  # type: ignore[misc]
 
@@ -135,6 +136,7 @@ class PartialResult(TypedDict):
     recipe: Name
     seed: NotNegativeInt
     unit: Literal["percent"]
+    trained: NotNegativeInt
     matrix: list[list[Percent | None]]
 
 

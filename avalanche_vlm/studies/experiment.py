@@ -52,6 +52,7 @@ def run_experiment(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int, int], None] | None = None,
     on_row: Callable[[int, np.ndarray], None] | None = None,
+    on_step: Callable[[int, np.ndarray], None] | None = None,
     evaluate: bool = True,
     checkpoint: CheckpointPlugin | None = None,
     on_resume: Callable[[CheckpointPlugin], None] | None = None,
@@ -74,6 +75,7 @@ def run_experiment(
     :param progress: called as ``(experience, iteration, iterations)``.
     :param on_row: called as ``(step, matrix)`` when a row of the matrix is measured, with scores in [0, 1]; again for a
         row after which the run was interrupted, and not for those before.
+    :param on_step: called likewise after every experience and what is evaluated after it, be it nothing.
     :param evaluate: without, there are no scores in the result, and the model is the caller's to evaluate.
     :param checkpoint: writes the run to its folder meanwhile. With a folder in which the same run was interrupted, it
         goes on there, and ends as if it had not been interrupted; the folder stays, :meth:`CheckpointPlugin.remove
@@ -127,9 +129,10 @@ def run_experiment(
     if checkpoint is not None:
         checkpoint = made_durable(checkpoint, strategy, account, protocol)
 
-    def report() -> None:
-        if on_row is not None:
-            on_row(account.rows, matrix.rows())
+    def report(measured: bool) -> None:
+        for call in (on_row if measured else None, on_step):
+            if call is not None:
+                call(account.rows, matrix.rows())
 
     try:
         with account.whole.running():
@@ -160,7 +163,7 @@ def _train(
     first: int,
     settings: TrainSettings,
     account: RunAccount,
-    report: Callable[[], None] | None,
+    report: Callable[[bool], None] | None,
 ) -> None:
     """Train the stream, and evaluate at the steps that are asked for.
 
@@ -169,7 +172,7 @@ def _train(
     :param first: number of the experience to begin with, from 0 on.
     :param settings: how many processes load data, and what is evaluated at which step.
     :param account: gets the seconds, and counts the rows; of an interrupted run it knows what is done.
-    :param report: called when a row was evaluated; None evaluates nothing.
+    :param report: called after every step with whether it was evaluated; None evaluates nothing.
     """
 
     def score() -> None:
@@ -180,7 +183,7 @@ def _train(
         if count:
             with account.evaluation.running():
                 strategy.eval(benchmark.test_stream[:count], num_workers=settings.num_workers)
-            report()
+        report(count > 0)
         account.rows += 1
 
     if not account.resumed:

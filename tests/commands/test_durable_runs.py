@@ -17,9 +17,9 @@ from small_runs import forge, read
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands import run as commands
-from avalanche_vlm.commands import store
 from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.storage import Lock
+from avalanche_vlm.storage.json_files import Document
 from avalanche_vlm.studies import experiment
 from avalanche_vlm.training import VLMNaive
 
@@ -201,13 +201,13 @@ def test_a_checkpoint_is_written_when_asked_for_and_the_run_goes_on(whole, tmp_p
 
     def ask() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
-        real = store.write_json
+        real = Document.write
 
-        def look(path: Path, content: Any) -> None:  # the row after the experience
+        def look(document: Document, path: Path, content: Any) -> None:  # the row after the experience
             found.extend(path.name for path in (tmp_path / "checkpoint").glob("*-within-*.json"))
-            real(path, content)
+            real(document, path, content)
 
-        monkeypatch.setattr(store, "write_json", look)
+        monkeypatch.setattr(Document, "write", look)
 
     at(monkeypatch, ask)
     assert cli.main([*words(tmp_path), "--checkpoint-minutes", "10", "--quiet"]) == 0

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from avalanche_vlm.commands import jobs, prepare, store
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import tiny
+from avalanche_vlm.storage.json_files import Document
 
 
 @pytest.mark.slow
@@ -216,7 +218,7 @@ def test_a_recipe_that_fails_does_not_stop_the_others(tmp_path, capsys, monkeypa
 
     def failing(benchmark, recipe, **options):
         if recipe == "zscl":
-            options["on_row"](0, [[0.5, float("nan")]])
+            options["on_step"](0, [[0.5, float("nan")]])
             raise InputError("the loss became nan")
         return real(benchmark, recipe, **options)
 
@@ -274,7 +276,7 @@ def test_a_training_that_has_blown_up_in_its_last_step_is_no_result(tmp_path, ca
 def test_what_cannot_be_written_beside_a_result_does_not_lose_it(tmp_path, monkeypatch, capsys):
     modes = {}
 
-    def failing(path, content, write=store.write_json):
+    def failing(path, content, write):
         if path.name in ("partial.json", "timing.json", "ledger.json", "matrix.png", "held_out.png"):
             modes.update({found: found.stat().st_mode & 0o777 for found in tmp_path.rglob("*")})
             raise InputError(f"cannot write {path}: No space left on device")
@@ -282,8 +284,9 @@ def test_what_cannot_be_written_beside_a_result_does_not_lose_it(tmp_path, monke
 
     words = ["run", "--recipe", "replay", "--out", str(tmp_path), *[word for word in SMALL if word != "--quiet"]]
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_json", failing)
-        patch.setattr(jobs, "replace_file", failing)
+        whole, picture = Document.write, jobs.replace_file
+        patch.setattr(Document, "write", lambda of, path, content: failing(path, content, partial(whole, of)))
+        patch.setattr(jobs, "replace_file", lambda path, content: failing(path, content, picture))
         before = os.umask(0o027)
         try:
             assert cli.main(words) == 0

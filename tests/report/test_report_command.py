@@ -13,7 +13,10 @@ import pytest
 from small_runs import forge
 
 from avalanche_vlm import cli
+from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.requests import Experiment, RunRequest, StreamRequest
 from avalanche_vlm.evaluation.results import RESULT, TIMING, metrics_of
+from avalanche_vlm.storage.json_files import Document
 from avalanche_vlm.studies.advice.advised import ADVICE
 from avalanche_vlm.studies.diagnosed import DIAGNOSIS
 
@@ -83,6 +86,53 @@ def test_a_name_of_several_lines_is_shown_in_one(tmp_path):
     save(tmp_path, entry)
     group = report(tmp_path)["groups"][0]
     assert group["tasks"][0] == "two lines" and group["remarks"][0].startswith("One class alone competes on two lines,")
+
+
+def unfinished(folder: Path, trained: int, rows: list, **asked) -> Experiment:
+    """A run that is going on."""
+    found = prepare.experiment(RunRequest(out=folder, **asked), "lora", 0)
+    store.write_request(folder, found)
+    store.write_partial(folder, found, trained, rows)
+    return found
+
+
+def test_how_far_a_run_is_that_evaluates_nothing_but_its_end(tmp_path, capsys):
+    unfinished(tmp_path, 2, [[10.0, 20.0, 30.0], [None] * 3, [None] * 3])
+    report(tmp_path)
+    assert capsys.readouterr().out.startswith("lora, seed 0 is not finished: 2 of 3 tasks trained.\n")
+    unfinished(tmp_path, 2, [[10.0, 20.0, 30.0], [None] * 3, [80.0, 60.0, None]])
+    report(tmp_path)
+    assert "2 of 3 tasks trained, and a mean score of 70.0 % on them." in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_with_data_that_were_moved_is_the_same(tmp_path, capsys):
+    runs = {}
+    for data in ("/a/mine", "/b/mine", None):
+        stream = StreamRequest(benchmark=None, data=data) if data else StreamRequest()
+        runs[data] = unfinished(tmp_path, 1, [[10.0, 20.0], [30.0, None]], stream=stream).run_id
+    assert runs["/a/mine"] == runs["/b/mine"] != runs[None]
+    store.write_request(tmp_path, prepare.experiment(RunRequest(out=tmp_path), "fine-tune", 0))
+    assert cli.main(["report", str(tmp_path)]) == 2 and "partial.json is of another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["before it was read", "after it was read"])
+def test_a_run_that_ends_while_a_report_is_made_is_passed_over_or_told_once(tmp_path, monkeypatch, capsys, when):
+    going = tmp_path / "lora/seed-0"
+    unfinished(going, 1, [[10.0, 20.0], [30.0, None]])
+    save(tmp_path / "fine-tune/seed-0", files.entry())
+
+    def ends(document: Document, path: Path, read=Document.read):
+        if path.name != "partial.json":
+            return read(document, path)
+        found = read(document, path)
+        (going / "request.json").unlink()  # of the run by hand, which is another
+        save(going, files.entry("lora"))
+        path.unlink()
+        return found if when == "after it was read" else read(document, path)
+
+    monkeypatch.setattr(Document, "read", ends)
+    assert len(report(tmp_path)["groups"][0]["recipes"]) == 2
+    assert "is not finished" not in capsys.readouterr().out
 
 
 def damage(folder: Path, what: str) -> None:

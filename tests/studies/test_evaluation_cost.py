@@ -35,16 +35,17 @@ def results():
     """The same training under each plan."""
     found = {}
     for plan in PLANS:
-        benchmark, rows = picturebook.mtil_like(0, **STREAM), []
+        benchmark, rows, steps = picturebook.mtil_like(0, **STREAM), [], []
         outcome = run_experiment(
             benchmark,
             "fine-tune",
             model=mini(),
             settings=settings(*plan),
             on_row=lambda step, _, to=rows: to.append(step),
+            on_step=lambda step, matrix, to=steps: to.append((step, len(matrix))),
         )
         found[plan] = {"result": json.loads(json.dumps(outcome.result, allow_nan=False)), "timing": outcome.timing}
-        found[plan]["rows"] = rows
+        found[plan]["rows"], found[plan]["steps"] = rows, steps
     return found
 
 
@@ -66,6 +67,7 @@ def test_what_is_measured_is_what_a_whole_evaluation_measures(results, plan, cou
     assert found["classes"] == whole["classes"] and found["costs"] == whole["costs"]
     for name, curve in whole["held_out"].items():
         assert found["held_out"][name] == [v if count else None for v, count in zip(curve, counts, strict=True)]
+    assert results[plan]["steps"] == [(step, step + 1) for step in range(4)]
     assert results[plan]["rows"] == [step for step, count in enumerate(counts) if count]
     train = found["protocol"]["train"]
     assert (train["eval_tasks"], train["eval_every"]) == plan

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm import cli
-from avalanche_vlm._content import digest
+from avalanche_vlm.commands.requests.experiment import run_id_of
 from avalanche_vlm.storage.json_files import seal_of
 
 SIZES = "--n-train 32 --n-test 12 --n-held-out 24 --n-reference 24"
@@ -37,5 +37,5 @@ def forge(path: Path, **changed: Any) -> None:
     content = {key: value for key, value in {**read(path), **changed}.items() if key not in gone}
     if path.name == "request.json":
         asked = {key: value for key, value in content.items() if key not in ("format", "run", "sha256")}
-        content["run"] = digest([json.dumps(asked, sort_keys=True)])
+        content["run"] = run_id_of(asked)
     path.write_text(sealed(content))

@@ -7,10 +7,13 @@ result, and read back from there.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from avalanche_vlm._content import digest
+from avalanche_vlm._flat import flat
 from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TorchSeed
+from avalanche_vlm.evaluation.comparable import PLACES
 from avalanche_vlm.evaluation.results import RunId
 from avalanche_vlm.storage.json_files import Document
 from avalanche_vlm.training.settings import TrainSettings
@@ -51,12 +54,23 @@ class Experiment(Part):
     @property
     def run_id(self) -> str:
         """What its run is known by in all its files: a digest of everything that was asked for, the same whenever the
-        same is asked for."""
-        return digest([json.dumps(self.stored(), sort_keys=True)])
+        same is asked for, wherever data lie."""
+        return run_id_of(self.stored())
 
     def stored(self) -> dict[str, Any]:
         """The experiment as ``request.json`` holds it, in JSON types."""
         return self.model_dump(mode="json")
+
+
+def run_id_of(stored: Mapping[str, Any]) -> str:
+    """What a run is known by: of a place that decides nothing
+    (:data:`~avalanche_vlm.evaluation.comparable.PLACES`) no more than whether there is one.
+
+    :param stored: the experiment as ``request.json`` holds it, in JSON types.
+    """
+    asked = flat(stored)
+    places = {key: "somewhere" for key in PLACES.values() if asked.get(key) is not None}
+    return digest([json.dumps({**asked, **places}, sort_keys=True)])
 
 
 class KeptExperiment(Experiment):

@@ -84,14 +84,14 @@ def how_far(partial: dict[str, Any]) -> str:
 
     :param partial: what its ``partial.json`` holds.
 
-    >>> how_far({"recipe": "lora", "seed": 0, "matrix": [[10.0, 20.0], [30.0, None]]})
+    >>> how_far({"recipe": "lora", "seed": 0, "trained": 1, "matrix": [[10.0, 20.0], [30.0, None]]})
     'lora, seed 0 is not finished: 1 of 2 tasks trained, and a mean score of 30.0 % on them.'
-    >>> how_far({"recipe": "lora", "seed": 0, "matrix": [[10.0, 20.0]]})
-    'lora, seed 0 is not finished: 0 of 2 tasks trained.'
+    >>> how_far({"recipe": "lora", "seed": 0, "trained": 1, "matrix": [[10.0, 20.0]]})
+    'lora, seed 0 is not finished: 1 of 2 tasks trained.'
     """
-    rows = grid(partial.get("matrix"))
-    trained, tasks = max(0, len(rows) - 1), max(map(len, rows), default=0)
-    known = [score for score in (rows[-1][:trained] if rows else []) if score is not None]
+    rows, trained = grid(partial["matrix"]), partial["trained"]
+    tasks = max(map(len, rows), default=0)
+    known = [score for score in (rows[trained][:trained] if trained < len(rows) else []) if score is not None]
     scored = f", and a mean score of {sum(known) / trained:.1f} % on them" if known and len(known) == trained else ""
     named = f"{text(partial.get('recipe'))}, seed {text(partial.get('seed'))}"
     return f"{named} is not finished: {trained} of {tasks} tasks trained{scored}."
