@@ -10,12 +10,12 @@ import torch
 def sampled_negatives(competing: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which classes stand for all that compete: those of the batch, and some of the others.
 
-    The classes of the batch count themselves, and of the m others n are drawn, evenly and without replacement. Each of
-    these stands for m / n: with log(m / n) added to its logit, the sum of exponentials in the softmax is an unbiased
-    estimate of the sum over all classes that compete (Horvitz and Thompson's). The cross-entropy is the logarithm of
-    that estimate, and so is too low on average, by about half the relative variance of the estimate; loss and gradient
-    are biased likewise, less the more are drawn, and exact with n = m. It is the sampled softmax of arXiv 1412.2007
-    (section 3) with an even proposal, and the targets of the whole batch beside it.
+    The classes of the batch that compete count themselves, and of the m others that do n are drawn, evenly and without
+    replacement. Each of these stands for m / n: with log(m / n) added to its logit, the sum of exponentials in the
+    softmax is an unbiased estimate of the sum over all classes that compete (Horvitz and Thompson's). The cross-entropy
+    is the logarithm of that estimate, and so is too low on average, by about half the relative variance of the
+    estimate; loss and gradient are biased likewise, less the more are drawn, and exact with n = m. It is the sampled
+    softmax of arXiv 1412.2007 (section 3) with an even proposal, and the targets of the whole batch beside it.
 
     Draws from torch's global generator, and nothing where n is not below m.
 
@@ -34,7 +34,7 @@ def sampled_negatives(competing: torch.Tensor, y: torch.Tensor, n: int) -> tuple
     (others,) = (everyone & ~of_batch).nonzero(as_tuple=True)
     added = torch.zeros(len(everyone), device=everyone.device)
     if n >= len(others):
-        return everyone | of_batch, added
+        return everyone, added
     drawn = others[torch.randperm(len(others))[:n].to(others.device)]
     kept = of_batch & everyone
     kept[drawn] = True

@@ -59,6 +59,13 @@ def test_as_many_as_there_are_is_exact_and_draws_nothing():
     assert not torch.equal(before, torch.random.get_rng_state())
 
 
+def test_a_class_of_the_batch_that_does_not_compete_does_not_come_in_by_being_drawn_for():
+    competing = torch.tensor([True, True, True, True, False])  # and the batch has class 4
+    for n in (1, 2, 3, 50):
+        kept, added = sampled_negatives(competing, Y, n)
+        assert kept[1] and not kept[4] and not added[4] and int(kept.sum()) == 1 + min(n, 3)
+
+
 def test_the_gradient_nears_the_exact_one(monkeypatch):
     logits = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     competing = torch.ones(8, dtype=torch.bool)
