@@ -35,10 +35,12 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     >>> not_finite({"a": torch.tensor([1.0, torch.inf]), "b": torch.tensor([1])})
     ['a']
     """
-    names = [name for name, of in tensors.items() if of.is_floating_point()]
+    names = [name for name, of in tensors.items() if of.is_floating_point() and of.numel()]
     if not names:
         return []
-    whole = torch.stack([tensors[name].isfinite().all().to(tensors[names[0]].device) for name in names])
+    # The extremes of numbers among which is a NaN are NaN, and to find them takes no copies.
+    extremes = [torch.stack(tensors[name].detach().aminmax()) for name in names]
+    whole = torch.stack([of.isfinite().all().to(tensors[names[0]].device) for of in extremes])
     return [name for name, good in zip(names, whole.tolist(), strict=True) if not good]
 
 

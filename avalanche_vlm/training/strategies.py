@@ -17,7 +17,7 @@ from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
 from avalanche_vlm.models.fitness import not_finite
 from avalanche_vlm.training.plugins.base import no_full_batch, refuse_some_classes
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, refuse_pairs
 
 if TYPE_CHECKING:
     from avalanche.training.templates import SupervisedTemplate as _Template
@@ -36,7 +36,9 @@ class VLMMixin(UnpacksContainers, _Template):
 
     :param amp: ``"bf16"`` runs forward and criterion under autocast; None does not.
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
-    :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does.
+    :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does. Without,
+        they stay until the next experience begins, or until a plugin merges weights or takes their Fisher information
+        when an experience ends (:meth:`make_room`); a checkpoint between experiences has none.
     :param negatives: number of classes that are drawn in a training step, from torch's global generator, to stand for
         all that compete and are not the batch's (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`); None takes
         all.
@@ -75,19 +77,16 @@ class VLMMixin(UnpacksContainers, _Template):
         """Avalanche's epoch, unless there is no batch: Avalanche would train nothing, and say nothing.
 
         :raises InputError: if ``drop_last`` has left out the only batch, or if negatives are drawn where something
-            needs all classes.
+            needs all classes, or where there are pairs and no classes.
         """
         if len(self.dataloader) == 0:
             raise InputError(no_full_batch(self))
         if self.negatives is not None:
+            refuse_pairs(self, "negatives")
             refuse_some_classes(self)
         super().training_epoch(**kwargs)
         # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
         self.optimizer.zero_grad()
-        if not self.keep_optimizer_state and self.clock.train_exp_epochs + 1 == self.train_epochs:
-            # Nor moments when the last epoch is over: the next experience starts without them, and merging, a Fisher
-            # or a running mean come first.
-            self.optimizer.state.clear()
 
     def forward(self) -> Any:
         with self.autocast(), self._among_some():
@@ -95,11 +94,18 @@ class VLMMixin(UnpacksContainers, _Template):
 
     def _among_some(self) -> AbstractContextManager[Any]:
         """The classes that compete in the step at hand, where some stand for the others."""
-        if self.negatives is None or not self.is_training or not isinstance(self.mb_x, torch.Tensor):
+        if self.negatives is None or not self.is_training:
             return nullcontext()
         competing = self.model.competing
         found = competing.while_training(self.mb_task_id)
         return competing.sampled(*sampled_negatives(found, self.mb_y, self.negatives))
+
+    def make_room(self) -> None:
+        """Drop what the optimizer has gathered, where the next experience starts without it: called by plugins of ours
+        when an experience's last step is over and before they take memory as large as the weights. Whoever reads
+        moments in ``after_training_exp`` stands before such a plugin. With ``keep_optimizer_state`` nothing happens."""
+        if not self.keep_optimizer_state:
+            self.optimizer.state.clear()
 
     def criterion(self) -> torch.Tensor:
         with self.autocast():
@@ -173,3 +179,12 @@ def autocast_of(strategy: Strategy) -> AbstractContextManager[Any]:
     :param strategy: the strategy whose precision a plugin's own passes take.
     """
     return strategy.autocast() if isinstance(strategy, VLMMixin) else nullcontext()
+
+
+def make_room(strategy: Strategy) -> None:
+    """Have a strategy drop what its optimizer has gathered (:meth:`VLMMixin.make_room`); Avalanche's own keep it.
+
+    :param strategy: the strategy, after an experience's last step.
+    """
+    if isinstance(strategy, VLMMixin):
+        strategy.make_room()

@@ -15,10 +15,10 @@ from avalanche_vlm.weights.average import snapshot
 
 
 def strategy_of(model, kind=VLMNaive, plugins=(), lr=1e-3, **options):
+    options.setdefault("criterion", torch.nn.CrossEntropyLoss())
     return kind(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=lr),
-        criterion=torch.nn.CrossEntropyLoss(),
         train_mb_size=16,
         eval_mb_size=64,
         plugins=list(plugins),
@@ -68,6 +68,48 @@ def test_every_experience_starts_with_fresh_moments_unless_kept(random_model, ti
     strategy = strategy_of(random_model, plugins=[moments], keep_optimizer_state=keep)
     strategy.train(tiny_benchmark.train_stream)
     assert moments.sizes[0] == 0 and bool(moments.sizes[1]) == keep
+
+
+class LastMoments(SupervisedPlugin):
+    """Records how many weights have moments when the last step of an experience is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[str, int] = {}
+
+    def _record(self, when: str, strategy) -> None:
+        self.sizes[when] = sum(bool(state) for state in strategy.optimizer.state.values())
+
+    def after_training_epoch(self, strategy, **kwargs) -> None:
+        self._record("epoch", strategy)
+
+    def after_training_exp(self, strategy, **kwargs) -> None:
+        self._record("experience", strategy)
+
+    def after_training(self, strategy, **kwargs) -> None:
+        self._record("training", strategy)
+
+
+MAKES_ROOM = ("wise-ft", "magmax", "ewc-clip")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("recipe", ["fine-tune", *MAKES_ROOM])
+def test_moments_are_there_until_a_plugin_needs_their_room(recipe, keep, random_model, tiny_benchmark):
+    moments = LastMoments()
+    plugins = recipes.build(recipe, model=random_model, **({"samples": 4} if recipe == "ewc-clip" else {}))
+    strategy = strategy_of(random_model, plugins=[moments, *plugins], keep_optimizer_state=keep)
+    strategy.train(tiny_benchmark.train_stream[0])
+    all_of_them = len(random_model.trainable_parameters())
+    after = 0 if recipe in MAKES_ROOM and not keep else all_of_them
+    assert moments.sizes == {"epoch": all_of_them, "experience": all_of_them, "training": after}
+
+
+def test_negatives_are_refused_where_there_are_pairs(random_model, tiny_pairs):
+    criterion = criterion_for("pairs", random_model)
+    strategy = strategy_of(random_model, criterion=criterion, negatives=2)
+    with pytest.raises(InputError, match=r"^negatives needs a class-labelled stream; this one has image-text pairs$"):
+        strategy.train(tiny_pairs.train_stream[0])
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(random_model, tiny_benchmark):

@@ -20,7 +20,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import labelled
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
-from avalanche_vlm.training.strategies import autocast_of
+from avalanche_vlm.training.strategies import autocast_of, make_room
 from avalanche_vlm.weights.average import State
 
 
@@ -80,7 +80,8 @@ class FisherPenaltyPlugin(VLMPlugin):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model = model_of(strategy)
         trainable = model.trainable_parameters()
-        # Everything in place and tensor by tensor: the optimizer's moments are still there.
+        make_room(strategy)
+        # Everything in place and tensor by tensor: an optimizer may keep its moments.
         new = {name: torch.zeros_like(weight) for name, weight in trainable.items()}
         mode, taken = model.training, 0
         model.eval()

@@ -13,6 +13,7 @@ from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.strategies import make_room
 from avalanche_vlm.weights.average import State, interpolate, snapshot, update_running_mean
 from avalanche_vlm.weights.svd_fusion import svd_fusion
 from avalanche_vlm.weights.task_vectors import (
@@ -59,6 +60,7 @@ class InterpolationPlugin(VLMPlugin, supports_distributed=True):
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
+        make_room(strategy)
         weights = dict(strategy.model.named_parameters())
         for name, start in self._start.items():
             weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
@@ -154,6 +156,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
+        make_room(strategy)
         weights = self._of_first_task(strategy)
         if self.method == "ties":
             self._sums = self._sums if self._tasks else no_ties(self._initial)
