@@ -29,9 +29,9 @@ from resident import peak_above
 
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
 from avalanche_vlm.models import VLM, create_vlm
-from avalanche_vlm.storage import StateWriter
 from avalanche_vlm.training import CheckpointPlugin, VLMNaive, criterion_for, recipes, resume
 from avalanche_vlm.training.checkpoint import recorder
+from avalanche_vlm.training.checkpoint.writing import CheckpointWriter
 from avalanche_vlm.training.plugins.base import VLMPlugin
 
 MB = 1e6
@@ -103,12 +103,12 @@ def trained(
     real = recorder.Recorder._write
 
     def timed(self: Any, position: Any) -> None:
-        self._settle()  # what the disk still has to do is waited for behind the scenes
+        self.writer.settle()  # what the disk still has to do is waited for behind the scenes
         with peak_above() as memory:
             began, cpu = time.perf_counter(), time.process_time()
             real(self, position)
             seconds = time.perf_counter() - began
-            self._settle()
+            self.writer.settle()
             cpu = time.process_time() - cpu
         written.append(Written(position.stage, seconds, cpu, memory[0]))
 
@@ -132,8 +132,8 @@ def overhead() -> float:
     owner: Any = recorder.Recorder.__new__(recorder.Recorder)
     owner.__dict__ |= {
         "pending": None, "minutes": 10, "wanted": False, "stop": None, "watched": True, "_seen": [[0, 1]],
-        "_epoch": 0, "last": None, "_written": time.monotonic(), "phase": "outside",
-        "writer": StateWriter(tempfile.gettempdir()),
+        "_epoch": 0, "_written": time.monotonic(), "phase": "outside",
+        "writer": CheckpointWriter(Path(tempfile.gettempdir())),
     }  # fmt: skip
     batches: list[int] = list(range(20_000))
 

@@ -80,15 +80,19 @@ def write(
     :param state: everything that the training is, tensors and JSON values by name.
     :param position: where the training is.
     :param about: JSON values to be noted beside it.
-    :param base: within an experience what this function gave for the state that it started from.
+    :param base: what this function gave for the state that the experience started from; None at its start or end.
     :return: what tells this state from all others, those of the same name included.
+    :raises ValueError: within an experience without a base, or elsewhere with one.
     :raises InputError: if it cannot be written; the states before are then as they were.
     """
+    within = position.stage == "within"
+    if within == (base is None):
+        raise ValueError(f"{position} has {'no' if within else 'a'} state that it stands on")
     where = f"{position.experience:04d}-{position.stage}"
-    name = where if base is None else f"{where}-{position.epoch:04d}-{position.iteration:07d}"
+    name = f"{where}-{position.epoch:04d}-{position.iteration:07d}" if within else where
     own = secrets.token_hex(8)
     noted = {**about, "position": vars(position), "base": base or own, "written": time.time()}
-    writer.save(state, name=name, kind=EXPERIENCE if base is None else ITERATION, about=noted)
+    writer.save(state, name=name, kind=ITERATION if within else EXPERIENCE, about=noted)
     return own
 
 
@@ -137,7 +141,7 @@ def newest(folder: Path) -> SavedTraining | None:
     if not holds_checkpoints(folder):
         return None
     started = _told(load_state(folder, kind=EXPERIENCE, mapped=True))
-    position = _position(folder, started)
+    position = _position(folder, started, within=False)
     base = str(started.about.get("base"))
     if not any(folder.glob("*-within-*.json")):
         return SavedTraining(position, started.state, base, started.about)
@@ -148,7 +152,7 @@ def newest(folder: Path) -> SavedTraining | None:
         return SavedTraining(position, started.state, base, started.about)
     if inside.about.get("base") != base:  # of an experience before
         return SavedTraining(position, started.state, base, started.about)
-    return SavedTraining(_position(folder, _told(inside)), started.state, base, inside.about, inside.state)
+    return SavedTraining(_position(folder, _told(inside), within=True), started.state, base, inside.about, inside.state)
 
 
 @contextmanager
@@ -174,8 +178,11 @@ def _told(stored: Stored) -> Stored:
     return stored
 
 
-def _position(folder: Path, stored: Stored) -> Position:
-    """Where a checkpoint is from, and whether all is noted beside it that a training goes on with."""
+def _position(folder: Path, stored: Stored, *, within: bool) -> Position:
+    """Where a checkpoint is from, and whether all is noted beside it that a training goes on with.
+
+    :param within: whether it is of a kind that is written within an experience.
+    """
     about = stored.about
     try:
         position = Position(**about["position"])
@@ -183,6 +190,7 @@ def _position(folder: Path, stored: Stored) -> Position:
         told = position.stage in get_args(Stage) and all(type(count) is int and count >= 0 for count in counts)
         told = told and len(about["experiences"]) >= position.experience + (position.stage != "start")
         told = told and all(len(entry) == 2 for entry in about["experiences"])
+        told = told and within == (position.stage == "within")
     except (KeyError, TypeError) as error:
         raise InputError(f"the checkpoint {stored.name} in {folder} does not tell where it is from") from error
     kinds = {"settings": dict, "machine": dict, "loader": dict, "conditions": dict, "evaluates": list, "written": float}

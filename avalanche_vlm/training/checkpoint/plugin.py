@@ -87,7 +87,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
     @property
     def position(self) -> Position | None:
         """Where the same script would go on now; None while nothing is written."""
-        return None if self._recorder is None else self._recorder.last
+        return None if self._recorder is None else self._recorder.writer.last_written
 
     def request(self, *, stop: bool = False) -> None:
         """Have a checkpoint written as soon as the present iteration is over.
@@ -166,7 +166,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
             warnings.warn(f"checkpoints do not have what {names} keep", VLMWarning, stacklevel=3)
         self._lock_folder()
         recorder = self._recorder = Recorder(strategy, self.folder, self.minutes, self.also, self.strict)
-        recorder.watched, recorder.writing = self._listens, lambda: self.writing()
+        recorder.watched, recorder.writer.context = self._listens, lambda: self.writing()
         recorder.noted = lambda: {"conditions": dict(self.conditions), **self.noted()}
         recorder.wanted, recorder.stop = self._wanted, "stopped as asked" if self._stop else None
         return recorder

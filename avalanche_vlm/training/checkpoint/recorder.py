@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.compat import evaluated_within
-from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
-from avalanche_vlm.memory.packing import HasState, pack, part_of
+from avalanche_vlm.errors import InputError, Interrupted
+from avalanche_vlm.memory.packing import HasState, StateDict, pack, part_of
 from avalanche_vlm.memory.unpacking import unpack
-from avalanche_vlm.storage import StateWriter
 from avalanche_vlm.training.checkpoint.batches import (
     END,
     EpochBatches,
@@ -25,15 +23,16 @@ from avalanche_vlm.training.checkpoint.batches import (
 )
 from avalanche_vlm.training.checkpoint.conditions import differences, machine_conditions, training_conditions
 from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, load_strategy_state, strategy_state
-from avalanche_vlm.training.checkpoint.folder import Position, SavedTraining, taken, write
+from avalanche_vlm.training.checkpoint.folder import Position, SavedTraining, taken
 from avalanche_vlm.training.checkpoint.signals import BreakOffError
+from avalanche_vlm.training.checkpoint.writing import CheckpointWriter
 from avalanche_vlm.training.state import random_states, restore_random_states
 
 Phase = Literal["outside", "between", "loading", "training", "writing"]
 
 
 class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
-    """Writes the checkpoints of one strategy, behind all of its other plugins.
+    """Sees a strategy's training behind all of its other plugins, and has its checkpoints written when they are due.
 
     A training that is resumed within an experience goes through all that happens as the experience starts, from the
     state that it started from. The epochs that are over are passed over, without any plugin. Where the interrupted
@@ -41,9 +40,6 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
     were trained everything takes the state that it had.
 
     An experience that is trained already is passed over without any plugin when it is given to ``train`` again.
-
-    A checkpoint that cannot be written, on a full disk for example, is told of once and ends nothing: the last one that
-    was written stands, and the next one is tried. The very first one has to be written, while nothing is lost yet.
 
     :param strategy: the strategy whose plugins this one is put behind.
     :param folder: the folder of checkpoints.
@@ -59,8 +55,6 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self.strategy, self.folder, self.minutes, self.also, self.strict = strategy, folder, minutes, also, strict
         self.pending: SavedTraining | None = None
         """What the training is led back to."""
-        self.last: Position | None = None
-        """Where the training goes on from, as things are on the disk."""
         self.phase: Phase = "outside"
         self.wanted = False
         """Whether a checkpoint is asked for now."""
@@ -71,15 +65,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         """Whether a signal may break off the loading of a batch."""
         self.noted: Callable[[], Mapping[str, Any]] = dict
         """Gives further JSON values that stand beside every checkpoint."""
-        self.writing: Callable[[], AbstractContextManager[Any]] = nullcontext
-        """Context in which a checkpoint is written."""
-        self.writer = StateWriter(folder)
-        self._base: str | None = None
-        """What tells the state that the experience started from; None if it could not be written."""
-        self._sure: Position | None = None
-        """Where the last checkpoint is that the disk has for certain."""
-        self._told = False
-        """Whether it was told that checkpoints cannot be written."""
+        self.writer = CheckpointWriter(folder)
         self._written = time.monotonic()
         self._settings: dict[str, Any] = {}
         self._machine: dict[str, Any] = {}
@@ -108,7 +94,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self._resumed = True
         self._seen = [list(entry) for entry in pending.about["experiences"]][: pending.position.experience]
         self._loader = dict(pending.about["loader"])
-        self._base, self.last, self._sure = pending.base, pending.position, pending.position
+        self.writer.follow(pending)
         if pending.position.stage == "trained":
             self._silence()
             return
@@ -179,12 +165,12 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
         self.pending = None
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        self._settle(wait=False)
+        self.writer.settle(wait=False)
         if self.stop is not None:
             self.end()  # an evaluation within an iteration may take longer than a scheduler waits
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
-        self._settle(wait=False)
+        self.writer.settle(wait=False)
 
     # What the loader of an epoch says --------------------------------------------------------------------------------
 
@@ -198,7 +184,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
     def between(self, trained: int) -> None:
         self.phase = "between"  # what ends a training from now on is looked at before the next batch
         here = Position(len(self._seen) - 1, "within", self._epoch, trained)
-        self._settle(wait=False)
+        self.writer.settle(wait=False)
         due = self.minutes is not None and time.monotonic() - self._written >= 60 * self.minutes
         if due or self.wanted:
             self.wanted = False
@@ -229,7 +215,8 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
 
         :param checkpoint: what was read.
         """
-        self.pending, self.last, self._sure = checkpoint, checkpoint.position, checkpoint.position
+        self.pending = checkpoint
+        self.writer.follow(checkpoint)
         self._load(checkpoint.state)
 
     def end(self) -> None:
@@ -237,35 +224,27 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
 
         :raises Interrupted: always, with the sentence on where the same script goes on.
         """
-        self._settle()
-        where = "from the start, for nothing was written yet" if self.last is None else f"from {self.last}"
+        self.writer.settle()
+        last = self.writer.last_written
+        where = "from the start, for nothing was written yet" if last is None else f"from {last}"
         raise Interrupted(f"{self.stop}: the same command or script goes on {where} ({self.folder})", self.signal)
 
     def _write_once(self, position: Position) -> None:
         """Write where the training is within an experience, if that is wanted at all and is not written yet."""
-        if self.minutes is not None and position != self.last and self._base is not None:
+        if self.minutes is not None and position != self.writer.last_written:
             self._write(position)
 
     def _write(self, position: Position) -> None:
         phase, self.phase = self.phase, "writing"
         try:
-            with self.writing():
-                self._settle()
-                self._written_down(position)
-            self.last, self._told = position, False
-        except InputError as error:
-            if not isinstance(error.__cause__, OSError) or self.last is None:
-                raise
-            if position.stage != "within":
-                self._base = None
-            self._tell(error)
+            self.writer.write(position, partial(self._contents, within=position.stage == "within"))
         finally:
             self.phase, self._written = phase, time.monotonic()
         if self.stop is not None and position.stage != "within":
             self.end()
 
-    def _written_down(self, position: Position) -> None:
-        within = position.stage == "within"
+    def _contents(self, *, within: bool) -> tuple[StateDict, dict[str, Any]]:
+        """What a checkpoint consists of: everything that the training is, and what is noted beside it."""
         state = strategy_state(self.strategy, self.also, within=within, strict=self.strict)
         if within:
             assert self._batches is not None  # it is its loader that asks
@@ -279,37 +258,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
             "loader": self._loader,
             **self.noted(),
         }
-        base = write(self.writer, state, position, about, self._base if within else None)
-        self._base = self._base if within else base
-
-    def _settle(self, *, wait: bool = True) -> None:
-        """See whether the disk has the last checkpoint.
-
-        :param wait: whether to wait for it.
-        """
-        if self.writer.settled:
-            return
-        try:
-            with self.writing():
-                if self.writer.settle(wait=wait):
-                    self._sure = self.last
-        except InputError as error:
-            if self.last is not None and self.last.stage != "within":
-                self._base = None
-            self.last = self._sure
-            self._tell(error)
-
-    def _tell(self, error: InputError) -> None:
-        """Say once that checkpoints cannot be written; again if it has happened anew."""
-        if not self._told:
-            where = "the start" if self.last is None else self.last
-            warnings.warn(
-                f"no checkpoint was written: {error}; the training goes on and tries the next one, and until that is "
-                f"written a killed one would go on from {where}",
-                VLMWarning,
-                stacklevel=2,
-            )
-        self._told = True
+        return state, about
 
     def _load(self, state: Mapping[str, Any]) -> None:
         with taken(self.folder):

@@ -12,8 +12,9 @@ from killed import Training, assert_same
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError, VLMWarning
-from avalanche_vlm.storage import saving
-from avalanche_vlm.training.checkpoint.folder import Position
+from avalanche_vlm.storage import StateWriter, save_state, saving, writer
+from avalanche_vlm.storage.writer import _Behind
+from avalanche_vlm.training.checkpoint.folder import EXPERIENCE, Position, newest, write
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,63 @@ def test_a_disk_that_fails_behind_the_training_costs_one_checkpoint(stream, whol
     found, told = trained(Training(stream, evaluate=False), tmp_path)
     assert_same(whole, found)
     assert len(told) == 1 and os.strerror(errno.EDQUOT) in told[0]
+
+
+class Disk:
+    """Refuses to have the bytes of a checkpoint's description, at the first of the times that it is asked to.
+
+    :param names: which descriptions, each once.
+    """
+
+    def __init__(self, patch, *names: str) -> None:
+        self.real, self.names = writer.sync_file, list(names)
+        patch.setattr(writer, "sync_file", self.sync_file)
+
+    def sync_file(self, path: Path) -> None:
+        if path.stem in self.names:
+            self.names.remove(path.stem)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        self.real(path)
+
+
+@pytest.mark.parametrize("refused", ["0000-start", "0001-start"])
+def test_nothing_stands_on_a_start_that_the_disk_did_not_take(stream, whole, tmp_path, monkeypatch, refused):
+    """That it did not may be known only in the write of a checkpoint that would stand on it."""
+    experience = int(refused[:4])
+    disk = Disk(monkeypatch, refused)
+    monkeypatch.setattr(_Behind, "settle", waiting(_Behind.settle))
+    training = Training(stream, evaluate=False)
+    found, told = trained(training, tmp_path, event="after_training_epoch", number=experience + 1)
+    assert not list(tmp_path.glob(f"{experience:04d}-*"))  # nothing under a name of this experience
+    assert found is None and not disk.names and len(told) == 1
+    before = "the end of experience 0" if experience else "the start"
+    assert "tries the one at the experience's end, and" in told[0] and told[0].endswith(f"would go on from {before}")
+    assert_same(whole, Training(stream, evaluate=False).run(tmp_path))
+
+
+def waiting(settle):
+    """Has the writer ask the disk, and find nothing out, until it has to know."""
+    return lambda self, wait: settle(self, True) if wait else self.written is None
+
+
+def test_a_training_whose_first_two_checkpoints_fail_goes_on(stream, whole, tmp_path, monkeypatch):
+    full(monkeypatch, 2)
+    disk = Disk(monkeypatch, "0000-start")
+    monkeypatch.setattr(_Behind, "settle", waiting(_Behind.settle))
+    found, told = trained(Training(stream, evaluate=False), tmp_path)
+    assert_same(whole, found)
+    assert not disk.names and len(told) == 1 and told[0].endswith("would go on from the start")
+
+
+def test_a_state_within_an_experience_that_is_called_its_start_is_refused(tmp_path):
+    position = {"experience": 0, "stage": "within", "epoch": 0, "iteration": 0}
+    about = {"position": position, "experiences": [[0, 48]], "evaluates": [], "base": "0" * 16, "written": 1.0}
+    about |= {name: {} for name in ("settings", "machine", "loader", "conditions")}
+    save_state(tmp_path, {"a": 1}, name="0000-within", kind=EXPERIENCE, about=about)
+    with pytest.raises(InputError, match=f"0000-within in {tmp_path} does not tell where it is from"):
+        newest(tmp_path)
+    with pytest.raises(ValueError, match="iteration 0 has no state that it stands on"):
+        write(StateWriter(tmp_path), {}, Position(**position), {})
 
 
 def test_the_first_checkpoint_has_to_be_written(stream, tmp_path, monkeypatch):
