@@ -153,9 +153,10 @@ def write_description(folder: Path, description: Description) -> None:
 
     :param folder: the version's folder.
     :param description: what it says.
+    :raises InputError: if it could not be read again.
     :raises ValueError: for a number that JSON does not have.
     """
-    (folder / DESCRIPTION).write_bytes(DESCRIBED.encoded(description.model_dump()))
+    (folder / DESCRIPTION).write_bytes(DESCRIBED.text_for(folder / DESCRIPTION, description.model_dump()))
 
 
 def read_description(folder: Path) -> Description:

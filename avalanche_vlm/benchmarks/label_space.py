@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from avalanche_vlm.errors import InputError, naming
-from avalanche_vlm.storage.json_files import EXACT, Name, NotNegativeInt, fault_of
+from avalanche_vlm.storage.json_files import EXACT, LONGEST_NAME, Name, NotNegativeInt, fault_of
 
 Visible = Literal["task", "seen", "union"]
 """Which classes compete: those of the sample's own task, those met so far, or all."""
@@ -98,6 +98,17 @@ def _with_plain_braces(template: str, name: str) -> str:
     return "".join(text + ("{}" if field is not None else "") for text, field, _, _ in parts)
 
 
+def refuse_long(what: str, text: str) -> None:
+    """Refuse a name or prompt that no file of this package could keep.
+
+    :param what: what is named, as the sentence says it.
+    :param text: its name or prompt.
+    :raises InputError: if it has more than 65,536 characters.
+    """
+    if len(text) > LONGEST_NAME:
+        raise InputError(f"{what} has {len(text):,} characters, and a name or prompt has {LONGEST_NAME:,} at most")
+
+
 PLAIN = PromptTemplates("plain", ("{}",))
 PHOTO = PromptTemplates("photo", ("a photo of a {}.",))
 """CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
@@ -135,6 +146,10 @@ class LabelSpace:
         for number, name in enumerate(self.class_names):
             if not str(name).strip():
                 raise InputError(f"the class {number} has an empty name: a prompt needs a word for every class")
+            refuse_long(f"the name of class {number}", str(name))
+        for of in self.templates:
+            for template in of.templates:
+                refuse_long(f"the template {template[:40]!r}...", template)
         if not self.task_names:
             object.__setattr__(self, "task_names", tuple(f"task {i}" for i in range(len(self.tasks))))
         if len(self.task_names) != len(self.tasks):

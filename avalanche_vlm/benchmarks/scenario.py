@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.identities import Identities, Images
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.label_space import LabelSpace, StreamKind
+from avalanche_vlm.benchmarks.label_space import LabelSpace, StreamKind, refuse_long
 from avalanche_vlm.memory.generators import Generator
 
 Transform = Callable[[Any], torch.Tensor]
@@ -251,6 +251,10 @@ class VLMBenchmark(CLScenario):
         data: DataReport | None = None,
         protocol: dict[str, Any] | None = None,
     ) -> None:
+        for number, task in enumerate(task_names):
+            refuse_long(f"the name of task {number}", task)
+        for of in held_out:
+            refuse_long("the name of a held-out set", of.name)
         data_sets = {"train": train, "test": test, **(further or {})}
         streams = benchmark_from_datasets(**{stream: list(sets) for stream, sets in data_sets.items()})
         plain = with_classes_timeline(with_task_labels(streams))

@@ -14,7 +14,7 @@ import torch
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import sync_folder, written
-from avalanche_vlm.storage.json_files import read_json_file
+from avalanche_vlm.storage.json_files import read_json_file, refuse_unreadable
 from avalanche_vlm.storage.tensor_files import read_tensors, write_tensors
 
 TENSORS, SETTINGS = "memory.safetensors", "memory.json"
@@ -33,8 +33,8 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
     :param kind: which class can read it.
     :param tensors: what is kept.
     :param settings: plain JSON types.
-    :raises InputError: if the files cannot be written; the older memory or, where its settings were written, the new
-        one is then read.
+    :raises InputError: if the files cannot be written, or could not be read again; the older memory or, where its
+        settings were written, the new one is then read.
     """
     folder = Path(folder)
     try:
@@ -42,10 +42,12 @@ def save_memory(folder: str | Path, kind: str, tensors: Mapping[str, torch.Tenso
         write_tensors(folder / _NEW, tensors)
         digest = _digest(folder / _NEW, kind, settings, _FORMAT)
         description = {"format": _FORMAT, "kind": kind, "sha256": digest, "settings": settings}
+        text = (json.dumps(description, indent=1, allow_nan=False) + "\n").encode()
         try:
+            refuse_unreadable(text, folder / SETTINGS)
             with written(folder / SETTINGS, sync_name=False) as file:
-                file.write((json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
-        except OSError:
+                file.write(text)
+        except (OSError, InputError):
             (folder / _NEW).unlink(missing_ok=True)  # the old settings stand, and these tensors are none of theirs
             raise
         _give_place(folder)

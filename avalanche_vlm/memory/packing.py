@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 import numpy as np
 import torch
 
+from avalanche_vlm.storage.json_files import LARGEST
+
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """A value that JSON has."""
 
@@ -60,18 +62,23 @@ def is_function(value: Any) -> bool:
 
 
 def is_json(value: Any) -> bool:
-    """Whether JSON holds a value and gives back the same: no tuples, no NaN, no keys but strings, no notes.
+    """Whether JSON holds a value and gives back the same: no tuples, no NaN, no whole number beyond 64 bits, no keys but
+    strings, no notes.
 
     :param value: anything at all, of any type.
 
     >>> is_json({"a": [1, None]}), is_json((1, 2)), is_json(float("nan")), is_json({1: 2})
     (True, False, False, False)
+    >>> is_json(2**64 - 1), is_json(2**64)
+    (True, False)
     """
     if type(value) is list:
         return all(map(is_json, value))
     if type(value) is dict:
         return MARK not in value and all(type(key) is str and is_json(entry) for key, entry in value.items())
-    return value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
+    if type(value) is int:
+        return abs(value) < LARGEST
+    return value is None or type(value) in (bool, str) or (type(value) is float and math.isfinite(value))
 
 
 def pack(name: str, value: Any) -> StateDict:
@@ -121,6 +128,8 @@ def _note(name: str, value: Any, state: StateDict) -> Json:
         return {MARK: "number", "dtype": value.dtype.str, "value": _plain_number(name, value)}
     if type(value) is float:
         return {MARK: "float", "value": str(value)}
+    if type(value) is int:  # as generators of numpy's have
+        return {MARK: "integer", "value": hex(value)}
     if has_state(value):
         return _part(name, value, state)
     if isinstance(value, Mapping):

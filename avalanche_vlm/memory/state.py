@@ -274,7 +274,7 @@ def _leaves(values: Iterable[Any]) -> Iterator[Any]:
 
 def _is_known(value: Any) -> bool:
     """Whether it is something that can be declared: what it keeps is then up to its own or its owner's declaration."""
-    known = (torch.Tensor, np.ndarray, np.generic, torch.Generator, np.random.Generator, bytes, float)
+    known = (torch.Tensor, np.ndarray, np.generic, torch.Generator, np.random.Generator, bytes, float, int)
     return isinstance(value, known) or is_json(value) or has_state(value) or is_function(value)
 
 

@@ -113,6 +113,8 @@ def _leaf(name: str, kind: str, note: Mapping[str, Any], now: Any, state: Mappin
         return _entry(name, state)
     if kind == "float":
         return float(note["value"])
+    if kind == "integer":
+        return int(note["value"], 16)
     if kind == "number":
         return np.dtype(note["dtype"]).type(note["value"])
     if kind == "numpy generator":

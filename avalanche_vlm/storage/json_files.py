@@ -15,12 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from avalanche_vlm._flat import flat
 from avalanche_vlm._given import RECORD_BYTES, content_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import reason, replace_file
+from avalanche_vlm.units import human_bytes
 
 DEEPEST = 100
 """Objects and lists within each other."""
@@ -40,7 +41,18 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 """Differences of percentages."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Name = Annotated[str, Field(max_length=1 << 16)]
+LONGEST_NAME = 1 << 16
+"""Characters of a name or sentence, at most."""
+
+
+def _not_long(text: str) -> str:
+    """As ``max_length`` would say it, which takes no text that has bytes of a file name that are no text."""
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"string should have at most {LONGEST_NAME} characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_not_long)]
 """A name or sentence."""
 
 T = TypeVar("T")
@@ -99,6 +111,23 @@ def read_json_file(path: Path) -> Any:
     return parse_json(text, path)
 
 
+def refuse_unreadable(text: bytes, path: Path) -> Any:
+    """Refuse to write what would be refused when it is read.
+
+    :param text: the bytes that a file should have.
+    :param path: the file that they are for.
+    :return: what they say.
+    :raises InputError: as :func:`read_json_file` does of such a file.
+    """
+    if len(text) > RECORD_BYTES:
+        most = f"{human_bytes(len(text))}, and such a file is read up to {human_bytes(RECORD_BYTES)}"
+        raise InputError(f"cannot write {path}: it would have {most}")
+    try:
+        return parse_json(text, path)
+    except InputError as error:
+        raise _unreadable(path, error) from error
+
+
 def json_lines(content: Any, before: str = "\n") -> Iterator[str]:
     """JSON with a line for every entry, and one for a whole list of numbers: of a matrix, which grows with the square
     of the tasks, a line a row.
@@ -147,22 +176,38 @@ class Document(Generic[T]):
         return {**told, "sha256": seal_of(told)}
 
     def encoded(self, content: Mapping[str, Any]) -> bytes:
-        """The text of a file.
+        """The text of a file, whatever a schema says of it.
 
-        :param content: what it says, in JSON types, as the schema has it.
+        :param content: what it says, in JSON types.
         :raises ValueError: for a number that JSON does not have.
         """
         return ("".join(json_lines(self.sealed(content))) + "\n").encode()
+
+    def text_for(self, path: Path, content: Mapping[str, Any]) -> bytes:
+        """The text of a file, which :meth:`read` will take.
+
+        :param path: the file that it is for.
+        :param content: what it says, in JSON types, as the schema has it.
+        :raises InputError: if it says something else than the schema has, or is larger than what is read.
+        :raises ValueError: for a number that JSON does not have.
+        """
+        text = self.encoded(content)
+        found = refuse_unreadable(text, path)
+        try:
+            self.checked(found, path)
+        except InputError as error:
+            raise _unreadable(path, error) from error
+        return text
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a file, whole or not at all.
 
         :param path: the file that is replaced.
         :param content: what it says, in JSON types, as the schema has it.
-        :raises InputError: if it cannot be written, naming the file.
+        :raises InputError: if it cannot be written, naming the file, or could not be read again: what is there stays.
         :raises ValueError: for a number that JSON does not have.
         """
-        replace_file(path, self.encoded(content))
+        replace_file(path, self.text_for(path, content))
 
     def read(self, path: Path) -> T:
         """Read a file.
@@ -228,6 +273,12 @@ def fault_of(error: ValidationError) -> str:
     said = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     said = said[:1].lower() + said[1:]
     return _short(f"{'.'.join(place)}: {said}" if place else said, 300)
+
+
+def _unreadable(path: Path, error: InputError) -> InputError:
+    """Why a file is not written that would be refused when it is read."""
+    why = str(error).removeprefix(f"{path} is damaged: ")
+    return InputError(f"cannot write {path}, since it could not be read again: {why}")
 
 
 def _otherwise(found: Mapping[str, Any], model: BaseModel) -> str | None:

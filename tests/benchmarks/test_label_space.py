@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, PLAIN, LabelSpace, PromptTemplates, join_tasks
+from avalanche_vlm.benchmarks.scenario import HeldOutSet, VLMBenchmark
 from avalanche_vlm.errors import InputError
 
 OTHER = PromptTemplates("other", ("a {}", "the {}"))
@@ -141,3 +142,21 @@ def test_what_is_stored_as_a_label_space_and_is_none_is_refused(change):
         LabelSpace.from_json({**values, **change})
     with pytest.raises(InputError):
         LabelSpace.from_json({name: value for name, value in values.items() if name not in change})
+
+
+def test_a_name_or_prompt_that_no_file_could_keep_is_refused_where_it_is_read(tiny_benchmark):
+    long = "n" * ((1 << 16) + 1)
+    LabelSpace.from_names(["a", long[1:]])
+    with pytest.raises(
+        InputError, match="the name of class 1 has 65,537 characters, and a name or prompt has 65,536 at"
+    ):
+        LabelSpace.from_names(["a", long])
+    with pytest.raises(InputError, match=r"the template 'n+'\.\.\. has 65,539 characters"):
+        LabelSpace.from_names(["a"], PromptTemplates("long", (long + "{}",)))
+    sets = [experience.dataset for experience in tiny_benchmark.train_stream]
+    for told, more in (
+        ("the name of task 1", {"task_names": ["a", long]}),
+        ("the name of a held-out set", {"task_names": ["a", "b"], "held_out": [HeldOutSet(long, sets[0])]}),
+    ):
+        with pytest.raises(InputError, match=f"{told} has 65,537 characters"):
+            VLMBenchmark("mine", "classes", sets, sets, label_space=tiny_benchmark.label_space, **more)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -22,6 +23,7 @@ from avalanche_vlm.memory import (
 )
 from avalanche_vlm.memory import registry as registry_module
 from avalanche_vlm.memory.draws import Draws, Passes
+from avalanche_vlm.memory.files import load_memory
 from avalanche_vlm.memory.state import RAW, WORKING, keeps_raw_data, undeclared
 
 
@@ -226,6 +228,35 @@ class Latest(Memory):
     @property
     def settings(self) -> dict[str, Any]:
         return {"max_bytes": self.max_bytes}
+
+
+class Drawing(Latest):
+    """One that draws by numpy's generator, and counts what no 64 bits hold."""
+
+    name = "drawing"
+    states: ClassVar = {**Latest.states, "draws": WORKING, "count": WORKING}
+
+    def __init__(self, max_bytes: int | None, kind: str = "PCG64") -> None:
+        super().__init__(max_bytes)
+        self.draws, self.count = np.random.Generator(getattr(np.random, kind)(7)), 0
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_a_memory_that_draws_by_a_generator_of_numpys_is_read_again(tmp_path, kind):
+    memory = Drawing(24, kind)
+    memory.draws.random(3)
+    memory.count = -(1 << 200)
+    memory.save(tmp_path)
+    files, draws = {path: path.read_bytes() for path in tmp_path.iterdir()}, memory.draws.random(5).tolist()
+    tensors, content = load_memory(tmp_path, "drawing")
+    again = Drawing(24, kind)
+    again.load_state_dict({**content["state"], **tensors})
+    assert again.draws.random(5).tolist() == draws and again.count == -(1 << 200)
+    # What no reader would take is not written.
+    memory.max_bytes = 1 << 70
+    with pytest.raises(InputError, match=r"cannot write .*memory\.json, since it could not be read again: "):
+        memory.save(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_a_contributor_brings_a_memory_in_one_class(tmp_path, monkeypatch):

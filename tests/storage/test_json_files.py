@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import json_files
-from avalanche_vlm.storage.json_files import EXACT, Document, Percent, TruncatedError, parse_json, read_json_file
+from avalanche_vlm.storage.json_files import EXACT, Document, Name, Percent, TruncatedError, parse_json, read_json_file
 
 PATH = Path("kept.json")
 
@@ -63,7 +63,7 @@ def test_a_pipe_and_a_device_are_no_files(tmp_path, monkeypatch):
 class Scores(TypedDict):
     __pydantic_config__ = EXACT
 
-    name: str
+    name: Name
     rows: list[list[Percent | None]]
 
 
@@ -96,3 +96,24 @@ def test_a_document_comes_back_as_it_was_and_others_are_refused(tmp_path):
     path.write_text("[]")
     with pytest.raises(InputError, match="it is not a JSON object"):
         KIND.read(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"name": "n" * (1 << 20)}, "it would have 1.0 MiB, and such a file is read up to 100.0 KiB"),
+        ({"name": "n" * ((1 << 16) + 1)}, "name: string should have at most 65536 characters"),
+        ({"name": 3}, "name: input should be a valid string"),
+        ({"rows": [[100.5]]}, "rows.0.0: input should be less than or equal to 100"),
+        ({"rows": [[1 << 64]]}, "it has the number 18446744073709551616, which is too large"),
+        ({"more": 1}, "it has more, which does not belong there"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written_and_the_old_file_stays(tmp_path, monkeypatch, changed, why):
+    monkeypatch.setattr(json_files, "RECORD_BYTES", 100 * 2**10)
+    path, content = tmp_path / "a.json", {"name": "a", "rows": [[1.0]]}
+    KIND.write(path, content)
+    with pytest.raises(InputError) as told:
+        KIND.write(path, {**content, **changed})
+    assert str(told.value).startswith(f"cannot write {path}") and str(told.value).endswith(why)
+    assert KIND.read(path) == content
