@@ -62,8 +62,8 @@ def is_function(value: Any) -> bool:
 
 
 def is_json(value: Any) -> bool:
-    """Whether JSON holds a value and gives back the same: no tuples, no NaN, no whole number beyond 64 bits, no keys but
-    strings, no notes.
+    """Whether JSON holds a value and gives back the same: no tuples, no NaN, no whole numbers beyond 64 bits, no keys
+    but strings, no notes.
 
     :param value: anything at all, of any type.
 
