@@ -210,7 +210,8 @@ class _Raw:
     def replace(self, kept: np.ndarray, payload: Payload) -> tuple[np.ndarray, np.ndarray]:
         if len(kept) + len(payload) < self._used:
             kept = self._shrunk(kept)
-        free = np.setdiff1d(np.arange(len(self._rows)), kept)[: len(payload)]
+        most = len(kept) + len(payload)  # beyond them no slot is needed, however many there may be
+        free = np.setdiff1d(np.arange(min(most, len(self._rows))), kept)[: len(payload)]
         self._put(free, payload)
         self._used = len(kept) + len(payload)
         return kept, free

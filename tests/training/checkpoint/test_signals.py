@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,10 +155,11 @@ class Lines:
 
 @pytest.mark.slow
 def test_a_signal_between_two_iterations_loses_neither_them_nor_a_draw(tmp_path):
-    stream = picturebook.mtil_like(order=["sketches"], train_transform=Trap(0), **SIZES)
-    whole = Training(stream, minutes=9, evaluate=False).run(tmp_path / "whole")
+    stream = picturebook.mtil_like(order=["sketches"], train_transform=Trap(0), **SIZES | {"n_train": 12})
+    script = partial(Training, stream, minutes=9, evaluate=False, options={"train_mb_size": 4})
+    whole = script().run(tmp_path / "whole")
     for at in range(1, 100):
-        training, before = Training(stream, minutes=9, signals=True, evaluate=False), sys.gettrace()
+        training, before = script(signals=True), sys.gettrace()
         try:
             training.run(tmp_path / str(at), "after_training_iteration", 2, deed=Lines(training, at).begin)
         except SystemExit:
@@ -167,7 +169,7 @@ def test_a_signal_between_two_iterations_loses_neither_them_nor_a_draw(tmp_path)
         finally:
             sys.settrace(before)
         assert training.plugin.position in (Position(0, "within", 0, 2), Position(0, "within", 0, 3))
-        assert_same(whole, Training(stream, minutes=9, evaluate=False).run(tmp_path / str(at)))
+        assert_same(whole, script().run(tmp_path / str(at)))
     assert at > 15
 
 
