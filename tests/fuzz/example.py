@@ -26,6 +26,7 @@ TARGETS = (
     "model_folders",
     "weights",
     "pictures",
+    "data_sets",
 )
 """Modules of :mod:`targets`, each with one target."""
 

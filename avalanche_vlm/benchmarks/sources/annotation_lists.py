@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, of_files, spaced
+from avalanche_vlm.benchmarks.sources.labelled import (
+    LabelledSet,
+    by_class_name,
+    names_by_label,
+    of_files,
+    spaced,
+    whole_number,
+)
 from avalanche_vlm.benchmarks.sources.text import read_table, read_text
 from avalanche_vlm.errors import InputError
 
@@ -68,23 +75,24 @@ def breed_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSe
     :param root: folder that holds the data sets.
     :param folder: folder of both, relative to ``root``.
     :param parts: list of each part.
-    :raises InputError: for a line whose second word is no number.
+    :raises InputError: for a line whose second word is no number, and for a number beyond that of the images.
     """
     home = root / folder
-    found, named = {}, {}
+    rows: dict[str, tuple[list[Path], list[int]]] = {}
+    named: dict[int, str] = {}
     for part, name in parts.items():
         images, labels = [], []
         for image, rest in _words(home / "annotations" / name, 1):
-            number = rest.split()[0]
-            if not number.isdecimal() or number == "0":
+            number = whole_number(rest.split()[0])
+            if not number:
                 place = home / "annotations" / name
-                raise InputError(f"{place}: the class of {image} is a number from 1, not {number}")
+                raise InputError(f"{place}: the class of {image} is a number from 1, not {rest.split()[0][:40]}")
             images.append(home / "images" / f"{image}.jpg")
-            labels.append(int(number) - 1)
-            named[int(number) - 1] = " ".join(word.title() for word in image.rpartition("_")[0].split("_"))
-        found[part] = of_files(images, labels)
-    names = [named.get(number, f"class {number}") for number in range(max(named, default=-1) + 1)]
-    return LabelledSet(names, found, names)
+            labels.append(number - 1)
+            named[number - 1] = " ".join(word.title() for word in image.rpartition("_")[0].split("_"))
+        rows[part] = (images, labels)
+    names = names_by_label(named, sum(len(images) for images, _ in rows.values()), home / "annotations")
+    return LabelledSet(names, {part: of_files(*of) for part, of in rows.items()}, names)
 
 
 def split_file(root: Path, file: str, images: str, left_out: tuple[str, ...] = ()) -> LabelledSet:
@@ -94,19 +102,22 @@ def split_file(root: Path, file: str, images: str, left_out: tuple[str, ...] = (
     :param file: JSON file with the splits, relative to ``root``.
     :param images: folder that paths are relative to, relative to ``root``.
     :param left_out: names of classes that are left out.
-    :raises InputError: if the file is no such object, or one label has two names.
+    :raises InputError: if the file is no such object, one label has two names, or a label is left out.
     """
     place = root / file
     content = json_content(place)
     if not isinstance(content, dict) or not {"train", "test"} <= set(content):
         raise InputError(f"{place} is no split file: it has no train and test")
     named: dict[int, str] = {}
-    found = {}
+    found: dict[str, tuple[list[Path], list[int]]] = {}
     for part, key in {"train": "train", "valid": "val", "test": "test"}.items():
         paths, labels = [], []
-        for row, entry in enumerate(content.get(key) or ()):
-            if not (isinstance(entry, list) and len(entry) == 3 and isinstance(entry[1], int) and entry[1] >= 0):
-                raise InputError(f"{place}, {key}, row {row}: expected [path, label, class name], not {entry!r}")
+        listed = content.get(key) or []
+        if not isinstance(listed, list):
+            raise InputError(f"{place}: {key} is no list of images")
+        for row, entry in enumerate(listed):
+            if not (isinstance(entry, list) and len(entry) == 3 and type(entry[1]) is int and entry[1] >= 0):
+                raise InputError(f"{place}, {key}, row {row}: expected [path, label, class name], not {entry!r:.200}")
             path, label, name = str(entry[0]), entry[1], str(entry[2])
             if name in left_out:
                 continue
@@ -115,11 +126,11 @@ def split_file(root: Path, file: str, images: str, left_out: tuple[str, ...] = (
             paths.append(root / images / path)
             labels.append(label)
         if paths or part != "valid":
-            found[part] = of_files(paths, labels)
-    if missing := [number for number in range(max(named, default=-1) + 1) if number not in named]:
+            found[part] = (paths, labels)
+    if missing := [number for number in range(len(named)) if number not in named]:
         raise InputError(f"{place} has no image of the label {missing[0]}, and labels beyond it")
     names = [spaced(named[number]) for number in range(len(named))]
-    return LabelledSet(names, found, names)
+    return LabelledSet(names, {part: of_files(*of) for part, of in found.items()}, names)
 
 
 def json_content(path: Path) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from avalanche_vlm._given import open_regular
 from avalanche_vlm._memory import refuse_beyond
-from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, spaced
+from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, refuse_labels, spaced
 from avalanche_vlm.errors import InputError
 
 _UNSIGNED_BYTES = 0x08
@@ -38,22 +38,27 @@ def idx_files(root: Path, folder: str, parts: Mapping[str, tuple[str, str]], nam
     :param folder: folder of the files, relative to ``root``.
     :param parts: files with the pictures and with the labels of each part.
     :param names: names of the classes.
-    :raises InputError: if a file is no idx file of bytes, or pictures and labels are not as many.
+    :raises InputError: if a file is no idx file of pictures or of labels, pictures and labels are not as many,
+        or a label is that of no class.
     """
     found = {}
     for part, (pictures, labels) in parts.items():
-        images, of = read_idx(root / folder / pictures), read_idx(root / folder / labels)
+        images, of = read_idx(root / folder / pictures, 3), read_idx(root / folder / labels, 1)
         if len(images) != len(of):
             raise InputError(f"{root / folder / pictures} has {len(images)} pictures, and {labels} {len(of)} labels")
+        if 0 in images.shape[1:]:
+            raise InputError(f"{root / folder / pictures} has pictures without pixels")
+        refuse_labels(of.tolist(), len(names), root / folder / labels)
         found[part] = LabelledPart(images, of.astype(np.int64))
     return LabelledSet(list(names), found, list(names))
 
 
-def read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path, rank: int) -> np.ndarray:
     """The array in an idx file of bytes.
 
     :param path: the file, or where it would be without ``.gz``.
-    :raises InputError: if there is none, it is cut or of another kind, or it does not fit in memory.
+    :param rank: number of the array's dimensions: 3 for pictures, 1 for labels.
+    :raises InputError: if there is none, it is cut or of another kind or rank, or it does not fit in memory.
     """
     zipped = path.with_name(path.name + ".gz")
     with _open(path if path.exists() or not zipped.exists() else zipped) as file:
@@ -62,6 +67,8 @@ def read_idx(path: Path) -> np.ndarray:
             head = content.read(4)
             if len(head) < 4 or head[:3] != bytes((0, 0, _UNSIGNED_BYTES)):
                 raise InputError(f"{path} is no idx file of bytes")
+            if head[3] != rank:
+                raise InputError(f"{path} holds an array of {head[3]} dimensions, not of {rank}")
             sizes = content.read(4 * head[3])
             if len(sizes) < 4 * head[3]:
                 raise InputError(f"{path} is cut: it ends in its header")
@@ -84,22 +91,23 @@ def pickled_pictures(root: Path, folder: str, parts: Mapping[str, str], labels: 
     :param parts: file of each part.
     :param labels: what the labels are called, such as ``fine_labels``.
     :param names: what the list of class names in the file ``meta`` is called.
-    :raises InputError: if a file holds something else.
+    :raises InputError: if a file holds something else, or a label is that of no class.
     """
     home = root / folder
+    named = _unpickled(home / "meta").get(names)
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InputError(f"{home / 'meta'} has no class names under {names!r}")
     found = {}
     for part, name in parts.items():
         content = _unpickled(home / name)
         data, of = content.get("data"), content.get(labels)
         if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 3072):
             raise InputError(f"{home / name} has no pictures of 32 x 32 pixels under 'data'")
-        if not isinstance(of, list) or len(of) != len(data) or not all(isinstance(label, int) for label in of):
+        if not isinstance(of, list) or len(of) != len(data) or not all(type(label) is int for label in of):
             raise InputError(f"{home / name} has no label for each picture under {labels!r}")
+        refuse_labels(of, len(named), home / name)
         images = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         found[part] = LabelledPart(images, np.asarray(of, dtype=np.int64))
-    named = _unpickled(home / "meta").get(names)
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise InputError(f"{home / 'meta'} has no class names under {names!r}")
     return LabelledSet([spaced(name) for name in named], found, named)
 
 

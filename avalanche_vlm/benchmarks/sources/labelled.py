@@ -56,6 +56,21 @@ class LabelledSet:
     parts: Mapping[str, LabelledPart]
     keys: Sequence[str] = field(default=())
 
+    def __post_init__(self) -> None:
+        for name, part in self.parts.items():
+            where = f"the part {name!r}"
+            if isinstance(part.images, np.ndarray) and (
+                part.images.dtype != np.uint8
+                or part.images.ndim not in (3, 4)
+                or part.images.shape[3:] not in ((), (3,))
+                or 0 in part.images.shape[1:3]
+            ):
+                shape = " x ".join(map(str, part.images.shape))
+                raise InputError(f"{where} has no 8-bit pictures, but an array of {shape} {part.images.dtype}")
+            if part.labels.ndim != 1 or len(part.labels) != len(part.images):
+                raise InputError(f"{where} has {len(part.images)} images, and not a label for each")
+            refuse_labels(part.labels.tolist(), len(self.names), where)
+
 
 def of_files(images: Iterable[Path], labels: Sequence[int]) -> LabelledPart:
     """A part of image files.
@@ -84,6 +99,58 @@ def by_class_name(parts: Mapping[str, Sequence[tuple[Path, str]]], order: Sequen
         {part: of_files((path for path, _ in rows), [ids[of] for _, of in rows]) for part, rows in parts.items()},
         classes,
     )
+
+
+def refuse_labels(labels: Sequence[int], classes: int, where: Path | str) -> None:
+    """Refuse class ids that are those of no class: a negative one would silently be a class from the end.
+
+    :param labels: class ids, whole numbers of any size.
+    :param classes: number of the classes.
+    :param where: what has the labels, at the beginning of a sentence.
+    :raises InputError: in one sentence that names the first such label and its place.
+    """
+    if not labels or (min(labels) >= 0 and max(labels) < classes):
+        return
+    row = next(row for row, label in enumerate(labels) if not 0 <= label < classes)
+    raise InputError(f"{where}: image {row} has the class id {_short(labels[row])}, and there are {classes} classes")
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number from 0 that a text is; None for any other text, and for more digits than a label ever has.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("9" * 5000)
+    (12, None, None)
+    """
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
+def names_by_label(named: Mapping[int, str], images: int, where: Path | str) -> list[str]:
+    """The names of all classes up to the largest label that occurs, ``class N`` for one that does not occur.
+
+    :param named: names by label.
+    :param images: number of images that have one of the labels.
+    :param where: what has the labels, at the beginning of a sentence.
+    :raises InputError: in one sentence, for a label that is not below the number of images.
+    """
+    last = max(named, default=-1)
+    refuse_label_beyond(last, images, where)
+    return [named.get(number, f"class {number}") for number in range(last + 1)]
+
+
+def refuse_label_beyond(label: int, images: int, where: Path | str) -> None:
+    """Refuse a label that cannot be a class's place, before anything is made for every class up to it.
+
+    :param label: the largest label, counted from 0.
+    :param images: number of images: there are no more classes than these.
+    :param where: what has the labels, at the beginning of a sentence.
+    :raises InputError: in one sentence, for a label that is not below the number of images.
+    """
+    if label >= images:
+        raise InputError(f"{where} has the label {_short(label)}, and {images} images cannot be of so many classes")
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**20 else "of more than 20 digits"
 
 
 def spaced(label: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from avalanche_vlm._given import open_regular
-from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, of_files
+from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, of_files, refuse_label_beyond, refuse_labels
 from avalanche_vlm.errors import InputError
 
 
@@ -19,10 +19,15 @@ def flower_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledS
     :param root: folder that holds the data sets.
     :param folder: folder of both and of ``jpg``, relative to ``root``.
     :param parts: name of each part in ``setid.mat``.
-    :raises InputError: if a number is that of no image.
+    :raises InputError: if a number is that of no image, or a class is none from 1.
     """
     home = root / folder
     labels = _numbers(home / "imagelabels.mat", "labels")
+    if len(labels) and labels.min() < 1:
+        raise InputError(f"{home / 'imagelabels.mat'}: the class of an image is a number from 1, not {labels.min()}")
+    last = int(labels.max(initial=0))
+    refuse_label_beyond(last - 1, len(labels), home / "imagelabels.mat")
+    names = [f"class {number}" for number in range(1, last + 1)]
     found = {}
     for part, name in parts.items():
         chosen = _numbers(home / "setid.mat", name)
@@ -30,7 +35,6 @@ def flower_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledS
             raise InputError(f"{home / 'setid.mat'} has an image beyond the {len(labels)} of imagelabels.mat")
         images = [home / "jpg" / f"image_{number:05d}.jpg" for number in chosen.tolist()]
         found[part] = of_files(images, labels[chosen - 1] - 1)
-    names = [f"class {number}" for number in range(1, int(labels.max(initial=0)) + 1)]
     return LabelledSet(names, found, names)
 
 
@@ -40,43 +44,29 @@ def car_lists(root: Path, folder: str, parts: Mapping[str, tuple[str, str]]) -> 
     :param root: folder that holds the data sets.
     :param folder: folder of all of it, relative to ``root``.
     :param parts: file with the annotations and folder of the images of each part.
-    :raises InputError: if an annotation has no file or no class.
+    :raises InputError: if an annotation has no file, or no class of those that have a name.
     """
     home = root / folder
     names = [str(name) for name in np.atleast_1d(_content(home / "devkit" / "cars_meta.mat", "class_names"))]
     found = {}
     for part, (file, images) in parts.items():
         rows = np.atleast_1d(_content(home / file, "annotations"))
-        if not rows.dtype.names or not {"fname", "class"} <= set(rows.dtype.names):
+        if rows.ndim != 1 or not rows.dtype.names or not {"fname", "class"} <= set(rows.dtype.names):
             raise InputError(f"{home / file} has annotations without fname and class")
-        labels = [int(row["class"]) - 1 for row in rows]
-        if labels and not 0 <= min(labels) <= max(labels) < len(names):
-            raise InputError(f"{home / file} has a class beyond the {len(names)} of devkit/cars_meta.mat")
+        try:
+            labels = [int(row["class"]) - 1 for row in rows]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{home / file} has a class that is no number from 1") from error
+        refuse_labels(labels, len(names), home / file)
         found[part] = of_files([home / images / str(row["fname"]) for row in rows], labels)
     return LabelledSet(names, found, names)
 
 
-def digit_arrays(root: Path, parts: Mapping[str, str], names: list[str]) -> LabelledSet:
-    """SVHN: ``X`` holds pictures ``[32, 32, 3, N]`` and ``y`` their digits, 10 for a zero.
-
-    :param root: folder that holds the data sets.
-    :param parts: file of each part, relative to ``root``.
-    :param names: names of the classes.
-    """
-    found = {}
-    for part, file in parts.items():
-        pictures = np.asarray(_content(root / file, "X"))
-        labels = _numbers(root / file, "y") % 10
-        if pictures.ndim != 4 or pictures.shape[3] != len(labels) or pictures.dtype != np.uint8:
-            raise InputError(f"{root / file} has no picture for each of its {len(labels)} labels")
-        found[part] = LabelledPart(np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)), labels)
-    return LabelledSet(list(names), found, list(names))
-
-
 def _numbers(path: Path, name: str) -> np.ndarray:
     found = np.atleast_1d(_content(path, name))
-    if found.dtype.kind not in "iuf" or found.ndim != 1:
-        raise InputError(f"{path} has no list of numbers {name!r}")
+    whole = found.dtype.kind in "iu" or (found.dtype.kind == "f" and bool((np.trunc(found) == found).all()))
+    if not whole or found.ndim != 1 or (len(found) and not -(2**53) < found.min() <= found.max() < 2**53):
+        raise InputError(f"{path} has no list of whole numbers {name!r}")
     return found.astype(np.int64)
 
 

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
-from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, of_files, spaced
+from avalanche_vlm.benchmarks.sources.labelled import (
+    LabelledSet,
+    by_class_name,
+    names_by_label,
+    of_files,
+    spaced,
+    whole_number,
+)
 from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError
 
@@ -17,9 +24,9 @@ def yaml_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet
     :param root: folder that holds the data sets.
     :param folder: folder of the lists and of the class folders, relative to ``root``.
     :param parts: list of each part.
-    :raises InputError: if a list has no ``data:``, or names a class in two ways.
+    :raises InputError: if a list has no ``data:``, or one target stands for two folders, or two targets for one.
     """
-    rows = {}
+    rows, folders, numbers = {}, dict[str, str](), dict[str, str]()
     for part, name in parts.items():
         place, heading = root / folder / name, ""
         found: dict[str, list[str]] = {}
@@ -34,6 +41,9 @@ def yaml_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet
         targets = found.get("targets")
         if targets is not None and len(targets) != len(found["data"]):
             raise InputError(f"{place} has {len(found['data'])} paths and {len(targets)} targets")
+        for (image, of), target in zip(rows[part], targets or (), strict=False):
+            if folders.setdefault(target, of) != of or numbers.setdefault(of, target) != target:
+                raise InputError(f"{place} has the target {target} for {image.name} in {of}, and another one elsewhere")
     return by_class_name(rows)
 
 
@@ -43,28 +53,29 @@ def labelled_lists(root: Path, folder: str, parts: Mapping[str, str]) -> Labelle
     :param root: folder that holds the data sets.
     :param folder: folder of the lists, which paths are relative to, relative to ``root``.
     :param parts: list of each part.
-    :raises InputError: for a line without a label, and for a label with images in folders of two names.
+    :raises InputError: for a line without a label, for a label with images in folders of two names, and for a label
+        beyond the number of images.
     """
     named: dict[int, str] = {}
-    found = {}
+    found: dict[str, tuple[list[Path], list[int]]] = {}
     for part, name in parts.items():
         place, images, labels = root / folder / name, [], []
         for row, line in enumerate(read_text(place).splitlines(), start=1):
             if not line.strip():
                 continue
-            path, _, label = line.strip().rpartition(" ")
-            if not path or not label.isdecimal():
-                raise InputError(f"{place}, line {row}: expected a path and a label from 0, not {line!r}")
+            path, _, last = line.strip().rpartition(" ")
+            label = whole_number(last)
+            if not path or label is None:
+                raise InputError(f"{place}, line {row}: expected a path and a label from 0, not {line!r:.200}")
             of = Path(path).parent.name
-            if named.setdefault(int(label), of) != of:
-                raise InputError(
-                    f"{place}, line {row}: the label {label} is {of!r} here, and {named[int(label)]!r} above"
-                )
+            if named.setdefault(label, of) != of:
+                raise InputError(f"{place}, line {row}: the label {label} is {of!r} here, and {named[label]!r} above")
             images.append(root / folder / path)
-            labels.append(int(label))
-        found[part] = of_files(images, labels)
-    keys = [named.get(number, f"class {number}") for number in range(max(named, default=-1) + 1)]
-    return LabelledSet([spaced(key) for key in keys], found, keys)
+            labels.append(label)
+        found[part] = (images, labels)
+    lists = " and ".join(str(root / folder / name) for name in parts.values())
+    keys = names_by_label(named, sum(len(images) for images, _ in found.values()), lists)
+    return LabelledSet([spaced(key) for key in keys], {part: of_files(*rows) for part, rows in found.items()}, keys)
 
 
 def real_and_fake(root: Path, parts: Mapping[str, str]) -> LabelledSet:
