@@ -21,9 +21,9 @@ FROM_MODEL = ("train_transform", "eval_transform", "tokenizer")
 """Parameters of a factory that a model brings, and that are no options of the benchmark."""
 KINDS: tuple[str, ...] = get_args(StreamKind)
 """Class-labelled streams, and streams of images with texts."""
-FAMILIES = ("picturebook", "multi-domain", "class-incremental", "domain-incremental", "time-incremental", "retrieval")
-"""What a benchmark's tasks differ in: nothing that is on a disk, the data set, the classes, the domain, the time, or
-the captions."""
+FAMILIES = ("picturebook", "multi-domain", "class-incremental", "domain-incremental")
+"""The embedded world, whatever the tasks of a stream in it differ in; and for published benchmarks what their tasks
+differ in: the data set, the classes, or the domain."""
 
 REQUIRED = inspect.Parameter.empty
 """The default of an option that must be given."""
@@ -54,7 +54,7 @@ class Benchmark:
     :param label_spaces: which classes may compete at prediction, of ``"task"``, ``"seen"`` and ``"union"``, the
         default first; empty where that is fixed.
     :param order: the option that names the tasks in their order; None where the order is fixed.
-    :param family: what its tasks differ in, of :data:`FAMILIES`; empty for none of them.
+    :param family: one of :data:`FAMILIES`; empty for none of them.
     :param accepts: what options accept, in words, by their names.
     :param told: further facts by what they are called (citation, licence, how the files lie, expected counts), or a
         function that finds them when they are asked for.

@@ -302,6 +302,6 @@ def coop_root(root: Path) -> Path:
     for name in COOP:
         coop(root, name)
     aircraft(root, "fgvc_aircraft")
-    mnist(root)
+    mnist(root, 60)  # of which a fifth may be set apart
     cifar100(root)
     return root

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from avalanche_vlm.benchmarks.datasets.declaration import PHOTO, wording
 from avalanche_vlm.benchmarks.families.class_incremental import ClassIncremental
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
@@ -14,24 +16,32 @@ _ZSCL = (
 _PROOF = (
     "Zhou, Zhang, Wang, Ning, Ye, Zhan, Liu: Learning without Forgetting for Vision-Language Models (PROOF), TPAMI 2025"
 )
-_FIRST = "with splits=official the first classes of the published split are taken: figures are not PROOF's"
+_IMAGES = "its images are not those of LAMDA's folders: figures are not PROOF's"
 
 
-def _lamda(name: str, what: str, prepared: str, official: str, classes: int, increment: int = 10) -> ClassIncremental:
-    """A benchmark of PROOF's (LAMDA), with its ready-made folders or the data set's own split."""
-    splits = {"folders": f"{prepared}-folders", **({"official": official} if official else {})}
+def _lamda(
+    name: str,
+    what: str,
+    prepared: str,
+    classes: int,
+    *,
+    other: Mapping[str, str] | None = None,
+    notes: tuple[str, ...] = (),
+    increment: int = 10,
+) -> ClassIncremental:
+    """A benchmark of PROOF's (LAMDA), with its ready-made folders or another split of the data set."""
     return ClassIncremental(
         name=name,
         summary=what,
         source="arXiv 2305.19270",
         citation=_PROOF,
         label_space="seen",
-        splits=splits,
+        splits={"folders": f"{prepared}-folders", **(other or {})},
         classes=classes,
         increment=increment,
         orders={},
         prompts={},
-        notes=(_FIRST,) if official else (),
+        split_notes={split: notes for split in other or () if notes},
     )
 
 
@@ -109,16 +119,28 @@ for _benchmark in (
         notes=(
             "the splits of CODA-Prompt, RAPF and LAMDA differ, and test images of one are training images of another: "
             "their figures are not comparable",
-            "CODA-Prompt's seed 0 is class_order=natural, its seed N class_order=python-N; RAPF's own order of the "
-            "classes is not built in: give it as a list of ids",
         ),
+        split_defaults={
+            "rapf": {"prompts": "rapf"},
+            "folders": {"prompts": "own", "class_order": "numpy-1993"},
+        },
+        split_notes={
+            "coda": ("CODA-Prompt's seed 0 is class_order=natural, its seed N class_order=python-N",),
+            "rapf": ("RAPF's own order of the classes is not built in: give class_order as a list of ids",),
+        },
     ),
-    _lamda("cub200", "the 200 classes of CUB-200, 20 at a time", "cub", "cub200", 200, 20),
-    _lamda("aircraft", "the 100 variants of FGVC-Aircraft, 10 at a time", "aircraft", "aircraft", 100),
-    _lamda("cars", "100 models of Stanford Cars, 10 at a time", "cars", "stanford-cars", 100),
-    _lamda("food101", "100 dishes of Food-101, 10 at a time", "food101", "food101", 100),
-    _lamda("ucf101", "100 actions of UCF101's middle frames, 10 at a time", "ucf101", "ucf101-coop", 100),
-    _lamda("sun397", "300 scenes of SUN397, 30 at a time", "sun", "sun397", 300, 30),
-    _lamda("objectnet", "200 objects of ObjectNet, 20 at a time", "objectnet", "", 200, 20),
-):
+    _lamda("cub200", "the 200 classes of CUB-200, 20 at a time", "cub", 200, other={"official": "cub200"},
+           increment=20),
+    _lamda("aircraft", "the 100 variants of FGVC-Aircraft, 10 at a time", "aircraft", 100,
+           other={"official": "aircraft"}, notes=(_IMAGES,)),
+    _lamda("cars", "100 models of Stanford Cars, 10 at a time", "cars", 100, other={"official": "stanford-cars"},
+           notes=(_IMAGES, "the first 100 of the 196 classes are taken")),
+    _lamda("food101", "100 dishes of Food-101, 10 at a time", "food101", 100, other={"official": "food101"},
+           notes=(_IMAGES, "the first 100 of the 101 classes are taken")),
+    _lamda("ucf101", "100 actions of UCF101's middle frames, 10 at a time", "ucf101", 100,
+           other={"coop": "ucf101-coop"}, notes=(_IMAGES, "the first 100 of the 101 classes are taken")),
+    _lamda("sun397", "300 scenes of SUN397, 30 at a time", "sun", 300, other={"seeded": "sun397"},
+           notes=(_IMAGES, "the first 300 of the 397 classes are taken"), increment=30),
+    _lamda("objectnet", "200 objects of ObjectNet, 20 at a time", "objectnet", 200, increment=20),
+):  # fmt: skip
     BENCHMARKS.add(_benchmark.declared())

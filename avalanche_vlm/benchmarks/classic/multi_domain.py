@@ -21,12 +21,12 @@ _ZSCL = (
 _COOP = (
     "aircraft-coop",
     "caltech101-coop",
-    "cifar100",
+    "cifar100-diki",
     "dtd-coop",
     "eurosat-coop",
     "flowers-coop",
     "food101-coop",
-    "mnist",
+    "mnist-diki",
     "oxford-pets-coop",
     "stanford-cars-coop",
     "sun397-coop",
@@ -71,9 +71,14 @@ MTIL = MultiDomain(
     notes=(
         "two benchmarks are called MTIL: ZSCL's (splits=zscl, 1,201 classes) and DIKI's (splits=coop, 1,200 classes, "
         "CoOp's splits, the first prompt alone); their figures are not comparable",
-        "ZSCL trains with the first prompt of a data set and tests with the mean of all; here both take those that "
-        "the option prompts says",
     ),
+    split_defaults={"coop": {"prompts": "first"}},
+    split_notes={
+        "zscl": (
+            "ZSCL trains with the first prompt of a data set and tests with the mean of all; here both take those that "
+            "the option prompts says",
+        ),
+    },
 )
 XTAIL = MultiDomain(
     name="xtail",
@@ -82,7 +87,7 @@ XTAIL = MultiDomain(
     citation="Xu, Chen, Nie, Wang, Zhuang, Okumura: Advancing Cross-domain Discriminability in Continual Learning of "
     "Vision-Language Models, NeurIPS 2024",
     label_space="union",
-    splits={"coop": tuple(name for name in _COOP if name != "cifar100")},
+    splits={"coop": tuple(name.removesuffix("-diki") for name in _COOP if name != "cifar100-diki")},
     orders={"published": tuple(name for name in _ORDER_I if name != "CIFAR100")},
     prompts="photo",
     wording={"EuroSAT": "{} satellite location", "MNIST": 'number: "{}"'},

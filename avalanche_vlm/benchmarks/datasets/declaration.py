@@ -47,8 +47,11 @@ class DataSet:
     :param classes: number of classes.
     :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
         benchmark to split).
-    :param names: names of the classes in the order of their ids; None for what the files call them.
-    :param renamed: names in the place of what the files call classes.
+    :param renamed: names by what the files call classes: folders, synsets, or ``class 3`` for the third of classes that
+        have numbers alone. By their places classes would have each other's names where one is missing.
+    :param keys: what the files call all of its classes, where that is published; empty where it is not.
+    :param held_out: share of the training images that is set apart, as part ``valid``, and neither trains nor tests, in
+        [0, 1).
     :param prompts: sentences with ``{}`` for the class name, the first one first.
     :param source: paper that it is from.
     :param licence: what its distributors say of its use.
@@ -63,8 +66,9 @@ class DataSet:
     classes: int
     sizes: Mapping[str, int]
     reading: Mapping[str, Any] = field(default_factory=dict)
-    names: tuple[str, ...] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    held_out: float = 0
     prompts: tuple[str, ...] = PHOTO
     source: str = ""
     licence: str = "not stated by its distributors"
@@ -86,14 +90,14 @@ class DataSet:
         """
         refuse_missing([self], root)
         found: LabelledSet = resolve(self.read)(root, **self.reading)
-        names = [self.renamed.get(name, name) for name in found.names]
-        if self.names is not None:
-            if len(found.names) > len(self.names):
-                raise InputError(
-                    f"{self.summary} has {len(self.names)} classes, and {root} has {len(found.names)} of it"
-                )
-            names = list(self.names[: len(found.names)])
-        return replace(found, names=names)
+        parts = dict(found.parts)
+        if self.held_out:
+            from avalanche_vlm.benchmarks.families.dividing import seeded_split
+
+            whole = parts["train"]
+            train, valid = seeded_split(len(whole), 1 - self.held_out)
+            parts.update(train=whole.at(sorted(train)), valid=whole.at(sorted(valid)))
+        return replace(found, names=[self.renamed.get(name, name) for name in found.names], parts=parts)
 
 
 DATASETS: Registry[DataSet] = Registry(

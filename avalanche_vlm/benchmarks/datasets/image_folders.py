@@ -6,6 +6,7 @@ from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, wor
 
 _FOLDERS = "avalanche_vlm.benchmarks.sources.class_folders"
 _IMAGENET = "non-commercial research and education, under ImageNet's terms"
+_FIRST = tuple(wording("ImageNet"))[:100]
 _LAMDA = "which images and classes the authors' folders hold is not published as a list"
 
 
@@ -51,7 +52,10 @@ for _dataset in (
         renamed=wording("ImageNet"),
         source="Le, Yang 2015",
         licence=_IMAGENET,
-        notes=("the validation part is what is tested, since the test part has no labels",),
+        notes=(
+            "the validation part is what is tested, since the test part has no labels",
+            "the names are ImageNet's, by synset; ZSCL has a list of its own, whose words may be others",
+        ),
     ),
     DataSet(
         "imagenet",
@@ -66,6 +70,7 @@ for _dataset in (
         {"train": 1_281_167, "test": 50_000},
         {"parts": {"train": "imagenet/train", "test": "imagenet/val"}},
         renamed=wording("ImageNet"),
+        keys=tuple(wording("ImageNet")),
         prompts=tuple(wording("prompts for ImageNet")),
         source="arXiv 1409.0575",
         licence=_IMAGENET,
@@ -81,8 +86,9 @@ for _dataset in (
         },
         100,
         {"test": 5000},
-        {"parts": {"train": "imagenet/train", "test": "imagenet/val"}, "most": 100},
+        {"parts": {"train": "imagenet/train", "test": "imagenet/val"}, "only": _FIRST},
         renamed=wording("ImageNet"),
+        keys=_FIRST,
         source="arXiv 1409.0575",
         licence=_IMAGENET,
         notes=("the number of training images is not verified",),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, wording
 
 _SOURCES = "avalanche_vlm.benchmarks.sources"
-_EIGHTY = "no split is published: the benchmark splits it"
+_EIGHTY = "80 percent of the images train, drawn with seed 42 as ZSCL draws them"
+_NO_SPLIT = "no split is published by its distributors"
+_HELD_OUT = (
+    "20 percent of the training part are set apart, as DIKI does; it draws them with Python's generator, and here they "
+    "are drawn with torch's and seed 42, so that they are other images"
+)
 
 for _dataset in (
     DataSet(
@@ -42,7 +49,7 @@ for _dataset in (
         prompts=tuple(wording("prompts for objects")),
         source="Fei-Fei, Fergus, Perona 2004",
         licence="CC BY 4.0",
-        notes=(_EIGHTY,),
+        notes=(_NO_SPLIT, _EIGHTY),
     ),
     DataSet(
         "cifar100",
@@ -91,11 +98,12 @@ for _dataset in (
         10,
         {"all": 27000},
         {"parts": {"all": "eurosat/2750"}},
-        names=tuple(wording("land")),
+        renamed=wording("land"),
+        keys=tuple(wording("land")),
         prompts=tuple(wording("prompts for land")),
         source="arXiv 1709.00029",
         licence="MIT",
-        notes=(_EIGHTY,),
+        notes=(_NO_SPLIT, _EIGHTY),
     ),
     DataSet(
         "flowers",
@@ -110,7 +118,7 @@ for _dataset in (
         102,
         {"train": 1020, "test": 6149},
         {"folder": "flowers-102", "parts": {"train": "trnid", "test": "tstid"}},
-        names=tuple(wording("flowers")),
+        renamed={f"class {number}": name for number, name in enumerate(wording("flowers"), start=1)},
         prompts=("a photo of a {}, a type of flower.",),
         source="Nilsback, Zisserman 2008",
     ),
@@ -208,10 +216,26 @@ for _dataset in (
         prompts=tuple(wording("prompts for scenes")),
         source="Xiao, Hays, Ehinger, Oliva, Torralba 2010",
         notes=(
+            "its distributors publish ten partitions, which are not taken here",
             _EIGHTY,
             "torchvision lists SUN397 in the order of the file system, so that splits made on it differ from disk to "
-            "disk; here the paths are sorted, and the published split is not claimed",
+            "disk; here the paths are sorted, and ZSCL's split is not claimed",
         ),
     ),
 ):
     DATASETS.add(_dataset)
+    if _dataset.name in ("cifar100", "mnist"):
+        DATASETS.add(
+            replace(
+                _dataset,
+                name=f"{_dataset.name}-diki",
+                summary=f"{_dataset.summary} with a fifth of its training part set apart",
+                sizes={
+                    "train": 4 * _dataset.sizes["train"] // 5,
+                    "valid": _dataset.sizes["train"] // 5,
+                    "test": _dataset.sizes["test"],
+                },
+                held_out=0.2,
+                notes=(_HELD_OUT,),
+            )
+        )

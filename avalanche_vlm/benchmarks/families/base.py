@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -58,6 +58,9 @@ class Classic:
     :param label_space: which classes compete at prediction, unless another is asked for.
     :param notes: what a reader of results should know of it, a sentence each: where it differs from what was published,
         and what could not be verified.
+    :param split_defaults: values that options have by themselves with a split, where they are others than with the
+        default one, by split and option.
+    :param split_notes: what a reader should know of a split, a sentence each, by split.
     """
 
     family: ClassVar[str]
@@ -68,6 +71,15 @@ class Classic:
     citation: str = ""
     label_space: Visible
     notes: tuple[str, ...] = ()
+    split_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    split_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def notes_with(self, options: Options) -> tuple[str, ...]:
+        """What a reader of results should know, a sentence each.
+
+        :param options: values of all options.
+        """
+        return (*self.notes, *self.split_notes.get(options.get("splits", ""), ()))
 
     def own_options(self) -> tuple[BenchmarkOption, ...]:
         """The options that other benchmarks need not have."""
@@ -97,9 +109,10 @@ class Classic:
     def options(self) -> tuple[BenchmarkOption, ...]:
         """All options: where the files lie, the benchmark's own, and those that every benchmark has."""
         spaces = (self.label_space, *(space for space in get_args(Visible) if space != self.label_space))
+        own = tuple(replace(option, says=option.says + self._elsewhere(option.name)) for option in self.own_options())
         return (
             BenchmarkOption("root", "text", REQUIRED, "folder that holds the data sets (--root DIR)"),
-            *self.own_options(),
+            *own,
             BenchmarkOption("label_space", "choice", self.label_space, "which classes compete at prediction", spaces),
             BenchmarkOption("seed", "number", 0, "of what is drawn, such as the images of few shots"),
             BenchmarkOption(
@@ -117,9 +130,16 @@ class Classic:
         :param given: options that were given.
         :raises InputError: in one sentence, for an option that cannot be meant, and for files that are not there.
         """
-        options = all_checked(self.options(), dict(given), f"benchmark {self.name}")
+        splits = given.get("splits")
+        of_split = self.split_defaults.get(splits, {}) if isinstance(splits, str) else {}
+        options = all_checked(self.options(), {**of_split, **given}, f"benchmark {self.name}")
         refuse_missing(self.sets(options), Path(options["root"]).expanduser())
         return options
+
+    def _elsewhere(self, option: str) -> str:
+        """The words on the values that an option has by itself with other splits."""
+        others = {splits: of[option] for splits, of in self.split_defaults.items() if option in of}
+        return "".join(f"; {value} by itself with splits={splits}" for splits, value in others.items())
 
     def stream(
         self, *, train_transform: Any = None, eval_transform: Any = None, tokenizer: Any = None, **given: Any
@@ -150,7 +170,9 @@ class Classic:
                     "licence": found.licence,
                     "notes": list(found.notes),
                 }
-        return {"citation": self.citation, "notes": list(self.notes), "data_sets": layouts}
+        of_splits = (f"with splits={splits} {note}" for splits, notes in self.split_notes.items() for note in notes)
+        notes = [*self.notes, *of_splits]
+        return {"citation": self.citation, "notes": notes, "data_sets": layouts}
 
     def declared(self) -> Benchmark:
         """The benchmark for the registry."""

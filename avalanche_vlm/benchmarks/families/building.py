@@ -46,7 +46,7 @@ def built(
     root, problems = Path(options["root"]).expanduser(), Problems(options["on_error"])
     declared = benchmark.sets(options)
     read = [of.load(root) for of in declared]
-    problems.notes += [*benchmark.notes, *(f"{of.title}: {note}" for of in declared for note in of.notes)]
+    problems.notes += [*benchmark.notes_with(options), *(f"{of.title}: {note}" for of in declared for note in of.notes)]
     if other := [told for of, found in zip(declared, read, strict=True) if (told := other_sizes(of, found))]:
         sentence = f"figures are not comparable with published ones: {'; '.join(other)}"
         problems.notes.append(sentence)
@@ -91,7 +91,7 @@ def built(
 
 
 def other_sizes(of: DataSet, found: LabelledSet) -> str | None:
-    """The words on a data set of another size than was published; None where it is that.
+    """The words on a data set of another size, or other classes, than were published; None where it is that.
 
     :param of: what is declared of the data set.
     :param found: what was read.
@@ -103,6 +103,8 @@ def other_sizes(of: DataSet, found: LabelledSet) -> str | None:
         for part, number in want.items()
         if have[part] != number
     ]
+    if of.keys and (unknown := sorted(set(found.keys) - set(of.keys))):
+        wrong.append(f"the class {unknown[0]!r}, which it was not published with")
     return f"{of.summary} has {', and '.join(wrong)}" if wrong else None
 
 
@@ -174,7 +176,7 @@ def without_images(task: TaskPlan) -> list[str]:
 
 
 def joined_classes(tasks: Sequence[TaskPlan], visible: Any) -> LabelSpace:
-    """The classes of all tasks, by_class_name as they come.
+    """The classes of all tasks, numbered as they come.
 
     :param tasks: tasks in the order of the stream.
     :param visible: which classes compete.

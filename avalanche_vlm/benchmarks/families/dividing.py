@@ -41,7 +41,7 @@ def train_and_test(found: LabelledSet) -> tuple[LabelledPart, LabelledPart]:
 
 
 def with_classes(train: LabelledPart, test: LabelledPart, classes: Sequence[int]) -> tuple[LabelledPart, LabelledPart]:
-    """The images of some classes, which are by_class_name anew in the order given.
+    """The images of some classes, which are numbered anew in the order given.
 
     :param train: training images of all classes.
     :param test: test images of all classes.

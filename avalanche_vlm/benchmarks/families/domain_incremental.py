@@ -12,9 +12,10 @@ from avalanche_vlm.benchmarks.options import BenchmarkOption
 @dataclass(frozen=True, kw_only=True)
 class DomainIncremental(MultiDomain):
     """A benchmark whose tasks are domains with the same classes: each domain is a data set, and classes of one name are
-    one class."""
+    one class, whichever classes compete."""
 
     family: ClassVar[str] = "domain-incremental"
+    same_classes: ClassVar[bool] = True
 
     def own_options(self) -> tuple[BenchmarkOption, ...]:
         """Order, prompts and shots."""

@@ -27,6 +27,8 @@ class MultiDomain(Classic):
     """
 
     family: ClassVar[str] = "multi-domain"
+    same_classes: ClassVar[bool] = False
+    """Whether classes of one name are one class, whichever classes compete."""
 
     splits: Mapping[str, tuple[str, ...]]
     orders: Mapping[str, tuple[str, ...]]
@@ -85,7 +87,7 @@ class MultiDomain(Classic):
         """A task of each data set, with the classes of which there are images."""
         from avalanche_vlm.benchmarks.families.dividing import train_and_test, with_classes
 
-        sets, apart = self.sets(options), options["label_space"] == "task"
+        sets, apart = self.sets(options), options["label_space"] == "task" and not self.same_classes
         named = []
         for of, found in zip(sets, read, strict=True):
             train, test = train_and_test(found)

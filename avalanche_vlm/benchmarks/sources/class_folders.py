@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
@@ -12,19 +12,19 @@ from avalanche_vlm.benchmarks.sources.text import read_text
 from avalanche_vlm.errors import InputError
 
 
-def class_folders(root: Path, parts: Mapping[str, str], most: int | None = None) -> LabelledSet:
+def class_folders(root: Path, parts: Mapping[str, str], only: Collection[str] | None = None) -> LabelledSet:
     """A data set with a folder for each class: classes and images sorted by their names, character by character.
 
     :param root: folder that holds the data sets.
     :param parts: folder of each part, relative to ``root``; of several behind ``or`` the first that there is.
-    :param most: number of classes that are read, the first ones; None for all.
-    :raises InputError: if a folder has no class folders with images.
+    :param only: class folders that are read, though there may be others; None for all.
+    :raises InputError: if a folder has no class folders with images, or others in the place of some that are read.
     """
     places = {
         part: next((root / of for of in folder.split(" or ") if (root / of).is_dir()), root / folder)
         for part, folder in parts.items()
     }
-    return by_class_name({part: list(_images(place, most)) for part, place in places.items()})
+    return by_class_name({part: list(_images(place, only)) for part, place in places.items()})
 
 
 def annotated_folders(root: Path, folder: str) -> LabelledSet:
@@ -47,7 +47,7 @@ def annotated_folders(root: Path, folder: str) -> LabelledSet:
 
 
 def numbered_images(root: Path, folder: str, left_out: tuple[str, ...] = ()) -> LabelledSet:
-    """Class folders whose images are by_class_name ``image_0001.jpg``, as Caltech101 has them.
+    """Class folders whose images are named ``image_0001.jpg``, as Caltech101 has them.
 
     :param root: folder that holds the data sets.
     :param folder: folder with the class folders, relative to ``root``.
@@ -79,13 +79,21 @@ def nested_folders(root: Path, folder: str, classes: str) -> LabelledSet:
     return by_class_name({"all": rows}, [name[3:] for name in order])
 
 
-def _images(folder: Path, most: int | None = None) -> Iterator[tuple[Path, str]]:
+def _images(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[Path, str]]:
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    if only is not None:
+        others, missing = sorted(set(classes) - set(only)), sorted(set(only) - set(classes))
+        if others and missing:
+            raise InputError(
+                f"{folder} has the class folder {others[0]}, which is none of the {len(only)} that are read, and no "
+                f"{missing[0]}, which is one of them: it holds another choice of classes"
+            )
+        classes = [label for label in classes if label in only]
     none = True
-    for label in classes[:most]:
+    for label in classes:
         for above, _, names in sorted(os.walk(folder / label, followlinks=True)):
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in EXTENSIONS:

@@ -108,8 +108,8 @@ MADE = {
     "aircraft": (real_formats.aircraft, {"splits": "official", "increment": 3}, 1),
     "cars": (real_formats.stanford_cars, {"splits": "official", "increment": 1}, 2),
     "food101": (real_formats.food101, {"splits": "official", "increment": 1}, 2),
-    "sun397": (real_formats.sun397, {"splits": "official", "increment": 4}, 1),
-    "ucf101": (lambda root: real_formats.coop(root, "ucf101-coop"), {"splits": "official", "increment": 1}, 2),
+    "sun397": (real_formats.sun397, {"splits": "seeded", "increment": 4}, 1),
+    "ucf101": (lambda root: real_formats.coop(root, "ucf101-coop"), {"splits": "coop", "increment": 1}, 2),
     "objectnet": (lambda root: real_formats.folders(root, "objectnet", ["a", "b"]), {"increment": 1}, 2),
 }
 
@@ -138,7 +138,43 @@ def test_splits_of_imagenet_r_are_part_of_the_protocol(tmp_path):
     real_formats.imagenet_r(tmp_path)
     two = [benchmarks.create("imagenet-r", root=str(tmp_path), increment=4, splits=of) for of in ("coda", "rapf")]
     assert [of.protocol["splits"] for of in two] == ["coda", "rapf"]
+    assert ["RAPF's own order" in " ".join(of.data.notes) for of in two] == [False, True]
     assert [of.protocol["sets"] for of in two] == [["imagenet-r-coda"], ["imagenet-r-rapf"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "prompts", "order", "sentences"),
+    [
+        ({}, "photo", "natural", ["a photo of a {}."]),
+        ({"splits": "rapf"}, "rapf", "natural", ["a good photo of a {}."]),
+        ({"splits": "folders"}, "own", "numpy-1993", wording("prompts for ImageNet")),
+        ({"splits": "folders", "prompts": "photo", "class_order": "natural"}, "photo", "natural", ["a photo of a {}."]),
+    ],
+)
+def test_a_split_brings_its_papers_prompts_and_order(tmp_path, options, prompts, order, sentences):
+    real_formats.imagenet_r(tmp_path)
+    found = benchmarks.create("imagenet-r", root=str(tmp_path), increment=4, **options)
+    assert (found.protocol["prompts"], found.protocol["class_order"]) == (prompts, order)
+    assert list(found.label_space.templates[0].templates) == list(sentences)
+    accepts = benchmarks.describe("imagenet-r")["accepts"]
+    assert accepts["class_order"].endswith("; numpy-1993 by itself with splits=folders")
+
+
+def test_what_is_said_of_a_split_is_said_of_it_alone(tmp_path):
+    splits = {"cub200": None, "aircraft": "official", "cars": "official", "food101": "official", "ucf101": "coop",
+              "sun397": "seeded", "objectnet": None}  # fmt: skip
+    for name, split in splits.items():
+        notes = benchmarks.describe(name)["notes"]
+        cut = [note for note in notes if "classes are taken" in note]
+        assert all(note.startswith(f"with splits={split} ") for note in notes) and bool(notes) == bool(split)
+        assert bool(cut) == (name in ("cars", "food101", "ucf101", "sun397"))
+    real_formats.folders(tmp_path, "cars", ["a", "b"])
+    real_formats.stanford_cars(tmp_path)
+    for of in ("folders", "official"):
+        notes = benchmarks.create("cars", root=str(tmp_path), increment=1, splits=of).data.notes
+        assert ("first 100 of the 196" in " ".join(notes)) == (of == "official")
+    with pytest.raises(InputError, match="splits is one of folders, seeded, not 'official'"):
+        benchmarks.create("sun397", root=str(tmp_path), splits="official")
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,18 @@ def test_domainnet_has_both_orders_and_one_set_of_classes(tmp_path):
     assert other.protocol["n_train"] == [2] * 6
 
 
+def test_classes_of_one_name_are_one_class_whichever_compete(tmp_path):
+    real_formats.domainnet(tmp_path)
+    space = benchmarks.create("domainnet", root=str(tmp_path), label_space="task").label_space
+    assert space.visible == "task" and len(space) == 2 and space.tasks == ((0, 1),) * 6
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
         ("real/zigzag/a.jpg", "line 1: expected a path and a label from 0"),
         ("real/zigzag/a.jpg 0\nreal/cat/b.jpg 0", "line 2: the label 0 is 'cat' here, and 'zigzag' above"),
+        ("real/zigzag/a.jpg " + "9" * 5000, "line 1: expected a path and a label from 0"),
     ],
 )
 def test_a_list_that_is_none_is_one_sentence(tmp_path, lines, sentence):

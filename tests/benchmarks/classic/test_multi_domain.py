@@ -9,6 +9,7 @@ import pytest
 import real_formats
 
 from avalanche_vlm import benchmarks
+from avalanche_vlm.benchmarks.declaration import FAMILIES
 from avalanche_vlm.errors import DataWarning, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:figures are not comparable")
@@ -68,9 +69,17 @@ def test_images_of_a_task_are_those_of_the_split(zscl):
 
 
 def test_mtil_with_coops_splits_is_another_benchmark(coop):
-    found = benchmarks.create("mtil", root=coop, splits="coop", prompts="first")
+    found = benchmarks.create("mtil", root=coop, splits="coop")
     assert list(found.task_names) == [{"OxfordPet": "OxfordPets"}.get(of, of) for of in ORDER_I]
     assert found.protocol["splits"] == "coop" and found.protocol["n_test"][:2] == [6, 6]
+    assert found.protocol["prompts"] == "first" and {len(of.templates) for of in found.label_space.templates} == {1}
+    assert found.protocol["sets"][2] == "cifar100-diki" and found.protocol["n_train"][2] == 19  # 80 percent of 24
+    assert found.protocol["sets"][7] == "mnist-diki" and found.protocol["n_train"][7] == 48
+    assert any("20 percent of the training part are set apart" in note for note in found.data.notes)
+    assert not any("tests with the mean of all" in note for note in found.data.notes)
+    all_of_them = benchmarks.create("mtil", root=coop, splits="coop", prompts="all", order=["CIFAR100"])
+    assert len(all_of_them.label_space.templates[0].templates) == 18
+    assert benchmarks.describe("mtil")["accepts"]["prompts"].endswith("; first by itself with splits=coop")
 
 
 def test_xtail_has_one_label_space_and_sixteen_shots(coop):
@@ -174,5 +183,7 @@ def test_what_a_user_must_know_is_told():
     assert food["images"] == {"train": 75750, "test": 25250} and "research" in food["licence"]
     assert told["options"]["order"] == "I" and told["accepts"]["shots"].startswith("a whole number from 1, or none")
     assert benchmarks.list(family="multi-domain", kind="classes") == ["mtil", "xtail", "snd-8"]
-    with pytest.raises(InputError, match="family is one of picturebook, multi-domain"):
-        benchmarks.list(family="cats")
+    for wrong in ("cats", "retrieval", "time-incremental"):
+        with pytest.raises(InputError, match="family is one of picturebook, multi-domain"):
+            benchmarks.list(family=wrong)
+    assert all(benchmarks.list(family=family) for family in FAMILIES)

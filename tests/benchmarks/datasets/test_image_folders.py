@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import real_formats
 from torchvision.datasets import ImageFolder
 
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, wording
+from avalanche_vlm.benchmarks.families.building import other_sizes
 from avalanche_vlm.errors import InputError
 
 
@@ -22,8 +25,20 @@ def test_class_folders_are_numbered_as_torchvision_numbers_them(tmp_path):
     assert [(str(p), int(y)) for p, y in zip(found.parts["train"].paths, found.parts["train"].labels, strict=True)] == (
         theirs.samples
     )
-    first = DATASETS.get("imagenet100").load(tmp_path)
-    assert list(first.names) == ["tench", "goldfish", "great white shark", "tiger shark", "n0 later"]
+
+
+def test_imagenet100_is_the_first_100_synsets_and_no_other_choice(tmp_path):
+    first = list(wording("ImageNet"))[:100]
+    for part in ("train", "val"):
+        real_formats.class_folders(tmp_path / "all/imagenet" / part, [*first, "n15075141"], 1)
+        real_formats.class_folders(tmp_path / "other/imagenet" / part, [*first[:99], "n15075141"], 1)
+    found = DATASETS.get("imagenet100").load(tmp_path / "all")
+    assert list(found.keys) == first and len(found.parts["test"]) == 100
+    with pytest.raises(InputError, match="train has the class folder n15075141, which is none of the 100"):
+        DATASETS.get("imagenet100").load(tmp_path / "other")
+    assert "the class 'n1', which it was not published with" in str(
+        other_sizes(DATASETS.get("imagenet"), replace(found, keys=[*first[1:], "n1"]))
+    )
 
 
 def test_tinyimagenet_has_the_ids_of_its_list(tmp_path):
@@ -83,3 +98,7 @@ def test_lists_of_names_are_complete():
     assert len(wording("prompts for ImageNet")) == 7 and len(wording("prompts for actions")) == 48
     for name, n in (("order of CIFAR-100", 100), ("order of TinyImageNet", 200)):
         assert np.array_equal(np.sort(wording(name)), np.arange(n))
+
+
+def test_tinyimagenet_says_whose_names_it_has():
+    assert any("ZSCL has a list of its own" in note for note in DATASETS.get("tinyimagenet").notes)

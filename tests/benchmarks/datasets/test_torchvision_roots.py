@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,41 @@ def test_names_are_those_of_the_protocol(root):
     assert named["sun397"] == ["abbey", "baseball field", "bistro/indoor", "bistro/outdoor"]
 
 
+@pytest.mark.parametrize("missing", real_formats.LAND)
+def test_classes_of_a_part_of_a_data_set_have_their_own_names(tmp_path, missing):
+    real_formats.eurosat(tmp_path)
+    shutil.rmtree(tmp_path / "eurosat/2750" / missing)
+    named = dict(zip(real_formats.LAND, ("annual crop land", "forest", "brushland or shrubland"), strict=True))
+    found = DATASETS.get("eurosat").load(tmp_path)
+    assert dict(zip(found.keys, found.names, strict=True)) == {k: v for k, v in named.items() if k != missing}
+
+
+def test_names_of_land_are_by_all_folders_of_it():
+    land = DATASETS.get("eurosat")
+    assert list(land.renamed) == list(land.keys) == sorted(land.keys) and len(land.keys) == land.classes == 10
+    assert land.renamed["SeaLake"] == "lake or sea" and land.renamed["PermanentCrop"] == "permanent crop land"
+
+
+def test_what_is_said_of_splits_is_true():
+    notes = {name: " ".join(DATASETS.get(name).notes) for name in ("caltech101", "eurosat", "sun397")}
+    assert "no split is published" in notes["caltech101"] and "no split is published" in notes["eurosat"]
+    assert "no split is published" not in notes["sun397"] and "publish ten partitions" in notes["sun397"]
+    assert all("seed 42" in note for note in notes.values())
+
+
+@pytest.mark.parametrize(("name", "train"), [("cifar100", 24), ("mnist", 20)])
+def test_diki_sets_a_fifth_of_the_training_part_apart(root, name, train):
+    whole, found = (DATASETS.get(of).load(root).parts for of in (name, f"{name}-diki"))
+    assert [len(found[part]) for part in ("train", "valid", "test")] == [4 * train // 5, train - 4 * train // 5,
+                                                                         len(whole["test"])]  # fmt: skip
+    pictures = sorted(one.tobytes() for part in ("train", "valid") for one in found[part].images)
+    assert pictures == sorted(one.tobytes() for one in whole["train"].images)
+    sizes = DATASETS.get(f"{name}-diki").sizes
+    assert sizes["train"] + sizes["valid"] == DATASETS.get(name).sizes["train"] == 5 * sizes["valid"]
+
+
 def test_lists_of_names_and_prompts_are_complete():
-    flowers = DATASETS.get("flowers").names
+    flowers = DATASETS.get("flowers").renamed.values()
     assert [a for a, b in zip(flowers, tv.Flowers102.classes, strict=True) if a != b] == ["pink-yellow dahlia"]
     numbers = {name: len(DATASETS.get(name).prompts) for name in CLASSES}
     assert numbers == {
