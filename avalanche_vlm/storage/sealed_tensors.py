@@ -24,7 +24,7 @@ def write_sealed(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     :param tensors: tensors by name.
     :raises InputError: if it cannot be written.
     """
-    write_tensors(path, tensors, {SEAL: _seal(tensors)})
+    write_tensors(path, tensors, {SEAL: seal_of_tensors(tensors)})
 
 
 def read_sealed(path: Path) -> dict[str, torch.Tensor]:
@@ -35,7 +35,7 @@ def read_sealed(path: Path) -> dict[str, torch.Tensor]:
     """
     with TensorFile(path) as file:
         tensors = {name: file.tensor(name) for name in file.places}
-        if file.metadata.get(SEAL) != _seal(tensors):
+        if file.metadata.get(SEAL) != seal_of_tensors(tensors):
             raise InputError(f"{path} was changed since it was written: its digest is another")
     return tensors
 
@@ -52,7 +52,11 @@ def refuse_not_finite(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> 
             raise InputError(f"{path} is damaged: {name} has numbers that are NaN or infinite")
 
 
-def _seal(tensors: Mapping[str, torch.Tensor]) -> str:
+def seal_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The digest that seals a file: SHA-256 of names, layouts and values, in hexadecimal.
+
+    :param tensors: tensors by name.
+    """
     found = hashlib.sha256()
     for name in sorted(tensors):
         layout = layout_of(name, tensors[name].contiguous())

@@ -73,6 +73,12 @@ def test_what_cannot_be_meant_is_refused_before_and_after_the_imports_in_the_sam
         assert early.removeprefix("avalanche-vlm: ") in late
 
 
+def processor_seconds() -> float:
+    """What processes that have ended took of the processor, whatever else ran beside them."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def test_refusals_take_no_time_and_load_nothing_heavy(tmp_path, table):
     """All in one process: what one of them loads, the next one has."""
     code = f"""if True:
@@ -85,10 +91,10 @@ def test_refusals_take_no_time_and_load_nothing_heavy(tmp_path, table):
             assert cli.main(words.split()) == 2, words
         print([name for name in {HEAVY!r} if name in sys.modules])
     """
-    began = time.monotonic()
+    began = processor_seconds()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "[]\n"), found.stderr
-    assert time.monotonic() - began < 5 and len(found.stderr.splitlines()) == len(REFUSED) + 7
+    assert processor_seconds() - began < 5 and len(found.stderr.splitlines()) == len(REFUSED) + 7
 
 
 TEXTS = [

@@ -18,7 +18,7 @@ from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.json_files import Document
-from avalanche_vlm.storage.sealed_tensors import read_sealed, write_sealed
+from avalanche_vlm.storage.sealed_tensors import read_sealed, seal_of_tensors, write_sealed
 from avalanche_vlm.studies.living.answers import TestSet
 from avalanche_vlm.studies.living.records import Kept
 from avalanche_vlm.training.data import labelled
@@ -71,7 +71,7 @@ def kept_sets(folder: str | Path, kept: Sequence[Kept], transform: ImageTransfor
     :param folder: the folder that the model was saved to.
     :param kept: what was kept.
     :param transform: the model's transform of evaluation.
-    :raises InputError: if a file is missing or damaged.
+    :raises InputError: if a file is missing or damaged, or is not the one that was kept.
     """
     for of in kept:
         if of.file is None:
@@ -82,7 +82,18 @@ def kept_sets(folder: str | Path, kept: Sequence[Kept], transform: ImageTransfor
         tensors, about = read_sealed(path), path.with_suffix(".json")
         space = LabelSpace.from_json(SPACE.read(about), about) if about.exists() else None
         _check_samples(path, tensors, of.samples, transform.size, None if space is None else len(space))
+        for file, there, noted in ((path, seal_of_tensors(tensors), of.content), (about, _digest(space), of.classes)):
+            if there is None and noted is not None:
+                raise InputError(
+                    f"the classes of the test samples of {of.name} are missing: there is no file at {file}"
+                )
+            if there != noted:
+                raise InputError(f"{file} is not what was kept of {of.name}: its digest is another")
         yield TestSet(of.name, KeptSamples(tensors, transform), space)
+
+
+def _digest(space: LabelSpace | None) -> str | None:
+    return None if space is None else str(SPACE.sealed(space.as_json())["sha256"])
 
 
 def _check_samples(
@@ -138,10 +149,12 @@ def _keep(folder: Path, asked: TestSet, transform: ImageTransform, samples: int,
         for column, values in columns.items():
             parts.setdefault(column, []).append(values)
     path = folder / TESTS / f"{name}.safetensors"
-    write_sealed(path, {column: torch.cat(values) for column, values in parts.items()})
+    tensors = {column: torch.cat(values) for column, values in parts.items()}
+    write_sealed(path, tensors)
     if asked.label_space is not None:
         SPACE.write(path.with_suffix(".json"), asked.label_space.as_json())
-    return Kept(name=asked.name, samples=len(chosen), file=path.name)
+    content, classes = seal_of_tensors(tensors), _digest(asked.label_space)
+    return Kept(name=asked.name, samples=len(chosen), file=path.name, content=content, classes=classes)
 
 
 def file_name(name: str) -> str:

@@ -17,7 +17,7 @@ from avalanche_vlm.artifacts import current_version, open_saved, point_to, versi
 from avalanche_vlm.artifacts.description import check_there
 from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS, known_version, pointing
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.json_files import Document, Name, NotNegativeInt, Percent, fault_of
+from avalanche_vlm.storage.json_files import DIGITS, Document, Name, NotNegativeInt, Percent, fault_of
 from avalanche_vlm.studies.living.gates import GateFinding, why_not
 
 RECORD = "update"
@@ -38,11 +38,15 @@ class Kept(_Part):
     :param name: name of the experience or held-out set.
     :param samples: number of samples that were kept; 0 for none.
     :param file: the file of the samples in ``DIR/tests``; None for none.
+    :param content: SHA-256 of the samples; None for none.
+    :param classes: SHA-256 of the classes of their own that they have; None for those of the model, or captions.
     """
 
     name: Name
     samples: NotNegativeInt = 0
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")] | None = None
+    content: Annotated[str, Field(pattern=DIGITS)] | None = None
+    classes: Annotated[str, Field(pattern=DIGITS)] | None = None
 
 
 class Record(_Part):

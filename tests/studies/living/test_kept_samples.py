@@ -9,7 +9,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage import write_tensors
-from avalanche_vlm.storage.sealed_tensors import write_sealed
+from avalanche_vlm.storage.sealed_tensors import seal_of_tensors, write_sealed
 from avalanche_vlm.studies.living.kept import SPACE as SPACE_FILE
 from avalanche_vlm.studies.living.kept import kept_sets
 from avalanche_vlm.studies.living.records import Kept
@@ -28,12 +28,33 @@ def samples() -> dict[str, torch.Tensor]:
 def sets(folder, space: bytes, tensors=None, write=write_sealed):
     """The kept sets of a folder with one, beside a file with its label space."""
     write(folder / "tests" / "v1-1.safetensors", tensors or samples())
-    (folder / "tests" / "v1-1.json").write_bytes(space)
+    if space:
+        (folder / "tests" / "v1-1.json").write_bytes(space)
     transform = ImageTransform(4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return list(kept_sets(folder, [Kept(name="may", samples=2, file="v1-1.safetensors")], transform))
+    return list(kept_sets(folder, [KEPT], transform))
 
 
 WHOLE = SPACE_FILE.encoded(SPACE.as_json())
+
+
+KEPT = Kept(
+    name="may",
+    samples=2,
+    file="v1-1.safetensors",
+    content=seal_of_tensors(samples()),
+    classes=SPACE_FILE.sealed(SPACE.as_json())["sha256"],
+)
+
+
+def test_files_that_are_whole_and_of_another_set_are_told(tmp_path):
+    assert sets(tmp_path / "whole", WHOLE)[0].label_space == SPACE
+    with pytest.raises(InputError, match=r"the classes of the test samples of may are missing: there is no file"):
+        sets(tmp_path / "without", b"")
+    other = SPACE_FILE.encoded(LabelSpace.from_names(["b", "a"]).as_json())
+    with pytest.raises(InputError, match=r"v1-1\.json is not what was kept of may: its digest is another"):
+        sets(tmp_path / "classes", other)
+    with pytest.raises(InputError, match=r"v1-1\.safetensors is not what was kept of may: its digest is another"):
+        sets(tmp_path / "samples", WHOLE, {**samples(), "y": torch.tensor([1, 0])})
 
 
 @pytest.mark.parametrize("space", [b"{", b"[]", b'{"tasks": 1}', b"\xff", b"9" * 5000, b"[" * 100000])
