@@ -60,8 +60,9 @@ def looks(name: str, months: Any, further: Iterable[VLMPlugin] = ()) -> list[tup
     model.set_label_space(months.label_space)
     model.competing.in_training = settings.train_classes or "current"
     plugins = recipes.build(name, model=model, **resources(name, months), **LESS.get(name, {}))
-    if hasattr(router := getattr(model.routed, "router", None), "steps"):
-        router.steps = 20
+    for part in model.modules():
+        if hasattr(part, "steps"):  # of a router that trains
+            part.steps = 20
     strategy = strategy_of(model, "classes", settings, [*plugins, *further], PerformanceMatrix(), device="cpu")
     found = []
     gc.freeze()  # what was there before is not looked at: it takes longer than all else
