@@ -22,8 +22,8 @@ def report(request: ReportRequest) -> int:
     from avalanche_vlm.report.page import as_html, as_markdown, content
 
     folder = request.out
-    *finished, unfinished = read_folder(folder)
-    found = content(*finished, unfinished=unfinished)
+    results, diagnosis, advice, unfinished = read_folder(folder)
+    found = content(results, diagnosis, advice, unfinished)
     for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
         store.write_text(folder / name, visible(text))
     store.write_json(folder / "report.json", found)
