@@ -16,7 +16,7 @@ from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage import Lock, manifests, saving
 from avalanche_vlm.training import CheckpointPlugin, resume
-from avalanche_vlm.training.checkpoint import conditions, recorder
+from avalanche_vlm.training.checkpoint import conditions, recorder, writing
 from avalanche_vlm.training.checkpoint.conditions import differences
 from avalanche_vlm.training.plugins import AnchorPenaltyPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin
@@ -169,7 +169,7 @@ def test_checkpoints_come_as_often_as_is_said(stream, tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(recorder.time, "monotonic", lambda: now[0])
     written: list[str] = []
-    monkeypatch.setattr(recorder, "write", lambda folder, state, position, *rest: written.append(str(position)) or "x")
+    monkeypatch.setattr(writing, "write", lambda folder, state, position, *rest: written.append(str(position)) or "x")
 
     class Passes(VLMPlugin):
         states = {}  # noqa: RUF012
