@@ -187,11 +187,11 @@ def test_metrics_of_ones_own_go_on(tmp_path):
 def test_a_failure_in_the_write_of_a_checkpoint_leaves_the_one_before(whole, tmp_path, monkeypatch):
     script, real, written = Script(), saving.write_manifest, []
 
-    def failing(*given: Any) -> Path:
+    def failing(*given: Any, **options: Any) -> Path:
         written.append(given)
         if len(written) == 4:
             raise Killed
-        return real(*given)
+        return real(*given, **options)
 
     monkeypatch.setattr(saving, "write_manifest", failing)
     assert script.start(tmp_path) is None
