@@ -58,12 +58,13 @@ class GuessRecord(TypedDict):
 
 
 class DataRecord(TypedDict):
-    """What a result says of its data: sentences on what was left out and on what to know of it, and of every part how
-    many captions were cut."""
+    """What a result says of its data: sentences on what was left out and on what to know of it, of every part how many
+    captions were cut, and of every task of few shots which of its training images were drawn."""
 
     skipped: list[str]
     notes: list[str]
     cut: dict[str, dict[str, NotNegativeInt]]
+    chosen: NotRequired[dict[Name, list[NotNegativeInt]]]
 
 
 class FigureRecord(TypedDict):
