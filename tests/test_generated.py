@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ def generate():
     return runpy.run_path(str(ROOT / "docs/generate.py"))
 
 
-def test_what_is_generated_is_fresh(generate):
-    stale = [path.name for path, text in generate["wanted"]().items() if path.read_text() != text]
-    assert not stale, f"run python docs/generate.py: {', '.join(stale)}"
+def test_what_is_generated_is_fresh():
+    """In a process of its own: other tests add benchmarks and recipes to this one's registries."""
+    command = [sys.executable, str(ROOT / "docs/generate.py"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
 
 
 def test_a_stale_cell_is_noticed(generate):
