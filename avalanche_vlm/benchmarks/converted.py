@@ -32,7 +32,7 @@ from avalanche_vlm.benchmarks.relabelling import (
     tested_elsewhere,
 )
 from avalanche_vlm.benchmarks.scenario import DataReport, HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
-from avalanche_vlm.benchmarks.sources.class_names import ClassNames, meaningless, names_of_ids
+from avalanche_vlm.benchmarks.sources.class_names import ClassNames, names_of_ids, warned_of
 from avalanche_vlm.compat import located, untransformed
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.generators import Generator
@@ -129,10 +129,7 @@ def from_avalanche(
         prompts = _templates(templates) if templates is not None else space.templates
         visible = label_space or (space.visible if class_names is None else "task" if tasks.given else "seen")
         space = replace(space, templates=prompts, visible=visible)
-        for sentence in (meaningless(space.class_names), space.alike()) if class_names is not None else ():
-            if sentence:
-                notes.append(sentence)
-                warnings.warn(sentence, DataWarning, stacklevel=2)
+        notes += [] if class_names is None else warned_of(space)
     train, evaluate = _transforms(model, train_transform, eval_transform, pairs=space is None)
     ready = {
         stream: [_data(part, stream, train, evaluate, keep_transforms, pairs=space is None) for part in parts]

@@ -92,7 +92,7 @@ class DataSet:
         found: LabelledSet = resolve(self.read)(root, **self.reading)
         parts = dict(found.parts)
         if self.held_out:
-            from avalanche_vlm.benchmarks.families.dividing import seeded_split
+            from avalanche_vlm.benchmarks.sources.dividing import seeded_split
 
             whole = parts["train"]
             train, valid = seeded_split(len(whole), 1 - self.held_out)

@@ -18,7 +18,7 @@ from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.scenario import DataReport, ImageDataset, VLMBenchmark, as_experience_data
 from avalanche_vlm.benchmarks.sources.checking import checked_images
-from avalanche_vlm.benchmarks.sources.class_names import meaningless
+from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.transforms import ImageTransform
@@ -57,9 +57,7 @@ def built(
     for task in tasks:
         problems.notes += without_images(task)
     space = joined_classes(tasks, options["label_space"])
-    for remark in filter(None, (meaningless(space.class_names), space.alike())):
-        problems.notes.append(remark)
-        warnings.warn(remark, DataWarning, stacklevel=2)
+    problems.notes += warned_of(space)
     default = ImageTransform(224, CLIP_MEAN, CLIP_STD)
     shown = (train_transform or default, eval_transform or default)
     streams = {

@@ -79,7 +79,7 @@ class ClassIncremental(Classic):
 
     def tasks(self, read: Sequence[Any], options: Options) -> list[TaskPlan]:
         """Tasks of some classes each, in the order of the classes."""
-        from avalanche_vlm.benchmarks.families.dividing import train_and_test, with_classes
+        from avalanche_vlm.benchmarks.sources.dividing import train_and_test, with_classes
 
         (of,), (found,) = self.sets(options), read
         train, test = train_and_test(found)

@@ -85,7 +85,7 @@ class MultiDomain(Classic):
 
     def tasks(self, read: Sequence[Any], options: Options) -> list[TaskPlan]:
         """A task of each data set, with the classes of which there are images."""
-        from avalanche_vlm.benchmarks.families.dividing import train_and_test, with_classes
+        from avalanche_vlm.benchmarks.sources.dividing import train_and_test, with_classes
 
         sets, apart = self.sets(options), options["label_space"] == "task" and not self.same_classes
         named = []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from avalanche_vlm.benchmarks.sources.labelled import (
     LabelledSet,
@@ -15,7 +13,7 @@ from avalanche_vlm.benchmarks.sources.labelled import (
     spaced,
     whole_number,
 )
-from avalanche_vlm.benchmarks.sources.text import read_table, read_text
+from avalanche_vlm.benchmarks.sources.text import json_content, read_text
 from avalanche_vlm.errors import InputError
 
 
@@ -131,20 +129,6 @@ def split_file(root: Path, file: str, images: str, left_out: tuple[str, ...] = (
         raise InputError(f"{place} has no image of the label {missing[0]}, and labels beyond it")
     names = [spaced(named[number]) for number in range(len(named))]
     return LabelledSet(names, {part: of_files(*of) for part, of in found.items()}, names)
-
-
-def json_content(path: Path) -> Any:
-    """What a JSON file holds.
-
-    :param path: path of the file.
-    :raises InputError: if it is missing or no JSON.
-    """
-    try:
-        return json.loads(read_table(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not JSON ({getattr(error, 'msg', error)})") from error
 
 
 def _lines(path: Path) -> list[str]:

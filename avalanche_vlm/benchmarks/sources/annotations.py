@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
-from avalanche_vlm.benchmarks.sources.text import read_table
+from avalanche_vlm.benchmarks.sources.text import json_content
 from avalanche_vlm.errors import InputError
 
 
@@ -25,12 +24,7 @@ def annotation_rows(path: Path, problems: Problems) -> Iterator[Row]:
     :return: number of each annotation, from 1, and its fields.
     :raises InputError: if the file as a whole is none of these.
     """
-    try:
-        content = json.loads(read_table(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not JSON ({getattr(error, 'msg', error)})") from error
+    content = json_content(path)
     if isinstance(content, list):
         return _objects(path, content, problems)
     images = content.get("images") if isinstance(content, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -25,11 +24,11 @@ from avalanche_vlm.benchmarks.scenario import (
     as_experience_data,
 )
 from avalanche_vlm.benchmarks.sources.checking import Check, checked_images
-from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, meaningless
+from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
-from avalanche_vlm.errors import DataWarning, InputError
+from avalanche_vlm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -195,10 +194,7 @@ def assemble(
         named = [(t, [names.names.get(text, text) for text in classes[t]], templates) for t in tasks]
         space = join_tasks(named, label_space)
         problems.notes += names.notes
-        for sentence in (meaningless(space.class_names), space.alike()):
-            if sentence:
-                problems.notes.append(sentence)
-                warnings.warn(sentence, DataWarning, stacklevel=2)
+        problems.notes += warned_of(space)
         protocol = {**protocol, "class_names": names.source}
         streams = _classes(parts, classes, space, train_transform, eval_transform, draft)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}

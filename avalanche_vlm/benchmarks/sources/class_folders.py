@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
 from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import filled_lines, read_text
 from avalanche_vlm.errors import InputError
 
 
@@ -35,7 +35,7 @@ def annotated_folders(root: Path, folder: str) -> LabelledSet:
     :raises InputError: if the list has a line without a class.
     """
     home = root / folder
-    order = [line.strip() for line in read_text(home / "wnids.txt").splitlines() if line.strip()]
+    order = filled_lines(home / "wnids.txt")
     listed = home / "val" / "val_annotations.txt"
     tested = []
     for row, line in enumerate(read_text(listed).splitlines(), start=1):
@@ -66,7 +66,7 @@ def nested_folders(root: Path, folder: str, classes: str) -> LabelledSet:
     :raises InputError: if an image lies in no class folder.
     """
     home = root / folder
-    order = [line.strip() for line in read_text(home / classes).splitlines() if line.strip()]
+    order = filled_lines(home / classes)
     found = [
         (Path(above) / name)
         for above, _, names in os.walk(home)

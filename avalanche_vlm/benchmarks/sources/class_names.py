@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.benchmarks.sources.text import read_text
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import DataWarning, InputError
+
+if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.label_space import LabelSpace
 
 ClassNames = Sequence[str] | Mapping[Any, str] | str | Path
 """Names in the order of their ids, by label, or the path of a file with either."""
@@ -210,6 +214,18 @@ def meaningless(names: Collection[str]) -> str | None:
         "class_names (--class-names FILE: a name a line in the order of the ids, or label and name), or in a file "
         f"{BESIDE} with the data"
     )
+
+
+def warned_of(space: LabelSpace) -> list[str]:
+    """What is to be said of class names that mean nothing or cannot be told apart, of which the user is warned.
+
+    :param space: the classes of a stream.
+    :return: the sentences, for its report.
+    """
+    found = [sentence for sentence in (meaningless(space.class_names), space.alike()) if sentence]
+    for sentence in found:
+        warnings.warn(sentence, DataWarning, stacklevel=3)
+    return found
 
 
 def _read(path: Path) -> list[str] | dict[str, str]:

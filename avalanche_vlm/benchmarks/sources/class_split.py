@@ -11,7 +11,7 @@ import numpy as np
 
 from avalanche_vlm.benchmarks.sources.assemble import Item
 from avalanche_vlm.benchmarks.sources.class_names import Chosen
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import filled_lines
 from avalanche_vlm.errors import InputError
 
 ClassOrder = Sequence[str] | str | Path
@@ -53,7 +53,7 @@ def split_classes_of(
 
 def _given(order: ClassOrder, texts: Sequence[str], names: Chosen) -> list[str]:
     if isinstance(order, str | Path):
-        where, listed = str(order), [line.strip() for line in read_text(Path(order)).splitlines() if line.strip()]
+        where, listed = str(order), filled_lines(Path(order))
     else:
         where, listed = "class_order", [str(name).strip() for name in order]
     by_name = {names.names.get(text, text): text for text in texts}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from avalanche_vlm._given import SETTINGS_BYTES, open_regular
 from avalanche_vlm._memory import refuse_beyond
@@ -32,6 +33,29 @@ def read_text(path: Path, most: int = SETTINGS_BYTES) -> str:
         text = file.read()
     _refuse_null(path, text)
     return text
+
+
+def filled_lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank, without the blanks around them.
+
+    :param path: a text file that :func:`read_text` reads.
+    :raises InputError: as :func:`read_text` does.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def json_content(path: Path) -> Any:
+    """What a JSON file holds.
+
+    :param path: a text file that :func:`read_table` reads.
+    :raises InputError: as :func:`read_table` does, and if it is no JSON.
+    """
+    try:
+        return json.loads(read_table(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not JSON ({getattr(error, 'msg', error)})") from error
 
 
 def read_table(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from avalanche_vlm.benchmarks.sources.text import read_text
+from avalanche_vlm.benchmarks.sources.text import filled_lines
 from avalanche_vlm.commands.answer_files import SUFFIXES
 from avalanche_vlm.commands.requests.parts import Part
 from avalanche_vlm.errors import InputError
@@ -149,7 +149,7 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
 
 def _lines(path: str) -> tuple[str, ...]:
     """The lines of a file that are not empty."""
-    found = tuple(line.strip() for line in read_text(Path(path)).splitlines() if line.strip())
+    found = tuple(filled_lines(Path(path)))
     if not found:
         raise InputError(f"{path} holds no text")
     return found

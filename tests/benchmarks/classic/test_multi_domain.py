@@ -57,7 +57,7 @@ def test_mtil_has_its_tasks_classes_and_prompts(zscl):
 
 
 def test_images_of_a_task_are_those_of_the_split(zscl):
-    from avalanche_vlm.benchmarks.families.dividing import seeded_split
+    from avalanche_vlm.benchmarks.sources.dividing import seeded_split
 
     task = benchmarks.create("mtil", root=zscl, order=["EuroSAT"])
     files = sorted((of.parent.name, of.name) for of in real_formats.Path(zscl).glob("eurosat/2750/*/*.jpg"))

@@ -15,7 +15,7 @@ import torch
 import torchvision.datasets as tv
 
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, refuse_missing
-from avalanche_vlm.benchmarks.families.dividing import seeded_split
+from avalanche_vlm.benchmarks.sources.dividing import seeded_split
 from avalanche_vlm.errors import InputError
 
 CLASSES = {

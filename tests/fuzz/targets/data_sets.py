@@ -73,7 +73,7 @@ def check(example: Example, folder: Path) -> None:
     """Every image has a class, every class a name, and what is split can be split."""
     from avalanche_vlm.benchmarks.datasets.declaration import DATASETS
     from avalanche_vlm.benchmarks.families.building import other_sizes
-    from avalanche_vlm.benchmarks.families.dividing import train_and_test
+    from avalanche_vlm.benchmarks.sources.dividing import train_and_test
 
     name, _, file = example.name.partition("/")
     root = _root(name)
