@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, PHOTO, DataSet, wording
+from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, wording
+from avalanche_vlm.benchmarks.datasets.facts import about
 
 _LISTS = "avalanche_vlm.benchmarks.sources.annotation_lists"
 _COUNTS = "the counts are those of a table that was not verified against the split files"
@@ -19,11 +20,7 @@ def _split(
     images: str,
     classes: int,
     sizes: tuple[int, int, int],
-    *,
     renamed: Mapping[str, str] | None = None,
-    prompts: tuple[str, ...] = PHOTO,
-    source: str,
-    licence: str = "not stated by its distributors",
 ) -> DataSet:
     folder = images.partition("/")[0]
     place = f"{folder}/{file}"
@@ -37,10 +34,8 @@ def _split(
         dict(zip(("train", "valid", "test"), sizes, strict=True)),
         {"file": place, "images": images},
         renamed=renamed or {},
-        prompts=prompts,
-        source=source,
-        licence=licence,
         notes=(_COUNTS,),
+        **about(name),
     )
 
 
@@ -67,9 +62,7 @@ for _dataset in (
                 "test": "images_variant_test.txt",
             },
         },
-        prompts=tuple(wording("prompts for aircraft")),
-        source="arXiv 1306.5151",
-        licence="non-commercial research only",
+        **about("aircraft"),
     ),
     _split(
         "caltech101",
@@ -79,9 +72,6 @@ for _dataset in (
         "caltech-101/101_ObjectCategories",
         100,
         (4128, 1649, 2465),
-        prompts=tuple(wording("prompts for objects")),
-        source="Fei-Fei, Fergus, Perona 2004",
-        licence="CC BY 4.0",
     ),
     _split(
         "dtd",
@@ -91,9 +81,6 @@ for _dataset in (
         "dtd/images",
         47,
         (2820, 1128, 1692),
-        prompts=tuple(wording("prompts for textures")),
-        source="arXiv 1311.3618",
-        licence="for research",
     ),
     _split(
         "eurosat",
@@ -104,9 +91,6 @@ for _dataset in (
         10,
         (13500, 5400, 8100),
         renamed=wording("land of CoOp"),
-        prompts=tuple(wording("prompts for land")),
-        source="arXiv 1709.00029",
-        licence="MIT",
     ),
     _split(
         "flowers",
@@ -116,8 +100,6 @@ for _dataset in (
         "oxford_flowers/jpg",
         102,
         (4093, 1633, 2463),
-        prompts=("a photo of a {}, a type of flower.",),
-        source="Nilsback, Zisserman 2008",
     ),
     _split(
         "food101",
@@ -127,9 +109,6 @@ for _dataset in (
         "food-101/images",
         101,
         (50500, 20200, 30300),
-        prompts=("a photo of a {}, a type of food.",),
-        source="Bossard, Guillaumin, Van Gool 2014",
-        licence="the pictures are Foodspotting's users': research only",
     ),
     _split(
         "oxford-pets",
@@ -139,9 +118,6 @@ for _dataset in (
         "oxford_pets/images",
         37,
         (2944, 736, 3669),
-        prompts=("a photo of a {}, a type of pet.",),
-        source="Parkhi, Vedaldi, Zisserman, Jawahar 2012",
-        licence="CC BY-SA 4.0",
     ),
     _split(
         "stanford-cars",
@@ -151,9 +127,6 @@ for _dataset in (
         "stanford_cars",
         196,
         (6509, 1635, 8041),
-        prompts=tuple(wording("prompts for cars")),
-        source="Krause, Stark, Deng, Fei-Fei 2013",
-        licence="non-commercial research only",
     ),
     _split(
         "sun397",
@@ -163,8 +136,6 @@ for _dataset in (
         "sun397/SUN397",
         397,
         (15880, 3970, 19850),
-        prompts=tuple(wording("prompts for scenes")),
-        source="Xiao, Hays, Ehinger, Oliva, Torralba 2010",
     ),
     _split(
         "ucf101",
@@ -174,8 +145,6 @@ for _dataset in (
         "ucf101/UCF-101-midframes",
         101,
         (7639, 1898, 3783),
-        prompts=("a photo of a person doing {}.",),
-        source="arXiv 1212.0402",
     ),
 ):
     DATASETS.add(_dataset)

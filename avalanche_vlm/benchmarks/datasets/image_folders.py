@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, wording
+from avalanche_vlm.benchmarks.datasets.facts import about
 
 _FOLDERS = "avalanche_vlm.benchmarks.sources.class_folders"
 _IMAGENET = "non-commercial research and education, under ImageNet's terms"
@@ -10,9 +14,7 @@ _FIRST = tuple(wording("ImageNet"))[:100]
 _LAMDA = "which images and classes the authors' folders hold is not published as a list"
 
 
-def _prepared(
-    name: str, title: str, summary: str, classes: int, prompts: tuple[str, ...], source: str, licence: str
-) -> DataSet:
+def _prepared(name: str, title: str, summary: str, classes: int, facts: Mapping[str, Any], **others: Any) -> DataSet:
     """The folders that LAMDA's tools are handed out with."""
     return DataSet(
         f"{name}-folders",
@@ -27,10 +29,8 @@ def _prepared(
         {},
         {"parts": {"train": f"{name}/train", "test": f"{name}/test or {name}/val"}},
         renamed=wording("ImageNet") if name == "imagenet-r" else {},
-        prompts=prompts,
-        source=source,
-        licence=licence,
         notes=(_LAMDA,),
+        **{**facts, **others},
     )
 
 
@@ -108,9 +108,7 @@ for _dataset in (
         200,
         {"train": 5994, "test": 5794},
         {"folder": "CUB_200_2011"},
-        prompts=("a photo of a {}, a type of bird.",),
-        source="Wah, Branson, Welinder, Perona, Belongie 2011",
-        licence="non-commercial research and education",
+        **about("cub200"),
     ),
     DataSet(
         "imagenet-r-coda",
@@ -129,8 +127,7 @@ for _dataset in (
             "parts": {"train": "imagenet-r_train.yaml", "test": "imagenet-r_test.yaml"},
         },
         renamed=wording("ImageNet"),
-        source="arXiv 2006.16241",
-        licence="the pictures are their authors'",
+        **about("imagenet-r"),
     ),
     DataSet(
         "imagenet-r-rapf",
@@ -145,26 +142,22 @@ for _dataset in (
         {"train": 24_000, "test": 6000},
         {"folder": "imagenet-r", "file": "imgr_train_test_split.txt"},
         renamed=wording("ImageNet"),
-        source="arXiv 2006.16241",
-        licence="the pictures are their authors'",
+        **about("imagenet-r"),
         notes=("RAPF's list holds a line that is no image, which is left out",),
     ),
-    _prepared("imagenet-r", "ImageNet-R", "ImageNet-R", 200, tuple(wording("prompts for ImageNet")),
-              "arXiv 2006.16241", "the pictures are their authors'"),
-    _prepared("cub", "CUB-200", "CUB-200", 200, ("a photo of a {}, a type of bird.",),
-              "Wah, Branson, Welinder, Perona, Belongie 2011", "non-commercial research and education"),
-    _prepared("aircraft", "Aircraft", "FGVC-Aircraft", 100, tuple(wording("prompts for aircraft")),
-              "arXiv 1306.5151", "non-commercial research only"),
-    _prepared("cars", "StanfordCars", "100 of Stanford Cars", 100, tuple(wording("prompts for cars"))[1:],
-              "Krause, Stark, Deng, Fei-Fei 2013", "non-commercial research only"),
-    _prepared("food101", "Food", "100 of Food-101", 100, ("a photo of {}, a type of food.",),
-              "Bossard, Guillaumin, Van Gool 2014", "the pictures are Foodspotting's users': research only"),
-    _prepared("ucf101", "UCF101", "100 of UCF101", 100, tuple(wording("prompts for actions")),
-              "arXiv 1212.0402", "not stated by its distributors"),
-    _prepared("sun", "SUN397", "300 of SUN397", 300, tuple(wording("prompts for scenes")),
-              "Xiao, Hays, Ehinger, Oliva, Torralba 2010", "not stated by its distributors"),
-    _prepared("objectnet", "ObjectNet", "200 of ObjectNet", 200, tuple(wording("prompts for ImageNet")),
-              "Barbu, Mayo, Alverio, Luo, Wang, Gutfreund, Tenenbaum, Katz 2019",
-              "its own, which forbids to tune parameters of a model on it: a stream that trains on it does so"),
+    _prepared("imagenet-r", "ImageNet-R", "ImageNet-R", 200, about("imagenet-r"),
+              prompts=tuple(wording("prompts for ImageNet"))),
+    _prepared("cub", "CUB-200", "CUB-200", 200, about("cub200")),
+    _prepared("aircraft", "Aircraft", "FGVC-Aircraft", 100, about("aircraft")),
+    _prepared("cars", "StanfordCars", "100 of Stanford Cars", 100, about("stanford-cars"),
+              prompts=tuple(wording("prompts for cars"))[1:]),
+    _prepared("food101", "Food", "100 of Food-101", 100, about("food101"),
+              prompts=("a photo of {}, a type of food.",)),
+    _prepared("ucf101", "UCF101", "100 of UCF101", 100, about("ucf101"), prompts=tuple(wording("prompts for actions"))),
+    _prepared("sun", "SUN397", "300 of SUN397", 300, about("sun397")),
+    _prepared("objectnet", "ObjectNet", "200 of ObjectNet", 200, {},
+              prompts=tuple(wording("prompts for ImageNet")),
+              source="Barbu, Mayo, Alverio, Luo, Wang, Gutfreund, Tenenbaum, Katz 2019",
+              licence="its own, which forbids to tune parameters of a model on it: a stream that trains on it does so"),
 ):  # fmt: skip
     DATASETS.add(_dataset)

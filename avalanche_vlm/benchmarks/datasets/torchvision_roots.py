@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, wording
+from avalanche_vlm.benchmarks.datasets.facts import about
 
 _SOURCES = "avalanche_vlm.benchmarks.sources"
 _EIGHTY = "80 percent of the images train, drawn with seed 42 as ZSCL draws them"
@@ -32,9 +33,7 @@ for _dataset in (
             "folder": "fgvc-aircraft-2013b/data",
             "parts": {"train": "images_variant_train.txt", "test": "images_variant_test.txt"},
         },
-        prompts=tuple(wording("prompts for aircraft")),
-        source="arXiv 1306.5151",
-        licence="non-commercial research only",
+        **about("aircraft"),
     ),
     DataSet(
         "caltech101",
@@ -46,9 +45,7 @@ for _dataset in (
         {"all": 8677},
         {"folder": "caltech101/101_ObjectCategories", "left_out": ("BACKGROUND_Google",)},
         renamed=wording("caltech101"),
-        prompts=tuple(wording("prompts for objects")),
-        source="Fei-Fei, Fergus, Perona 2004",
-        licence="CC BY 4.0",
+        **about("caltech101"),
         notes=(_NO_SPLIT, _EIGHTY),
     ),
     DataSet(
@@ -85,9 +82,7 @@ for _dataset in (
         47,
         {"train": 1880, "test": 1880},
         {"folder": "dtd/dtd", "parts": {"train": "train1.txt", "test": "test1.txt"}},
-        prompts=tuple(wording("prompts for textures")),
-        source="arXiv 1311.3618",
-        licence="for research",
+        **about("dtd"),
     ),
     DataSet(
         "eurosat",
@@ -100,9 +95,7 @@ for _dataset in (
         {"parts": {"all": "eurosat/2750"}},
         renamed=wording("land"),
         keys=tuple(wording("land")),
-        prompts=tuple(wording("prompts for land")),
-        source="arXiv 1709.00029",
-        licence="MIT",
+        **about("eurosat"),
         notes=(_NO_SPLIT, _EIGHTY),
     ),
     DataSet(
@@ -119,8 +112,7 @@ for _dataset in (
         {"train": 1020, "test": 6149},
         {"folder": "flowers-102", "parts": {"train": "trnid", "test": "tstid"}},
         renamed={f"class {number}": name for number, name in enumerate(wording("flowers"), start=1)},
-        prompts=("a photo of a {}, a type of flower.",),
-        source="Nilsback, Zisserman 2008",
+        **about("flowers"),
     ),
     DataSet(
         "food101",
@@ -135,9 +127,7 @@ for _dataset in (
         101,
         {"train": 75750, "test": 25250},
         {"folder": "food-101", "parts": {"train": "train.json", "test": "test.json"}},
-        prompts=("a photo of a {}, a type of food.",),
-        source="Bossard, Guillaumin, Van Gool 2014",
-        licence="the pictures are Foodspotting's users': research only",
+        **about("food101"),
     ),
     DataSet(
         "mnist",
@@ -172,9 +162,7 @@ for _dataset in (
         37,
         {"train": 3680, "test": 3669},
         {"folder": "oxford-iiit-pet", "parts": {"train": "trainval.txt", "test": "test.txt"}},
-        prompts=("a photo of a {}, a type of pet.",),
-        source="Parkhi, Vedaldi, Zisserman, Jawahar 2012",
-        licence="CC BY-SA 4.0",
+        **about("oxford-pets"),
     ),
     DataSet(
         "stanford-cars",
@@ -197,9 +185,7 @@ for _dataset in (
                 "test": ("cars_test_annos_withlabels.mat", "cars_test"),
             },
         },
-        prompts=tuple(wording("prompts for cars")),
-        source="Krause, Stark, Deng, Fei-Fei 2013",
-        licence="non-commercial research only",
+        **about("stanford-cars"),
     ),
     DataSet(
         "sun397",
@@ -213,8 +199,7 @@ for _dataset in (
         397,
         {"all": 108754},
         {"folder": "SUN397", "classes": "ClassName.txt"},
-        prompts=tuple(wording("prompts for scenes")),
-        source="Xiao, Hays, Ehinger, Oliva, Torralba 2010",
+        **about("sun397"),
         notes=(
             "its distributors publish ten partitions, which are not taken here",
             _EIGHTY,

@@ -6,14 +6,14 @@ This module is light: a stream is built by :mod:`avalanche_vlm.benchmarks.famili
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from avalanche_vlm._registry import resolve
-from avalanche_vlm.benchmarks.datasets.declaration import DataSet, refuse_missing
+from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, refuse_missing
 from avalanche_vlm.benchmarks.declaration import FROM_MODEL, REQUIRED, Benchmark
 from avalanche_vlm.benchmarks.label_space import Visible
 from avalanche_vlm.benchmarks.options import BenchmarkOption, all_checked
@@ -160,9 +160,8 @@ class Classic:
         """What a user should know before looking for the files: citation, licences, layout, expected counts."""
         layouts = {}
         for which, sets in self.layouts().items():
-            for of in dict.fromkeys(of.name for of in sets):
-                found = next(known for known in sets if known.name == of)
-                layouts[f"{which} {of}".strip()] = {
+            for name, found in {of.name: of for of in sets}.items():
+                layouts[f"{which} {name}".strip()] = {
                     "files": {f"ROOT/{path}": what for path, what in found.needs.items()},
                     "classes": found.classes,
                     "images": dict(found.sizes),
@@ -199,3 +198,33 @@ class Classic:
             self.told,
             self.checked,
         )
+
+
+def layouts_by_split(splits: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[DataSet]]:
+    """The data sets of each split, by the option that says which; by nothing where there is one split alone.
+
+    :param splits: names of the data sets by split.
+    """
+    return {
+        "" if len(splits) == 1 else f"splits={split}:": [DATASETS.get(name) for name in names]
+        for split, names in splits.items()
+    }
+
+
+def choice_of_split(splits: Collection[str], says: str) -> tuple[BenchmarkOption, ...]:
+    """The option that says which split is taken; none where there is one alone.
+
+    :param splits: the splits, the default first.
+    :param says: what it decides, in a phrase.
+    """
+    known = tuple(splits)
+    return (BenchmarkOption("splits", "choice", known[0], says, known),) if len(known) > 1 else ()
+
+
+def split_in(options: Options, splits: Collection[str]) -> str:
+    """The split that is taken.
+
+    :param options: values of all options.
+    :param splits: the splits, the default first.
+    """
+    return str(options.get("splits", next(iter(splits))))

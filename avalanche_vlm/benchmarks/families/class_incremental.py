@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet
-from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
+from avalanche_vlm.benchmarks.families.base import (
+    Classic,
+    Options,
+    TaskPlan,
+    choice_of_split,
+    layouts_by_split,
+    split_in,
+)
 from avalanche_vlm.benchmarks.options import BenchmarkOption
 from avalanche_vlm.errors import InputError
 
@@ -45,10 +52,9 @@ class ClassIncremental(Classic):
 
     def own_options(self) -> tuple[BenchmarkOption, ...]:
         """Split, sizes of the tasks, order of the classes, prompts and shots."""
-        splits, prompts = tuple(self.splits), (*self.prompts, "own", "plain")
-        choose = (BenchmarkOption("splits", "choice", splits[0], "whose split of the data set", splits),)
+        prompts = (*self.prompts, "own", "plain")
         return (
-            *(choose if len(splits) > 1 else ()),
+            *choice_of_split(self.splits, "whose split of the data set"),
             BenchmarkOption(
                 "base", "number", self.base, "classes of the first task, 0 for as many as others", most=self.classes
             ),
@@ -64,10 +70,7 @@ class ClassIncremental(Classic):
 
     def layouts(self) -> Mapping[str, Sequence[DataSet]]:
         """The data set by split."""
-        return {
-            "" if len(self.splits) == 1 else f"splits={splits}:": [DATASETS.get(name)]
-            for splits, name in self.splits.items()
-        }
+        return layouts_by_split({split: (name,) for split, name in self.splits.items()})
 
     def sets(self, options: Options) -> list[DataSet]:
         """The one data set.
@@ -75,7 +78,7 @@ class ClassIncremental(Classic):
         :raises InputError: for an order of the classes that there is not.
         """
         self.ordered(options["class_order"])
-        return [DATASETS.get(self.splits[options.get("splits", next(iter(self.splits)))])]
+        return [DATASETS.get(self.splits[split_in(options, self.splits)])]
 
     def tasks(self, read: Sequence[Any], options: Options) -> list[TaskPlan]:
         """Tasks of some classes each, in the order of the classes."""

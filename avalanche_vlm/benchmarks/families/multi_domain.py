@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, PHOTO, DataSet
-from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
+from avalanche_vlm.benchmarks.families.base import (
+    Classic,
+    Options,
+    TaskPlan,
+    choice_of_split,
+    layouts_by_split,
+    split_in,
+)
 from avalanche_vlm.benchmarks.options import BenchmarkOption
 from avalanche_vlm.errors import InputError
 
@@ -38,12 +45,11 @@ class MultiDomain(Classic):
 
     def own_options(self) -> tuple[BenchmarkOption, ...]:
         """Order, splits, prompts, shots, and what is done with equal names."""
-        orders, splits = tuple(self.orders), tuple(self.splits)
-        choose = (BenchmarkOption("splits", "choice", splits[0], "whose splits of the data sets", splits),)
+        orders = tuple(self.orders)
         prompts = (self.prompts, *(of for of in ("all", "first", "photo", "plain") if of != self.prompts))
         return (
             BenchmarkOption("order", "names", orders[0], "the tasks in their order, or a part of them", orders),
-            *(choose if len(splits) > 1 else ()),
+            *choice_of_split(self.splits, "whose splits of the data sets"),
             BenchmarkOption("shots", "number", self.shots, "training images per class; none for all", least=1)
             if self.shots is None
             else BenchmarkOption("shots", "number", self.shots, "training images per class, 0 for all"),
@@ -60,14 +66,11 @@ class MultiDomain(Classic):
 
     def layouts(self) -> Mapping[str, Sequence[DataSet]]:
         """The data sets by splits."""
-        return {
-            "" if len(self.splits) == 1 else f"splits={splits}:": [DATASETS.get(name) for name in names]
-            for splits, names in self.splits.items()
-        }
+        return layouts_by_split(self.splits)
 
     def sets(self, options: Options) -> list[DataSet]:
         """The data sets of the tasks that are asked for."""
-        names = self.splits[options.get("splits", next(iter(self.splits)))]
+        names = self.splits[split_in(options, self.splits)]
         known = {of.title: of for of in map(DATASETS.get, names)}
         order = options["order"]
         titles = self.orders[order] if isinstance(order, str) and order in self.orders else order
