@@ -68,12 +68,7 @@ def load_memory(folder: str | Path, kind: str) -> tuple[dict[str, torch.Tensor],
     there = [file for file in (tensor_path, folder / _NEW) if file.is_file()]
     if missing := [file.name for file in (path, *(() if there else (tensor_path,))) if not file.is_file()]:
         raise InputError(f"there is no memory in {folder}: {missing[0]} is missing")
-    description = read_json_file(path)
-    try:
-        found, digest, settings = description["kind"], description["sha256"], description["settings"]
-        version = description["format"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: it is not the description of a memory") from error
+    found, digest, settings, version = _described(folder)
     if version not in _READ:
         known = " and ".join(map(str, _READ))
         raise InputError(f"{path} has format {version!r}; this version reads formats {known}")
@@ -93,11 +88,21 @@ def _end_interrupted(folder: Path) -> None:
     if not (folder / _NEW).is_file():
         return
     decided = False
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        known = json.loads((folder / SETTINGS).read_text())
-        decided = _digest(folder / _NEW, known["kind"], known["settings"], known["format"]) == known["sha256"]
+    with contextlib.suppress(InputError, OSError, TypeError):
+        kind, digest, settings, version = _described(folder)
+        decided = _digest(folder / _NEW, kind, settings, version) == digest
     if decided:  # otherwise they are written over
         _give_place(folder)
+
+
+def _described(folder: Path) -> tuple[Any, Any, Any, Any]:
+    """Kind, digest, settings and format of the memory in a folder, as its settings say them."""
+    path = folder / SETTINGS
+    description = read_json_file(path)
+    try:
+        return description["kind"], description["sha256"], description["settings"], description["format"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: it is not the description of a memory") from error
 
 
 def _give_place(folder: Path) -> None:

@@ -206,7 +206,7 @@ class DualEncoder(ResizesOnLoad):
         :param images: ``[B, 3, H, W]`` under the model's transforms.
         :param task_labels: int or ``[B]``, read where modules are chosen by them.
         """
-        return routed.groups(self._encode, images, task_labels, halves(self.clip, self._encode))
+        return routed.groups(self._encode, images, task_labels, partial(halves, self.clip, self._encode))
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         return self.encode_image_plain(images, normalize=False)

@@ -19,6 +19,7 @@ from avalanche_vlm._given import refuse_irregular
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
+from avalanche_vlm.models.autocast import autocast_dtype
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.storage import written
 from avalanche_vlm.weights.versions import tensor_versions
@@ -116,7 +117,7 @@ class FeatureCache:
         key = self._key(model)
         if key not in self._shelves:
             dtypes = {parameter.dtype for parameter in model.tower("image").parameters()}
-            if (cast := _autocast(model)) is not None:
+            if (cast := autocast_dtype(model.device)) is not None:
                 dtypes.add(cast)
             self._shelves[key] = _Shelf(self.folder / key, key, model.name, model.width, dtypes)
         return self._shelves[key]
@@ -127,7 +128,7 @@ class FeatureCache:
         state = tensor_versions(tensors)
         if self._weights is None or self._weights[0]() is not tower or self._weights[1] != state:
             self._weights = weakref.ref(tower), state, _weights_digest(tower)
-        settings = (transform.size, transform.mean, transform.std, _autocast(model), layer_settings(tower))
+        settings = (transform.size, transform.mean, transform.std, autocast_dtype(model.device), layer_settings(tower))
         return hashlib.sha256(repr((_FORMAT, self._weights[2], settings)).encode()).hexdigest()[: 2 * _DIGEST]
 
 
@@ -222,13 +223,6 @@ class _Shelf:
         self._files.append(features)
         self.disk += path.stat().st_size
         return True
-
-
-def _autocast(model: DualEncoder) -> torch.dtype | None:
-    """The precision that autocast computes in at the moment, if it does."""
-    kind = model.device.type
-    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if cast else None
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:

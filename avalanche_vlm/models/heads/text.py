@@ -10,6 +10,7 @@ import torch
 
 from avalanche_vlm.benchmarks.context import check_prompts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.models.autocast import autocast_dtype
 from avalanche_vlm.models.encoder import DualEncoder
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.weights.versions import tensor_versions
@@ -161,9 +162,8 @@ class TextHead:
         """
         if torch.is_grad_enabled() and _trains(model):
             return self.encode(model, classes, first)
-        kind = model.device.type
-        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        when = _When.of(model, str(torch.get_autocast_dtype(kind)) if cast else None)
+        cast = autocast_dtype(model.device)
+        when = _When.of(model, None if cast is None else str(cast))
         known = self._cached.get(key := (_module(model), first))
         if known is None or known.when != when:
             # Not the old features beside the new: they are of no use any more.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -181,13 +181,20 @@ class CalibratedPool(RoutedPool):
         self._weights: dict[str, torch.Tensor] = {}
 
     def groups(
-        self, encode: Encode, images: torch.Tensor, task_labels: Any = None, halves: Halves | None = None
+        self,
+        encode: Encode,
+        images: torch.Tensor,
+        task_labels: Any = None,
+        halves: Callable[[], Halves | None] = lambda: None,
     ) -> Iterator[tuple[Any, torch.Tensor]]:
         """As those of a :class:`RoutedPool`."""
         self._weights = {}
-        if halves is not None:
-            halves = halves._replace(above=partial(self._encode, halves.above))
-        yield from super().groups(partial(self._encode, encode), images, task_labels, halves)
+
+        def weighed() -> Halves | None:
+            parts = halves()
+            return None if parts is None else parts._replace(above=partial(self._encode, parts.above))
+
+        yield from super().groups(partial(self._encode, encode), images, task_labels, weighed)
 
     def route(self, features: torch.Tensor) -> list[str | None]:
         """As that of a :class:`RoutedPool`, and the weights of what comes next."""

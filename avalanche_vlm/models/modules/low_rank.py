@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm.models.autocast import autocast_dtype
+
 Factors = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """``A [r, fan_in]``, ``B [fan_out, r]`` and ``s [fan_out]`` of a changed weight ``s W + B A``; no ``s`` for ones."""
 
@@ -143,10 +145,8 @@ class _TwoLinear(torch.autograd.Function):
 
 def _in_autocast(x: torch.Tensor) -> torch.Tensor:
     """What autocast would make of a linear layer's input."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(kind))
-    return x
+    cast = autocast_dtype(x.device)
+    return x if cast is None or x.dtype == torch.float64 else x.to(cast)
 
 
 def _joined(join: Callable[[list[torch.Tensor]], torch.Tensor], tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -79,7 +79,11 @@ class RoutedPool(ResizesOnLoad):
         return super().train(mode)
 
     def groups(
-        self, encode: Encode, images: torch.Tensor, task_labels: Any = None, halves: Halves | None = None
+        self,
+        encode: Encode,
+        images: torch.Tensor,
+        task_labels: Any = None,
+        halves: Callable[[], Halves | None] = lambda: None,
     ) -> Iterator[tuple[Any, torch.Tensor]]:
         """Samples that share a module, and their features; that module is active until the next group is asked for.
 
@@ -89,8 +93,8 @@ class RoutedPool(ResizesOnLoad):
         :param encode: the image tower as it stands, images to features that are not normalised.
         :param images: ``[B, 3, H, W]``.
         :param task_labels: int or ``[B]``, read under :attr:`use_task_labels` alone.
-        :param halves: this tower in two parts, of which modules change nothing in the lower one; None for a tower
-            that cannot be cut.
+        :param halves: gives this tower in two parts, of which modules change nothing in the lower one, or None for a
+            tower that cannot be cut; called where the router chooses alone.
         :return: an index into the batch, and features ``[n, D]``, not normalised.
         """
         if self.training:
@@ -100,12 +104,12 @@ class RoutedPool(ResizesOnLoad):
         whole = Halves(lambda images: images, encode)
         if self.use_task_labels:
             # No pass comes before that of the module: there is nothing to share.
-            halves, shared = whole, images
+            parts, shared = whole, images
             names = self._of_labels(task_labels, len(images))
         else:
-            halves = halves or whole
-            shared = halves.below(images)
-            plain = halves.above(shared)
+            parts = halves() or whole
+            shared = parts.below(images)
+            plain = parts.above(shared)
             names = self.route(F.normalize(plain, dim=-1))
         members: dict[str | None, list[int]] = {}
         for row, name in enumerate(names):
@@ -116,7 +120,7 @@ class RoutedPool(ResizesOnLoad):
                 yield rows, plain[rows]
                 continue
             with self.pool.using(name):
-                yield rows, halves.above(shared if len(rows) == len(images) else halves.rows(shared, rows))
+                yield rows, parts.above(shared if len(rows) == len(images) else parts.rows(shared, rows))
 
     def decides_by(self, task_labels: Any) -> bool:
         """Whether these task labels choose modules.
