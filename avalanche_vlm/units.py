@@ -48,6 +48,19 @@ def one_line(name: object) -> str:
     return " ".join(str(name).split())
 
 
+def in_short(text: str, most: int = 120) -> str:
+    """The beginning of a text on one line.
+
+    :param text: the text that is shortened.
+    :param most: number of characters that are shown.
+
+    >>> in_short("a long\nname", 6)
+    'a long...'
+    """
+    shown = one_line(text)
+    return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
 def brief(value: object) -> str:
     """A value that was given as a sentence can have it, however long it is.
 

@@ -14,7 +14,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.model_settings import check_settings
 from avalanche_vlm.models.origin import Origin
 from avalanche_vlm.models.precision import WeightPrecision
-from avalanche_vlm.storage.json_files import DIGITS, Document, NotNegativeInt
+from avalanche_vlm.storage.documents import DIGITS, Document, NotNegativeInt
 
 FORMAT = 1
 """Number of the format of ``model.json`` and of what lies beside it; another one is another format."""

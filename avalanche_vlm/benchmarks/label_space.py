@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from avalanche_vlm.errors import InputError, naming
-from avalanche_vlm.storage.json_files import EXACT, LONGEST_NAME, Name, NotNegativeInt, fault_of
+from avalanche_vlm.storage.documents import EXACT, LONGEST_NAME, Name, NotNegativeInt, fault_of
 
 Visible = Literal["task", "seen", "union"]
 """Which classes compete: those of the sample's own task, those met so far, or all."""

@@ -65,8 +65,8 @@ def _diagnose(request: DiagnoseRequest, command: Command) -> int:
     if changed or outcome.result["matrix"] != result["matrix"]:
         why = f"{changed} has changed" if changed else "the machine or the code has changed"
         tell(
-            f"The repeated run is not the one of {folder / store.CAME_TO}: {why} since, and the diagnosis is of the "
-            "repeated run."
+            f"The repeated run is not the one of {folder / store.RESULT_FILE}: {why} since, and the diagnosis is of "
+            "the repeated run."
         )
     tell(f"written to {folder / store.DIAGNOSED}")
     return 0

@@ -146,8 +146,8 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
             kept = job.kept["result"]
             draw_plot(picture, lambda: plots.matrices([kept]), progress)
         return job.kept
-    if (folder / store.CAME_TO).exists():
-        progress.say(f"{asked}: {folder / store.CAME_TO} is damaged, run again")
+    if (folder / store.RESULT_FILE).exists():
+        progress.say(f"{asked}: {folder / store.RESULT_FILE} is damaged, run again")
     started = time.perf_counter()
     if job.begun is None:
         so_far.unlink(missing_ok=True)  # of another request, of which nothing was trained

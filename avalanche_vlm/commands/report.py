@@ -8,7 +8,7 @@ from typing import Any
 
 from avalanche_vlm.commands import store
 from avalanche_vlm.commands.requests import ReportRequest
-from avalanche_vlm.commands.store import ADVISED, CAME_TO, DIAGNOSED
+from avalanche_vlm.commands.store import ADVISED, DIAGNOSED, RESULT_FILE
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import tell, visible
 
@@ -48,13 +48,13 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | N
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
     begun = _unfinished(folder)  # before the results, so that a run that ends meanwhile is one or the other
-    entries = {run: entry for run in _runs(folder, CAME_TO) if (entry := store.read_entry(run)) is not None}
+    entries = {run: entry for run in _runs(folder, RESULT_FILE) if (entry := store.read_entry(run)) is not None}
     diagnosed = _runs(folder, DIAGNOSED)
     of = diagnosed[0] if diagnosed[:1] == [folder] or len(diagnosed) == 1 else None
     diagnosis = None if of is None else DIAGNOSIS.read(of / DIAGNOSED)
     if diagnosis is not None and of in entries and diagnosis["run"] != (run := entries[of]["result"]["run"]):
         raise InputError(
-            f"{of / DIAGNOSED} is of another run ({diagnosis['run']}) than {CAME_TO} beside it ({run}): "
+            f"{of / DIAGNOSED} is of another run ({diagnosis['run']}) than {RESULT_FILE} beside it ({run}): "
             "avalanche-vlm diagnose makes one of it"
         )
     advice = ADVICE.read(folder / ADVISED) if os.path.lexists(folder / ADVISED) else None
@@ -74,5 +74,5 @@ def _runs(folder: Path, name: str) -> list[Path]:
 
 def _unfinished(folder: Path) -> dict[Path, dict[str, Any]]:
     """What runs have come to that are not finished, by their folders."""
-    runs = [run for run in _runs(folder, store.PARTIAL) if not os.path.lexists(run / CAME_TO)]
+    runs = [run for run in _runs(folder, store.PARTIAL) if not os.path.lexists(run / RESULT_FILE)]
     return {run: found for run in runs if (found := store.read_partial(run)) is not None}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm import _processors
 from avalanche_vlm._memory import free_memory, memory, refuse_beyond
+from avalanche_vlm.commands import store
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
@@ -40,7 +41,7 @@ def begin_imports(request: CompareRequest | AdviseRequest) -> None:
     """
     seeds = request.seeds if isinstance(request, CompareRequest) else (request.seed,)
     folders = [request.out / recipe / f"seed-{seed}" for seed in seeds for recipe in request.recipes]
-    todo = isinstance(request, AdviseRequest) or not all((folder / "result.json").exists() for folder in folders)
+    todo = isinstance(request, AdviseRequest) or not all((folder / store.RESULT_FILE).exists() for folder in folders)
     if (
         todo
         and len(folders) > 1

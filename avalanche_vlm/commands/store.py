@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoint"
 """The folder of a run's checkpoints, in the run's own."""
-REQUESTED, CAME_TO, TIMED, ACCOUNTED = "request.json", "result.json", "timing.json", "ledger.json"
+REQUEST_FILE, RESULT_FILE, TIMING_FILE, LEDGER_FILE = "request.json", "result.json", "timing.json", "ledger.json"
 """The files of a run: what was asked for, what it came to, its seconds and its costs."""
 PARTIAL = "partial.json"
 """The rows that a run has come to which is not finished."""
@@ -63,7 +63,7 @@ def write_request(folder: Path, asked: Experiment) -> None:
     """
     from avalanche_vlm.commands.requests.experiment import REQUEST
 
-    REQUEST.write(folder / REQUESTED, {"run": asked.run_id, **asked.stored()})
+    REQUEST.write(folder / REQUEST_FILE, {"run": asked.run_id, **asked.stored()})
 
 
 def write_partial(folder: Path, asked: Experiment, trained: int, rows: Sequence[Sequence[float | None]]) -> None:
@@ -92,8 +92,10 @@ def read_partial(folder: Path) -> dict[str, Any] | None:
         if os.path.lexists(folder / PARTIAL):
             raise
         return None
-    if os.path.lexists(folder / REQUESTED) and found["run"] != (run := read_experiment(folder / REQUESTED).run_id):
-        raise InputError(f"{folder / PARTIAL} is of another run ({found['run']}) than {REQUESTED} ({run}): {_ANEW}")
+    if os.path.lexists(folder / REQUEST_FILE) and found["run"] != (
+        run := read_experiment(folder / REQUEST_FILE).run_id
+    ):
+        raise InputError(f"{folder / PARTIAL} is of another run ({found['run']}) than {REQUEST_FILE} ({run}): {_ANEW}")
     return dict(found)
 
 
@@ -113,10 +115,10 @@ def write_outcome(
     run = asked.run_id
     timing = {"run": run, **outcome.timing, "total_seconds": round(total_seconds, 2)}
     ledger = {"run": run, **outcome.ledger}
-    for name, document, content in ((TIMED, TIMING, timing), (ACCOUNTED, LEDGER, ledger)):
+    for name, document, content in ((TIMING_FILE, TIMING, timing), (LEDGER_FILE, LEDGER, ledger)):
         write_or_remark(partial(document.write, folder / name, content), remark)
     result = cast("KeptResult", {"run": run, **outcome.result})
-    RESULT.write(folder / CAME_TO, result)
+    RESULT.write(folder / RESULT_FILE, result)
     return _entry(result, timing, ledger)
 
 
@@ -147,12 +149,12 @@ def read_entry(folder: Path) -> RunEntry | None:
     :return: ``result``, ``timing`` and ``ledger``; None if there is no result.
     :raises InputError: if a file is damaged, was changed, or belongs to another run than the others beside it.
     """
-    path = folder / CAME_TO
+    path = folder / RESULT_FILE
     if not os.path.lexists(path):
         return None
     result = RESULT.read(path)
     found: dict[str, Any] = {}
-    for name, document in ((TIMED, TIMING), (ACCOUNTED, LEDGER)):
+    for name, document in ((TIMING_FILE, TIMING), (LEDGER_FILE, LEDGER)):
         if not os.path.lexists(folder / name):
             continue
         try:
@@ -160,9 +162,9 @@ def read_entry(folder: Path) -> RunEntry | None:
         except TruncatedError as error:
             raise InputError(f"{error}: remove it, and the result stands without it") from error
         _check_run(folder, result["run"], name, found[name]["run"])
-    if os.path.lexists(folder / REQUESTED):
-        _check_request(folder, read_experiment(folder / REQUESTED), result)
-    return _entry(result, found.get(TIMED, {}), found.get(ACCOUNTED, {}))
+    if os.path.lexists(folder / REQUEST_FILE):
+        _check_request(folder, read_experiment(folder / REQUEST_FILE), result)
+    return _entry(result, found.get(TIMING_FILE, {}), found.get(LEDGER_FILE, {}))
 
 
 def read_run(folder: Path) -> tuple[Experiment, KeptResult]:
@@ -173,11 +175,11 @@ def read_run(folder: Path) -> tuple[Experiment, KeptResult]:
     :raises InputError: if the folder holds no finished run, or a file of it is damaged or of another run.
     """
     entry = read_entry(folder)
-    if entry is None or not (folder / REQUESTED).exists():
-        below = sorted(path.parent for path in folder.glob(f"*/seed-*/{CAME_TO}"))
+    if entry is None or not (folder / REQUEST_FILE).exists():
+        below = sorted(path.parent for path in folder.glob(f"*/seed-*/{RESULT_FILE}"))
         hint = f"; there is one in {below[0]}" if below else ""
-        raise InputError(f"{folder} holds no finished run ({REQUESTED} and {CAME_TO}){hint}")
-    return read_experiment(folder / REQUESTED), entry["result"]
+        raise InputError(f"{folder} holds no finished run ({REQUEST_FILE} and {RESULT_FILE}){hint}")
+    return read_experiment(folder / REQUEST_FILE), entry["result"]
 
 
 def check_first_version(folder: Path, run: str) -> None:
@@ -192,7 +194,9 @@ def check_first_version(folder: Path, run: str) -> None:
 
     home = folder / VERSIONS / "v1"
     if (home / DESCRIPTION).exists() and (there := read_description(home).about.get(RUN)) != run:
-        raise InputError(f"{home / DESCRIPTION} is of another run ({there}) than {folder / CAME_TO} ({run}): {_ANEW}")
+        raise InputError(
+            f"{home / DESCRIPTION} is of another run ({there}) than {folder / RESULT_FILE} ({run}): {_ANEW}"
+        )
 
 
 def _entry(result: KeptResult, timing: Mapping[str, Any], ledger: Mapping[str, Any]) -> RunEntry:
@@ -203,17 +207,17 @@ def _entry(result: KeptResult, timing: Mapping[str, Any], ledger: Mapping[str, A
 
 def _check_run(folder: Path, run: str, name: str, there: str) -> None:
     if there != run:
-        raise InputError(f"{folder / name} is of another run ({there}) than {folder / CAME_TO} ({run}): {_ANEW}")
+        raise InputError(f"{folder / name} is of another run ({there}) than {folder / RESULT_FILE} ({run}): {_ANEW}")
 
 
 def _check_request(folder: Path, asked: Experiment, result: KeptResult) -> None:
     """Refuse a result that is of another request, by what both are known by and by what both say."""
-    _check_run(folder, result["run"], REQUESTED, asked.run_id)
+    _check_run(folder, result["run"], REQUEST_FILE, asked.run_id)
     kind = asked.device.partition(":")[0]  # a result says what computed it and not which of several
     for fact, wanted in (("recipe", asked.recipe), ("seed", asked.seed), ("device", kind)):
         if (there := result["protocol"].get(fact)) != wanted:
             raise InputError(
-                f"{folder / CAME_TO} says {fact} = {there!r}, and {REQUESTED} beside it {wanted!r}: {_ANEW}"
+                f"{folder / RESULT_FILE} says {fact} = {there!r}, and {REQUEST_FILE} beside it {wanted!r}: {_ANEW}"
             )
 
 
@@ -264,7 +268,7 @@ def finished(folder: Path, request: Experiment) -> RunEntry | None:
     :return: result, timing and ledger; None if there is no finished result, or it was not all written.
     :raises InputError: if the folder holds the result of another request, or one that was changed or cannot be read.
     """
-    if not os.path.lexists(folder / CAME_TO):
+    if not os.path.lexists(folder / RESULT_FILE):
         return None
     _same_request(folder, request, "a result")
     try:
@@ -305,7 +309,7 @@ def unfinished(folder: Path, request: Experiment) -> dict[str, Any] | None:
 def _same_request(folder: Path, request: Experiment, what: str, hint: str = "") -> None:
     """Refuse what was asked for otherwise."""
     try:
-        stored, wanted = read_experiment(folder / REQUESTED).stored(), request.stored()
+        stored, wanted = read_experiment(folder / REQUEST_FILE).stored(), request.stored()
     except InputError as error:
         raise InputError(f"{error}: choose another --out{hint}") from error
     from avalanche_vlm.evaluation.comparable import PLACES

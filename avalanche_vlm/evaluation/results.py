@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.survey import FIGURES
-from avalanche_vlm.storage.json_files import EXACT, Document, Finite, Name, NotBelowZero, NotNegativeInt, Percent
+from avalanche_vlm.storage.documents import EXACT, Document, Finite, Name, NotBelowZero, NotNegativeInt, Percent
 
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """What a run is known by in all its files: a digest of what was asked for."""

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from avalanche_vlm.evaluation.results import Protocol, RunId
-from avalanche_vlm.storage.json_files import EXACT, Document, Finite, Name, NotNegativeInt, Percent, Points
+from avalanche_vlm.storage.documents import EXACT, Document, Finite, Name, NotNegativeInt, Percent, Points
 
 Grid = list[list[Finite | None]]
 """A row per step and a column per block."""

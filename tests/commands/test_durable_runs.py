@@ -19,7 +19,7 @@ from avalanche_vlm import cli
 from avalanche_vlm.commands import run as commands
 from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.storage import Lock
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.studies import experiment
 from avalanche_vlm.training import VLMNaive
 

@@ -20,7 +20,7 @@ from avalanche_vlm.commands import jobs, prepare, store
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import tiny
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from avalanche_vlm import cli
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.requests import Experiment, RunRequest, StreamRequest
 from avalanche_vlm.evaluation.results import RESULT, TIMING, metrics_of
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.studies.advice.advised import ADVICE
 from avalanche_vlm.studies.diagnosed import DIAGNOSIS
 

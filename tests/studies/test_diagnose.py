@@ -13,7 +13,7 @@ from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError, VLMWarning
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.studies import diagnosis
 from avalanche_vlm.studies.diagnosis import diagnose, probe_pairs
 from avalanche_vlm.training.recipes import settings_for

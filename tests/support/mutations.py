@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from avalanche_vlm.storage.json_files import seal_of
+from avalanche_vlm.storage.documents import seal_of
 
 ODD = (
     None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands.requests.experiment import run_id_of
-from avalanche_vlm.storage.json_files import seal_of
+from avalanche_vlm.storage.documents import seal_of
 
 SIZES = "--n-train 32 --n-test 12 --n-held-out 24 --n-reference 24"
 SMALL = f"{SIZES} --epochs 1 --order sketches,night --quiet".split()

@@ -15,7 +15,7 @@ from avalanche_vlm._flat import flat
 from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TorchSeed
 from avalanche_vlm.evaluation.comparable import PLACES
 from avalanche_vlm.evaluation.results import RunId
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.training.settings import TrainSettings
 
 

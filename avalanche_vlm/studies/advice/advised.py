@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import TypedDict
 
 from avalanche_vlm.evaluation.results import LedgerEntry, Protocol
-from avalanche_vlm.storage.json_files import (
+from avalanche_vlm.storage.documents import (
     EXACT,
     Document,
     Finite,

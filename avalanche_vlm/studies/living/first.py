@@ -14,7 +14,7 @@ from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
-from avalanche_vlm.storage.json_files import EXACT, Document
+from avalanche_vlm.storage.documents import EXACT, Document
 from avalanche_vlm.studies.living.growth import identities_of
 from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests
 from avalanche_vlm.studies.living.records import Record, read_record, write_record

@@ -17,7 +17,7 @@ from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.storage.sealed_tensors import read_sealed, seal_of_tensors, write_sealed
 from avalanche_vlm.studies.living.answers import TestSet
 from avalanche_vlm.studies.living.records import Kept

@@ -17,7 +17,7 @@ from avalanche_vlm.artifacts import current_version, open_saved, point_to, versi
 from avalanche_vlm.artifacts.description import check_there
 from avalanche_vlm.artifacts.layout import DESCRIPTION, VERSIONS, known_version, pointing
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.json_files import DIGITS, Document, Name, NotNegativeInt, Percent, fault_of
+from avalanche_vlm.storage.documents import DIGITS, Document, Name, NotNegativeInt, Percent, fault_of
 from avalanche_vlm.studies.living.gates import GateFinding, why_not
 
 RECORD = "update"

@@ -16,7 +16,8 @@ from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.artifacts import version_names
 from avalanche_vlm.artifacts.layout import VERSIONS, next_version
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.json_files import EXACT, Document, TruncatedError
+from avalanche_vlm.storage.documents import EXACT, Document
+from avalanche_vlm.storage.json_files import TruncatedError
 from avalanche_vlm.studies.living.records import read_record
 from avalanche_vlm.training import VLMNaive
 from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume

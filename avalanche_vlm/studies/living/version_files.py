@@ -14,7 +14,7 @@ from avalanche_vlm.artifacts import SavedModel, save_model
 from avalanche_vlm.artifacts.layout import VERSIONS
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.json_files import fault_of
+from avalanche_vlm.storage.documents import fault_of
 from avalanche_vlm.studies.living.learning import Learner
 from avalanche_vlm.studies.living.records import RECORD, Record
 from avalanche_vlm.training import recipes

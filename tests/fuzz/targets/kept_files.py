@@ -11,7 +11,7 @@ from example import Example, WrongAccept
 from mutators import as_text, changed_json
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.storage.json_files import seal_of
+from avalanche_vlm.storage.documents import seal_of
 
 SHARE, QUICK, WORLD = 6, 6, True
 

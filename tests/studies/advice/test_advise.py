@@ -16,7 +16,7 @@ from avalanche_vlm import cli
 from avalanche_vlm.catalogue import ADVISED
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import tiny
-from avalanche_vlm.storage.json_files import Document
+from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.studies.advice import pilot as piloting
 from avalanche_vlm.studies.advice.pareto import front
 
