@@ -49,7 +49,7 @@ def one_line(name: object) -> str:
 
 
 def in_short(text: str, most: int = 120) -> str:
-    """The beginning of a text on one line.
+    r"""The beginning of a text on one line.
 
     :param text: the text that is shortened.
     :param most: number of characters that are shown.
