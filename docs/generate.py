@@ -14,8 +14,11 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
+from avalanche_vlm.commands.arguments.parser import _parser
+from avalanche_vlm.commands.arguments.values import NumberWord
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes import AdamW, Published, Tuned, Unpublished
 
@@ -24,6 +27,7 @@ PAGES = {
     "README.md": ("recipes",),
     "docs/recipes.md": ("recipes", "image towers", "options", "published settings", "rates on new data", "picturebook"),
     "docs/benchmarks.md": ("benchmarks", "layouts"),
+    "docs/numbers.md": ("numbers",),
 }
 """Files, and the blocks that each must have."""
 CATALOGUE = "avalanche_vlm/catalogue.json"
@@ -203,6 +207,26 @@ def layout_table() -> str:
     return table(["data set", "what it is", "below the root", "licence"], rows)
 
 
+def number_table() -> str:
+    """All declared numbers, and the commands that take each."""
+    taken: dict[str, dict[str, None]] = {}
+    for command, parser in _parser()[1].items():
+        for action in parser._actions:
+            if isinstance(action.type, NumberWord):
+                taken.setdefault(action.type.number.name, {})[f"`{command}`"] = None
+    rows = [
+        [
+            f"`{number.option}`",
+            ", ".join(taken.get(name, ("Python alone",) if name == "max_grad_norm" else ("all that train",))),
+            number.accepts,
+            number.unset or "see the command's help",
+            number.says,
+        ]
+        for name, number in NUMBERS.items()
+    ]
+    return table(["option", "commands", "takes", "without it", "what it is"], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipe_table,
     "image towers": image_towers,
@@ -212,6 +236,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "picturebook": picturebook_table,
     "benchmarks": benchmark_table,
     "layouts": layout_table,
+    "numbers": number_table,
 }
 
 

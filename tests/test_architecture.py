@@ -22,7 +22,7 @@ LEVELS = (
     ("_given",),
     ("_registry", "_flat", "_content", "_generators", "_on_demand", "_processors", "_versions"),
     ("_memory",),
-    ("_allocations",),
+    ("_allocations", "_numbers"),
     ("storage",),
     ("weights", "losses"),
     ("memory",),

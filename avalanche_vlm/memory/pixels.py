@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from avalanche_vlm._memory import memory
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.spooled import PIECE, spooled
 from avalanche_vlm.storage import Lock
 from avalanche_vlm.storage.allocation import allocate
+from avalanche_vlm.units import human_bytes
 
 Codec = Literal["uint8", "png", "jpeg"]
 Payload = Sequence[np.ndarray] | np.ndarray
@@ -189,15 +191,20 @@ class _Raw:
         self._file: IO[bytes] | None = None
         self._allocated = 0  # slots whose bytes the disk has
         if self._folder is None:
-            self._rows = np.empty((capacity, self._size), dtype=np.uint8)
+            self._rows = np.empty((self._there(capacity, memory()), self._size), dtype=np.uint8)
             return
         try:
+            capacity = self._there(capacity, shutil.disk_usage(self._folder).total)
             self._file = open(self._folder / "pixels.uint8", "w+b", buffering=0)  # noqa: SIM115, as long as the map
             self._file.truncate(capacity * self._size)
             self._map = mmap.mmap(self._file.fileno(), capacity * self._size)
         except OSError as error:
             raise InputError(f"cannot keep exemplars in {self._folder}: {error.strerror or error}") from error
         self._rows = np.frombuffer(self._map, dtype=np.uint8).reshape(capacity, self._size)
+
+    def _there(self, capacity: int, room: int | None) -> int:
+        """Slots of a budget for which there can be room: one that is meant as no limit at all has more."""
+        return capacity if room is None else min(capacity, max(1, room // self._size))
 
     def _shrunk(self, kept: np.ndarray) -> np.ndarray:
         """Give written pages back that fewer pictures do not need; the slots of those that stay."""
@@ -211,7 +218,12 @@ class _Raw:
         if len(kept) + len(payload) < self._used:
             kept = self._shrunk(kept)
         most = len(kept) + len(payload)  # beyond them no slot is needed, however many there may be
-        free = np.setdiff1d(np.arange(min(most, len(self._rows))), kept)[: len(payload)]
+        if most > len(self._rows):
+            raise InputError(
+                f"{most:,} exemplars would take {human_bytes(most * self._size)}, more than there is in "
+                f"{'memory' if self._folder is None else self._folder}: give the memory a smaller budget"
+            )
+        free = np.setdiff1d(np.arange(most), kept)[: len(payload)]
         self._put(free, payload)
         self._used = len(kept) + len(payload)
         return kept, free

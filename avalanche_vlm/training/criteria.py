@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive, sigmoid_contrastive
 from avalanche_vlm.losses.reduction import Reduction
 from avalanche_vlm.models.competing import MASKED
@@ -70,8 +70,7 @@ class ClassCriterion(nn.CrossEntropyLoss):
         ignore_index: int = -100,
         columns: int = 0,
     ) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing must be 0 or more and below 1, not {label_smoothing}")
+        NUMBERS["label_smoothing"].checked(label_smoothing)
         super().__init__(weight, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction)
         self.columns = columns
 

@@ -11,6 +11,7 @@ from avalanche.training.supervised import Naive
 
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm._memory import give_back
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.reading import reading_by
 from avalanche_vlm.compat import UnpacksContainers
 from avalanche_vlm.errors import InputError, NotFinite
@@ -57,10 +58,9 @@ class VLMMixin(UnpacksContainers, _Template):
     ) -> None:
         if amp is not None and amp not in _AMP:
             raise InputError(f"amp is None or 'bf16', not {amp!r}")
-        if max_grad_norm is not None and max_grad_norm <= 0:
-            raise InputError(f"max_grad_norm must be positive, not {max_grad_norm}")
-        if negatives is not None and negatives < 1:
-            raise InputError(f"negatives is 1 or more, or None for all classes, not {negatives}")
+        for name, value in (("max_grad_norm", max_grad_norm), ("negatives", negatives)):
+            if value is not None:
+                NUMBERS[name].checked(value)
         super().__init__(**kwargs)
         self.negatives = negatives
         self.amp = amp

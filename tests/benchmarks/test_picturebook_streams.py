@@ -161,8 +161,8 @@ def test_zero_shot_accuracy_of_attributes_that_no_task_trains(shipped):
 
 @pytest.mark.parametrize("option", ["n_train", "n_test", "n_held_out", "n_reference"])
 def test_more_than_memory_holds_is_refused_before_it_is_drawn(option):
-    said = f"{option} of the picturebook is at most 100,000, not 1,000,000: .* would take 71 GiB"
+    said = f"{option} of the picturebook: 1000000 is above 100,000: so many would take 71"
     with pytest.raises(InputError, match=said):
         picturebook.mtil_like(**{option: 10**6})
-    with pytest.raises(InputError, match="at most 100,000"):
+    with pytest.raises(InputError, match="is above 100,000"):
         picturebook.mtil_like(**{option: 10**400})

@@ -105,7 +105,7 @@ def test_checkpoints_are_minutes_apart_or_at_the_ends_alone(capsys):
         for bad in ("-1", "inf", "nan", "never"):
             with pytest.raises(SystemExit):
                 asked(f"{words} --checkpoint-minutes={bad}")
-            assert f"{bad!r} is neither a finite number of 0 or more nor none" in capsys.readouterr().err
+            assert f"{bad!r} is not a finite number of 0 or more, or none" in capsys.readouterr().err
 
 
 def test_own_data_stand_in_the_place_of_a_benchmark():

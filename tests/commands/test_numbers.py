@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
+import os
+import subprocess
+import sys
 from functools import cache
+from typing import Annotated
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.commands.arguments import parse, values
 from avalanche_vlm.commands.arguments.parser import _parser
+from avalanche_vlm.commands.requests.parts import within
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.training.settings import LARGEST, TrainSettings
-
-NUMBERS = (
-    values.count,
-    values.positive,
-    values.seed_number,
-    values.seed_numbers,
-    values.threads,
-    values.workers,
-    values.rate,
-    values.minutes,
-)
+from avalanche_vlm.training.settings import TrainSettings
 
 
 @cache
@@ -32,8 +30,7 @@ def asked() -> list[tuple[str, argparse.Action]]:
     found = []
     for name, parser in _parser()[1].items():
         for action in parser._actions:
-            own = getattr(action.type, "__module__", "").startswith("avalanche_vlm.commands.arguments")
-            if own and action.type is not values.names:
+            if isinstance(action.type, values.NumberWord):
                 found.append((name, action))
     return found
 
@@ -52,12 +49,103 @@ WORDS = st.one_of(
 def test_every_number_has_a_type_that_says_what_it_may_be():
     found = asked()
     assert len(found) > 60
-    for name, action in found:
-        own = action.type in NUMBERS or action.type.__module__.endswith("arguments.living")
-        assert own, f"{name} {action.option_strings}"
     for name, parser in _parser()[1].items():
         for action in parser._actions:
-            assert action.type not in (int, float), f"{name} {action.option_strings} takes numbers without a range"
+            known = action.type in (None, values.names) or isinstance(action.type, values.NumberWord)
+            assert known, f"{name} {action.option_strings} takes what nobody has declared"
+
+
+def test_every_declared_number_is_taken_somewhere_or_said_to_be_pythons_alone():
+    taken = {action.type.number.name for _, action in asked()}
+    assert set(NUMBERS) - taken == {"max_grad_norm", "n_experiences"}
+
+
+def test_words_on_defaults_are_those_of_the_defaults():
+    fields = {**{f.name: f.default for f in dataclasses.fields(TrainSettings)}, "checkpoint_minutes": 10.0}
+    for name, default in fields.items():
+        if name in NUMBERS and NUMBERS[name].unset.isdecimal():
+            assert float(NUMBERS[name].unset) == default, name
+    for _, action in asked():
+        told = action.type.number.unset
+        if told.replace(".", "").isdecimal() and action.default not in (None, [0]):
+            assert float(told) == action.default, action.option_strings
+
+
+@pytest.mark.parametrize("name", list(NUMBERS))
+def test_a_stored_request_has_the_range_of_the_command_line(name):
+    number = NUMBERS[name]
+    stored = TypeAdapter(Annotated[int if number.whole else float, within(name)])
+    for value in (number.least, number.most, number.least - 1, number.most * 2 + 1, math.inf, math.nan, 1):
+        value = int(value) if number.whole and math.isfinite(value) else value
+        try:
+            stored.validate_python(value)
+            taken = True
+        except ValidationError:
+            taken = False
+        assert taken == (number.fault(value) is None), value
+
+
+@given(name=st.sampled_from(sorted(NUMBERS)), word=st.text(max_size=6) | st.integers().map(str) | st.floats().map(repr))
+@settings(max_examples=300, deadline=None)
+def test_what_is_read_is_in_the_range(name, word):
+    try:
+        value = NUMBERS[name].read(word)
+    except InputError:
+        return
+    assert value is None or NUMBERS[name].fault(value) is None
+
+
+ABSURD = ("9" * 25, "1e39", "-1", "nan", "9" * 5000, "1e400", "inf", "", "0x10", "one")
+EVERYTHING = """
+import contextlib, functools, io, itertools, json, sys, time
+from avalanche_vlm import cli
+from avalanche_vlm.commands.arguments import parser
+from avalanche_vlm.catalogue import catalogue
+
+needs = {"diff": ["x", "v1", "v2"], "predict": ["x", "y"], "retrieve": ["x"], "update": ["x"], "diagnose": ["x"]}
+needs["export"] = ["x", "--to", "peft", "--out", "y"]
+
+def ends(words):
+    said, began = io.StringIO(), time.process_time()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            code = cli.main(words)
+        except SystemExit as ended:
+            code = ended.code
+    last = said.getvalue().strip().splitlines()[-1][-400:]
+    return code, last, time.process_time() - began, "torch" in sys.modules
+
+parser._parser = functools.cache(parser._parser)  # which is most of the time that all of this takes
+found = []
+absurd = itertools.cycle(json.loads(sys.argv[1]))
+for command, option in json.loads(sys.argv[2]):
+    words = [command, *needs.get(command, ["--out", "x"])]
+    for word in (next(absurd), next(absurd), next(absurd)):
+        found.append([f"{command} {option}={word[:30]}", option, *ends([*words, f"{option}={word}"])])
+for recipe in catalogue():
+    for option, told in recipe.options.items():
+        if '"type": "integer"' in json.dumps(told["schema"]):
+            word = next(absurd)
+            words = ["run", "--recipe", recipe.name, "--out", "x", "--set", f"{option}={word}"]
+            found.append([f"{recipe.name} {option}={word[:30]}", option, *ends(words)])
+print(json.dumps(found))
+"""
+
+
+def test_every_absurd_number_of_every_command_and_recipe_ends_in_a_sentence_at_once_and_without_torch(tmp_path):
+    options = [(command, action.option_strings[0]) for command, action in asked()]
+    ran = subprocess.run(
+        [sys.executable, "-c", EVERYTHING, json.dumps(ABSURD), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found = json.loads(ran.stdout)
+    assert len(found) > 350 and not list(tmp_path.iterdir())
+    for what, option, code, said, seconds, torch in found:
+        assert code == 2 and option in said and seconds < 1 and not torch, (what, code, said, seconds, torch)
 
 
 @given(data=st.data(), word=WORDS)
@@ -73,7 +161,7 @@ def test_a_word_is_a_number_that_can_be_meant_or_one_sentence(data, word):
         if isinstance(one, int):
             assert 0 <= one < 2**64
         elif isinstance(one, float):
-            assert 0 <= one <= LARGEST and math.isfinite(one)
+            assert 0 <= one <= 1e18 and math.isfinite(one)
         else:
             assert one is None or one == "none"
 
@@ -97,6 +185,6 @@ NAMES = ("lr", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm"
 @settings(max_examples=300, deadline=None)
 def test_settings_are_numbers_that_can_be_meant_or_one_sentence(name, value):
     try:
-        assert 0 <= getattr(TrainSettings(**{name: value}), name) <= LARGEST
+        assert 0 <= getattr(TrainSettings(**{name: value}), name) <= 1e18
     except InputError as error:
         assert name in str(error) and len(str(error)) < 200

@@ -232,3 +232,18 @@ def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, codec):
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()}
     folders = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(memory) == 4 and (modes, folders) == ({0o640}, {0o750})
+
+
+@pytest.mark.parametrize("folder", [None, "exemplars"])
+def test_a_budget_beyond_what_there_is_counts_as_what_there_is(tmp_path, folder):
+    memory = ExemplarMemory(2**63 - 1, folder=None if folder is None else tmp_path / folder)
+    memory.add(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2]), torch.zeros(3))
+    assert len(memory) == 3
+
+
+def test_more_exemplars_than_there_is_room_for_are_a_sentence(monkeypatch):
+    monkeypatch.setattr(pixels, "memory", lambda: 1000)
+    memory = ExemplarMemory(2**40)
+    memory.add(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2]), torch.zeros(3))
+    with pytest.raises(InputError, match=r"6 exemplars would take 1.1 KiB, more than there is in memory: give"):
+        memory.add(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2]), torch.zeros(3))

@@ -95,7 +95,7 @@ def test_it_can_be_copied_and_pickled_and_refuses_other_shares():
     for again in (pickle.loads(pickle.dumps(ClassCriterion(0.1, "none"))), copy.deepcopy(ClassCriterion(0.1, "none"))):
         assert (again.label_smoothing, again.reduction) == (0.1, "none")
     for wrong in (-0.1, 1.0):
-        with pytest.raises(InputError, match="label_smoothing must be 0 or more and below 1"):
+        with pytest.raises(InputError, match=r"label_smoothing: .* below 1"):
             ClassCriterion(wrong)
 
 

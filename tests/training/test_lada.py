@@ -135,9 +135,9 @@ def test_an_experience_that_broke_off_can_be_trained_again(tiny_benchmark):
 
 def test_wrong_settings_are_named():
     for options, message in (
-        ({"bottleneck": -1}, "recipe lada: bottleneck is a whole number of 0 or more, not -1"),
-        ({"batch_size": 0}, "recipe lada: batch_size is a whole number of 1 or more, not 0"),
-        ({"units": 0}, "recipe lada: units is a whole number of 1 or more, not 0"),
+        ({"bottleneck": -1}, "recipe lada: bottleneck is a whole number from 0 to 1000000, not -1"),
+        ({"batch_size": 0}, "recipe lada: batch_size is a whole number from 1 to 1000000, not 0"),
+        ({"units": 0}, "recipe lada: units is a whole number from 1 to 1000, not 0"),
     ):
         with pytest.raises(InputError, match=message):
             recipes.build("lada", model=tiny_vlm("random"), **options)

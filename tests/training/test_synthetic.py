@@ -308,8 +308,8 @@ def test_it_runs_in_bfloat16_with_a_trained_scale_and_workers(random_model, tiny
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 1}, "recipe gift: n is a whole number of 2 or more, not 1"),
-        ({"batch_size": 1}, "recipe gift: batch_size is a whole number of 2 or more, not 1"),
+        ({"n": 1}, "recipe gift: n is a whole number from 2 to 1000000, not 1"),
+        ({"batch_size": 1}, "recipe gift: batch_size is a whole number from 2 to 1000000, not 1"),
         ({"seed": -1}, "recipe gift: seed is a whole number from 0 to 4294967295, not -1"),
         ({"temperature": 0.0}, "recipe gift: temperature is a number above 0, not 0.0"),
         ({"prompts": "a star"}, "a list of texts, not 'a star'"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 
+from avalanche_vlm._memory import refuse_beyond
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.label_space import Visible, join_tasks
 from avalanche_vlm.benchmarks.picturebook import captions, scenes
@@ -22,12 +23,9 @@ from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, TEMPLATES, Rea
 from avalanche_vlm.benchmarks.picturebook.view import Reading
 from avalanche_vlm.benchmarks.scenario import ImageDataset, PairDataset, VLMBenchmark, as_experience_data
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.units import brief
 
-MOST_PICTURES = 100_000
-"""Pictures of a task that can be asked for: they are drawn at once."""
-BYTES_WHILE_DRAWN = 75 * 2**10
-"""Memory that a picture takes while it is drawn, at its peak (measured over all styles: 48 to 72 KiB)."""
+PICTURE_BYTES = 3 * 32 * 32
+"""Memory that a picture takes as long as its stream is there."""
 
 DOMAINS = ("sketch", "night", "faded", "mosaic", "negative")
 """Styles of the domain-incremental stream, in order."""
@@ -87,8 +85,9 @@ def class_incremental(
     :param n_experiences: a divisor of 20. The other parameters are those of :func:`mtil_like`.
     :raises InputError: if it is not one.
     """
+    NUMBERS["n_experiences"].checked(n_experiences)
     objects = generator(0, "class order").permutation(len(SHAPES) + len(DIGITS))
-    if n_experiences < 1 or len(objects) % n_experiences:
+    if len(objects) % n_experiences:
         raise InputError(f"20 classes cannot be split evenly into {n_experiences} experiences")
     parts = objects.reshape(n_experiences, -1)
     tasks = [
@@ -146,7 +145,7 @@ def time_incremental(
     :raises InputError: for an unknown style, one that comes twice, or too few months or styles.
     """
     _check_names(styles, STYLES, "style")
-    if n_experiences < 2 or len(styles) < 2:
+    if NUMBERS["n_experiences"].checked(n_experiences) < 2 or len(styles) < 2:
         raise InputError("a drift over time takes at least two experiences and two styles")
     shapes = classes_by("object", range(len(SHAPES)))
     tasks = []
@@ -204,7 +203,7 @@ def pairs(
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything a stream holds: whole numbers from 1 to :data:`MOST_PICTURES`.
+    """How much of everything a stream holds, as far as :data:`~avalanche_vlm._numbers.NUMBERS` lets it.
 
     :param train: number of training pictures per task.
     :param test: number of test pictures per task.
@@ -219,14 +218,7 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name, number in list(vars(self).items()):
-            if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
-                raise InputError(f"n_{name} of the picturebook is a whole number of 1 or more, not {brief(number)}")
-            if int(number) > MOST_PICTURES:
-                raise InputError(
-                    f"n_{name} of the picturebook is at most {MOST_PICTURES:,}, not {_told(int(number))}: drawn "
-                    f"at once, so many pictures would take {_told(int(number) * BYTES_WHILE_DRAWN // 2**30)} GiB of "
-                    "memory"
-                )
+            NUMBERS[f"n_{name}"].checked(number, f"n_{name} of the picturebook")
             object.__setattr__(self, name, int(number))  # numpy's are no JSON
 
     def facts(self) -> dict[str, int]:
@@ -234,14 +226,12 @@ class Sizes:
         return {f"n_{name}": number for name, number in vars(self).items()}
 
 
-def _told(number: int) -> str:
-    return f"{number:,}" if number < 10**18 else brief(number)
-
-
 def _classes(
     name: str, tasks: Sequence[Task | RealDigits], visible: Visible, seed: int, sizes: Sizes, reading: Reading
 ) -> VLMBenchmark:
     space = join_tasks([(t.name, t.class_names, t.templates) for t in tasks], visible)
+    pictures_of = sizes.train + sizes.test
+    refuse_beyond(len(tasks) * pictures_of * PICTURE_BYTES, f"{len(tasks)} tasks of {pictures_of:,} pictures")
     streams: dict[str, list[AvalancheDataset]] = {"train": [], "test": []}
     for t, task in enumerate(tasks):
         ids = np.array(space.tasks[t])

@@ -31,7 +31,7 @@ def add_deploying_commands(commands: Any) -> None:
     )
     one.add_argument("--label-file", metavar="FILE", help="file with a class a line")
     classes.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for a label, repeatable")
-    classes.add_argument("--top-k", type=values.positive, default=5, metavar="K", help="classes per image (default: 5)")
+    values.add_number(classes, "top_k", says="classes per image", unset="5", default=5, metavar="K")
     retrieve = commands.add_parser(
         "retrieve",
         help="images for texts, or texts for an image, by a saved model",
@@ -45,9 +45,7 @@ def add_deploying_commands(commands: Any) -> None:
     search.add_argument("--query", action="append", metavar="TEXT", help="text to search images for, repeatable")
     search.add_argument("--image", metavar="FILE", help="image to search texts for")
     search.add_argument("--texts", metavar="FILE", help="file with a text a line to search")
-    search.add_argument(
-        "--top-k", type=values.positive, default=10, metavar="K", help="images per text, or texts (default: 10)"
-    )
+    values.add_number(search, "top_k", says="images per text, or texts", unset="10", default=10, metavar="K")
     for command in (predict, retrieve):
         _add_common(command)
     export = commands.add_parser(
@@ -60,7 +58,7 @@ def add_deploying_commands(commands: Any) -> None:
     export.add_argument("--to", required=True, choices=TARGETS, help="what is written")
     export.add_argument("--out", required=True, metavar="FOLDER", help="the folder that is made")
     export.add_argument("--module", metavar="NAME", help="the one that answers every image, where a router chooses")
-    export.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads of torch")
+    values.add_number(export, "threads")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +67,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     reading = parser.add_argument_group("reading")
     reading.add_argument("--image-column", metavar="NAME", help="column of tables with image paths (default: image)")
     reading.add_argument("--image-root", metavar="DIR", help="what image paths of tables are relative to")
-    reading.add_argument("--batch-size", type=values.positive, default=64, metavar="N", help="(default: 64)")
-    reading.add_argument("--workers", type=values.workers, default=0, help="processes that read images (default: 0)")
+    values.add_number(reading, "batch_size", says="images that are read and encoded at a time", unset="64", default=64)
+    values.add_number(reading, "num_workers", says="processes that read images", default=0)
     reading.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

@@ -23,12 +23,7 @@ def add_living_commands(commands: Any) -> None:
     shared.add_checkpoints(update)
     update.add_argument("--json", action="store_true", help="what it came to as JSON")
     update.add_argument("--recipe", help="another recipe to go on with (default: as before)")
-    update.add_argument(
-        "--experience",
-        type=_experiences,
-        metavar="N",
-        help="of --benchmark, numbered from 0; several are separated by commas (default: the next one)",
-    )
+    values.add_number(update, "experience", several=True)
     shared.add_stream(update, benchmark="as before", seed="as before")
     shared.add_own_data(update)
     shared.add_settings(update)
@@ -36,18 +31,8 @@ def add_living_commands(commands: Any) -> None:
     update.set_defaults(workers=None)
     update.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     gates = update.add_argument_group("promotion")
-    gates.add_argument(
-        "--max-forget",
-        type=_limit,
-        metavar="POINTS",
-        help="that earlier experiences may lose in the mean, or none (default: 2)",
-    )
-    gates.add_argument(
-        "--max-zero-shot-loss",
-        type=_limit,
-        metavar="POINTS",
-        help="that held-out sets may lose in the mean, or none (default: 1, where there are held-out sets)",
-    )
+    values.add_number(gates, "max_forget", metavar="POINTS", type=_Limit("max_forget"))
+    values.add_number(gates, "max_zero_shot_loss", metavar="POINTS", type=_Limit("max_zero_shot_loss"))
     gates.add_argument(
         "--promote",
         choices=("judged", "unjudged", "always", "never"),
@@ -83,13 +68,12 @@ def add_living_commands(commands: Any) -> None:
     diff.add_argument("second", metavar="SECOND", help="such as v2")
     diff.add_argument("--json", action="store_true", help="as JSON")
     diff.add_argument("--pictures", metavar="FOLDER", help="where pictures whose answer changed are written as PNG")
-    diff.add_argument("--examples", type=values.count, default=10, metavar="N", help="of each set (default: 10)")
-    diff.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads of torch")
+    values.add_number(diff, "examples", default=10)
+    values.add_number(diff, "threads")
 
 
-def _experiences(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(values.count(part) for part in text.split(",")))
+class _Limit(values.NumberWord):
+    """A limit: the word for none stays, since nothing given stands for the default."""
 
-
-def _limit(text: str) -> float | str:
-    return "none" if text.strip().lower() == "none" else values.rate(text)
+    def __call__(self, text: str) -> Any:
+        return "none" if (read := super().__call__(text)) is None else read

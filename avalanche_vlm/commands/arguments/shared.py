@@ -36,7 +36,7 @@ def add_manners(parser: argparse.ArgumentParser) -> None:
     :param parser: parser of the command, which gets the options.
     """
     parser.add_argument("--quiet", action="store_true", help="no progress bars and remarks")
-    parser.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads of torch")
+    values.add_number(parser, "threads")
 
 
 def add_checkpoints(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +44,7 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
 
     :param parser: parser of the command, which gets the options.
     """
-    parser.add_argument(
-        "--checkpoint-minutes",
-        type=values.minutes,
-        default=CHECKPOINT_MINUTES,
-        metavar="N",
-        help="from one checkpoint within an experience to the next, fractions too; 0 writes one after every iteration, "
-        f"none at the experiences' ends alone (default: {CHECKPOINT_MINUTES:g})",
-    )
+    values.add_number(parser, "checkpoint_minutes", default=CHECKPOINT_MINUTES)
 
 
 def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", seed: str = "each --seed") -> Any:
@@ -74,19 +67,9 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
     data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
     data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
     data.add_argument("--generator", metavar="MODEL", help="text-to-image model that draws synthetic pairs, for --data")
-    data.add_argument(
-        "--data-seed",
-        type=values.seed_number,
-        metavar="N",
-        help=f"of the pictures, or of the split of --data (default: {seed})",
-    )
-    data.add_argument(
-        "--n-train", type=values.positive, metavar="N", help="training pictures per task of the picturebook"
-    )
-    data.add_argument("--n-test", type=values.positive, metavar="N", help="test pictures per task of the picturebook")
-    data.add_argument("--n-held-out", type=values.positive, metavar="N", help="held-out captions of the picturebook")
-    data.add_argument("--n-reference", type=values.positive, metavar="N", help="reference pairs of the picturebook")
-    data.add_argument("--shots", type=values.count, metavar="N", help="training images per class (default: all)")
+    values.add_number(data, "data_seed", unset=seed)
+    for size in ("n_train", "n_test", "n_held_out", "n_reference", "shots"):
+        values.add_number(data, size)
     data.add_argument(
         "--option",
         action="append",
@@ -106,15 +89,13 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--class-names", metavar="FILE", help="names of classes: a line each in order, or label and name")
     own.add_argument("--kind", choices=KINDS, help="of a table that has labels and captions")
     own.add_argument("--image-root", metavar="DIR", help="what image paths of a table are relative to")
-    own.add_argument(
-        "--split-classes", type=values.positive, metavar="N", help="make N tasks of the classes of one data set"
-    )
+    values.add_number(own, "split_classes")
     own.add_argument(
         "--check",
         choices=("none", "fast", "full"),
         help="of images before training (default: full, and fast of a published benchmark)",
     )
-    own.add_argument("--check-workers", type=values.workers, metavar="N", help="that check (default: one a processor)")
+    values.add_number(own, "check_workers")
     own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
     for column in ("image", "label", "caption", "task", "split"):
         own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")
@@ -125,13 +106,7 @@ def add_kept_tests(parser: argparse.ArgumentParser) -> None:
 
     :param parser: parser of the command, which gets the options.
     """
-    parser.add_argument(
-        "--keep-tests",
-        type=values.count,
-        metavar="N",
-        help="test samples of each experience and held-out set that are kept with the model, for what later updates "
-        "forget (default: 200)",
-    )
+    values.add_number(parser, "keep_tests")
     parser.add_argument("--no-raw-data", action="store_true", help="keep no pictures or captions as test samples")
 
 
@@ -140,9 +115,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", default="tiny", help="tiny, or any open_clip name (default: tiny)")
     model.add_argument("--pretrained", metavar="TAG", help="open_clip's tag, or a checkpoint file")
     model.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (default: fp32)")
-    model.add_argument(
-        "--image-size", type=values.positive, metavar="PIXELS", help="side of its input (default: its own)"
-    )
+    values.add_number(model, "image_size", metavar="PIXELS")
     add_trust(model)
     model.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
@@ -165,12 +138,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     :param parser: parser of the command, which gets the options.
     """
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
-    train.add_argument("--lr", type=values.rate)
-    train.add_argument("--epochs", type=values.positive)
-    train.add_argument("--batch-size", type=values.positive)
-    train.add_argument("--warmup", type=values.count, metavar="STEPS")
-    train.add_argument("--weight-decay", type=values.rate)
-    train.add_argument("--label-smoothing", type=values.rate, metavar="SHARE", help="of class targets (default: 0)")
+    for number in ("lr", "epochs", "batch_size", "warmup", "weight_decay", "label_smoothing", "negatives"):
+        values.add_number(train, number)
     train.add_argument(
         "--train-classes",
         choices=get_args(TrainClasses),
@@ -182,14 +151,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         choices=get_args(TrainTemplates),
         help="prompts that stand for a class in training: of all templates, averaged, or of the first (default: all)",
     )
-    train.add_argument(
-        "--negatives",
-        type=values.positive,
-        metavar="N",
-        help="classes that are drawn in a step to stand for all that compete beside the batch's (default: all)",
-    )
     train.add_argument("--amp", choices=("bf16",))
-    train.add_argument("--workers", type=values.workers, default=0, help="processes that load data (default: 0)")
+    values.add_number(train, "num_workers", default=0)
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 from avalanche_vlm.commands.arguments import shared, values
 from avalanche_vlm.training.settings import EvalTasks
-
-_SEED = "of the training, and of the data unless --data-seed is given"
 
 
 def add_training_commands(commands: Any) -> None:
@@ -20,7 +19,7 @@ def add_training_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="train one recipe on a stream", description="Train one recipe on a stream.")
     shipped = ", ".join(line.name for line in catalogue())
     run.add_argument("--recipe", default="fine-tune", help=f"{shipped} (default: fine-tune)")
-    run.add_argument("--seed", type=values.seed_number, default=0, help=_SEED)
+    values.add_number(run, "seed", default=0)
     shared.add_kept_tests(run)
     run.add_argument("--no-save", action="store_true", help="do not save the trained model in DIR/model")
     compare = commands.add_parser(
@@ -29,9 +28,8 @@ def add_training_commands(commands: Any) -> None:
         description="Train several recipes on the same stream; started again, it keeps what is finished.",
     )
     compare.add_argument("--recipes", type=values.names, help=f"separated by commas (default: {','.join(COMPARED)})")
-    compare.add_argument(
-        "--seeds", type=values.seed_numbers, default=[0], help=f"{_SEED}; several are separated by commas (default: 0)"
-    )
+    more = f"{NUMBERS['seed'].says}; several are separated by commas"
+    values.add_number(compare, "seed", option="--seeds", says=more, several=True, default=[0])
     compare.add_argument("--save-models", action="store_true", help="save the trained models, each in its run's folder")
     _add_jobs(compare, "runs")
     for command in (run, compare):
@@ -41,9 +39,7 @@ def add_training_commands(commands: Any) -> None:
             help="tasks that are evaluated after each, those seen so far, or none but after the last; before the first "
             "and after the last all are (default: all)",
         )
-        command.add_argument(
-            "--eval-every", type=values.positive, metavar="N", help="tasks from one evaluation to the next (default: 1)"
-        )
+        values.add_number(command, "eval_every")
         command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
     diagnose = commands.add_parser(
         "diagnose",
@@ -67,34 +63,23 @@ def add_training_commands(commands: Any) -> None:
 
 
 def _add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--jobs",
-        type=values.threads,
-        metavar="N",
-        help=f"{what} at once, in processes among which --threads are divided (default: one per processor, as far as "
-        f"there are {what} and memory; 1 on CUDA)",
+    values.add_number(
+        parser,
+        "jobs",
+        says=f"{what} at once, in processes among which --threads are divided",
+        unset=f"one per processor, as far as there are {what} and memory; 1 on CUDA",
     )
 
 
 def _add_advice(parser: argparse.ArgumentParser) -> None:
     tried = ",".join(ADVISED)
     parser.add_argument("--recipes", type=values.names, default=ADVISED, help=f"separated by commas (default: {tried})")
-    parser.add_argument("--seed", type=values.seed_number, default=0, help=_SEED)
-    parser.add_argument(
-        "--minutes", type=values.rate, default=4.5, help="all pilots together take no longer (default: 4.5)"
-    )
+    values.add_number(parser, "seed", default=0)
+    values.add_number(parser, "minutes", default=4.5)
     _add_jobs(parser, "pilots")
     limits = parser.add_argument_group("constraints")
-    limits.add_argument(
-        "--max-bytes", type=values.count, metavar="N", help="stored between tasks, RAM and disk together"
-    )
+    values.add_number(limits, "max_bytes")
     limits.add_argument("--no-raw-data", action="store_true", help="no pictures or captions may be kept")
     limits.add_argument("--no-task-id", action="store_true", help="no prediction may ask for the sample's task")
-    limits.add_argument("--max-train-seconds", type=values.rate, metavar="S", help="of training on all of the data")
-    limits.add_argument(
-        "--keep-zero-shot",
-        type=values.rate,
-        default=2.0,
-        metavar="POINTS",
-        help="that held-out sets may lose (default: 2)",
-    )
+    values.add_number(limits, "max_train_seconds", metavar="S")
+    values.add_number(limits, "keep_zero_shot", default=2.0, metavar="POINTS")

@@ -6,10 +6,10 @@ Each function takes the word as it was written and gives its value, as :mod:`arg
 from __future__ import annotations
 
 import argparse
-import math
+from typing import Any
 
-from avalanche_vlm.training.settings import LARGEST, MOST_WORKERS
-from avalanche_vlm.units import brief
+from avalanche_vlm._numbers import NUMBERS
+from avalanche_vlm.errors import InputError
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -23,101 +23,49 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def count(text: str) -> int:
-    """A whole number of 0 or more.
+class NumberWord:
+    """Reads a declared number, or several that are separated by commas, each once: a seed counted twice would pass for
+    a spread of zero.
 
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if it is none.
-    """
-    return _whole(text, 0)
+    :param name: name of the number's declaration in :data:`~avalanche_vlm._numbers.NUMBERS`.
+    :param several: whether there may be more than one.
 
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more.
-
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if it is none.
-    """
-    return _whole(text, 1)
-
-
-def seed_number(text: str) -> int:
-    """A seed that torch's generators take.
-
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if it is none.
-    """
-    return _whole(text, 0, 2**64 - 1, "torch's random generators take no larger seed")
-
-
-def seed_numbers(text: str) -> tuple[int, ...]:
-    """Seeds separated by commas, each once: counted twice, one experiment would pass for a spread of zero.
-
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if one of them is no seed.
-
-    >>> seed_numbers("1,0,1")
+    >>> NumberWord("seed", several=True)("1,0,1")
     (1, 0)
     """
-    return tuple(dict.fromkeys(seed_number(part) for part in text.split(",")))
+
+    def __init__(self, name: str, several: bool = False) -> None:
+        self.number, self._several = NUMBERS[name], several
+
+    def __call__(self, text: str) -> Any:
+        """The value.
+
+        :param text: the word as it was written.
+        :raises argparse.ArgumentTypeError: if it cannot be meant.
+        """
+        try:
+            if self._several:
+                return tuple(dict.fromkeys(map(self.number.read, text.split(","))))
+            return self.number.read(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def threads(text: str) -> int:
-    """A number of threads.
+def add_number(
+    group: Any, name: str, *, option: str = "", says: str = "", unset: str = "", several: bool = False, **settings: Any
+) -> None:
+    """An option for a declared number: its range, and its words in the help.
 
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if it is none.
+    :param group: argparse's parser, or a group of it, which gets the option.
+    :param name: name of the number's declaration in :data:`~avalanche_vlm._numbers.NUMBERS`.
+    :param option: the option, where it has not the declared name.
+    :param says: words for what it decides in this command, in place of the declared ones.
+    :param unset: words for what holds if it is not given, in place of the declared ones.
+    :param several: whether several may be given, separated by commas.
+    :param settings: further settings of argparse's.
     """
-    return _whole(text, 1, 4096, "no machine runs more at once")
-
-
-def workers(text: str) -> int:
-    """A number of processes that load data, 0 for none beside the main one.
-
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if it is none.
-    """
-    return _whole(text, 0, MOST_WORKERS, "no machine runs more at once")
-
-
-def rate(text: str) -> float:
-    """A finite number of 0 or more, up to :data:`~avalanche_vlm.training.settings.LARGEST`.
-
-    :param text: the word as it was written.
-    :raises argparse.ArgumentTypeError: if it is none.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{brief(text)} is not a finite number of 0 or more")
-    if value > LARGEST:
-        raise argparse.ArgumentTypeError(f"{brief(text)} is above {LARGEST:g}: no quantity here is so large")
-    return value
-
-
-def minutes(text: str) -> float | None:
-    """A finite number of 0 or more, or the word ``none``.
-
-    :param text: the word as it was written.
-    :return: the number; None for the word.
-    :raises argparse.ArgumentTypeError: if it is neither.
-
-    >>> minutes("0.5"), minutes("none")
-    (0.5, None)
-    """
-    try:
-        return None if text == "none" else rate(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{brief(text)} is neither a finite number of 0 or more nor none") from error
-
-
-def _whole(text: str, least: int, most: int = 2**63 - 1, why: str = "no computer counts so far") -> int:
-    digits = text.strip().lstrip("0") or "0"
-    if not text.strip().isdecimal() or (digits == "0" and least > 0):
-        raise argparse.ArgumentTypeError(f"{brief(text)} is not a whole number of {least} or more")
-    # Python itself refuses to read some thousand digits.
-    if len(digits) > len(str(most)) or int(digits) > most:
-        raise argparse.ArgumentTypeError(f"{brief(text)} is above {most}: {why}")
-    return int(digits)
+    number = NUMBERS[name]
+    words = f"{says or number.says} (default: {unset or number.unset})".replace("%", "%%")
+    group.add_argument(
+        option or number.option, **{"type": NumberWord(name, several), "metavar": "N", "help": words, **settings}
+    )

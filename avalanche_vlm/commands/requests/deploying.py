@@ -6,14 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from avalanche_vlm.benchmarks.sources.text import filled_lines
 from avalanche_vlm.commands.answer_files import SUFFIXES
-from avalanche_vlm.commands.requests.parts import Part
+from avalanche_vlm.commands.requests.parts import Part, within
 from avalanche_vlm.errors import InputError
-
-AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class UseRequest(Part):
@@ -33,14 +29,14 @@ class UseRequest(Part):
 
     model: Path
     target: Path | None = None
-    top_k: AtLeastOne
+    top_k: Annotated[int, within("top_k")]
     image_column: str | None = None
     image_root: str | None = None
-    batch_size: AtLeastOne = 64
-    workers: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, within("batch_size")] = 64
+    workers: Annotated[int, within("num_workers")] = 0
     device: str = "auto"
     quiet: bool = False
-    threads: AtLeastOne | None = None
+    threads: Annotated[int, within("threads")] | None = None
 
 
 class PredictRequest(UseRequest):
@@ -85,7 +81,7 @@ class ExportRequest(Part):
     to: str
     target: Path
     module: str | None = None
-    threads: AtLeastOne | None = None
+    threads: Annotated[int, within("threads")] | None = None
 
 
 def predict_request(options: argparse.Namespace) -> PredictRequest:

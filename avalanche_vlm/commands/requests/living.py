@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from avalanche_vlm.commands.requests import shared
-from avalanche_vlm.commands.requests.parts import ModelRequest, NotNegative, Part, Rate, TrainingRequest
+from avalanche_vlm.commands.requests.parts import ModelRequest, Part, TrainingRequest, within
 from avalanche_vlm.errors import InputError
 
 
@@ -26,9 +26,9 @@ class UpdateRequest(TrainingRequest):
     """
 
     recipe: str | None = None
-    experiences: tuple[NotNegative, ...] | None = None
-    tests: NotNegative | None = None
-    limits: dict[str, Rate | Literal["none"]] = Field(default_factory=dict)
+    experiences: tuple[Annotated[int, within("experience")], ...] | None = None
+    tests: Annotated[int, within("keep_tests")] | None = None
+    limits: dict[str, Annotated[float, within("max_forget")] | Literal["none"]] = Field(default_factory=dict)
     promote: Literal["judged", "unjudged", "always", "never"] = "judged"
     held_out: str | None = None
     as_json: bool = False
@@ -75,12 +75,12 @@ class DiffRequest(Part):
     """
 
     out: Path
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, within("threads")] | None = None
     first: str
     second: str
     as_json: bool = False
     pictures: Path | None = None
-    examples: NotNegative = 10
+    examples: Annotated[int, within("examples")] = 10
 
 
 def update_request(options: argparse.Namespace) -> UpdateRequest:

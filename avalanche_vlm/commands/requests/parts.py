@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates, Visible
 from avalanche_vlm.models.precision import WeightPrecision
 from avalanche_vlm.training.settings import CHECKPOINT_MINUTES, EvalTasks
 
-NotNegative = Annotated[int, Field(ge=0)]
-TorchSeed = Annotated[int, Field(ge=0, le=2**64 - 1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def within(name: str) -> Any:
+    """The range of a declared number, as a field of a stored request has it.
+
+    :param name: name of its declaration in :data:`~avalanche_vlm._numbers.NUMBERS`.
+    """
+    number = NUMBERS[name]
+    bounds: dict[str, Any] = {
+        "gt" if "(" in number.open else "ge": number.least,
+        "lt" if ")" in number.open else "le": number.most,
+    }
+    return Field(**bounds) if number.whole else Field(**bounds, allow_inf_nan=False)
+
+
+TorchSeed = Annotated[int, within("seed")]
 
 
 class Part(BaseModel):
@@ -69,7 +82,7 @@ class ModelRequest(Part):
     name: str = "tiny"
     pretrained: str | None = None
     precision: WeightPrecision = "fp32"
-    image_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Annotated[int, within("image_size")] | None = None
     trust_remote_code: Annotated[bool, Field(exclude=True)] = False
 
 
@@ -92,19 +105,19 @@ class TrainChanges(Part):
     :param eval_every: experiences from one evaluation to the next.
     """
 
-    lr: Rate | None = None
-    epochs: NotNegative | None = None
-    batch_size: NotNegative | None = None
-    warmup: NotNegative | None = None
-    weight_decay: Rate | None = None
-    label_smoothing: Rate | None = None
+    lr: Annotated[float, within("lr")] | None = None
+    epochs: Annotated[int, within("epochs")] | None = None
+    batch_size: Annotated[int, within("batch_size")] | None = None
+    warmup: Annotated[int, within("warmup")] | None = None
+    weight_decay: Annotated[float, within("weight_decay")] | None = None
+    label_smoothing: Annotated[float, within("label_smoothing")] | None = None
     train_classes: TrainClasses | None = None
     train_templates: TrainTemplates | None = None
-    negatives: NotNegative | None = None
+    negatives: Annotated[int, within("negatives")] | None = None
     amp: Literal["bf16"] | None = None
-    num_workers: NotNegative | None = None
+    num_workers: Annotated[int, within("num_workers")] | None = None
     eval_tasks: EvalTasks | None = None
-    eval_every: NotNegative | None = None
+    eval_every: Annotated[int, within("eval_every")] | None = None
 
 
 class Assignment(Part):
@@ -132,7 +145,7 @@ class Request(Part):
 
     out: Path
     quiet: bool = False
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, within("threads")] | None = None
 
 
 class TrainingRequest(Request):
@@ -152,7 +165,7 @@ class TrainingRequest(Request):
     device: str = "auto"
     train: TrainChanges = TrainChanges()
     assignments: tuple[Assignment, ...] = ()
-    checkpoint_minutes: Rate | None = CHECKPOINT_MINUTES
+    checkpoint_minutes: Annotated[float, within("checkpoint_minutes")] | None = CHECKPOINT_MINUTES
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that the command is about, each once."""

@@ -6,11 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
-
 from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import shared
-from avalanche_vlm.commands.requests.parts import NotNegative, Part, Rate, Request, TorchSeed, TrainingRequest
+from avalanche_vlm.commands.requests.parts import Part, Request, TorchSeed, TrainingRequest, within
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
 
@@ -25,7 +23,7 @@ class Saving(Part):
 
     model: bool = True
     base: bool = False
-    tests: NotNegative | None = None
+    tests: Annotated[int, within("keep_tests")] | None = None
 
 
 class RunRequest(TrainingRequest):
@@ -60,7 +58,7 @@ class CompareRequest(TrainingRequest):
     chosen: bool = True
     seeds: tuple[TorchSeed, ...] = (0,)
     saving: Saving = Saving(model=False)
-    jobs: Annotated[int, Field(ge=1)] | None = None
+    jobs: Annotated[int, within("jobs")] | None = None
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
@@ -77,11 +75,11 @@ class Limits(Part):
     :param keep_zero_shot: points that the held-out sets may lose.
     """
 
-    max_bytes: NotNegative | None = None
+    max_bytes: Annotated[int, within("max_bytes")] | None = None
     raw_data: bool = True
     task_id: bool = True
-    max_train_seconds: Rate | None = None
-    keep_zero_shot: Rate = 2.0
+    max_train_seconds: Annotated[float, within("max_train_seconds")] | None = None
+    keep_zero_shot: Annotated[float, within("keep_zero_shot")] = 2.0
 
 
 class AdviseRequest(TrainingRequest):
@@ -97,9 +95,9 @@ class AdviseRequest(TrainingRequest):
 
     recipes: tuple[str, ...]
     seed: TorchSeed = 0
-    minutes: Rate = 4.5
+    minutes: Annotated[float, within("minutes")] = 4.5
     limits: Limits = Limits()
-    jobs: Annotated[int, Field(ge=1)] | None = None
+    jobs: Annotated[int, within("jobs")] | None = None
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that are tried."""
@@ -114,7 +112,7 @@ class DiagnoseRequest(Request):
     :param trust_remote_code: whether code that comes with the run's model may run.
     """
 
-    checkpoint_minutes: Rate | None = CHECKPOINT_MINUTES
+    checkpoint_minutes: Annotated[float, within("checkpoint_minutes")] | None = CHECKPOINT_MINUTES
     trust_remote_code: bool = False
 
 

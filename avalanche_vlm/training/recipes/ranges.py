@@ -29,11 +29,20 @@ PartialShare = Annotated[float, Field(ge=0, lt=1)]
 Inner = Annotated[float, Field(gt=0, lt=1)]
 """A part of a whole that neither is empty nor takes everything."""
 
-Natural = Annotated[int, Field(ge=0)]
-"""A number of things, 0 for none."""
+Natural = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A number of things, 0 for none. Nothing that is counted here (samples, texts, steps) comes in more."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """A number of things of which there is one at least."""
+
+Members = Annotated[int, Field(ge=1, le=1000)]
+"""A number of things of which each is made by itself: experts, components of a mixture, tokens of a prompt, blocks."""
+
+Width = Annotated[int, Field(ge=1, le=8192)]
+"""A rank, or the width of a layer: no tower has one as wide."""
+
+Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
+"""What a memory may take."""
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What random draws follow from; within 32 bits, as scikit-learn has it."""

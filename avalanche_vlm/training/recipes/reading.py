@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from avalanche_vlm.units import one_line
+from avalanche_vlm.units import in_short
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """A number is no text and no truth value, and a rate is finite."""
@@ -64,7 +64,7 @@ def refusal(recipe: str, option: str, accepts: str, shown: str) -> str:
     :param accepts: words for what it accepts.
     :param shown: words for the value.
     """
-    return f"recipe {recipe}: {option} is {accepts}, not {one_line(shown) or repr(shown)}"
+    return f"recipe {recipe}: {option} is {accepts}, not {in_short(shown, 80) or repr(shown)}"
 
 
 def annotation_of(schema: Mapping[str, Any]) -> Any | None:

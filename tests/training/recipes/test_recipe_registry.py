@@ -56,7 +56,7 @@ def test_a_declaration_is_found_with_its_facts(declare):
     assert described.docstring == "A recipe of nothing, beside :class:`Paper`.\n\n:class:`Paper` begins a line."
     (option,) = described.options
     assert (option.name, option.type, option.accepts, option.default, option.description) == (
-        "rank", "int", "a whole number of 1 or more", 2, "rank of nothing, on two lines.",
+        "rank", "int", "a whole number from 1 to 1000000", 2, "rank of nothing, on two lines.",
     )  # fmt: skip
     plain = json.loads(json.dumps(described.as_json()))
     assert plain["training"] == [
@@ -78,7 +78,7 @@ def test_a_declaration_is_found_with_its_facts(declare):
         ({"summary": "a\nb"}, "recipe own: the summary is one phrase on one line"),
         (
             {"picturebook": Tuned(1e-3, "", options={"rank": 0})},
-            "recipe own: rank is a whole number of 1 or more, not 0",
+            "recipe own: rank is a whole number from 1 to 1000000, not 0",
         ),
         ({"training": [Published("x", options={"depth": 1})]}, "recipe own has no option 'depth'; it has rank"),
     ],
@@ -263,7 +263,7 @@ def default_out_of_range(model, *, rank: Count = 0) -> list:
         (no_model, {}, "takes the model first, by position"),
         (nothing, {}, "takes the model first, by position"),
         (name_as_option, {}, "name cannot be the name of an option"),
-        (default_out_of_range, {}, "rank is a whole number of 1 or more, not 0"),
+        (default_out_of_range, {}, "rank is a whole number from 1 to 1000000, not 0"),
         (empty, {"summary": None}, "one phrase"),
         (empty, {"family": "creg"}, "the family is"),
         (empty, {"kinds": None}, "kinds of streams are"),

@@ -352,7 +352,7 @@ def test_wrong_options_are_named(random_model, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"queue": 0}, "recipe ctp: queue is a whole number of 1 or more, not 0"),
+        ({"queue": 0}, "recipe ctp: queue is a whole number from 1 to 1000000, not 0"),
         ({"decay": 1.5}, "recipe ctp: decay is a number from 0 to 1, not 1.5"),
         ({"first_decay": -1.0}, "recipe ctp: first_decay is a number from 0 to 1, not -1.0"),
     ],

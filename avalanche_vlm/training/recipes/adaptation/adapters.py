@@ -13,7 +13,7 @@ from avalanche_vlm.training.plugins.experts import SharedExpertsPlugin
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
 from avalanche_vlm.training.recipes.gating import gated_router
-from avalanche_vlm.training.recipes.ranges import Count, Inner, Natural, NonNegative, PartialShare, Positive
+from avalanche_vlm.training.recipes.ranges import Inner, Members, Natural, NonNegative, PartialShare, Positive, Width
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -43,7 +43,7 @@ from avalanche_vlm.training.recipes.registry import recipe
 def adapter_per_task(
     model: VLM,
     *,
-    bottleneck: Count = 64,
+    bottleneck: Width = 64,
     scale: Positive = 0.1,
     dropout: PartialShare = 0.1,
     kind: AdapterKind = "parallel",
@@ -114,9 +114,9 @@ def adapter_per_task(
 def moe_adapters(
     model: VLM,
     *,
-    experts: Count = 22,
-    k: Count = 2,
-    bottleneck: Count = 64,
+    experts: Members = 22,
+    k: Members = 2,
+    bottleneck: Width = 64,
     scale: Positive = 0.1,
     dropout: PartialShare = 0.1,
     freeze: Natural = 2,

@@ -10,7 +10,7 @@ from avalanche_vlm.training.plugins import ModulePerTaskPlugin
 from avalanche_vlm.training.plugins.subspace_lora import SubspaceLoRAPlugin
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published, Tuned, Unpublished
 from avalanche_vlm.training.recipes.facts import MODULES
-from avalanche_vlm.training.recipes.ranges import TOWERS, Count, Inner, Positive, Share, SomeShare, Towers
+from avalanche_vlm.training.recipes.ranges import TOWERS, Inner, Positive, Share, SomeShare, Towers, Width
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -25,7 +25,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     picturebook=Tuned(lr=5e-3, how="Of 2.5e-3, 5e-3 and 1e-2: 80.5, 82.3 and 82.2."),
 )
 def lora(
-    model: VLM, *, rank: Count = 8, alpha: Positive | None = None, quantile: Inner = 0.95, shrinkage: SomeShare = 0.1
+    model: VLM, *, rank: Width = 8, alpha: Positive | None = None, quantile: Inner = 0.95, shrinkage: SomeShare = 0.1
 ) -> Plugins:
     """One LoRA per task on a frozen image tower (Hu et al., arXiv 2106.09685), chosen by a prototype router, so that no
     task id is needed; what belongs to no task is left to the pretrained model.
@@ -67,7 +67,7 @@ def lora(
 def keeplora(
     model: VLM,
     *,
-    rank: Count = 16,
+    rank: Width = 16,
     alpha: Positive = 1.0,
     image_energy: Share = 0.85,
     text_energy: Share = 0.2,

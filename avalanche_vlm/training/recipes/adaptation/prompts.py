@@ -16,7 +16,7 @@ from avalanche_vlm.training.plugins.shared_module import SharedModulePlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
 from avalanche_vlm.training.recipes.gating import gated_router
-from avalanche_vlm.training.recipes.ranges import Count, Inner, Share
+from avalanche_vlm.training.recipes.ranges import Inner, Members, Share
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -46,7 +46,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     adamw=MODULES,
     picturebook=Tuned(lr=1e-3, how="Best of a few rates on three tasks; 1e-3 to 3e-3 is a start."),
 )
-def coop(model: VLM, *, length: Count = 4, words: str = "") -> Plugins:
+def coop(model: VLM, *, length: Members = 4, words: str = "") -> Plugins:
     """CoOp: a learned context in front of every prompt, both towers frozen (Zhou et al., arXiv 2109.01134). One context
     for all classes, trained on every task in turn: the sequential baseline of class-incremental papers.
 
@@ -102,7 +102,7 @@ def coop(model: VLM, *, length: Count = 4, words: str = "") -> Plugins:
     adamw=MODULES,
     picturebook=Tuned(lr=3e-3, how="Best of a few rates on three tasks; 1e-3 to 3e-3 is a start."),
 )
-def maple(model: VLM, *, length: Count = 2, depth: Count = 9, words: str = "a photo of a") -> Plugins:
+def maple(model: VLM, *, length: Members = 2, depth: Members = 9, words: str = "a photo of a") -> Plugins:
     """MaPLe: deep text prompts, and visual prompts that are linear functions of them (Khattak et al., arXiv
     2210.03117). One module, trained on every task in turn: the sequential baseline of class-incremental papers.
 
@@ -165,10 +165,10 @@ def _s_prompts(config: str, benchmark: str, epochs: int, note: str) -> Published
 def s_prompts(
     model: VLM,
     *,
-    image_length: Count = 10,
-    text_length: Count = 4,
+    image_length: Members = 10,
+    text_length: Members = 4,
     words: str = "",
-    centres: Count = 5,
+    centres: Members = 5,
     reference: ReferencePairs | None = None,
     quantile: Inner = 0.95,
     ood_accepted: Inner = 0.001,
@@ -226,7 +226,9 @@ def s_prompts(
     adamw=MODULES,
     picturebook=Tuned(lr=3e-2, how="Best of a few rates on three tasks; 1e-2 to 3e-2 is a start."),
 )
-def diki(model: VLM, *, length: Count = 8, depth: Count = 8, quantile: Inner = 0.95, shrinkage: Share = 0.1) -> Plugins:
+def diki(
+    model: VLM, *, length: Members = 8, depth: Members = 8, quantile: Inner = 0.95, shrinkage: Share = 0.1
+) -> Plugins:
     """DIKI: per task residual key/value prompts in the first blocks of both towers, which start by changing nothing. At
     prediction they count by the sample's likelihood under the task's Gaussian (Tang et al., arXiv 2407.05342).
 

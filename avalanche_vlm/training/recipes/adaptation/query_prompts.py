@@ -21,7 +21,7 @@ from avalanche_vlm.models.modules.query_prompts import CodaPromptPool, DualPromp
 from avalanche_vlm.models.modules.query_prompts.l2p import Selection
 from avalanche_vlm.training.plugins.query_prompts import QueryPromptPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
-from avalanche_vlm.training.recipes.ranges import Count, NonNegative
+from avalanche_vlm.training.recipes.ranges import Members, NonNegative
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -68,9 +68,9 @@ from avalanche_vlm.training.recipes.registry import recipe
 def l2p(
     model: VLM,
     *,
-    size: Count = 10,
-    length: Count = 10,
-    chosen: Count = 4,
+    size: Members = 10,
+    length: Members = 10,
+    chosen: Members = 4,
     weight: NonNegative = 1.0,
     selection: Selection = "nearest",
 ) -> Plugins:
@@ -133,10 +133,10 @@ def l2p(
 def dualprompt(
     model: VLM,
     *,
-    shared_blocks: Count = 2,
-    task_blocks: Count = 3,
-    shared_length: Count = 5,
-    task_length: Count = 20,
+    shared_blocks: Members = 2,
+    task_blocks: Members = 3,
+    shared_length: Members = 5,
+    task_length: Members = 20,
     weight: NonNegative = 1.0,
 ) -> Plugins:
     """DualPrompt: prefixes of attention, one for all tasks in blocks 1 and 2 and one per task in blocks 3 to 5, chosen
@@ -201,9 +201,9 @@ def _coda_prompt(
 def coda_prompt(
     model: VLM,
     *,
-    components: Count = 10,
-    length: Annotated[int, Field(ge=2, multiple_of=2)] = 8,
-    blocks: Count = 5,
+    components: Members = 10,
+    length: Annotated[int, Field(ge=2, le=1000, multiple_of=2)] = 8,
+    blocks: Members = 5,
     weight: NonNegative = 0.1,
 ) -> Plugins:
     """CODA-Prompt: prefixes of attention in blocks 1 to 5 that are sums of components, weighed by an image's attended

@@ -9,7 +9,7 @@ from avalanche_vlm.training.plugins.label_specific import LabelSpecificPlugin
 from avalanche_vlm.training.plugins.projection_fusion import ProjectionFusionPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
-from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed
+from avalanche_vlm.training.recipes.ranges import Bytes, Count, Members, Natural, NonNegative, Positive, Seed
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -37,13 +37,13 @@ from avalanche_vlm.training.recipes.registry import recipe
 def lada(
     model: VLM,
     *,
-    units: Count = 16,
-    components: Count = 4,
+    units: Members = 16,
+    components: Members = 4,
     alpha: NonNegative = 1.0,
     beta: Positive = 1.0,
     bottleneck: Natural = 16,
     batch_size: Count = 64,
-    max_bytes: Count | None = None,
+    max_bytes: Bytes | None = None,
     seed: Seed = 0,
 ) -> Plugins:
     """LADA: memory units of every class behind a frozen image tower, which start as k-means centres, beside texts that

@@ -14,7 +14,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import AdapterFusionPlugin, FeatureReplayPlugin
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import RAPF
-from avalanche_vlm.training.recipes.ranges import Count, NonNegative, Seed, Share
+from avalanche_vlm.training.recipes.ranges import Bytes, Members, NonNegative, Seed, Share
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -46,10 +46,10 @@ def rapf(
     margin_weight: NonNegative = 1.0,
     bias: Share = 0.6,
     start: Literal["identity", "random"] = "identity",
-    max_bytes: Count | None = None,
+    max_bytes: Bytes | None = None,
     shrinkage: Share = 0.0,
-    classes: Count = 2,
-    per_class: Count = 20,
+    classes: Members = 2,
+    per_class: Members = 20,
     seed: Seed = 0,
 ) -> Plugins:
     """RAPF: one linear adapter on frozen towers, trained on the batch and on Gaussian pseudo-features of old classes; a

@@ -15,7 +15,7 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.recipes.declaration import Plugins, Published, Tuned
 from avalanche_vlm.training.recipes.facts import MODULES
-from avalanche_vlm.training.recipes.ranges import TOWERS, Count, NonNegative, Positive, SomeShare, Towers
+from avalanche_vlm.training.recipes.ranges import TOWERS, NonNegative, Positive, SomeShare, Towers, Width
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import PreviousTeacher
@@ -51,7 +51,7 @@ def c_clip(
     *,
     weight: NonNegative = 2.0,
     temperature: Positive = 0.07,
-    rank: Count = 16,
+    rank: Width = 16,
     alpha: Positive = 32.0,
     merge: SomeShare = 0.5,
     attention: str = "out",

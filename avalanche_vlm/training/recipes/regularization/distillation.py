@@ -17,7 +17,7 @@ from avalanche_vlm.training.plugins.distillation import StudentSide
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Published
 from avalanche_vlm.training.recipes.facts import CLASS_INCREMENTAL, FINE_TUNING, WHOLE_TOWERS
-from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed
+from avalanche_vlm.training.recipes.ranges import Count, Members, Natural, NonNegative, Positive, Seed
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import CurrentBatch, CurrentTask, ReferenceSet, random_sentences
 from avalanche_vlm.training.teachers import InitialTeacher, PreviousTeacher
@@ -85,7 +85,7 @@ def lwf_vr(
     weight: NonNegative = 1.0,
     temperature: Positive = 2.0,
     sentences: Count = 1000,
-    words: Count = 10,
+    words: Members = 10,
     texts_per_step: Natural = 0,
     side: StudentSide = "image",
     images: LwFImages = "drawn",

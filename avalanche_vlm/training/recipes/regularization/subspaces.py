@@ -27,6 +27,7 @@ from avalanche_vlm.training.recipes.ranges import (
     Share,
     SomeShare,
     Towers,
+    Width,
 )
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import ReferenceSet
@@ -125,7 +126,7 @@ def gnsp(
 def nusa(
     model: VLM,
     *,
-    rank: Count = 128,
+    rank: Width = 128,
     tail_energy: SomeShare = 0.05,
     alpha: Positive = 2.0,
     dropout: PartialShare = 0.25,

@@ -25,7 +25,7 @@ from avalanche_vlm.training.plugins import (
 )
 from avalanche_vlm.training.recipes.declaration import AdamW, Paper, Plugins, Published, Unpublished
 from avalanche_vlm.training.recipes.facts import LIKE_FINE_TUNING, WHOLE_TOWERS
-from avalanche_vlm.training.recipes.ranges import Count, Natural, NonNegative, Positive, Seed, Workplace
+from avalanche_vlm.training.recipes.ranges import Bytes, Count, Natural, NonNegative, Positive, Seed, Workplace
 from avalanche_vlm.training.recipes.registry import recipe
 from avalanche_vlm.training.reference import CurrentBatch
 from avalanche_vlm.training.teachers import PreviousTeacher
@@ -45,7 +45,7 @@ def replay(
     model: VLM,
     *,
     reference: ReferencePairs | None = None,
-    max_bytes: Count = 1 << 20,
+    max_bytes: Bytes = 1 << 20,
     policy: Policy = "class-balanced",
     batch_size: Count = 64,
     mixture: Mixture = "uniform",
@@ -120,7 +120,7 @@ def replay(
 def icarl(
     model: VLM,
     *,
-    max_bytes: Count = 1 << 20,
+    max_bytes: Bytes = 1 << 20,
     weight: NonNegative = 1.0,
     temperature: Positive = 2.0,
     seed: Seed = 0,
@@ -173,7 +173,7 @@ def tic_cumulative(
     model: VLM,
     *,
     variant: Literal["all", "equal", "exponential"] = "all",
-    max_bytes: Count = 1 << 30,
+    max_bytes: Bytes = 1 << 30,
     folder: Workplace = "",
     augment: bool = True,
     seed: Seed = 0,

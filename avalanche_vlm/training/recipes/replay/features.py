@@ -9,7 +9,7 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins import FeatureReplayPlugin, LatentReplayPlugin, TextReplayPlugin
 from avalanche_vlm.training.recipes.declaration import Paper, Plugins, Tuned, Unpublished
 from avalanche_vlm.training.recipes.facts import LIKE_FINE_TUNING, RAPF, WHOLE_TOWERS
-from avalanche_vlm.training.recipes.ranges import Count, NonNegative, Seed, Share
+from avalanche_vlm.training.recipes.ranges import Bytes, Count, Members, NonNegative, Seed, Share, Width
 from avalanche_vlm.training.recipes.registry import recipe
 
 
@@ -22,7 +22,7 @@ from avalanche_vlm.training.recipes.registry import recipe
     picturebook=WHOLE_TOWERS,
 )
 def text_replay(
-    model: VLM, *, max_bytes: Count = 1 << 18, batch_size: Count = 64, weight: NonNegative = 1.0, seed: Seed = 0
+    model: VLM, *, max_bytes: Bytes = 1 << 18, batch_size: Count = 64, weight: NonNegative = 1.0, seed: Seed = 0
 ) -> Plugins:
     """Captions (for classes, prompts) without images: their features stay where they were. Holds the text tower alone.
 
@@ -48,7 +48,7 @@ def text_replay(
 def latent_replay(
     model: VLM,
     *,
-    max_bytes: Count = 1 << 20,
+    max_bytes: Bytes = 1 << 20,
     precision: LatentPrecision = "int8",
     layer: str = "",
     batch_size: Count = 64,
@@ -89,10 +89,10 @@ def prototype_replay(
     model: VLM,
     *,
     kind: DensityKind = "full",
-    max_bytes: Count | None = None,
+    max_bytes: Bytes | None = None,
     shrinkage: Share = 0.1,
-    components: Count = 4,
-    bottleneck: Count | None = None,
+    components: Members = 4,
+    bottleneck: Width | None = None,
     batch_size: Count = 64,
     seed: Seed = 0,
 ) -> Plugins:
