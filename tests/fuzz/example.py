@@ -19,6 +19,7 @@ TARGETS = (
     "commands",
     "kept_files",
     "versions",
+    "kept_commands",
     "tensor_files",
     "states",
     "saved_models",

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+import world
 from example import Example, WrongAccept
 from mutators import NUMBERS, TEXTS
 
@@ -64,9 +65,10 @@ _WORDS += ("hf-hub:a/b", "local-dir:.", "local-dir:", "openai", "random", "1,,2"
 
 @cache
 def _commands() -> dict[str, list[argparse.Action]]:
-    from avalanche_vlm.commands.arguments.parser import _parser
+    from avalanche_vlm.commands.arguments import parser
 
-    return {name: parser._actions for name, parser in _parser()[1].items()}
+    world.one_parser()
+    return {name: of._actions for name, of in parser._parser()[1].items()}
 
 
 def make(random: Random) -> Example:
