@@ -10,6 +10,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.competing import CompetingClasses
+from avalanche_vlm.models.modules.site import wake_modules
 
 
 def shared_copy(model: VLM) -> VLM:
@@ -42,6 +43,7 @@ def with_one_module(model: VLM, module: str | None) -> VLM:
                 pool.drop(name)
         found.routed = None
         pool.activate(module)
+        wake_modules(found)  # a program takes weights that are parameters of its layers
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.vlm import VLM
 
 _NUMBERED = re.compile(r"(?:^|\.)(?:(?:resblocks|blocks?|layers?|stages)\.(\d+)|layer(\d+))\.")
@@ -31,7 +32,7 @@ def blocks(model: VLM, buffers: bool = False) -> dict[str, list[str]]:
     :return: names by block, in the order of the forward pass; every name but the scale's and bias's in exactly one
         block.
     """
-    names = model.clip.state_dict() if buffers else (name for name, _ in model.clip.named_parameters())
+    names = model.clip.state_dict() if buffers else (name for name, _ in named_weights(model.clip))
     return group_by_block(names)
 
 

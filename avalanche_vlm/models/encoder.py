@@ -15,9 +15,10 @@ from torch import nn
 from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.blocks import halves
 from avalanche_vlm.models.modules.routed import RoutedPool
-from avalanche_vlm.models.modules.site import train_modules, working_parameters
+from avalanche_vlm.models.modules.site import rest_modules, train_modules, wake_modules, working_parameters
 from avalanche_vlm.models.scale import keep_scale_low
 from avalanche_vlm.models.text_positions import LEAST, TextPositions, context_of, encode_short, text_positions
 from avalanche_vlm.models.transforms import Transforms
@@ -111,7 +112,8 @@ class DualEncoder(ResizesOnLoad):
         return self.train(self.training)
 
     def unfreeze(self, *towers: str) -> Self:
-        """Train these towers again."""
+        """Train these towers again, all modules in them included."""
+        wake_modules(self.clip)
         for tower in towers:
             for _, parameter in self.tower_parameters(tower):
                 parameter.requires_grad_(True)
@@ -152,7 +154,7 @@ class DualEncoder(ResizesOnLoad):
         :return: ``trains``, the names of all parameters that train, and ``frozen``, the towers that stay in eval mode;
             values that JSON has.
         """
-        return {"trains": list(self.trainable_parameters()), "frozen": list(self.frozen)}
+        return {"trains": [name for name, p in named_weights(self) if p.requires_grad], "frozen": list(self.frozen)}
 
     def load_training_state(self, state: Mapping[str, Sequence[str]]) -> Self:
         """Train what another model trained. Load its state dict first, which brings the parameters.
@@ -165,11 +167,13 @@ class DualEncoder(ResizesOnLoad):
         if unknown := set(state["frozen"]) - set(TOWERS):
             raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {min(unknown)!r}")
         trains = set(state["trains"])
+        wake_modules(self.clip)
         parameters = dict(self.named_parameters())
         if trains - set(parameters):
             raise InputError(f"the model has no parameter {min(trains - set(parameters))}, which is to train")
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in trains)
+        rest_modules(self.clip)
         self._frozen = set(state["frozen"])
         return self.train(self.training)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.models.autocast import autocast_dtype
 from avalanche_vlm.models.encoder import DualEncoder
+from avalanche_vlm.models.modules.bank import Bank, named_weights
 from avalanche_vlm.storage import written
 from avalanche_vlm.weights.versions import tensor_versions
 
@@ -236,7 +237,7 @@ def _image_digests(images: torch.Tensor) -> list[bytes]:
 
 def _weights_digest(tower: nn.Module) -> str:
     digest = hashlib.sha256()
-    for name, tensor in [*tower.named_parameters(), *tower.named_buffers()]:
+    for name, tensor in [*named_weights(tower), *tower.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_raw(tensor))
     return digest.hexdigest()
@@ -252,8 +253,16 @@ def layer_settings(tower: nn.Module) -> list[tuple]:
     plain = (bool, int, float, str, tuple, type(None))
     return [
         (name, type(module).__qualname__, sorted((k, v) for k, v in vars(module).items() if _is_setting(k, v, plain)))
-        for name, module in tower.named_modules()
+        for name, module in _layers(tower)
     ]
+
+
+def _layers(tower: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All layers by name, those of modules at rest among them."""
+    for name, module in tower.named_modules():
+        yield name, module
+        if isinstance(module, Bank):
+            yield from ((f"{name}.{of_blank}", blank) for of_blank, blank in module.named_blanks())
 
 
 def _is_setting(name: str, value: Any, plain: tuple) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from avalanche_vlm._content import digest
 from avalanche_vlm.memory.settings import tensor_content
 from avalanche_vlm.models.feature_cache import layer_settings
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.vlm import VLM
 
 
@@ -21,7 +22,7 @@ def weights_of(model: VLM) -> dict[str, Any]:
         weights the seed that they were drawn with.
     """
     # What competes belongs to the label space that the model was last given, and is no part of what it knows.
-    known = chain(model.named_parameters(), model.named_buffers())
+    known = chain(named_weights(model), model.named_buffers())
     tensors = sorted((name, tensor) for name, tensor in known if not name.startswith("competing."))
     drawn = {} if model.weights_seed is None else {"seed": model.weights_seed}
     return {

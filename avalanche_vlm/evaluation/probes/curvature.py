@@ -16,7 +16,7 @@ def fisher_of(
     strategy: Strategy,
     model: VLM,
     task: KeptTask,
-    weights: dict[str, torch.nn.Parameter],
+    weights: dict[str, torch.Tensor],
     kind: FisherKind,
     draws: int,
     generator: torch.Generator,

@@ -20,6 +20,7 @@ from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, RAW, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.training.protocol import Strategy, model_of
 
 
@@ -221,8 +222,8 @@ class InterferenceProbe(VLMMetric):
             self.fisher = accumulate(old, new)
 
 
-def _weights(model: VLM) -> Mapping[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.clip.named_parameters() if not name.startswith("logit_")}
+def _weights(model: VLM) -> Mapping[str, torch.Tensor]:
+    return {name: p for name, p in named_weights(model.clip) if not name.startswith("logit_")}
 
 
 def _same(weight: torch.Tensor, before: torch.Tensor | None) -> bool:

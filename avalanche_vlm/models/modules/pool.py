@@ -72,7 +72,7 @@ class ModulePool:
         self._check(of)
         self._free(name)
         for site in self.sites.values():
-            site.add(name, site.bank[of])
+            site.bank.share(name, of)
         self.names.append(name)
 
     def drop(self, name: str) -> None:
@@ -97,10 +97,10 @@ class ModulePool:
         self._forget(name)
 
     def freeze(self, name: str, frozen: bool = True) -> None:
-        """Stop training a module, or train it again."""
-        for parameter in self.parameters(name):
-            parameter.requires_grad_(not frozen)
-            parameter.grad = None  # an optimizer that has let it go would never clear it
+        """Stop training a module, which then rests, or train it again."""
+        self._check(name)
+        for site in self.sites.values():
+            site.freeze(name, frozen)
 
     def activate(self, name: str | None) -> None:
         """Run the towers with this module, or without any."""
@@ -108,6 +108,8 @@ class ModulePool:
             self._check(name)
         for site in self.sites.values():
             site.active = name
+            if name is not None:
+                site.bank.lent(name)  # before a forward pass that may be compiled
 
     @property
     def active(self) -> str | None:
@@ -141,8 +143,9 @@ class ModulePool:
 
     def state(self, name: str) -> dict[str, torch.Tensor]:
         """All tensors of one module, under the names of their sites."""
-        parts = self.module(name).items()
-        return {f"{where}.{key}": tensor for where, part in parts for key, tensor in part.state_dict().items()}
+        self._check(name)
+        parts = {where: site.bank.tensors(name) for where, site in self.sites.items()}
+        return {f"{where}.{key}": tensor for where, part in parts.items() for key, tensor in part.items()}
 
     def save(self, name: str, path: str | Path) -> None:
         """Write one module alone, as safetensors.
@@ -175,7 +178,7 @@ class ModulePool:
 
     def state_dict(self) -> dict[str, Any]:
         """The names of the modules, in values that JSON has; their tensors are in the towers' state."""
-        same = next(iter(self.sites.values())).second_names()
+        same = next(iter(self.sites.values())).bank.second_names()
         own = {"names": list(self.names), "current": self.current, "numbered": self._numbered}
         return {**own, "same": same, "active": self.active}
 
@@ -199,8 +202,8 @@ class ModulePool:
 
     def nbytes(self) -> int:
         """Bytes of all modules."""
-        # A shared module counts once.
-        return tensor_bytes({t.data_ptr(): t for name in self.names for t in self.state(name).values()}.values())
+        banks = [site.bank for site in self.sites.values()]
+        return tensor_bytes(tensor for bank in banks for tensor in (*bank.parameters(), *bank.buffers()))
 
     def stored(self) -> StoredBytes:
         """Bytes of all modules."""

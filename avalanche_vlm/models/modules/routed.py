@@ -156,7 +156,8 @@ class RoutedPool(ResizesOnLoad):
             return [None] * len(features)
         route = self.router.score(features)
         chosen = torch.where(route.is_out_of_distribution, -1, route.task).tolist()
-        names = [name if name in self.pool.names else None for name in self.of_task]
+        there = set(self.pool.names)
+        names = [name if name in there else None for name in self.of_task]
         return [None if task < 0 else names[task] for task in chosen]
 
     def turns_away(self, features: torch.Tensor) -> list[bool | None]:

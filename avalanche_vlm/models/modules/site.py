@@ -11,6 +11,7 @@ from torch import nn
 
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.bank import Bank
 
 S = TypeVar("S", bound="Site")
 
@@ -28,7 +29,7 @@ class Site(ResizesOnLoad):
     def __init__(self) -> None:
         super().__init__()
         self.active: str | None = None
-        self.bank = nn.ModuleDict()
+        self.bank = Bank()
 
     def build(self) -> nn.Module:
         """A new module for this place. Whether it changes anything yet is its own affair."""
@@ -36,8 +37,8 @@ class Site(ResizesOnLoad):
 
     @property
     def module(self) -> Any:
-        """The active module, None without one. What it can do is the kind's own matter."""
-        return None if self.active is None else self.bank[self.active]
+        """The active module for the forward pass at hand, None without one. What it can do is the kind's own matter."""
+        return None if self.active is None else self.bank.lent(self.active)
 
     @property
     def shared(self) -> nn.Module | None:
@@ -49,11 +50,22 @@ class Site(ResizesOnLoad):
         """Put a module there, on the place's device, in its precision and mode.
 
         :param name: one that is known already is replaced.
-        :param module: a new one by default; the same module may have several names.
+        :param module: a new one by default.
         """
         like = self.reference
         module = self.build() if module is None else module
         self.bank[name] = module.to(like.device, like.dtype).train(self.bank.training)
+
+    def freeze(self, name: str, frozen: bool = True) -> None:
+        """Stop training a module, which then rests, or train it again."""
+        if frozen and self.bank.rests(name):
+            return
+        self.bank.wake(name)
+        for parameter in self.bank[name].parameters():
+            parameter.requires_grad_(not frozen)
+            parameter.grad = None  # an optimizer that has let it go would never clear it
+        if frozen:
+            self.bank.rest(name)
 
     def drop(self, name: str) -> nn.Module:
         """Take a module away."""
@@ -79,29 +91,25 @@ class Site(ResizesOnLoad):
         """
         if self.active not in names:
             self.active = None
-        kept = dict(self.bank)
-        self.bank.clear()
+        for name in [name for name in self.bank if name not in names]:
+            self.bank.pop(name)
         for name in names:
-            of = (same or {}).get(name)
-            if of is None and name in kept:
-                self.bank[name] = kept[name]
-            else:
-                self.add(name, None if of is None else self.bank[of])
+            if (of := (same or {}).get(name)) is not None:
+                self.bank.share(name, of)
+            elif name not in self.bank:
+                self.add(name)
+        self.bank.put_in_order(names)
 
     def prepare_load(self, state: Mapping[str, Any]) -> None:
         """Have the modules that the state has, if it has any: a state of the tower alone says nothing about them."""
         found = list(dict.fromkeys(key.split(".")[1] for key in state if key.startswith("bank.")))
+        for name in self.bank:
+            self.bank.wake(name)
         held = [name for name, module in self.bank.items() if name in found or not module.state_dict()]
         if found:
-            self.hold([*held, *(name for name in found if name not in held)], self.second_names())
+            self.hold([*held, *(name for name in found if name not in held)], self.bank.second_names())
         for name, module in self.bank.items():
             _take_shapes(module, state, f"bank.{name}.")
-
-    def second_names(self) -> dict[str, str]:
-        """Names of modules that have another name as well, and that name."""
-        first: dict[int, str] = {}
-        found = {name: first.setdefault(id(module), name) for name, module in self.bank.items()}
-        return {name: of for name, of in found.items() if name != of}
 
     @property
     def reference(self) -> nn.Parameter:
@@ -189,7 +197,7 @@ def banks(model: nn.Module) -> dict[str, Any]:
         ``active``.
     """
     return {
-        where: {"names": list(site.bank), "same": site.second_names(), "active": site.active}
+        where: {"names": list(site.bank), "same": site.bank.second_names(), "active": site.active}
         for where, site in model.named_modules()
         if isinstance(site, Site)
     }
@@ -217,6 +225,26 @@ def working_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
             yield from working_parameters(child)
         elif site.active is not None:
             yield from working_parameters(site.module if child is site.bank else child)
+
+
+def wake_modules(model: nn.Module) -> None:
+    """Have all modules of a model as torch has modules, none at rest.
+
+    :param model: a tower, or a model of several.
+    """
+    for site in sites_of(model):
+        for name in site.bank:
+            site.bank.wake(name)
+
+
+def rest_modules(model: nn.Module) -> None:
+    """Have those modules of a model rest of which nothing trains.
+
+    :param model: a tower, or a model of several.
+    """
+    for site in sites_of(model):
+        for name in site.bank:
+            site.bank.rest(name)
 
 
 def train_modules(model: nn.Module, mode: bool) -> None:

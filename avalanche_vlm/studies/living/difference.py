@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.paired import paired_loss
 from avalanche_vlm.evaluation.probes.similarity import linear_cka
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.studies.living.answers import SampleAnswers, TestSet, answers_of
 from avalanche_vlm.studies.living.kept import file_name, kept_sets
 from avalanche_vlm.studies.living.records import Kept, read_record
@@ -172,7 +173,7 @@ def _write_pictures(folder: Path, asked: TestSet, entry: Difference) -> None:
 
 def _moved(first: VLM, second: VLM) -> Difference:
     """How much of the towers changed: shares of the parameters, and the length of the change against what was there."""
-    before, after = (dict(model.clip.named_parameters()) for model in (first, second))
+    before, after = (dict(named_weights(model.clip)) for model in (first, second))
     both = [name for name in before.keys() & after.keys() if before[name].shape == after[name].shape]
     changed = [name for name in both if not torch.equal(before[name], after[name])]
     length = sum(float((after[n] - before[n]).detach().double().square().sum()) for n in changed) ** 0.5

@@ -13,6 +13,7 @@ from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.coupled import inject_coupled_prompts
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import named
@@ -83,7 +84,7 @@ def test_the_pool_holds_everything_once_and_switches_both_towers(model, images, 
     for twin in (other, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin.encode_image(images), expected[0])
         assert torch.equal(twin.encode_text(tokens), expected[1])
-        for name, parameter in twin.named_parameters():
+        for name, parameter in named_weights(twin):
             if ".bank.a.vectors" in name:
                 nn.init.normal_(parameter)
         assert not torch.equal(twin.encode_image(images), expected[0])

@@ -25,7 +25,7 @@ from avalanche_vlm.models.modules.query_prompts import (
     QueryPromptPath,
     QueryPromptPool,
 )
-from avalanche_vlm.models.modules.query_prompts.coda import orthonormal_rows
+from avalanche_vlm.models.modules.query_prompts.coda import from_orthonormal, orthonormal_rows
 from avalanche_vlm.models.modules.query_prompts.places import PrefixAttention, TimmPrefixAttention
 
 WIDTH = 128
@@ -168,6 +168,15 @@ def test_codas_penalty_is_the_distance_from_orthonormality(tower):
     fresh.begin_task()
     fresh.begin_task()
     assert fresh.penalty(queries()).item() < 1e-8
+
+
+@pytest.mark.parametrize("m", [3, 4, 5, 40])
+def test_rows_are_as_far_from_orthonormal_whichever_way_it_is_computed(m):
+    rows = torch.randn(2, m, 4, dtype=torch.float64, requires_grad=True)
+    far = (rows @ rows.mT - torch.eye(m)).square().mean((1, 2))
+    found = from_orthonormal(rows)
+    torch.testing.assert_close(found, far)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), rows), torch.autograd.grad(far.sum(), rows))
 
 
 def test_new_components_are_orthonormal_while_there_is_room():

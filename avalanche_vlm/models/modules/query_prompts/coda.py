@@ -87,10 +87,26 @@ class CodaPromptPool(QueryPromptPool):
         """
         total = query.new_zeros(())
         for known in (self.prompts, self.keys, self.attention):
-            rows = torch.cat(list(known), 1).flatten(2)
-            one = torch.eye(rows.shape[1], device=rows.device)
-            total = total + (rows @ rows.transpose(1, 2) - one).square().mean((1, 2)).sum()
+            total = total + from_orthonormal(torch.cat(list(known), 1).flatten(2)).sum()
         return total
+
+
+def from_orthonormal(rows: torch.Tensor) -> torch.Tensor:
+    """How far rows are from orthonormal ones: the mean over the entries of ``|B B^T - 1|^2``, ``[blocks]``.
+
+    Of more rows than they have dimensions ``|B^T B|^2 - 2 |B|^2 + m`` says the same, and takes a matrix of dimensions
+    where the other takes one of rows, which on a long stream would grow with the square of the tasks.
+
+    :param rows: ``[blocks, m, d]``.
+
+    >>> from_orthonormal(torch.tensor([[[1.0], [2.0]]])).tolist()
+    [4.25]
+    """
+    m, d = rows.shape[1:]
+    if m <= d:
+        return (rows @ rows.transpose(1, 2) - torch.eye(m, device=rows.device)).square().mean((1, 2))
+    across = (rows.transpose(1, 2) @ rows).square().sum((1, 2))
+    return (across - 2 * rows.square().sum((1, 2)) + m) / m**2
 
 
 def orthonormal_rows(n: int, old: torch.Tensor) -> torch.Tensor:
