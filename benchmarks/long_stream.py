@@ -39,6 +39,7 @@ LESS: dict[str, dict[str, Any]] = {
     "ranpac": {"hidden": 32},
     "lada": {"units": 2, "bottleneck": 4},
     "proof": {"exemplars": 3},
+    "dualprompt": {"shared_blocks": 1},
 }
 """Options with which a recipe is quick on 16 pictures a task, and a memory with a budget is full before the first
 look."""
@@ -151,10 +152,8 @@ def run_one(recipe: str, experiences: int, every: int, n_train: int, evaluate_ev
     benchmark = long_stream(experiences, n_train, n_reference=n_train)
     train, options = settings_for(recipe, "picturebook")
     train |= {"epochs": 1, "warmup": 0, "lr": min(train["lr"], 1e-4), "batch_size": n_train, "train_templates": "first"}
-    options |= {
-        **({"batch_size": n_train} if "batch_size" in recipes.get(recipe).options else {}),
-        **LESS.get(recipe, {}),
-    }
+    options |= {"batch_size": n_train} if "batch_size" in recipes.get(recipe).options else {}
+    options |= LESS.get(recipe, {})
     looks = Looks()
     outcome = run_experiment(
         benchmark,
