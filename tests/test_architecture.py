@@ -353,6 +353,11 @@ MADE_IN = {"__init__", "__post_init__", "take_over", "load_state_dict", "prepare
 """Methods in which an object is made, by itself or of another, or takes a state."""
 
 ELSEWHERE = {
+    "Bank._at_rest": "how the tensors that the state dict has are kept",
+    "Bank._blank": "a module without numbers",
+    "Bank._lent": "for a forward pass, and of the numbers at rest",
+    "Bank._names": "the model's extra state has them, by site",
+    "Bank._second": "the model's extra state has them, by site",
     "CalibratedRouter.middles": "a buffer, which a loop over names registers",
     "CalibratedRouter.thresholds": "a buffer, which a loop over names registers",
     "CalibratedPool._weights": "what the batch at hand is answered with",

@@ -47,8 +47,6 @@ class Bank(nn.Module):
         """Second names of modules, and the first."""
         self._at_rest: dict[str, tuple[_Entry, ...]] = {}
         """The parameters of every module at rest, by its first name."""
-        self._entries: tuple[_Entry, ...] = ()
-        """Those of the last one that went to rest: in most banks they are those of all."""
         self._blank: tuple[nn.Module, ...] = ()
         """A module of the kind without numbers, in a tuple so that it is no part of this one."""
         self._lent: tuple[nn.Module, str, torch.Tensor, int] | None = None
@@ -157,14 +155,14 @@ class Bank(nn.Module):
         blank = self._blank[0]
         if type(blank) is not type(module) or [key for key, _ in blank.named_parameters()] != list(parameters):
             return
-        entries = _entries(parameters)
-        self._entries = self._entries if self._entries == entries else entries
+        entries, before = _entries(parameters), next(reversed(self._at_rest.values()), ())
+        entries = before if before == entries else entries  # one for all, in most banks
         numbers = [parameters[entry.key].detach().reshape(-1) for entry in sorted(entries, key=lambda e: e.start)]
         names = self._names_of(name)
         for of_module in names:
             delattr(self, of_module)
         self.register_parameter(names[0], nn.Parameter(torch.cat(numbers), requires_grad=False))
-        self._at_rest[names[0]] = self._entries
+        self._at_rest[names[0]] = entries
 
     def wake(self, name: str) -> None:
         """Have a module at rest as one of torch's again, whose parameters do not train until they are told to."""
