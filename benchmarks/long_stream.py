@@ -5,10 +5,11 @@
 Five tasks of the picturebook come again and again, so that neither the data nor the classes grow; every experience has
 a number of its own, as on a stream that goes on. A small model with random weights trains one batch of each, in a run
 like any other (:func:`~avalanche_vlm.studies.experiment.run_experiment`), so that what the ledger and the evaluator
-keep is in the figures. Each recipe is a process of its own, and started again with the same ``--out`` the script keeps
-what is finished. After every 50th experience the script collects garbage, and notes the resident memory, what the C
-allocator has handed out of it (glibc 2.33 or newer), and the bytes of what the training would go on from
-(:func:`~avalanche_vlm.training.state.training_state`): the model with its modules, and all that plugins keep.
+keep is in the figures. Each recipe is a process of its own, forked from one that has imported what all need; started
+again with the same ``--out`` the script keeps what is finished. After every 50th experience the script collects
+garbage, and notes the resident memory, what the C allocator has handed out of it (glibc 2.33 or newer), and the bytes
+of what the training would go on from (:func:`~avalanche_vlm.training.state.training_state`): the model with its
+modules, and all that plugins keep.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from apart import run_all
 from memory_budgets import allocated
 from resident import status
 
@@ -39,6 +40,7 @@ LESS: dict[str, dict[str, Any]] = {
     "ranpac": {"hidden": 32},
     "lada": {"units": 2, "bottleneck": 4},
     "proof": {"exemplars": 3},
+    "coda-prompt": {"components": 2, "length": 2},
     "dualprompt": {"shared_blocks": 1},
 }
 """Options with which a recipe is quick on 16 pictures a task, and a memory with a budget is full before the first
@@ -149,23 +151,28 @@ def run_one(recipe: str, experiences: int, every: int, n_train: int, evaluate_ev
     torch.set_num_threads(1)
     torch.manual_seed(0)
     started = time.process_time()
-    benchmark = long_stream(experiences, n_train, n_reference=n_train)
+    benchmark = long_stream(experiences + 1, n_train, n_reference=n_train)  # one more, for the last look before it
     train, options = settings_for(recipe, "picturebook")
     train |= {"epochs": 1, "warmup": 0, "lr": min(train["lr"], 1e-4), "batch_size": n_train, "train_templates": "first"}
     options |= {"batch_size": n_train} if "batch_size" in recipes.get(recipe).options else {}
     options |= LESS.get(recipe, {})
-    looks = Looks()
-    outcome = run_experiment(
+    run_experiment(
         benchmark,
         recipe,
         model=small_model(),
         settings=TrainSettings(**train, eval_tasks="seen", eval_every=max(1, evaluate_every)),
         options=options,
-        plugins=[looks],
+        plugins=[Looks()],
         evaluate=evaluate_every > 0,
     )
-    looks.before_training(outcome.strategy)
     return {"recipe": recipe, "rows": rows, "seconds": time.process_time() - started}
+
+
+def keep_one(path: Path, *job: Any) -> None:
+    """:func:`run_one`, into a file."""
+    result = run_one(*job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
 
 
 def figures(result: dict[str, Any]) -> str:
@@ -187,21 +194,27 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50, help="experiences from one look to the next (default: 50)")
     parser.add_argument("--n-train", type=int, default=16, help="pictures per task (default: 16)")
     parser.add_argument("--evaluate-every", type=int, default=0, help="experiences between evaluations (default: none)")
-    parser.add_argument("--processes", type=int, default=1, help="at a time; each has one thread (default: 1)")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(run_one(*json.loads(options.one))))
-        return
+    import torch
+
+    from avalanche_vlm.studies import experiment  # noqa: F401  (what all processes have from the start)
     from avalanche_vlm.training import recipes
+
+    torch.set_num_threads(1)
 
     names = options.recipes.split(",") if options.recipes else recipes.list(kind="classes")
     sizes = (options.experiences, options.every, options.n_train, options.evaluate_every)
     jobs = {options.out / f"{name}-{'-'.join(map(str, sizes))}.json": (name, *sizes) for name in names}
     head = ("recipe", "experiences", "MiB at first", "at last", "kept", "in use", "beyond what is kept", "CPU s")
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
-    for result in run_all(__file__, jobs, options.processes):
-        print(figures(result))
+    for path, job in jobs.items():
+        if not path.exists():
+            process = multiprocessing.get_context("fork").Process(target=keep_one, args=(path, *job))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"{job} failed")
+        print(figures(json.loads(path.read_text())), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ _ALIGNED = 64
 class _Entry(NamedTuple):
     """One parameter of a module at rest.
 
-    :param key: its name in the module.
-    :param shape: its shape.
-    :param start: where it begins among the module's numbers.
+    :param key: name of the parameter in the module.
+    :param shape: shape of the parameter.
+    :param start: number of the module's numbers that lie before it.
     """
 
     key: str
