@@ -16,6 +16,7 @@ from typing import Any
 
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS
+from avalanche_vlm.benchmarks.published.results import PublishedRow, PublishedTable, published_tables
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
 from avalanche_vlm.commands.arguments.parser import _parser
 from avalanche_vlm.commands.arguments.values import NumberWord
@@ -28,6 +29,7 @@ PAGES = {
     "docs/recipes.md": ("recipes", "image towers", "options", "published settings", "rates on new data", "picturebook"),
     "docs/benchmarks.md": ("benchmarks", "layouts"),
     "docs/numbers.md": ("numbers",),
+    "docs/reproduction.md": ("reproduction",),
 }
 """Files, and the blocks that each must have."""
 CATALOGUE = "avalanche_vlm/catalogue.json"
@@ -227,6 +229,34 @@ def number_table() -> str:
     return table(["option", "commands", "takes", "without it", "what it is"], rows)
 
 
+def reproduction_table() -> str:
+    """Every published figure with the command that trains the same."""
+    rows = [
+        [
+            f"{of.named}, {of.run['benchmark']} order {of.run['order']}",
+            row.method,
+            f"`{command_of(of, row)}`" if row.recipe else "no recipe of ours",
+            *(f"{row.figures[name]:.1f}" if name in row.figures else "" for name in ("transfer", "avg", "last")),
+            "not run yet" if row.recipe else "",
+        ]
+        for of in published_tables()
+        for row in of.rows
+    ]
+    return table(["published in", "method", "command", "Transfer", "Avg", "Last", "measured here"], rows)
+
+
+def command_of(published: PublishedTable, row: PublishedRow) -> str:
+    """The command line that trains what a paper reports."""
+    run = published.run
+    words = [
+        f"avalanche-vlm run --benchmark {run['benchmark']} --root DATA --order {run['order']} --recipe {row.recipe}",
+        f"--model {run['model']} --pretrained {run['pretrained']}",
+        "--reference PAIRS" if "reference" in recipes.describe(row.recipe).needs else "",
+        f"--device cuda --out out/{run['benchmark']}-{run['order']}-{row.recipe}",
+    ]
+    return " ".join(filter(None, words))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipe_table,
     "image towers": image_towers,
@@ -237,6 +267,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmark_table,
     "layouts": layout_table,
     "numbers": number_table,
+    "reproduction": reproduction_table,
 }
 
 

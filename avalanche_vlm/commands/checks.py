@@ -23,7 +23,7 @@ from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequ
 from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, FILES, SIZES
 from avalanche_vlm.commands.requests.training import AdviseRequest, CompareRequest, DiagnoseRequest, RunRequest
 from avalanche_vlm.commands.store import read_run
-from avalanche_vlm.commands.wanted import CATALOGUED, assigned, complete, lacking, refuse_unread
+from avalanche_vlm.commands.wanted import CATALOGUED, assigned, complete, lacking, refuse_unread, takes_resources
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.names import architectures, refuse_unknown_name
 from avalanche_vlm.storage.durable import check_length
@@ -129,10 +129,14 @@ def check_stream(stream: StreamRequest) -> None:
         if option in (*SIZES, *FILES):
             raise does_not_apply(option, "--data")
     found = format_of(data)
-    if stream.reference is not None and not Path(stream.reference).exists():
-        list(read_rows(Path(stream.reference), Problems("skip")))  # which says that it is not there
+    _refuse_no_reference(stream)
     if found.name in _WHOLE:
         check_header(data, stream.options)
+
+
+def _refuse_no_reference(stream: StreamRequest) -> None:
+    if stream.reference is not None and not Path(stream.reference).exists():
+        list(read_rows(Path(stream.reference), Problems("skip")))  # which says that it is not there
 
 
 def check_header(table: Path, options: dict[str, Any]) -> None:
@@ -159,9 +163,7 @@ def does_not_apply(option: str, where: str) -> InputError:
 
 
 def _refuse_unusable(stream: StreamRequest, name: str) -> None:
-    for option in ("reference", "generator", "template"):
-        if getattr(stream, option) is not None:
-            raise does_not_apply(option, f"{name}, only to --data")
+    refuse_what_it_has(stream, name)
     declared = get_benchmark(name)
     taken = set(declared.accepts) or _parameters(declared.factory)
     flagged = [option for option in stream.options if option in (*SIZES, *FILES, *DATA_OPTIONS)]
@@ -170,6 +172,22 @@ def _refuse_unusable(stream: StreamRequest, name: str) -> None:
             raise does_not_apply(option, name)
     if declared.check is not None:
         declared.check(stream_options(stream, declared))
+    _refuse_no_reference(stream)
+
+
+def refuse_what_it_has(stream: StreamRequest, name: str) -> None:
+    """Refuse what a benchmark does not take beside its own: prompts, and reference pairs and a generator unless it is a
+    published one, which brings none.
+
+    :param stream: the stream that was asked for.
+    :param name: the benchmark's name.
+    :raises InputError: for the first of them.
+    """
+    bare = takes_resources(stream)
+    for option in ("reference", "generator", "template"):
+        if getattr(stream, option) is not None and (option == "template" or not bare):
+            where = "only to --data" if option == "template" else "only to --data and published benchmarks"
+            raise does_not_apply(option, f"{name}, {where}")
 
 
 def stream_options(stream: StreamRequest, declared: Benchmark) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_benchmark
 from avalanche_vlm.benchmarks.sources.layout import ONE_TASK
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
-from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device, stream_options
+from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device, refuse_what_it_has, stream_options
 from avalanche_vlm.commands.requests import (
     CompareRequest,
     Experiment,
@@ -218,9 +218,9 @@ def stream_for(asked: Experiment, model: VLM) -> VLMBenchmark:
     if stream.label_space:
         common["label_space"] = stream.label_space
     if stream.data:
-        return _own_data(asked, stream.data, common, model)
+        return _with_resources(_own_data(asked, stream.data, common, model), asked, model)
     assert stream.benchmark is not None
-    return _registered(stream, stream.benchmark, common, model)
+    return _with_resources(_registered(stream, stream.benchmark, common, model), asked, model)
 
 
 def _shown(value: Any) -> str:
@@ -228,9 +228,7 @@ def _shown(value: Any) -> str:
 
 
 def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
-    for option in ("reference", "generator", "template"):
-        if getattr(stream, option) is not None:
-            raise does_not_apply(option, f"{name}, only to --data")
+    refuse_what_it_has(stream, name)
     declared = get_benchmark(name)
     _refuse_given(stream, name, "name")
     if stream.on_error != "raise" and not declared.takes("on_error"):
@@ -253,7 +251,6 @@ def _registered(stream: StreamRequest, name: str, common: dict[str, Any], model:
 
 
 def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) -> VLMBenchmark:
-    from avalanche_vlm.benchmarks.context import note_cut_captions
     from avalanche_vlm.benchmarks.label_space import PromptTemplates
 
     stream = asked.stream
@@ -280,7 +277,15 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     if benchmark.task_names == (ONE_TASK,):  # of several months each is to have a name of its own
         path = Path(data).resolve()
         benchmark.task_names = ((path.name if path.is_dir() else path.stem) or ONE_TASK,)
+    return benchmark
+
+
+def _with_resources(benchmark: VLMBenchmark, asked: Experiment, model: VLM) -> VLMBenchmark:
+    """The stream with the reference pairs and the generator that were given for it."""
+    stream = asked.stream
     if stream.reference:
+        from avalanche_vlm.benchmarks.context import note_cut_captions
+
         checks = {option: stream.options[option] for option in CHECKS if option in stream.options}
         benchmark.reference = read_reference(stream.reference, model=model, on_error=stream.on_error, **checks)
         benchmark.data.skipped += [f"reference: {sentence}" for sentence in benchmark.reference.skipped]

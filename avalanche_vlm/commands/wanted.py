@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.catalogue import Listed, catalogue
 from avalanche_vlm.commands.requests import StreamRequest, TrainingRequest
 from avalanche_vlm.errors import InputError
@@ -119,7 +120,7 @@ def refuse_unread(request: TrainingRequest, source: Source = REGISTERED) -> None
     """
     names = request.recipe_names()
     for resource in ("reference", "generator"):
-        given = request.stream.data and getattr(request.stream, resource) is not None
+        given = takes_resources(request.stream) and getattr(request.stream, resource) is not None
         if given and not any(resource in source.get(name).takes for name in names):
             raise InputError(f"--{resource} does not apply to {', '.join(names)}: no recipe asked for takes it")
 
@@ -132,8 +133,19 @@ def lacking(stream: StreamRequest, recipe: str, source: Source = REGISTERED) -> 
     :param source: where the recipes are known from.
     :return: the sentence, or None if nothing is lacking.
     """
-    missing = [name for name in source.get(recipe).needs if stream.data and getattr(stream, name) is None]
-    return lacks(recipe, stream.data, missing[0]) if missing else None
+    bare = takes_resources(stream)
+    missing = [name for name in source.get(recipe).needs if bare and getattr(stream, name) is None]
+    return lacks(recipe, stream.data or stream.benchmark, missing[0]) if missing else None
+
+
+def takes_resources(stream: StreamRequest) -> bool:
+    """Whether reference pairs and a generator may be given: a user's own data and published benchmarks bring none.
+
+    :param stream: the stream that is asked for.
+    """
+    if stream.benchmark is None or stream.data:
+        return True
+    return get_benchmark(stream.benchmark).family not in ("", "picturebook")
 
 
 def assigned(request: TrainingRequest, recipe: str, source: Source = REGISTERED) -> Iterator[tuple[str, Any]]:

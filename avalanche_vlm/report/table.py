@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm.evaluation.beside import beside
 from avalanche_vlm.evaluation.comparable import check_one_table, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
@@ -71,7 +72,7 @@ def summary(entries: Sequence[ResultEntry]) -> dict[str, Any]:
 
 def print_table(entries: Sequence[ResultEntry]) -> None:
     """One line per recipe; mean ± standard deviation where there are several seeds. Figures without a value have no
-    column.
+    column. Below them what was published under the same protocol, as it was published.
 
     :param entries: result and timing of each experiment.
     :raises InputError: if the results differ in more than recipes and seeds, naming in what.
@@ -101,6 +102,11 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
         own = sorted(of_recipe[recipe])  # a recipe that failed on some seeds has a mean over the others
         told = recipe if own == seeds else f"{recipe} (seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
         table.add_row(words(told), *(_cell(values[figure.name], figure.unit) for figure in figures))
+    table.add_section()
+    for published in beside([entry["result"] for entry in entries]).rows:
+        known = published.figures
+        cells = (show(known[figure.name], figure.unit) if figure.name in known else "-" for figure in figures)
+        table.add_row(words(f"{published.method} (published)"), *cells)
     console().print(table)
 
 

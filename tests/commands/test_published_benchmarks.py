@@ -60,6 +60,20 @@ def test_the_classes_of_one_data_set_from_root_to_table(tmp_path):
         assert data["class_order"] == "natural" and data["n_train"] == [12, 12] and data["n_test"] == [4, 4]
 
 
+def test_reference_pairs_are_given_beside_a_published_benchmark(tmp_path, capsys):
+    real_formats.TORCHVISION["food101"](tmp_path / "data")
+    picture = next((tmp_path / "data").rglob("*.jpg"))
+    (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"{picture},a dish {n}\n" for n in range(4)))
+    words = ["run", "--benchmark", "mtil", "--root", str(tmp_path / "data"), "--order", "Food", "--recipe", "zscl"]
+    at = QUICK.index("--jobs")
+    quick = [*QUICK[:at], *QUICK[at + 2 :], "--no-save"]
+    assert cli.main([*words, "--out", str(tmp_path / "none"), *quick]) == 2
+    assert "recipe zscl needs what mtil does not bring, reference pairs: give some" in capsys.readouterr().err
+    assert cli.main([*words, "--out", str(tmp_path / "out"), "--reference", str(tmp_path / "pairs.csv"), *quick]) == 0
+    assert read(tmp_path / "out/result.json")["protocol"]["resources"]["reference"]["pairs"] == 4
+    assert "Published figures are not shown: table 3 of Zheng et al. 2023" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "tasks"), [("mtil", 11), pytest.param("xtail", 10, marks=pytest.mark.grid)])
 def test_all_of_it_from_root_to_table(tmp_path, name, tasks):

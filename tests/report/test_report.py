@@ -13,8 +13,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
+from avalanche_vlm.benchmarks.published.results import tables_on
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.report import lettering, plots, table
+from avalanche_vlm.report.page import as_html, as_markdown, content
 
 
 def entry(recipe: str = "lora", seed: int = 0, last: float = 80.0, zsd: float | None = 1.5) -> dict:
@@ -44,6 +46,31 @@ def test_a_row_holds_the_figures_and_the_loss_of_the_held_out_score():
     figures = table.row(entry(zsd=None))
     assert figures["held_out_r1"] == 88.0 and figures["held_out_loss"] == 11.0
     assert math.isnan(figures["zsd"]) and figures["seconds"] == 12.3
+
+
+def test_published_figures_stand_below_those_of_the_same_protocol(capsys):
+    published = tables_on("mtil")[0]
+    ours = entry("zscl")
+    protocol = ours["result"]["protocol"] = {**ours["result"]["protocol"], "data": {}}
+    for name, value in published.protocol.items():
+        group, _, field = name.rpartition(".")
+        (protocol[group] if group else protocol)[field] = value
+    table.print_table([ours])
+    lines = capsys.readouterr().out.splitlines()
+    (own,) = (line for line in lines if "zscl " in line)
+    (theirs,) = (line for line in lines if "ZSCL (published)" in line)
+    assert [word for word in own.split() if word in ("80.0", "60.0", "39.0")] == ["80.0", "60.0", "39.0"]
+    assert [word for word in theirs.split() if word[0].isdigit()] == ["83.6", "75.4", "68.1"]
+    assert not any("published" in line for line in table.as_csv([ours]).splitlines())
+    page = content([ours])
+    rows = page["groups"][0]["published"]["rows"]
+    assert rows[-1] == {"name": "ZSCL (published)", "figures": {"transfer": 68.1, "avg": 75.4, "last": 83.6}}
+    line = next(line for line in reversed(as_markdown(page).splitlines()) if "83.6" in line)
+    assert "ZSCL" in line and "published" in line and "arXiv 2303" in as_markdown(page)
+    assert '<th scope="row">ZSCL (published)</th>' in as_html(page)
+    protocol["data"]["splits"] = "coop"
+    page = content([ours])
+    assert "has another protocol" in as_markdown(page) and not page["groups"][0]["published"]["rows"]
 
 
 def test_csv_has_a_line_per_experiment_and_blanks_for_missing():

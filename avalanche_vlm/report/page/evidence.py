@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm._flat import differing, flat
+from avalanche_vlm.evaluation.beside import beside
 from avalanche_vlm.evaluation.cells import not_measured
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_facts
@@ -54,11 +55,19 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
         "recipes": recipes,
         "weakest": _weakest(variants, titles(first["tasks"])),
         "remarks": [*remarks(results := [entry["result"] for entry in entries]), *not_measured(results)],
+        "published": _published(results),
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
         "protocol": protocol_rows(common),
     }
+
+
+def _published(results: Sequence[Any]) -> dict[str, Any]:
+    """What was published under the same protocol, and what is said of it."""
+    found = beside(results)
+    rows = [{"name": f"{row.method} (published)", "figures": dict(row.figures)} for row in found.rows]
+    return {"rows": rows, "sentences": list(found.sentences)}
 
 
 def _column(figure: Figure) -> dict[str, Any]:

@@ -101,11 +101,16 @@ def _performance(c: dict[str, Any]) -> list[str]:
             ]
             for r in g["recipes"]
         ]
+        rows += [
+            [p["name"], "", *(show(p["figures"].get(col["key"]), col["kind"]) for col in g["columns"])]
+            for p in g["published"]["rows"]
+        ]
         differs = "; ".join(f"{d['name']}: {d['value'] or 'none'}" for d in g["differs"])
         blocks += [
             f"### {pipes.plain(g['name'])}",
             pipes.plain(differs),
             pipes.table(heads, rows, set(range(1, len(heads)))),
+            *map(pipes.plain, g["published"]["sentences"]),
         ]
         for r in g["recipes"]:
             named = f"**{pipes.plain(r['name'])}**: score on each task, %"

@@ -1,0 +1,1 @@
+"""Results that papers report on published benchmarks: a JSON file for each paper, with the protocol of every table."""

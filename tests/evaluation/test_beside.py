@@ -1,0 +1,64 @@
+"""Published figures stand beside results of the same protocol, and beside no others."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+
+from avalanche_vlm.benchmarks.published.results import tables_on
+from avalanche_vlm.evaluation.beside import beside
+
+
+def result(table: int = 0) -> dict:
+    """A result on MTIL that says what its table says."""
+    protocol: dict = {"recipe": "zscl", "seed": 0, "data": {"root": "/somewhere"}, "train": {"lr": 1.0}}
+    for name, value in tables_on("mtil")[table].protocol.items():
+        group, _, field = name.rpartition(".")
+        (protocol[group] if group else protocol)[field] = copy.deepcopy(value)
+    return {"protocol": protocol}
+
+
+@pytest.mark.parametrize(("table", "last"), [(0, 83.6), (1, 83.4)])
+def test_figures_of_the_same_protocol_are_shown_with_their_source(table, last):
+    found = beside([result(table)])
+    assert {row.method: row.figures["last"] for row in found.rows}["ZSCL"] == last
+    assert "arXiv 2303.06628" in found.sentences[0] and "weights is not known" in found.sentences[0]
+    assert any("SUN397" in sentence for sentence in found.sentences)
+
+
+def test_how_a_recipe_trains_is_no_part_of_the_protocol():
+    other = result()
+    other["protocol"] |= {"recipe": "lora", "train": {"lr": 2.0}, "device": "cuda"}
+    assert beside([other]).rows
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "sentence"),
+    [
+        (("data", "splits"), "coop", 'table 3 of .* has another protocol, data.splits is "zscl" there and "coop" here'),
+        (("data", "prompts"), "first", 'data.prompts is "all" there and "first" here'),
+        (("data", "shots"), 5, "data.shots is null there and 5 here"),
+        (("label_space",), "union", 'label_space is "task" there and "union" here'),
+        (("task_id_at_test",), True, "task_id_at_test is false there and true here"),
+        (("model",), "tiny", 'model is "ViT-B-16" there and "tiny" here'),
+        (("data", "n_test"), [3333, 4] + [1] * 9, r"data.n_test\[1\] is 1736 there and 4 here"),
+        (("data", "order"), ["Food"], "data.order has 11 entries there and 1 here"),
+    ],
+)
+def test_another_protocol_is_refused_by_the_field_that_differs(where, value, sentence):
+    other = result()
+    inner = other["protocol"]
+    for name in where[:-1]:
+        inner = inner[name]
+    inner[where[-1]] = value
+    found = beside([other])
+    assert found.rows == ()
+    (said,) = found.sentences
+    assert said.startswith("Published figures are not shown: ")
+    assert re.search(sentence, said)
+
+
+def test_nothing_is_said_of_what_nobody_published():
+    assert beside([]).sentences == beside([{"protocol": {"benchmark": "picturebook-mtil"}}]).sentences == ()
