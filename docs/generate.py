@@ -15,7 +15,7 @@ from textwrap import wrap
 from typing import Any
 
 from avalanche_vlm._numbers import NUMBERS
-from avalanche_vlm.benchmarks.datasets.declaration import DATASETS
+from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, TOGETHER, DataSet
 from avalanche_vlm.benchmarks.published.results import PublishedRow, PublishedTable, published_tables
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
 from avalanche_vlm.commands.arguments.parser import _parser
@@ -182,9 +182,15 @@ def benchmark_table() -> str:
             numbers = [known["classes"] for known in members.values()]
             classes = max(numbers) if of.family == "domain-incremental" else sum(numbers)
             images = [
-                sum(known["images"].get(part, 0) for known in members.values()) for part in ("train", "test", "all")
+                sum(known["images"].get(part, 0) for known in members.values())
+                for part in ("train", "test", "all", TOGETHER)
             ]
             known = [f"{images[0]:,} / {images[1]:,}" if all(images[:2]) else "", f"{images[2]:,} to be split"]
+            told_of = [known["images"] for known in members.values()]
+            if any(told_of) and not all(told_of):
+                known[0] += " of those that are published"
+            if images[3]:
+                known[0] = f"{images[3]:,} in all"
             rows.append(
                 [
                     f"`{of.name}`" + (f" `{which}`" if which else ""),
@@ -202,10 +208,14 @@ def benchmark_table() -> str:
 
 def layout_table() -> str:
     """Where the files of all data sets lie below the root."""
-    rows = [
-        [f"`{of.name}`", of.summary, "; ".join(f"`{path}`: {what}" for path, what in of.needs.items()), of.licence]
-        for of in DATASETS
-    ]
+    alike: dict[tuple[Any, ...], list[DataSet]] = {}
+    for of in DATASETS:  # parts of one data set lie in the same files
+        alike.setdefault((*of.needs.items(), of.licence), []).append(of)
+    rows = []
+    for first, *others in alike.values():
+        files = "; ".join(f"`{path}`: {what}" for path, what in first.needs.items())
+        more = f" and {len(others)} more in the same files" if others else ""
+        rows.append([f"`{first.name}`{more}", first.summary, files, first.licence])
     return table(["data set", "what it is", "below the root", "licence"], rows)
 
 

@@ -21,9 +21,9 @@ FROM_MODEL = ("train_transform", "eval_transform", "tokenizer")
 """Parameters of a factory that a model brings, and that are no options of the benchmark."""
 KINDS: tuple[str, ...] = get_args(StreamKind)
 """Class-labelled streams, and streams of images with texts."""
-FAMILIES = ("picturebook", "multi-domain", "class-incremental", "domain-incremental")
+FAMILIES = ("picturebook", "multi-domain", "class-incremental", "domain-incremental", "time-incremental")
 """The embedded world, whatever the tasks of a stream in it differ in; and for published benchmarks what their tasks
-differ in: the data set, the classes, or the domain."""
+differ in: the data set, the classes, the domain, or the time."""
 
 REQUIRED = inspect.Parameter.empty
 """The default of an option that must be given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from avalanche_vlm._registry import Registry
-from avalanche_vlm.evaluation import balance, costs, curves, survey
+from avalanche_vlm.evaluation import balance, costs, curves, over_time, survey
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Shown, found_at
 
 FIGURES: Registry[Figure] = Registry("figure", Figure, "avalanche_vlm.figures")
@@ -27,7 +27,7 @@ def register_figure(figure: Figure) -> Figure:
 
 
 _last, *_others = survey.FIGURES
-for _figure in (_last, *balance.FIGURES, *_others, *curves.FIGURES, *costs.FIGURES):
+for _figure in (_last, *balance.FIGURES, *_others, *over_time.FIGURES, *curves.FIGURES, *costs.FIGURES):
     register_figure(_figure)
 
 

@@ -263,6 +263,116 @@ def cddb(root: Path) -> None:
                     dot(root / "CDDB" / generator / part / inside[n % len(inside)] / of / f"{n}.png", label, n)
 
 
+def gtsrb(root: Path) -> None:
+    """Training images in folders of numbers, test images with a table whose columns semicolons part."""
+    class_folders(root / "gtsrb/GTSRB/Training", ["00000", "00001", "00014"], 2, "{number:05d}.ppm")
+    rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for number, label in enumerate((14, 0, 1)):
+        dot(root / f"gtsrb/GTSRB/Final_Test/Images/{number:05d}.ppm", label, number)
+        rows.append(f"{number:05d}.ppm;24;20;1;1;9;9;{label}")
+    write(root / "gtsrb/GT-final_test.csv", "\n".join(rows) + "\n")
+
+
+def svhn(root: Path, train: int = 12, test: int = 6) -> None:
+    """Pictures with their number last, and digits of which 10 stands for 0."""
+    rng = np.random.default_rng(0)
+    (root / "svhn").mkdir(parents=True, exist_ok=True)
+    for part, number in (("train", train), ("test", test)):
+        pictures = rng.integers(0, 256, (32, 32, 3, number), dtype=np.uint8)
+        digits = np.array([[1 + k % 3 if k % 3 else 10] for k in range(number)], dtype=np.uint8)
+        scipy.io.savemat(root / f"svhn/{part}_32x32.mat", {"X": pictures, "y": digits})
+
+
+EIGHT = {
+    "resisc45": ["airplane", "sea_ice"],
+    "dtd": ["banded", "polka-dotted"],
+    "EuroSAT_Splitted": ["AnnualCrop", "SeaLake"],
+    "SUN397": ["a_abbey", "b_bistro_indoor"],
+}
+"""Ready-made folders, and classes in them."""
+
+
+def vision_eight(root: Path) -> Path:
+    """The eight data sets of task vectors as MagMax reads them."""
+    for make in (stanford_cars, mnist, gtsrb, svhn):
+        make(root)
+    for name, classes in EIGHT.items():
+        folders(root, name, classes)
+    return root
+
+
+def styles(root: Path) -> None:
+    """ImageNet-R whose files' names begin with a style; one class has no image in the second style's training part."""
+    from avalanche_vlm.benchmarks.datasets.domains import STYLES
+
+    listed: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+    for number, style in enumerate(STYLES):
+        for part, each in (("train", 2), ("test", 1)):
+            for label, of in enumerate(SYNSETS[:2]):
+                if style == "cartoon" and part == "train" and label == 1:
+                    continue
+                for k in range(each):
+                    name = f"{style}_{part}{k}.jpg"
+                    dot(root / "imagenet-r" / part / of / name, label, number)
+                    dot(root / "imagenet-r" / of / name, label, number)
+                    listed[part].append((f"data/imagenet-r/{of}/{name}", label))
+    for part, rows in listed.items():
+        lines = ["data:", *(f"- {path}" for path, _ in rows), "targets:", *(f"- {label}" for _, label in rows)]
+        write(root / f"imagenet-r/imagenet-r_{part}.yaml", "\n".join(lines))
+
+
+def core50(root: Path, objects: tuple[int, ...] = (1, 2, 6), runs: tuple[int, ...] = (0, 3)) -> None:
+    """A folder for each session and object, and for each run a list for each batch and one of the test sessions."""
+    home, trained, tested = root / "core50", (1, 2, 4, 5, 6, 8, 9, 11), (3, 7, 10)
+    for session in (*trained, *tested):
+        for k in objects:
+            for frame in range(2):
+                dot(home / f"core50_128x128/s{session}/o{k}/C_{session:02d}_{k:02d}_{frame:03d}.png", k, session + frame)
+
+    def rows(sessions: tuple[int, ...]) -> str:
+        return "".join(
+            f"s{session}/o{k}/C_{session:02d}_{k:02d}_{frame:03d}.png {k - 1}\n"
+            for session in sessions
+            for k in objects
+            for frame in range(2)
+        )
+
+    for run in runs:
+        lists = home / f"batches_filelists/NI_inc/run{run}"
+        for batch in range(8):
+            write(lists / f"train_batch_{batch:02d}_filelist.txt", rows((trained[(batch + run) % 8],)))
+        write(lists / "test_filelist.txt", rows(tested))
+
+
+def clear(root: Path, buckets: int = 3) -> None:
+    """Both editions of CLEAR-10: JSON files for each bucket and class, and lists for each bucket."""
+    names = ["baseball", "BACKGROUND"]
+    for part, each in (("train", 2), ("test", 1)):
+        home, index = root / "clear10" / part, {}
+        for bucket in range(1, buckets + 1):
+            index[str(bucket)] = {name: f"labeled_metadata/{bucket}/{name}.json" for name in names}
+            for label, name in enumerate(names):
+                paths = [f"labeled_images/{bucket}/{name}/{k}.jpg" for k in range(each)]
+                for k, path in enumerate(paths):
+                    dot(home / path, label, 10 * bucket + k)
+                entries = {str(k): {"IMG_PATH": path, "TITLE": name} for k, path in enumerate(paths)}
+                write(home / index[str(bucket)][name], json.dumps(entries))
+        write(home / "labeled_metadata.json", json.dumps(index))
+        write(home / "class_names.txt", "\n".join(names))
+    first = root / "clear10_neurips2021"
+    write(first / "class_names.txt", "\n".join(names))
+    write(first / "training_folder/bucket_indices.json", json.dumps(list(range(1, buckets + 1))))
+    for bucket in range(1, buckets + 1):
+        paths = [(f"labeled_images/{bucket}/{name}/{k}.jpg", c) for c, name in enumerate(names) for k in range(3)]
+        for number, (path, label) in enumerate(paths):
+            dot(first / path, label, number)
+        for division in range(2):
+            for part, keep in (("train", lambda k: k != division), ("test", lambda k: k == division)):
+                rows = [f"{path} {label}\n" for k, (path, label) in enumerate(paths) if keep(k % 3)]
+                place = f"training_folder/testset_ratio_0.3/split_{division}/{bucket}/{part}.txt"
+                write(first / place, "".join(rows))
+
+
 COOP = {
     "caltech101-coop": ("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories",
                         ["face", "leopard", "pizza"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from avalanche_vlm.benchmarks.datasets.declaration import PHOTO, wording
 from avalanche_vlm.benchmarks.families.class_incremental import ClassIncremental
@@ -28,6 +28,8 @@ def _lamda(
     other: Mapping[str, str] | None = None,
     notes: tuple[str, ...] = (),
     increment: int = 10,
+    orders: Mapping[str, Sequence[int]] | None = None,
+    prompts: Mapping[str, tuple[str, ...]] | None = None,
 ) -> ClassIncremental:
     """A benchmark of PROOF's (LAMDA), with its ready-made folders or another split of the data set."""
     return ClassIncremental(
@@ -39,8 +41,8 @@ def _lamda(
         splits={"folders": f"{prepared}-folders", **(other or {})},
         classes=classes,
         increment=increment,
-        orders={},
-        prompts={},
+        orders=orders or {},
+        prompts=prompts or {},
         split_notes={split: notes for split in other or () if notes},
     )
 
@@ -56,11 +58,15 @@ for _benchmark in (
         classes=100,
         increment=10,
         class_order="continual-clip",
-        orders={"continual-clip": wording("order of CIFAR-100")},
+        orders={
+            "continual-clip": wording("order of CIFAR-100"),
+            "rapf": wording("order of CIFAR-100 of RAPF"),
+        },
         prompts={"continual-clip": _BAD, "rapf": _GOOD},
         notes=(
             "10, 20 and 50 steps are increment=10, 5 and 2; B50-10 is base=50; the papers of LAMDA's tools take "
             "class_order=numpy-1993 and prompts=own",
+            "RAPF is class_order=rapf and prompts=rapf: its code's order is another than Continual-CLIP's",
         ),
     ),
     ClassIncremental(
@@ -114,23 +120,22 @@ for _benchmark in (
         classes=200,
         increment=20,
         class_order="natural",
-        orders={},
+        orders={"rapf": wording("order of ImageNet-R of RAPF")},
         prompts={"photo": PHOTO, "rapf": _GOOD},
         notes=(
             "the splits of CODA-Prompt, RAPF and LAMDA differ, and test images of one are training images of another: "
             "their figures are not comparable",
         ),
         split_defaults={
-            "rapf": {"prompts": "rapf"},
+            "rapf": {"prompts": "rapf", "class_order": "rapf"},
             "folders": {"prompts": "own", "class_order": "numpy-1993"},
         },
         split_notes={
             "coda": ("CODA-Prompt's seed 0 is class_order=natural, its seed N class_order=python-N",),
-            "rapf": ("RAPF's own order of the classes is not built in: give class_order as a list of ids",),
         },
     ),
     _lamda("cub200", "the 200 classes of CUB-200, 20 at a time", "cub", 200, other={"official": "cub200"},
-           increment=20),
+           increment=20, orders={"rapf": wording("order of CUB-200 of RAPF")}, prompts={"own": (), "rapf": _GOOD}),
     _lamda("aircraft", "the 100 variants of FGVC-Aircraft, 10 at a time", "aircraft", 100,
            other={"official": "aircraft"}, notes=(_IMAGES,)),
     _lamda("cars", "100 models of Stanford Cars, 10 at a time", "cars", 100, other={"official": "stanford-cars"},

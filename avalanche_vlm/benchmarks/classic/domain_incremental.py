@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from avalanche_vlm.benchmarks.datasets.declaration import wording
+from avalanche_vlm.benchmarks.datasets.domains import STYLES
 from avalanche_vlm.benchmarks.families.domain_incremental import DomainIncremental
+from avalanche_vlm.benchmarks.families.sessions import Sessions
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
 
 _SPROMPTS = (
@@ -12,6 +15,24 @@ _SPROMPTS = (
 _DOMAINNET = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 _HOME = ("Art", "Clipart", "Product", "Real World")
 _HARD = ("gaugan", "biggan", "wild", "whichfaceisreal", "san")
+_TRAINED = (
+    "tattoo",
+    "sketch",
+    "graphic",
+    "painting",
+    "art",
+    "origami",
+    "sculpture",
+    "graffiti",
+    "cartoon",
+    "misc",
+    "toy",
+    "embroidery",
+    "videogame",
+    "sticker",
+    "deviantart",
+)
+"""The order in which MagMax's code trains the styles, by the numbers that it has beside its list of them."""
 _SECOND = ("gaugan", "biggan", "cyclegan", "imle", "deepfake", "crn", "wild")
 
 for _benchmark in (
@@ -49,6 +70,40 @@ for _benchmark in (
         splits={"official": tuple(f"cddb-{generator}" for generator in dict.fromkeys(_HARD + _SECOND))},
         orders={"hard": _HARD, "second": _SECOND},
         notes=("the prompts are ours: those of S-Prompts are not verified",),
+    ),
+    Sessions(
+        name="core50",
+        summary="50 objects in eight batches of new surroundings, tested in three others",
+        source="arXiv 1705.03550",
+        citation="Lomonaco, Maltoni: CORe50: a New Dataset and Benchmark for Continuous Object Recognition, CoRL 2017",
+        label_space="union",
+        dataset="core50",
+        categories=tuple(wording("categories of CORe50")),
+        notes=(
+            "there is one test set for all batches: each task has every eighth image of it, so that the mean over tasks "
+            "is the accuracy on all of it",
+            "objects are named by their kind and a number, which says little to a text tower: classes=categories tells "
+            "the ten kinds apart",
+            "Avalanche reads the same lists, and calls this scenario ni",
+        ),
+    ),
+    DomainIncremental(
+        name="imagenet-r-styles",
+        summary="the 200 classes of ImageNet-R in fifteen styles",
+        source="arXiv 2407.06322",
+        citation="Marczak, Twardowski, Trzcinski, Cygert: MagMax: Leveraging Model Merging for Seamless Continual "
+        "Learning, ECCV 2024",
+        label_space="union",
+        splits={
+            "folders": tuple(f"imagenet-r-{style}-folders" for style in STYLES),
+            "coda": tuple(f"imagenet-r-{style}-coda" for style in STYLES),
+        },
+        orders={"magmax": _TRAINED, "listed": tuple(STYLES)},
+        notes=(
+            "MagMax divides the images 80/20 without a seed: its test set cannot be rebuilt (splits=folders reads "
+            "folders of your own, splits=coda divides CODA-Prompt's lists)",
+            "not every class has images in every style",
+        ),
     ),
 ):
     BENCHMARKS.add(_benchmark.declared())

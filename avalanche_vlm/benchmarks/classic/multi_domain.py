@@ -113,5 +113,28 @@ SND = MultiDomain(
     notes=("the prompts of Select and Distill are not verified: those of the data sets are taken",),
 )  # fmt: skip
 
-for _benchmark in (MTIL, XTAIL, SND):
+_EIGHT = ("StanfordCars", "MNIST", "EuroSAT", "SVHN", "RESISC45", "SUN397", "DTD", "GTSRB")
+VISION = MultiDomain(
+    name="vision-8",
+    summary="the eight data sets of task vectors, one after another, the task known at test time",
+    source="arXiv 2407.06322, 2212.04089",
+    citation="Marczak, Twardowski, Trzcinski, Cygert: MagMax: Leveraging Model Merging for Seamless Continual Learning, "
+    "ECCV 2024",
+    label_space="task",
+    splits={
+        "folders": ("stanford-cars", "mnist", "eurosat-folders", "svhn", "resisc45", "sun397-folders", "dtd-folders",
+                    "gtsrb"),
+        "torchvision": ("stanford-cars", "mnist", "eurosat", "svhn", "resisc45", "sun397", "dtd", "gtsrb"),
+    },
+    orders={"magmax": _EIGHT, "alphabetical": tuple(sorted(_EIGHT, key=str.lower))},
+    notes=(
+        "MagMax names MNIST's classes 0 to 9, and here they are named as torchvision has them",
+        "mammoth calls these data sets seq-8vision; its order is not verified",
+    ),
+    split_notes={
+        "torchvision": ("DTD, EuroSAT and SUN397 are divided as in MTIL: figures are not MagMax's",),
+    },
+)  # fmt: skip
+
+for _benchmark in (MTIL, XTAIL, SND, VISION):
     BENCHMARKS.add(_benchmark.declared())

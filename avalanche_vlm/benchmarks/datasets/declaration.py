@@ -23,6 +23,10 @@ PHOTO = ("a photo of a {}.",)
 """CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
 
 
+TOGETHER = "all parts"
+"""What :attr:`DataSet.sizes` calls all parts together."""
+
+
 @cache
 def wording(name: str) -> Any:
     """A list of names or of prompts that is kept beside the declarations.
@@ -46,7 +50,7 @@ class DataSet:
         it should hold.
     :param classes: number of classes.
     :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
-        benchmark to split).
+        benchmark to split), or :data:`TOGETHER` where the number of all of them alone is known.
     :param renamed: names by what the files call classes: folders, synsets, or ``class 3`` for the third of classes that
         have numbers alone. By their places classes would have each other's names where one is missing.
     :param keys: what the files call all of its classes, where that is published; empty where it is not.
@@ -80,6 +84,21 @@ class DataSet:
         :param root: folder that holds the data sets.
         """
         return [path for path in self.needs if not any((root / of).exists() for of in path.split(" or "))]
+
+    def at(self, old: str, new: str) -> DataSet:
+        """The same data set in other files of the same layout, such as those of another run.
+
+        :param old: what occurs in paths of this declaration.
+        :param new: what stands in its place.
+        """
+
+        def other(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: other(of) for name, of in value.items()}
+            return value.replace(old, new) if isinstance(value, str) else value
+
+        needs = {path.replace(old, new): what for path, what in self.needs.items()}
+        return replace(self, needs=needs, reading=other(self.reading))
 
     def load(self, root: Path) -> LabelledSet:
         """Read which images there are, and of which classes; no image is opened.

@@ -24,14 +24,21 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
         "source": "Bossard, Guillaumin, Van Gool 2014",
         "licence": "the pictures are Foodspotting's users': research only",
     },
+    "gtsrb": {"prompts": "for signs", "source": "Stallkamp, Schlipsing, Salmen, Igel 2012"},
     "imagenet-r": {"source": "arXiv 2006.16241", "licence": "the pictures are their authors'"},
     "oxford-pets": {
         "prompt": "a photo of a {}, a type of pet.",
         "source": "Parkhi, Vedaldi, Zisserman, Jawahar 2012",
         "licence": "CC BY-SA 4.0",
     },
+    "resisc45": {"prompts": "for aerial pictures", "source": "arXiv 1703.00121"},
     "stanford-cars": {"prompts": "for cars", "source": "Krause, Stark, Deng, Fei-Fei 2013", "licence": _RESEARCH},
     "sun397": {"prompts": "for scenes", "source": "Xiao, Hays, Ehinger, Oliva, Torralba 2010"},
+    "svhn": {
+        "prompt": 'a photo of the number: "{}".',
+        "source": "Netzer, Wang, Coates, Bissacco, Wu, Ng 2011",
+        "licence": "non-commercial use",
+    },
     "ucf101": {"prompt": "a photo of a person doing {}.", "source": "arXiv 1212.0402"},
 }
 """Of ``prompts`` the name of the list in ``words.json``; nothing of what is as :class:`DataSet` has it by itself."""

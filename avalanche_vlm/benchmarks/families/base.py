@@ -64,6 +64,8 @@ class Classic:
     """
 
     family: ClassVar[str]
+    facts: ClassVar[Mapping[str, Any]] = {}
+    """What a result's protocol says of every benchmark of the family."""
 
     name: str
     summary: str

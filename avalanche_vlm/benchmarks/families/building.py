@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avalanche_vlm.benchmarks.datasets.declaration import DataSet
+from avalanche_vlm.benchmarks.datasets.declaration import TOGETHER, DataSet
 from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.scenario import DataReport, ImageDataset, VLMBenchmark, as_experience_data
@@ -54,8 +54,9 @@ def built(
     tasks = benchmark.tasks(read, options)
     tasks, chosen = few_shots(tasks, options.get("shots"), options["seed"])
     tasks = checked_tasks(tasks, root, options, problems)
+    trained = {key for task in tasks for key in trained_classes(task)}
     for task in tasks:
-        problems.notes += without_images(task)
+        problems.notes += without_images(task, trained)
     space = joined_classes(tasks, options["label_space"])
     problems.notes += warned_of(space)
     default = ImageTransform(224, CLIP_MEAN, CLIP_STD)
@@ -78,6 +79,7 @@ def built(
         data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes)), chosen=chosen),
         protocol={
             **own,
+            **benchmark.facts,
             "root": str(root),
             "sets": [of.name for of in declared],
             "split_seed": options["seed"] if chosen else None,
@@ -95,7 +97,8 @@ def other_sizes(of: DataSet, found: LabelledSet) -> str | None:
     :param found: what was read.
     """
     have = {"classes": len(found.names), **{part: len(images) for part, images in found.parts.items()}}
-    want = {"classes": of.classes, **{part: number for part, number in of.sizes.items() if part in found.parts}}
+    have[TOGETHER] = sum(map(len, found.parts.values()))
+    want = {"classes": of.classes, **{part: number for part, number in of.sizes.items() if part in have}}
     wrong = [
         f"{have[part]:,} {part if part == 'classes' else f'images ({part})'}, not {number:,}"
         for part, number in want.items()
@@ -152,25 +155,36 @@ def checked_tasks(tasks: Sequence[TaskPlan], root: Path, options: Options, probl
     return [replace(task, train=_without(task.train, bad), test=_without(task.test, bad)) for task in tasks]
 
 
-def without_images(task: TaskPlan) -> list[str]:
-    """Sentences on classes that are not tested.
+def trained_classes(task: TaskPlan) -> list[Hashable]:
+    """What the classes with training images are told apart by.
 
     :param task: task with the images that are used.
-    :raises InputError: if a class, or the task, has no training images, or the task no test images.
+    """
+    return [task.classes[label] for label in np.unique(task.train.labels).tolist()]
+
+
+def without_images(task: TaskPlan, trained: Collection[Hashable]) -> list[str]:
+    """Sentences on classes that are not tested, and on those that other tasks alone train.
+
+    :param task: task with the images that are used.
+    :param trained: what the classes are told apart by that any task trains.
+    :raises InputError: if a class has no training images in any task, or the task no training or no test images.
     """
     for part, images in (("training", task.train), ("test", task.test)):
         if not len(images):
             raise InputError(f"task {task.name!r} has no {part} images")
-    trained, tested = set(task.train.labels.tolist()), set(task.test.labels.tolist())
-    for number, name in enumerate(task.names):
-        if number not in trained:
+    for key, name in zip(task.classes, task.names, strict=True):
+        if key not in trained:
             raise InputError(f"class {name!r} of task {task.name!r} has no training images")
-    untested = [name for number, name in enumerate(task.names) if number not in tested]
-    if not untested:
-        return []
-    listed = ", ".join(map(repr, untested[:3])) + (", ..." if len(untested) > 3 else "")
-    what = "1 class" if len(untested) == 1 else f"{len(untested)} classes"
-    return [f"{what} of task {task.name!r} without test images: {listed}"]
+    here = {"training": set(task.train.labels.tolist()), "test": set(task.test.labels.tolist())}
+    found = []
+    for part, labels in here.items():
+        without = [name for number, name in enumerate(task.names) if number not in labels]
+        if without:
+            listed = ", ".join(map(repr, without[:3])) + (", ..." if len(without) > 3 else "")
+            what = "1 class" if len(without) == 1 else f"{len(without)} classes"
+            found.append(f"{what} of task {task.name!r} without {part} images: {listed}")
+    return found
 
 
 def joined_classes(tasks: Sequence[TaskPlan], visible: Any) -> LabelSpace:

@@ -36,8 +36,8 @@ class ClassIncremental(Classic):
     :param class_order: order of the classes by default: a name of ``orders``, ``natural``, or one of :data:`DRAWN`
         with a number in the place of ``SEED``.
     :param orders: fixed orders of class ids by their names.
-    :param prompts: sentences with ``{}`` for the class name by the paper that has them, the default first; ``own`` of
-        the data set where there are none.
+    :param prompts: sentences with ``{}`` for the class name by the paper that has them, the default first; ``own``
+        stands for those of the data set, and is the default where there are none.
     """
 
     family: ClassVar[str] = "class-incremental"
@@ -52,7 +52,7 @@ class ClassIncremental(Classic):
 
     def own_options(self) -> tuple[BenchmarkOption, ...]:
         """Split, sizes of the tasks, order of the classes, prompts and shots."""
-        prompts = (*self.prompts, "own", "plain")
+        prompts = tuple(dict.fromkeys((*self.prompts, "own", "plain")))
         return (
             *choice_of_split(self.splits, "whose split of the data set"),
             BenchmarkOption(

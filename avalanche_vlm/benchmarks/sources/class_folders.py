@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
-from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name
+from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, spaced
 from avalanche_vlm.benchmarks.sources.text import filled_lines, read_text
 from avalanche_vlm.errors import InputError
 
@@ -25,6 +26,44 @@ def class_folders(root: Path, parts: Mapping[str, str], only: Collection[str] | 
         for part, folder in parts.items()
     }
     return by_class_name({part: list(_images(place, only)) for part, place in places.items()})
+
+
+def lettered_folders(root: Path, parts: Mapping[str, str]) -> LabelledSet:
+    """Class folders ``a_abbey`` and ``b_bistro_indoor``: SUN397's, whose letters' folders became a part of the names.
+
+    :param root: folder that holds the data sets.
+    :param parts: folder of each part, relative to ``root``.
+    """
+    found = class_folders(root, parts)
+    return replace(found, names=[spaced(key[2:]) if key[1:2] == "_" else spaced(key) for key in found.keys])
+
+
+def styled_folders(root: Path, parts: Mapping[str, str], style: str) -> LabelledSet:
+    """The images of ImageNet-R in one style, which the beginning of a file's name says: ``sketch_12.jpg``.
+
+    :param root: folder that holds the data sets.
+    :param parts: folder of each part, relative to ``root``.
+    :param style: beginning of the names, up to the underscore.
+    :raises InputError: if there is no image of the style.
+    """
+    return of_style(class_folders(root, parts), style, str(root / next(iter(parts.values()))))
+
+
+def of_style(found: LabelledSet, style: str, where: str) -> LabelledSet:
+    """The images whose files' names begin with a style; the classes stay, though some may have no image.
+
+    :param found: images in all styles.
+    :param style: beginning of the names, up to the underscore.
+    :param where: what has the images, for the sentence.
+    :raises InputError: if there is no image of the style.
+    """
+    rows = {
+        part: [row for row, path in enumerate(images.paths) if path.name.partition("_")[0] == style]
+        for part, images in found.parts.items()
+    }
+    if not any(rows.values()):
+        raise InputError(f"{where} has no image of the style {style}: its name would begin with {style}_")
+    return replace(found, parts={part: images.at(rows[part]) for part, images in found.parts.items()})
 
 
 def annotated_folders(root: Path, folder: str) -> LabelledSet:

@@ -81,6 +81,18 @@ def of_files(images: Iterable[Path], labels: Sequence[int]) -> LabelledPart:
     return LabelledPart(ImageFiles(list(images)), np.asarray(labels, dtype=np.int64))
 
 
+def joined(first: LabelledPart, second: LabelledPart) -> LabelledPart:
+    """Two parts as one, the first one's images first; both are files, or both pictures of one size.
+
+    :param first: images with class ids.
+    :param second: further images with ids of the same classes.
+    """
+    labels = np.concatenate([first.labels, second.labels])
+    if isinstance(first.images, np.ndarray) and isinstance(second.images, np.ndarray):
+        return LabelledPart(np.concatenate([first.images, second.images]), labels)
+    return LabelledPart(ImageFiles([*first.paths, *second.paths]), labels)
+
+
 def by_class_name(parts: Mapping[str, Sequence[tuple[Path, str]]], order: Sequence[str] | None = None) -> LabelledSet:
     """A data set of which lists say which class each image is of.
 

@@ -1,4 +1,4 @@
-"""Lists of classes in MATLAB's ``.mat`` files."""
+"""Lists of classes, and pictures, in MATLAB's ``.mat`` files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from avalanche_vlm._given import open_regular
-from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, of_files, refuse_label_beyond, refuse_labels
+from avalanche_vlm.benchmarks.sources.labelled import (
+    LabelledPart,
+    LabelledSet,
+    of_files,
+    refuse_label_beyond,
+    refuse_labels,
+)
 from avalanche_vlm.errors import InputError
 
 
@@ -59,6 +65,30 @@ def car_lists(root: Path, folder: str, parts: Mapping[str, tuple[str, str]]) -> 
             raise InputError(f"{home / file} has a class that is no number from 1") from error
         refuse_labels(labels, len(names), home / file)
         found[part] = of_files([home / images / str(row["fname"]) for row in rows], labels)
+    return LabelledSet(names, found, names)
+
+
+def digit_arrays(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet:
+    """SVHN's cropped digits: ``X`` ``[32, 32, 3, N]`` has the pictures, ``y`` their digits, of which 10 stands for 0.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of the files, relative to ``root``.
+    :param parts: file of each part.
+    :raises InputError: if a file has no such pictures, not a digit for each, or what is no digit.
+    """
+    names = [str(digit) for digit in range(10)]
+    found = {}
+    for part, name in parts.items():
+        place = root / folder / name
+        pictures, digits = _content(place, "X"), _numbers(place, "y")
+        if not (isinstance(pictures, np.ndarray) and pictures.dtype == np.uint8 and pictures.ndim == 4):
+            raise InputError(f"{place} has no 8-bit pictures under 'X'")
+        if pictures.shape[2] != 3 or pictures.shape[3] != len(digits):
+            shape = " x ".join(map(str, pictures.shape))
+            raise InputError(f"{place} has {len(digits)} digits, and pictures of {shape} under 'X'")
+        labels = np.where(digits == 10, 0, digits)
+        refuse_labels(labels.tolist(), len(names), place)
+        found[part] = LabelledPart(np.ascontiguousarray(pictures.transpose(3, 0, 1, 2)), labels)
     return LabelledSet(names, found, names)
 
 

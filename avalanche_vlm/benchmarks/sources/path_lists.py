@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from avalanche_vlm.benchmarks.sources.class_folders import of_style
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
 from avalanche_vlm.benchmarks.sources.labelled import (
     LabelledSet,
@@ -47,19 +48,32 @@ def yaml_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet
     return by_class_name(rows)
 
 
-def labelled_lists(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledSet:
-    """``path label`` a line, as DomainNet has it: labels from 0, names from the folders that the images lie in.
+def styled_lists(root: Path, folder: str, parts: Mapping[str, str], style: str) -> LabelledSet:
+    """The images of CODA-Prompt's lists in one style, which the beginning of a file's name says: ``sketch_12.jpg``.
 
     :param root: folder that holds the data sets.
-    :param folder: folder of the lists, which paths are relative to, relative to ``root``.
+    :param folder: folder of the lists and of the class folders, relative to ``root``.
     :param parts: list of each part.
+    :param style: beginning of the names, up to the underscore.
+    :raises InputError: as :func:`yaml_lists` does, and if there is no image of the style.
+    """
+    return of_style(yaml_lists(root, folder, parts), style, str(root / folder))
+
+
+def labelled_lists(root: Path, folder: str, parts: Mapping[str, str], images: str | None = None) -> LabelledSet:
+    """``path label`` a line, as DomainNet and CORe50 have it: labels from 0, names from the folders of the images.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of the lists, relative to ``root``.
+    :param parts: list of each part.
+    :param images: folder that paths are relative to, relative to ``root``; that of the lists for None.
     :raises InputError: for a line without a label, for a label with images in folders of two names, and for a label
         beyond the number of images.
     """
     named: dict[int, str] = {}
     found: dict[str, tuple[list[Path], list[int]]] = {}
     for part, name in parts.items():
-        place, images, labels = root / folder / name, [], []
+        place, paths, labels = root / folder / name, list[Path](), list[int]()
         for row, line in enumerate(read_text(place).splitlines(), start=1):
             if not line.strip():
                 continue
@@ -70,11 +84,11 @@ def labelled_lists(root: Path, folder: str, parts: Mapping[str, str]) -> Labelle
             of = Path(path).parent.name
             if named.setdefault(label, of) != of:
                 raise InputError(f"{place}, line {row}: the label {label} is {of!r} here, and {named[label]!r} above")
-            images.append(root / folder / path)
+            paths.append(root / (folder if images is None else images) / path)
             labels.append(label)
-        found[part] = (images, labels)
+        found[part] = (paths, labels)
     lists = " and ".join(str(root / folder / name) for name in parts.values())
-    keys = names_by_label(named, sum(len(images) for images, _ in found.values()), lists)
+    keys = names_by_label(named, sum(len(paths) for paths, _ in found.values()), lists)
     return LabelledSet([spaced(key) for key in keys], {part: of_files(*rows) for part, rows in found.items()}, keys)
 
 

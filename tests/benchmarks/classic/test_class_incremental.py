@@ -36,6 +36,8 @@ def test_the_family_is_complete():
 @pytest.mark.parametrize(
     ("name", "n", "digest"),
     [("order of CIFAR-100", 100, "62e36f48"), ("order of TinyImageNet", 200, "b0c978e9"),
+     ("order of CIFAR-100 of RAPF", 100, "666b01e6"), ("order of CUB-200 of RAPF", 200, "ab4c71b3"),
+     ("order of ImageNet-R of RAPF", 200, "e8ece42c"),
      ("numpy-1993", 100, "997a048a"), ("numpy-1993", 200, "1d364b99"), ("numpy-1993", 1000, "305571fb")],
 )  # fmt: skip
 def test_orders_are_the_published_ones(name, n, digest):
@@ -138,7 +140,9 @@ def test_splits_of_imagenet_r_are_part_of_the_protocol(tmp_path):
     real_formats.imagenet_r(tmp_path)
     two = [benchmarks.create("imagenet-r", root=str(tmp_path), increment=4, splits=of) for of in ("coda", "rapf")]
     assert [of.protocol["splits"] for of in two] == ["coda", "rapf"]
-    assert ["RAPF's own order" in " ".join(of.data.notes) for of in two] == [False, True]
+    assert [of.protocol["class_order"] for of in two] == ["natural", "rapf"]
+    order = [one for one in wording("order of ImageNet-R of RAPF") if one < 4]  # of the four classes that are there
+    assert [two[0].label_space.class_names[one] for one in order] == list(two[1].label_space.class_names)
     assert [of.protocol["sets"] for of in two] == [["imagenet-r-coda"], ["imagenet-r-rapf"]]
 
 
@@ -146,7 +150,7 @@ def test_splits_of_imagenet_r_are_part_of_the_protocol(tmp_path):
     ("options", "prompts", "order", "sentences"),
     [
         ({}, "photo", "natural", ["a photo of a {}."]),
-        ({"splits": "rapf"}, "rapf", "natural", ["a good photo of a {}."]),
+        ({"splits": "rapf"}, "rapf", "rapf", ["a good photo of a {}."]),
         ({"splits": "folders"}, "own", "numpy-1993", wording("prompts for ImageNet")),
         ({"splits": "folders", "prompts": "photo", "class_order": "natural"}, "photo", "natural", ["a photo of a {}."]),
     ],
@@ -183,9 +187,9 @@ def test_what_is_said_of_a_split_is_said_of_it_alone(tmp_path):
         ({"increment": 7}, "100 classes cannot be a task of 7 and further ones of 7"),
         ({"base": 55}, "100 classes cannot be a task of 55 and further ones of 10"),
         ({"increment": 0}, "increment is a whole number from 1 to 100, not 0"),
-        ({"class_order": "numpy-x"}, "class_order is one of continual-clip, natural, numpy-SEED, python-SEED"),
+        ({"class_order": "numpy-x"}, "class_order is one of continual-clip, rapf, natural, numpy-SEED, python-SEED"),
         ({"class_order": [1, 2]}, "class_order has each of 0 to 99 once"),
-        ({"class_order": [0.5]}, "class_order is continual-clip, natural, .* or class ids in an order, not"),
+        ({"class_order": [0.5]}, "class_order is continual-clip, rapf, natural, .* or class ids in an order, not"),
         ({"prompts": "mine"}, "prompts is one of continual-clip, rapf, own, plain, not 'mine'"),
     ],
 )

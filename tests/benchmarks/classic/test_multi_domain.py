@@ -113,6 +113,25 @@ def test_shots_are_drawn_from_the_seed_class_by_class(zscl):
     assert raw(one.train_stream, 6).images.paths == pick
 
 
+def test_the_eight_sets_of_task_vectors_are_read_from_folders_and_from_torchvisions_files(tmp_path):
+    real_formats.vision_eight(tmp_path)
+    found = benchmarks.create("vision-8", root=str(tmp_path))
+    assert list(found.task_names) == words("StanfordCars MNIST EuroSAT SVHN RESISC45 SUN397 DTD GTSRB")
+    names, tasks = found.label_space.class_names, found.label_space.tasks
+    called = {task: [names[one] for one in of] for task, of in zip(found.task_names, tasks, strict=True)}
+    assert called["RESISC45"] == ["airplane", "sea ice"] and called["SUN397"] == ["abbey", "bistro indoor"]
+    assert called["EuroSAT"] == ["annual crop land", "lake or sea"] and called["SVHN"] == list("023")
+    assert called["GTSRB"][2] == "stop" and called["GTSRB"][0] == "red and white circle 20 kph speed limit"
+    assert [len(of.templates) for of in found.label_space.templates] == [9, 1, 3, 1, 18, 2, 8, 3]
+    assert found.protocol["n_test"][1:] == [10, 2, 6, 2, 2, 2, 3]
+    signs = raw(found.test_stream, 7)
+    assert [signs.targets.index(of) for of in tasks[7]] == [1, 2, 0]  # by the table, not by the order of the files
+    other = benchmarks.create("vision-8", root=str(tmp_path), order=["GTSRB", "SVHN"])
+    assert list(other.task_names) == ["GTSRB", "SVHN"] and raw(other.train_stream, 1).images.shape == (12, 3, 32, 32)
+    with pytest.raises(InputError, match=r"has no eurosat/2750: .*SUN397 and DTD are not complete there either"):
+        benchmarks.create("vision-8", root=str(tmp_path), splits="torchvision")
+
+
 def test_the_ring_begins_where_it_is_told(coop):
     ring = words("Aircraft DTD EuroSAT Flowers Food OxfordPets StanfordCars UCF101")
     assert list(benchmarks.create("snd-8", root=coop).task_names) == ring
@@ -182,8 +201,8 @@ def test_what_a_user_must_know_is_told():
     assert food["files"]["ROOT/food-101/images"] == "the folder of 101 class folders" and food["classes"] == 101
     assert food["images"] == {"train": 75750, "test": 25250} and "research" in food["licence"]
     assert told["options"]["order"] == "I" and told["accepts"]["shots"].startswith("a whole number from 1, or none")
-    assert benchmarks.list(family="multi-domain", kind="classes") == ["mtil", "xtail", "snd-8"]
-    for wrong in ("cats", "retrieval", "time-incremental"):
+    assert benchmarks.list(family="multi-domain", kind="classes") == ["mtil", "xtail", "snd-8", "vision-8"]
+    for wrong in ("cats", "retrieval"):
         with pytest.raises(InputError, match="family is one of picturebook, multi-domain"):
             benchmarks.list(family=wrong)
     assert all(benchmarks.list(family=family) for family in FAMILIES)

@@ -1,0 +1,39 @@
+"""GTSRB's traffic signs: training images in class folders, test images in one folder with a table of their classes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from avalanche_vlm.benchmarks.sources.class_folders import class_folders
+from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, whole_number
+from avalanche_vlm.benchmarks.sources.text import lines_of
+from avalanche_vlm.errors import InputError
+
+
+def traffic_signs(root: Path, folder: str, train: str, test: str, table: str) -> LabelledSet:
+    """Class folders ``00000`` to ``00042``, and ``Filename;...;ClassId`` a line.
+
+    :param root: folder that holds the data sets.
+    :param folder: folder of all of it, relative to ``root``.
+    :param train: folder with the class folders, relative to ``folder``.
+    :param test: folder with the test images, relative to ``folder``.
+    :param table: table with the classes of the test images, relative to ``folder``.
+    :raises InputError: if the table has not these columns, or a class that is no number from 0.
+    """
+    home, place = root / folder, root / folder / table
+    trained = class_folders(root, {"train": f"{folder}/{train}"})
+    order = list(trained.keys)
+    tested = []
+    rows = csv.DictReader(lines_of(place), delimiter=";", skipinitialspace=True)
+    for number, row in enumerate(rows, start=2):
+        name, label = row.get("Filename"), whole_number(str(row.get("ClassId") or "").strip())
+        if not name or label is None:
+            raise InputError(f"{place}, line {number}: expected an image under Filename and a class under ClassId")
+        tested.append((home / test / name, f"{label:05d}"))
+    parts = {"train": list(zip(trained.parts["train"].paths, _keys(trained, order), strict=True)), "test": tested}
+    return by_class_name(parts, order)
+
+
+def _keys(found: LabelledSet, order: list[str]) -> list[str]:
+    return [order[label] for label in found.parts["train"].labels.tolist()]
