@@ -126,14 +126,14 @@ def table_order(
 
 def _report(out: Path, entries: list[dict[str, Any]]) -> None:
     """The table on the terminal with what must be said of it."""
-    from avalanche_vlm.evaluation.beside import beside
+    from avalanche_vlm.evaluation.beside import published_beside
     from avalanche_vlm.evaluation.cells import not_measured
     from avalanche_vlm.evaluation.chance import remarks
     from avalanche_vlm.report import table
 
     table.print_table(entries)
     results = [entry["result"] for entry in entries]
-    for sentence in (*remarks(results), *not_measured(results), *beside(results).sentences):
+    for sentence in (*remarks(results), *not_measured(results), *published_beside(results).sentences):
         tell(sentence)
     tell(f"written to {out}")
 

@@ -23,7 +23,7 @@ class Beside:
     sentences: tuple[str, ...] = ()
 
 
-def beside(results: Sequence[Mapping[str, Any]]) -> Beside:
+def published_beside(results: Sequence[Mapping[str, Any]]) -> Beside:
     """The published figures that may stand beside results.
 
     :param results: what ``result.json`` holds of each; they share a table.

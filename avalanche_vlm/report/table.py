@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from avalanche_vlm.evaluation.beside import beside
+from avalanche_vlm.evaluation.beside import published_beside
 from avalanche_vlm.evaluation.comparable import check_one_table, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
@@ -103,7 +103,7 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
         told = recipe if own == seeds else f"{recipe} (seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
         table.add_row(words(told), *(_cell(values[figure.name], figure.unit) for figure in figures))
     table.add_section()
-    for published in beside([entry["result"] for entry in entries]).rows:
+    for published in published_beside([entry["result"] for entry in entries]).rows:
         known = published.figures
         cells = (show(known[figure.name], figure.unit) if figure.name in known else "-" for figure in figures)
         table.add_row(words(f"{published.method} (published)"), *cells)

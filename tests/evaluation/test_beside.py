@@ -8,7 +8,7 @@ import re
 import pytest
 
 from avalanche_vlm.benchmarks.published.results import tables_on
-from avalanche_vlm.evaluation.beside import beside
+from avalanche_vlm.evaluation.beside import published_beside
 
 
 def result(table: int = 0) -> dict:
@@ -22,7 +22,7 @@ def result(table: int = 0) -> dict:
 
 @pytest.mark.parametrize(("table", "last"), [(0, 83.6), (1, 83.4)])
 def test_figures_of_the_same_protocol_are_shown_with_their_source(table, last):
-    found = beside([result(table)])
+    found = published_beside([result(table)])
     assert {row.method: row.figures["last"] for row in found.rows}["ZSCL"] == last
     assert "arXiv 2303.06628" in found.sentences[0] and "weights is not known" in found.sentences[0]
     assert any("SUN397" in sentence for sentence in found.sentences)
@@ -31,7 +31,7 @@ def test_figures_of_the_same_protocol_are_shown_with_their_source(table, last):
 def test_how_a_recipe_trains_is_no_part_of_the_protocol():
     other = result()
     other["protocol"] |= {"recipe": "lora", "train": {"lr": 2.0}, "device": "cuda"}
-    assert beside([other]).rows
+    assert published_beside([other]).rows
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_another_protocol_is_refused_by_the_field_that_differs(where, value, sen
     for name in where[:-1]:
         inner = inner[name]
     inner[where[-1]] = value
-    found = beside([other])
+    found = published_beside([other])
     assert found.rows == ()
     (said,) = found.sentences
     assert said.startswith("Published figures are not shown: ")
@@ -61,4 +61,8 @@ def test_another_protocol_is_refused_by_the_field_that_differs(where, value, sen
 
 
 def test_nothing_is_said_of_what_nobody_published():
-    assert beside([]).sentences == beside([{"protocol": {"benchmark": "picturebook-mtil"}}]).sentences == ()
+    assert (
+        published_beside([]).sentences
+        == published_beside([{"protocol": {"benchmark": "picturebook-mtil"}}]).sentences
+        == ()
+    )

@@ -327,7 +327,9 @@ def core50(root: Path, objects: tuple[int, ...] = (1, 2, 6), runs: tuple[int, ..
     for session in (*trained, *tested):
         for k in objects:
             for frame in range(2):
-                dot(home / f"core50_128x128/s{session}/o{k}/C_{session:02d}_{k:02d}_{frame:03d}.png", k, session + frame)
+                dot(
+                    home / f"core50_128x128/s{session}/o{k}/C_{session:02d}_{k:02d}_{frame:03d}.png", k, session + frame
+                )
 
     def rows(sessions: tuple[int, ...]) -> str:
         return "".join(

@@ -36,7 +36,11 @@ class Sessions(Classic):
         return (
             BenchmarkOption("run", "number", 0, "which of the published orders of the batches", most=RUNS - 1),
             BenchmarkOption(
-                "classes", "choice", "objects", "whether objects or their kinds are told apart", ("objects", "categories")
+                "classes",
+                "choice",
+                "objects",
+                "whether objects or their kinds are told apart",
+                ("objects", "categories"),
             ),
             BenchmarkOption("shots", "number", None, "training images per class; none for all", least=1),
         )

@@ -40,7 +40,9 @@ def dated_metadata(root: Path, folder: str) -> LabelledSet:
         content = _object(json_content(place), place)
         ordered = sorted(content, key=lambda of: (whole_number(of) is None, whole_number(of) or 0, of))
         if buckets and ordered != buckets:
-            raise InputError(f"{place} has the buckets {', '.join(ordered)}, and the training part {', '.join(buckets)}")
+            raise InputError(
+                f"{place} has the buckets {', '.join(ordered)}, and the training part {', '.join(buckets)}"
+            )
         buckets = ordered
         for number, bucket in enumerate(buckets):
             of_class = _object(content[bucket], place)

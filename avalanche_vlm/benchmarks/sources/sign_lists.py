@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.class_folders import class_folders
+from avalanche_vlm.benchmarks.sources.delimited import rows_of
 from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, whole_number
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.text import lines_of
 from avalanche_vlm.errors import InputError
 
@@ -25,9 +26,8 @@ def traffic_signs(root: Path, folder: str, train: str, test: str, table: str) ->
     trained = class_folders(root, {"train": f"{folder}/{train}"})
     order = list(trained.keys)
     tested = []
-    rows = csv.DictReader(lines_of(place), delimiter=";", skipinitialspace=True)
-    for number, row in enumerate(rows, start=2):
-        name, label = row.get("Filename"), whole_number(str(row.get("ClassId") or "").strip())
+    for number, row in rows_of(place, lines_of(place), Problems("raise"), ";"):
+        name, label = str(row.get("filename") or "").strip(), whole_number(str(row.get("classid") or "").strip())
         if not name or label is None:
             raise InputError(f"{place}, line {number}: expected an image under Filename and a class under ClassId")
         tested.append((home / test / name, f"{label:05d}"))

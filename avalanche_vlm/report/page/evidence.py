@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm._flat import differing, flat
-from avalanche_vlm.evaluation.beside import beside
+from avalanche_vlm.evaluation.beside import published_beside
 from avalanche_vlm.evaluation.cells import not_measured
 from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_facts
@@ -65,7 +65,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
 
 def _published(results: Sequence[Any]) -> dict[str, Any]:
     """What was published under the same protocol, and what is said of it."""
-    found = beside(results)
+    found = published_beside(results)
     rows = [{"name": f"{row.method} (published)", "figures": dict(row.figures)} for row in found.rows]
     return {"rows": rows, "sentences": list(found.sentences)}
 

@@ -97,7 +97,9 @@ def test_core50_has_other_runs_and_kinds_of_objects(core50):
     other = benchmarks.create("core50", root=str(core50), run=3, classes="categories")
     assert {name[:4] for name in files(other.train_stream, 0)} == {"C_05"}
     assert other.label_space.class_names == ("plug adapter", "mobile phone") and other.protocol["run"] == 3
-    with pytest.raises(InputError, match=r"has no core50/batches_filelists/NI_inc/run1/train_batch_00_filelist.txt: it"):
+    with pytest.raises(
+        InputError, match=r"has no core50/batches_filelists/NI_inc/run1/train_batch_00_filelist.txt: it"
+    ):
         benchmarks.create("core50", root=str(core50), run=1)
     with pytest.raises(InputError, match="benchmark core50: run is a whole number from 0 to 9, not 10"):
         benchmarks.create("core50", root=str(core50), run=10)
@@ -128,7 +130,9 @@ def test_a_style_without_images_is_one_sentence(tmp_path):
 def test_styles_have_as_many_images_as_were_published(tmp_path):
     real_formats.styles(tmp_path)
     assert sum(STYLES.values()) == 30_000
-    with pytest.warns(DataWarning, match="in the style toy, in folders has 2 classes, not 200, and 6 images .all parts"):
+    with pytest.warns(
+        DataWarning, match="in the style toy, in folders has 2 classes, not 200, and 6 images .all parts"
+    ):
         benchmarks.create("imagenet-r-styles", root=str(tmp_path), order=["toy"])
 
 

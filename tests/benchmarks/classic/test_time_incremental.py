@@ -38,7 +38,10 @@ def test_a_bucket_is_a_task_with_a_test_part_of_its_own(clear):
 
 def test_streaming_trains_on_all_of_a_bucket_and_tests_on_all_of_the_next(clear):
     found = benchmarks.create("clear10", root=str(clear), evaluation="streaming")
-    assert found.task_names == ("bucket 1", "bucket 2") and found.protocol["n_train"] == found.protocol["n_test"] == [6, 6]
+    assert found.task_names == ("bucket 1", "bucket 2") and found.protocol["n_train"] == found.protocol["n_test"] == [
+        6,
+        6,
+    ]
     assert sorted(paths(found.test_stream, 0)) == sorted(paths(found.train_stream, 1))
     assert {path.split("/")[1] for path in paths(found.test_stream, 1)} == {"3"}
 
@@ -52,7 +55,9 @@ def test_the_first_edition_has_divisions(clear):
         assert {path[-5] for path in paths(found.test_stream, 0)} == {str(number)}
     whole = benchmarks.create("clear10", root=str(clear), splits="neurips2021", evaluation="streaming")
     assert whole.protocol["n_test"] == [6, 6]
-    with pytest.raises(InputError, match="has no clear10_neurips2021/training_folder/testset_ratio_0.3/split_4: it should"):
+    with pytest.raises(
+        InputError, match="has no clear10_neurips2021/training_folder/testset_ratio_0.3/split_4: it should"
+    ):
         benchmarks.create("clear10", root=str(clear), splits="neurips2021", division=4)
 
 
@@ -83,7 +88,9 @@ def test_a_list_of_the_first_edition_that_is_none_is_one_sentence(tmp_path):
 
 def test_one_bucket_has_no_next_one(tmp_path):
     real_formats.clear(tmp_path, buckets=1)
-    with pytest.raises(InputError, match="benchmark clear10: evaluation=streaming tests on the next bucket; there is one"):
+    with pytest.raises(
+        InputError, match="benchmark clear10: evaluation=streaming tests on the next bucket; there is one"
+    ):
         benchmarks.create("clear10", root=str(tmp_path), evaluation="streaming")
 
 
