@@ -369,8 +369,9 @@ def clear(root: Path, buckets: int = 3) -> None:
         for number, (path, label) in enumerate(paths):
             dot(first / path, label, number)
         for division in range(2):
-            for part, keep in (("train", lambda k: k != division), ("test", lambda k: k == division)):
-                rows = [f"{path} {label}\n" for k, (path, label) in enumerate(paths) if keep(k % 3)]
+            for part in ("train", "test"):
+                kept = [row for k, row in enumerate(paths) if (k % 3 == division) == (part == "test")]
+                rows = [f"{path} {label}\n" for path, label in kept]
                 place = f"training_folder/testset_ratio_0.3/split_{division}/{bucket}/{part}.txt"
                 write(first / place, "".join(rows))
 

@@ -80,8 +80,8 @@ for _benchmark in (
         dataset="core50",
         categories=tuple(wording("categories of CORe50")),
         notes=(
-            "there is one test set for all batches: each task has every eighth image of it, so that the mean over tasks "
-            "is the accuracy on all of it",
+            "there is one test set for all batches: each task has every eighth image of it, so that the mean over "
+            "tasks is the accuracy on all of it",
             "objects are named by their kind and a number, which says little to a text tower: classes=categories tells "
             "the ten kinds apart",
             "Avalanche reads the same lists, and calls this scenario ni",

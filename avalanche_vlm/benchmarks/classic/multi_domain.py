@@ -118,8 +118,8 @@ VISION = MultiDomain(
     name="vision-8",
     summary="the eight data sets of task vectors, one after another, the task known at test time",
     source="arXiv 2407.06322, 2212.04089",
-    citation="Marczak, Twardowski, Trzcinski, Cygert: MagMax: Leveraging Model Merging for Seamless Continual Learning, "
-    "ECCV 2024",
+    citation="Marczak, Twardowski, Trzcinski, Cygert: MagMax: Leveraging Model Merging for Seamless Continual "
+    "Learning, ECCV 2024",
     label_space="task",
     splits={
         "folders": ("stanford-cars", "mnist", "eurosat-folders", "svhn", "resisc45", "sun397-folders", "dtd-folders",

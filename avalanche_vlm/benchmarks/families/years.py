@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet
@@ -43,8 +44,8 @@ class Years(Classic):
                 "evaluation",
                 "choice",
                 "iid",
-                "whether a step is tested on the test part of its own bucket (iid), or, trained on all of it, on all of "
-                "the next bucket (streaming)",
+                "whether a step is tested on the test part of its own bucket (iid), or, trained on all of it, on all "
+                "of the next bucket (streaming)",
                 ("iid", "streaming"),
             ),
             BenchmarkOption(
@@ -78,7 +79,7 @@ class Years(Classic):
             if buckets < 2:
                 raise InputError(f"benchmark {self.name}: evaluation=streaming tests on the next bucket; there is one")
             whole = [joined(train, test) for train, test in pairs]
-            pairs = list(zip(whole[:-1], whole[1:], strict=True))
+            pairs = list(pairwise(whole))
         plans = []
         for number, (train, test) in enumerate(pairs, start=1):
             here = sorted({*train.labels.tolist(), *test.labels.tolist()})

@@ -56,7 +56,7 @@ def test_the_first_edition_has_divisions(clear):
     whole = benchmarks.create("clear10", root=str(clear), splits="neurips2021", evaluation="streaming")
     assert whole.protocol["n_test"] == [6, 6]
     with pytest.raises(
-        InputError, match="has no clear10_neurips2021/training_folder/testset_ratio_0.3/split_4: it should"
+        InputError, match=r"has no clear10_neurips2021/training_folder/testset_ratio_0.3/split_4: it should"
     ):
         benchmarks.create("clear10", root=str(clear), splits="neurips2021", division=4)
 
@@ -82,7 +82,7 @@ def test_a_list_of_the_first_edition_that_is_none_is_one_sentence(tmp_path):
     real_formats.clear(tmp_path)
     place = tmp_path / "clear10_neurips2021/training_folder/testset_ratio_0.3/split_0/2/train.txt"
     place.write_text("a.jpg 2\n")
-    with pytest.raises(InputError, match="train.txt: image 0 has the class id 2, and there are 2 classes"):
+    with pytest.raises(InputError, match=r"train.txt: image 0 has the class id 2, and there are 2 classes"):
         benchmarks.create("clear10", root=str(tmp_path), splits="neurips2021")
 
 
