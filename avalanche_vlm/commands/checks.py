@@ -14,7 +14,7 @@ from typing import Any
 from avalanche_vlm.artifacts.layout import known_version, model_version, version_folder, version_names
 from avalanche_vlm.benchmarks.declaration import Benchmark
 from avalanche_vlm.benchmarks.registry import get_benchmark
-from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
+from avalanche_vlm.benchmarks.sources.columns import COLUMNS, TASKS_FROM, kind_of, task_said, under_our_names
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_rows
 from avalanche_vlm.commands.requests.deploying import ExportRequest, UseRequest
@@ -149,8 +149,9 @@ def check_header(table: Path, options: dict[str, Any]) -> None:
     first = next(iter(read_rows(table, Problems("skip"))), None)
     if first is None:
         return
-    said = {column: options.get(f"{column}_column") for column in COLUMNS}
-    kind_of(under_our_names([first], said, table), options.get("kind"), said, table)
+    by, tasks = task_said({of: options.get(f"{of}_column") for of in TASKS_FROM})
+    said = {column: tasks if column == "task" else options.get(f"{column}_column") for column in COLUMNS}
+    kind_of(under_our_names([first], said, table, by), options.get("kind"), said, table)
 
 
 def does_not_apply(option: str, where: str) -> InputError:

@@ -49,6 +49,15 @@ def test_flags_of_data_reach_the_request():
         ("--split-classes 2", "--split-classes does not apply to picturebook"),
         ("--image-column x", "--image-column does not apply to picturebook"),
         ("--on-error skip", "--on-error does not apply to picturebook, only to --data"),
+        ("--shots 2", "--shots does not apply to picturebook"),
+        ("--time-column x", "--time-column does not apply to picturebook"),
+        ("--data {d}/labels.csv --time-column when", "has no column 'when' (time_column)"),
+        (
+            "--data {d}/labels.csv --task-column a --domain-column b",
+            "task_column and domain_column both say which task",
+        ),
+        ("--data {d}/pairs.csv --shots 2", "--shots) does not apply to"),
+        ("--online --epochs 3", "--online is one pass over each task, and --epochs says 3: give one of them"),
         ("--benchmark picturebook-pairs --label-space union", "--label-space does not apply to picturebook-pairs"),
     ],
 )
@@ -68,6 +77,19 @@ def test_a_data_set_of_numbers_with_names_becomes_tasks(data, capsys):
     assert result["tasks"] == ["classes 1", "classes 2"]
     assert result["protocol"]["data"]["class_order"] == ["red thing", "dark thing"]
     assert "class names from" in capsys.readouterr().err
+
+
+def test_few_shots_of_steps_in_time_are_met_once(data):
+    import json
+
+    rows = (data / "labels.csv").read_text().splitlines()
+    timed = [f"{rows[0]},year", *(f"{row},{2020 + number % 2}" for number, row in enumerate(rows[1:]))]
+    (data / "timed.csv").write_text("\n".join(timed))
+    options = "--time-column year --shots 1 --online --recipe zero-shot --quiet --option test_fraction=0.5"
+    assert cli.main(["run", "--data", str(data / "timed.csv"), "--out", str(data / "out"), *options.split()]) == 0
+    result = json.loads((data / "out/result.json").read_text())
+    assert result["tasks"] == ["2020", "2021"] and result["protocol"]["train"]["epochs"] == 1
+    assert result["protocol"]["data"]["steps"] == "time" and set(result["data"]["chosen"]) == {"2020", "2021"}
 
 
 def test_classes_that_the_tokenizer_cannot_tell_apart_are_said_once_before_training(data, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +20,7 @@ from avalanche_vlm.benchmarks.sources.checking import checked_images
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet
 from avalanche_vlm.benchmarks.sources.problems import Problems
+from avalanche_vlm.benchmarks.sources.shots import places_drawn
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import DataWarning, InputError
 
@@ -122,13 +122,8 @@ def few_shots(tasks: Sequence[TaskPlan], shots: int | None, seed: int) -> tuple[
         return list(tasks), {}
     few, chosen = [], {}
     for task in tasks:
-        rows: list[int] = []
-        for number, name in enumerate(task.names):
-            own = np.flatnonzero(task.train.labels == number)
-            if not len(own):
-                continue
-            rng = np.random.default_rng([seed, zlib.crc32(f"{task.name}\0{name}".encode(errors="surrogatepass"))])
-            rows += np.sort(rng.choice(own, shots, replace=len(own) < shots)).tolist()
+        classes = [(name, np.flatnonzero(task.train.labels == number)) for number, name in enumerate(task.names)]
+        rows = places_drawn(classes, task.name, shots, seed)
         few.append(replace(task, train=task.train.at(rows)))
         chosen[task.name] = rows
     return few, chosen

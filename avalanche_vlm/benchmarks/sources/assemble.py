@@ -161,6 +161,7 @@ def assemble(
     protocol: dict[str, Any],
     names: Chosen = UNNAMED,
     jpeg_draft: bool = False,
+    chosen: dict[str, list[int]] | None = None,
 ) -> VLMBenchmark:
     """A benchmark of items that all have a split.
 
@@ -177,6 +178,7 @@ def assemble(
     :param protocol: what else decides the stream: path, seed and split.
     :param names: names of classes by their texts; a text that is missing names its class itself.
     :param jpeg_draft: whether JPEG files are decoded no larger than the model's input takes (:func:`drafted`).
+    :param chosen: places of the training samples that were drawn for few shots, by task.
     :raises InputError: if a task lacks train or test samples.
     """
     parts, splits = _parts(items, tasks, problems)
@@ -206,7 +208,7 @@ def assemble(
         label_space=space,
         task_names=list(tasks),
         further={s: streams[s] for s in splits if s not in ("train", "test")},
-        data=DataReport(problems.skipped, problems.notes),
+        data=DataReport(problems.skipped, problems.notes, chosen=chosen or {}),
         protocol={**protocol, **counts, "order": list(tasks)},
     )
     if tokenizer is not None:

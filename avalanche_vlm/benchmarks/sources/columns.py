@@ -17,12 +17,31 @@ _ALSO = {"image": ("file_name", "image_name"), "caption": ("text", "comment", "c
 """Names in the image folders of Hugging Face's datasets, in COCO's files, and in lists of Flickr's pictures."""
 
 
-def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: Path) -> list[Row]:
+TASKS_FROM = ("task", "domain", "time")
+"""Columns that may say which task a sample is of: by the task's name, by a domain, or by a time."""
+
+
+def task_said(options: Mapping[str, str | None]) -> tuple[str, str | None]:
+    """Which column says the tasks.
+
+    :param options: the column that was named for each of :data:`TASKS_FROM`, None where none was.
+    :return: which of them it is, ``task`` where none was named, and the column's name.
+    :raises InputError: if more than one was named.
+    """
+    named = [(of, name) for of in TASKS_FROM if (name := options.get(of))]
+    if len(named) > 1:
+        (first, _), (second, _), *_ = named
+        raise InputError(f"{first}_column and {second}_column both say which task a sample is of: give one of them")
+    return named[0] if named else ("task", None)
+
+
+def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: Path, tasks: str = "task") -> list[Row]:
     """Rows under our names of columns.
 
     :param rows: rows as they were read.
     :param given: the table's name of each of :data:`COLUMNS` that the user has named.
     :param path: the table, for messages.
+    :param tasks: what the column of the tasks was named as, of :data:`TASKS_FROM`.
     :return: the rows with the columns that were named, and all others as they are; a row with a list of captions gives
         one for each.
     :raises InputError: if a column that was named does not exist.
@@ -34,7 +53,8 @@ def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: 
             found = next((name for name in (asked, asked.strip().lower()) if name in present), None)
             if found is None and rows:
                 listed = ", ".join(sorted(map(str, present)))
-                raise InputError(f"{path} has no column {asked!r} ({column}_column); it has {listed}")
+                called = tasks if column == "task" else column
+                raise InputError(f"{path} has no column {asked!r} ({called}_column); it has {listed}")
             renames[column] = found or asked
         elif column not in present:
             also = next((name for name in _ALSO.get(column, ()) if name in present), None)

@@ -13,6 +13,7 @@ from avalanche_vlm.benchmarks.sources.class_names import Chosen, ClassNames, cho
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
 from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
+from avalanche_vlm.benchmarks.sources.shots import few_items
 from avalanche_vlm.errors import InputError
 
 
@@ -32,6 +33,7 @@ def image_folder_stream(
     class_names: ClassNames | None = None,
     split_classes: int | None = None,
     class_order: ClassOrder | None = None,
+    shots: int | None = None,
     check: Check = "full",
     check_workers: int | None = None,
     jpeg_draft: bool = False,
@@ -66,6 +68,8 @@ def image_folder_stream(
     :param split_classes: number of tasks that the classes of a folder of one task are given to, as evenly as they can.
     :param class_order: folders or names of all classes in the order in which these tasks bring them, a file with one a
         line, or ``"sorted"``; drawn from ``seed`` by default.
+    :param shots: training images of each class and task, drawn from ``seed`` class by class; of a class with fewer some
+        are taken more than once. Their places are in ``benchmark.data.chosen``. All by default.
     :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
         ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
     :param check_workers: processes that check, 0 for this one; one a processor by default.
@@ -100,6 +104,9 @@ def image_folder_stream(
         readable(items, problems, root, check, check_workers), test_fraction, seed, by_class=True, problems=problems
     )
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
+    items, chosen = few_items(items, tasks, shots, seed)
+    if shots:
+        division |= {"shots": shots}
     return assemble(
         name or root.resolve().name,
         "classes",
@@ -111,9 +118,10 @@ def image_folder_stream(
         templates=templates,
         label_space=label_space or ("seen" if split_classes else "task"),
         problems=problems,
+        chosen=chosen,
         protocol={
             "path": str(root),
-            "split_seed": None if given == {True} else seed,
+            "split_seed": seed if given != {True} or shots else None,
             "split": "folders" if given == {True} else "random" if given == {False} else "folders and random",
             "test_fraction": None if given == {True} else test_fraction,
             **division,

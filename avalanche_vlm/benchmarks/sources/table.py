@@ -13,11 +13,13 @@ from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, 
 from avalanche_vlm.benchmarks.sources.checking import Check
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, ClassNames, choose_names
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
-from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, under_our_names
+from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, task_said, under_our_names
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
+from avalanche_vlm.benchmarks.sources.shots import few_items
 from avalanche_vlm.benchmarks.sources.splits import split_of
+from avalanche_vlm.benchmarks.sources.time_steps import in_steps
 from avalanche_vlm.errors import InputError
 
 
@@ -43,7 +45,11 @@ def table_stream(
     label_column: str | None = None,
     caption_column: str | None = None,
     task_column: str | None = None,
+    domain_column: str | None = None,
+    time_column: str | None = None,
+    steps: int | None = None,
     split_column: str | None = None,
+    shots: int | None = None,
     check: Check = "full",
     check_workers: int | None = None,
     jpeg_draft: bool = False,
@@ -63,7 +69,8 @@ def table_stream(
     :param tokenizer: the model's, for pairs.
     :param image_root: what relative image paths are relative to; the table's folder by default.
     :param templates: prompts around the class names, ``a photo of a {}.`` by default.
-    :param label_space: which classes compete; by default ``"task"``, and ``"seen"`` with ``split_classes``.
+    :param label_space: which classes compete; by default ``"task"``, ``"seen"`` with ``split_classes``, and ``"union"``
+        with ``domain_column`` or ``time_column``, since domains and steps have the same classes.
     :param kind: ``"classes"`` or ``"pairs"``, needed where the table has both columns.
     :param test_fraction: share kept for testing where the table does not say, in (0, 1).
     :param seed: seed of the random split, 0 or more.
@@ -81,7 +88,13 @@ def table_stream(
     :param label_column: name of the column with class labels; ``label`` by default.
     :param caption_column: name of the column with captions; ``caption`` (or ``text``, ``comment``) by default.
     :param task_column: name of the column with tasks; ``task`` by default.
+    :param domain_column: name of a column whose values are tasks with the same classes, such as a camera's name.
+    :param time_column: name of a column with numbers, such as years, or dates in ISO 8601: the tasks are steps in time.
+    :param steps: number of steps that are made of the times, of about as many samples each, equal times in one step;
+        by default every time is a step.
     :param split_column: name of the column with splits; ``split`` by default.
+    :param shots: training images of each class and task, drawn from ``seed`` class by class; of a class with fewer some
+        are taken more than once. Their places are in ``benchmark.data.chosen``. All by default.
     :param check: how images are checked before training: ``"full"`` decodes each, ``"fast"`` reads headers and ends,
         ``"none"`` sees that they are there. A file that was checked and has not changed since is not read again.
     :param check_workers: processes that check, 0 for this one; one a processor by default.
@@ -91,14 +104,17 @@ def table_stream(
     """
     path = Path(path)
     problems = Problems(on_error)
+    by, tasks_column = task_said({"task": task_column, "domain": domain_column, "time": time_column})
+    if steps is not None and by != "time":
+        raise InputError("steps are made of a time_column, which is not given")
     said = {
         "image": image_column,
         "label": label_column,
         "caption": caption_column,
-        "task": task_column,
+        "task": tasks_column,
         "split": split_column,
     }
-    rows = under_our_names(list(read_rows(path, problems)), said, path)
+    rows = under_our_names(list(read_rows(path, problems)), said, path, by)
     kind = kind_of(rows, kind, said, path)
     text_column = "label" if kind == "classes" else "caption"
     items = _items(path, rows, text_column, image_root, problems)
@@ -110,17 +126,29 @@ def table_stream(
             class_names=class_names,
             split_classes=split_classes,
             class_order=class_order,
+            shots=shots,
         )
     if kind == "pairs" and tokenizer is None:
         raise InputError(f"{path} is a table of captions: give the model's tokenizer")
     if not items:
         raise InputError(f"{path} has no usable rows")
-    tasks = in_order(list(dict.fromkeys(item.task for item in items)), order)
+    found = list(dict.fromkeys(item.task for item in items))
+    if by == "time":
+        items, found = in_steps(items, steps, path)
+        if order:
+            raise InputError("order does not apply to a time_column, whose steps are in the order of time")
+    tasks = in_order(found, order)
     items = readable([item for item in items if item.task in tasks], problems, path, check, check_workers)
     names = choose_names(class_names, [item.text for item in items], path) if kind == "classes" else UNNAMED
     given = {bool(item.split) for item in items}
     items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
+    items, chosen = few_items(items, tasks, shots, seed)
+    if by != "task":
+        division |= {"steps": by}
+    if shots:
+        division |= {"shots": shots}
+    drawn = given != {True} or bool(shots)
     return assemble(
         name or path.stem,
         kind,
@@ -130,14 +158,15 @@ def table_stream(
         eval_transform=eval_transform,
         tokenizer=tokenizer,
         templates=templates or PHOTO,
-        label_space=label_space or ("seen" if split_classes else "task"),
+        label_space=label_space or ("seen" if split_classes else "task" if by == "task" else "union"),
         problems=problems,
+        chosen=chosen,
         protocol={
             "path": str(path),
-            "split_seed": None if given == {True} else seed,
+            "split_seed": seed if drawn else None,
             "split": "column" if given == {True} else "random" if given == {False} else "column and random",
             "test_fraction": None if given == {True} else test_fraction,
-            "columns": {column: name for column, name in said.items() if name},
+            "columns": {by if column == "task" else column: name for column, name in said.items() if name},
             "image_root": None if image_root is None else str(image_root),
             **division,
         },

@@ -99,6 +99,9 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
     for column in ("image", "label", "caption", "task", "split"):
         own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")
+    own.add_argument("--domain-column", metavar="NAME", help="column whose values are tasks with the same classes")
+    own.add_argument("--time-column", metavar="NAME", help="column of years, other numbers or dates: steps in time")
+    values.add_number(own, "steps")
 
 
 def add_kept_tests(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +143,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
     for number in ("lr", "epochs", "batch_size", "warmup", "weight_decay", "label_smoothing", "negatives"):
         values.add_number(train, number)
+    train.add_argument("--online", action="store_true", help="one pass: every training sample is met once")
     train.add_argument(
         "--train-classes",
         choices=get_args(TrainClasses),

@@ -13,7 +13,7 @@ from avalanche_vlm.errors import InputError
 SIZES = ("n_train", "n_test", "n_held_out", "n_reference")
 """Options of benchmarks that the command line has flags of their own for."""
 
-FILES = ("root", "shots")
+FILES = ("root",)
 """Options of published benchmarks that the command line has flags of their own for."""
 
 CHECKS = ("check", "check_workers")
@@ -29,7 +29,11 @@ DATA_OPTIONS = (
     "label_column",
     "caption_column",
     "task_column",
+    "domain_column",
+    "time_column",
+    "steps",
     "split_column",
+    "shots",
     *CHECKS,
 )
 """Options of a user's own data that the command line has flags of their own for."""
@@ -107,7 +111,7 @@ def changes(options: argparse.Namespace) -> TrainChanges:
     """
     return TrainChanges(
         lr=options.lr,
-        epochs=options.epochs,
+        epochs=_passes(options),
         batch_size=options.batch_size,
         warmup=options.warmup,
         weight_decay=options.weight_decay,
@@ -120,6 +124,15 @@ def changes(options: argparse.Namespace) -> TrainChanges:
         eval_tasks=getattr(options, "eval", None),
         eval_every=getattr(options, "eval_every", None),
     )
+
+
+def _passes(options: argparse.Namespace) -> int | None:
+    """Passes over each task that were asked for, by number or as one of an online stream."""
+    if not options.online:
+        return options.epochs
+    if options.epochs not in (None, 1):
+        raise InputError(f"--online is one pass over each task, and --epochs says {options.epochs}: give one of them")
+    return 1
 
 
 def assignments(options: argparse.Namespace) -> tuple[Assignment, ...]:

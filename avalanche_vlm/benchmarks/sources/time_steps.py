@@ -1,0 +1,104 @@
+"""Samples with a time each as a stream of steps in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from avalanche_vlm.benchmarks.sources.assemble import Item
+from avalanche_vlm.errors import InputError
+
+MOST_STEPS = 1000
+"""Distinct times that are steps of their own unless a number of steps is said: more are dates, and no years."""
+
+
+def in_steps(items: Sequence[Item], number: int | None, path: Path) -> tuple[list[Item], list[str]]:
+    """Give samples, whose tasks are times, to steps: equal times are in one step, and steps have as many samples as
+    that allows.
+
+    :param items: samples whose tasks are numbers, such as years, or dates in ISO 8601.
+    :param number: number of steps, from 1 to the number of distinct times; None makes every time a step of its own.
+    :param path: the table, for messages.
+    :return: the samples with steps for tasks, and the names of the steps in the order of time.
+    :raises InputError: for what is no time, and for a number that there cannot be.
+    """
+    when = _reader(items)
+    counts: dict[Any, int] = {}
+    words: dict[Any, str] = {}
+    for item in items:
+        time = when(item)
+        counts[time] = counts.get(time, 0) + 1
+        words.setdefault(time, item.task)
+    times = sorted(counts)
+    if number is None and len(times) > MOST_STEPS:
+        raise InputError(f"{path} has {len(times):,} times: say with steps (--steps N) how many steps are made of them")
+    if number is not None and (
+        isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(times)
+    ):
+        raise InputError(f"steps is a number from 1 to {len(times)}, the number of distinct times, not {number!r}")
+    step_of = dict(zip(times, even_steps([counts[time] for time in times], number or len(times)), strict=True))
+    members: dict[int, list[Any]] = {}
+    for time in times:
+        members.setdefault(step_of[time], []).append(time)
+    titles = [_title(words[of[0]], words[of[-1]]) for of in members.values()]
+    return [replace(item, task=titles[step_of[when(item)]]) for item in items], titles
+
+
+def even_steps(counts: Sequence[int], number: int) -> list[int]:
+    """The step of each time, so that every step has one at least and steps have about as many samples each.
+
+    :param counts: samples of each time, in the order of time.
+    :param number: number of steps, from 1 to the number of times.
+    :return: steps from 0, which never fall.
+
+    >>> even_steps([1, 1, 1, 1], 2), even_steps([9, 1, 1], 3), even_steps([1, 1, 9], 2)
+    ([0, 0, 1, 1], [0, 1, 2], [0, 0, 1])
+    """
+    total, before, step, found = sum(counts), 0, 0, list[int]()
+    for place, count in enumerate(counts):
+        middle = int((before + count / 2) * number / total)
+        left = len(counts) - place  # times from here on, this one among them
+        if place and (middle > step or left <= number - 1 - step):
+            step = min(step + 1, number - 1)
+        found.append(step)
+        before += count
+    return found
+
+
+def _title(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
+
+
+def _reader(items: Sequence[Item]) -> Callable[[Item], Any]:
+    """What a sample's time is: a number where all are numbers, otherwise a date."""
+    numbers = {item.task: _number(item.task) for item in items}
+    if None not in numbers.values():
+        return lambda item: numbers[item.task]
+    dates: Mapping[str, datetime | None] = {task: _date(task) for task in numbers}
+    for item in items:
+        if dates[item.task] is None:
+            raise InputError(
+                f"{item.where}: the time is a number, or a date as in 2024-05-31 where others are no numbers, not "
+                f"{item.task!r:.60}"
+            )
+    return lambda item: dates[item.task]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

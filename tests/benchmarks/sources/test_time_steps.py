@@ -1,0 +1,114 @@
+"""Tables with a time or a domain become streams of steps, or one sentence names the row."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from real_files import picture, raw, save, transform
+
+from avalanche_vlm.benchmarks import table_stream
+from avalanche_vlm.benchmarks.sources.time_steps import even_steps
+from avalanche_vlm.errors import InputError
+
+TRANSFORMS = {"train_transform": transform, "eval_transform": transform}
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.data())
+def test_steps_never_fall_and_none_is_empty(counts, data):
+    number = data.draw(st.integers(1, len(counts)))
+    found = even_steps(counts, number)
+    assert found == sorted(found) and set(found) == set(range(number))
+    if number == len(counts):
+        assert found == list(range(number))
+
+
+@given(st.integers(1, 12), st.integers(1, 40))
+def test_equal_counts_make_even_steps(number, each):
+    sizes = [even_steps([1] * number * each, number).count(step) for step in range(number)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("times")
+    for number in range(24):
+        save(root / f"{number}.png", picture(number, 20, 30))
+    return root
+
+
+def table(folder: Path, times: list[str], column: str = "when") -> Path:
+    path = folder / "data.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", column])
+        writer.writerows([f"{k}.png", ("cat", "dog")[k % 2], time] for k, time in enumerate(times))
+    return path
+
+
+YEARS = [str(2020 - number // 8) for number in range(24)]
+
+
+def test_every_time_is_a_step_in_the_order_of_time(folder):
+    found = table_stream(table(folder, YEARS), time_column="when", **TRANSFORMS)
+    assert found.task_names == ("2018", "2019", "2020") and found.protocol["steps"] == "time"
+    assert found.label_space.visible == "union" and found.label_space.tasks == ((0, 1),) * 3
+    assert found.protocol["columns"] == {"time": "when"} and found.protocol["n_train"] == [6, 6, 6]
+
+
+def test_times_are_put_together_in_as_many_steps_as_are_asked_for(folder):
+    days = [f"2024-{1 + number // 2:02d}-15" for number in range(24)]
+    found = table_stream(table(folder, days[::-1]), time_column="when", steps=3, **TRANSFORMS)
+    assert found.task_names == tuple(f"2024-{a:02d}-15 to 2024-{b:02d}-15" for a, b in ((1, 4), (5, 8), (9, 12)))
+    first = {
+        path.stem for stream in (found.train_stream, found.test_stream) for path in raw(stream[0].dataset).images.paths
+    }
+    assert first == {str(number) for number in range(16, 24)}  # the table is from the last day to the first
+
+
+def test_numbers_are_ordered_as_numbers_and_dates_as_dates(folder):
+    found = table_stream(table(folder, ["9"] * 8 + ["10"] * 8 + ["2.5"] * 8), time_column="when", **TRANSFORMS)
+    assert found.task_names == ("2.5", "9", "10")
+    mixed = ["2024-01-01T10:00+02:00"] * 12 + ["2024-01-01T09:00"] * 12  # 08:00 and 09:00 of one clock
+    found = table_stream(table(folder, mixed), time_column="when", **TRANSFORMS)
+    assert found.task_names == (mixed[0], mixed[-1])
+
+
+def test_a_domain_is_a_task_with_the_same_classes(folder):
+    cameras = [("north", "south")[number // 12] for number in range(24)]
+    found = table_stream(table(folder, cameras, "camera"), domain_column="camera", **TRANSFORMS)
+    assert found.task_names == ("north", "south") and found.protocol["steps"] == "domain"
+    assert found.label_space.visible == "union" and found.label_space.class_names == ("cat", "dog")
+    other = table_stream(
+        folder / "data.csv", domain_column="camera", order=["south", "north"], label_space="task", **TRANSFORMS
+    )
+    assert other.task_names == ("south", "north") and other.label_space.visible == "task"
+
+
+@pytest.mark.parametrize(
+    ("times", "options", "sentence"),
+    [
+        (YEARS, {"steps": 4}, "steps is a number from 1 to 3, the number of distinct times, not 4"),
+        (YEARS, {"steps": True}, "steps is a number from 1 to 3"),
+        (["2020", "soon"] * 12, {}, "data.csv, row 2: the time is a number, or a date as in 2024-05-31 .* not '2020'"),
+        (["nan", "2020"] * 12, {}, "row 2: the time is a number, or a date .* not 'nan'"),
+        (YEARS, {"order": ["2019"]}, "order does not apply to a time_column, whose steps are in the order of time"),
+        (YEARS, {"domain_column": "label"}, "domain_column and time_column both say which task a sample is of"),
+        (YEARS, {"time_column": "then"}, r"has no column 'then' \(time_column\); it has image, label, when"),
+        (YEARS, {"time_column": None, "steps": 2}, "steps are made of a time_column, which is not given"),
+    ],
+)
+def test_what_is_no_time_is_one_sentence(folder, times, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        table_stream(table(folder, times), **{"time_column": "when", **TRANSFORMS, **options})
+
+
+def test_too_many_times_ask_for_steps(folder, monkeypatch):
+    from avalanche_vlm.benchmarks.sources import time_steps
+
+    monkeypatch.setattr(time_steps, "MOST_STEPS", 2)
+    with pytest.raises(InputError, match=r"data.csv has 3 times: say with steps \(--steps N\) how many steps"):
+        table_stream(table(folder, YEARS), time_column="when", **TRANSFORMS)
