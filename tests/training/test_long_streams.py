@@ -77,19 +77,19 @@ def looks(name: str, months: Any, further: Iterable[VLMPlugin] = ()) -> list[tup
     return found
 
 
-def check(found: list[tuple[int, int, Counter[type], int]]) -> None:
+def check(found: list[tuple[int, int, Counter[type], int]], per_task: int = 0) -> None:
+    """What the last two experiences have left: what is kept, and ``per_task`` modules of torch's for each."""
     _, (held, kept, kinds, modules), (held_then, kept_then, kinds_then, modules_then) = found
     assert held_then - held <= kept_then - kept + 4096, "tensors that nobody keeps are there"
     grown = {kind.__name__: n for kind, n in (kinds_then - kinds).items() if n > SLACK}
-    if modules_then == modules:
-        assert not grown, "objects that nobody keeps are there"
-    else:  # a module of torch's has some ten mappings of its own, and what a class of ours adds
-        assert sum(grown.values()) <= 20 * (modules_then - modules), grown
+    # A module of torch's has some ten mappings of its own, and what a class of ours adds.
+    assert sum(grown.values()) <= 40 * per_task, f"objects that nobody keeps are there: {grown}"
+    assert modules_then - modules == 2 * per_task, "a task has left modules of torch's, and not only what they hold"
 
 
 @pytest.mark.parametrize("name", slow_but_for_some(recipes.list(kind="classes")))
 def test_a_task_leaves_behind_what_is_kept_and_nothing_else(name, months):
-    check(looks(name, months))
+    check(looks(name, months), per_task=2 if name == "proof" else 0)  # its projections, of which all work at once
 
 
 class Leaking(VLMPlugin):
