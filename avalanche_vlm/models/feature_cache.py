@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ from avalanche_vlm.weights.versions import tensor_versions
 Batches = Callable[[], Iterable[Sequence[torch.Tensor]]]
 _FORMAT = "avalanche_vlm features 1"
 _DIGEST = 16
+_SAMPLE = 2
+"""Images of each file that are computed again before any of its features is believed."""
+_OTHERWISE = 0.05
+"""The most that a feature may differ from what is computed again, in its length: other devices, batches and kernels
+give other last digits, at bf16 two of the first three."""
 
 
 class FeatureCache:
@@ -40,8 +46,9 @@ class FeatureCache:
     digits.
 
     Each file is written whole or not at all, and several processes may share a folder. A file that is truncated, was
-    changed or is none of ours is left out with a warning, and its features are computed again. Where nothing can be
-    written, what was computed stays in memory, with a warning.
+    changed or is none of ours is left out with a warning, and its features are computed again. So is one of which two
+    images, drawn anew by every process that reads it, have other features than the tower gives: a digest can be forged.
+    Where nothing can be written, what was computed stays in memory, with a warning.
 
     Hashing costs time as well: about a second per GB of images, and of weights whenever they may have changed. In a
     loop over epochs ask for :meth:`experience`, which hashes its images once.
@@ -70,11 +77,11 @@ class FeatureCache:
         """
         shelf = self._shelf(model)
         digests = _image_digests(images)
+        if proof := shelf.sample(digests):
+            shelf.prove(dict(zip(proof, _computed(model, images[list(proof.values())]), strict=True)))
         missing = {digest: row for row, digest in enumerate(digests) if digest not in shelf}
         if missing:
-            with model.evaluating():
-                computed = model.encode_image_plain(images[list(missing.values())], normalize=False)
-            shelf.pending.update(zip(missing, computed.cpu(), strict=True))
+            shelf.pending.update(zip(missing, _computed(model, images[list(missing.values())]), strict=True))
         found = torch.stack([shelf[digest] for digest in digests]).to(images.device)
         shelf.write(self.buffer)
         return F.normalize(found, dim=-1) if normalize else found
@@ -148,10 +155,12 @@ class _Shelf:
         self.pending: dict[bytes, torch.Tensor] = {}
         self.disk = 0
         self._files: list[torch.Tensor] = []
+        self._unproven: dict[int, Path] = {}
         self._places: dict[bytes, tuple[int, int]] = {}
         self._patience = 0
         for path in sorted(folder.glob("*.safetensors")):
-            self._open(path)
+            if self._open(path):
+                self._unproven[len(self._files) - 1] = path
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places or digest in self.pending
@@ -161,6 +170,40 @@ class _Shelf:
             return self.pending[digest]
         file, row = self._places[digest]
         return self._files[file][row]
+
+    def sample(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Some images of each file that nothing has been believed of yet, with their places.
+
+        :param digests: hashes of images that are asked for.
+        """
+        if not self._unproven:
+            return {}
+        rows: dict[int, dict[bytes, int]] = {}
+        for row, digest in enumerate(digests):
+            if digest not in self.pending and (place := self._places.get(digest)) and place[0] in self._unproven:
+                rows.setdefault(place[0], {})[digest] = row
+        # Whoever forges a file must not know which: no generator that follows from a seed, nor one that training uses.
+        draw = random.SystemRandom()
+        chosen = {file: draw.sample(sorted(of), min(_SAMPLE, len(of))) for file, of in rows.items()}
+        return {digest: rows[file][digest] for file, of in chosen.items() for digest in of}
+
+    def prove(self, computed: Mapping[bytes, torch.Tensor]) -> None:
+        """Believe the files whose features these are, or leave them out.
+
+        :param computed: features as the tower gives them, by the hashes of their images.
+        """
+        for digest, feature in computed.items():
+            file = self._places[digest][0] if digest in self._places else -1
+            path = self._unproven.get(file)
+            if path is None:
+                continue
+            apart = (self[digest].float() - feature.float()).norm()
+            if not apart <= _OTHERWISE * feature.float().norm():
+                self._places = {of: place for of, place in self._places.items() if place[0] != file}
+                del self._unproven[file]
+                _warn_of(path)
+        for digest in computed:
+            self._unproven.pop(self._places.get(digest, (-1, 0))[0], None)
 
     @property
     def ram(self) -> int:
@@ -214,16 +257,25 @@ class _Shelf:
             if facts["sha256"] != _check(digests, features) or not self._fits(digests, features):
                 raise ValueError
         except (OSError, SafetensorError, ValueError, KeyError):
-            warnings.warn(
-                f"{path} is damaged or no file of this feature cache: its features are computed again; delete it",
-                VLMWarning,
-                stacklevel=2,
-            )
+            _warn_of(path)
             return False
         self._places.update({bytes(d): (len(self._files), row) for row, d in enumerate(digests.numpy())})
         self._files.append(features)
         self.disk += path.stat().st_size
         return True
+
+
+def _computed(model: DualEncoder, images: torch.Tensor) -> torch.Tensor:
+    with model.evaluating():
+        return model.encode_image_plain(images, normalize=False).cpu()
+
+
+def _warn_of(path: Path) -> None:
+    warnings.warn(
+        f"{path} is damaged or no file of this feature cache: its features are computed again; delete it",
+        VLMWarning,
+        stacklevel=3,
+    )
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:

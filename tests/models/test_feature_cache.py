@@ -82,13 +82,16 @@ def test_another_process_finds_them(tmp_path, random_model, encoded, images):
     (file,) = files(tmp_path)
     assert cache.stored().disk == file.stat().st_size and cache.stored().ram == 12 * 16
     again = FeatureCache(tmp_path)
-    assert torch.equal(again.features(random_model, images), first) and encoded == [12]
+    # Of a file that another process has written two images are computed again, once.
+    assert torch.equal(again.features(random_model, images), first) and encoded == [12, 2]
+    assert torch.equal(again.features(random_model, images), first) and encoded == [12, 2]
     assert again.stored() == cache.stored()
     # So does a copy, and a model of the same weights.
     for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
         assert torch.equal(other.features(random_model, images), first)
     twin = copy.deepcopy(random_model)
-    assert torch.equal(again.features(twin, images), first) and encoded == [12]
+    encoded.clear()
+    assert torch.equal(again.features(twin, images), first) and encoded == []
 
 
 def test_a_full_buffer_is_written(tmp_path, random_model, images):
@@ -168,15 +171,15 @@ def test_an_experience_is_loaded_once(tmp_path, random_model, encoded, images):
     assert len(loads) == 1 and encoded == [5, 5, 2] and len(files(tmp_path)) == 1
     account = cache.stored()
     assert account.ram == 12 * (4 * 128 + 8 + 8) + 12 * 16
-    # Another experience, or another tower, is another matter; a new cache reads, and encodes nothing.
+    # Another experience, or another tower, is another matter; a new cache reads, and encodes a sample.
     cache.experience(random_model, Experience(), batches)
     assert len(loads) == 2
     FeatureCache(tmp_path).experience(random_model, one, batches)
-    assert len(loads) == 3 and encoded == [5, 5, 2]
+    assert len(loads) == 3 and encoded == [5, 5, 2, 2]
     again = cache.experience(random_model, one, batches)
     changes()[0](random_model)
     assert not torch.equal(cache.experience(random_model, one, batches)["features"], again["features"])
-    assert encoded == [5, 5, 2, 5, 5, 2]
+    assert encoded == [5, 5, 2, 2, 5, 5, 2]
 
 
 def test_the_past_experience_is_not_kept_alive(tmp_path, random_model, images):
@@ -227,7 +230,7 @@ def test_a_damaged_file_is_computed_again(tmp_path, random_model, encoded, image
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(FeatureCache(tmp_path).features(random_model, images), expected)
-    assert encoded == [12, 12]
+    assert encoded == [12, 12, 2]
 
 
 FORGED = {
@@ -261,6 +264,49 @@ def test_what_is_no_feature_is_not_served_whatever_its_digest(tmp_path, random_m
     assert encoded == [12, 12]
 
 
+WRONG = {
+    "zero": torch.zeros_like,
+    "of other images": lambda f: f.roll(1, 0),
+    "turned round": lambda f: -f,
+    "a tenth longer": lambda f: 1.1 * f,
+    "noise": lambda f: f + 0.1 * f.norm(dim=1, keepdim=True) * torch.randn(f.shape) / f.shape[1] ** 0.5,
+}
+"""Features that are finite, of the right type and shape, and not what the tower gives."""
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_file_that_was_made_up_is_told_by_a_sample_that_is_computed_again(tmp_path, random_model, images, what):
+    cache = FeatureCache(tmp_path)
+    expected = cache.features(random_model, images)
+    cache.flush()
+    (path,) = files(tmp_path)
+    with safe_open(path, "pt") as file:
+        facts, digests, features = file.metadata(), file.get_tensor("digests"), file.get_tensor("features")
+    features = WRONG[what](features).contiguous()
+    save_file({"digests": digests, "features": features}, path, {**facts, "sha256": _check(digests, features)})
+    again, before = FeatureCache(tmp_path), torch.get_rng_state()
+    with pytest.warns(UserWarning, match=f"{path.name} is damaged or no file of this feature cache"):
+        assert torch.equal(again.features(random_model, images), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    again.flush()  # in the place of the file that was made up
+    assert torch.equal(FeatureCache(tmp_path).features(random_model, images), expected)
+
+
+def test_a_feature_of_another_precision_is_near_enough(tmp_path, random_model, images):
+    cache = FeatureCache(tmp_path)
+    cache.features(random_model, images)
+    cache.flush()
+    (path,) = files(tmp_path)
+    with safe_open(path, "pt") as file:
+        facts, digests, features = file.metadata(), file.get_tensor("digests"), file.get_tensor("features")
+    near = features.bfloat16().float()
+    save_file({"digests": digests, "features": near}, path, {**facts, "sha256": _check(digests, near)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        served = FeatureCache(tmp_path).features(random_model, images, normalize=False)
+    assert torch.equal(served, near)
+
+
 def test_a_full_disk_loses_nothing(tmp_path, random_model, encoded, images, monkeypatch):
     cache = FeatureCache(tmp_path, buffer=4 * 128 * 4)
 
@@ -276,7 +322,7 @@ def test_a_full_disk_loses_nothing(tmp_path, random_model, encoded, images, monk
             assert torch.equal(cache.features(random_model, images[:6]), first)  # and it is not asked at once again
     assert encoded == [6] and [p for p in tmp_path.rglob("*") if p.is_file()] == []
     cache.flush()
-    assert torch.equal(FeatureCache(tmp_path).features(random_model, images[:6]), first) and encoded == [6]
+    assert torch.equal(FeatureCache(tmp_path).features(random_model, images[:6]), first) and encoded == [6, 2]
 
 
 def test_what_is_no_folder(tmp_path):
