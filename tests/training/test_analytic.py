@@ -180,7 +180,8 @@ def test_with_a_cache_a_second_run_encodes_no_training_image(tiny_benchmark, tmp
         plugins = recipes.build("rail-primal", model=model, hidden=64, cache=cache)
         naive(model, plugins).train(tiny_benchmark.train_stream)
         heads.append(model.class_head.estimator)
-    assert calls == [0, 0, 1, 1]  # two experiences without, two for a cold cache, none for a warm one
+    # Two experiences without, two for a cold cache, and a sample of each of its two files for a warm one.
+    assert calls == [0, 0, 1, 1, 2, 2]
     assert all(torch.equal(head.weights, heads[0].weights) for head in heads)
     account = stored_bytes(plugins)
     assert account.disk == sum(f.stat().st_size for f in tmp_path.rglob("*.safetensors"))
