@@ -201,24 +201,25 @@ def metrics_of(matrix: Sequence[Sequence[float | None]]) -> dict[str, float | No
     {'last': 62.5, 'avg': 62.5, 'transfer': 50.0, 'forget': 50.0, 'bwt': -50.0, 'zsd': 25.0}
     """
     nan = float("nan")
-    p = [[nan if cell is None else cell for cell in row] for row in matrix]
-    tasks, end = range(len(p[0])), p[-1]
+    # Of each task what it scored step by step: whole columns, since a matrix grows with the square of the tasks.
+    p = [[nan if cell is None else cell for cell in column] for column in zip(*matrix, strict=True)]
+    tasks, end = range(len(p)), [column[-1] for column in p]
     found = {
         "last": end,
-        "avg": [fmean(row[i] for row in p[1:]) for i in tasks],
-        "transfer": [fmean(p[j][i] for j in range(1, i + 1)) for i in tasks[1:]],
-        "forget": [_largest(p[j][i] for j in range(i + 1, len(p) - 1)) - end[i] for i in tasks[:-1]],
-        "bwt": [end[i] - p[i + 1][i] for i in tasks[:-1]],
-        "zsd": [_largest(p[j][i] for j in range(i + 1)) - p[i][i] for i in tasks[1:]],
+        "avg": [fmean(column[1:]) for column in p],
+        "transfer": [fmean(p[i][1 : i + 1]) for i in tasks[1:]],
+        "forget": [_largest(p[i][i + 1 : -1]) - end[i] for i in tasks[:-1]],
+        "bwt": [end[i] - p[i][i + 1] for i in tasks[:-1]],
+        "zsd": [_largest(p[i][: i + 1]) - p[i][i] for i in tasks[1:]],
     }
     means = {name: fmean(values) if values else nan for name, values in found.items()}
     return {name: value if value == value else None for name, value in means.items()}
 
 
-def _largest(values: Any) -> float:
-    """The largest, NaN where one is: ``max`` would pass it over."""
-    there = list(values)
-    return float("nan") if any(value != value for value in there) else max(there)
+def _largest(there: list[float]) -> float:
+    """The largest, NaN where one is: ``max`` would pass it over, and a sum does not."""
+    total = sum(there)
+    return total if total != total else max(there)
 
 
 def _consistent(result: dict[str, Any]) -> dict[str, Any]:

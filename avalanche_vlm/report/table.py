@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_ENDS = 6
+"""Tasks that are shown from either end of a long stream."""
+
+
 def row(entry: ResultEntry) -> dict[str, Any]:
     """The figures of one experiment that have a column in ``results.csv``, by name: scores in percent, changes in
     points, bytes, counts, seconds. NaN is missing.
@@ -120,19 +124,37 @@ def _summed_up(entries: Sequence[ResultEntry], figures: Sequence[Figure]) -> dic
 
 
 def print_matrix(result: Mapping[str, Any]) -> None:
-    """The performance matrix: rows are training steps, columns tasks.
+    """The performance matrix: rows are training steps, columns tasks. Of many tasks the first and the last few are
+    shown, which fit a terminal, with the number of those between them.
 
     :param result: what ``result.json`` holds.
     """
     from rich.table import Table
 
+    tasks, steps = result["tasks"], ["(pretrained)", *result["tasks"]]
+    columns, rows = _shown(len(tasks)), _shown(len(steps))
     table = Table(title="score on each task (percent)")
     table.add_column("after", no_wrap=True)
-    for task in result["tasks"]:
-        table.add_column(words(task), justify="right", no_wrap=True)
-    for label, values in zip(["(pretrained)", *result["tasks"]], result["matrix"], strict=True):
-        table.add_row(words(label), *("-" if v is None else f"{v:.1f}" for v in values))
+    for column in columns:
+        left_out = f"... {len(tasks) - len(columns) + 1} more ..."
+        table.add_column(left_out if column is None else words(tasks[column]), justify="right", no_wrap=True)
+    for step in rows:
+        if step is None:
+            table.add_row(f"... {len(steps) - len(rows) + 1} more ...")
+            continue
+        values = [None if column is None else result["matrix"][step][column] for column in columns]
+        cells = zip(columns, values, strict=True)
+        table.add_row(words(steps[step]), *("" if c is None else "-" if v is None else f"{v:.1f}" for c, v in cells))
+    if None in columns:
+        table.caption = "result.json has the whole matrix, and matrix.png draws it"
     console().print(table)
+
+
+def _shown(count: int) -> list[int | None]:
+    """Places of what is shown of a list, None where others are left out."""
+    if count <= 2 * _ENDS + 4:
+        return list(range(count))
+    return [*range(_ENDS), None, *range(count - _ENDS, count)]
 
 
 def _cell(figures: dict[str, Any], unit: Unit) -> str:

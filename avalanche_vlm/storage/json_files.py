@@ -37,14 +37,9 @@ def parse_json(text: bytes, path: Path) -> Any:
     avalanche_vlm.errors.InputError: a.json is damaged: it has the number 1e999, which is too large
     """
     try:
-        found = json.loads(
-            text.decode(),
-            object_pairs_hook=_once,
-            parse_constant=_no_number,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
-        _check_depth(found)
+        found = _loaded(text)
+        if _too_large(found):
+            _loaded(text, parse_float=_finite)  # which says what is
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is damaged: it is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -99,7 +94,7 @@ def json_lines(content: Any, before: str = "\n") -> Iterator[str]:
     :raises ValueError: for a number that JSON does not have.
     """
     entries = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    if not entries or (isinstance(content, list) and not any(isinstance(entry, dict | list) for entry in content)):
+    if not entries or (isinstance(content, list) and _NESTED.isdisjoint(map(type, content))):
         yield json.dumps(content, allow_nan=False)
         return
     inner = f"{before} "
@@ -122,6 +117,10 @@ def unreadable(path: Path, error: InputError) -> InputError:
     """
     why = str(error).removeprefix(f"{path} is damaged: ")
     return InputError(f"cannot write {path}, since it could not be read again: {why}")
+
+
+def _loaded(text: bytes, **how: Any) -> Any:
+    return json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole, **how)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,16 +149,25 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _check_depth(found: Any) -> None:
-    level = [found]
-    for _ in range(DEEPEST):
-        level = [
-            value
-            for part in level
-            if type(part) in (dict, list)
-            for value in (part.values() if type(part) is dict else part)
-            if type(value) in (dict, list)
-        ]
-        if not level:
-            return
+_NESTED = frozenset((dict, list))
+
+
+def _too_large(found: Any) -> bool:
+    """Whether there is a number that is infinite: JSON writes none, so one that was too large has become it. Looked for
+    part by part, and not at each of a million numbers.
+
+    :raises RecursionError: if it is nested too deep.
+    """
+    level: list[Any] = [[found]]
+    infinite = False
+    for _ in range(DEEPEST + 1):
+        inner: list[Any] = []
+        for part in level:
+            values = part.values() if type(part) is dict else part
+            infinite = infinite or math.inf in values or -math.inf in values
+            if not _NESTED.isdisjoint(map(type, values)):
+                inner += [value for value in values if type(value) in _NESTED]
+        if not inner:
+            return infinite
+        level = inner
     raise RecursionError

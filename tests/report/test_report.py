@@ -136,6 +136,18 @@ def test_the_printed_table_is_not_cut(capsys):
     assert "(pretrained)" in out and "50.0" in out and " - " in out
 
 
+def test_the_matrix_of_a_long_stream_is_printed_by_its_ends(capsys):
+    scores = np.arange(1001 * 1000).reshape(1001, 1000) % 1000 / 10
+    table.print_matrix({"tasks": [f"task {i}" for i in range(1, 1001)], "matrix": scores.tolist()})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 25 and max(map(len, lines)) <= 200 and "result.json has the whole matrix" in lines[-1]
+    assert sum("more ..." in line for line in lines) == 2 and "... 988 more ..." in lines[2]
+    first, last = (next(line for line in lines if name in line) for name in ("(pretrained)", "│ task 1000 "))
+    for line, row in ((first, scores[0]), (last, scores[1000])):
+        cells = [cell.strip() for cell in line.strip("│").split("│")][1:]
+        assert cells == [*(f"{v:.1f}" for v in row[:6]), "", *(f"{v:.1f}" for v in row[-6:])]
+
+
 def test_heat_maps_show_the_mean_over_seeds_and_leave_missing_cells_blank():
     figure = plots.matrices([entry(last=80.0)["result"], entry(seed=1, last=84.0)["result"], entry("zscl")["result"]])
     lora, zscl = figure.axes[:2]

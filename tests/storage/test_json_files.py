@@ -21,6 +21,8 @@ PATH = Path("kept.json")
         (b'{"a": NaN}', "it has a NaN, which JSON does not know"),
         (b'{"a": -Infinity}', "it has a -Infinity, which JSON does not know"),
         (b'{"a": 1e400}', "it has the number 1e400, which is too large"),
+        (b'{"a": [{"b": [0.5, -1e999, 1e400]}]}', "it has the number -1e999, which is too large"),
+        (b"1e400", "it has the number 1e400, which is too large"),
         (b'{"a": 18446744073709551616}', "it has the number 18446744073709551616, which is too large"),
         (b'{"a": ' + b"9" * 5000 + b"}", "which is too large"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "it has 'c' twice"),

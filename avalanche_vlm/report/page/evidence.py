@@ -130,7 +130,11 @@ def _seed(entry: ResultEntry) -> str:
 
 def _recipe(name: str, members: list[ResultEntry], figures: Sequence[Figure]) -> dict[str, Any]:
     matrices = [grid(entry["result"]["matrix"]) for entry in members]
-    means, deviations = [], []
+    means: list[list[float | None]] = []
+    deviations: list[list[float | None]] = []
+    if len(members) == 1:  # no spread, and a million cells of a thousand tasks
+        means = [[None if cell is None else round(float(cell), _DIGITS) for cell in row] for row in matrices.pop()]
+        deviations = [[None] * len(row) for row in means]
     for lines in zip(*matrices, strict=True):
         row = [spread(over, _DIGITS) for over in zip(*lines, strict=True)]
         means.append([cell["mean"] for cell in row])

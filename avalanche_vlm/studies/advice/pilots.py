@@ -201,13 +201,17 @@ class Pilots:
 
     def _until(self, deadline: float, advance: Callable[[int, int, int], None] | None) -> Callable[..., None]:
         """A progress callback that breaks a pilot off when it will not end before the deadline."""
-        started, tasks = self.clock(), len(self._benchmark.task_names)
+        started, tasks, last = self.clock(), len(self._benchmark.task_names), (0, 0)
 
         def progress(experience: int, iteration: int, iterations: int) -> None:
+            nonlocal last
             now, done = self.clock(), (experience + iteration / iterations) / tasks
-            # The first steps of a run are slow: no forecast from them alone.
-            if now > deadline or (done > 0.2 and started + (now - started) / done > deadline):
+            # The first steps of a run are slow: no forecast from them alone, nor while it is evaluated.
+            if (experience, iteration) != last and (
+                now > deadline or (done > 0.2 and started + (now - started) / done > deadline)
+            ):
                 raise OutOfTime
+            last = experience, iteration
             if advance is not None:
                 advance(experience, iteration, iterations)
 

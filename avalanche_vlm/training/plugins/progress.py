@@ -11,18 +11,20 @@ from avalanche_vlm.training.protocol import Strategy
 
 
 class ProgressPlugin(VLMPlugin, supports_distributed=True):
-    """Reports every training iteration.
+    """Reports every training iteration, and the last one again at every iteration of an evaluation, which can take
+    longer than the training: whoever is told now and then would else hear nothing.
 
-    :param callback: called as ``callback(experience, iteration, iterations)``, the first from 0 and the second from 1;
-        None reports nothing.
+    :param callback: called as ``callback(experience, iteration, iterations)``, the first from 0 and the second from 1,
+        or 0 before the first training; None reports nothing.
     """
 
-    states: ClassVar = {"_iteration": WORKING}
+    states: ClassVar = {"_iteration": WORKING, "_place": WORKING}
 
     def __init__(self, callback: Callable[[int, int, int], None] | None) -> None:
         super().__init__()
         self._callback = callback
         self._iteration = 0
+        self._place = (0, 0, 1)
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._iteration = 0
@@ -31,4 +33,9 @@ class ProgressPlugin(VLMPlugin, supports_distributed=True):
         self._iteration += 1
         if self._callback is not None:
             total = len(strategy.dataloader) * strategy.train_epochs
-            self._callback(strategy.experience.current_experience, self._iteration, total)
+            self._place = strategy.experience.current_experience, self._iteration, total
+            self._callback(*self._place)
+
+    def after_eval_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
+        if self._callback is not None:
+            self._callback(*self._place)

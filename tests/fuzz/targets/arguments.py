@@ -15,7 +15,7 @@ import world
 from example import Example, WrongAccept
 from mutators import NUMBERS, TEXTS
 
-SHARE, QUICK = 40, 15
+SHARE, QUICK = 80, 15
 
 _PATHS = (
     "table.csv",

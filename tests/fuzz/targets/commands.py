@@ -15,7 +15,7 @@ from mutators import TEXTS
 
 from targets import arguments, images, tables
 
-SHARE, QUICK, WORLD = 2, 2, True
+SHARE, QUICK, WORLD = 3, 2, True
 
 _COMMANDS = ("predict", "predict", "predict", "retrieve", "list", "versions", "rollback", "diff", "report", "export")
 _PLACES = ("table", "image", "pictures", ".", "..", "/dev/null", "nowhere", "names.txt", "model", "run", "pipe", "")

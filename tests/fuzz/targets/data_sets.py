@@ -14,7 +14,7 @@ from mutators import as_text, changed, changed_json
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 20, 30
+SHARE, QUICK = 30, 30
 
 _MAKERS = {
     **real_formats.TORCHVISION,

@@ -13,7 +13,7 @@ from mutators import TEXTS
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 8, 15
+SHARE, QUICK = 15, 15
 
 _NAMES = (
     "cat",

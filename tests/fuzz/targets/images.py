@@ -15,7 +15,7 @@ from PIL import Image
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 40, 50
+SHARE, QUICK = 160, 50
 
 _WORDS = [
     b"IHDR",

@@ -16,7 +16,7 @@ from mutators import as_text, changed, changed_json
 
 from avalanche_vlm.storage.documents import seal_of
 
-SHARE, QUICK, WORLD = 3, 4, True
+SHARE, QUICK, WORLD = 2, 4, True
 
 _UPDATE = ["update", "run", "--data", "table.csv", "--epochs", "1", "--batch-size", "2", "--recipe", "fine-tune"]
 _COMMANDS = (

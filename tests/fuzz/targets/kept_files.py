@@ -13,7 +13,7 @@ from mutators import as_text, changed_json
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.documents import seal_of
 
-SHARE, QUICK, WORLD = 6, 6, True
+SHARE, QUICK, WORLD = 4, 6, True
 
 
 def make(random: Random) -> Example:

@@ -12,7 +12,7 @@ from mutators import changed
 
 from targets import model_settings
 
-SHARE, QUICK = 2, 8
+SHARE, QUICK = 6, 8
 
 _MOST = 4096
 """Settings with a larger number are for another target: they would be built."""

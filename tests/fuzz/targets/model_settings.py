@@ -8,7 +8,7 @@ from random import Random
 from example import Example, WrongAccept
 from mutators import TEXTS, as_text, changed_json
 
-SHARE, QUICK = 60, 80
+SHARE, QUICK = 120, 80
 
 SETTINGS = {
     "model_cfg": {

@@ -10,7 +10,7 @@ from mutators import as_text, changed, changed_json
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 40, 60
+SHARE, QUICK = 80, 60
 
 _LISTS = [
     b"cat\ndog\nflag\n",

@@ -10,7 +10,7 @@ from random import Random
 from example import Example, WrongAccept
 from mutators import NUMBERS, TEXTS, changed, odd_value
 
-SHARE, QUICK = 60, 80
+SHARE, QUICK = 50, 80
 
 
 @cache

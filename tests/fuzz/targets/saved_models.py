@@ -11,7 +11,7 @@ import world
 from example import Example, WrongAccept
 from mutators import changed, changed_json
 
-SHARE, QUICK, WORLD = 1, 3, True
+SHARE, QUICK, WORLD = 2, 3, True
 
 _NAME = "run/versions/v1/model.json"
 

@@ -17,7 +17,7 @@ from mutators import as_text, changed, changed_json
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 30, 30
+SHARE, QUICK = 20, 30
 
 _KIND, _WITHIN = "experience of a training", "iteration of a training"
 

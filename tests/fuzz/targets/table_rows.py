@@ -11,7 +11,7 @@ from random import Random
 from example import Example, WrongAccept
 from mutators import TEXTS
 
-SHARE, QUICK = 20, 40
+SHARE, QUICK = 110, 40
 
 _COLUMNS = ("image", "caption")
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".token")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 40, 60
+SHARE, QUICK = 75, 60
 
 _ROWS = [
     {"image": "a.png", "label": "cat", "task": "one", "split": "train"},

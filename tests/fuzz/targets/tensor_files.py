@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 40, 60
+SHARE, QUICK = 130, 60
 
 _FEATURES = "features.safetensors"
 

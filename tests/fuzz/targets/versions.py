@@ -10,7 +10,7 @@ import world
 from example import Example, WrongAccept
 from mutators import as_text, changed, changed_json
 
-SHARE, QUICK, WORLD = 6, 6, True
+SHARE, QUICK, WORLD = 4, 6, True
 
 
 def make(random: Random) -> Example:

@@ -15,7 +15,7 @@ from mutators import changed
 
 from avalanche_vlm.errors import InputError
 
-SHARE, QUICK = 30, 40
+SHARE, QUICK = 90, 40
 
 CANARY = f"{tempfile.gettempdir()}/avalanche-vlm-fuzz-canary"
 """A folder that is made by what should not run."""

@@ -128,7 +128,12 @@ def _png(cells: Sequence[Sequence[float | None]], width: int, scale: float | Non
         strength = 0 if value is None else round(127 * min(1.0, abs(value) / top))
         return 0 if value is None else strength if value < 0 and strength else 128 + strength
 
-    lines = [bytes(map(colour, row)).ljust(width, b"\0") for row in cells]
+    def line(row: Sequence[float | None]) -> bytes:
+        if {float}.issuperset(map(type, row)) and min(row) >= 0 and max(row) <= top:  # type: ignore[type-var,operator]
+            return bytes([128 + int(127 * value / top + 0.5) for value in row])  # type: ignore[operator]
+        return bytes(map(colour, row))
+
+    lines = [line(row).ljust(width, b"\0") for row in cells]
     drawn = Image.frombytes("P", (width, len(lines)), b"".join(lines))
     above, below, none = _HUES
     drawn.putpalette([*none, *below * 127, *above * 128])
