@@ -70,8 +70,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} is not a readable safetensors file ({error})") from error
+        except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            # A side of 2^63 is one to safetensors, if another is 0, and none to torch, which tells of its own inside.
+            why = str(error).splitlines()[0]
+            raise InputError(f"{path} is not a readable safetensors file ({why})") from error
     return _inspect_archive(path).tensors if is_torchscript(path) else read_pickled(path)
 
 

@@ -256,7 +256,7 @@ class _Shelf:
                 digests, features = file.get_tensor("digests"), file.get_tensor("features")
             if facts["sha256"] != _check(digests, features) or not self._fits(digests, features):
                 raise ValueError
-        except (OSError, SafetensorError, ValueError, KeyError):
+        except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError, ValueError, KeyError):
             _warn_of(path)
             return False
         self._places.update({bytes(d): (len(self._files), row) for row, d in enumerate(digests.numpy())})

@@ -120,10 +120,15 @@ def unreadable(path: Path, error: InputError) -> InputError:
 
 
 def _loaded(text: bytes, **how: Any) -> Any:
-    return json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole, **how)
+    return json.loads(text.decode(), object_pairs_hook=each_once, parse_constant=_no_number, parse_int=_whole, **how)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose keys are each there once: of two, readers take one or the other.
+
+    :param pairs: its keys and values.
+    :raises ValueError: if a key is there twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

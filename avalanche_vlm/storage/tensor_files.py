@@ -19,6 +19,7 @@ import torch
 from avalanche_vlm._given import refuse_irregular
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import make_folder, reason, sweep, written
+from avalanche_vlm.storage.json_files import each_once
 from avalanche_vlm.storage.layout import DTYPES, TensorForm, checked, empty, layout_of, raw
 
 METADATA = "__metadata__"
@@ -236,7 +237,7 @@ class TensorFile:
                 raise InputError(f"{self.path} is truncated or no safetensors file")
             text = self._file.read(length)
         try:
-            header = json.loads(text, parse_constant=_no_number)
+            header = json.loads(text, parse_constant=_no_number, object_pairs_hook=each_once)
             metadata = header.pop(METADATA, {})
             if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
                 raise ValueError("its metadata are no texts")

@@ -54,6 +54,15 @@ def test_what_is_no_checkpoint_is_named(monkeypatch, tmp_path, place, ending, na
     assert "\n" not in str(error.value)
 
 
+def test_a_side_that_no_tensor_has_is_one_sentence(tmp_path):
+    header = b'{"a":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match=r"a\.safetensors is not a readable safetensors file") as error:
+        read_weights(path)
+    assert "\n" not in str(error.value)
+
+
 def test_an_archive_whose_list_of_files_is_damaged_is_named(tmp_path):
     torch.save({"a": torch.ones(2)}, path := tmp_path / "a.pt")
     content = path.read_bytes()

@@ -138,6 +138,8 @@ NO_JSON = [
     b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"b":NaN}}',
     b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"b":1e999}}',
     b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"\\ud800":0}}',
+    b'{"a":{"dtype":"F32","shape":[0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+    b'{"a":{"dtype":"F32","shape":[1],"shape":[0],"data_offsets":[0,0]}}',
 ]
 
 
