@@ -15,7 +15,7 @@ from textwrap import wrap
 from typing import Any
 
 from avalanche_vlm._numbers import NUMBERS
-from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, TOGETHER, DataSet
+from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, PAIR_SETS, TOGETHER, DataFiles
 from avalanche_vlm.benchmarks.published.results import PublishedRow, PublishedTable, published_tables
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
 from avalanche_vlm.commands.arguments.parser import _parser
@@ -179,13 +179,17 @@ def benchmark_table() -> str:
         for name, known in told["data_sets"].items():
             sets.setdefault(name.rpartition(": ")[0], {})[name.rpartition(": ")[2]] = known
         for which, members in sets.items():
-            numbers = [known["classes"] for known in members.values()]
+            numbers = [known.get("classes", 0) for known in members.values()]
             classes = max(numbers) if of.family == "domain-incremental" else sum(numbers)
+            counted = all(known["images"].get("train") for known in members.values()) or of.kind == "classes"
             images = [
                 sum(known["images"].get(part, 0) for known in members.values())
                 for part in ("train", "test", "all", TOGETHER)
             ]
-            known = [f"{images[0]:,} / {images[1]:,}" if all(images[:2]) else "", f"{images[2]:,} to be split"]
+            known = [
+                f"{images[0]:,} / {images[1]:,}" if all(images[:2]) and counted else "",
+                f"{images[2]:,} to be split",
+            ]
             told_of = [known["images"] for known in members.values()]
             if any(told_of) and not all(told_of):
                 known[0] += " of those that are published"
@@ -196,9 +200,9 @@ def benchmark_table() -> str:
                     f"`{of.name}`" + (f" `{which}`" if which else ""),
                     of.family,
                     of.summary,
-                    f"{classes:,}",
+                    f"{classes:,}" if classes else "captions",
                     " and ".join(filter(None, known if images[2] else known[:1])) or "not published",
-                    told["label_spaces"][0],
+                    next(iter(told["label_spaces"]), "none"),
                     of.source,
                 ]
             )
@@ -208,8 +212,8 @@ def benchmark_table() -> str:
 
 def layout_table() -> str:
     """Where the files of all data sets lie below the root."""
-    alike: dict[tuple[Any, ...], list[DataSet]] = {}
-    for of in DATASETS:  # parts of one data set lie in the same files
+    alike: dict[tuple[Any, ...], list[DataFiles]] = {}
+    for of in (*DATASETS, *PAIR_SETS):  # parts of one data set lie in the same files
         alike.setdefault((*of.needs.items(), of.licence), []).append(of)
     rows = []
     for first, *others in alike.values():

@@ -21,9 +21,12 @@ FROM_MODEL = ("train_transform", "eval_transform", "tokenizer")
 """Parameters of a factory that a model brings, and that are no options of the benchmark."""
 KINDS: tuple[str, ...] = get_args(StreamKind)
 """Class-labelled streams, and streams of images with texts."""
-FAMILIES = ("picturebook", "multi-domain", "class-incremental", "domain-incremental", "time-incremental")
+FAMILIES = (
+    *("picturebook", "multi-domain", "class-incremental", "domain-incremental", "time-incremental"),
+    "image-text",
+)
 """The embedded world, whatever the tasks of a stream in it differ in; and for published benchmarks what their tasks
-differ in: the data set, the classes, the domain, or the time."""
+differ in: the data set, the classes, the domain, or the time; or that they are images with captions."""
 
 REQUIRED = inspect.Parameter.empty
 """The default of an option that must be given."""

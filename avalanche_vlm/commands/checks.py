@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.artifacts.layout import known_version, model_version, version_folder, version_names
+from avalanche_vlm.benchmarks.aside import refuse_no_aside
 from avalanche_vlm.benchmarks.declaration import Benchmark
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, TASKS_FROM, kind_of, task_said, under_our_names
@@ -118,6 +119,7 @@ def check_stream(stream: StreamRequest) -> None:
     :param stream: the stream that was asked for.
     :raises InputError: in the words of what reads it.
     """
+    refuse_no_aside(stream.held_out, None if stream.held_out_root is None else Path(stream.held_out_root).expanduser())
     if stream.data is None:
         assert stream.benchmark is not None
         _refuse_unusable(stream, stream.benchmark)

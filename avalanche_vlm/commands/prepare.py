@@ -10,6 +10,7 @@ from avalanche_vlm.benchmarks.registry import FROM_MODEL, create_benchmark, get_
 from avalanche_vlm.benchmarks.sources.layout import ONE_TASK
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
 from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device, refuse_what_it_has, stream_options
+from avalanche_vlm.commands.held_out import set_aside
 from avalanche_vlm.commands.requests import (
     CompareRequest,
     Experiment,
@@ -218,9 +219,13 @@ def stream_for(asked: Experiment, model: VLM) -> VLMBenchmark:
     if stream.label_space:
         common["label_space"] = stream.label_space
     if stream.data:
-        return _with_resources(_own_data(asked, stream.data, common, model), asked, model)
-    assert stream.benchmark is not None
-    return _with_resources(_registered(stream, stream.benchmark, common, model), asked, model)
+        found = _own_data(asked, stream.data, common, model)
+    else:
+        assert stream.benchmark is not None
+        found = _registered(stream, stream.benchmark, common, model)
+    if stream.held_out:
+        set_aside(stream, found, model)
+    return _with_resources(found, asked, model)
 
 
 def _shown(value: Any) -> str:

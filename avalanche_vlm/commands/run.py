@@ -31,7 +31,7 @@ def run(request: RunRequest) -> int:
 
 
 def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
-    from avalanche_vlm.report import lettering, plots, table
+    from avalanche_vlm.report import aside_table, lettering, plots, table
 
     with watched(request.quiet) as progress:
         if sizes := prepare.quick_sizes(request):
@@ -45,6 +45,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
             progress.say(numbered)
     _write_table(request.out, [entry])
     table.print_matrix(entry["result"])
+    aside_table.print_held_out(entry["result"])
     _report(request.out, [entry])
     draw_plot(request.out / "held_out.png", partial(plots.held_out_curves, [entry["result"]]), progress)
     return 0

@@ -16,7 +16,7 @@ from avalanche_vlm.units import tell
 
 if TYPE_CHECKING:
     from avalanche_vlm.artifacts import SavedModel
-    from avalanche_vlm.benchmarks.scenario import HeldOutSet, VLMBenchmark
+    from avalanche_vlm.benchmarks.scenario import VLMBenchmark
     from avalanche_vlm.models import VLM
     from avalanche_vlm.training.settings import TrainSettings
 
@@ -59,13 +59,11 @@ def update(request: UpdateRequest) -> int:
         progress.task(f"update by {recipe}", 1) as advance,
         reading_by(settings.num_workers),
     ):
-        held_out: list[HeldOutSet] = []
 
         def month(model: VLM) -> VLMBenchmark:
             found = _month(request, recipe, settings, earlier, saved, model)
             for sentence in (*(f"left out: {of}" for of in found.data.skipped), *found.data.notes):
                 progress.say_once(sentence)
-            held_out.extend(_held_out(request, model))
             return found
 
         done = learn(
@@ -75,7 +73,6 @@ def update(request: UpdateRequest) -> int:
             recipe=recipe,
             options=options,
             settings=settings,
-            held_out=held_out,
             keep=KEPT_BY_DEFAULT if request.tests is None else request.tests,
             max_forget=forget,
             max_zero_shot_loss=zero_shot,
@@ -190,7 +187,8 @@ def _month(
         found.label_space = replace(found.label_space, templates=(before.templates[-1],))
     lacking = [name for name in recipes.get(recipe).takes if getattr(found, name) is None]
     if lacking and earlier is not None and earlier.stream.benchmark is not None:
-        brought = prepare.stream_for(earlier, model)  # data of the user's own bring none, and that benchmark did
+        before_it = earlier.model_copy(update={"stream": earlier.stream.model_copy(update={"held_out": ()})})
+        brought = prepare.stream_for(before_it, model)  # data of the user's own bring none, and that benchmark did
         for name in lacking:
             setattr(found, name, getattr(brought, name))
     return found
@@ -212,17 +210,3 @@ def _stream(asked: StreamRequest, before: StreamRequest | None, saved: SavedMode
             if getattr(asked, name) is None:
                 changes[name] = getattr(before, name)
     return asked.model_copy(update=changes)
-
-
-def _held_out(request: UpdateRequest, model: VLM) -> list[HeldOutSet]:
-    """The table that nothing trains, as a held-out set."""
-    from avalanche_vlm.benchmarks.scenario import HeldOutSet
-    from avalanche_vlm.benchmarks.sources.registry import read_stream
-
-    if request.held_out is None:
-        return []
-    found = read_stream(request.held_out, model=model, name="held out")
-    return [
-        HeldOutSet(f"held out {name}", experience.dataset.eval(), found.label_space)
-        for name, experience in zip(found.task_names, found.test_stream, strict=True)
-    ]

@@ -55,6 +55,8 @@ PLACES: Mapping[str, str] = {
     "data.root": "stream.options.root",
     "data.image_root": "stream.options.image_root",
     "data.class_names": "stream.options.class_names",
+    "data.held_out_paths": "stream.held_out",
+    "data.held_out_root": "stream.held_out_root",
     "resources.reference.path": "stream.reference",
     "resources.generator.path": "stream.generator",
 }

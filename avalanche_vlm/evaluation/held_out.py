@@ -19,12 +19,15 @@ from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
 
+KS = (1, 5)
+"""The K of the hit@K that held-out captions are scored by."""
+
 
 class HeldOutScores(VLMMetric):
     """Scores on held-out sets, once per step, when the strategy evaluates.
 
-    Captions give the mean of both directions' hit@1 (and each alone), class-labelled sets the accuracy of the model as
-    it predicts, its class head and modules included, among the set's own classes, whatever the recipe
+    Captions give the mean of both directions' hit@1 and hit@5 (and each alone), class-labelled sets the accuracy of the
+    model as it predicts, its class head and modules included, among the set's own classes, whatever the recipe
     (:class:`~avalanche_vlm.models.other_classes.OtherClasses`); ties count by expectation. The last evaluation of a
     step counts, as in the matrix. How far apart the modalities are is told by :meth:`alignment`, which is no score. The
     sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion; where
@@ -92,11 +95,14 @@ def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[dict[str, float], d
             return {name: count_right(model, share, held_out.label_space).compute()}, {}
         images, texts, ids = encode_set(model, share).compute()
         gap, cosine = modality_gap(images, texts), paired_cosine(images, texts)
-        scores = pair_retrieval(images, texts, ids, ks=(1,))
+        scores = pair_retrieval(images, texts, ids, ks=KS)
     apart = {f"{name} modality gap": gap, f"{name} paired cosine": cosine}
-    both = {way: scores[f"{way}_hit@1"] for way in ("image_to_text", "text_to_image")}
-    ways = {f"{name} R@1 {way.replace('_', ' ')}": value for way, value in both.items()}
-    return {f"{name} R@1": sum(both.values()) / 2, **ways}, apart
+    found = {}
+    for k in KS:
+        both = {way: scores[f"{way}_hit@{k}"] for way in ("image_to_text", "text_to_image")}
+        found[f"{name} R@{k}"] = sum(both.values()) / 2
+        found |= {f"{name} R@{k} {way.replace('_', ' ')}": value for way, value in both.items()}
+    return found, apart
 
 
 def _at(rows: Sequence[dict[str, float] | None], step: int) -> dict[str, float] | None:

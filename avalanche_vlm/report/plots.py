@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Plot
 
 from avalanche_vlm.evaluation.comparable import check_one_table
-from avalanche_vlm.evaluation.curves import HELD_OUT
+from avalanche_vlm.evaluation.curves import curves_by_set
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.lettering import labels, reach, set_in_fonts
@@ -27,6 +27,9 @@ _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 
 _CELL, _LETTER = 0.52, 0.17
 """Side of a heat map's cell and height of a line of text, in inches."""
+
+_PANELS = 12
+"""Held-out sets that one plot shows at most."""
 
 _AREA = 225.0
 """Square inches that all cells of a plot take at most: the memory that a picture takes goes by its points."""
@@ -72,22 +75,44 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     return set_in_fonts(figure)
 
 
-def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) -> Plot:
-    """A held-out score over the stream, one line per recipe: the mean over seeds. Of up to eight recipes a band spans
-    the seeds; of more, bands would hide the lines.
+def held_out_curves(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Plot:
+    """Held-out scores over the stream, a panel for each set and in it a line per recipe: the mean over seeds. Of up to
+    eight recipes a band spans the seeds; of more, bands would hide the lines.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds on one stream.
-    :param name: name of the curve.
+    :param names: names of the curves; by default R@1 of each set of captions and the accuracy on each of classes, of
+        the first twelve sets.
     :raises InputError: if the results differ in more than recipes and seeds, naming in what.
     """
     check_one_table(results)
     groups = _by_recipe(results)
     tasks = labels(results[0]["tasks"])
+    shown = dict.fromkeys(name for result in results for name in curves_by_set(result["held_out"]))
+    names = list(shown)[:_PANELS] if names is None else list(names)
     many = len(groups) > len(COLOURS)
+    across = min(3, max(1, len(names)))
+    down = math.ceil(max(1, len(names)) / across)
     width, height = max(8.0, min(30.0, 2 + 0.3 * len(tasks))), max(4.5, 0.6 + 1.3 * _LETTER * len(groups) * many)
     slanted = 0.7 * max(0.0, reach(tasks) - 1.5)  # beyond what the names of most tasks need below the axis
-    figure = Plot(figsize=(width + 3 * many, height + slanted), layout="constrained")
-    axis = figure.subplots()
+    shrunk = 1 if across == 1 else 0.6  # several side by side are smaller each
+    size = (shrunk * across * width + 3 * many, down * (shrunk * height + slanted))
+    figure = Plot(figsize=size, layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for axis, name in zip(panels, names or [""], strict=False):
+        _held_out_panel(axis, groups, name, tasks, shrunk * width, bands=not many)
+    for axis in panels[max(1, len(names)) :]:
+        axis.remove()
+    if panels[0].lines and many:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    elif panels[0].lines:
+        panels[0].legend(loc="lower left")
+    return set_in_fonts(figure)
+
+
+def _held_out_panel(
+    axis: Any, groups: Mapping[str, Sequence[Mapping[str, Any]]], name: str, tasks: list[str], width: float, bands: bool
+) -> None:
+    """One held-out score over the stream, a line per recipe."""
     steps = np.arange(len(tasks) + 1)
     for (colour, line, marker), (recipe, members) in zip(_looks(), groups.items(), strict=False):
         curves = [r["held_out"][name] for r in members if name in r["held_out"]]
@@ -96,7 +121,7 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) 
         values = np.array(curves, dtype=float)
         measured = ~np.isnan(values.mean(0))
         axis.plot(steps[measured], values.mean(0)[measured], line, marker=marker, color=colour, label=visible(recipe))
-        if len(values) > 1 and not many:
+        if len(values) > 1 and bands:
             low, high = (bound[measured] for bound in (values.min(0), values.max(0)))
             axis.fill_between(steps[measured], low, high, color=colour, alpha=0.15, linewidth=0)
     shown = slice(None, None, math.ceil(1.5 * _LETTER * len(steps) / width))
@@ -105,11 +130,6 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], name: str = HELD_OUT) 
     axis.set_xlabel("after training on")
     axis.set_ylim(0, 102)
     axis.grid(alpha=0.3)
-    if axis.lines and many:
-        figure.legend(loc="outside right upper")
-    elif axis.lines:
-        axis.legend(loc="lower left")
-    return set_in_fonts(figure)
 
 
 def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Plot:

@@ -35,6 +35,8 @@ def test_names_are_those_of_the_library(capsys):
         "annotations",
         "caption-list",
         "described-folder",
+        "tar",
+        "tars",
     ]
     models = names(capsys, "models")
     assert models[0] == "tiny" and {"ViT-B-16", "ViT-B-16-SigLIP", "RN50"} < set(models)

@@ -110,6 +110,10 @@ def test_held_out_sets_are_scored_once_per_step(mini_model, tiny_benchmark, monk
     both = (expected["image_to_text_hit@1"] + expected["text_to_image_hit@1"]) / 2
     result = held_out.result()
     assert result["captions R@1"] == [pytest.approx(both)]
+    for k in (1, 5):
+        ways = [expected[f"{way}_hit@{k}"] for way in ("image_to_text", "text_to_image")]
+        for way, value in zip((" image to text", " text to image", ""), (*ways, sum(ways) / 2), strict=True):
+            assert result[f"captions R@{k}{way}"] == [pytest.approx(value)]
     assert result["size"] == [zero_shot_accuracy(mini_model, size.dataset, size.label_space)]
     assert first["HeldOut/size"] == result["size"][0]
     with torch.no_grad():

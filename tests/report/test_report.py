@@ -164,6 +164,10 @@ def test_curves_have_one_line_per_recipe():
     assert len(axis.collections) == 1  # only lora has a band
     empty = {**results[0], "held_out": {}}
     assert not plots.held_out_curves([empty]).axes[0].lines
+    curves = {"a R@1": [90.0] * 3, "a R@5": [95.0] * 3, "a R@1 image to text": [1.0] * 3, "b": [50.0, 40.0, 30.0]}
+    several = plots.held_out_curves([{**results[0], "held_out": curves}]).axes
+    assert [axis.get_ylabel() for axis in several] == ["held-out a R@1 (percent)", "held-out b (percent)"]
+    assert several[1].lines[0].get_ydata().tolist() == curves["b"]
 
 
 def test_bars_have_a_panel_per_figure_and_a_row_per_recipe():

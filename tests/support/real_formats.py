@@ -418,3 +418,75 @@ def coop_root(root: Path) -> Path:
     mnist(root, 60)  # of which a fifth may be set apart
     cifar100(root)
     return root
+
+
+def karpathy_json(
+    root: Path, file: str, splits: Mapping[str, int], image: Callable[[int, str], str], each: int = 5
+) -> list[dict]:
+    """Karpathy's JSON: splits in turns, ids that are not contiguous, ``each`` captions an image; and its images.
+
+    :param splits: number of images of each split.
+    :param image: what the image of a number and a split is called below the folder of the file.
+    """
+    left, images = dict(splits), []
+    while any(left.values()):
+        for split in [name for name, number in left.items() if number]:
+            left[split] -= 1
+            number = len(images)
+            name = image(number, split)
+            dot(root / Path(file).parent / name, number, number)
+            folder, _, bare = Path(name).as_posix().rpartition("/")
+            words = [{"raw": f"picture {number} in words {k}", "tokens": ["picture"]} for k in range(each)]
+            ids = {"filepath": folder, "cocoid": 391895 + 7 * number} if "2014" in folder else {}
+            images.append({"filename": bare, "split": split, "imgid": number, "sentences": words, **ids})
+    write(root / file, json.dumps({"images": images, "dataset": "coco"}))
+    return images
+
+
+def coco_karpathy(root: Path) -> list[dict]:
+    """COCO's pictures of 2014 with Karpathy's split."""
+
+    def name(number: int, split: str) -> str:
+        year = "train2014" if split == "train" else "val2014"
+        return f"{year}/COCO_{year}_{391895 + 7 * number:012d}.jpg"
+
+    return karpathy_json(root, "coco/dataset_coco.json", {"train": 4, "restval": 2, "val": 2, "test": 3}, name)
+
+
+def flickr30k(root: Path, train: int = 8) -> list[dict]:
+    """Flickr30k's pictures with Karpathy's split; the JSON file says nothing of their folder."""
+    splits = {"train": train, "val": 3, "test": 2}
+    return karpathy_json(root, "flickr30k/dataset_flickr30k.json", splits, lambda number, _: f"images/{number}.jpg")
+
+
+def coco_captions(root: Path, file: str, folder: str, numbers: range, each: int = 5, year: str = "") -> None:
+    """COCO's file of captions: ids that are not contiguous, annotations in no order of images."""
+    names = {10 * n + 3: f"{year and f'COCO_{year}_'}{n:012d}.jpg" for n in numbers}
+    for number, name in zip(numbers, names.values(), strict=True):
+        dot(root / folder / name, number, number)
+    captions = [
+        {"id": 7 * place, "image_id": image, "caption": f"picture {image} in words {k}"}
+        for place, (k, image) in enumerate((k, image) for k in range(each) for image in names)
+    ]
+    images = [{"id": image, "file_name": name} for image, name in names.items()]
+    write(root / file, json.dumps({"images": images, "annotations": captions}))
+
+
+def described(root: Path, folder: str, number: int, split: str = "", suffix: str = ".png") -> None:
+    """A folder with a table of captions, as data hubs hand them out."""
+    rows = []
+    for n in range(number):
+        dot(root / folder / split / f"{n}{suffix}", n, n)
+        rows.append({"file_name": f"{n}{suffix}", "text": f"{folder} {split} {n}".replace("  ", " ")})
+    write(root / folder / split / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def c_clip(root: Path) -> None:
+    """The eight data sets of C-CLIP's reproduction, one of them with a split of its own."""
+    flickr30k(root)
+    for part, numbers in (("train", range(4)), ("val", range(4, 6))):
+        coco_captions(root, f"coco/annotations/captions_{part}2017.json", f"coco/{part}2017", numbers)
+    for folder in ("pets", "lexica", "wikiart", "kream", "sketch"):
+        described(root, folder, 5)
+    for split, number in (("train", 3), ("test", 2)):
+        described(root, "simpsons", number, split)

@@ -9,11 +9,11 @@ from avalanche_vlm.benchmarks import HeldOutSet, ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.picturebook import captions, scenes
 from avalanche_vlm.benchmarks.picturebook.generator import PicturebookGenerator
-from avalanche_vlm.benchmarks.picturebook.held_out import Transformed
 from avalanche_vlm.benchmarks.picturebook.render import render, to_uint8
 from avalanche_vlm.benchmarks.picturebook.styles import STYLES
 from avalanche_vlm.benchmarks.picturebook.tasks import generator
 from avalanche_vlm.benchmarks.scenario import PairDataset, PairTransform, as_experience_data
+from avalanche_vlm.benchmarks.transformed import Transformed
 from avalanche_vlm.models import VLM
 
 

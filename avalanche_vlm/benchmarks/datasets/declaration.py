@@ -17,7 +17,9 @@ from avalanche_vlm._registry import Registry, resolve
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
+    from avalanche_vlm.benchmarks.sources.captioned import CaptionedSet
     from avalanche_vlm.benchmarks.sources.labelled import LabelledSet
+    from avalanche_vlm.benchmarks.sources.problems import Problems
 
 PHOTO = ("a photo of a {}.",)
 """CLIP's default prompt (arXiv 2103.00020, section 3.1.4)."""
@@ -37,26 +39,16 @@ def wording(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """The declaration of a data set in one layout.
+class DataFiles:
+    """What is known of a published data set of any kind.
 
     :param name: the data set's name, as users write it.
     :param title: what it is called in results, and as a task.
     :param summary: what it is, in a phrase.
     :param read: the function that reads it, or where it is: ``"package.module:function"``. It is called with the folder
-        that holds all data sets and with ``reading``.
-    :param reading: further arguments of that function.
-    :param needs: what must lie in the folder: a path, or two with ``or`` between them of which one is enough, and what
-        it should hold.
-    :param classes: number of classes.
-    :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
-        benchmark to split), or :data:`TOGETHER` where the number of all of them alone is known.
-    :param renamed: names by what the files call classes: folders, synsets, or ``class 3`` for the third of classes that
-        have numbers alone. By their places classes would have each other's names where one is missing.
-    :param keys: what the files call all of its classes, where that is published; empty where it is not.
-    :param held_out: share of the training images that is set apart, as part ``valid``, and neither trains nor tests, in
-        [0, 1).
-    :param prompts: sentences with ``{}`` for the class name, the first one first.
+        that holds all data sets, and with the further arguments that the declaration names.
+    :param needs: what must lie in the folder: a path, or several with ``or`` between them of which one is enough, and
+        what it should hold.
     :param source: paper that it is from.
     :param licence: what its distributors say of its use.
     :param notes: what a reader of results should know, a sentence each.
@@ -67,16 +59,9 @@ class DataSet:
     summary: str
     read: str
     needs: Mapping[str, str]
-    classes: int
-    sizes: Mapping[str, int]
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()
-    held_out: float = 0
-    prompts: tuple[str, ...] = PHOTO
-    source: str = ""
-    licence: str = "not stated by its distributors"
-    notes: tuple[str, ...] = ()
+    source: str = field(default="", kw_only=True)
+    licence: str = field(default="not stated by its distributors", kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def missing(self, root: Path) -> list[str]:
         """What is not there of what must lie in a folder.
@@ -84,6 +69,39 @@ class DataSet:
         :param root: folder that holds the data sets.
         """
         return [path for path in self.needs if not any((root / of).exists() for of in path.split(" or "))]
+
+    def expected(self) -> dict[str, Any]:
+        """How many there are of what, as published: plain JSON types."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DataSet(DataFiles):
+    """The declaration of a class-labelled data set in one layout, of which :class:`DataFiles` has the first parameters.
+
+    :param classes: number of classes.
+    :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
+        benchmark to split), or :data:`TOGETHER` where the number of all of them alone is known.
+    :param reading: further arguments of the function that reads it.
+    :param renamed: names by what the files call classes: folders, synsets, or ``class 3`` for the third of classes that
+        have numbers alone. By their places classes would have each other's names where one is missing.
+    :param keys: what the files call all of its classes, where that is published; empty where it is not.
+    :param held_out: share of the training images that is set apart, as part ``valid``, and neither trains nor tests, in
+        [0, 1).
+    :param prompts: sentences with ``{}`` for the class name, the first one first.
+    """
+
+    classes: int
+    sizes: Mapping[str, int]
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    held_out: float = 0
+    prompts: tuple[str, ...] = PHOTO
+
+    def expected(self) -> dict[str, Any]:
+        """The numbers of classes, and of images by part."""
+        return {"classes": self.classes, "images": dict(self.sizes)}
 
     def at(self, old: str, new: str) -> DataSet:
         """The same data set in other files of the same layout, such as those of another run.
@@ -119,12 +137,46 @@ class DataSet:
         return replace(found, names=[self.renamed.get(name, name) for name in found.names], parts=parts)
 
 
+@dataclass(frozen=True)
+class PairSet(DataFiles):
+    """The declaration of images with captions, of which :class:`DataFiles` has the first parameters.
+
+    :param sizes: number of images of each part (``train``, ``valid``, ``test``, or ``all`` where it is for the
+        benchmark to split), as far as it is published.
+    :param captions: number of captions of each part, as far as it is published.
+    :param reading: further arguments of the function that reads it, which gets a ``Problems`` besides.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    captions: Mapping[str, int] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    def expected(self) -> dict[str, Any]:
+        """The numbers of images and of captions by part."""
+        return {"images": dict(self.sizes), "captions": dict(self.captions)}
+
+    def load(self, root: Path, problems: Problems) -> CaptionedSet:
+        """Read which images there are, and their captions; no image is opened.
+
+        :param root: folder that holds the data sets.
+        :param problems: takes captions that cannot be used.
+        :return: images with captions by part.
+        :raises InputError: in one sentence, for a file that is missing or is not what it should be.
+        """
+        refuse_missing([self], root)
+        found: CaptionedSet = resolve(self.read)(root, problems, **self.reading)
+        return found
+
+
 DATASETS: Registry[DataSet] = Registry(
     "data set", DataSet, "avalanche_vlm.datasets", "avalanche_vlm.benchmarks.datasets"
 )
+PAIR_SETS: Registry[PairSet] = Registry(
+    "set of pairs", PairSet, "avalanche_vlm.pair_sets", "avalanche_vlm.benchmarks.datasets"
+)
 
 
-def refuse_missing(sets: Iterable[DataSet], root: Path) -> None:
+def refuse_missing(sets: Iterable[DataFiles], root: Path) -> None:
     """Refuse a folder in which something is not there.
 
     :param sets: data sets that must lie in the folder.

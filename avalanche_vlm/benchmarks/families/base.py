@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from avalanche_vlm._registry import resolve
-from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataSet, refuse_missing
+from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, DataFiles, DataSet, refuse_missing
 from avalanche_vlm.benchmarks.declaration import FROM_MODEL, REQUIRED, Benchmark
-from avalanche_vlm.benchmarks.label_space import Visible
+from avalanche_vlm.benchmarks.label_space import StreamKind, Visible
 from avalanche_vlm.benchmarks.options import BenchmarkOption, all_checked
 
 if TYPE_CHECKING:
@@ -48,14 +48,13 @@ class TaskPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classic:
-    """The declaration of a published benchmark.
+class PublishedBenchmark:
+    """The declaration of a published benchmark of either kind.
 
     :param name: the benchmark's name, as users write it.
     :param summary: what the stream is, in a phrase.
     :param source: paper that the protocol is from, with its number on arXiv.
     :param citation: how that paper is cited.
-    :param label_space: which classes compete at prediction, unless another is asked for.
     :param notes: what a reader of results should know of it, a sentence each: where it differs from what was published,
         and what could not be verified.
     :param split_defaults: values that options have by themselves with a split, where they are others than with the
@@ -64,6 +63,9 @@ class Classic:
     """
 
     family: ClassVar[str]
+    kind: ClassVar[StreamKind]
+    builder: ClassVar[str]
+    """Where the function is that builds the stream."""
     facts: ClassVar[Mapping[str, Any]] = {}
     """What a result's protocol says of every benchmark of the family."""
 
@@ -71,7 +73,6 @@ class Classic:
     summary: str
     source: str
     citation: str = ""
-    label_space: Visible
     notes: tuple[str, ...] = ()
     split_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     split_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -87,35 +88,33 @@ class Classic:
         """The options that other benchmarks need not have."""
         raise NotImplementedError
 
-    def sets(self, options: Options) -> list[DataSet]:
-        """The data sets that are read, in the order in which :meth:`tasks` gets them.
+    def sets(self, options: Options) -> Sequence[DataFiles]:
+        """The data sets that are read, in the order in which the tasks are made of them.
 
         :param options: values of all options.
         :raises InputError: for options that do not go together.
         """
         raise NotImplementedError
 
-    def tasks(self, read: Sequence[LabelledSet], options: Options) -> list[TaskPlan]:
-        """The tasks in the order of the stream.
+    def label_spaces(self) -> tuple[str, ...]:
+        """Which classes may compete at prediction, the default first; none for captions."""
+        return ()
 
-        :param read: what the data sets hold, in the order of :meth:`sets`.
-        :param options: values of all options.
-        :raises InputError: for options that do not fit the data sets.
-        """
-        raise NotImplementedError
-
-    def layouts(self) -> Mapping[str, Sequence[DataSet]]:
+    def layouts(self) -> Mapping[str, Sequence[DataFiles]]:
         """The data sets of each way to lay out the files, by the option that says which."""
         return {"": self.sets({option.name: option.default for option in self.options()})}
 
     def options(self) -> tuple[BenchmarkOption, ...]:
         """All options: where the files lie, the benchmark's own, and those that every benchmark has."""
-        spaces = (self.label_space, *(space for space in get_args(Visible) if space != self.label_space))
+        spaces = self.label_spaces()
         own = tuple(replace(option, says=option.says + self._elsewhere(option.name)) for option in self.own_options())
         return (
             BenchmarkOption("root", "text", REQUIRED, "folder that holds the data sets (--root DIR)"),
             *own,
-            BenchmarkOption("label_space", "choice", self.label_space, "which classes compete at prediction", spaces),
+            *(
+                BenchmarkOption("label_space", "choice", first, "which classes compete at prediction", spaces)
+                for first in spaces[:1]
+            ),
             BenchmarkOption("seed", "number", 0, "of what is drawn, such as the images of few shots"),
             BenchmarkOption(
                 "check", "choice", "fast", "how images are checked before training", ("none", "fast", "full")
@@ -150,13 +149,13 @@ class Classic:
 
         :param train_transform: the model's transform of training images; CLIP's of 224 pixels by default.
         :param eval_transform: the model's transform of test images; CLIP's of 224 pixels by default.
-        :param tokenizer: the model's tokenizer, which class names need not go through here.
+        :param tokenizer: the model's tokenizer, for captions.
         :param given: options that were given.
         :raises InputError: in one sentence, for everything that cannot be used.
         """
         options = self.checked(given)
-        built: Callable[..., VLMBenchmark] = resolve("avalanche_vlm.benchmarks.families.building:built")
-        return built(self, options, train_transform, eval_transform)
+        built: Callable[..., VLMBenchmark] = resolve(self.builder)
+        return built(self, options, train_transform, eval_transform, tokenizer)
 
     def told(self) -> dict[str, Any]:
         """What a user should know before looking for the files: citation, licences, layout, expected counts."""
@@ -165,8 +164,7 @@ class Classic:
             for name, found in {of.name: of for of in sets}.items():
                 layouts[f"{which} {name}".strip()] = {
                     "files": {f"ROOT/{path}": what for path, what in found.needs.items()},
-                    "classes": found.classes,
-                    "images": dict(found.sizes),
+                    **found.expected(),
                     "source": found.source,
                     "licence": found.licence,
                     "notes": list(found.notes),
@@ -185,21 +183,54 @@ class Classic:
                 *(inspect.Parameter(name, keyword, default=None) for name in FROM_MODEL),
             ]
         )
-        spaces = next(of.choices for of in self.options() if of.name == "label_space")
         ordered = {of.name for of in self.own_options()} & {"order"}
         return Benchmark(
             self.name,
-            "classes",
+            self.kind,
             self.summary,
             factory,
             self.source,
-            spaces,
+            self.label_spaces(),
             "order" if ordered else None,
             self.family,
             {of.name: of.accepts for of in self.options()},
             self.told,
             self.checked,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classic(PublishedBenchmark):
+    """The declaration of a class-labelled published benchmark.
+
+    :param label_space: which classes compete at prediction, unless another is asked for.
+    """
+
+    kind: ClassVar[StreamKind] = "classes"
+    builder: ClassVar[str] = "avalanche_vlm.benchmarks.families.building:built"
+
+    label_space: Visible
+
+    def label_spaces(self) -> tuple[str, ...]:
+        """All that there are, the benchmark's own first."""
+        return (self.label_space, *(space for space in get_args(Visible) if space != self.label_space))
+
+    def sets(self, options: Options) -> list[DataSet]:
+        """The data sets that are read, in the order in which :meth:`tasks` gets them.
+
+        :param options: values of all options.
+        :raises InputError: for options that do not go together.
+        """
+        raise NotImplementedError
+
+    def tasks(self, read: Sequence[LabelledSet], options: Options) -> list[TaskPlan]:
+        """The tasks in the order of the stream.
+
+        :param read: what the data sets hold, in the order of :meth:`sets`.
+        :param options: values of all options.
+        :raises InputError: for options that do not fit the data sets.
+        """
+        raise NotImplementedError
 
 
 def layouts_by_split(splits: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[DataSet]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from avalanche_vlm.benchmarks.datasets.declaration import TOGETHER, DataSet
 from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
@@ -18,7 +17,7 @@ from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.scenario import DataReport, ImageDataset, VLMBenchmark, as_experience_data
 from avalanche_vlm.benchmarks.sources.checking import checked_images
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
-from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet
+from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, raw_images
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.shots import places_drawn
 from avalanche_vlm.benchmarks.transforms import ImageTransform
@@ -33,7 +32,11 @@ _NO_PROTOCOL = ("root", "label_space", "seed", "check", "check_workers", "on_err
 
 
 def built(
-    benchmark: Classic, options: Options, train_transform: Callable | None, eval_transform: Callable | None
+    benchmark: Classic,
+    options: Options,
+    train_transform: Callable | None,
+    eval_transform: Callable | None,
+    tokenizer: Any = None,
 ) -> VLMBenchmark:
     """The stream of a published benchmark.
 
@@ -41,16 +44,14 @@ def built(
     :param options: values of all options.
     :param train_transform: transform of training images; CLIP's of 224 pixels for None.
     :param eval_transform: transform of test images; CLIP's of 224 pixels for None.
+    :param tokenizer: the model's tokenizer, which class names need not go through here.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     root, problems = Path(options["root"]).expanduser(), Problems(options["on_error"])
     declared = benchmark.sets(options)
     read = [of.load(root) for of in declared]
     problems.notes += [*benchmark.notes_with(options), *(f"{of.title}: {note}" for of in declared for note in of.notes)]
-    if other := [told for of, found in zip(declared, read, strict=True) if (told := other_sizes(of, found))]:
-        sentence = f"figures are not comparable with published ones: {'; '.join(other)}"
-        problems.notes.append(sentence)
-        warnings.warn(sentence, DataWarning, stacklevel=2)
+    note_other_sizes([other_sizes(of, found) for of, found in zip(declared, read, strict=True)], problems)
     tasks = benchmark.tasks(read, options)
     tasks, chosen = few_shots(tasks, options.get("shots"), options["seed"])
     tasks = checked_tasks(tasks, root, options, problems)
@@ -59,7 +60,7 @@ def built(
         problems.notes += without_images(task, trained)
     space = joined_classes(tasks, options["label_space"])
     problems.notes += warned_of(space)
-    default = ImageTransform(224, CLIP_MEAN, CLIP_STD)
+    default = clip_transform()
     shown = (train_transform or default, eval_transform or default)
     streams = {
         part: [
@@ -68,7 +69,6 @@ def built(
         ]
         for part in ("train", "test")
     }
-    own = {name: _plain(value) for name, value in options.items() if name not in _NO_PROTOCOL}
     return VLMBenchmark(
         benchmark.name,
         "classes",
@@ -78,7 +78,7 @@ def built(
         task_names=[task.name for task in tasks],
         data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes)), chosen=chosen),
         protocol={
-            **own,
+            **own_protocol(options),
             **benchmark.facts,
             "root": str(root),
             "sets": [of.name for of in declared],
@@ -88,6 +88,31 @@ def built(
             "order": [task.name for task in tasks],
         },
     )
+
+
+def clip_transform() -> ImageTransform:
+    """CLIP's transform of 224 pixels, for whoever brings none."""
+    return ImageTransform(224, CLIP_MEAN, CLIP_STD)
+
+
+def own_protocol(options: Options) -> dict[str, Any]:
+    """The options that decide figures and have no other name in a protocol.
+
+    :param options: values of all options.
+    """
+    return {name: _plain(value) for name, value in options.items() if name not in _NO_PROTOCOL}
+
+
+def note_other_sizes(said: Sequence[str | None], problems: Problems) -> None:
+    """Say once that data sets are not as they were published.
+
+    :param said: the words on each data set that is not; None for one that is.
+    :param problems: its notes take the sentence.
+    """
+    if other := [words for words in said if words]:
+        sentence = f"figures are not comparable with published ones: {'; '.join(other)}"
+        problems.notes.append(sentence)
+        warnings.warn(sentence, DataWarning, stacklevel=3)
 
 
 def other_sizes(of: DataSet, found: LabelledSet) -> str | None:
@@ -138,6 +163,20 @@ def checked_tasks(tasks: Sequence[TaskPlan], root: Path, options: Options, probl
     :param problems: takes what is wrong with images.
     """
     paths = [path for task in tasks for part in (task.train, task.test) for path in part.paths]
+    bad = unreadable_images(paths, root, options, problems)
+    if not bad:
+        return list(tasks)
+    return [replace(task, train=_without(task.train, bad), test=_without(task.test, bad)) for task in tasks]
+
+
+def unreadable_images(paths: Iterable[Path], root: Path, options: Options, problems: Problems) -> set[Path]:
+    """The image files that cannot be read, each of which is a problem.
+
+    :param paths: image files, any number of times each.
+    :param root: folder of the data sets, whose manifest says which files were checked before.
+    :param options: options on how images are checked.
+    :param problems: takes what is wrong with images.
+    """
     once = list(dict.fromkeys(paths))
     bad: set[Path] = set()
     with closing(checked_images(once, root, options["check"], options["check_workers"])) as sentences:
@@ -145,9 +184,7 @@ def checked_tasks(tasks: Sequence[TaskPlan], root: Path, options: Options, probl
             if sentence is not None:
                 problems.add(sentence)
                 bad.add(path)
-    if not bad:
-        return list(tasks)
-    return [replace(task, train=_without(task.train, bad), test=_without(task.test, bad)) for task in tasks]
+    return bad
 
 
 def trained_classes(task: TaskPlan) -> list[Hashable]:
@@ -204,11 +241,7 @@ def joined_classes(tasks: Sequence[TaskPlan], visible: Any) -> LabelSpace:
 
 
 def _images(part: LabelledPart, ids: Sequence[int]) -> ImageDataset:
-    targets = np.asarray(ids)[part.labels].tolist()
-    if not isinstance(part.images, np.ndarray):
-        return ImageDataset(part.images, targets)
-    pictures = torch.from_numpy(part.images)
-    return ImageDataset(pictures[:, None] if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2), targets)
+    return ImageDataset(raw_images(part), np.asarray(ids)[part.labels].tolist())
 
 
 def _without(part: LabelledPart, bad: set[Path]) -> LabelledPart:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.picturebook import captions, scenes
 from avalanche_vlm.benchmarks.picturebook.render import render, to_uint8
 from avalanche_vlm.benchmarks.picturebook.tasks import TEMPLATES, Task, classes_by, generator
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ImageDataset, PairDataset, PairTransform, ReferencePairs
+from avalanche_vlm.benchmarks.transformed import Transformed
 
 
 def held_out_sets(seed: int, n: int, transform: Callable, tokenizer: Callable) -> tuple[HeldOutSet, ...]:
@@ -46,30 +45,3 @@ def reference_pairs(seed: int, n: int, transform: Callable) -> ReferencePairs:
     drawn = scenes.sample_scenes(rng, n)
     texts = captions.caption(drawn, captions.random_mentions(rng, n))
     return ReferencePairs(torch.from_numpy(to_uint8(render(drawn, rng))), tuple(texts), transform)
-
-
-class Transformed(Dataset):
-    """A data set with a transform on its inputs.
-
-    :param dataset: data set of raw pictures, or of pictures with captions.
-    :param transform: transform of a picture, or of a picture with its caption.
-    """
-
-    def __init__(self, dataset: ImageDataset | PairDataset, transform: Callable) -> None:
-        self.dataset = dataset
-        self.transform = transform
-        self.targets = dataset.targets
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        x, y = self.dataset[index]
-        return self.transform(x), y
-
-    def content_of(self, index: int) -> Any:
-        """What the raw sample is, for a comparison of contents.
-
-        :param index: place of the sample.
-        """
-        return self.dataset.content_of(index)

@@ -81,24 +81,7 @@ def image_folder_stream(
     if not root.is_dir():
         raise InputError(f"there is no folder at {root}")
     problems = Problems(on_error)
-    survey = survey_folder(root, layout)
-    problems.notes += survey.notes
-    if not survey.found:
-        raise InputError(
-            f"{root} has no task folders with images; expected {root}/task/class/image.jpg or {root}/class/image.jpg"
-        )
-    tasks = in_order(survey.tasks, order)
-    for task, folder in survey.empty:
-        if task in tasks:
-            problems.add(f"class folder {folder} has no images")
-    texts, names = _texts_and_names(
-        root, [found for found in survey.found if found.task in tasks], class_names, problems, label_space or "task"
-    )
-    items = [
-        Item(found.path, texts[found.task, found.label], found.task, found.split, "")
-        for found in survey.found
-        if found.task in tasks
-    ]
+    items, tasks, names = folder_items(root, problems, layout, order, class_names, label_space or "task")
     given = {bool(item.split) for item in items}
     items = split_items(
         readable(items, problems, root, check, check_workers), test_fraction, seed, by_class=True, problems=problems
@@ -129,6 +112,39 @@ def image_folder_stream(
         names=names,
         jpeg_draft=jpeg_draft,
     )
+
+
+def folder_items(
+    root: Path,
+    problems: Problems,
+    layout: Layout = "auto",
+    order: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
+    visible: Visible = "task",
+) -> tuple[list[Item], list[str], Chosen]:
+    """The samples in class folders, unread; the tasks in their order, and the names of classes.
+
+    :param root: folder that holds the pictures.
+    :param problems: takes what is wrong, and what else is to be said.
+    :param layout: what lies beneath the splits, as :func:`image_folder_stream` has it.
+    :param order: task folders in the order of the stream; None for natural order.
+    :param class_names: names of the classes, or a file with them; None for those of the folders.
+    :param visible: which classes compete.
+    :raises InputError: in one sentence, for everything that cannot be used.
+    """
+    survey = survey_folder(root, layout)
+    problems.notes += survey.notes
+    if not survey.found:
+        raise InputError(
+            f"{root} has no task folders with images; expected {root}/task/class/image.jpg or {root}/class/image.jpg"
+        )
+    tasks = in_order(survey.tasks, order)
+    for task, folder in survey.empty:
+        if task in tasks:
+            problems.add(f"class folder {folder} has no images")
+    chosen = [found for found in survey.found if found.task in tasks]
+    texts, names = _texts_and_names(root, chosen, class_names, problems, visible)
+    return [Item(of.path, texts[of.task, of.label], of.task, of.split, "") for of in chosen], tasks, names
 
 
 def _texts_and_names(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from avalanche_vlm import _given
 from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
+from avalanche_vlm.benchmarks.sources.tars import member_digest, opened_member, shard_of, size_at
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -38,7 +40,7 @@ _TAIL = 8
 class ImageFiles(Sequence[Image.Image]):
     """A sequence of RGB PIL images that holds nothing but the paths.
 
-    :param paths: paths of image files.
+    :param paths: paths of image files, or of members of tars: ``shard.tar/0001.jpg``.
     :param draft: least side in pixels that JPEG files are decoded to, as :func:`read_image` has it; None for their own.
     """
 
@@ -66,7 +68,8 @@ class ImageFiles(Sequence[Image.Image]):
         :param index: place of the image.
         :raises InputError: if the file cannot be read.
         """
-        return file_digest(self.paths[index]).encode()
+        path = self.paths[index]
+        return (file_digest(path) if shard_of(path) is None else member_digest(path)).encode()
 
 
 def read_image(path: Path, draft: int | None = None) -> Image.Image:
@@ -84,7 +87,7 @@ def read_image(path: Path, draft: int | None = None) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _given.open_regular(path) as file, Image.open(file) as image:
+            with _opened(path) as file, Image.open(file) as image:
                 if draft is not None:
                     image.draft(None, (draft, draft))  # of other formats Pillow decodes every pixel all the same
                 return upright_rgb(_decoded(image, path))
@@ -126,9 +129,12 @@ def check_ends(path: Path) -> None:
 def refuse_no_file(path: Path) -> None:
     """Refuse what is no file with a content of its own; to open a pipe or a device may take forever.
 
-    :param path: path of an image file.
+    :param path: path of an image file, or of a member of a tar.
     :raises InputError: if there is none, or it is a folder, a pipe, a socket or a device.
     """
+    if shard_of(path) is not None:
+        size_at(path)  # which says that there is none
+        return
     try:
         _given.refuse_irregular(path)
     except FileNotFoundError as error:
@@ -137,10 +143,20 @@ def refuse_no_file(path: Path) -> None:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """An image file, or a member of a tar (:mod:`~avalanche_vlm.benchmarks.sources.tars`)."""
+    if (member := opened_member(path)) is not None:
+        yield member
+        return
+    with _given.open_regular(path) as file:
+        yield file
+
+
 def _begins_and_ends(path: Path) -> bool:
     """Whether a file has a header that can be read, of pixels that always can, and the end that belongs to it."""
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with warnings.catch_warnings(), _opened(path) as file:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 plain = image.mode in _PLAIN and not any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -172,7 +188,7 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     image.load()
     if not wide or np.asarray(image.convert("RGB")).max() >= _UPPER_BITS_IN_USE:
         return image
-    values = _sixteen_bits(path) if plain else None
+    values = _sixteen_bits(path) if plain and shard_of(path) is None else None
     if values is None:
         raise InputError(
             f"{path} has 16 bits per colour, of which the lower ones alone are used, and Pillow reads the upper 8: "

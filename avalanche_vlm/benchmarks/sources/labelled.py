@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.errors import InputError
@@ -70,6 +71,17 @@ class LabelledSet:
             if part.labels.ndim != 1 or len(part.labels) != len(part.images):
                 raise InputError(f"{where} has {len(part.images)} images, and not a label for each")
             refuse_labels(part.labels.tolist(), len(self.names), where)
+
+
+def raw_images(part: LabelledPart) -> ImageFiles | torch.Tensor:
+    """The images of a part as a transform takes them: files, or pictures ``[N, C, H, W]`` of 1 or 3 channels.
+
+    :param part: images with class ids.
+    """
+    if not isinstance(part.images, np.ndarray):
+        return part.images
+    pictures = torch.from_numpy(part.images)
+    return pictures[:, None] if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2)
 
 
 def of_files(images: Iterable[Path], labels: Sequence[int]) -> LabelledPart:

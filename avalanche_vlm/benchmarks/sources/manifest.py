@@ -22,6 +22,7 @@ import PIL
 import torch
 
 from avalanche_vlm._content import digest
+from avalanche_vlm.benchmarks.sources.tars import shard_of
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.storage.locks import Lock
 from avalanche_vlm.storage.tensor_files import TensorFile, write_tensors
@@ -81,7 +82,7 @@ def manifest_of(data: Path) -> Path:
 
 
 def look_at(paths: Sequence[Path]) -> Files:
-    """What the system says of files; none is opened.
+    """What the system says of files, and of members of tars what it says of the tar; none is opened.
 
     :param paths: paths of image files.
     """
@@ -91,7 +92,7 @@ def look_at(paths: Sequence[Path]) -> Files:
         whole = os.path.join(here, path).encode(errors="surrogatepass")  # a table can name what no disk takes
         names[row] = np.frombuffer(hashlib.blake2b(whole, digest_size=16).digest(), np.int64)
         try:
-            known = os.stat(path)
+            known = os.stat(shard_of(Path(path)) or path)
             if stat.S_ISREG(known.st_mode):
                 states[row] = known.st_size, known.st_mtime_ns, known.st_ctime_ns
         except (OSError, OverflowError, ValueError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from avalanche_vlm.benchmarks.registry import Reader, call_factory, takes
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
-    from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
+    from avalanche_vlm.benchmarks.scenario import HeldOutSet, ReferencePairs, VLMBenchmark
     from avalanche_vlm.benchmarks.sources.problems import Problems
+
+_HERE = "avalanche_vlm.benchmarks.sources"
 
 Row = tuple[int, dict[str, Any]]
 """Where a row stands in its file (1 is the first line), and its fields by column: ``image``, ``label``, ``caption``,
@@ -39,7 +42,9 @@ class Format:
     :param stream: the function ``(path, *, train_transform, eval_transform, ...) -> VLMBenchmark`` that builds a
         stream, or where it is; by default the stream of a table's rows.
     :param marker: name of a file or folder that tells a folder of this format from others, or several of which one is
-        enough; empty for any folder.
+        enough, in which ``*`` stands for anything; empty for any folder.
+    :param held_out: the function ``(path, name, reading) -> list of HeldOutSet`` that reads held-out sets, or where it
+        is; by default that of a table's rows, and for a format without rows the test part of its stream.
     """
 
     name: str
@@ -48,9 +53,12 @@ class Format:
     rows: str | Callable[[Path, Problems], Iterator[Row]] | None = None
     stream: str | Callable[..., VLMBenchmark] = "avalanche_vlm.benchmarks.sources.table:table_stream"
     marker: str | tuple[str, ...] = ""
+    held_out: str | Callable[..., list[HeldOutSet]] | None = None
 
     def __post_init__(self) -> None:
         suffixes = [self.suffixes] if isinstance(self.suffixes, str) else self.suffixes
+        if self.held_out is None and self.rows is not None:
+            object.__setattr__(self, "held_out", f"{_HERE}.aside:table_aside")
         object.__setattr__(self, "suffixes", tuple(dict.fromkeys(suffix.lower() for suffix in suffixes)))
         for suffix in self.suffixes:
             if not suffix.startswith(".") or suffix == ".":
@@ -60,7 +68,7 @@ class Format:
         """Whether a path looks like this format: by its suffix, or for a folder by the marker in it."""
         if self.suffixes:
             return not path.is_dir() and path.name.lower().endswith(self.suffixes)
-        return path.is_dir() and (not self.marker or any((path / name).exists() for name in self.markers))
+        return path.is_dir() and (not self.marker or any(map(partial(_has, path), self.markers)))
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -74,6 +82,10 @@ class Format:
     def takes(self, option: str) -> bool:
         """Whether a stream of this format has an option."""
         return takes(self.build(), option)
+
+
+def _has(folder: Path, marker: str) -> bool:
+    return next(folder.glob(marker), None) is not None if "*" in marker else (folder / marker).exists()
 
 
 FORMATS: Registry[Format] = Registry("format", Format, "avalanche_vlm.formats")
@@ -171,13 +183,12 @@ def read_reference(path: str | Path, *, model: Reader, on_error: str = "raise", 
     return table(path, transform=model.transforms.eval, on_error=on_error, **options)
 
 
-_HERE = "avalanche_vlm.benchmarks.sources"
-
 for _format in (
     Format(
         "class-folder",
         "images in folders task/class or class, with train, val and test above, between or below them",
         stream=f"{_HERE}.folder:image_folder_stream",
+        held_out=f"{_HERE}.aside:folder_aside",
     ),
     Format("csv", "a table with a header line, fields separated by commas", (".csv",), f"{_HERE}.delimited:comma_rows"),
     Format("tsv", "a table with a header line, fields separated by tabs", (".tsv",), f"{_HERE}.delimited:tab_rows"),
@@ -203,6 +214,21 @@ for _format in (
             for folder in ("", "train/", "test/", "val/", "validation/")
             for table in ("metadata.csv", "metadata.jsonl")
         ),
+    ),
+    *(
+        Format(
+            name,
+            f"{what} of WebDataset's samples (image with cls, txt or json), in CLIP_benchmark's layout as well",
+            suffixes,
+            f"{_HERE}.webdataset:tar_rows",
+            f"{_HERE}.webdataset:tar_stream",
+            marker,
+            f"{_HERE}.webdataset:tar_aside",
+        )
+        for name, what, suffixes, marker in (
+            ("tar", "a tar", (".tar",), ""),
+            ("tars", "a folder of tars", (), ("*.tar", *(f"{part}/*.tar" for part in ("train", "test", "val")))),
+        )
     ),
 ):
     FORMATS.add(_format)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from avalanche_vlm._content import file_digest
+from avalanche_vlm.benchmarks.sources.tars import content_at_path, member_digest, shard_of, size_at
 from avalanche_vlm.errors import DataWarning
 
 
@@ -46,16 +47,27 @@ def same_images(images: Iterable[Path]) -> dict[Path, Path]:
         by_file.setdefault(file, path)
     by_size: dict[int, list[Path]] = {}
     for file in by_file:
-        by_size.setdefault(file.stat().st_size, []).append(file)
+        by_size.setdefault(size_at(file), []).append(file)
     by_content: dict[str, Path] = {}
     stands = dict(by_file)
     for files in by_size.values():
         for file in files if len(files) > 1 else ():
-            first = by_content.setdefault(file_digest(file), by_file[file])
+            first = by_content.setdefault(_digest(file), by_file[file])
             # Of large files the digest knows the ends alone.
-            if first is not by_file[file] and filecmp.cmp(first, file, shallow=False):
+            if first is not by_file[file] and _equal(first, file):
                 stands[file] = first
     return {path: stands[file] for path, file in real.items()}
+
+
+def _digest(path: Path) -> str:
+    return file_digest(path) if shard_of(path) is None else member_digest(path)
+
+
+def _equal(one: Path, other: Path) -> bool:
+    if shard_of(one) is None and shard_of(other) is None:
+        return filecmp.cmp(one, other, shallow=False)
+    contents = (content_at_path(of) if shard_of(of) is not None else of.read_bytes() for of in (one, other))
+    return next(contents) == next(contents)
 
 
 def shared(items: Sequence[Placed], same: dict[Path, Path], classes: bool) -> list[str]:

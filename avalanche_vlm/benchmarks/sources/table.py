@@ -117,7 +117,7 @@ def table_stream(
     rows = under_our_names(list(read_rows(path, problems)), said, path, by)
     kind = kind_of(rows, kind, said, path)
     text_column = "label" if kind == "classes" else "caption"
-    items = _items(path, rows, text_column, image_root, problems)
+    items = table_items(path, rows, text_column, image_root, problems)
     if kind == "pairs":
         refuse_for_pairs(
             path,
@@ -236,7 +236,7 @@ def reference_table(
     path = Path(path)
     problems = Problems(on_error)
     rows = under_our_names(list(read_rows(path, problems)), {"image": image_column, "caption": caption_column}, path)
-    items = readable(_items(path, rows, "caption", image_root, problems), problems, path, check, check_workers)
+    items = readable(table_items(path, rows, "caption", image_root, problems), problems, path, check, check_workers)
     if not items:
         raise InputError(f"{path} has no usable rows")
     captions = tuple(i.text for i in items)
@@ -244,9 +244,18 @@ def reference_table(
     return ReferencePairs(images, captions, transform, tuple(problems.skipped), str(path))
 
 
-def _items(
+def table_items(
     path: Path, rows: Sequence[Row], text_column: str, image_root: str | Path | None, problems: Problems
 ) -> list[Item]:
+    """The samples that rows name, unread.
+
+    :param path: the table, or the folder that one describes.
+    :param rows: rows under our names of columns.
+    :param text_column: ``label`` or ``caption``.
+    :param image_root: what relative image paths are relative to; None for the table's folder.
+    :param problems: takes rows that cannot be used.
+    :raises InputError: if there are no rows, or a column is missing.
+    """
     if not rows:
         raise InputError(f"{path} has no usable rows")
     columns = {column for _, fields in rows for column in fields}
@@ -265,7 +274,7 @@ def _items(
             problems.add(f"{where}: the image is missing")
         elif not values.get(text_column):
             problems.add(f"{where}: the {text_column} is empty")
-        elif not isinstance(fields[text_column], (str, int, float)) or not _encodable(values[text_column]):
+        elif not isinstance(fields[text_column], (str, int, float)) or not encodable(values[text_column]):
             problems.add(f"{where}: the {text_column} is not text")
         elif "task" in columns and not values.get("task"):
             problems.add(f"{where}: the task is empty")
@@ -290,6 +299,6 @@ def file_of_image(folder: Path, written: str) -> Path:
     return turned if "\\" in written and not os.path.exists(path) and os.path.exists(turned) else path
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
     """False for half a surrogate pair, which JSON can hold and UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -40,7 +40,6 @@ def add_living_commands(commands: Any) -> None:
         help="if all limits were judged and kept (the default), though some cannot be judged, whatever the gates say, "
         "or not at all",
     )
-    gates.add_argument("--held-out", metavar="TABLE", help="samples that nothing trains, to be measured besides")
     shared.add_kept_tests(update)
     versions = commands.add_parser(
         "versions",

@@ -71,6 +71,15 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
     for size in ("n_train", "n_test", "n_held_out", "n_reference", "shots"):
         values.add_number(data, size)
     data.add_argument(
+        "--held-out",
+        action="append",
+        default=[],
+        metavar="DATA",
+        help="what is measured and never trained, repeatable: a folder, a table, or a published data set by its name, "
+        "such as coco-karpathy or imagenet",
+    )
+    data.add_argument("--held-out-root", metavar="DIR", help="folder of the published ones of these (default: --root)")
+    data.add_argument(
         "--option",
         action="append",
         default=[],

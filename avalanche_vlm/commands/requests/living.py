@@ -21,7 +21,6 @@ class UpdateRequest(TrainingRequest):
     :param tests: test samples of each new experience that are kept; None for the default.
     :param limits: limits that were given, by name, in points; ``"none"`` for no limit.
     :param promote: when the new version becomes the model.
-    :param held_out: path of a table that nothing trains, which is measured besides.
     :param as_json: whether what the update came to is printed as JSON.
     """
 
@@ -30,7 +29,6 @@ class UpdateRequest(TrainingRequest):
     tests: Annotated[int, within("keep_tests")] | None = None
     limits: dict[str, Annotated[float, within("max_forget")] | Literal["none"]] = Field(default_factory=dict)
     promote: Literal["judged", "unjudged", "always", "never"] = "judged"
-    held_out: str | None = None
     as_json: bool = False
 
     def recipe_names(self) -> tuple[str, ...]:
@@ -109,7 +107,6 @@ def update_request(options: argparse.Namespace) -> UpdateRequest:
         tests=shared.kept_tests(options),
         limits={name: value for name, value in limits.items() if value is not None},
         promote=options.promote,
-        held_out=options.held_out,
         as_json=options.json,
     )
 

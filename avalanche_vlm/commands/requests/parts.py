@@ -47,6 +47,8 @@ class StreamRequest(Part):
     :param reference: path of a table of reference pairs, for ``data``.
     :param generator: name or path of a text-to-image model, for ``data``.
     :param seed: seed of what the stream draws: its pictures, or the split of ``data``; None for that of the training.
+    :param held_out: names of published data sets, and paths of folders and tables, that are measured and not trained.
+    :param held_out_root: folder that holds the published ones of these; None where there is none.
     :param options: further options of the benchmark, such as its sizes.
     """
 
@@ -59,6 +61,8 @@ class StreamRequest(Part):
     reference: str | None = None
     generator: str | None = None
     seed: TorchSeed | None = None
+    held_out: tuple[str, ...] = ()
+    held_out_root: str | None = None
     options: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")

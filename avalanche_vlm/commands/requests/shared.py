@@ -82,8 +82,17 @@ def stream(options: argparse.Namespace) -> StreamRequest:
         reference=options.reference,
         generator=options.generator,
         seed=options.data_seed,
+        held_out=options.held_out,
+        held_out_root=_folder_of_held_out(options),
         options={**sizes, **dict(map(_benchmark_option, options.option))},
     )
+
+
+def _folder_of_held_out(options: argparse.Namespace) -> str | None:
+    """The folder of published data sets that are held out: that of the stream's, unless another is named."""
+    if options.held_out_root is not None and not options.held_out:
+        raise InputError("--held-out-root does not apply without --held-out")
+    return (options.held_out_root or options.root) if options.held_out else None
 
 
 def sized(asked: StreamRequest, full: bool) -> StreamRequest:
