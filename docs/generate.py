@@ -20,6 +20,7 @@ from avalanche_vlm.benchmarks.published.results import PublishedRow, PublishedTa
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
 from avalanche_vlm.commands.arguments.parser import _parser
 from avalanche_vlm.commands.arguments.values import NumberWord
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.recipes import AdamW, Published, Tuned, Unpublished
 
@@ -259,6 +260,15 @@ def reproduction_table() -> str:
     return table(["published in", "method", "command", "Transfer", "Avg", "Last", "measured here"], rows)
 
 
+def has_settings(name: str, benchmark: str) -> bool:
+    """Whether a recipe has published settings for a benchmark that can be run."""
+    try:
+        recipes.published_for(name, benchmark)
+    except InputError:
+        return False
+    return True
+
+
 def command_of(published: PublishedTable, row: PublishedRow) -> str:
     """The command line that trains what a paper reports."""
     run = published.run
@@ -266,6 +276,7 @@ def command_of(published: PublishedTable, row: PublishedRow) -> str:
         f"avalanche-vlm run --benchmark {run['benchmark']} --root DATA --order {run['order']} --recipe {row.recipe}",
         f"--model {run['model']} --pretrained {run['pretrained']}",
         "--reference PAIRS" if "reference" in recipes.describe(row.recipe).needs else "",
+        "--published" if has_settings(row.recipe, run["benchmark"]) else "",
         f"--device cuda --out out/{run['benchmark']}-{run['order']}-{row.recipe}",
     ]
     return " ".join(filter(None, words))

@@ -63,7 +63,7 @@ def check(request: Part) -> None:
     if isinstance(request, TrainingRequest):
         if complete():
             check_recipes(request)
-        given = request.train.model_dump(exclude_none=True)
+        given = request.train.model_dump(exclude_none=True, exclude={"published"})
         TrainSettings(**given)
     if isinstance(request, RunRequest | CompareRequest | AdviseRequest):
         check_model(request.model)

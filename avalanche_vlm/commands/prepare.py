@@ -80,10 +80,19 @@ def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dic
         from its own defaults.
     :raises InputError: for an option that no recipe knows, or a value that it does not take.
     """
-    from avalanche_vlm.training.recipes import settings_for
+    from avalanche_vlm.training.recipes import published_for, settings_for
 
-    train, options = settings_for(recipe, request.stream.benchmark or "data", request.model.name)
-    given = request.train.model_dump(exclude_none=True)
+    if request.train.published:
+        if request.stream.benchmark is None:
+            raise InputError("--published takes settings that were published for a benchmark, and --data is none")
+        train, options, _ = published_for(recipe, request.stream.benchmark)
+    else:
+        train, options = settings_for(recipe, request.stream.benchmark or "data", request.model.name)
+    given = request.train.model_dump(exclude_none=True, exclude={"published"})
+    if "epochs" in given and "iterations" not in given:
+        train = {**train, "iterations": None}  # so many passes, whatever was published
+    if "lr" in given:
+        train = {**train, "rates": None}
     return {**train, **given}, {**options, **dict(assigned(request, recipe))}
 
 
@@ -101,6 +110,24 @@ def knows_nothing_of(request: TrainingRequest) -> str | None:
         f"{stream.data or stream.benchmark}, with no zero-shot ability to keep; a model that knows such data is for "
         "example --model ViT-B-16 --pretrained openai"
     )
+
+
+def published_from(request: TrainingRequest) -> list[str]:
+    """Where the published settings that are asked for come from, a sentence for each recipe.
+
+    :param request: what was asked for.
+    :raises InputError: if there are none.
+    """
+    from avalanche_vlm.training.recipes import published_for
+
+    if not request.train.published or request.stream.benchmark is None:
+        return []
+    found = []
+    for name in request.recipe_names():
+        _, _, entry = published_for(name, request.stream.benchmark)
+        note = f" ({entry.note})" if entry.note else ""
+        found.append(f"{name} is trained as published: {entry.source}{note}; images go through the model's transforms")
+    return found
 
 
 def quick_sizes(request: TrainingRequest) -> str | None:

@@ -39,6 +39,8 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
         job = job_of(asked, request.out, request.saving)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
+        for told in prepare.published_from(request):
+            progress.say(told)
         confirm_all([job])
         entry = execute(job, request.checkpoint_minutes, command, progress)
         if numbered := lettering.key(entry["result"]["tasks"]):
@@ -83,6 +85,8 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
             progress.say(f"left out: {why}")
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
+        for told in prepare.published_from(request):
+            progress.say(told)
         confirm_all(jobs)
         for job, ending in side_by_side(request, jobs, command, progress):
             if (failure := ending.failure) is None:

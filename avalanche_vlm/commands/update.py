@@ -136,7 +136,7 @@ def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[Tr
     from avalanche_vlm.training.settings import TrainSettings
 
     assert request.recipe is not None
-    before, given = asdict(former_settings(saved)), request.train.model_dump(exclude_none=True)
+    before, given = asdict(former_settings(saved)), request.train.model_dump(exclude_none=True, exclude={"published"})
     if same:
         return TrainSettings(**{**before, **given}), dict(prepare.assigned(request, request.recipe))
     fields, options = prepare.settings(request, request.recipe)

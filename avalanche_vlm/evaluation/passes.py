@@ -169,7 +169,11 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._trained == self._watched:
-            self.samples = strategy.train_epochs * len(strategy.experience.dataset)
+            whole, most = (
+                strategy.train_epochs * len(strategy.experience.dataset),
+                getattr(strategy, "iterations", None),
+            )
+            self.samples = whole if most is None else min(whole, most * strategy.train_mb_size)
 
     def before_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._stop("around")

@@ -116,7 +116,9 @@ def run_experiment(
         )
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
     account = RunAccount(ledger, plugins)
-    further = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress), account]
+    rates = settings.rates or {}
+    factors = {n: rates[task] / settings.lr for n, task in enumerate(benchmark.task_names) if task in rates}
+    further = [WarmupCosinePlugin(settings.warmup, factors=factors), ProgressPlugin(progress), account]
     strategy = strategy_of(
         model,
         benchmark.kind,

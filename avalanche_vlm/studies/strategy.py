@@ -48,6 +48,7 @@ def strategy_of(
         criterion=criterion_for(kind, model, settings.label_smoothing),
         train_mb_size=settings.batch_size,
         train_epochs=settings.epochs,
+        iterations=settings.iterations,
         eval_mb_size=256,
         device=torch.device(device),
         plugins=list(plugins),

@@ -34,6 +34,16 @@ class Strategy(SupervisedStrategyProtocol[Any, Any, Any], Protocol):
     """Epochs per experience."""
 
 
+def iterations_of(strategy: Strategy) -> int:
+    """Iterations that the experience at hand has: all of its epochs, or as many as the strategy stops after.
+
+    :param strategy: a strategy whose loader has a length.
+    """
+    whole = len(strategy.dataloader) * strategy.train_epochs
+    most = getattr(strategy, "iterations", None)
+    return whole if most is None else min(whole, most)
+
+
 def model_of(strategy: Strategy) -> VLM:
     """The strategy's model.
 

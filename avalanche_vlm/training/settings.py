@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from avalanche_vlm._numbers import NUMBERS
@@ -14,9 +15,9 @@ EvalTasks = Literal["all", "seen", "last"]
 
 _NUMBERS = (
     *("lr", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm"),
-    *("label_smoothing", "negatives", "num_workers", "eval_every"),
+    *("label_smoothing", "negatives", "iterations", "num_workers", "eval_every"),
 )
-_OR_NONE = ("max_grad_norm", "negatives")
+_OR_NONE = ("max_grad_norm", "negatives", "iterations")
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes from one checkpoint within an experience to the next where nothing else is asked for."""
@@ -29,6 +30,10 @@ class TrainSettings:
 
     :param lr: peak learning rate of AdamW, above 0.
     :param epochs: number of passes over each task, 1 or more.
+    :param iterations: number of iterations of each task, 1 or more, in as many passes as that takes, the last one cut;
+        None for as many as ``epochs`` come to.
+    :param rates: peak learning rates of tasks by their names, each above 0, where they are others than ``lr``; None for
+        none.
     :param batch_size: number of new samples per iteration, 1 or more.
     :param weight_decay: weight decay of AdamW, 0 or more.
     :param warmup: number of iterations in which the learning rate rises to its peak, 0 or more.
@@ -52,6 +57,8 @@ class TrainSettings:
 
     lr: float = 1e-5
     epochs: int = 5
+    iterations: int | None = None
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
     batch_size: int = 64
     weight_decay: float = 0.0
     warmup: int = 0
@@ -70,6 +77,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None or name not in _OR_NONE:
                 NUMBERS[name].checked(value)
+        for task, rate in (self.rates or {}).items():
+            NUMBERS["lr"].checked(rate, f"the rate of task {task!r}")
         if self.train_classes not in (None, *get_args(TrainClasses)):
             raise InputError(f"train_classes must be current or seen, not {brief(self.train_classes)}")
         if self.eval_tasks not in get_args(EvalTasks):

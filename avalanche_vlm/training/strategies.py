@@ -13,7 +13,7 @@ from avalanche_vlm._generators import generators_kept
 from avalanche_vlm._memory import give_back
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.reading import reading_by
-from avalanche_vlm.compat import UnpacksContainers
+from avalanche_vlm.compat import UnpacksContainers, set_stops_training
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
 from avalanche_vlm.models.fitness import not_finite
@@ -43,6 +43,8 @@ class VLMMixin(UnpacksContainers, _Template):
     :param negatives: number of classes that are drawn in a training step, from torch's global generator, to stand for
         all that compete and are not the batch's (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`); None takes
         all.
+    :param iterations: iterations after which an experience is over, wherever in an epoch that is; the strategy's
+        ``train_epochs`` are then as many as these take. None for ``train_epochs`` as they are given.
     """
 
     optimized_param_id: dict[str, torch.nn.Parameter] | None
@@ -54,14 +56,16 @@ class VLMMixin(UnpacksContainers, _Template):
         max_grad_norm: float | None = None,
         keep_optimizer_state: bool = False,
         negatives: int | None = None,
+        iterations: int | None = None,
         **kwargs: Any,
     ) -> None:
         if amp is not None and amp not in _AMP:
             raise InputError(f"amp is None or 'bf16', not {amp!r}")
-        for name, value in (("max_grad_norm", max_grad_norm), ("negatives", negatives)):
+        for name, value in (("max_grad_norm", max_grad_norm), ("negatives", negatives), ("iterations", iterations)):
             if value is not None:
                 NUMBERS[name].checked(value)
         super().__init__(**kwargs)
+        self.iterations = iterations
         self.negatives = negatives
         self.amp = amp
         self.max_grad_norm = max_grad_norm
@@ -85,8 +89,16 @@ class VLMMixin(UnpacksContainers, _Template):
             refuse_pairs(self, "negatives")
             refuse_some_classes(self)
         super().training_epoch(**kwargs)
+        if self._has_all_iterations():
+            set_stops_training(self, False)  # it was this epoch that was cut
         # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
         self.optimizer.zero_grad()
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Avalanche's loader; where so many iterations are asked for, an experience has the epochs that these take."""
+        super().make_train_dataloader(**kwargs)
+        if self.iterations is not None:
+            self.train_epochs = max(1, -(-self.iterations // max(1, len(self.dataloader))))
 
     def forward(self) -> Any:
         with self.autocast(), self._among_some():
@@ -130,6 +142,12 @@ class VLMMixin(UnpacksContainers, _Template):
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
         super().optimizer_step()
+        if self._has_all_iterations(1):
+            self.stop_training()
+
+    def _has_all_iterations(self, more: int = 0) -> bool:
+        """Whether an experience has the iterations that it should, with so many more than are over."""
+        return self.iterations is not None and self.clock.train_exp_iterations + more >= self.iterations
 
     def eval(self, *args: Any, **kwargs: Any) -> Any:
         """Avalanche's evaluation, which draws nothing from what training draws from: Avalanche's loaders take a seed

@@ -9,6 +9,7 @@ import real_formats
 from small_runs import read
 
 from avalanche_vlm import cli
+from avalanche_vlm.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -72,6 +73,25 @@ def test_reference_pairs_are_given_beside_a_published_benchmark(tmp_path, capsys
     assert cli.main([*words, "--out", str(tmp_path / "out"), "--reference", str(tmp_path / "pairs.csv"), *quick]) == 0
     assert read(tmp_path / "out/result.json")["protocol"]["resources"]["reference"]["pairs"] == 4
     assert "Published figures are not shown: table 3 of Zheng et al. 2023" in capsys.readouterr().out
+
+
+def test_published_settings_are_taken_and_what_is_given_goes_before_them(tmp_path):
+    from avalanche_vlm.commands import prepare
+    from avalanche_vlm.commands.arguments import parse
+
+    def asked(words: str):
+        _, request = parse(["run", "--out", "o", *words.split()])
+        return prepare.experiment(request, request.recipe, 0).train, prepare.published_from(request)
+
+    train, told = asked("--benchmark mtil --root x --recipe fine-tune --published")
+    assert (train.lr, train.iterations, train.rates["MNIST"]) == (1e-5, 1000, 5e-5)
+    assert len(told) == 1 and "ZSCL's code" in told[0] and "5e-5 on Aircraft and MNIST" in told[0]
+    train, _ = asked("--benchmark mtil --root x --recipe fine-tune --published --epochs 2 --lr 1e-4")
+    assert (train.iterations, train.epochs, train.lr, train.rates) == (None, 2, 1e-4, None)
+    with pytest.raises(InputError, match="recipe lora has no published settings for mtil"):
+        asked("--benchmark mtil --root x --recipe lora --published")
+    with pytest.raises(InputError, match="--published takes settings that were published for a benchmark, and --data"):
+        asked(f"--data {tmp_path} --recipe fine-tune --published")
 
 
 @pytest.mark.slow

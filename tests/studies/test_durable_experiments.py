@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,21 @@ def test_a_run_goes_on_where_it_was_killed(whole, tmp_path, kill):
     assert script.rows == [0, 1, 2] and before == [0, 1, 2][: len(before)]
     again = 1 if kill[0] == "step" else 0
     assert len(script.trained) == 2 * ITERATIONS + again
+
+
+@pytest.mark.parametrize("kill", [("step", 1, 2), ("row", 1, 0)])
+def test_a_run_of_so_many_iterations_goes_on(tmp_path, monkeypatch, kill):
+    monkeypatch.setattr(sys.modules[__name__], "ITERATIONS", 3)  # an epoch and a half
+    script = Script(train={"iterations": 3, "rates": {"night": 5e-4}})
+    first = script.start(None)
+    assert script.trained == [(task, k) for task in range(2) for k in (1, 2, 3)] and first is not None
+    assert first.result["protocol"]["train"]["rates"] == {"night": 5e-4} and first.strategy.train_epochs == 2
+    assert script.start(tmp_path, kill) is None
+    assert_alike(first, script.start(tmp_path))
+    other = tmp_path / "other"
+    assert script.start(other, kill) is None
+    with pytest.raises(InputError, match=r"train\.iterations 3, and now 4"):
+        script.start(other, train={"iterations": 4})
 
 
 def test_classes_that_are_drawn_to_stand_for_others_are_drawn_again(tmp_path):

@@ -27,7 +27,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     add_own_data(parser)
     _add_model(parser)
-    add_settings(parser)
+    add_settings(parser).add_argument(
+        "--published",
+        action="store_true",
+        help="settings that the recipe was published with on the benchmark; what else is given here goes before them",
+    )
 
 
 def add_manners(parser: argparse.ArgumentParser) -> None:
@@ -144,14 +148,16 @@ def add_trust(parser: Any) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> Any:
     """How every task is trained.
 
     :param parser: parser of the command, which gets the options.
+    :return: argparse's group of these options.
     """
     train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
-    for number in ("lr", "epochs", "batch_size", "warmup", "weight_decay", "label_smoothing", "negatives"):
+    for number in ("lr", "epochs", "iterations", "batch_size", "warmup", "weight_decay", "label_smoothing"):
         values.add_number(train, number)
+    values.add_number(train, "negatives")
     train.add_argument("--online", action="store_true", help="one pass: every training sample is met once")
     train.add_argument(
         "--train-classes",
@@ -169,3 +175,4 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
     )
+    return train

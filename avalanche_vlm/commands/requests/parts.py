@@ -94,8 +94,10 @@ class TrainChanges(Part):
     """Training settings that differ from what benchmark and recipe would get, named as in
     :class:`~avalanche_vlm.training.settings.TrainSettings`; None where nothing was said.
 
+    :param published: whether settings that were published for recipe and benchmark are what the others change.
     :param lr: peak learning rate.
     :param epochs: passes over each task.
+    :param iterations: iterations of each task, in the place of whole passes.
     :param batch_size: new samples per iteration.
     :param warmup: iterations of warm-up.
     :param weight_decay: weight decay of the optimizer.
@@ -109,8 +111,10 @@ class TrainChanges(Part):
     :param eval_every: experiences from one evaluation to the next.
     """
 
+    published: bool = False
     lr: Annotated[float, within("lr")] | None = None
     epochs: Annotated[int, within("epochs")] | None = None
+    iterations: Annotated[int, within("iterations")] | None = None
     batch_size: Annotated[int, within("batch_size")] | None = None
     warmup: Annotated[int, within("warmup")] | None = None
     weight_decay: Annotated[float, within("weight_decay")] | None = None

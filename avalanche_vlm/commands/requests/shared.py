@@ -119,8 +119,10 @@ def changes(options: argparse.Namespace) -> TrainChanges:
     :param options: arguments as argparse has parsed them.
     """
     return TrainChanges(
+        published=getattr(options, "published", False),
         lr=options.lr,
         epochs=_passes(options),
+        iterations=options.iterations,
         batch_size=options.batch_size,
         warmup=options.warmup,
         weight_decay=options.weight_decay,
@@ -139,8 +141,10 @@ def _passes(options: argparse.Namespace) -> int | None:
     """Passes over each task that were asked for, by number or as one of an online stream."""
     if not options.online:
         return options.epochs
-    if options.epochs not in (None, 1):
-        raise InputError(f"--online is one pass over each task, and --epochs says {options.epochs}: give one of them")
+    for name, other in (("epochs", options.epochs not in (None, 1)), ("iterations", options.iterations is not None)):
+        if other:
+            said = getattr(options, name)
+            raise InputError(f"--online is one pass over each task, and --{name} says {said}: give one of them")
     return 1
 
 

@@ -21,7 +21,7 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, RAW, TRANSIENT, WORKING, Declared
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.modules.bank import named_weights
-from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.protocol import Strategy, iterations_of, model_of
 
 
 class InterferenceProbe(VLMMetric):
@@ -233,7 +233,7 @@ def _same(weight: torch.Tensor, before: torch.Tensor | None) -> bool:
 def _iterations(strategy: Strategy) -> int:
     """Of an experience; 0 where the loader has no length."""
     try:
-        return len(strategy.dataloader) * strategy.train_epochs
+        return iterations_of(strategy)
     except TypeError:
         return 0
 

@@ -134,7 +134,7 @@ def learn(
     refuse_undeclared(recipe, model, learner.plugins, settings)
     refuse_untrainable(recipe, stream, learner.plugins, settings, first)
     # Watched or not, the plugins are the same: a checkpoint of one is one of the other.
-    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress)]
+    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress)]  # months have no rates of their own
     plugins = [*learner.plugins, *helpers, *further]
     strategy = strategy_of(model, stream.kind, settings, plugins, device=device)
     done = 0 if resume is None else resume(strategy)

@@ -22,13 +22,15 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
     :param strategy: the strategy, between two experiences.
     :return: JSON values by the words in which an error names them.
     """
+    iterations = getattr(strategy, "iterations", None)
     found = {
         "strategy": type(strategy).__name__,
         "model": getattr(strategy.model, "name", type(strategy.model).__name__),
         "criterion": type(criterion_of(strategy)).__name__,
         "batch size": strategy.train_mb_size,
         "batch size of evaluations": strategy.eval_mb_size,
-        "number of epochs": strategy.train_epochs,
+        "number of epochs": strategy.train_epochs if iterations is None else None,
+        "number of iterations": iterations,
         "periodic evaluation": strategy.eval_every,
         "optimizer": type(strategy.optimizer).__name__,
         **{f"optimizer's {name}": value for name, value in strategy.optimizer.defaults.items()},

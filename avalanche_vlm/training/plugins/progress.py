@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from avalanche_vlm.memory.state import WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, iterations_of
 
 
 class ProgressPlugin(VLMPlugin, supports_distributed=True):
@@ -32,8 +32,7 @@ class ProgressPlugin(VLMPlugin, supports_distributed=True):
     def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._iteration += 1
         if self._callback is not None:
-            total = len(strategy.dataloader) * strategy.train_epochs
-            self._place = strategy.experience.current_experience, self._iteration, total
+            self._place = strategy.experience.current_experience, self._iteration, iterations_of(strategy)
             self._callback(*self._place)
 
     def after_eval_iteration(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.memory.state import WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.protocol import Strategy, iterations_of
 
 
 def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.0) -> float:
@@ -35,12 +36,14 @@ class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
     :param warmup: iterations of warm-up. A warm-up longer than the task is warned about: a task would end before its
         learning rate was ever reached.
     :param floor: factor of the base learning rate at the end of the experience.
+    :param factors: factors of the base learning rate of single experiences, by their numbers from 0.
     """
 
     states: ClassVar = {"_base": WORKING, "_step": WORKING, "_total": WORKING}
 
-    def __init__(self, warmup: int = 0, floor: float = 0.0) -> None:
+    def __init__(self, warmup: int = 0, floor: float = 0.0, factors: Mapping[int, float] | None = None) -> None:
         super().__init__()
+        self.factors = dict(factors or {})
         self.warmup = warmup
         self.floor = floor
         self._base: list[float] = []
@@ -50,7 +53,7 @@ class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         groups = strategy.optimizer.param_groups
         self._base = self._base or [group["lr"] for group in groups]
-        self._step, self._total = 0, len(strategy.dataloader) * strategy.train_epochs
+        self._step, self._total = 0, iterations_of(strategy)
         if 0 < self._total <= self.warmup:
             warnings.warn(
                 f"the warm-up of {self.warmup} iterations is not shorter than experience "
@@ -61,6 +64,7 @@ class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         factor = warmup_cosine(self._step, self._total, self.warmup, self.floor)
+        factor *= self.factors.get(strategy.experience.current_experience, 1.0)
         for group, base in zip(strategy.optimizer.param_groups, self._base, strict=True):
             group["lr"] = base * factor
         self._step += 1

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from avalanche_vlm.training.recipes.registry import get_recipe as get
     from avalanche_vlm.training.recipes.registry import recipe
     from avalanche_vlm.training.recipes.registry import recipe_names as list
-    from avalanche_vlm.training.recipes.runnable import settings_for
+    from avalanche_vlm.training.recipes.runnable import published_for, settings_for
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
@@ -55,6 +55,7 @@ __all__ = [
     "get",
     "list",
     "parse_options",
+    "published_for",
     "recipe",
     "settings_for",
 ]

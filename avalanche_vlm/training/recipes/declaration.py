@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from avalanche.training.plugins import SupervisedPlugin
 
-from avalanche_vlm.benchmarks.label_space import TrainClasses
+from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates
 from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.options import Option, options_of
@@ -67,6 +67,9 @@ class Published:
     :param epochs: passes over a task, or the least and the most of them over data sets.
     :param iterations: iterations per task, where it is stated so.
     :param batch_size: new samples per iteration.
+    :param at: names of the benchmarks that they are for, for whoever asks for published settings by name.
+    :param rates: peak learning rates of tasks by their names, where they are others than ``lr``.
+    :param train_templates: which prompts stand for a class in training.
     :param options: options of the recipe that were published with these settings and differ from its defaults.
     :param note: what the fields cannot say.
     """
@@ -88,6 +91,9 @@ class Published:
     epochs: int | tuple[int, int] | None = None
     iterations: int | None = None
     batch_size: int | None = None
+    at: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+    train_templates: TrainTemplates | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 

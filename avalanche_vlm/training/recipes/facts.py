@@ -15,6 +15,9 @@ FINE_TUNING = Published(
     label_smoothing=0.2,
     iterations=1000,
     batch_size=64,
+    at=("mtil",),
+    rates={"Aircraft": 5e-5, "MNIST": 5e-5},
+    train_templates="first",
     note="5e-5 on Aircraft and MNIST",
 )
 """How CLIP's towers are fine-tuned on MTIL: what most methods that train whole towers were published with."""
@@ -30,6 +33,7 @@ CLASS_INCREMENTAL = Published(
     label_smoothing=0.2,
     epochs=1,
     batch_size=64,
+    at=("cifar100", "tinyimagenet"),
     options={"weight": 5.0},
     note="rows and columns at weight 5 each; CIFAR100 and TinyImageNet; 7e-6, decay 0.1, no smoothing and batches of "
     "128 on ImageNet-100",
@@ -48,6 +52,7 @@ MAGMAX = Published(
     max_grad_norm=1.0,
     epochs=10,
     batch_size=128,
+    at=("imagenet-r-styles",),
     note="30 epochs on CUB200 and Cars; the image tower alone; likewise on domain-incremental ImageNet-R and DomainNet",
 )
 

@@ -53,6 +53,45 @@ def settings_for(recipe: str, benchmark: str, model: str | None = None) -> tuple
     return {**fields, "lr": lr, "weight_decay": weight_decay}, options
 
 
+def published_for(recipe: str, benchmark: str) -> tuple[dict[str, Any], dict[str, Any], Published]:
+    """The settings that a recipe was published with on a benchmark.
+
+    :param recipe: a recipe's name.
+    :param benchmark: a benchmark's name.
+    :return: fields of :class:`~avalanche_vlm.training.settings.TrainSettings`, options of the recipe, and the entry
+        that they are from.
+    :raises InputError: if none were published, or they are for another optimizer or schedule than ours, naming it.
+    """
+    entries = [entry for entry in get_recipe(recipe).training if isinstance(entry, Published)]
+    found = next((entry for entry in entries if benchmark in entry.at), None)
+    if found is None:
+        known = ", ".join(dict.fromkeys(name for entry in entries for name in entry.at)) or "none"
+        raise InputError(
+            f"recipe {recipe} has no published settings for {benchmark} that are kept by its name (for these: {known})"
+        )
+    batch_size = found.batch_size or TrainSettings().batch_size
+    rate = found.rate(batch_size)
+    if rate is None or found.schedule != "cosine":
+        raise InputError(
+            f"the settings that recipe {recipe} was published with on {benchmark} are for {found.optimizer} with the "
+            f"schedule {found.schedule}, and training here has AdamW with one rate and half a cosine"
+        )
+    if found.iterations is None and not isinstance(found.epochs, int):
+        raise InputError(f"for how long recipe {recipe} was trained on {benchmark} was not published as one number")
+    fields: dict[str, Any] = {
+        "lr": rate[0],
+        "weight_decay": rate[1],
+        "batch_size": batch_size,
+        "warmup": found.warmup or 0,
+        "label_smoothing": found.label_smoothing or 0.0,
+        "max_grad_norm": found.max_grad_norm,
+        "rates": dict(found.rates) or None,
+        **({"epochs": found.epochs} if found.iterations is None else {"iterations": found.iterations}),
+        **({"train_templates": found.train_templates} if found.train_templates else {}),
+    }
+    return fields, dict(found.options), found
+
+
 def settled(settings: TrainSettings, recipe: str, kind: StreamKind, plugins: Sequence[Any] = ()) -> TrainSettings:
     """Training settings in which nothing is left to the recipe.
 

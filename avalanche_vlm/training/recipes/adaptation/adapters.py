@@ -89,6 +89,9 @@ def adapter_per_task(
             label_smoothing=0.2,
             iterations=1000,
             batch_size=64,
+            at=("mtil",),
+            rates={"Aircraft": 5e-3, "CIFAR100": 5e-3, "EuroSAT": 1e-4, "MNIST": 1e-4},
+            train_templates="first",
             note="5e-3 on Aircraft and CIFAR100, 1e-4 on EuroSAT and MNIST; with 5 shots from 1e-4 to 1e-2",
         ),
         Published(

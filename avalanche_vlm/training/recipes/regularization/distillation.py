@@ -132,6 +132,7 @@ def lwf_vr(
             CLASS_INCREMENTAL,
             source="the authors' code, cil/configs/class/imagenet1000_100-100.yaml and cil/continual_clip/models.py",
             batch_size=128,
+            at=("imagenet1k",),
             options={"weight": 5.0, "interval": 10},
             note="rows and columns at weight 5 each; ImageNet in tasks of 100 classes; batches of 64 on TinyImageNet; "
             "7e-6 on ImageNet-100; its weight of the L2 penalty is not stated",
