@@ -87,6 +87,7 @@ def answers(model: VLM, benchmark: VLMBenchmark) -> list[torch.Tensor]:
     with model.evaluating():
         for experience in benchmark.test_stream:
             x, _, tasks = next(iter(DataLoader(experience.dataset.eval(), batch_size=8)))
+            x = x.to(model.device)
             found += [model(x, tasks), model(x), model.encode_image(x.image if isinstance(x, ImageText) else x)]
         space = model.label_space
         if space is not None:

@@ -1,0 +1,243 @@
+"""What is asked of the simulated device, in processes of its own: ``Asked`` starts them, this file is what they run.
+
+The device stays with a process until its end, so each question is answered by a fork of one that has imported all that
+is needed. A process that has trained cannot be forked, because autograd's threads are not copied; one that has only
+imported can.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+class Asked:
+    """A process that answers.
+
+    >>> Asked()("planted", fault="none")  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def __call__(self, question: str, **how: Any) -> Any:
+        """The answer of one of ``QUESTIONS``.
+
+        :raises AssertionError: if there was an exception, with where it was.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([question, how]) + "\n")
+        self._process.stdin.flush()
+        answer, error = json.loads(self._process.stdout.readline())
+        if error:
+            raise AssertionError(error)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+# In the process that answers ------------------------------------------------------------------------------------------
+
+
+def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before") -> dict[str, Any]:
+    """Two experiences on the device.
+
+    :param moved: whether the model is there ``before`` the recipe is built, or goes there ``after``, with the strategy.
+    :return: tensors of the model that are on the CPU at the end; whether all its weights are finite; what the host
+        waited for in a step of the second experience, at most, and by line.
+    """
+    import torch
+    from mini import mini
+    from simulated import DeviceTensor, waits
+    from trained import build, short_stream
+
+    from avalanche_vlm.training.plugins.base import VLMPlugin
+
+    class Steps(VLMPlugin):
+        """Counts from a minibatch's unpacking to the end of its update."""
+
+        states: dict[str, Any] = {}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[Counter[tuple[str, str]]] = []
+
+        def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.block = waits()
+            self.found.append(self.block.__enter__())
+
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.block.__exit__(None, None, None)
+
+    benchmark = short_stream(kind)
+    found = build(recipe, benchmark, lambda: mini().to("cuda") if moved == "before" else mini())
+    strategy = _strategy(found, amp)
+    first, last = Steps(), Steps()
+    for experience, steps in zip(benchmark.train_stream, (first, last), strict=True):
+        strategy.plugins.append(steps)
+        strategy.train(experience)
+        strategy.plugins.remove(steps)
+        strategy.eval(benchmark.test_stream)
+    state = {name: of for name, of in found.model.state_dict().items() if isinstance(of, torch.Tensor)}
+    worst = max(last.found, key=Counter.total, default=Counter())
+    return {
+        "on the CPU": [name for name, tensor in state.items() if not isinstance(tensor, DeviceTensor)],
+        "finite": all(bool(torch.isfinite(parameter).all()) for parameter in found.model.parameters()),
+        "waits": worst.total(),
+        "lines": [[*where, number] for where, number in worst.most_common()],
+    }
+
+
+def kept(recipe: str, kind: str, folder: str) -> dict[str, bool]:
+    """Two experiences on the device, the second also by a training that goes on from a checkpoint, and the model saved
+    and loaded.
+
+    :return: whether weights and answers are the same.
+    """
+    import torch
+    from mini import mini
+    from trained import answers, build, short_stream
+
+    from avalanche_vlm.artifacts import load, save_model
+    from avalanche_vlm.training import CheckpointPlugin, resume
+
+    benchmark = short_stream(kind)
+
+    def script(until: int) -> Any:
+        found = build(recipe, benchmark, lambda: mini().to("cuda"))
+        strategy = _strategy(found, None, CheckpointPlugin(f"{folder}/checkpoints"))
+        for experience in benchmark.train_stream[resume(strategy, f"{folder}/checkpoints") : until]:
+            strategy.train(experience)
+        return found
+
+    def whole() -> Any:
+        found = build(recipe, benchmark, lambda: mini().to("cuda"))
+        strategy = _strategy(found, None)
+        for experience in benchmark.train_stream:
+            strategy.train(experience)
+        return found
+
+    at_once, _, again = whole(), script(1), script(2)
+    one, other = at_once.model.state_dict(), again.model.state_dict()
+    save_model(f"{folder}/saved", at_once.model, **at_once.how)
+    loaded = load(f"{folder}/saved", base=mini(), device="cuda")
+    expected, found = answers(at_once.model, benchmark), answers(loaded, benchmark)
+    return {
+        "resumed": all(torch.equal(of, other[name]) for name, of in one.items() if isinstance(of, torch.Tensor)),
+        "loaded": all(map(torch.equal, expected, found)) and len(expected) == len(found),
+    }
+
+
+def planted(fault: str) -> str:
+    """What a training with a planted fault ends in: the first line of its exception, or "nothing".
+
+    :param fault: ``tensor`` puts a CPU tensor into the loss, ``generator`` draws with a CPU generator, ``numpy`` reads
+        logits by numpy, ``none`` is none.
+    """
+    import torch
+    from trained import build, short_stream
+
+    from avalanche_vlm.training.plugins.base import VLMPlugin
+
+    class Fault(VLMPlugin):
+        states: dict[str, Any] = {}  # noqa: RUF012
+
+        def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+            if fault == "tensor":
+                strategy.loss = strategy.loss + torch.ones(2).sum(0, keepdim=True)
+            if fault == "generator":
+                torch.rand(2, device=strategy.device, generator=torch.Generator().manual_seed(0))
+            if fault == "numpy":
+                strategy.mb_output.detach().numpy()
+
+    from mini import mini
+
+    benchmark = short_stream("classes")
+    strategy = _strategy(build("fine-tune", benchmark, lambda: mini().to("cuda")), None, Fault())
+    try:
+        strategy.train(benchmark.train_stream[0])
+    except (RuntimeError, TypeError) as error:
+        return str(error).splitlines()[0]
+    return "nothing"
+
+
+def _strategy(found: Any, amp: str | None, *plugins: Any) -> Any:
+    import torch
+    from avalanche.training.plugins import EvaluationPlugin
+
+    from avalanche_vlm.training import VLMNaive, criterion_for
+
+    return VLMNaive(
+        model=found.model,
+        optimizer=torch.optim.AdamW(found.model.parameters(), lr=1e-3),
+        criterion=criterion_for(found.benchmark.kind, found.model),
+        train_mb_size=16,
+        train_epochs=1,
+        eval_mb_size=32,
+        device=torch.device("cuda"),
+        plugins=[*found.plugins, *plugins],
+        evaluator=EvaluationPlugin(loggers=[]),
+        **({"amp": amp} if amp else {}),
+    )
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {"trained": trained, "kept": kept, "planted": planted}
+
+
+def _answer(question: str, how: dict[str, Any]) -> None:
+    """Writes the answer, in a process that ends with it."""
+    import simulated
+    import torch
+
+    out = os.dup(1)
+    os.dup2(2, 1)  # what is printed meanwhile is no answer
+    try:
+        simulated.install()
+        torch.manual_seed(0)
+        said = [QUESTIONS[question](**how), None]
+    except BaseException:
+        said = [None, traceback.format_exc()]
+    os.write(out, (json.dumps(said) + "\n").encode())
+    os._exit(0)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    for module in ("mini", "trained", "avalanche_vlm.artifacts", "avalanche_vlm.artifacts.loading"):
+        importlib.import_module(module)
+    import torch
+
+    from avalanche_vlm.training import recipes
+
+    torch.set_num_threads(1)
+    for name in recipes.list():
+        assert callable(recipes.get(name).compose)  # which imports its module
+    for line in sys.stdin:
+        question, how = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _answer(question, how)
+        _, status = os.waitpid(child, 0)
+        if status:
+            print(json.dumps([None, f"the process ended with {os.waitstatus_to_exitcode(status)}"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Every recipe on a device that is not the CPU: a simulated one, which refuses what CUDA refuses."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from on_device import Asked
+from quick import QUICK, one_each
+
+from avalanche_vlm.training import recipes
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
+RUNS = [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
+STANDING = (*QUICK, "moe-adapters", "maple")
+KEPT = ("replay", "zscl", "lora", "moe-adapters", "ranpac")
+"""Samples, references, modules, draws on the device, a head."""
+WAITS = {"fine-tune": 8, "replay": 9, "zscl": 11, "lora": 10}
+"""How often a step may wait for the device, where it is not ``MOST``: as often as when it was counted first."""
+MOST = 60
+
+
+@pytest.fixture(scope="module")
+def asked():
+    process = Asked()
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("none", "nothing"),
+        ("tensor", "Expected all tensors to be on the same device"),
+        ("generator", "Expected a 'cuda' device type for generator but found 'cpu'"),
+        ("numpy", "can't convert cuda:0 device type tensor to numpy"),
+    ],
+)
+def test_a_planted_fault_is_found(asked, fault, sentence):
+    assert asked("planted", fault=fault).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "amp"), one_each([(*run, amp) for run in RUNS for amp in (None, "bf16")], STANDING)
+)
+def test_a_recipe_trains_on_the_device_and_waits_for_it_no_more_than_it_did(asked, recipe, kind, amp):
+    moved = "after" if amp else "before"
+    found = asked("trained", recipe=recipe, kind=kind, amp=amp, moved=moved)
+    assert found["on the CPU"] == [] and found["finite"]
+    if amp is None:
+        assert found["waits"] <= WAITS.get(recipe, MOST), found["lines"]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), one_each(RUNS, KEPT))
+def test_checkpoints_and_saved_models_go_back_to_the_device(asked, tmp_path, recipe, kind):
+    assert asked("kept", recipe=recipe, kind=kind, folder=str(tmp_path)) == {"resumed": True, "loaded": True}
