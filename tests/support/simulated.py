@@ -13,8 +13,8 @@ It takes the slot that torch keeps for devices of others, with a backend in Pyth
 functions (written for torch 2.14), and lasts as long as the process.
 """
 
-from simulated.install import install
-from simulated.tensor import DeviceTensor
-from simulated.waits import waits
+from simulated_install import install
+from simulated_tensor import DeviceTensor
+from simulated_waits import waits
 
 __all__ = ["DeviceTensor", "install", "waits"]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from simulated_tensor import NAME, generators, inner, means_device, pinned, there
 from torch.overrides import TorchFunctionMode
-
-from simulated.tensor import NAME, generators, inner, means_device, pinned, there
 
 T = torch.Tensor
 DEVICE = torch.device("cuda", 0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import simulated_autocast as autocast
 import torch
 import torch.optim.optimizer as optimizers
 import torch.utils._foreach_utils as foreach
 import torch.utils.backend_registration as backends
-
-from simulated import autocast
-from simulated.names import Generator, Names
-from simulated.tensor import NAME, DeviceTensor, Operators, random_state, seed
+from simulated_names import Generator, Names
+from simulated_tensor import NAME, DeviceTensor, Operators, random_state, seed
 
 _modes: list[Any] = []
 

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from simulated_waits import WAITS, wait
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
-
-from simulated.waits import WAITS, wait
 
 NAME = "simulated"
 """What torch calls the device inside; scripts see ``cuda``."""

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from simulated_tensor import NAME, there
 from torch.utils._pytree import tree_leaves, tree_map
-
-from simulated.tensor import NAME, there
 
 LOWER = {
     *("_convolution", "conv1d", "conv2d", "conv3d", "conv_tbc", "convolution", "prelu", "linear", "einsum", "matmul"),
