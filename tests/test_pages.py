@@ -19,8 +19,8 @@ SKETCH = re.compile(r"\[|\.\.\.|\|")
 
 
 def typed(page: str) -> list[list[str]]:
-    """The commands of a page, without the parts of them that comment or sketch."""
-    lines = [line.strip() for line in page.splitlines()]
+    """The commands of a page, those of several lines too, without comments, and without the shapes of commands."""
+    lines = [line.strip() for line in re.sub(r"\\\n\s*", "", page).splitlines()]
     found = [words for line in lines for words in TYPED.findall(line)]
     return [shlex.split(words, comments=True) for words in found if not SKETCH.search(words)]
 
