@@ -45,6 +45,7 @@ class Script:
         self.rows: list[int] = []
         self.trained: list[tuple[int, int]] = []
         self.goes_on: list[str] = []
+        self._last, self._again = (0, 0), False
 
     def start(self, folder: Path | None, kill: tuple[str, int, int] | None = None, **changed: Any) -> Outcome | None:
         """Run it, with checkpoints in a folder, until it ends or is killed.
@@ -53,10 +54,17 @@ class Script:
         :param kill: ``("step", experience, iteration)`` or ``("row", step, 0)``; None lets it end.
         """
 
+        if folder is None or not any(folder.glob("*")):
+            self._last, self._again = (0, 0), False
+
         def progress(experience: int, iteration: int, iterations: int) -> None:
+            if (experience, iteration) <= self._last and not self._again:
+                return  # an evaluation is told of as well, with the training's last iteration
             assert iterations == ITERATIONS
+            self._last, self._again = (experience, iteration), False
             self.trained.append((experience, iteration))
             if kill == ("step", experience, iteration):
+                self._again = True  # an iteration that was not over is done again
                 raise Killed
 
         def on_row(step: int, matrix: np.ndarray) -> None:
@@ -273,7 +281,7 @@ def test_a_run_that_is_told_to_end_says_where_it_goes_on(whole, tmp_path):
             picturebook.mtil_like(order=["sketches", "night"], **SIZES),
             "fine-tune",
             checkpoint=plugin,
-            progress=lambda *where: plugin.request(stop=True),
+            progress=lambda experience, iteration, _: plugin.request(stop=True) if iteration else None,
             **given,
         )
     script.rows.append(0)
