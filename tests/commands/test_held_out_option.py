@@ -59,6 +59,24 @@ def test_captions_of_two_data_sets_from_root_to_table(tmp_path):
     assert result["tasks"] == ["Simpsons", "Pets"] and result["protocol"]["data"]["n_train"] == [3, 4]
 
 
+def test_tars_are_data_and_held_out_sets(tmp_path):
+    for year in (2014, 2015):
+        samples = {}
+        for n in range(8):
+            picture = real_formats.dot(tmp_path / f"{n}.png", n % 2, n).read_bytes()
+            texts = {"cls": str(n % 2), "json": json.dumps({"year": year, "split": "test" if n > 5 else "train"})}
+            samples |= {f"{n}.png": picture, **{f"{n}.{end}": text.encode() for end, text in texts.items()}}
+        real_formats.tar(tmp_path / f"mine/{year}.tar", samples)
+    real_formats.tar(tmp_path / "set/test/0.tar", samples)
+    (tmp_path / "set/classnames.txt").write_text("red\ngreen\nblue\n")
+    words = ["--data", str(tmp_path / "mine"), "--task-column", "year", "--held-out", str(tmp_path / "set")]
+    fixed = ["--recipe", "fine-tune", "--epochs", "1", "--batch-size", "4", "--quiet", "--out", str(tmp_path / "out")]
+    assert cli.main(["run", *words, *fixed]) == 0
+    result = read(tmp_path / "out/result.json")
+    assert result["tasks"] == ["2014", "2015"] and result["protocol"]["data"]["n_train"] == [6, 6]
+    assert len(result["held_out"]["set"]) == 3
+
+
 def test_held_out_scores_are_printed_by_step(capsys):
     curves = {"a R@1": [90.0, None], "a R@5": [95.0, 94.0], "b": [50.0, 40.0]}
     aside_table.print_held_out({"tasks": ["may"], "held_out": curves})

@@ -36,7 +36,7 @@ def test_names_are_those_of_the_library(capsys):
         "caption-list",
         "described-folder",
         "tar",
-        "tars",
+        "tar-folder",
     ]
     models = names(capsys, "models")
     assert models[0] == "tiny" and {"ViT-B-16", "ViT-B-16-SigLIP", "RN50"} < set(models)

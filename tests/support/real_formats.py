@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import struct
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -490,3 +492,14 @@ def c_clip(root: Path) -> None:
         described(root, folder, 5)
     for split, number in (("train", 3), ("test", 2)):
         described(root, "simpsons", number, split)
+
+
+def tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    """A tar with files in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as to:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            to.addfile(info, io.BytesIO(content))
+    return path

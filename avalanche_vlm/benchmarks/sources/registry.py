@@ -227,7 +227,7 @@ for _format in (
         )
         for name, what, suffixes, marker in (
             ("tar", "a tar", (".tar",), ""),
-            ("tars", "a folder of tars", (), ("*.tar", *(f"{part}/*.tar" for part in ("train", "test", "val")))),
+            ("tar-folder", "a folder of tars", (), ("*.tar", *(f"{part}/*.tar" for part in ("train", "test", "val")))),
         )
     ),
 ):

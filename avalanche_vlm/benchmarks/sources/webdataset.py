@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -56,12 +56,22 @@ def tar_rows(path: Path, problems: Problems) -> Iterator[Row]:
                 yield number, {**fields, **({"split": split} if split else {})}
 
 
-def tar_stream(path: str | Path, **options: Any) -> VLMBenchmark:
+def tar_stream(
+    path: str | Path,
+    *,
+    train_transform: Callable,
+    eval_transform: Callable,
+    tokenizer: Callable | None = None,
+    **options: Any,
+) -> VLMBenchmark:
     """A stream from tars; options of :func:`~avalanche_vlm.benchmarks.sources.table.table_stream`. Of CLIP_benchmark's
     tars the names of classes and the prompts are those that lie beside them, unless others are given.
 
     :param path: a tar, or a folder of tars.
-    :param options: options of the stream.
+    :param train_transform: PIL image to tensor, the model's.
+    :param eval_transform: the model's transform of test images, PIL image to tensor.
+    :param tokenizer: the model's, for pairs.
+    :param options: further options of the stream.
     :raises InputError: in one sentence, for everything that cannot be used.
     """
     path = Path(path)
@@ -72,7 +82,8 @@ def tar_stream(path: str | Path, **options: Any) -> VLMBenchmark:
         if options.get("templates") is None:
             options["templates"] = prompts
         options.setdefault("kind", "classes")
-    return table_stream(path, **{"check": "fast", **options})
+    shown = {"train_transform": train_transform, "eval_transform": eval_transform, "tokenizer": tokenizer}
+    return table_stream(path, **{"check": "fast", **shown, **options})
 
 
 def tar_aside(path: Path, name: str, reading: AsideReading) -> list[HeldOutSet]:

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_files import picture, raw, save, transform
+from real_formats import tar
 
 from avalanche_vlm.benchmarks.aside import open_aside
 from avalanche_vlm.benchmarks.sources import tars
@@ -40,17 +41,6 @@ def jpeg(seed: int, form: str = "JPEG") -> bytes:
     out = io.BytesIO()
     picture(seed).save(out, form)
     return out.getvalue()
-
-
-def tar(path: Path, files: dict[str, bytes]) -> Path:
-    """A tar with files in their order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as to:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            to.addfile(info, io.BytesIO(content))
-    return path
 
 
 def sample(number: int, **texts: str) -> dict[str, bytes]:
@@ -91,7 +81,7 @@ def test_samples_are_files_of_one_name(tmp_path):
         {"label": "7", "caption": ["one", "two"], "image": "s.tar/a/000001.jpg"},
         {"caption": "said", "year": 2014, "image": "s.tar/000002.jpg"},
     ]
-    assert format_of(tmp_path / "s.tar").name == "tar" and format_of(tmp_path).name == "tars"
+    assert format_of(tmp_path / "s.tar").name == "tar" and format_of(tmp_path).name == "tar-folder"
 
 
 def test_a_stream_of_tars_is_that_of_the_same_files_on_the_disk(tmp_path):
