@@ -283,10 +283,11 @@ def _pairs(lines: Sequence[str], keys: set[str], where: str) -> dict[str, str] |
 def _numbered(words: Sequence[str]) -> bool:
     """Whether words are the numbers from 0 or from 1 in their order.
 
-    >>> _numbered(["0", "1"]), _numbered(["1", "2", "3"]), _numbered(["707", "747"])
-    (True, True, False)
+    >>> _numbered(["0", "1"]), _numbered(["1", "2", "3"]), _numbered(["707", "747"]), _numbered(["9" * 5000])
+    (True, True, False, False)
     """
-    numbers = [int(word) if word.strip().isdecimal() else -1 for word in words]
+    # Of some thousand digits Python reads none, and no list is so long.
+    numbers = [int(word) if word.strip().isdecimal() and len(word.strip()) < 20 else -1 for word in words]
     return numbers in (list(range(len(words))), list(range(1, len(words) + 1)))
 
 
@@ -299,7 +300,7 @@ def _bare(lines: Sequence[str]) -> list[str]:
 
 
 def _in_order(lines: Sequence[str], labels: Sequence[str], where: str) -> tuple[dict[str, str], str]:
-    numbers = {label: int(_key(label)) for label in labels if re.fullmatch(r"\d+", _key(label))}
+    numbers = {label: int(_key(label)) for label in labels if re.fullmatch(r"\d{1,300}", _key(label))}
     if len(numbers) == len(labels):
         from_one = min(numbers.values(), default=0) > 0 and len(lines) == max(numbers.values(), default=0)
         start = 1 if from_one else 0
