@@ -95,6 +95,13 @@ def test_a_list_of_the_labels_themselves_names_each_by_itself():
     assert names_for(["dog", "Sea_lion"], ["sea lion", "dog"])[0] == {"sea lion": "Sea_lion", "dog": "dog"}
 
 
+def test_a_number_of_five_thousand_digits_is_no_number(tmp_path):
+    long = "9" * 5000  # more than Python reads of one
+    (tmp_path / "names.txt").write_text(f"{long} goldfish\n{long}1 tench\n")
+    named, _ = names_for(tmp_path / "names.txt", [long, f"{long}1"])
+    assert named == {long: "goldfish", f"{long}1": "tench"}
+
+
 def test_numbers_before_names_go_where_they_count_folders():
     assert from_folders(["001.Black_footed_Albatross", "200.Wren"])[0]["001.Black_footed_Albatross"] == (
         "Black footed Albatross"
