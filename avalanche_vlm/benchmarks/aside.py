@@ -105,7 +105,7 @@ def _published(declared: DataFiles, root: Path, reading: AsideReading) -> HeldOu
     from avalanche_vlm.benchmarks.label_space import PromptTemplates
     from avalanche_vlm.benchmarks.sources.aside import class_aside, pairs_aside
     from avalanche_vlm.benchmarks.sources.checking import checked_images
-    from avalanche_vlm.benchmarks.sources.dividing import train_and_test
+    from avalanche_vlm.benchmarks.sources.dividing import test_images
     from avalanche_vlm.benchmarks.sources.images import ImageFiles
     from avalanche_vlm.benchmarks.sources.labelled import raw_images
 
@@ -129,7 +129,7 @@ def _published(declared: DataFiles, root: Path, reading: AsideReading) -> HeldOu
         return pairs_aside(declared.name, ImageFiles(rows.images), rows.captions, reading)
     assert isinstance(declared, DataSet)
     read = declared.load(root)
-    test = train_and_test(read)[1]
+    test = test_images(read)
     if test.paths:
         wrong = bad(test.paths)
         test = test.at([row for row, path in enumerate(test.paths) if path not in wrong])

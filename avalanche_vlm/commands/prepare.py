@@ -88,12 +88,22 @@ def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dic
         train, options, _ = published_for(recipe, request.stream.benchmark)
     else:
         train, options = settings_for(recipe, request.stream.benchmark or "data", request.model.name)
+    return changed_by(request, train), {**options, **dict(assigned(request, recipe))}
+
+
+def changed_by(request: TrainingRequest, train: Mapping[str, Any]) -> dict[str, Any]:
+    """Training settings, changed by those that were asked for.
+
+    :param request: what was asked for.
+    :param train: the settings before.
+    """
     given = request.train.model_dump(exclude_none=True, exclude={"published"})
+    found = {**train, **given}
     if "epochs" in given and "iterations" not in given:
-        train = {**train, "iterations": None}  # so many passes, whatever was published
+        found["iterations"] = None  # so many passes, whatever was published or trained before
     if "lr" in given:
-        train = {**train, "rates": None}
-    return {**train, **given}, {**options, **dict(assigned(request, recipe))}
+        found["rates"] = None
+    return found
 
 
 def knows_nothing_of(request: TrainingRequest) -> str | None:

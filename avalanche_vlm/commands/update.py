@@ -136,12 +136,12 @@ def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[Tr
     from avalanche_vlm.training.settings import TrainSettings
 
     assert request.recipe is not None
-    before, given = asdict(former_settings(saved)), request.train.model_dump(exclude_none=True, exclude={"published"})
+    before = asdict(former_settings(saved))
     if same:
-        return TrainSettings(**{**before, **given}), dict(prepare.assigned(request, request.recipe))
+        return TrainSettings(**prepare.changed_by(request, before)), dict(prepare.assigned(request, request.recipe))
     fields, options = prepare.settings(request, request.recipe)
-    kept = {name: before[name] for name in ("epochs", "batch_size", "warmup", "amp", "max_grad_norm")}
-    return TrainSettings(**{**fields, **kept, **given}), options
+    kept = {name: before[name] for name in ("epochs", "iterations", "batch_size", "warmup", "amp", "max_grad_norm")}
+    return TrainSettings(**prepare.changed_by(request, {**fields, **kept})), options
 
 
 def _earlier(folder: Path, saved: SavedModel) -> Experiment | None:

@@ -28,12 +28,14 @@ def published_beside(results: Sequence[Mapping[str, Any]]) -> Beside:
 
     :param results: what ``result.json`` holds of each; they share a table.
     :return: the rows of the table with the same protocol; of a benchmark whose tables all have another one, a sentence
-        that names the first field in which the nearest of them differs.
+        that names the first field in which the nearest of them differs; of random weights, a sentence that says so.
     """
     protocol = results[0]["protocol"] if results else {}
     tables = tables_on(str(protocol.get("benchmark")))
     if not tables:
         return Beside()
+    if "seed" in (protocol.get("weights") or {}):
+        return Beside(sentences=("Published figures are not shown: these models started from random weights.",))
     facts = deciding(protocol)
     nearest = min(tables, key=lambda table: len(list(_other(table, facts))))
     if differs := next(_other(nearest, facts), None):

@@ -11,7 +11,7 @@ import real_formats
 import torch
 from real_files import picture, save
 
-from avalanche_vlm.benchmarks.aside import aside_names, open_aside, refuse_no_aside
+from avalanche_vlm.benchmarks.aside import aside_names, open_aside, published_aside, refuse_no_aside
 from avalanche_vlm.benchmarks.sources.aside import AsideReading
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.transforms import ImageTransform
@@ -140,6 +140,14 @@ def test_what_cannot_be_meant_is_one_sentence(root, given, sentence):
     with pytest.raises(InputError) as caught:
         opened(*(of for of in given if of != "ROOT"), root=known)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "make"), [("core50", real_formats.core50), ("clear10", real_formats.clear)])
+def test_a_set_with_a_test_part_for_each_step_is_measured_over_all_of_them(tmp_path, name, make):
+    make(tmp_path)
+    ((measured,), _) = opened(name, root=tmp_path)
+    parts = published_aside(name).load(tmp_path).parts
+    assert len(measured.dataset) == sum(len(of) for part, of in parts.items() if part.startswith("test")) > 0
 
 
 def test_every_published_set_can_be_named():

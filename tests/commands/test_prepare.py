@@ -178,3 +178,15 @@ def test_the_tiny_model_on_ones_own_data_is_remarked_before_anything_is_read(wor
     for command in ("run", "compare", "advise"):
         found = prepare.knows_nothing_of(parse(f"{command} --out x {words}".split())[1])
         assert (found is None) if said is None else found.startswith(said) and "pictures" in found
+
+
+def test_passes_that_are_asked_for_go_before_iterations_of_before_and_one_rate_before_several():
+    before = {"epochs": 5, "iterations": 1000, "lr": 1e-3, "rates": {"a": 1e-5}, "batch_size": 8}
+    for words, changed in (
+        ("", {}),
+        ("--epochs 3", {"epochs": 3, "iterations": None}),
+        ("--iterations 7", {"iterations": 7}),
+        ("--lr 1e-4", {"lr": 1e-4, "rates": None}),
+    ):
+        _, request = parse(["run", "--out", "x", *words.split()])
+        assert prepare.changed_by(request, before) == {**before, "num_workers": 0, **changed}, words

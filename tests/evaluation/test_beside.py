@@ -60,6 +60,15 @@ def test_another_protocol_is_refused_by_the_field_that_differs(where, value, sen
     assert re.search(sentence, said)
 
 
+def test_models_that_started_from_random_weights_have_nothing_beside_them():
+    other = result()
+    other["protocol"]["weights"] = {"content": "0" * 64, "seed": 3}
+    found = published_beside([other])
+    assert found.rows == () and found.sentences == (
+        "Published figures are not shown: these models started from random weights.",
+    )
+
+
 def test_nothing_is_said_of_what_nobody_published():
     assert (
         published_beside([]).sentences

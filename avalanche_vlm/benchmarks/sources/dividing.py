@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import torch
 
-from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet
+from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, joined
 
 SHARE, SEED = 0.8, 42
 """ZSCL's split of data sets that are published without one (arXiv 2303.06628)."""
@@ -38,6 +39,16 @@ def train_and_test(found: LabelledSet) -> tuple[LabelledPart, LabelledPart]:
     whole = found.parts["all"]
     train, test = seeded_split(len(whole))
     return whole.at(train), whole.at(test)
+
+
+def test_images(found: LabelledSet) -> LabelledPart:
+    """The test images of a data set, those of all its steps where it has a test part for each (``test 0``).
+
+    :param found: what was read of the data set.
+    """
+    if "all" in found.parts:
+        return train_and_test(found)[1]
+    return reduce(joined, (part for name, part in found.parts.items() if name.partition(" ")[0] == "test"))
 
 
 def with_classes(train: LabelledPart, test: LabelledPart, classes: Sequence[int]) -> tuple[LabelledPart, LabelledPart]:

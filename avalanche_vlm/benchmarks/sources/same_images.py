@@ -41,22 +41,28 @@ def same_images(images: Iterable[Path]) -> dict[Path, Path]:
     :param images: paths of files that exist.
     :return: the path that stands for the picture of each, in the order of the paths.
     """
-    real = {path: path.resolve() for path in dict.fromkeys(images)}
-    by_file: dict[Path, Path] = {}
-    for path, file in real.items():
-        by_file.setdefault(file, path)
+    places = {path: _place(path) for path in dict.fromkeys(images)}
+    by_place: dict[Path, Path] = {}
+    for path, place in places.items():
+        by_place.setdefault(place, path)
     by_size: dict[int, list[Path]] = {}
-    for file in by_file:
-        by_size.setdefault(size_at(file), []).append(file)
+    for path in by_place.values():
+        by_size.setdefault(size_at(path), []).append(path)
     by_content: dict[str, Path] = {}
-    stands = dict(by_file)
-    for files in by_size.values():
-        for file in files if len(files) > 1 else ():
-            first = by_content.setdefault(_digest(file), by_file[file])
+    stands = {path: path for path in by_place.values()}
+    for paths in by_size.values():
+        for path in paths if len(paths) > 1 else ():
+            first = by_content.setdefault(_digest(path), path)
             # Of large files the digest knows the ends alone.
-            if first is not by_file[file] and _equal(first, file):
-                stands[file] = first
-    return {path: stands[file] for path, file in real.items()}
+            if first is not path and _equal(first, path):
+                stands[path] = first
+    return {path: stands[by_place[place]] for path, place in places.items()}
+
+
+def _place(path: Path) -> Path:
+    """Where a picture really lies: a tar may be a link to a file whose name says nothing of one."""
+    shard = shard_of(path)
+    return path.resolve() if shard is None else shard.resolve() / path.relative_to(shard)
 
 
 def _digest(path: Path) -> str:

@@ -159,7 +159,10 @@ def _headers(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=guarded, mode="r:", errors="surrogateescape") as tar:  # type: ignore[call-overload]
             while (found := tar.next()) is not None:
-                tar.members = []  # which would grow with every member
+                tar.members, tar.pax_headers = (
+                    [],
+                    {},
+                )  # which would grow with every member, and be gone through for each
                 if found.size < 0:
                     raise InputError(f"{shard} is damaged: {found.name} has a size below 0")
                 guarded.left = HEADER_BYTES

@@ -27,6 +27,7 @@ from avalanche_vlm.benchmarks.sources.aside import AsideReading
 from avalanche_vlm.benchmarks.sources.images import ImageFiles, read_image
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_stream
+from avalanche_vlm.benchmarks.sources.same_images import same_images
 from avalanche_vlm.benchmarks.sources.webdataset import tar_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.identity import images_of_rows
@@ -240,6 +241,31 @@ def test_a_tar_that_lies_ends_in_one_sentence(tmp_path, content, sentence):
         rows_of(path)
         read_image(path / "1.jpg")
     assert str(caught.value).startswith(str(path)) and sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_headers_of_a_whole_tar_are_not_gone_through_for_each_member(tmp_path):
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={f"k{i}": "v" for i in range(2000)}) as out:
+        for number in range(3):
+            out.addfile(tarfile.TarInfo(f"{number}.txt"))
+    with path.open("rb") as file:
+        found = list(tars._headers(path, file))
+    assert [info.name for info in found] == ["0.txt", "1.txt", "2.txt"]
+    assert [len(info.pax_headers) for info in found[1:]] == [0, 0]
+
+
+def test_a_tar_that_is_a_link_is_read(tmp_path):
+    """As the cache of a hub lays data sets out."""
+    (tmp_path / "blobs").mkdir()
+    tar(tmp_path / "blobs/0.tar", joined(sample(0, cls="0"), sample(1, cls="1"))).rename(tmp_path / "blobs/5feceb66")
+    (link := tmp_path / "0.tar").symlink_to("blobs/5feceb66")
+    (other := tmp_path / "again.tar").symlink_to("blobs/5feceb66")
+    first, second = link / "000000.jpg", link / "000001.jpg"
+    assert same_images([first, second, other / "000000.jpg"]) == {
+        first: first,
+        second: second,
+        other / "000000.jpg": first,
+    }
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
