@@ -207,7 +207,7 @@ def main() -> None:
     parts = [table(results, stream, FIGURES, DIGITS) for stream in streams]
     if STREAMS[0] in streams:
         parts += [table(told, TOLD, {name: FIGURES[name] for name in SURVEY}, DIGITS), erosion(results, STREAMS[0])]
-    lines = [f"| ms per picture, batches of {BATCH} | " + " | ".join(f"{t} tasks" for t in TASKS) + " |"]
+    lines = [f"| ms per picture, batches of {BATCH} | " + " | ".join(f"{t} task{'s' * (t > 1)}" for t in TASKS) + " |"]
     lines.append("|---" * (len(TASKS) + 1) + "|")
     for name in routed:
         lines.append(f"| `{name}` | " + " | ".join(f"{1000 * seconds[name][t]:.2f}" for t in TASKS) + " |")
