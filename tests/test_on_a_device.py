@@ -58,4 +58,5 @@ def test_a_recipe_trains_on_the_device_and_waits_for_it_no_more_than_it_did(aske
 
 @pytest.mark.parametrize(("recipe", "kind"), one_each(RUNS, KEPT))
 def test_checkpoints_and_saved_models_go_back_to_the_device(asked, tmp_path, recipe, kind):
-    assert asked("kept", recipe=recipe, kind=kind, folder=str(tmp_path)) == {"resumed": True, "loaded": True}
+    found = asked("kept", recipe=recipe, kind=kind, folder=str(tmp_path))
+    assert found == {"began": [None, "trained"], "resumed": True, "loaded": True}

@@ -72,7 +72,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         except (OSError, SafetensorError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             # A side of 2^63 is one to safetensors, if another is 0, and none to torch, which tells of its own inside.
-            why = str(error).splitlines()[0]
+            why = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"{path} is not a readable safetensors file ({why})") from error
     return _inspect_archive(path).tensors if is_torchscript(path) else read_pickled(path)
 

@@ -105,11 +105,11 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
     }
 
 
-def kept(recipe: str, kind: str, folder: str) -> dict[str, bool]:
+def kept(recipe: str, kind: str, folder: str) -> dict[str, Any]:
     """Two experiences on the device, the second also by a training that goes on from a checkpoint, and the model saved
     and loaded.
 
-    :return: whether weights and answers are the same.
+    :return: from which kinds of checkpoints the scripts went on, and whether weights and answers are the same.
     """
     import torch
     from mini import mini
@@ -120,10 +120,15 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, bool]:
 
     benchmark = short_stream(kind)
 
+    began = []
+
     def script(until: int) -> Any:
         found = build(recipe, benchmark, lambda: mini().to("cuda"))
-        strategy = _strategy(found, None, CheckpointPlugin(f"{folder}/checkpoints"))
-        for experience in benchmark.train_stream[resume(strategy, f"{folder}/checkpoints") : until]:
+        checkpoints = CheckpointPlugin(f"{folder}/checkpoints")
+        strategy = _strategy(found, None, checkpoints)
+        first = resume(strategy, f"{folder}/checkpoints")
+        began.append(None if checkpoints.position is None else checkpoints.position.stage)
+        for experience in benchmark.train_stream[first:until]:
             strategy.train(experience)
         return found
 
@@ -140,8 +145,9 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, bool]:
     loaded = load(f"{folder}/saved", base=mini(), device="cuda")
     expected, found = answers(at_once.model, benchmark), answers(loaded, benchmark)
     return {
+        "began": began,
         "resumed": all(torch.equal(of, other[name]) for name, of in one.items() if isinstance(of, torch.Tensor)),
-        "loaded": all(map(torch.equal, expected, found)) and len(expected) == len(found),
+        "loaded": all(map(torch.equal, expected, found)) and len(expected) == len(found) > 0,
     }
 
 

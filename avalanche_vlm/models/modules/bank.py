@@ -36,7 +36,7 @@ class Bank(nn.Module):
     tensors under the names and in the order that they have at work; they, and what :meth:`lent` and ``bank[name]``
     give, lie in that parameter: whoever writes to them in place changes the module.
 
-    The modules of a bank are of one kind: they differ in the numbers, and perhaps the shapes, of their parameters.
+    Modules rest that are of one kind: they differ in the numbers of their parameters, and in no setting.
     """
 
     def __init__(self) -> None:
@@ -152,8 +152,7 @@ class Bank(nn.Module):
         if not self._blank:
             memo: dict[int, Any] = {id(p): nn.Parameter(p.new_empty(0), False) for p in parameters.values()}
             self._blank = (copy.deepcopy(module, memo),)
-        blank = self._blank[0]
-        if type(blank) is not type(module) or [key for key, _ in blank.named_parameters()] != list(parameters):
+        if _kind(self._blank[0]) != _kind(module):
             return
         entries, before = _entries(parameters), next(reversed(self._at_rest.values()), ())
         entries = before if before == entries else entries  # one for all, in most banks
@@ -179,6 +178,8 @@ class Bank(nn.Module):
         if not self.rests(name):
             return self.get_submodule(name)
         first = self._second.get(name, name)
+        if self.get_parameter(first).requires_grad:  # somebody had all parameters train: so its parts do
+            return self._training(name)
         if torch.compiler.is_compiling() and self._lent is not None and self._lent[1] == first:
             return self._lent[0]
         numbers = self.get_parameter(first)
@@ -212,6 +213,16 @@ class Bank(nn.Module):
         memo: dict[int, Any] = {id(p): nn.Parameter(parts[k], requires_grad=False) for k, p in blank.named_parameters()}
         return copy.deepcopy(blank, memo).train(self.training)
 
+    def _training(self, name: str) -> nn.Module:
+        """A module whose parameters are parts of the numbers of one at rest, gradients and all."""
+        module = copy.deepcopy(self._blank[0])
+        for key, part in self.tensors(name, keep_vars=True).items():
+            where, _, last = key.rpartition(".")
+            owner = module.get_submodule(where)
+            del owner._parameters[last]
+            setattr(owner, last, part)
+        return module.train(self.training)
+
     # What torch and others see ---------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
@@ -225,6 +236,10 @@ class Bank(nn.Module):
             at_rest = self.tensors(name, keep_vars) if self.rests(name) else {}
             found.update({f"{prefix}{name}.{key}": part for key, part in at_rest.items()} or awake.get(name, {}))
         return found
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._lent = None  # its numbers stay where they were
+        return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is lent has this bank's numbers, and a copy has numbers of its own.
@@ -252,6 +267,21 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, parameter
         else:
             yield from ((f"{name}.{key}", part) for key, part in bank.tensors(last, keep_vars=True).items())
+
+
+_TORCHS = frozenset(vars(nn.Module()))
+"""What every module of torch's has beside what makes it one of its kind."""
+
+
+def _kind(module: nn.Module) -> list[Any]:
+    """What modules have in common that differ in their numbers alone: the types, settings and parameters' names of all
+    parts. Settings that are tensors or functions are those of one module."""
+    found: list[Any] = [key for key, _ in module.named_parameters()]
+    for name, part in module.named_modules():
+        own = {key: value for key, value in vars(part).items() if key not in _TORCHS}
+        plain = {key: id(of) if isinstance(of, torch.Tensor) or callable(of) else of for key, of in own.items()}
+        found.append((name, type(part), plain))
+    return found
 
 
 def _entries(parameters: Mapping[str, torch.Tensor]) -> tuple[_Entry, ...]:

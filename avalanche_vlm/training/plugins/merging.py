@@ -10,6 +10,7 @@ import torch
 from avalanche_vlm._on_demand import TensorsOnDemand, pieces
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import KEPT, WORKING
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
@@ -61,7 +62,7 @@ class InterpolationPlugin(VLMPlugin, supports_distributed=True):
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         make_room(strategy)
-        weights = dict(strategy.model.named_parameters())
+        weights = dict(named_weights(strategy.model))
         for name, start in self._start.items():
             weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
         self._start = {}
@@ -174,7 +175,7 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
 
     def _of_first_task(self, strategy: Strategy) -> State:
         # By name and not by requires_grad: a plugin may freeze what it trained as the task ends.
-        return {name: p for name, p in strategy.model.named_parameters() if name in self._initial}
+        return {name: p for name, p in named_weights(strategy.model) if name in self._initial}
 
     def _merged(self, weight: torch.Tensor, start: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The merge of all vectors so far, this task's among them, of one piece of the weights.

@@ -11,6 +11,7 @@ import torch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING, Stateful, part_of
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.reference.base import Inputs, Reference
 from avalanche_vlm.training.teachers.base import Side
@@ -51,7 +52,7 @@ class MovingAverageTeacher(Stateful):
             self._copy = Teacher(model)
 
     def follow(self, model: VLM) -> None:
-        update_ema(self.copy.own(), dict(model.named_parameters()), self.decay)
+        update_ema(self.copy.own(), dict(named_weights(model)), self.decay)
         self.copy.take_buffers(model)
 
     def end(self) -> None:
@@ -101,7 +102,7 @@ class MomentumTeacher(MovingAverageTeacher):
         if not self._tasks:
             super().follow(model)
             return
-        compatible_momentum(self.copy.own(), dict(model.named_parameters()), self._previous, self.compatible_decay)
+        compatible_momentum(self.copy.own(), dict(named_weights(model)), self._previous, self.compatible_decay)
         self.copy.take_buffers(model)
 
     def end(self) -> None:

@@ -144,6 +144,48 @@ def test_modules_of_another_kind_and_with_buffers_do_not_rest():
     assert list(bank) == ["a", "other", "fixed", "empty", "mixed"]
 
 
+def test_a_module_with_other_settings_does_not_rest():
+    bank, x = Bank(), torch.randn(2, 3)
+    for name, rank in (("four", 4), ("two", 2), ("again", 4)):
+        module = LowRank(torch.zeros(5, 3), rank=rank, alpha=8.0)
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+        bank[name] = module.requires_grad_(False)
+    weight = torch.randn(5, 3)
+    expected = {name: module(x, weight) for name, module in bank.items()}
+    for name in list(bank):
+        bank.rest(name)
+    assert [name for name in bank if bank.rests(name)] == ["four", "again"]  # alpha / rank is another with two
+    for name in ("again", "two", "four"):
+        assert torch.equal(bank.lent(name)(x, weight), expected[name])
+
+
+def test_what_is_told_to_train_at_rest_trains():
+    bank, plain = both("a", "b")
+    x, weight = torch.randn(4, 3), torch.randn(5, 3)
+    bank.requires_grad_(True), plain.requires_grad_(True)
+    for module in (bank.lent("b"), plain["b"]):
+        (module["q"](x, weight).square().sum() + module["scaled"](x).sum()).backward()
+    numbers = bank.get_parameter("b")
+    assert numbers.grad is not None and numbers.grad.shape == numbers.shape
+    for (key, part), whole in zip(bank.tensors("b").items(), plain["b"].parameters(), strict=True):
+        start = part.storage_offset()
+        found = numbers.grad[start : start + part.numel()].view(part.shape)
+        torch.testing.assert_close(found, torch.zeros_like(whole) if whole.grad is None else whole.grad, msg=key)
+    with torch.no_grad():
+        numbers.add_(1.0)
+    torch.testing.assert_close(bank.lent("b")["q"](x, weight), bank["b"]["q"](x, weight))
+
+
+def test_what_was_lent_follows_its_bank_to_another_precision():
+    bank, plain = both("a", "b")
+    before = bank.lent("a")
+    bank.double(), plain.double()
+    x, weight = torch.randn(2, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    assert bank.lent("a") is not before
+    assert torch.equal(bank.lent("a")["q"](x, weight), plain["a"]["q"](x, weight))
+
+
 def test_a_state_is_loaded_into_modules_that_are_awake():
     bank, plain = both("a", "b")
     other, _ = both("b", "a")
