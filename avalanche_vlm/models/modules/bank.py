@@ -219,7 +219,7 @@ class Bank(nn.Module):
         for key, part in self.tensors(name, keep_vars=True).items():
             where, _, last = key.rpartition(".")
             owner = module.get_submodule(where)
-            del owner._parameters[last]
+            delattr(owner, last)
             setattr(owner, last, part)
         return module.train(self.training)
 
@@ -236,10 +236,6 @@ class Bank(nn.Module):
             at_rest = self.tensors(name, keep_vars) if self.rests(name) else {}
             found.update({f"{prefix}{name}.{key}": part for key, part in at_rest.items()} or awake.get(name, {}))
         return found
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._lent = None  # its numbers stay where they were
-        return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is lent has this bank's numbers, and a copy has numbers of its own.

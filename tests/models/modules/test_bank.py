@@ -179,10 +179,9 @@ def test_what_is_told_to_train_at_rest_trains():
 
 def test_what_was_lent_follows_its_bank_to_another_precision():
     bank, plain = both("a", "b")
-    before = bank.lent("a")
+    bank.lent("a")
     bank.double(), plain.double()
     x, weight = torch.randn(2, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    assert bank.lent("a") is not before
     assert torch.equal(bank.lent("a")["q"](x, weight), plain["a"]["q"](x, weight))
 
 
