@@ -14,6 +14,17 @@ from mutators import as_text, changed, changed_json
 from running import Place, Tally
 from trying import kept, numbered, tried
 
+from avalanche_vlm.commands.arguments import parser
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _parser_of_others():
+    """Targets keep one parser for all of their inputs; tests behind them may register what it would not know."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parser, "_parser", parser._parser)
+        yield
+
+
 PLANTED = """
 from example import Example
 from pathlib import Path

@@ -106,5 +106,5 @@ def test_wrong_settings_are_named():
     model = tiny_vlm("random")
     with pytest.raises(InputError, match="by herding, and the memory's policy is reservoir"):
         ProjectionFusionPlugin(model, ProjectionFusionHead(128), ExemplarMemory(max_samples=1, policy="reservoir"))
-    with pytest.raises(InputError, match="a whole number of 1 or more, not 0"):
+    with pytest.raises(InputError, match="a whole number from 1 to 1000000, not 0"):
         recipes.build("proof", model=tiny_vlm("random"), exemplars=0)

@@ -129,7 +129,7 @@ def test_negatives_are_refused_where_all_classes_are_needed(name):
 def test_settings_of_class_prompts_are_refused_where_they_mean_nothing():
     with pytest.raises(InputError, match="train_templates must be all or first, not 'last'"):
         TrainSettings(train_templates="last")
-    with pytest.raises(InputError, match="negatives must be 1 or more, or None for all classes, not 0"):
+    with pytest.raises(InputError, match="negatives: 0 is not a whole number of 1 or more"):
         TrainSettings(negatives=0)
     with pytest.raises(InputError, match="label_smoothing spreads a share over all classes"):
         TrainSettings(negatives=2, label_smoothing=0.1)

@@ -293,4 +293,4 @@ def stated(facts: Any) -> dict[str, Any]:
     {'source': 'the paper', 'lr': 0.001, 'epochs': 5}
     """
     values = {part.name: getattr(facts, part.name) for part in fields(facts)}
-    return {name: value for name, value in values.items() if value is not None and value != {} and value != ""}
+    return {name: value for name, value in values.items() if value not in (None, {}, "", ())}
