@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -169,11 +170,11 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._trained == self._watched:
-            whole, most = (
-                strategy.train_epochs * len(strategy.experience.dataset),
-                getattr(strategy, "iterations", None),
-            )
-            self.samples = whole if most is None else min(whole, most * strategy.train_mb_size)
+            n, batch = len(strategy.experience.dataset), strategy.train_mb_size
+            self.samples = strategy.train_epochs * n
+            if (most := getattr(strategy, "iterations", None)) is not None:
+                passes, rest = divmod(most, math.ceil(n / batch))
+                self.samples = passes * n + min(rest * batch, n)
 
     def before_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._stop("around")

@@ -124,7 +124,8 @@ class FeatureCache:
     def _shelf(self, model: DualEncoder) -> _Shelf:
         key = self._key(model)
         if key not in self._shelves:
-            dtypes = {parameter.dtype for parameter in model.tower("image").parameters()}
+            # Features are float32 whatever the weights are; a projection under autocast may give its type.
+            dtypes = {torch.float32, *(parameter.dtype for parameter in model.tower("image").parameters())}
             if (cast := autocast_dtype(model.device)) is not None:
                 dtypes.add(cast)
             self._shelves[key] = _Shelf(self.folder / key, key, model.name, model.width, dtypes)

@@ -253,6 +253,13 @@ def test_operations_are_those_that_torch_counts_too(streams):
     assert found[0] == found[1] > 0
 
 
+def test_samples_of_a_broken_off_pass_are_counted_as_they_were_trained(streams):
+    settings = TrainSettings(lr=1e-3, iterations=3, batch_size=12)  # not a divisor of the samples of a task
+    assert len(streams["classes"].train_stream[0].dataset) % 12
+    found = run_experiment(streams["classes"], "fine-tune", model=mini(), settings=settings, evaluate=False).ledger
+    assert found["extra_forward_passes_per_sample"] == found["extra_backward_passes_per_sample"] == 0
+
+
 def test_a_run_that_fails_leaves_no_counter_behind(streams, monkeypatch):
     from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.feature_cache import FeatureCache, _check
 
 
@@ -92,6 +93,18 @@ def test_another_process_finds_them(tmp_path, random_model, encoded, images):
     twin = copy.deepcopy(random_model)
     encoded.clear()
     assert torch.equal(again.features(twin, images), first) and encoded == []
+
+
+def test_features_of_weights_of_half_precision_are_found_again(tmp_path, images):
+    model = create_vlm("tiny", precision="pure_bf16")
+    first = FeatureCache(tmp_path)
+    expected = first.features(model, images)
+    first.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no file of its own is damaged
+        again = FeatureCache(tmp_path)
+        assert torch.equal(again.features(model, images), expected) and expected.dtype == torch.float32
+    assert again.stored().disk == first.stored().disk > 0
 
 
 def test_a_full_buffer_is_written(tmp_path, random_model, images):
