@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from on_device import Asked
-from quick import QUICK, one_each
+from quick import one_each
 
 from avalanche_vlm.training import recipes
 
@@ -17,9 +17,9 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
 ]
 RUNS = [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
-STANDING = (*QUICK, "moe-adapters", "maple")
-KEPT = ("replay", "zscl", "lora", "moe-adapters", "ranpac")
-"""Samples, references, modules, draws on the device, a head."""
+STANDING = ("fine-tune", "replay", "zscl", "lora", "moe-adapters", "ranpac")
+KEPT = ("replay", "lora", "moe-adapters")
+"""Samples, modules, draws on the device."""
 WAITS = {"fine-tune": 8, "replay": 9, "zscl": 11, "lora": 10}
 """How often a step may wait for the device, where it is not ``MOST``: as often as when it was counted first."""
 MOST = 60

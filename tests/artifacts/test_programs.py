@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mini import mini
+from quick import one_each
 from saved import CLASSES, lora_of
 from trained import build, short_stream
 
@@ -123,7 +124,7 @@ def test_a_model_of_pairs_has_no_head(tmp_path):
     assert index_of(found.folder)["label_space"] is None
 
 
-@pytest.mark.parametrize("recipe", [pytest.param(name, marks=pytest.mark.slow) for name in ("coop", "maple", "l2p")])
+@pytest.mark.parametrize(("recipe",), one_each([(name,) for name in ("coop", "maple", "l2p")], ["maple"]))
 def test_paths_that_prompts_take_are_in_the_programs(tmp_path, recipe):
     benchmark = short_stream("classes")
     made = build(recipe, benchmark, shallow)

@@ -30,7 +30,9 @@ def kills() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("recipe", "kind", "workers"), [("replay", "classes", 0), ("zscl", "pairs", 2)])
+@pytest.mark.parametrize(
+    ("recipe", "kind", "workers"), [pytest.param("replay", "classes", 0, marks=pytest.mark.grid), ("zscl", "pairs", 2)]
+)
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(kills, tmp_path, monkeypatch, recipe, kind, workers):
     class Draws(random.Random):
         """A moment, then the write, then no more."""

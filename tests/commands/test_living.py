@@ -50,7 +50,9 @@ def files(folder: Path, kind: str = "classes") -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "recipe"), [("classes", "replay"), ("pairs", "replay")])
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [("classes", "replay"), pytest.param("pairs", "replay", marks=pytest.mark.grid)]
+)
 def test_files_of_single_months_are_one_file_with_a_column(tmp_path, kind, recipe, capsys):
     tables = files(tmp_path, kind)
     first, second = [name for name in tables if name != "whole"]

@@ -185,6 +185,7 @@ def test_a_pilot_of_weights_that_have_changed_is_run_again_and_the_old_one_stays
 
 
 @pytest.mark.slow
+@pytest.mark.grid  # what does two at once is tested with ``compare``
 def test_two_pilots_at_once_come_to_what_they_do_one_after_another(tmp_path):
     words = ["--recipes", "fine-tune,simplecil,replay", "--minutes", "20"]
     assert advise("--out", str(tmp_path / "one"), "--jobs", "1", *words) == 0  # with one thread, as the tests have it

@@ -213,7 +213,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["replay", "lora"])
+@pytest.mark.parametrize("recipe", ["replay", pytest.param("lora", marks=pytest.mark.grid)])
 def test_an_update_that_was_killed_goes_on_where_it_was(tmp_path, whole, recipe):
     def killed(experience: int, iteration: int, iterations: int) -> None:
         if iteration == 2:
