@@ -192,7 +192,7 @@ def benchmark_table() -> str:
                 f"{images[2]:,} to be split",
             ]
             told_of = [known["images"] for known in members.values()]
-            if any(told_of) and not all(told_of):
+            if known[0] and any(told_of) and not all(told_of):
                 known[0] += " of those that are published"
             if images[3]:
                 known[0] = f"{images[3]:,} in all"
