@@ -45,7 +45,8 @@ class Years(Classic):
                 "choice",
                 "iid",
                 "whether a step is tested on the test part of its own bucket (iid), or, trained on all of it, on all "
-                "of the next bucket (streaming), which the next step trains on: Last and Forget are of seen samples then",
+                "of the next bucket (streaming), which the next step trains on: Last and Forget are of seen samples "
+                "then",
                 ("iid", "streaming"),
             ),
             BenchmarkOption(
