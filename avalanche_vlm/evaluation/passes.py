@@ -170,9 +170,10 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._trained == self._watched:
-            n, batch = len(strategy.experience.dataset), strategy.train_mb_size
+            n = len(strategy.experience.dataset)
             self.samples = strategy.train_epochs * n
             if (most := getattr(strategy, "iterations", None)) is not None:
+                batch = strategy.train_mb_size
                 passes, rest = divmod(most, math.ceil(n / batch))
                 self.samples = passes * n + min(rest * batch, n)
 
