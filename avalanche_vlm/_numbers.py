@@ -229,7 +229,7 @@ NUMBERS = {
             why="no stream here is so long",
             flag="--option n_experiences",
         ),
-        Number("shots", "training images of each class of a task", "all"),
+        Number("shots", "training images of each class of a task", "all", least=1),
         Number("steps", "steps in time that are made of --time-column", "one for each time", least=1),
         Number("split_classes", "tasks that are made of the classes of one data set", "one", least=1),
         _processes("check_workers", "processes that check images before training", "one a processor"),

@@ -6,7 +6,7 @@ This module is light: a benchmark's code is imported when it is built.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -62,6 +62,8 @@ class Benchmark:
     :param told: further facts by what they are called (citation, licence, how the files lie, expected counts), or a
         function that finds them when they are asked for.
     :param check: refuses options that cannot be meant, and files that are not there, without loading anything heavy.
+    :param titles: the data sets whose images a stream with these options has, by their titles; None for none that are
+        published.
     :param quick: options that make a first look short, with their values: what the command line takes unless it is
         asked for ``--full``. Empty where there is one size alone.
     """
@@ -77,6 +79,7 @@ class Benchmark:
     accepts: Mapping[str, str] = field(default_factory=dict)
     told: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[[Mapping[str, Any]], Any] | None = None
+    titles: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

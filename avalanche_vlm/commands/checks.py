@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.artifacts.layout import known_version, model_version, version_folder, version_names
-from avalanche_vlm.benchmarks.aside import refuse_no_aside
+from avalanche_vlm.benchmarks.aside import published_aside, refuse_no_aside
 from avalanche_vlm.benchmarks.declaration import Benchmark
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, TASKS_FROM, kind_of, task_said, under_our_names
@@ -120,6 +120,11 @@ def check_stream(stream: StreamRequest) -> None:
     :raises InputError: in the words of what reads it.
     """
     refuse_no_aside(stream.held_out, None if stream.held_out_root is None else Path(stream.held_out_root).expanduser())
+    for option in ("data", "reference"):
+        path = getattr(stream, option)
+        for one in stream.held_out:
+            if path is not None and Path(path).exists() and Path(one).exists() and Path(path).samefile(one):
+                raise InputError(f"--held-out {one} is what --{option} trains on, so it is not held out")
     if stream.data is None:
         assert stream.benchmark is not None
         _refuse_unusable(stream, stream.benchmark)
@@ -175,6 +180,14 @@ def _refuse_unusable(stream: StreamRequest, name: str) -> None:
             raise does_not_apply(option, name)
     if declared.check is not None:
         declared.check(stream_options(stream, declared))
+    if declared.titles is not None and stream.held_out:
+        trained = declared.titles(stream_options(stream, declared))
+        for one in stream.held_out:
+            if (aside := published_aside(one)) is not None and aside.title in trained:
+                raise InputError(
+                    f"--held-out {one}: {name} trains on {aside.title} itself, so it is not held out; what the other "
+                    "tasks do to it is in the matrix"
+                )
     _refuse_no_reference(stream)
 
 

@@ -122,24 +122,6 @@ def knows_nothing_of(request: TrainingRequest) -> str | None:
     )
 
 
-def published_from(request: TrainingRequest) -> list[str]:
-    """Where the published settings that are asked for come from, a sentence for each recipe.
-
-    :param request: what was asked for.
-    :raises InputError: if there are none.
-    """
-    from avalanche_vlm.training.recipes import published_for
-
-    if not request.train.published or request.stream.benchmark is None:
-        return []
-    found = []
-    for name in request.recipe_names():
-        _, _, entry = published_for(name, request.stream.benchmark)
-        note = f" ({entry.note})" if entry.note else ""
-        found.append(f"{name} is trained as published: {entry.source}{note}; images go through the model's transforms")
-    return found
-
-
 def quick_sizes(request: TrainingRequest) -> str | None:
     """In which respects the stream is smaller than the benchmark is of itself, so that a first look is short.
 

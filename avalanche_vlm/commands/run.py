@@ -11,6 +11,7 @@ from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, draw_plot, execute, job_of, note_failure
 from avalanche_vlm.commands.progress import progress as watched
+from avalanche_vlm.commands.published import published_from
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
 from avalanche_vlm.commands.side_by_side import side_by_side
 from avalanche_vlm.storage.durable import write_or_remark
@@ -39,7 +40,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
         job = job_of(asked, request.out, request.saving)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
-        for told in prepare.published_from(request):
+        for told in published_from(request):
             progress.say(told)
         confirm_all([job])
         entry = execute(job, request.checkpoint_minutes, command, progress)
@@ -85,7 +86,7 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
             progress.say(f"left out: {why}")
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
-        for told in prepare.published_from(request):
+        for told in published_from(request):
             progress.say(told)
         confirm_all(jobs)
         for job, ending in side_by_side(request, jobs, command, progress):

@@ -167,11 +167,10 @@ class DualEncoder(ResizesOnLoad):
         if unknown := set(state["frozen"]) - set(TOWERS):
             raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {min(unknown)!r}")
         trains = set(state["trains"])
+        if unknown := trains - {name for name, _ in named_weights(self)}:
+            raise InputError(f"the model has no parameter {min(unknown)}, which is to train")
         wake_modules(self.clip)
-        parameters = dict(self.named_parameters())
-        if trains - set(parameters):
-            raise InputError(f"the model has no parameter {min(trains - set(parameters))}, which is to train")
-        for name, parameter in parameters.items():
+        for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trains)
         rest_modules(self.clip)
         self._frozen = set(state["frozen"])

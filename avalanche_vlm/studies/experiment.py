@@ -117,6 +117,11 @@ def run_experiment(
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
     account = RunAccount(ledger, plugins)
     rates = settings.rates or {}
+    if rates and not rates.keys() & set(benchmark.task_names):
+        raise InputError(
+            f"rates names {', '.join(rates)}, and the stream has no such task: its tasks are "
+            f"{', '.join(benchmark.task_names)}"
+        )
     factors = {n: rates[task] / settings.lr for n, task in enumerate(benchmark.task_names) if task in rates}
     further = [WarmupCosinePlugin(settings.warmup, factors=factors), ProgressPlugin(progress), account]
     strategy = strategy_of(

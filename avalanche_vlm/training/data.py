@@ -97,6 +97,18 @@ def experience_features(strategy: Strategy, normalize: bool = True) -> LabelledF
         return LabelledFeatures(*rows_of_batches(parts, len(strategy.experience.dataset)))
 
 
+def train_united(strategy: Strategy, **kwargs: Any) -> None:
+    """Have a strategy train on :func:`united_loader`'s minibatches, for as many epochs as its iterations then take.
+
+    :param strategy: the strategy, before the first epoch of an experience.
+    :param kwargs: options of the loader, as Avalanche gives them to callbacks.
+    """
+    strategy.dataloader = united_loader(strategy, **kwargs)
+    plan = getattr(strategy, "plan_epochs", None)
+    if plan is not None:
+        plan()
+
+
 def united_loader(
     strategy: Strategy,
     *,

@@ -97,6 +97,11 @@ class VLMMixin(UnpacksContainers, _Template):
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Avalanche's loader; where so many iterations are asked for, an experience has the epochs that these take."""
         super().make_train_dataloader(**kwargs)
+        self.plan_epochs()
+
+    def plan_epochs(self) -> None:
+        """Where so many iterations are asked for, have as many epochs as they take with the loader of now: to be called
+        again by a plugin that puts another one in its place."""
         if self.iterations is not None:
             self.train_epochs = max(1, -(-self.iterations // max(1, len(self.dataloader))))
 

@@ -111,6 +111,8 @@ def test_the_protocol_knows_held_out_sets_by_their_content(data, tmp_path):
         (["--held-out", "nowhere"], "--held-out: there is no file or folder at nowhere, nor is that the name of"),
         (["--held-out", "imagenet"], "--held-out imagenet is a published data set: name the folder that it lies in"),
         (["--held-out", "imagenet", "--held-out-root", "ROOT"], "ROOT has no imagenet/train: it should be the folder"),
+        (["--held-out", "ROOT/others", "--held-out-root", "ROOT"], "--held-out-root does not apply to folders and"),
+        (["--held-out", "ROOT/mine/../mine"], "ROOT/mine/../mine is what --data trains on, so it is not held out"),
         (["--held-out-root", "ROOT"], "--held-out-root does not apply without --held-out"),
     ],
 )
@@ -122,6 +124,15 @@ def test_what_is_not_there_is_refused_before_anything_is_loaded(data, tmp_path, 
     err = capsys.readouterr().err.strip()
     assert sentence.replace("ROOT", str(data)) in err and "\n" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("own", "options"), [("food101", []), ("food101-coop", ["--option", "splits=coop"])])
+def test_a_task_of_the_benchmark_is_not_held_out(tmp_path, capsys, own, options):
+    words = ["--benchmark", "mtil", "--root", str(tmp_path), "--held-out", own, *options]
+    make = real_formats.coop_root if options else real_formats.torchvision_root
+    make(tmp_path)
+    assert cli.main(["run", *words, "--recipe", "fine-tune", "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert f"--held-out {own}: mtil trains on Food itself, so it is not held out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -78,15 +78,19 @@ def test_reference_pairs_are_given_beside_a_published_benchmark(tmp_path, capsys
 def test_published_settings_are_taken_and_what_is_given_goes_before_them(tmp_path):
     from avalanche_vlm.commands import prepare
     from avalanche_vlm.commands.arguments import parse
+    from avalanche_vlm.commands.published import published_from
 
     def asked(words: str):
         _, request = parse(["run", "--out", "o", *words.split()])
-        return prepare.experiment(request, request.recipe, 0).train, prepare.published_from(request)
+        return prepare.experiment(request, request.recipe, 0).train, published_from(request)
 
     train, told = asked("--benchmark mtil --root x --recipe fine-tune --published")
     assert (train.lr, train.iterations, train.rates["MNIST"]) == (1e-5, 1000, 5e-5)
     assert len(told) == 1 and "ZSCL's code" in told[0] and "5e-5 on Aircraft and MNIST" in told[0]
-    train, _ = asked("--benchmark mtil --root x --recipe fine-tune --published --epochs 2 --lr 1e-4")
+    assert "trained as published: " in told[0]
+    words = "--benchmark mtil --root x --recipe fine-tune --published --epochs 2 --lr 1e-4 --shots 5 --label-space seen"
+    train, told = asked(words)
+    assert "as published but for lr, rates, iterations, epochs, shots, label_space: " in told[0], told
     assert (train.iterations, train.epochs, train.lr, train.rates) == (None, 2, 1e-4, None)
     with pytest.raises(InputError, match="recipe lora has no published settings for mtil"):
         asked("--benchmark mtil --root x --recipe lora --published")

@@ -196,6 +196,7 @@ class PublishedBenchmark:
             {of.name: of.accepts for of in self.options()},
             self.told,
             self.checked,
+            lambda given: {of.title for of in self.sets(self.checked(given))},
         )
 
 

@@ -134,7 +134,7 @@ def table_stream(
         raise InputError(f"{path} has no usable rows")
     found = list(dict.fromkeys(item.task for item in items))
     if by == "time":
-        items, found = in_steps(items, steps, path)
+        items, found = in_steps(items, steps, path, problems)
         if order:
             raise InputError("order does not apply to a time_column, whose steps are in the order of time")
     tasks = in_order(found, order)

@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.benchmarks.sources.assemble import Item
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.errors import InputError
 
 MOST_STEPS = 1000
 """Distinct times that are steps of their own unless a number of steps is said: more are dates, and no years."""
 
 
-def in_steps(items: Sequence[Item], number: int | None, path: Path) -> tuple[list[Item], list[str]]:
+def in_steps(items: Sequence[Item], number: int | None, path: Path, problems: Problems) -> tuple[list[Item], list[str]]:
     """Give samples, whose tasks are times, to steps: equal times are in one step, and steps have as many samples as
     that allows.
 
     :param items: samples whose tasks are numbers, such as years, or dates in ISO 8601.
     :param number: number of steps, from 1 to the number of distinct times; None makes every time a step of its own.
     :param path: the table, for messages.
+    :param problems: what becomes of samples without a time that can be read.
     :return: the samples with steps for tasks, and the names of the steps in the order of time.
-    :raises InputError: for what is no time, and for a number that there cannot be.
+    :raises InputError: for what is no time unless it is skipped, and for a number that there cannot be.
     """
-    when = _reader(items)
+    items, when = _timed(items, problems)
+    if not items:
+        raise InputError(f"{path} has no row with a time that can be read")
     counts: dict[Any, int] = {}
     words: dict[Any, str] = {}
     for item in items:
@@ -73,19 +77,25 @@ def _title(first: str, last: str) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _reader(items: Sequence[Item]) -> Callable[[Item], Any]:
-    """What a sample's time is: a number where all are numbers, otherwise a date."""
+def _timed(items: Sequence[Item], problems: Problems) -> tuple[list[Item], Callable[[Item], Any]]:
+    """The samples that have a time, and what it is: a number where all are numbers, otherwise a date."""
     numbers = {item.task: _number(item.task) for item in items}
     if None not in numbers.values():
-        return lambda item: numbers[item.task]
-    dates: Mapping[str, datetime | None] = {task: _date(task) for task in numbers}
+        return list(items), lambda item: numbers[item.task]
+    dates = {task: _date(task) for task in numbers}
+    if not any(dates.values()) and any(time is not None for time in numbers.values()):
+        # Numbers, and some that are neither: it is these that have no time.
+        known: Mapping[str, Any] = numbers
+        wanted = "a number, as others are"
+    else:
+        known, wanted = dates, "a number, or a date as in 2024-05-31 where others are no numbers"
+    timed = []
     for item in items:
-        if dates[item.task] is None:
-            raise InputError(
-                f"{item.where}: the time is a number, or a date as in 2024-05-31 where others are no numbers, not "
-                f"{item.task!r:.60}"
-            )
-    return lambda item: dates[item.task]
+        if known[item.task] is None:
+            problems.add(f"{item.where}: the time is {wanted}, not {item.task!r:.60}")
+        else:
+            timed.append(item)
+    return timed, lambda item: known[item.task]
 
 
 def _number(text: str) -> float | None:

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from avalanche_vlm.benchmarks.aside import published_aside
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.commands.requests.parts import Assignment, ModelRequest, StreamRequest, TrainChanges
 from avalanche_vlm.errors import InputError
@@ -92,6 +93,10 @@ def _folder_of_held_out(options: argparse.Namespace) -> str | None:
     """The folder of published data sets that are held out: that of the stream's, unless another is named."""
     if options.held_out_root is not None and not options.held_out:
         raise InputError("--held-out-root does not apply without --held-out")
+    if options.held_out_root is not None and not any(map(published_aside, options.held_out)):
+        raise InputError(
+            "--held-out-root does not apply to folders and tables, only to published data sets by their names"
+        )
     return (options.held_out_root or options.root) if options.held_out else None
 
 

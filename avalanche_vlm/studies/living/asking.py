@@ -61,6 +61,17 @@ def sets_aside(folder: Path, kept: Sequence[Kept], given: Sequence[HeldOutSet], 
     return [*found, *(TestSet(of.name, of.dataset, of.label_space) for of in given if of.name not in names)]
 
 
+def kept_of(kept: Sequence[Kept], given: Sequence[HeldOutSet]) -> list[str]:
+    """Names of the sets that are given and of which samples were kept: what was kept is measured, so that versions can
+    be compared, whatever is in the set by now.
+
+    :param kept: what was kept.
+    :param given: held-out sets that are at hand.
+    """
+    names = {of.name for of in kept if of.file is not None}
+    return [of.name for of in given if of.name in names]
+
+
 def fresh_sets(stream: VLMBenchmark, first: int) -> list[TestSet]:
     """The test sets of what is new, whole.
 

@@ -128,13 +128,19 @@ def learn(
     :param resume: takes the strategy back to where it was interrupted, and gives the number of experiences that it has
         finished; None starts with the first.
     :return: the strategy as it ended.
-    :raises InputError: for an experience that the recipe cannot be trained on, before anything is trained.
+    :raises InputError: for an experience that the recipe cannot be trained on, and for rates of single tasks, before
+        anything is trained.
     """
+    if settings.rates:
+        raise InputError(
+            f"rates are of a stream's tasks by their names ({', '.join(settings.rates)}), and what is new here is "
+            "trained with one rate: give it as lr"
+        )
     model, recipe = learner.model, learner.recipe.recipe
     refuse_undeclared(recipe, model, learner.plugins, settings)
     refuse_untrainable(recipe, stream, learner.plugins, settings, first)
     # Watched or not, the plugins are the same: a checkpoint of one is one of the other.
-    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress)]  # months have no rates of their own
+    helpers = [WarmupCosinePlugin(settings.warmup), ProgressPlugin(progress)]
     plugins = [*learner.plugins, *helpers, *further]
     strategy = strategy_of(model, stream.kind, settings, plugins, device=device)
     done = 0 if resume is None else resume(strategy)

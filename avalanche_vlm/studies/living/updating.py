@@ -23,7 +23,14 @@ from avalanche_vlm.models import VLM
 from avalanche_vlm.storage import Lock
 from avalanche_vlm.studies.feasible import resources
 from avalanche_vlm.studies.living.answers import SampleAnswers, answers_of
-from avalanche_vlm.studies.living.asking import check_device, fresh_sets, refuse_growth, refuse_untested, sets_aside
+from avalanche_vlm.studies.living.asking import (
+    check_device,
+    fresh_sets,
+    kept_of,
+    refuse_growth,
+    refuse_untested,
+    sets_aside,
+)
 from avalanche_vlm.studies.living.first import read_identities, write_identities
 from avalanche_vlm.studies.living.gates import GateFinding, judge_gate, why_not
 from avalanche_vlm.studies.living.growth import continued
@@ -170,6 +177,8 @@ def update(
 
         asked = list(kept_sets(folder, known.experiences, reader.transforms.eval))
         aside = sets_aside(folder, known.held_out, (*new.held_out, *held_out), reader)
+        if again := kept_of(known.held_out, (*new.held_out, *held_out)):
+            say(f"measured on the samples that were kept of them, as before: {', '.join(again)}")
         with generators_kept(reader.device):
             before = {of.name: answers_of(reader, of) for of in asked}
             before_aside = {of.name: answers_of(reader, of) for of in aside}

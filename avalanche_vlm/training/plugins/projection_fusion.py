@@ -17,7 +17,7 @@ from avalanche_vlm.memory.selection import herding_ranks
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.heads.trained import ProjectionFusionHead
-from avalanche_vlm.training.data import LabelledFeatures, experience_batches, images_of, rows_of_batches, united_loader
+from avalanche_vlm.training.data import LabelledFeatures, experience_batches, images_of, rows_of_batches, train_united
 from avalanche_vlm.training.plugins.frozen_features import FrozenFeaturesPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
@@ -69,7 +69,7 @@ class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead]):
             return LabelledFeatures(*rows_of_batches(parts(), len(self.rows.y) + len(self.memory)))
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        strategy.dataloader = united_loader(strategy, **kwargs)
+        train_united(strategy, **kwargs)
         self.head.learn(self.rows.features, self.rows.y, *self.class_texts(strategy))
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.selection import herding_ranks, retrieval_margins
 from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING
 from avalanche_vlm.models import VLM
-from avalanche_vlm.training.data import experience_batches, images_of, rows_of_batches, united_loader
+from avalanche_vlm.training.data import experience_batches, images_of, rows_of_batches, train_united
 from avalanche_vlm.training.exemplar_views import ExemplarData, TrainingView, reads_rows
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
@@ -97,7 +97,7 @@ class ExemplarReplayPlugin(VLMPlugin):
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.share == "union" and len(self.memory):
-            strategy.dataloader = united_loader(strategy, **kwargs)
+            train_united(strategy, **kwargs)
 
     def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory) == 0 or self.share == "union":

@@ -93,8 +93,10 @@ def test_a_domain_is_a_task_with_the_same_classes(folder):
     [
         (YEARS, {"steps": 4}, "steps is a number from 1 to 3, the number of distinct times, not 4"),
         (YEARS, {"steps": True}, "steps is a number from 1 to 3"),
-        (["2020", "soon"] * 12, {}, "data.csv, row 2: the time is a number, or a date as in 2024-05-31 .* not '2020'"),
-        (["nan", "2020"] * 12, {}, "row 2: the time is a number, or a date .* not 'nan'"),
+        (["2020", "soon"] * 12, {}, "data.csv, row 3: the time is a number, as others are, not 'soon'"),
+        (["2020-01-01", "soon"] * 12, {}, "data.csv, row 3: the time is a number, or a date as .* not 'soon'"),
+        (["soon"] * 24, {"on_error": "skip"}, "data.csv has no row with a time that can be read"),
+        (["nan", "2020"] * 12, {}, "row 2: the time is a number, as others are, not 'nan'"),
         (YEARS, {"order": ["2019"]}, "order does not apply to a time_column, whose steps are in the order of time"),
         (YEARS, {"domain_column": "label"}, "domain_column and time_column both say which task a sample is of"),
         (YEARS, {"time_column": "then"}, r"has no column 'then' \(time_column\); it has image, label, when"),
@@ -112,3 +114,11 @@ def test_too_many_times_ask_for_steps(folder, monkeypatch):
     monkeypatch.setattr(time_steps, "MOST_STEPS", 2)
     with pytest.raises(InputError, match=r"data.csv has 3 times: say with steps \(--steps N\) how many steps"):
         table_stream(table(folder, YEARS), time_column="when", **TRANSFORMS)
+
+
+@pytest.mark.parametrize("known", ["2018", "2018-02-03"])
+def test_rows_without_a_time_are_left_out_where_that_is_asked_for(folder, known):
+    times = [known, "soon", "", "nan"] * 6
+    found = table_stream(table(folder, times), time_column="when", on_error="skip", **TRANSFORMS)
+    assert found.task_names == (known,) and sum(found.protocol["n_train"]) + sum(found.protocol["n_test"]) == 6
+    assert len([sentence for sentence in found.data.skipped if "the time is a number" in sentence]) >= 12

@@ -1,0 +1,56 @@
+"""What a run takes of the training settings that a recipe was published with, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avalanche_vlm.commands import prepare
+from avalanche_vlm.commands.requests import TrainingRequest
+from avalanche_vlm.commands.requests.shared import CHECKS, FILES
+
+NOT_PROTOCOL = (*FILES, *CHECKS, "seed", "num_workers")
+"""Options that say where files lie and how they are read."""
+
+if TYPE_CHECKING:
+    from avalanche_vlm.training.recipes.declaration import Published
+
+
+def published_from(request: TrainingRequest) -> list[str]:
+    """Where the published settings that are asked for come from, a sentence for each recipe.
+
+    :param request: what was asked for.
+    :raises InputError: if there are none.
+    """
+    from avalanche_vlm.training.recipes import published_for
+
+    if not request.train.published or request.stream.benchmark is None:
+        return []
+    found = []
+    for name in request.recipe_names():
+        fields, options, entry = published_for(name, request.stream.benchmark)
+        mine, taken = prepare.settings(request, name)
+        other = [key for key in {**fields, **mine} if mine.get(key) != fields.get(key) and key not in NOT_PROTOCOL]
+        other += [field for field in taken if taken[field] != options.get(field)]
+        other += [
+            *(option for option in request.stream.options if option not in NOT_PROTOCOL),
+            *(["label_space"] if request.stream.label_space else []),
+        ]
+        other += ["order"] if request.stream.order else []
+        as_published = f"as published but for {', '.join(other)}" if other else "as published"
+        note = f" ({entry.note})" if entry.note else ""
+        parts = [f"{name} is trained {as_published}: {entry.source}{note}", *not_taken(entry)]
+        found.append("; ".join([*parts, "images go through the model's transforms"]))
+    return found
+
+
+def not_taken(entry: Published) -> list[str]:
+    """What was published of a recipe's training and is not done here, a clause each.
+
+    :param entry: what was published.
+    """
+    found = []
+    if entry.warmup is None and entry.warmup_epochs:
+        found.append(f"its warm-up of {entry.warmup_epochs} epochs is not taken")
+    if entry.betas not in (None, (0.9, 0.999)):
+        found.append(f"its betas {entry.betas} are not taken, but 0.9 and 0.999")
+    return found
