@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from avalanche_vlm import _given
 from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
-from avalanche_vlm.benchmarks.sources.tars import member_digest, opened_member, shard_of, size_at
+from avalanche_vlm.benchmarks.sources.inside import container_of, digest_inside, opened_inside, size_at
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -40,7 +40,7 @@ _TAIL = 8
 class ImageFiles(Sequence[Image.Image]):
     """A sequence of RGB PIL images that holds nothing but the paths.
 
-    :param paths: paths of image files, or of members of tars: ``shard.tar/0001.jpg``.
+    :param paths: paths of image files, or paths that lead into tars and Parquet tables: ``shard.tar/0001.jpg``.
     :param draft: least side in pixels that JPEG files are decoded to, as :func:`read_image` has it; None for their own.
     """
 
@@ -69,7 +69,7 @@ class ImageFiles(Sequence[Image.Image]):
         :raises InputError: if the file cannot be read.
         """
         path = self.paths[index]
-        return (file_digest(path) if shard_of(path) is None else member_digest(path)).encode()
+        return (file_digest(path) if container_of(path) is None else digest_inside(path)).encode()
 
 
 def read_image(path: Path, draft: int | None = None) -> Image.Image:
@@ -129,10 +129,10 @@ def check_ends(path: Path) -> None:
 def refuse_no_file(path: Path) -> None:
     """Refuse what is no file with a content of its own; to open a pipe or a device may take forever.
 
-    :param path: path of an image file, or of a member of a tar.
+    :param path: path of an image file, or of an image inside another file.
     :raises InputError: if there is none, or it is a folder, a pipe, a socket or a device.
     """
-    if shard_of(path) is not None:
+    if container_of(path) is not None:
         size_at(path)  # which says that there is none
         return
     try:
@@ -145,9 +145,9 @@ def refuse_no_file(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """An image file, or a member of a tar (:mod:`~avalanche_vlm.benchmarks.sources.tars`)."""
-    if (member := opened_member(path)) is not None:
-        yield member
+    """An image file, or one inside another file (:mod:`~avalanche_vlm.benchmarks.sources.inside`)."""
+    if (inside := opened_inside(path)) is not None:
+        yield inside
         return
     with _given.open_regular(path) as file:
         yield file
@@ -188,7 +188,7 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     image.load()
     if not wide or np.asarray(image.convert("RGB")).max() >= _UPPER_BITS_IN_USE:
         return image
-    values = _sixteen_bits(path) if plain and shard_of(path) is None else None
+    values = _sixteen_bits(path) if plain and container_of(path) is None else None
     if values is None:
         raise InputError(
             f"{path} has 16 bits per colour, of which the lower ones alone are used, and Pillow reads the upper 8: "

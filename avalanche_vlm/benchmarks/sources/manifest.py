@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,12 @@ import PIL
 import torch
 
 from avalanche_vlm._content import digest
-from avalanche_vlm.benchmarks.sources.tars import shard_of
+from avalanche_vlm.benchmarks.sources.cache import cache_folder
+from avalanche_vlm.benchmarks.sources.inside import container_of
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.storage.locks import Lock
 from avalanche_vlm.storage.tensor_files import TensorFile, write_tensors
 
-CACHE = "AVALANCHE_VLM_CACHE"
-"""The environment variable that names the cache folder."""
 UNCHECKED, HEADER, DECODED = range(3)
 """How far a file was checked."""
 SETTLED = 2 * 10**9
@@ -64,15 +62,6 @@ class KnownFiles(NamedTuple):
     levels: np.ndarray
 
 
-def cache_folder() -> Path:
-    """Where manifests are kept: the folder that ``AVALANCHE_VLM_CACHE`` names, or ``avalanche_vlm`` in the user's cache
-    (``XDG_CACHE_HOME`` where it is an absolute path, ``LOCALAPPDATA`` on Windows, ``~/.cache``)."""
-    if given := os.environ.get(CACHE):
-        return Path(given)
-    general = Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", ""))
-    return (general if general.is_absolute() else Path.home() / ".cache") / "avalanche_vlm"
-
-
 def manifest_of(data: Path) -> Path:
     """The file in which a data set's manifest is kept.
 
@@ -82,7 +71,7 @@ def manifest_of(data: Path) -> Path:
 
 
 def look_at(paths: Sequence[Path]) -> Files:
-    """What the system says of files, and of members of tars what it says of the tar; none is opened.
+    """What the system says of files, and of images inside others what it says of the other; none is opened.
 
     :param paths: paths of image files.
     """
@@ -92,7 +81,7 @@ def look_at(paths: Sequence[Path]) -> Files:
         whole = os.path.join(here, path).encode(errors="surrogatepass")  # a table can name what no disk takes
         names[row] = np.frombuffer(hashlib.blake2b(whole, digest_size=16).digest(), np.int64)
         try:
-            known = os.stat(shard_of(Path(path)) or path)
+            known = os.stat(container_of(Path(path)) or path)
             if stat.S_ISREG(known.st_mode):
                 states[row] = known.st_size, known.st_mtime_ns, known.st_ctime_ns
         except (OSError, OverflowError, ValueError):

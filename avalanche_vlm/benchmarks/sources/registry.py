@@ -218,6 +218,20 @@ for _format in (
     *(
         Format(
             name,
+            f"{what} with images in a column, as data hubs have them (extra parquet)",
+            suffixes,
+            rows,
+            marker=marker,
+        )
+        for rows in (f"{_HERE}.parquet:parquet_rows",)
+        for name, what, suffixes, marker in (
+            ("parquet", "a Parquet table", (".parquet",), ()),
+            ("parquet-folder", "a folder of Parquet tables", (), ("*.parquet", "data/*.parquet")),
+        )
+    ),
+    *(
+        Format(
+            name,
             f"{what} of WebDataset's samples (image with cls, txt or json), in CLIP_benchmark's layout as well",
             suffixes,
             f"{_HERE}.webdataset:tar_rows",

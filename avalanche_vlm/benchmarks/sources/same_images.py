@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from avalanche_vlm._content import file_digest
-from avalanche_vlm.benchmarks.sources.tars import content_at_path, member_digest, shard_of, size_at
+from avalanche_vlm.benchmarks.sources.inside import container_of, content_inside, digest_inside, size_at
 from avalanche_vlm.errors import DataWarning
 
 
@@ -61,18 +61,18 @@ def same_images(images: Iterable[Path]) -> dict[Path, Path]:
 
 def _place(path: Path) -> Path:
     """Where a picture really lies: a tar may be a link to a file whose name says nothing of one."""
-    shard = shard_of(path)
-    return path.resolve() if shard is None else shard.resolve() / path.relative_to(shard)
+    container = container_of(path)
+    return path.resolve() if container is None else container.resolve() / path.relative_to(container)
 
 
 def _digest(path: Path) -> str:
-    return file_digest(path) if shard_of(path) is None else member_digest(path)
+    return file_digest(path) if container_of(path) is None else digest_inside(path)
 
 
 def _equal(one: Path, other: Path) -> bool:
-    if shard_of(one) is None and shard_of(other) is None:
+    if container_of(one) is None and container_of(other) is None:
         return filecmp.cmp(one, other, shallow=False)
-    contents = (content_at_path(of) if shard_of(of) is not None else of.read_bytes() for of in (one, other))
+    contents = (content_inside(of) if container_of(of) is not None else of.read_bytes() for of in (one, other))
     return next(contents) == next(contents)
 
 

@@ -12,22 +12,18 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from avalanche_vlm._content import ENDS, WHOLE, digest
-from avalanche_vlm._given import RECORD_BYTES, open_regular
+from avalanche_vlm._given import open_regular
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import human_bytes
 
 SUFFIX = ".tar"
 HEADER_BYTES = 2**20
 """The most that the headers of one member have: names and times."""
-MEMBER_BYTES = RECORD_BYTES
-"""The most that a member has which is read."""
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
@@ -62,16 +58,6 @@ _INDICES: dict[str, _Index] = {}
 """What is known of tars in this process, by path."""
 
 
-def shard_of(path: Path) -> Path | None:
-    """The tar that a path leads into; None where it leads into none.
-
-    :param path: path of a member, or any other.
-    """
-    if SUFFIX not in str(path).lower():
-        return None
-    return next((of for of in path.parents if of.suffix.lower() == SUFFIX and os.path.isfile(of)), None)
-
-
 def members_of(shard: Path) -> Iterator[tuple[Member, BinaryIO]]:
     """The regular files in a tar, in their order; the headers alone are read.
 
@@ -100,28 +86,24 @@ def members_of(shard: Path) -> Iterator[tuple[Member, BinaryIO]]:
         raise InputError(f"cannot read {shard}: {error.strerror or error}") from error
 
 
-def size_at(path: Path) -> int:
-    """The number of bytes of an image file, or of a member of a tar.
+def member_size(shard: Path, path: Path) -> int:
+    """The number of bytes of a member.
 
-    :param path: path of either, which exists.
+    :param shard: path of the tar.
+    :param path: path of the member, below the tar's.
+    :raises InputError: in one sentence, if there is none.
     """
-    shard = shard_of(path)
-    return path.stat().st_size if shard is None else _found(shard, path)[1]
+    return _found(shard, path)[1]
 
 
-def content_at_path(path: Path, most: int = MEMBER_BYTES) -> bytes:
-    """What a member of a tar holds.
+def member_content(shard: Path, path: Path) -> bytes:
+    """What a member holds.
 
-    :param path: path of the member, of whose parents one is a tar.
-    :param most: bytes that it may have.
-    :raises InputError: in one sentence, if there is none, or it has more.
+    :param shard: path of the tar.
+    :param path: path of the member, below the tar's.
+    :raises InputError: in one sentence, if there is none, or the tar ends in the middle of it.
     """
-    shard = shard_of(path)
-    if shard is None:
-        raise InputError(f"{path} lies in no tar")
     offset, size = _found(shard, path)
-    if size > most:
-        raise InputError(f"{path} has {human_bytes(size)}, and a member of a tar is read up to {human_bytes(most)}")
     try:
         with open_regular(shard) as file:
             file.seek(offset)
@@ -131,26 +113,6 @@ def content_at_path(path: Path, most: int = MEMBER_BYTES) -> bytes:
     if len(content) != size:
         raise InputError(f"{shard} ends in the middle of {path.name}")
     return content
-
-
-def opened_member(path: Path) -> BinaryIO | None:
-    """A member of a tar, open for reading in memory; None for a path that leads into no tar.
-
-    :param path: path of an image.
-    :raises InputError: as :func:`content_at_path` does.
-    """
-    return None if shard_of(path) is None else BytesIO(content_at_path(path))
-
-
-def member_digest(path: Path) -> str:
-    """What :func:`~avalanche_vlm._content.file_digest` would give of a member if it lay on the disk.
-
-    :param path: path of the member.
-    :raises InputError: as :func:`content_at_path` does.
-    """
-    content = content_at_path(path)
-    parts = [content] if len(content) <= WHOLE else [content[:ENDS], content[-ENDS:]]
-    return digest([str(len(content)), *parts])
 
 
 def _headers(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:

@@ -1,0 +1,165 @@
+"""Cells of Parquet tables by path, ``table.parquet/image/12``: the bytes of an image in a column, and rows besides.
+
+The ``datasets`` library reads the table, from a local file alone: it is copied once into Arrow's layout in the cache
+folder, from where every row can be mapped into memory by itself, whatever the size of the table. A table that has
+changed is copied again. Nothing in a table is run: images stay bytes until Pillow decodes them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote, unquote
+
+from avalanche_vlm._given import open_regular
+from avalanche_vlm.benchmarks.sources.cache import cache_folder
+from avalanche_vlm.errors import InputError
+
+SUFFIX = ".parquet"
+EXTRA = "parquet"
+
+_TABLES: dict[str, tuple[tuple[int, int], Any]] = {}
+"""Tables that are open in this process, with length and time of the last change, by path."""
+_MAGIC = b"PAR1"
+ROWS = 1000
+"""Rows that are read together."""
+
+
+def images_in(path: Path) -> list[str]:
+    """The columns of a table that hold images: structures with ``bytes``, as data hubs have them, or plain bytes.
+
+    :param path: a Parquet file.
+    :raises InputError: in one sentence, if it cannot be read.
+    """
+    table = opened_table(path)
+    return [name for name, kind in table.features.items() if _holds_bytes(kind)]
+
+
+def rows_in(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table without its images, of which paths stand in their columns.
+
+    Classes that the table has names for are these names.
+
+    :param path: a Parquet file.
+    :raises InputError: in one sentence, if it cannot be read.
+    """
+    table, images = opened_table(path), images_in(path)
+    rest = [name for name in table.features if name not in images]
+    names = {name: of.names for name, of in table.features.items() if hasattr(of, "int2str")}
+    number = 0
+    for rows in _batches(table, rest):
+        for row in rows:
+            for name, of_names in names.items():
+                # A number below 0 stands for no class, as in parts whose labels are kept from everybody.
+                if isinstance(at := row[name], int) and at < len(of_names):
+                    row[name] = of_names[at] if at >= 0 else None
+            yield {**row, **{name: f"{path.name}/{quote(name, safe='')}/{number}" for name in images}}
+            number += 1
+
+
+def _batches(table: Any, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Rows of some columns, many at a time."""
+    if not columns:
+        found: list[dict[str, Any]] = [{} for _ in range(len(table))]
+        yield found
+        return
+    for part in table.select_columns(columns).iter(ROWS):
+        yield part.to_pylist()
+
+
+def cell_content(table: Path, path: Path) -> bytes:
+    """The bytes of an image.
+
+    :param table: the Parquet file.
+    :param path: path of the cell: the table's, the column, the number of the row from 0.
+    :raises InputError: in one sentence, if there is no such cell, or it holds no bytes.
+    """
+    return bytes(_buffer(table, path))
+
+
+def cell_size(table: Path, path: Path) -> int:
+    """The number of bytes of an image, of which none is read.
+
+    :param table: the Parquet file.
+    :param path: path of the cell.
+    :raises InputError: as :func:`cell_content` does.
+    """
+    return len(_buffer(table, path))
+
+
+def _buffer(table: Path, path: Path) -> memoryview:
+    """The bytes of a cell where they lie."""
+    column, row = _place(table, path)
+    found = opened_table(table)
+    if column not in images_in(table) or not 0 <= row < len(found):
+        raise InputError(f"{table} has no image in row {row + 1} of a column {column!r}")
+    value = found[row][column][0]
+    if value.is_valid and hasattr(value, "keys"):  # a structure
+        value = value["bytes"]
+    if not value.is_valid:
+        raise InputError(f"{table} has no bytes in row {row + 1} of the column {column!r}")
+    return memoryview(value.as_buffer())
+
+
+def opened_table(path: Path) -> Any:
+    """A table whose rows can be had in any order; images are not decoded.
+
+    :param path: a Parquet file.
+    :raises InputError: in one sentence, without the ``datasets`` library, and for a file that is none.
+    """
+    known = os.stat(path)
+    state = known.st_size, known.st_mtime_ns
+    found = _TABLES.get(str(path))
+    if found is None or found[0] != state:
+        found = _TABLES[str(path)] = state, _read(path)
+    return found[1]
+
+
+def _read(path: Path) -> Any:
+    datasets = _datasets(path)
+    with open_regular(path) as file:
+        ends = file.read(4), file.seek(-min(4, os.fstat(file.fileno()).st_size), os.SEEK_END) and file.read(4)
+    if ends != (_MAGIC, _MAGIC):
+        raise InputError(f"{path} is no Parquet file, or not all of one: it does not begin and end as they do")
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache_folder() / "parquet"))
+        table = table.with_format("arrow")  # of which nothing is decoded, whatever a column says that it is
+    except Exception as error:  # Arrow and its reader raise errors of many kinds
+        cause = error.__cause__ or error
+        raise InputError(f"{path} cannot be read: {' '.join(str(cause).split()) or type(cause).__name__}") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    return table
+
+
+def _datasets(path: Path) -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"{path} is read with the package datasets, which is not installed: pip install 'avalanche-vlm[{EXTRA}]'"
+        ) from error
+    return datasets
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return _dtype(kind.get("bytes")) in ("binary", "large_binary")
+    return type(kind).__name__ == "Image" or _dtype(kind) in ("binary", "large_binary")
+
+
+def _dtype(kind: Any) -> str:
+    return str(getattr(kind, "dtype", ""))
+
+
+def _place(table: Path, path: Path) -> tuple[str, int]:
+    parts = path.relative_to(table).parts
+    if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit() and len(parts[1]) < 19):
+        raise InputError(f"{path} leads to no cell of {table}: its column and the number of its row follow the table")
+    return unquote(parts[0]), int(parts[1])

@@ -1,0 +1,83 @@
+"""Images inside other files, by paths that lead into them: members of tars (``shard.tar/0001.jpg``) and cells of
+Parquet tables (``table.parquet/image/12``). Whoever opens images asks here, and knows no kind of container."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from avalanche_vlm._content import ENDS, WHOLE, digest
+from avalanche_vlm._given import RECORD_BYTES
+from avalanche_vlm.benchmarks.sources import cells, tars
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import human_bytes
+
+INSIDE_BYTES = RECORD_BYTES
+"""The most that an image inside another file has which is read."""
+
+_KINDS = {tars.SUFFIX: (tars.member_size, tars.member_content), cells.SUFFIX: (cells.cell_size, cells.cell_content)}
+"""By the suffix of the container: the size of what a path leads to, and what it holds."""
+
+
+def container_of(path: Path) -> Path | None:
+    """The file that a path leads into; None where it leads into none.
+
+    :param path: path of an image inside another file, or any other.
+    """
+    text = str(path).lower()
+    if not any(suffix in text for suffix in _KINDS):
+        return None
+    return next((of for of in path.parents if of.suffix.lower() in _KINDS and os.path.isfile(of)), None)
+
+
+def size_at(path: Path) -> int:
+    """The number of bytes of an image file, or of an image inside another file.
+
+    :param path: path of either, which exists.
+    :raises InputError: if a container holds nothing there.
+    """
+    container = container_of(path)
+    if container is None:
+        return path.stat().st_size
+    size, _ = _KINDS[container.suffix.lower()]
+    return size(container, path)
+
+
+def content_inside(path: Path, most: int = INSIDE_BYTES) -> bytes:
+    """What a container holds at a path.
+
+    :param path: path that leads into a container.
+    :param most: bytes that it may have.
+    :raises InputError: in one sentence, if there is nothing, or more.
+    """
+    container = container_of(path)
+    if container is None:
+        raise InputError(f"{path} lies in no tar and no Parquet table")
+    size_of, content_of = _KINDS[container.suffix.lower()]
+    if (size := size_of(container, path)) > most:
+        raise InputError(
+            f"{path} has {human_bytes(size)}, and what lies in another file is read up to {human_bytes(most)}"
+        )
+    return content_of(container, path)
+
+
+def opened_inside(path: Path) -> BinaryIO | None:
+    """An image inside another file, open for reading in memory; None for a path that leads into none.
+
+    :param path: path of an image.
+    :raises InputError: as :func:`content_inside` does.
+    """
+    return None if container_of(path) is None else BytesIO(content_inside(path))
+
+
+def digest_inside(path: Path) -> str:
+    """What :func:`~avalanche_vlm._content.file_digest` would give of what a path leads to if it lay on the disk.
+
+    :param path: path that leads into a container.
+    :raises InputError: as :func:`content_inside` does.
+    """
+    content = content_inside(path)
+    parts = [content] if len(content) <= WHOLE else [content[:ENDS], content[-ENDS:]]
+    return digest([str(len(content)), *parts])
