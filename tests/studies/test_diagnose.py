@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from made import tiny as tiny_vlm
 from quick import one_each
 
@@ -15,6 +16,8 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.studies import diagnosis
+from avalanche_vlm.studies.attribution.steps import StepWeights
+from avalanche_vlm.studies.attribution.tasks import TaskPart
 from avalanche_vlm.studies.diagnosis import diagnose, probe_pairs
 from avalanche_vlm.training.recipes import settings_for
 from avalanche_vlm.training.settings import TrainSettings
@@ -106,8 +109,10 @@ def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys,
         standing=("fine-tune", "l2p", "lora"),
     ),
 )
-def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_told(recipe, label_space):
+def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_told(recipe, label_space, monkeypatch):
     """On a stream of classes alone, whatever answers: weights, prompts, heads, modules that a router chooses."""
+    if recipe == "fine-tune":
+        _same_when_put_back(monkeypatch)
     sizes = {"n_train": 96, "n_test": 40, "n_held_out": 8, "n_reference": 40, "label_space": label_space}
     stream = picturebook.mtil_like(0, **sizes, order=["sketches", "night", "fabrics"])
     stream.held_out = ()
@@ -129,6 +134,30 @@ def test_the_loss_on_earlier_tasks_is_the_matrix_s_and_what_brings_it_back_is_to
         assert attributed["verdict"]["module"] == "image.path"
     if recipe == "lora":  # modules of their own, and weights that nobody trains
         assert recovered["all the way back"] == 0
+
+
+def _same_when_put_back(monkeypatch) -> None:
+    """Have every model that is put back compared with the one that was kept: its weights and features."""
+    kept: dict[int, tuple[dict[str, torch.Tensor], torch.Tensor]] = {}
+    keep, amend = StepWeights.keep, TaskPart.amend
+
+    def noting(self, step):
+        model = self._model
+        with model.evaluating():
+            texts = model.prompt_features(torch.arange(len(model.label_space)))
+        kept[step] = {name: value.clone() for name, value in model.clip.state_dict().items()}, texts.clone()
+        keep(self, step)
+
+    def comparing(self):
+        state, texts = kept[self._step]
+        odd = [name for name, value in self.model.clip.state_dict().items() if not torch.equal(value, state[name])]
+        assert odd == [] and torch.equal(self.reference[1], texts)
+        images = torch.cat([self.model.encode_image(x, task_labels=t) for x, t in self._own.batches])
+        assert torch.allclose(self.reference[0], images, atol=1e-6)
+        amend(self)
+
+    monkeypatch.setattr(StepWeights, "keep", noting)
+    monkeypatch.setattr(TaskPart, "amend", comparing)
 
 
 @pytest.mark.slow
