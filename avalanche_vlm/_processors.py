@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""How many processors this process may use, and whether a launcher has started others beside it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def cores() -> int:
             quota, period = (folder / "cpu.max").read_text().split()
             allowed = min(allowed, max(1, int(quota) // int(period)))  # "max" is no number: there is no quota
     return allowed
+
+
+def launched() -> int:
+    """How many processes a launcher such as ``torchrun`` has started this one among; 1 where none has."""
+    told = os.environ.get("WORLD_SIZE", "")
+    return int(told) if told.isdigit() and os.environ.get("RANK", "").isdigit() else 1
+
+
+def launched_as() -> int:
+    """Which of them this one is, from 0 on."""
+    return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
 def control_groups(controller: str) -> list[Path]:

@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from avalanche_vlm._processors import launched_as
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.checks import check
 from avalanche_vlm.commands.durable import Command
+from avalanche_vlm.commands.launcher import patient, quiet_beside_first, refuse_others, speaks
 from avalanche_vlm.commands.loading import load_for
 from avalanche_vlm.commands.streams import guarded
-from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
+from avalanche_vlm.errors import InputError, Interrupted, ProcessLost, VLMWarning
 from avalanche_vlm.storage.durable import reason
 from avalanche_vlm.units import tell, visible
 
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     :param argv: arguments without the program's name; the process's by default.
-    :return: exit code: 0, 2 for unusable input, 1 if what was printed could not be written or nobody reads it any more;
+    :return: exit code: 0, 2 for unusable input, 1 if what was printed could not be written or nobody reads it any more,
+        or a process that trains together with this one is gone;
         143 when SIGTERM has ended it, 130 when SIGINT has, 129 when SIGHUP has.
     :raises SystemExit: for an argument of the wrong form, and after help.
     """
@@ -69,9 +72,11 @@ def _run(argv: Sequence[str] | None) -> int:
     """The exit code of a command, after what it has to say."""
     out = None
     try:
-        command, request = parse(argv)
+        with quiet_beside_first():
+            command, request = parse(argv)
+        refuse_others(command)
         out, threads = (getattr(request, name, None) for name in ("out", "threads"))
-        with Command(out).interruptible():
+        with patient() if launched_as() else Command(out).interruptible():
             check(request)
             load_for(command, request)
             if threads is not None:
@@ -79,9 +84,10 @@ def _run(argv: Sequence[str] | None) -> int:
 
                 torch.set_num_threads(threads)
             return int(resolve(COMMANDS[command])(request))
-    except InputError as error:
-        tell(f"avalanche-vlm: {error}", errors=True)
-        return 2
+    except (InputError, ProcessLost) as error:
+        if speaks():
+            tell(f"avalanche-vlm: {error}", errors=True)
+        return 2 if isinstance(error, InputError) else 1
     except OSError as error:
         if error.filename is None:
             raise  # it is about nothing of the user's

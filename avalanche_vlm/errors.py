@@ -16,6 +16,11 @@ class NotFinite(InputError):
     nothing, and no score of it is one."""
 
 
+class ProcessLost(RuntimeError):
+    """Several processes train together, and one of them is gone or does not answer: the training has ended, and what it
+    goes on from is on the disk."""
+
+
 class VLMWarning(UserWarning):
     """What this package warns of: a plain sentence, which the command line prints without a file and a line."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -47,6 +47,8 @@ class Command:
         self._engine: Engine | None = None
         self._plugin: CheckpointPlugin | None = None
         self._listens = False
+        self.begins: Callable[[], None] = lambda: None
+        """Called when everything is ready and the training begins, with which other processes may follow."""
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -163,6 +163,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         write_or_remark(keep, progress.say_once)
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
+        command.begins()
         with progress.task(str(asked), len(benchmark.task_names)) as advance:
             outcome = run_experiment(
                 benchmark,

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands import prepare, several, store
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, draw_plot, execute, job_of, note_failure
 from avalanche_vlm.commands.progress import progress as watched
@@ -20,15 +20,19 @@ from avalanche_vlm.units import tell
 
 def run(request: RunRequest) -> int:
     """One recipe, one seed: results, table and plots in the request's folder. Interrupted, it goes on where it was.
+    Started by a launcher such as torchrun, several processes train together, and one of them writes and prints.
 
     :param request: what was asked for.
     :return: exit code of the process.
     """
     command = Command(request.out)
-    with command.interruptible():
-        asked = prepare.experiment(request, request.recipe, request.seed)
-        with locked(request.out):
-            return _run(request, asked, command)
+    with several.in_company(request, command) as follows:
+        if follows:
+            return several.follow(request)
+        with command.interruptible():
+            asked = prepare.experiment(request, request.recipe, request.seed)
+            with locked(request.out):
+                return _run(request, asked, command)
 
 
 def _run(request: RunRequest, asked: Experiment, command: Command) -> int:

@@ -12,6 +12,7 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from avalanche_vlm._ranks import reads_apart
 from avalanche_vlm.compat import RowsMetric
 from avalanche_vlm.evaluation.rightness import refuse_broken
 
@@ -34,7 +35,7 @@ class AccuracyCounts(Metric):
     total: torch.Tensor
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"distributed_available_fn": reads_apart, **options})
         self.add_state("right", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("broken", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
@@ -79,7 +80,7 @@ class ClassCounts(RowsMetric):
     total: torch.Tensor
 
     def __init__(self, classes: int, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"distributed_available_fn": reads_apart, **options})
         self.add_state("right", torch.zeros(classes, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
 
@@ -115,7 +116,7 @@ class SampleColumns(RowsMetric):
     is_differentiable = False
 
     def __init__(self, *names: str, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"distributed_available_fn": reads_apart, **options})
         self.names = names
         for name in names:
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -149,8 +150,7 @@ class SampleColumns(RowsMetric):
 
     def _of_processes(self, value: Any) -> list[Any]:
         """What every process that reads with this one says; its own word where it is alone."""
-        together = self.sync_on_compute and torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not together:
+        if not (self.sync_on_compute and reads_apart()):
             return [value]
         found: list[Any] = [None] * torch.distributed.get_world_size(self.process_group)
         torch.distributed.all_gather_object(found, value, group=self.process_group)
@@ -165,7 +165,6 @@ def share_of_process(n: int) -> range:
     >>> share_of_process(3)
     range(0, 3)
     """
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not together:
+    if not reads_apart():
         return range(n)
     return range(torch.distributed.get_rank(), n, torch.distributed.get_world_size())

@@ -12,6 +12,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from avalanche_vlm._ranks import together
+from avalanche_vlm._rows import counts_here
 from avalanche_vlm.compat import OperatorMode
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, StateDict
 from avalanche_vlm.models import VLM
@@ -99,7 +101,8 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
 
     Counting operations slows what is counted: of the iterations it sees the first and the second, which stands for
     those after it. Passes are counted throughout, by the tower's type, so that teachers and copies count as well. Put
-    it before all other plugins, and call :meth:`close` whatever happens.
+    it before all other plugins, and call :meth:`close` whatever happens. Of several processes that train together the
+    sums count when the experience is over: passes as one process makes them, and operations of all of them.
 
     :param model: model whose image tower is counted.
     :param experience: number of the experience to watch, from 0 on: memories and teachers have something from the
@@ -195,6 +198,10 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
 
     def after_training(self, strategy: Strategy, **kwargs: Any) -> None:
         self._stop("around")
+        if (ranks := together()) is not None and self._trained == self._watched + 1:
+            flops = ranks.told(self._flops)
+            self._flops = {part: sum(of.get(part, 0) for of in flops) for part in self._flops}
+            self.forwards, self.backwards = ranks.sum(torch.tensor([self.forwards, self.backwards])).tolist()
         self.close()
 
     def _start(self) -> None:
@@ -207,7 +214,7 @@ class PassesPlugin(VLMPlugin, supports_distributed=True):
             self._counter = None
 
     def _passed(self, module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, self._tower) and inputs and not _uncounted:
+        if isinstance(module, self._tower) and inputs and not _uncounted and counts_here():
             self.forwards += len(inputs[0])
             found = output[0] if isinstance(output, tuple) else output
             self.backwards += len(inputs[0]) if found.requires_grad else 0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avalanche_vlm._rows import append
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.blocks import stopped_before
 from avalanche_vlm.models.vlm import VLM
@@ -82,13 +83,13 @@ class TowerCut:
         """
         self.disarm()
 
-        def append(module: nn.Module, args: tuple) -> tuple:
+        def enter(module: nn.Module, args: tuple) -> tuple:
             self.disarm()
             x, *others = args
-            stored = latents.to(x.device, x.dtype).movedim(0, self._batch_dim)
+            stored = append(latents).to(x.device, x.dtype).movedim(0, self._batch_dim)
             return torch.cat([x, stored], self._batch_dim), *others
 
-        self._handle = self._module.register_forward_pre_hook(append)
+        self._handle = self._module.register_forward_pre_hook(enter)
 
     def disarm(self) -> None:
         """Forget what :meth:`arm` was given, if no pass came."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._rows import share_out
 from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.compat import ResizesOnLoad
 from avalanche_vlm.errors import InputError
@@ -229,8 +230,12 @@ class DualEncoder(ResizesOnLoad):
                 f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
                 "give the benchmark this model's transforms"
             )
-        features = self.clip.encode_image(self._as_weights(images), normalize=False).float()
+        features = share_out(self._tower, images)
         return F.normalize(features, dim=-1) if normalize else features
+
+    def _tower(self, images: torch.Tensor) -> torch.Tensor:
+        """What the tower makes of the images that this process encodes."""
+        return self.clip.encode_image(self._as_weights(images), normalize=False).float()
 
     def _as_weights(self, images: torch.Tensor) -> torch.Tensor:
         """Images in the precision of the layer that takes them, where that is a half one."""
@@ -269,7 +274,7 @@ class DualEncoder(ResizesOnLoad):
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
             tokens, encode = positions.cut(tokens, padding, LEAST), partial(encode_short, self.clip)
-        tokens = tokens.to(self.device)
+        tokens, encode = tokens.to(self.device), partial(share_out, encode)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)
         if self.routed is not None and self.routed.decides_by(task_labels):

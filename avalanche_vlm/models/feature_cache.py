@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from avalanche_vlm._given import refuse_irregular
+from avalanche_vlm._ranks import alone, leads, sharing
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.base import Columns
@@ -50,6 +51,8 @@ class FeatureCache:
     images, drawn anew by every process that reads it, have other features than the tower gives: a digest can be forged.
     Where nothing can be written, what was computed stays in memory, with a warning.
 
+    Of processes that train together the first one writes, and all take the features that it has.
+
     Hashing costs time as well: about a second per GB of images, and of weights whenever they may have changed. In a
     loop over epochs ask for :meth:`experience`, which hashes its images once.
 
@@ -75,6 +78,9 @@ class FeatureCache:
 
         :param images: under the model's evaluation transforms, ``[B, 3, H, W]``.
         """
+        if (ranks := sharing()) is not None:  # what each process has on its disk is no matter of the others
+            with alone():
+                return ranks.tensor_from_first(self.features(model, images, normalize))
         shelf = self._shelf(model)
         digests = _image_digests(images)
         if proof := shelf.sample(digests):
@@ -83,7 +89,8 @@ class FeatureCache:
         if missing:
             shelf.pending.update(zip(missing, _computed(model, images[list(missing.values())]), strict=True))
         found = torch.stack([shelf[digest] for digest in digests]).to(images.device)
-        shelf.write(self.buffer)
+        if leads():
+            shelf.write(self.buffer)
         return F.normalize(found, dim=-1) if normalize else found
 
     def experience(self, model: DualEncoder, owner: Any, batches: Batches) -> Columns:
@@ -105,7 +112,7 @@ class FeatureCache:
 
     def flush(self) -> None:
         """Write what was computed and is not written yet."""
-        for shelf in self._shelves.values():
+        for shelf in self._shelves.values() if leads() else ():
             shelf.write()
 
     def stored(self) -> StoredBytes:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from avalanche_vlm._ranks import found_ranks
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.packing import pack
 from avalanche_vlm.memory.state import Json, StateDict, Stateful, part_of, undeclared
@@ -107,7 +108,7 @@ def random_states() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": _cuda_states() if torch.cuda.is_available() else [],
     }
 
 
@@ -119,8 +120,15 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+    if torch.cuda.is_available() and found_ranks() is not None and states["cuda"]:
+        torch.cuda.set_rng_state(states["cuda"][0].cpu())
+    elif torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([entry.cpu() for entry in states["cuda"]])
+
+
+def _cuda_states() -> list[torch.Tensor]:
+    """Of every device; where processes train together, of this one's own, which draws as all of them do."""
+    return torch.cuda.get_rng_state_all() if found_ranks() is None else [torch.cuda.get_rng_state()]
 
 
 def _stateful(plugins: Sequence[Any], strict: bool) -> list[Stateful]:

@@ -12,11 +12,13 @@ from avalanche.training.supervised import Naive
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm._memory import give_back
 from avalanche_vlm._numbers import NUMBERS
+from avalanche_vlm._ranks import together
 from avalanche_vlm.benchmarks.reading import reading_by
 from avalanche_vlm.compat import UnpacksContainers, set_stops_training
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
 from avalanche_vlm.models.fitness import not_finite
+from avalanche_vlm.training.distributed import in_ranks
 from avalanche_vlm.training.plugins.base import no_full_batch, refuse_some_classes
 from avalanche_vlm.training.protocol import Strategy, refuse_pairs
 
@@ -33,7 +35,8 @@ class VLMMixin(UnpacksContainers, _Template):
 
     It keeps the optimizer to the trainable parameters, starts every experience with fresh optimizer state (as all
     published continual fine-tuning of CLIP does), and stops on a loss that is not finite. Our recipes do not depend on
-    it: they run in Avalanche's own strategies as well.
+    it: they run in Avalanche's own strategies as well, but not in several processes
+    (:mod:`~avalanche_vlm.training.distributed`).
 
     :param amp: ``"bf16"`` runs forward and criterion under autocast; None does not.
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
@@ -141,6 +144,8 @@ class VLMMixin(UnpacksContainers, _Template):
                 f"rate (now {self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
             )
         super().backward()
+        if (ranks := together()) is not None:
+            ranks.average_gradients(self.model.parameters())
 
     def optimizer_step(self) -> None:
         if self.max_grad_norm is not None:
@@ -158,7 +163,7 @@ class VLMMixin(UnpacksContainers, _Template):
         """Avalanche's evaluation, which draws nothing from what training draws from: Avalanche's loaders take a seed
         from the global generator, so that a model trained otherwise where it was looked at in between. What metrics
         read is read by the evaluation's ``num_workers`` as well."""
-        with generators_kept(self.device), reading_by(kwargs.get("num_workers", 0)):
+        with in_ranks(self), generators_kept(self.device), reading_by(kwargs.get("num_workers", 0)):
             return super().eval(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -168,7 +173,7 @@ class VLMMixin(UnpacksContainers, _Template):
 
         :raises NotFinite: if one is NaN or infinite.
         """
-        with reading_by(kwargs.get("num_workers", 0)):
+        with in_ranks(self), reading_by(kwargs.get("num_workers", 0)):
             found = super().train(*args, **kwargs)
         give_back()
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from avalanche_vlm._ranks import alone
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.evaluation.probes.kept import KeptTask, precision_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
@@ -42,7 +43,7 @@ def fisher_of(
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        with torch.enable_grad(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
+        with torch.enable_grad(), alone(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
             if isinstance(x, ImageText):
                 distinct, y = torch.unique(x.tokens, dim=0, return_inverse=True)
                 logits = model.similarity(model.encode_image(x.image), model.encode_text(distinct, padding=x.padding))

@@ -11,6 +11,7 @@ import torch
 from avalanche.models.utils import avalanche_forward
 from torch.utils.data import Subset
 
+from avalanche_vlm._ranks import alone
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.compat import criterion_of
@@ -112,7 +113,7 @@ def loss_gradients(
     :param weights: parameters by name; None comes back for one that the answers do not depend on.
     """
     x, y, task_labels = task.batch(model, model.device)
-    with torch.enable_grad(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
+    with torch.enable_grad(), alone(), undisturbed(model), model.competing.as_in_training(), precision_of(strategy):
         loss = criterion_of(strategy)(avalanche_forward(model, x, task_labels), y)
         if not loss.requires_grad:
             return dict.fromkeys(weights)

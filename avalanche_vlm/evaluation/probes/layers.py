@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avalanche_vlm._ranks import alone
 from avalanche_vlm.evaluation.blocks import group_by_block
 from avalanche_vlm.models.vlm import VLM
 
@@ -51,7 +52,7 @@ def capturing(model: VLM, n: int, tokens: torch.Tensor | None = None) -> Iterato
     handles = [module.register_forward_hook(partial(keep, block)) for block, module in block_modules(model).items()]
     try:
         # A row's own positions, and what stands behind them, are to be there whichever texts it is encoded with.
-        with model.whole_texts():
+        with model.whole_texts(), alone():
             yield found
     finally:
         for handle in handles:

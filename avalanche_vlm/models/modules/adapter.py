@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._rows import dropout
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.site import HookedSite, attach_site, is_attention_pool, matching, sites_of
@@ -64,7 +65,7 @@ class Adapter(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What it adds ``[..., D]`` for ``[..., D]``."""
         x = x if self.norm is None else self.norm(x)
-        return self.scale * self.up(F.dropout(F.relu(self.down(x)), self.dropout, self.training))
+        return self.scale * self.up(dropout(F.relu(self.down(x)), self.dropout, self.training))
 
 
 class OutputSite(HookedSite):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from avalanche_vlm._ranks import alone
 from avalanche_vlm.compat import has_hooks
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.site import HookedSite, Site
@@ -77,7 +78,8 @@ def stopped_before(layer: nn.Module, encode: Encode, images: torch.Tensor) -> An
 
     handle = layer.register_forward_pre_hook(stop, prepend=True)
     try:
-        encode(images)
+        with alone():
+            encode(images)
     except _Reached as reached:
         return reached.activations
     finally:

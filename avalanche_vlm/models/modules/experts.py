@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._rows import among, normal, of_all, summed
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.adapter import DEFAULT_PATTERN, Adapter, OutputSite, put_sites
@@ -39,7 +40,7 @@ def noisy_top_k(logits: torch.Tensor, deviation: torch.Tensor | None, k: int) ->
     >>> noisy_top_k(torch.tensor([[1.0, 3.0, 3.0]]), None, 2)[1:]
     (tensor([[0.5000, 0.5000]]), None)
     """
-    noisy = logits if deviation is None else logits + deviation * torch.randn_like(logits)
+    noisy = logits if deviation is None else logits + deviation * normal(logits)
     top, experts = noisy.topk(min(k + 1, logits.shape[1]), dim=1)
     chosen, weights = experts[:, :k], top[:, :k].softmax(1)
     if deviation is None or top.shape[1] == k:
@@ -61,8 +62,8 @@ def load_balance(choice: ExpertChoice, experts: int) -> torch.Tensor:
     """
     weights = choice.weights
     importance = weights.new_zeros(experts).index_add(0, choice.experts.flatten(), weights.flatten())
-    unequal = _variation(importance)
-    return unequal if choice.load is None else unequal + _variation(choice.load.sum(0))
+    unequal = _variation(summed(importance))
+    return unequal if choice.load is None else unequal + _variation(summed(choice.load.sum(0)))
 
 
 def _variation(x: torch.Tensor) -> torch.Tensor:
@@ -80,11 +81,13 @@ def mixture(
     :param like: what the sum looks like, ``[B, L, D']``.
     """
     total = torch.zeros_like(like)
-    for expert in choice.experts.unique().tolist():
+    chosen = of_all(choice.experts)
+    for expert in chosen.unique().tolist():
         rows, place = (choice.experts == expert).nonzero(as_tuple=True)
-        part = experts[expert](x[rows])
-        part = choice.weights[rows, place][:, None, None].to(part.dtype) * part
-        total.index_add_(0, rows, part.to(total.dtype))
+        with among((chosen == expert).any(1)):
+            added = experts[expert](x[rows])
+        added = choice.weights[rows, place][:, None, None].to(added.dtype) * added
+        total.index_add_(0, rows, added.to(total.dtype))
     return total
 
 
@@ -157,7 +160,7 @@ class ExpertSite(OutputSite):
             x, y = x.transpose(0, 1), y.transpose(0, 1)
         choice = self.module(x[:, 0])
         if self.module.training:
-            self.usage += torch.bincount(choice.experts.flatten(), minlength=len(self.experts))
+            self.usage += torch.bincount(of_all(choice.experts).flatten(), minlength=len(self.experts))
             if self.balances is not None:
                 self.balances.append(load_balance(choice, len(self.experts)))
         added = mixture(x, choice, self.experts, y)

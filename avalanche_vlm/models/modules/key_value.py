@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._rows import own_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.attention import FusedAttention, TimmAttention, is_timm_attention
@@ -62,7 +63,7 @@ class KeyValueSite(Site):
         )
         strength = self.strength
         if isinstance(strength, torch.Tensor):
-            strength = strength.to(y.dtype).view(-1, 1, 1, 1)
+            strength = own_rows(strength).to(y.dtype).view(-1, 1, 1, 1)
         return y + strength * F.scaled_dot_product_attention(q, keys, values)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._rows import dropout
 from avalanche_vlm.weights.subspaces import weight_tail
 
 
@@ -72,7 +73,7 @@ class TailLowRank(nn.Module):
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """What it adds to the layer's output ``[..., fan_out]`` for inputs ``[..., fan_in]``."""
-        y = F.linear(F.linear(F.dropout(x, self.dropout, self.training), self.V.T), self.scale * self.M)
+        y = F.linear(F.linear(dropout(x, self.dropout, self.training), self.V.T), self.scale * self.M)
         return y if self.U is None else F.linear(y, self.U)
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:

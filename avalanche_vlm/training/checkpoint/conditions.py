@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm._ranks import found_ranks
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.training.strategies import VLMMixin
@@ -54,6 +55,8 @@ def machine_conditions(device: torch.device) -> dict[str, Any]:
     versions = package_versions()
     found: dict[str, Any] = {f"version of {name}": versions[name].partition("+")[0] for name in _PACKAGES}
     found["number of threads"] = torch.get_num_threads()
+    if (ranks := found_ranks()) is not None:
+        found["number of processes that train together"] = ranks.size
     found["machine"] = platform.machine()
     found["instruction set of the CPU"] = torch.backends.cpu.get_cpu_capability()
     kind = device.type

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+from avalanche_vlm._ranks import leads
 from avalanche_vlm.errors import InputError, Interrupted, VLMWarning
 from avalanche_vlm.memory.packing import HasState
 from avalanche_vlm.memory.state import TRANSIENT
@@ -25,7 +26,7 @@ _LOCKS: WeakValueDictionary[Path, Lock] = WeakValueDictionary()
 """The folders that this process writes to: a training that is started anew in it takes its folder over."""
 
 
-class CheckpointPlugin(OfCheckpoints, VLMPlugin):
+class CheckpointPlugin(OfCheckpoints, VLMPlugin, supports_distributed=True):
     """Writes everything that a training is, so that one that was killed goes on as if it had not been.
 
     Together with :func:`~avalanche_vlm.training.checkpoint.resume` these are two lines of a script::
@@ -39,6 +40,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
     never was: at the start and at the end of every experience everything is written, and within one every so many
     minutes. What the script does after ``train`` is done again if it was not over when the next experience began. The
     script has to make its model, plugins and strategy in the same way each time.
+
+    Where several processes train together the first one writes, and all of them read: the folder is one that all see.
 
     :param folder: folder of the checkpoints, of this training alone; made if it is not there.
     :param minutes: minutes between two checkpoints within an experience, 0 or more; 0 writes after every iteration, and
@@ -93,7 +96,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         """Have a checkpoint written as soon as the present iteration is over.
 
         :param stop: whether the training ends then, with :class:`~avalanche_vlm.errors.Interrupted`. What takes long
-            besides iterations (an evaluation, what follows an experience) is not waited for.
+            besides iterations (an evaluation, what follows an experience) is not waited for. Of processes that train
+            together the first one is to be asked.
         """
         self._wanted, self._stop = True, self._stop or stop
         if self._recorder is not None:
@@ -107,6 +111,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         :param number: number of the signal.
         :raises Interrupted: where no iteration is being trained.
         """
+        if not leads():
+            return  # the first process ends, and with it all
         self.request(stop=True)
         recorder = self._recorder
         if recorder is None:
@@ -164,7 +170,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
                     "with which it starts anew in a training that is resumed"
                 )
             warnings.warn(f"checkpoints do not have what {names} keep", VLMWarning, stacklevel=3)
-        self._lock_folder()
+        if leads():
+            self._lock_folder()
         recorder = self._recorder = Recorder(strategy, self.folder, self.minutes, self.also, self.strict)
         recorder.watched, recorder.writer.context = self._listens, lambda: self.writing()
         recorder.noted = lambda: {"conditions": dict(self.conditions), **self.noted()}
@@ -178,7 +185,7 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
         """
         new = self._recorder is None or self._recorder.strategy is not strategy
         self.attach(strategy)
-        if new and holds_checkpoints(self.folder):
+        if new and leads() and holds_checkpoints(self.folder):
             raise InputError(
                 f"{self.folder} has checkpoints of a training already: call resume(strategy, {str(self.folder)!r}) "
                 "before the first experience, or choose another folder"
@@ -193,7 +200,8 @@ class CheckpointPlugin(OfCheckpoints, VLMPlugin):
             self._recorder.writer.discard()
         if self._lock is not None:
             self._lock.release()
-        remove_checkpoints(self.folder)
+        if leads():
+            remove_checkpoints(self.folder)
 
     def _lock_folder(self) -> None:
         path = self.folder.resolve()

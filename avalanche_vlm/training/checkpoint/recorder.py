@@ -31,7 +31,7 @@ from avalanche_vlm.training.state import random_states, restore_random_states
 Phase = Literal["outside", "between", "loading", "training", "writing"]
 
 
-class Recorder(OfCheckpoints, SupervisedPlugin[Any]):
+class Recorder(OfCheckpoints, SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Sees a strategy's training behind all of its other plugins, and has its checkpoints written when they are due.
 
     A training that is resumed within an experience goes through all that happens as the experience starts, from the

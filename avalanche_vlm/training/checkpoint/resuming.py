@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm._ranks import found_ranks
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.training.checkpoint.conditions import differences, machine_conditions, training_conditions
 from avalanche_vlm.training.checkpoint.folder import newest
@@ -37,6 +38,7 @@ def resume(strategy: Any, folder: str | Path, *, exact: bool = False) -> int:
     plugin = _plugin_of(strategy, Path(folder))
     recorder = plugin.attach(strategy)
     checkpoint = newest(plugin.folder)
+    _read_by_all(plugin.folder, None if checkpoint is None else str(checkpoint.position))
     if checkpoint is None:
         return 0
     where = f"the checkpoint in {plugin.folder}"
@@ -59,6 +61,18 @@ def resume(strategy: Any, folder: str | Path, *, exact: bool = False) -> int:
         raise InputError(f"{where} is of another training: {error}") from error
     plugin.resumed, plugin.about = checkpoint.position, checkpoint.about
     return checkpoint.position.experience
+
+
+def _read_by_all(folder: Path, found: str | None) -> None:
+    """See that processes that train together have read the same, before the first of them writes the next one."""
+    if (ranks := found_ranks()) is None:
+        return
+    for rank, other in enumerate(told := ranks.told(found)):
+        if other != told[0]:
+            raise InputError(
+                f"process 0 finds {told[0] or 'no checkpoint'} in {folder}, and process {rank} {other or 'none'}: it "
+                "has to be a folder that all of them see, on every machine"
+            )
 
 
 def _plugin_of(strategy: Any, folder: Path) -> CheckpointPlugin:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm._ranks import leads
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.memory.packing import StateDict
 from avalanche_vlm.storage import StateWriter
@@ -37,6 +38,8 @@ class CheckpointWriter:
         """What tells the state that the experience started from; None if it could not be written."""
         self._unsynced: Position | None = None
         self._warned = False
+        self.leads = leads()
+        """Whether it writes anything: of processes that train together the first one does, for all of them."""
 
     def follow(self, checkpoint: SavedTraining) -> None:
         """Go on from a checkpoint that is there.
@@ -53,6 +56,9 @@ class CheckpointWriter:
         :raises InputError: if the very first one cannot be written, or if the disk is not the reason.
         """
         within = position.stage == "within"
+        if not self.leads:
+            self.last_written = position
+            return
         try:
             with self.context():
                 self.settle()

@@ -43,7 +43,7 @@ class NoTrainingPlugin(VLMPlugin, supports_distributed=True):
             strategy.train_epochs, self._epochs = self._epochs, None
 
 
-class AnalyticHeadPlugin(NoTrainingPlugin):
+class AnalyticHeadPlugin(NoTrainingPlugin, supports_distributed=True):
     """Fit a head in closed form, experience by experience, on the features of the frozen image tower.
 
     No epoch is trained: every experience is encoded once, under its evaluation transforms, and given to the head. The

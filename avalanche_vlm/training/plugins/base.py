@@ -9,6 +9,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm._allocations import within_memory
+from avalanche_vlm._ranks import found_ranks, together
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
@@ -22,7 +23,9 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     A subclass lists in :attr:`~avalanche_vlm.memory.state.Stateful.states` what changes while a stream is trained.
 
     Avalanche asks every subclass anew whether it supports distributed training: say so in the class statement, as in
-    ``class P(VLMPlugin, supports_distributed=True)``; in the class body it is overwritten.
+    ``class P(VLMPlugin, supports_distributed=True)``; in the class body it is overwritten. It does if whatever it
+    computes follows from batches, features and random draws, which are the same in every process; gradients that it
+    takes by itself are of the process's share, and are averaged first (:mod:`~avalanche_vlm.training.distributed`).
     """
 
     least_samples: int = 1
@@ -46,9 +49,15 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
         :meth:`prepare_parameters`.
 
         :raises InputError: if the experience has fewer samples than the method needs, if another plugin needs other
-            classes to compete, or if there is no memory for what is added.
+            classes to compete, if there is no memory for what is added, or in several processes without
+            :class:`~avalanche_vlm.training.strategies.VLMMixin`.
         """
         experience = strategy.experience
+        if found_ranks() is not None and together() is None:
+            raise InputError(
+                f"several processes train with a {type(strategy).__name__}, which averages no gradients: make it a "
+                "class with VLMMixin before it, or use VLMNaive"
+            )
         if (there := len(experience.dataset)) < self.least_samples:
             raise InputError(too_few(self.least_samples, f"experience {experience.current_experience}", there))
         if (needed := classes_needed(strategy.plugins)) is not None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm._ranks import together
 from avalanche_vlm.losses.penalty import consolidated
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
@@ -17,7 +18,7 @@ from avalanche_vlm.training.teachers.base import TeacherPolicy
 from avalanche_vlm.weights.average import State, snapshot
 
 
-class ConsolidatedDistillationPlugin(DistillationPlugin):
+class ConsolidatedDistillationPlugin(DistillationPlugin, supports_distributed=True):
     """Distillation with GIFT's adaptive weight consolidation (Wu et al., arXiv 2503.04229).
 
     Adds to the training loss the given one, and ``consolidation`` times ``sum F (theta - theta_start of task)^2``,
@@ -67,6 +68,8 @@ class ConsolidatedDistillationPlugin(DistillationPlugin):
         )
         # The importances need this gradient now, and the strategy's backward needs it again: the reference's batch is
         # not gone through twice.
+        if (ranks := together()) is not None:
+            found = tuple(ranks.averaged(found))
         gradients = dict(zip(trainable, found, strict=True))
         del found
         loss, penalty = consolidated(loss, trainable, gradients, self._anchor)

@@ -82,7 +82,7 @@ class Comparison:
 Loss = Callable[[Comparison], torch.Tensor]
 
 
-class DistillationPlugin(FeatureTapPlugin):
+class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
     """Add to the training loss what a function makes of student and teachers on a reference.
 
     A method of the CREG family is such a function: what it compares (features, logits, similarity matrices, topology)

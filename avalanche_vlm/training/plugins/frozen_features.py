@@ -19,7 +19,7 @@ from avalanche_vlm.training.strategies import autocast_of
 Head = TypeVar("Head", bound=LearnedClassesHead)
 
 
-class FrozenFeaturesPlugin(VLMPlugin, Generic[Head]):
+class FrozenFeaturesPlugin(VLMPlugin, Generic[Head], supports_distributed=True):
     """Base of methods that train a head on what a frozen image tower says.
 
     Every experience is encoded once, under its evaluation transforms, and the training loop gets the features in the

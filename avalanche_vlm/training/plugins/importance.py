@@ -8,6 +8,7 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch.utils.data import Subset
 
+from avalanche_vlm._ranks import alone, together
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
@@ -24,7 +25,7 @@ from avalanche_vlm.training.strategies import autocast_of, make_room
 from avalanche_vlm.weights.average import State
 
 
-class FisherPenaltyPlugin(VLMPlugin):
+class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
     """EWC (Kirkpatrick et al., arXiv 1612.00796): add ``weight / 2 * sum F (theta - anchor)^2``, where the anchor is
     where the last task ended and F the diagonal Fisher information of all tasks so far.
 
@@ -86,11 +87,16 @@ class FisherPenaltyPlugin(VLMPlugin):
         mode, taken = model.training, 0
         model.eval()
         try:
-            for losses in self._losses(strategy):
-                add_squared_gradients(new, losses, trainable)
-                taken += len(losses)
+            ranks = together()
+            with alone():  # a gradient a sample, which is not averaged
+                for losses in self._losses(strategy):
+                    own = losses if ranks is None else losses[ranks.share(len(losses))]
+                    add_squared_gradients(new, own, trainable)
+                    taken += len(losses)
         finally:
             model.train(mode)
+        if ranks is not None:
+            new = {name: ranks.sum(squares) for name, squares in new.items()}
         for name in self.fisher.keys() - new.keys():
             self.fisher[name] *= self.decay
         for name, weight in trainable.items():

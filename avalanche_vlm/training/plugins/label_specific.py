@@ -40,7 +40,7 @@ def text_adapters(tower: nn.Module, bottleneck: int = 16) -> dict[str, AdapterSi
     return inject_adapters(tower, bottleneck=bottleneck, norm=True, learned_scale=True)
 
 
-class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead]):
+class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead], supports_distributed=True):
     """Train the memory units of an experience's classes, from k-means centres of their features, and adapters on the
     text tower; keep the texts that come of it, and forget the adapters (LADA, Luo et al., arXiv 2505.23271).
 

@@ -23,7 +23,7 @@ _NAME = "task"
 """Of every task's module: Avalanche then puts the new one in the old one's place in the optimizer."""
 
 
-class MergedLowRankPlugin(VLMPlugin):
+class MergedLowRankPlugin(VLMPlugin, supports_distributed=True):
     """Freeze the VLM, learn a low-rank module of some layers per experience, and add it to their weights at its end.
 
     Nothing is kept between tasks, and the deployed model has the parameters that it had before. The module of the next

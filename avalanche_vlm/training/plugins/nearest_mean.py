@@ -14,7 +14,7 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of, refuse_pairs
 
 
-class NearestMeanPlugin(VLMPlugin):
+class NearestMeanPlugin(VLMPlugin, supports_distributed=True):
     """Give the model a nearest-mean head, and its means anew after every experience.
 
     Put it after the plugin that fills the memory, and whose state the memory is: the means are those of what is then

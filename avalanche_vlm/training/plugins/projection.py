@@ -21,7 +21,7 @@ DEFAULT_PATTERN = r"(resblocks|blocks)\.\d+\.mlp\.(c_fc|c_proj|fc1|fc2)$"
 """Both linear layers of every block's MLP, in open_clip's image towers and in timm's."""
 
 
-class NullSpaceProjectionPlugin(VLMPlugin):
+class NullSpaceProjectionPlugin(VLMPlugin, supports_distributed=True):
     """Project every update of chosen linear layers onto the null space of the inputs they had in past experiences.
 
     GNSP's projection (arXiv 2507.19839): after each experience the uncentred covariance of each layer's inputs over its
@@ -128,7 +128,7 @@ class NullSpaceProjectionPlugin(VLMPlugin):
         def read(name: str, x: torch.Tensor) -> None:
             accumulate_covariance(found[name], x)
 
-        with model.evaluating(), reading_inputs(self.layers, read):
+        with model.evaluating(), reading_inputs(self.layers, read, found):
             for x, *_ in experience_batches(strategy):
                 model.encode_image_plain(images_of(x))
         for name, covariance in found.items():

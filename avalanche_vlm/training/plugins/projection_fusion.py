@@ -23,7 +23,7 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead]):
+class ProjectionFusionPlugin(FrozenFeaturesPlugin[ProjectionFusionHead], supports_distributed=True):
     """Train a task's projections and contexts, and the fusion, on its samples joined with the exemplars of all tasks
     before it (PROOF, Zhou et al., arXiv 2305.19270).
 

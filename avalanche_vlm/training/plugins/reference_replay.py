@@ -15,7 +15,7 @@ from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class ReferenceReplayPlugin(VLMPlugin):
+class ReferenceReplayPlugin(VLMPlugin, supports_distributed=True):
     """Train on reference pairs beside the stream, with the contrastive loss that the model was pretrained with.
 
     Together with exemplars this is the batch of FoMo-in-Flux (Roth et al., arXiv 2408.14471): a part of pretraining

@@ -10,6 +10,7 @@ import torch
 from avalanche.models import avalanche_forward
 from torch import nn
 
+from avalanche_vlm._ranks import together
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.compat import criterion_of
@@ -49,7 +50,7 @@ class _Weight(NamedTuple):
         return slice(start, start + len(self.value))
 
 
-class SubspaceLoRAPlugin(VLMPlugin):
+class SubspaceLoRAPlugin(VLMPlugin, supports_distributed=True):
     """Freeze the VLM, learn in every experience a low-rank change of the weights that reads nothing from a protected
     subspace of their inputs, and merge it at the end: KeepLoRA (Luo et al., arXiv 2601.19659).
 
@@ -173,6 +174,8 @@ class SubspaceLoRAPlugin(VLMPlugin):
         finally:
             for parent in parents.values():
                 parent.requires_grad_(False)
+        if (ranks := together()) is not None:
+            ranks.average_(total.values())
         return {where: gradient / batches for where, gradient in total.items()}
 
     def _covariances(self, strategy: Strategy) -> State:
@@ -187,7 +190,7 @@ class SubspaceLoRAPlugin(VLMPlugin):
         def read(where: str, x: torch.Tensor) -> None:
             accumulate_covariance(found[where], x)
 
-        with model.evaluating(), model.whole_texts(), reading_inputs(layers, read):
+        with model.evaluating(), model.whole_texts(), reading_inputs(layers, read, found):
             for x, *_ in experience_batches(strategy):
                 if "image" in self.towers:
                     model.encode_image_plain(images_of(x))

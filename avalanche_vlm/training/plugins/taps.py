@@ -58,7 +58,7 @@ class Tap(Generic[Seen]):
         self.seen = seen
 
 
-class FeatureTapPlugin(VLMPlugin):
+class FeatureTapPlugin(VLMPlugin, supports_distributed=True):
     """Base of plugins that need the features of the minibatch, without encoding it again.
 
     After the forward pass :attr:`features` are those of it, with their graph.

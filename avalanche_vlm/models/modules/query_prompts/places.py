@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avalanche_vlm._rows import own_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.attention import FusedAttention, TimmAttention, is_timm_attention
 from avalanche_vlm.models.modules.blocks import TowerBlocks
@@ -31,7 +32,7 @@ class TokenPlace:
         if self.prompts is None:
             return None
         x, *others = args
-        prompts = self.prompts.to(x.dtype)
+        prompts = own_rows(self.prompts).to(x.dtype)
         return torch.cat([prompts if self._dim else prompts.transpose(0, 1), x], self._dim), *others
 
     def _drop(self, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
@@ -117,5 +118,5 @@ def put_prefixes(layers: Sequence[nn.Module]) -> list[PromptPlace]:
 def _with_prefix(prompts: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values ``[B, heads, L, d]`` behind those of the prompts ``[B, 2, n, heads * d]``."""
     batch, heads, _, width = v.shape
-    own = prompts.view(batch, 2, -1, heads, width).transpose(2, 3)
+    own = own_rows(prompts).view(batch, 2, -1, heads, width).transpose(2, 3)
     return torch.cat([own[:, 0].to(k.dtype), k], 2), torch.cat([own[:, 1].to(v.dtype), v], 2)

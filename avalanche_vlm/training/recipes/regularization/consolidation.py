@@ -97,7 +97,7 @@ def c_clip(
     ]
 
 
-class _Consolidation(VLMPlugin):
+class _Consolidation(VLMPlugin, supports_distributed=True):
     """C-CLIP's loss, and as a plugin the life of its projector: one per task, among the model's auxiliary modules."""
 
     states: ClassVar = {"_projector": TRANSIENT}

@@ -1,0 +1,138 @@
+"""Every recipe in several processes and in one: a program that a launcher starts, and what it trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from mini import mini
+
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.memory.state import WORKING, Stateful
+from avalanche_vlm.studies.experiment import run_experiment
+from avalanche_vlm.training import distributed, recipes
+from avalanche_vlm.training.settings import TrainSettings
+
+BATCH = 8
+
+
+class Losses(SupervisedPlugin[Any], Stateful, supports_distributed=True):
+    """The loss of every step, as everybody has added to it."""
+
+    states = {"losses": WORKING}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self.losses.append(float(strategy.loss))
+
+
+def streams(samples: int) -> dict[str, VLMBenchmark]:
+    """Two tasks of each kind."""
+    sizes = {"n_train": samples, "n_test": 7, "n_held_out": 9, "n_reference": 11}
+    return {
+        "classes": picturebook.mtil_like(order=["sketches", "night"], **sizes),
+        "pairs": picturebook.pairs(domains=("sketch", "night"), **sizes),
+    }
+
+
+def cases() -> list[tuple[str, str]]:
+    """Recipes and the kinds of streams that they are for."""
+    return [(name, kind) for kind in ("classes", "pairs") for name in recipes.list(kind=kind)]
+
+
+def trained(name: str, benchmark: VLMBenchmark, epochs: int) -> dict[str, Any]:
+    """What two tasks of a recipe come to."""
+    model = mini()
+    torch.manual_seed(1)
+    losses = Losses()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcome = run_experiment(
+            benchmark,
+            name,
+            model=model,
+            settings=TrainSettings(lr=1e-3, epochs=epochs, batch_size=BATCH),
+            plugins=[losses],
+        )
+    weights = {n: t.detach().double() for n, t in outcome.strategy.model.state_dict().items() if torch.is_tensor(t)}
+    result = {k: outcome.result[k] for k in ("matrix", "held_out", "metrics", "classes", "costs")}
+    ledger = {k: v for k, v in outcome.ledger.items() if "passes" in k}
+    return {"losses": losses.losses, "weights": weights, "result": result, "ledger": ledger}
+
+
+def apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """How far two trainings are apart: relative differences, the largest of all steps and of all tensors."""
+    losses = [abs(a - b) / max(abs(a), 1e-3) for a, b in zip(one["losses"], other["losses"], strict=True)]
+    found, worst = 0.0, ""
+    for name, tensor in one["weights"].items():
+        if tensor.numel() == 0:
+            continue
+        second = other["weights"][name]
+        gone = tensor.isnan() if torch.equal(tensor.isnan(), second.isnan()) else torch.zeros_like(tensor, dtype=bool)
+        first, second = tensor.masked_fill(gone, 0), second.masked_fill(gone, 0)  # what is not known in both
+        difference = float((first - second).norm() / first.norm().clamp(min=1e-3))
+        if not difference <= found:
+            found, worst = difference, name
+    same = {key: one[key] == other[key] for key in ("result", "ledger")}
+    return {"steps": len(losses), "losses": max(losses, default=0.0), "weights": found, "worst": worst, **same}
+
+
+def plain(weights: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
+    """An optimizer in the place of AdamW, which makes full steps of gradients that are nothing but rounding, such as
+    those of the biases of keys."""
+    return torch.optim.SGD(weights, lr=20 * lr, momentum=0.9)
+
+
+@contextmanager
+def on_its_own() -> Iterator[None]:
+    """Within a block this process knows nothing of the others."""
+    there = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = there  # type: ignore[assignment]
+
+
+def main(arguments: list[str]) -> None:
+    """Train cases alone, then together, and print how far they are apart, a line each.
+
+    :param arguments: training samples of a task, of which the last batch of 8 may have fewer; epochs of a task; and
+        cases, each a recipe or recipe/kind, none for all.
+    """
+    samples, epochs, wanted = int(arguments[0]), int(arguments[1]), arguments[2:]
+    torch.set_num_threads(1)
+    torch.optim.AdamW = plain  # type: ignore[misc]
+    of_kind = streams(samples)
+    chosen = [(n, k) for n, k in cases() if not wanted or f"{n}/{k}" in wanted or n in wanted]
+    ranks = distributed.start()
+    assert ranks is not None
+    before: dict[tuple[str, str], Any] = {}
+    for number, (name, kind) in enumerate(chosen):
+        if number % ranks.size == 0:
+            with on_its_own():
+                own = {case: trained(case[0], of_kind[case[1]], epochs) for case in chosen[number + ranks.rank :][:1]}
+            before = {case: found for part in ranks.told(own) for case, found in part.items()}
+        alone = before[name, kind]
+        try:
+            found = apart(alone, trained(name, of_kind[kind], epochs))
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}"}
+            if len(chosen) == 1:
+                raise
+        if ranks.first:
+            print(json.dumps({"recipe": name, "kind": kind, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
