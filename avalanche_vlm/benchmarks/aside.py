@@ -123,7 +123,7 @@ def _published(declared: DataFiles, root: Path, reading: AsideReading) -> HeldOu
         return wrong
 
     if isinstance(declared, PairSet):
-        rows = declared.load(root, problems).halves()[1]
+        rows = declared.load(root, problems).tested()
         wrong = bad(rows.images)
         rows = rows.at(row for row, path in enumerate(rows.images) if path not in wrong)
         return pairs_aside(declared.name, ImageFiles(rows.images), rows.captions, reading)

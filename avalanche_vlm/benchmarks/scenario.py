@@ -202,7 +202,8 @@ class DataReport:
     :param notes: what else a reader of results should know, a sentence each: files that were not taken for samples,
         names that were not taken as they are.
     :param cut: the captions of each part of the benchmark, and how many of them the model does not read to their end.
-    :param chosen: places of the training images that were drawn for few shots, by task; empty where all are taken.
+    :param chosen: places of the training images that were drawn for few shots, or of the pairs that were drawn to test,
+        by task; empty where nothing is drawn.
     """
 
     skipped: list[str] = field(default_factory=list)

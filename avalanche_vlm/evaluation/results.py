@@ -59,7 +59,8 @@ class GuessRecord(TypedDict):
 
 class DataRecord(TypedDict):
     """What a result says of its data: sentences on what was left out and on what to know of it, of every part how many
-    captions were cut, and of every task of few shots which of its training images were drawn."""
+    captions were cut, and of every task of few shots which of its training images were drawn, or of one without a test
+    part which of its pairs."""
 
     skipped: list[str]
     notes: list[str]

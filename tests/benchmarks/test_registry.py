@@ -65,8 +65,9 @@ def test_unusable_input_is_one_sentence(name, options, sentence):
 
 def test_kinds_are_told_apart_and_checked():
     captions = ["coco-karpathy", "flickr30k", "modx-coco-flickr", "c-clip-8"]
-    assert benchmarks.list("pairs") == ["picturebook-pairs", *captions] == [
-        *benchmarks.list("pairs", family="picturebook"), *benchmarks.list(family="image-text")
+    dated = benchmarks.list("pairs", family="time-incremental")
+    assert benchmarks.list("pairs") == ["picturebook-pairs", *captions, *dated] == [
+        *benchmarks.list("pairs", family="picturebook"), *benchmarks.list(family="image-text"), *dated
     ]  # fmt: skip
     assert set(benchmarks.list("classes")) | set(benchmarks.list("pairs")) == set(benchmarks.list())
     with pytest.raises(InputError, match="kind is classes or pairs, not 'videos'"):

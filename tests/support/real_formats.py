@@ -7,7 +7,7 @@ import json
 import pickle
 import struct
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -503,3 +503,56 @@ def tar(path: Path, files: Mapping[str, bytes]) -> Path:
             info.size = len(content)
             to.addfile(info, io.BytesIO(content))
     return path
+
+
+def pair(number: int, key: str, **told: object) -> dict[str, bytes]:
+    """The files of one sample in a tar: a picture, and a text or what a JSON object says of it."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (number % 256, number // 256 % 256, 90)).save(out, "JPEG")
+    text = told.pop("txt", None)
+    files = {f"{key}.jpg": out.getvalue()}
+    if text is not None:
+        files[f"{key}.txt"] = str(text).encode()
+    if told:
+        files[f"{key}.json"] = json.dumps(told).encode()
+    return files
+
+
+def tars(folder: Path, samples: Sequence[dict[str, bytes]], each: int, name: str) -> None:
+    """Samples in tars of so many each, named by their numbers."""
+    for shard in range(0, len(samples), each):
+        files = {key: content for of in samples[shard : shard + each] for key, content in of.items()}
+        tar(folder / name.format(shard // each), files)
+
+
+def tic_datacomp(root: Path, each: int = 4, tested: int = 3, years: Iterable[int] = range(2014, 2023)) -> None:
+    """DataComp's tars by year as its resharder writes them, in a folder a part of the pool as TiC-CLIP's own have them
+    for 2018; and the retrieval sets, renamed for CLIP_benchmark."""
+    for year in years:
+        samples = [
+            pair(year + n, f"{n:08d}", txt=f"trained {year}\nas {n}", uid=f"{year:016x}{n:016x}", url="http://x")
+            for n in range(each)
+        ]
+        place = root / f"tic/datacomp/yearly/train/{year}"
+        if year == 2018:
+            tars(place / "2", samples[:2], 2, "{:08d}.tar")
+            tars(place / "10", samples[2:], 2, "{:08d}.tar")
+        else:
+            tars(place, samples, 3, "{:08d}.tar")
+        of = [
+            pair(5 * year + n, f"{n:08d}", txt=f"tested {year} as {n}", uid=f"{year:016x}{n:016x}")
+            for n in range(tested)
+        ]
+        place = root / f"tic/datacomp/yearly/eval/retrieval/{year}"
+        tars(place, of, 2, "{}.tar")
+        write(place / "nshards.txt", f"{-(-tested // 2)}\n")
+        write(place / "count.txt", f"{tested}\n")
+        write(place / "dataset_type.txt", "retrieval\n")
+
+
+def tic_batches(root: Path, folder: str, batches: Sequence[str], train: int = 150, test: int = 2) -> None:
+    """What TiC-CLIP's script writes of YFCC or RedCaps: tars of a batch, named after its tables."""
+    for batch in batches:
+        for part, number in (("train", train), ("test", test)):
+            samples = [pair(n + 7 * int(batch), str(n), caption=f"{part} {batch} {n}") for n in range(number)]
+            tars(root / "tic" / folder, samples, 100, f"{part}_batch_{batch}__{{:08d}}.tar")

@@ -25,12 +25,15 @@ class PairPlan:
     :param train: training images with captions.
     :param test: test images with captions.
     :param valid: validation images with captions; None for none.
+    :param drawn: places of the test images among those of the task, where they are drawn from a seed; None where a file
+        says which they are.
     """
 
     name: str
     train: CaptionedPart
     test: CaptionedPart
     valid: CaptionedPart | None = None
+    drawn: list[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def built_pairs(
     problems.notes += [*benchmark.notes_with(options), *(f"{of.title}: {note}" for of in declared for note in of.notes)]
     note_other_sizes([other_numbers(of, found) for of, found in zip(declared, read, strict=True)], problems)
     plans = _readable(benchmark.plans(read, options), root, options, problems)
+    drawn = {plan.name: plan.drawn for plan in plans if plan.drawn is not None}
     parts = ("train", "test", *(("valid",) if all(plan.valid for plan in plans) else ()))
     default = clip_transform()
     shown = {
@@ -68,12 +70,13 @@ def built_pairs(
         streams["test"],
         task_names=[plan.name for plan in plans],
         further={"valid": streams["valid"]} if "valid" in streams else {},
-        data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes))),
+        data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes)), chosen=drawn),
         protocol={
             **own_protocol(options),
+            **benchmark.facts,
             "root": str(root),
             "sets": [of.name for of in declared],
-            "split_seed": options["seed"] if options["captions"] else None,
+            "split_seed": options["seed"] if options["captions"] or drawn else None,
             **{f"n_{part}": [len(getattr(plan, part)) for plan in plans] for part in parts},
             "order": [plan.name for plan in plans],
         },
@@ -105,7 +108,10 @@ def _readable(plans: list[PairPlan], root: Path, options: Options, problems: Pro
     def good(rows: CaptionedPart) -> CaptionedPart:
         return rows.at(row for row, path in enumerate(rows.images) if path not in bad) if bad else rows
 
-    found = [PairPlan(plan.name, good(plan.train), good(plan.test), plan.valid and good(plan.valid)) for plan in plans]
+    found = [
+        replace(plan, train=good(plan.train), test=good(plan.test), valid=plan.valid and good(plan.valid))
+        for plan in plans
+    ]
     for plan in found:
         for what, rows in (("training", plan.train), ("test", plan.test)):
             if not rows:

@@ -3,9 +3,11 @@ image is opened."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from avalanche_vlm.errors import InputError
 
 _COCO_YEAR = re.compile(r"COCO_((?:train|val|test)\d{4})_")
 """How COCO's files of 2014 and 2015 are called: after the folder that they lie in."""
+TESTED = 0.01
+"""Share of a step's pairs that is tested where the step has no test part, as in TiC-CLIP (arXiv 2310.16226)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class CaptionedPart:
 class CaptionedSet:
     """Images with captions.
 
-    :param parts: rows by part: ``train``, ``valid``, ``test``, or ``all`` where the data set is not split.
+    :param parts: rows by part: ``train``, ``valid``, ``test``, or ``all`` where the data set is not split; of a data
+        set in steps ``train STEP`` and ``test STEP``, or ``all STEP``, in the order of the steps.
     """
 
     parts: Mapping[str, CaptionedPart]
@@ -97,6 +102,47 @@ class CaptionedSet:
         files = whole.files()
         train, test = seeded_split(len(files))
         return whole.of_files(files[row] for row in train), whole.of_files(files[row] for row in test)
+
+    def steps(self, seed: int) -> dict[str, tuple[CaptionedPart, CaptionedPart, list[int] | None]]:
+        """The training and the test rows of each step, and the places of the test rows where they are drawn.
+
+        :param seed: seed of the draw where a step has no test part, 0 or more.
+        """
+        found: dict[str, tuple[CaptionedPart, CaptionedPart, list[int] | None]] = {}
+        for name, rows in self.parts.items():
+            part, _, step = name.partition(" ")
+            if part == "train":
+                found[step] = rows, self.parts[f"test {step}"], None
+            elif part == "all":
+                test = drawn_by_caption(rows.captions, TESTED, seed)
+                chosen = set(test)
+                found[step] = rows.at(row for row in range(len(rows)) if row not in chosen), rows.at(test), test
+        return found
+
+    def tested(self) -> CaptionedPart:
+        """The test rows, of a data set in steps those of all steps."""
+        if not any(" " in name for name in self.parts):
+            return self.halves()[1]
+        return reduce(CaptionedPart.joined, (test for _, test, _ in self.steps(0).values()))
+
+
+def drawn_by_caption(captions: Sequence[str], share: float, seed: int) -> list[int]:
+    """The places of some captions, drawn by what they say and not by where they stand: whoever holds the same pairs in
+    another order draws the same.
+
+    :param captions: captions of all pairs, one for each.
+    :param share: share of them that is drawn, in (0, 1); one at least.
+    :param seed: seed of the draw, 0 or more.
+
+    >>> drawn_by_caption(["a", "b", "c", "d"], 0.5, 0), drawn_by_caption(["d", "c", "b", "a"], 0.5, 0)
+    ([0, 2], [1, 3])
+    """
+    keys = np.fromiter((_number(f"{seed} {caption}") for caption in captions), np.uint64, len(captions))
+    return sorted(np.argsort(keys, kind="stable")[: max(1, round(share * len(keys)))].tolist())
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def karpathy_split(

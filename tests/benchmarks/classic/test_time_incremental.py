@@ -95,4 +95,6 @@ def test_one_bucket_has_no_next_one(tmp_path):
 
 
 def test_the_family_is_listed():
-    assert benchmarks.list(family="time-incremental") == ["clear10", "clear100"]
+    pairs = ["tic-datacomp", "tic-yfcc", "tic-redcaps"]
+    assert benchmarks.list(family="time-incremental") == ["clear10", "clear100", *pairs]
+    assert benchmarks.list("pairs", family="time-incremental") == pairs

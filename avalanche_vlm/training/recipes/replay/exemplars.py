@@ -161,9 +161,14 @@ def icarl(
             optimizer="AdamW",
             lr=1e-3,
             weight_decay=0.2,
+            betas=(0.9, 0.98),
             schedule="cosine",
             warmup=2000,
-            note="no warm-up from the second time step on",
+            iterations=4500,
+            batch_size=4096,
+            at=("tic-datacomp",),
+            note="iterations and batch of the medium scale (large: 22,500 of 8,192; xlarge: 20,500 of 90,112); no "
+            "warm-up from the second time step on",
         )
     ],
     adamw=AdamW(1e-5, "since the published rate is for a model from scratch: as whole towers are fine-tuned on MTIL"),
