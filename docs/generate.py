@@ -248,7 +248,7 @@ def reproduction_table() -> str:
     """Every published figure with the command that trains the same."""
     rows = [
         [
-            f"{of.named}, {of.run['benchmark']} order {of.run['order']}",
+            f"{of.named}, {of.run['benchmark']} {told_order(of)}",
             row.method,
             f"`{command_of(of, row)}`" if row.recipe else "no recipe of ours",
             *(f"{row.figures[name]:.1f}" if name in row.figures else "" for name in ("transfer", "avg", "last")),
@@ -269,15 +269,23 @@ def has_settings(name: str, benchmark: str) -> bool:
     return True
 
 
+def told_order(published: PublishedTable) -> str:
+    """Which stream of the benchmark a table is of."""
+    return f"order {published.run['order']}" if "order" in published.run else published.run["option"]
+
+
 def command_of(published: PublishedTable, row: PublishedRow) -> str:
     """The command line that trains what a paper reports."""
     run = published.run
+    which = run.get("order") or run["option"].replace("=", "-")
     words = [
-        f"avalanche-vlm run --benchmark {run['benchmark']} --root DATA --order {run['order']} --recipe {row.recipe}",
+        f"avalanche-vlm run --benchmark {run['benchmark']} --root DATA",
+        f"--order {run['order']}" if "order" in run else f"--option {run['option']}",
+        f"--recipe {row.recipe}",
         f"--model {run['model']} --pretrained {run['pretrained']}",
         "--reference PAIRS" if "reference" in recipes.describe(row.recipe).needs else "",
         "--published" if has_settings(row.recipe, run["benchmark"]) else "",
-        f"--device cuda --out out/{run['benchmark']}-{run['order']}-{row.recipe}",
+        f"--device cuda --out out/{run['benchmark']}-{which}-{row.recipe}",
     ]
     return " ".join(filter(None, words))
 

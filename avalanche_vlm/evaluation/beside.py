@@ -27,7 +27,7 @@ def published_beside(results: Sequence[Mapping[str, Any]]) -> Beside:
     """The published figures that may stand beside results.
 
     :param results: what ``result.json`` holds of each; they share a table.
-    :return: the rows of the table with the same protocol; of a benchmark whose tables all have another one, a sentence
+    :return: the rows of all tables with the same protocol; of a benchmark whose tables all have another one, a sentence
         that names the first field in which the nearest of them differs; of random weights, a sentence that says so.
     """
     protocol = results[0]["protocol"] if results else {}
@@ -40,8 +40,11 @@ def published_beside(results: Sequence[Mapping[str, Any]]) -> Beside:
     nearest = min(tables, key=lambda table: len(list(_other(table, facts))))
     if differs := next(_other(nearest, facts), None):
         return Beside(sentences=(f"Published figures are not shown: {nearest.named} has another protocol, {differs}.",))
-    source = f"Rows marked published are {nearest.named}; whether its models started from the same weights is not known"
-    return Beside(nearest.rows, (f"{source}.", *(f"{note[:1].upper()}{note[1:]}." for note in nearest.notes)))
+    same = [table for table in tables if next(_other(table, facts), None) is None]
+    named = " and ".join(table.named for table in same)
+    source = f"Rows marked published are {named}; whether the models started from the same weights is not known."
+    notes = dict.fromkeys(f"{note[:1].upper()}{note[1:]}." for table in same for note in table.notes)
+    return Beside(tuple(row for table in same for row in table.rows), (source, *notes))
 
 
 def _other(table: PublishedTable, facts: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,8 @@ from avalanche_vlm.evaluation.beside import published_beside
 def result(table: int = 0) -> dict:
     """A result on MTIL that says what its table says."""
     protocol: dict = {"recipe": "zscl", "seed": 0, "data": {"root": "/somewhere"}, "train": {"lr": 1.0}}
-    for name, value in tables_on("mtil")[table].protocol.items():
+    zscl = [of for of in tables_on("mtil") if of.arxiv == "2303.06628"]
+    for name, value in zscl[table].protocol.items():
         group, _, field = name.rpartition(".")
         (protocol[group] if group else protocol)[field] = copy.deepcopy(value)
     return {"protocol": protocol}
@@ -23,7 +24,9 @@ def result(table: int = 0) -> dict:
 @pytest.mark.parametrize(("table", "last"), [(0, 83.6), (1, 83.4)])
 def test_figures_of_the_same_protocol_are_shown_with_their_source(table, last):
     found = published_beside([result(table)])
-    assert {row.method: row.figures["last"] for row in found.rows}["ZSCL"] == last
+    rows = {row.method: row.figures["last"] for row in found.rows}
+    assert rows["ZSCL"] == last and rows.get("MoE-Adapters") == (None if table else 85.0)
+    assert ("arXiv 2403.11549" in found.sentences[0]) == (not table)
     assert "arXiv 2303.06628" in found.sentences[0] and "weights is not known" in found.sentences[0]
     assert any("SUN397" in sentence for sentence in found.sentences)
 
@@ -37,7 +40,7 @@ def test_how_a_recipe_trains_is_no_part_of_the_protocol():
 @pytest.mark.parametrize(
     ("where", "value", "sentence"),
     [
-        (("data", "splits"), "coop", 'table 3 of .* has another protocol, data.splits is "zscl" there and "coop" here'),
+        (("data", "splits"), "coop", 'table .*of .* has another protocol, data.splits is "zscl" there and "coop" here'),
         (("data", "prompts"), "first", 'data.prompts is "all" there and "first" here'),
         (("data", "shots"), 5, "data.shots is null there and 5 here"),
         (("label_space",), "union", 'label_space is "task" there and "union" here'),
@@ -75,3 +78,14 @@ def test_nothing_is_said_of_what_nobody_published():
         == published_beside([{"protocol": {"benchmark": "picturebook-mtil"}}]).sentences
         == ()
     )
+
+
+@pytest.mark.parametrize(("increment", "class_order", "shown"), [(5, "continual-clip", True), (5, "rapf", False)])
+def test_a_class_incremental_table_is_found_by_its_steps_and_its_order(increment, class_order, shown):
+    data = {"base": 0, "increment": increment, "class_order": class_order, "prompts": "continual-clip", "shots": None}
+    data["n_test"] = [500] * 20
+    protocol = {"benchmark": "cifar100", "data": data, "label_space": "seen", "model": "ViT-B-16"}
+    found = published_beside([{"protocol": {**protocol, "task_id_at_test": False}}])
+    assert [(row.method, row.figures) for row in found.rows] == ([("Continual-CLIP", {"last": 66.72})] if shown else [])
+    said = "20 steps, of Thengane et al. 2022" if shown else 'class_order is "continual-clip" there and "rapf" here'
+    assert said in found.sentences[0]

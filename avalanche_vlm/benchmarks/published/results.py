@@ -78,8 +78,8 @@ def tables_on(benchmark: str) -> list[PublishedTable]:
 
     :param benchmark: the benchmark's name.
 
-    >>> [table.table for table in tables_on("mtil")]
-    ['table 3', 'table 10']
+    >>> [table.short for table in tables_on("mtil")]
+    ['Yu et al. 2024', 'Zheng et al. 2023', 'Zheng et al. 2023']
     """
     return [table for table in published_tables() if table.protocol["benchmark"] == benchmark]
 

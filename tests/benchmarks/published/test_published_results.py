@@ -39,7 +39,7 @@ def test_published_scores_are_whole_numbers_of_test_images(table, row):
 
 
 def test_both_orders_are_permutations_of_one_benchmark():
-    first, second = tables_on("mtil")
+    first, second = (of for of in tables_on("mtil") if of.arxiv == "2303.06628")
     assert sorted(first.protocol["data.order"]) == sorted(second.protocol["data.order"])
     sizes = [dict(zip(of.protocol["data.order"], of.protocol["data.n_test"], strict=True)) for of in (first, second)]
     assert sizes[0] == sizes[1] and sum(sizes[0].values()) == 97_209
