@@ -182,7 +182,7 @@ NUMBERS = {
         Number("batch_size", "new samples per iteration", _OWN, least=1, most=10**6, why="no step takes so many"),
         Number("warmup", "iterations in which the rate rises", _OWN, most=10**9, why="no training has so many"),
         _amount("weight_decay", "of AdamW", _OWN),
-        _amount("max_grad_norm", "norm that gradients are clipped to", "1", open="("),
+        _amount("max_grad_norm", "norm that gradients are clipped to, or none", "1", open="(", none="none"),
         Number(
             "label_smoothing",
             "share of class targets that is spread",

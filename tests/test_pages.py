@@ -25,6 +25,13 @@ def typed(page: str) -> list[list[str]]:
     return [shlex.split(words, comments=True) for words in found if not SKETCH.search(words)]
 
 
+EXAMPLES = [
+    example
+    for page in PAGES
+    for example in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+]
+"""Files that pages show, by their names."""
+
 COMMANDS = sorted({(page.name, *words) for page in PAGES for words in typed(page.read_text()) if len(words) > 1})
 
 
@@ -38,8 +45,18 @@ def test_the_pages_have_commands():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_of_a_page_is_taken(words, tmp_path, monkeypatch):
     (tmp_path / "FILE").write_text("a red star\n")
+    (tmp_path / "DIR").mkdir()
+    (tmp_path / "DIR/request.yaml").write_text("command: run\nrecipe: lora\nout: x\n")
+    for name, content in EXAMPLES:
+        (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
-    parse(list(words[1:]))
+    typed_here = list(words[1:])
+    if "--dump-config" in typed_here:
+        with pytest.raises(SystemExit) as end:
+            parse(typed_here[: typed_here.index(">")])
+        assert end.value.code == 0
+        return
+    parse(typed_here)
 
 
 def test_an_option_that_there_is_not_is_refused():

@@ -63,8 +63,8 @@ def check(request: Part) -> None:
     if isinstance(request, TrainingRequest):
         if complete():
             check_recipes(request)
-        given = request.train.model_dump(exclude_none=True, exclude={"published"})
-        TrainSettings(**given)
+        for one in request.each():
+            TrainSettings(**one.train.given())
     if isinstance(request, RunRequest | CompareRequest | AdviseRequest):
         check_model(request.model)
         check_stream(request.stream)
@@ -94,7 +94,8 @@ def check_recipes(request: TrainingRequest) -> None:
             refuse_unread(request, CATALOGUED)
             if not left_out and (why := lacking(request.stream, name, CATALOGUED)):
                 raise InputError(why)
-        list(assigned(request, name, CATALOGUED))
+        for one in request.each():
+            list(assigned(one, name, CATALOGUED))
 
 
 def check_model(model: ModelRequest) -> None:

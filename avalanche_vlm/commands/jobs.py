@@ -43,6 +43,7 @@ class Job:
     :param saving: what is saved of its model.
     :param kept: result, timing and ledger, if it was finished before.
     :param begun: the protocol of a run that was interrupted, and goes on.
+    :param row: name of its row among the others, and of the folder that its seeds share; the recipe by default.
     """
 
     asked: Experiment
@@ -50,18 +51,23 @@ class Job:
     saving: Saving
     kept: store.RunEntry | None
     begun: dict[str, Any] | None
+    row: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.row}, seed {self.asked.seed}" if self.row else str(self.asked)
 
 
-def job_of(asked: Experiment, folder: Path, saving: Saving) -> Job:
+def job_of(asked: Experiment, folder: Path, saving: Saving, row: str = "") -> Job:
     """What is to be done for an experiment.
 
     :param asked: what is run.
     :param folder: the folder of its result.
     :param saving: what is saved of its model.
+    :param row: name of its row among the others; the recipe by default.
     :raises InputError: if the folder holds what is of another request.
     """
     kept = store.finished(folder, asked)
-    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked))
+    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked), row)
 
 
 def confirm_all(jobs: Sequence[Job]) -> None:
@@ -120,7 +126,7 @@ def note_failure(job: Job, sentence: str, traceback: str) -> None:
     :param sentence: the reason, in a sentence.
     :param traceback: where it was.
     """
-    text = f"{job.asked}: {sentence}\n\n{traceback}"
+    text = f"{job}: {sentence}\n\n{traceback}"
     write_or_remark(lambda: store.write_text(job.folder / FAILURE, text), lambda why: None)
 
 
@@ -135,10 +141,10 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         (folder / FAILURE).unlink(missing_ok=True)
     so_far = folder / store.PARTIAL
     if job.kept is not None:
-        progress.say(f"{asked}: finished before, kept")
+        progress.say(f"{job}: finished before, kept")
         store.check_first_version(folder, job.kept["result"]["run"])
         if job.saving.model and not (folder / "model").exists():
-            progress.say(f"{asked}: its model was not saved then; another --out runs it again and saves it")
+            progress.say(f"{job}: its model was not saved then; another --out runs it again and saves it")
         # Of a process that was killed when it had written the result.
         remove_checkpoints(folder / store.CHECKPOINTS)
         so_far.unlink(missing_ok=True)
@@ -147,7 +153,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
             draw_plot(picture, lambda: plots.matrices([kept]), progress)
         return job.kept
     if (folder / store.RESULT_FILE).exists():
-        progress.say(f"{asked}: {folder / store.RESULT_FILE} is damaged, run again")
+        progress.say(f"{job}: {folder / store.RESULT_FILE} is damaged, run again")
     started = time.perf_counter()
     if job.begun is None:
         so_far.unlink(missing_ok=True)  # of another request, of which nothing was trained
@@ -164,7 +170,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
         command.begins()
-        with progress.task(str(asked), len(benchmark.task_names)) as advance:
+        with progress.task(str(job), len(benchmark.task_names)) as advance:
             outcome = run_experiment(
                 benchmark,
                 asked.recipe,
@@ -176,7 +182,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
                 progress=advance,
                 on_step=on_step,
                 checkpoint=checkpoint,
-                on_resume=lambda plugin: say_where(progress, asked, plugin),
+                on_resume=lambda plugin: say_where(progress, job, plugin),
             )
         if job.saving.model:
             _save_model(job, outcome, benchmark, progress)

@@ -11,14 +11,9 @@ from avalanche_vlm.benchmarks.sources.layout import ONE_TASK
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_reference, read_stream
 from avalanche_vlm.commands.checks import does_not_apply, refuse_no_device, refuse_what_it_has, stream_options
 from avalanche_vlm.commands.held_out import set_aside
-from avalanche_vlm.commands.requests import (
-    CompareRequest,
-    Experiment,
-    StreamRequest,
-    TrainingRequest,
-)
+from avalanche_vlm.commands.requests import CompareRequest, Experiment, StreamRequest, TrainingRequest
 from avalanche_vlm.commands.requests.shared import CHECKS, DATA_OPTIONS, FILES, SIZES
-from avalanche_vlm.commands.wanted import assigned, lacking, refuse_unread
+from avalanche_vlm.commands.wanted import assigned, lacking, refuse_unread, row_of
 from avalanche_vlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,19 +51,24 @@ def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
     )
 
 
-def experiments(request: CompareRequest) -> tuple[list[Experiment], list[str]]:
-    """All experiments of a comparison, seed by seed.
+def experiments(request: CompareRequest) -> tuple[list[tuple[str, Experiment]], list[str]]:
+    """All experiments of a comparison, seed by seed, each once.
 
     :param request: what was asked for.
-    :return: the experiments, and a sentence for each recipe that is left out: where the user named none, those that
-        lack a resource.
+    :return: the experiments, each behind the name of its row: the recipe, and which values of a sweep it has; and a
+        sentence for each recipe that is left out: where the user named none, those that lack a resource.
     :raises InputError: for a recipe that does not exist or that the user named though it lacks a resource, and for an
         unusable option.
     """
     left_out = {} if request.chosen else {name: lacking(request.stream, name) for name in request.recipes}
     names = [name for name in request.recipes if not left_out.get(name)]
-    found = [experiment(request, name, seed) for seed in request.seeds for name in names]
-    return found, [why for why in left_out.values() if why]
+    several = [
+        (row_of(one, of), experiment(one, of, s)) for s in request.seeds for of in names for one in request.each()
+    ]
+    once: dict[str, tuple[str, Experiment]] = {}
+    for row, asked in several:
+        once.setdefault(asked.run_id, (row, asked))
+    return list(once.values()), [why for why in left_out.values() if why]
 
 
 def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,11 +97,11 @@ def changed_by(request: TrainingRequest, train: Mapping[str, Any]) -> dict[str, 
     :param request: what was asked for.
     :param train: the settings before.
     """
-    given = request.train.model_dump(exclude_none=True, exclude={"published"})
+    given = request.train.given()
     found = {**train, **given}
     if "epochs" in given and "iterations" not in given:
         found["iterations"] = None  # so many passes, whatever was published or trained before
-    if "lr" in given:
+    if "lr" in given and "rates" not in given:
         found["rates"] = None
     return found
 

@@ -75,11 +75,13 @@ def compare(request: CompareRequest) -> int:
             return _compare(request, experiments, left_out, command)
 
 
-def _compare(request: CompareRequest, experiments: list[Experiment], left_out: list[str], command: Command) -> int:
+def _compare(
+    request: CompareRequest, experiments: list[tuple[str, Experiment]], left_out: list[str], command: Command
+) -> int:
     from avalanche_vlm.report import lettering, plots
 
     out = request.out
-    jobs = [job_of(asked, out / asked.recipe / f"seed-{asked.seed}", request.saving) for asked in experiments]
+    jobs = [job_of(asked, out / row / f"seed-{asked.seed}", request.saving, row) for row, asked in experiments]
     entries: dict[Job, dict[str, Any]] = {}
     failures: dict[str, list[str]] = {}
     expected = True
@@ -99,7 +101,7 @@ def _compare(request: CompareRequest, experiments: list[Experiment], left_out: l
                 so_far = table_order(request, jobs, entries)
                 write_or_remark(partial(_write_table, out, so_far), progress.say_once)  # at the end it must be
                 continue
-            failures.setdefault(failure.sentence, []).append(str(job.asked))
+            failures.setdefault(failure.sentence, []).append(str(job))
             if not failure.unusable:
                 expected = False
                 note_failure(job, failure.sentence, failure.traceback)
@@ -130,7 +132,8 @@ def table_order(
     :param jobs: the comparison's experiments, as they were asked for.
     :param entries: results and timings of those that are finished.
     """
-    ordered = sorted(jobs, key=lambda job: request.recipes.index(job.asked.recipe))
+    rows = list(dict.fromkeys(job.row for job in jobs))
+    ordered = sorted(jobs, key=lambda job: (request.recipes.index(job.asked.recipe), rows.index(job.row)))
     return [entries[job] for job in ordered if job in entries]
 
 

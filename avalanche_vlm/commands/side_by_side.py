@@ -41,10 +41,12 @@ def begin_imports(request: CompareRequest | AdviseRequest) -> None:
     """
     seeds = request.seeds if isinstance(request, CompareRequest) else (request.seed,)
     folders = [request.out / recipe / f"seed-{seed}" for seed in seeds for recipe in request.recipes]
-    todo = isinstance(request, AdviseRequest) or not all((folder / store.RESULT_FILE).exists() for folder in folders)
+    several = isinstance(request, CompareRequest) and len(request.variants) > 1
+    todo = isinstance(request, AdviseRequest) or several
+    todo = todo or not all((folder / store.RESULT_FILE).exists() for folder in folders)
     if (
         todo
-        and len(folders) > 1
+        and (several or len(folders) > 1)
         and not request.device.startswith("cuda")
         and (request.jobs or _processors.cores()) > 1
     ):
@@ -123,7 +125,7 @@ def _endings(
 ) -> Iterator[tuple[Job, Ending]]:
     """What comes of experiments that an engine does."""
     heard = HeardProgress(progress)
-    named = [Work(str(job.asked), function) for job, function in zip(jobs, functions, strict=True)]
+    named = [Work(str(job), function) for job, function in zip(jobs, functions, strict=True)]
     with command.working(engine), closing(engine.run(named, heard)) as endings:
         for ending in endings:
             heard.over(ending.index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,7 @@ from avalanche_vlm._flat import differing, flat
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.results import LEDGER, PARTIAL_RESULT, RESULT, TIMING, KeptResult
 from avalanche_vlm.storage.durable import replace_file, write_or_remark
-from avalanche_vlm.storage.json_files import TruncatedError, json_lines, read_json_file
+from avalanche_vlm.storage.json_files import TruncatedError, json_lines
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Experiment
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoint"
 """The folder of a run's checkpoints, in the run's own."""
-REQUEST_FILE, RESULT_FILE, TIMING_FILE, LEDGER_FILE = "request.json", "result.json", "timing.json", "ledger.json"
+REQUEST_FILE, RESULT_FILE, TIMING_FILE, LEDGER_FILE = "request.yaml", "result.json", "timing.json", "ledger.json"
 """The files of a run: what was asked for, what it came to, its seconds and its costs."""
+OLD_REQUEST = "request.json"
+"""What was asked for, as earlier versions wrote it."""
 PARTIAL = "partial.json"
 """The rows that a run has come to which is not finished."""
 DIAGNOSED, ADVISED = "diagnosis.json", "advice.json"
@@ -61,9 +64,23 @@ def write_request(folder: Path, asked: Experiment) -> None:
     :param asked: the experiment that is asked for.
     :raises InputError: if it cannot be written.
     """
-    from avalanche_vlm.commands.requests.experiment import REQUEST
+    from avalanche_vlm.benchmarks.registry import get_benchmark
+    from avalanche_vlm.commands.requests.stored import write_stored
 
-    REQUEST.write(folder / REQUEST_FILE, {"run": asked.run_id, **asked.stored()})
+    name = asked.stream.benchmark
+    write_stored(folder / REQUEST_FILE, asked, full=name is not None and bool(get_benchmark(name).quick))
+    with suppress(OSError):  # what an earlier version wrote of the same run
+        (folder / OLD_REQUEST).unlink(missing_ok=True)
+
+
+def request_of(folder: Path) -> Path:
+    """The file that says what a run was asked for.
+
+    :param folder: the folder of the run.
+    :return: its path, whether it is there or not; that of an earlier version where only this one is there.
+    """
+    path, old = folder / REQUEST_FILE, folder / OLD_REQUEST
+    return old if os.path.lexists(old) and not os.path.lexists(path) else path
 
 
 def write_partial(folder: Path, asked: Experiment, trained: int, rows: Sequence[Sequence[float | None]]) -> None:
@@ -92,10 +109,9 @@ def read_partial(folder: Path) -> dict[str, Any] | None:
         if os.path.lexists(folder / PARTIAL):
             raise
         return None
-    if os.path.lexists(folder / REQUEST_FILE) and found["run"] != (
-        run := read_experiment(folder / REQUEST_FILE).run_id
-    ):
-        raise InputError(f"{folder / PARTIAL} is of another run ({found['run']}) than {REQUEST_FILE} ({run}): {_ANEW}")
+    request = request_of(folder)
+    if os.path.lexists(request) and found["run"] != (run := read_experiment(request).run_id):
+        raise InputError(f"{folder / PARTIAL} is of another run ({found['run']}) than {request.name} ({run}): {_ANEW}")
     return dict(found)
 
 
@@ -125,21 +141,13 @@ def write_outcome(
 def read_experiment(path: Path) -> Experiment:
     """What a run was asked for.
 
-    :param path: the ``request.json`` of a run.
+    :param path: the ``request.yaml`` of a run, or ``request.json`` of an earlier version.
     :return: the experiment that was asked for.
     :raises InputError: if the file is damaged, was changed, or is of another version.
     """
-    from avalanche_vlm.commands.requests.experiment import REQUEST
+    from avalanche_vlm.commands.requests.stored import read_stored
 
-    content = read_json_file(path)
-    model = content.get("model") if isinstance(content, dict) else None
-    if isinstance(model, dict) and model.get("trust_remote_code"):
-        raise InputError(f"{path} sets trust_remote_code, and no file may ask that code of a model be run")
-    kept = REQUEST.checked(content, path)
-    asked = kept.experiment()
-    if kept.run != asked.run_id:
-        raise InputError(f"{path} is damaged: run is {kept.run!r}, and not what tells its request from others")
-    return asked
+    return read_stored(path)
 
 
 def read_entry(folder: Path) -> RunEntry | None:
@@ -162,8 +170,8 @@ def read_entry(folder: Path) -> RunEntry | None:
         except TruncatedError as error:
             raise InputError(f"{error}: remove it, and the result stands without it") from error
         _check_run(folder, result["run"], name, found[name]["run"])
-    if os.path.lexists(folder / REQUEST_FILE):
-        _check_request(folder, read_experiment(folder / REQUEST_FILE), result)
+    if os.path.lexists(request := request_of(folder)):
+        _check_request(folder, read_experiment(request), request.name, result)
     return _entry(result, found.get(TIMING_FILE, {}), found.get(LEDGER_FILE, {}))
 
 
@@ -175,11 +183,11 @@ def read_run(folder: Path) -> tuple[Experiment, KeptResult]:
     :raises InputError: if the folder holds no finished run, or a file of it is damaged or of another run.
     """
     entry = read_entry(folder)
-    if entry is None or not (folder / REQUEST_FILE).exists():
+    if entry is None or not request_of(folder).exists():
         below = sorted(path.parent for path in folder.glob(f"*/seed-*/{RESULT_FILE}"))
         hint = f"; there is one in {below[0]}" if below else ""
         raise InputError(f"{folder} holds no finished run ({REQUEST_FILE} and {RESULT_FILE}){hint}")
-    return read_experiment(folder / REQUEST_FILE), entry["result"]
+    return read_experiment(request_of(folder)), entry["result"]
 
 
 def check_first_version(folder: Path, run: str) -> None:
@@ -210,14 +218,14 @@ def _check_run(folder: Path, run: str, name: str, there: str) -> None:
         raise InputError(f"{folder / name} is of another run ({there}) than {folder / RESULT_FILE} ({run}): {_ANEW}")
 
 
-def _check_request(folder: Path, asked: Experiment, result: KeptResult) -> None:
+def _check_request(folder: Path, asked: Experiment, name: str, result: KeptResult) -> None:
     """Refuse a result that is of another request, by what both are known by and by what both say."""
-    _check_run(folder, result["run"], REQUEST_FILE, asked.run_id)
+    _check_run(folder, result["run"], name, asked.run_id)
     kind = asked.device.partition(":")[0]  # a result says what computed it and not which of several
     for fact, wanted in (("recipe", asked.recipe), ("seed", asked.seed), ("device", kind)):
         if (there := result["protocol"].get(fact)) != wanted:
             raise InputError(
-                f"{folder / RESULT_FILE} says {fact} = {there!r}, and {REQUEST_FILE} beside it {wanted!r}: {_ANEW}"
+                f"{folder / RESULT_FILE} says {fact} = {there!r}, and {name} beside it {wanted!r}: {_ANEW}"
             )
 
 
@@ -309,7 +317,7 @@ def unfinished(folder: Path, request: Experiment) -> dict[str, Any] | None:
 def _same_request(folder: Path, request: Experiment, what: str, hint: str = "") -> None:
     """Refuse what was asked for otherwise."""
     try:
-        stored, wanted = read_experiment(folder / REQUEST_FILE).stored(), request.stored()
+        stored, wanted = read_experiment(request_of(folder)).stored(), request.stored()
     except InputError as error:
         raise InputError(f"{error}: choose another --out{hint}") from error
     from avalanche_vlm.evaluation.comparable import PLACES

@@ -146,7 +146,7 @@ def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[Tr
 
 def _earlier(folder: Path, saved: SavedModel) -> Experiment | None:
     """What the first version was asked for, where ``run`` made it."""
-    path, run = folder / store.REQUEST_FILE, saved.description.about.get(store.RUN)
+    path, run = store.request_of(folder), saved.description.about.get(store.RUN)
     if not path.exists():
         return None
     asked = store.read_experiment(path)

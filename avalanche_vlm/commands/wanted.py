@@ -6,15 +6,18 @@ knows; and from the recipes themselves.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from avalanche_vlm._content import digest
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.catalogue import Listed, catalogue
-from avalanche_vlm.commands.requests import StreamRequest, TrainingRequest
+from avalanche_vlm.commands.arguments.configuration import SWEPT
+from avalanche_vlm.commands.requests import CompareRequest, StreamRequest, TrainingRequest
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.lacking import lacks
 from avalanche_vlm.training.recipes.reading import STRICT, annotation_of, read_value, refusal
@@ -172,3 +175,23 @@ def assigned(request: TrainingRequest, recipe: str, source: Source = REGISTERED)
             raise InputError(
                 f"--set {assignment.text}: recipe {recipe} has no option {assignment.option!r}; it has {known}"
             )  # else it is an option of another recipe of the comparison
+
+
+def row_of(request: CompareRequest, recipe: str, source: Source = REGISTERED) -> str:
+    """What a row of a comparison is called, and its folder.
+
+    :param request: what was asked for, of one combination of a sweep.
+    :param recipe: name of the recipe.
+    :param source: where the recipes are known from.
+    :return: the recipe, and the values of the sweep that it is about; what no folder can be called is a digest.
+    """
+    options = source.get(recipe).options
+    parts = [recipe]
+    for name, value in request.variants[0].named if request.variants else ():
+        of, _, option = name.rpartition(".")
+        assigned_here = option in options and of in ("", recipe)
+        if assigned_here or (not of and name in SWEPT):
+            told = f"{option}={value}"
+            plain = len(told) <= 60 and re.fullmatch(r"[\w.+=-]+", told)
+            parts.append(told if plain else f"{option}={digest([told])[:8]}")
+    return ",".join(parts)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.evaluation.binomial import binomial_interval
 from avalanche_vlm.evaluation.declaration import found_at, number
+from avalanche_vlm.evaluation.variants import row_names
 from avalanche_vlm.units import one_line
 
 if TYPE_CHECKING:  # reports read results here, and wait for no torch
@@ -207,8 +208,8 @@ def remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
     protocol = known[0][0]["protocol"]
     found = certain(known[0][0]["tasks"], known[0][1], "label_space" in protocol and protocol["label_space"] is None)
     by_recipe: dict[str, list[Verdict | None]] = {}
-    for result, of in known:
-        by_recipe.setdefault(result["protocol"]["recipe"], []).append(verdict(_at_the_end(result), of))
+    for name, (result, of) in zip(row_names([result for result, _ in known]), known, strict=True):
+        by_recipe.setdefault(name, []).append(verdict(_at_the_end(result), of))
     low = {name: of[0] for name, of in by_recipe.items() if all(v is not None and v.at_chance for v in of)}
     if low and len(low) == len(by_recipe) > 1:
         best = max((v for of in by_recipe.values() for v in of if v), key=lambda v: v.share)

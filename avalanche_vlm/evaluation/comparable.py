@@ -18,6 +18,7 @@ from typing import Any
 
 from avalanche_vlm._flat import flat
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.variants import row_names
 
 ROWS = ("recipe", "recipe_options", "train", "plugins", "resources")
 """What may differ between rows of a table. A resource that two rows both use is the same for both."""
@@ -138,17 +139,17 @@ def averaged_apart(results: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def check_one_table(results: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse results that do not belong in one table with a row per recipe, averaged over seeds.
+    """Refuse results that do not belong in one table with a row per recipe and setting, averaged over seeds.
 
     :param results: what ``result.json`` holds, of each.
     :raises InputError: naming the first fact in which they differ, and its values.
     """
     if name := apart(results):
         raise InputError(f"these results do not belong in one table: {_told(name, results)}")
-    by_recipe: dict[str, list[Mapping[str, Any]]] = {}
-    for result in results:
-        by_recipe.setdefault(result["protocol"]["recipe"], []).append(result)
-    for recipe, members in by_recipe.items():
+    by_row: dict[str, list[Mapping[str, Any]]] = {}
+    for name, result in zip(row_names(results), results, strict=True):
+        by_row.setdefault(name, []).append(result)
+    for recipe, members in by_row.items():
         if name := averaged_apart(members):
             raise InputError(f"these results of {recipe} cannot be averaged: {_told(name, members)}")
         seeds = [member["protocol"].get("seed") for member in members]

@@ -16,6 +16,7 @@ from avalanche_vlm.evaluation.comparable import check_one_table
 from avalanche_vlm.evaluation.curves import curves_by_set
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
+from avalanche_vlm.evaluation.variants import row_names
 from avalanche_vlm.report.lettering import labels, reach, set_in_fonts
 from avalanche_vlm.units import visible
 
@@ -176,8 +177,8 @@ def _direction(figure: Figure) -> str:
 
 def _by_recipe(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(result["protocol"]["recipe"], []).append(result)
+    for name, result in zip(row_names(results), results, strict=True):
+        groups.setdefault(name, []).append(result)
     return groups
 
 

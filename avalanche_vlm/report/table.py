@@ -13,6 +13,7 @@ from avalanche_vlm.evaluation.beside import published_beside
 from avalanche_vlm.evaluation.comparable import check_one_table, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry, Unit
 from avalanche_vlm.evaluation.figures import figures_of
+from avalanche_vlm.evaluation.variants import row_names
 from avalanche_vlm.report.rounding import show, spread
 from avalanche_vlm.units import as_cell, one_line, visible
 
@@ -55,10 +56,9 @@ def as_csv(entries: Sequence[ResultEntry]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, ["recipe", "seed", *(figure.name for figure in figures)], lineterminator="\n")
     writer.writeheader()
-    for entry in entries:
-        writer.writerow(
-            {name: "" if value != value else as_cell(value) for name, value in _row(entry, figures).items()}
-        )
+    for told, entry in zip(_names(entries), entries, strict=True):
+        cells = {**_row(entry, figures), "recipe": told}
+        writer.writerow({name: "" if value != value else as_cell(value) for name, value in cells.items()})
     return text.getvalue()
 
 
@@ -72,6 +72,10 @@ def summary(entries: Sequence[ResultEntry]) -> dict[str, Any]:
     check_one_table([entry["result"] for entry in entries])
     protocol = shared_facts([entry["result"]["protocol"] for entry in entries])
     return {"protocol": protocol, "recipes": _summed_up(entries, figures_of(entries, "summary"))}
+
+
+def _names(entries: Sequence[ResultEntry]) -> list[str]:
+    return row_names([entry["result"] for entry in entries])
 
 
 def print_table(entries: Sequence[ResultEntry]) -> None:
@@ -100,8 +104,8 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
     for figure in figures:
         table.add_column(words(figure.title), justify="right", no_wrap=True)
     of_recipe: dict[str, list[int]] = {}
-    for entry in entries:
-        of_recipe.setdefault(entry["result"]["protocol"]["recipe"], []).append(entry["result"]["protocol"]["seed"])
+    for name, entry in zip(_names(entries), entries, strict=True):
+        of_recipe.setdefault(name, []).append(entry["result"]["protocol"]["seed"])
     for recipe, values in rows.items():
         own = sorted(of_recipe[recipe])  # a recipe that failed on some seeds has a mean over the others
         told = recipe if own == seeds else f"{recipe} (seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
@@ -117,9 +121,8 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
 def _summed_up(entries: Sequence[ResultEntry], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean, deviation and number of seeds, by recipe and figure."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
-        found = _row(entry, figures)
-        rows.setdefault(found["recipe"], []).append(found)
+    for name, entry in zip(_names(entries), entries, strict=True):
+        rows.setdefault(name, []).append(_row(entry, figures))
     return {recipe: {f.name: spread([row[f.name] for row in of]) for f in figures} for recipe, of in rows.items()}
 
 

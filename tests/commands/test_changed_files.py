@@ -11,7 +11,7 @@ from pathlib import Path
 import page_files
 import pytest
 from mutations import forged, kinds, mutated, spoilt
-from small_runs import SMALL, forge, read, run
+from small_runs import SMALL, as_earlier, forge, read, run
 
 from avalanche_vlm import cli
 from avalanche_vlm.artifacts.description import read_description
@@ -20,6 +20,7 @@ from avalanche_vlm.commands.report import read_folder
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.results import RESULT, metrics_of
 from avalanche_vlm.evaluation.survey import survey_metrics
+from avalanche_vlm.storage.yaml_files import parse_yaml, plain_types, yaml_text
 from avalanche_vlm.studies.advice.advised import ADVICE, PILOT
 from avalanche_vlm.studies.diagnosed import DIAGNOSIS
 from avalanche_vlm.studies.living.kept import SPACE
@@ -39,6 +40,9 @@ def home(tmp_path_factory) -> Path:
     ledger = page_files.advice()["ledger"]["lora"]
     tried = {"recipe": "lora", "share": 0.5, "tasks": [[1.0, 0.5]], "kept": {"size": [-1.0, 0.0]}, "ledger": ledger}
     tried |= {"seconds": 2.5, "full_bytes": 9}
+    (folder / "earlier").mkdir()
+    shutil.copy(folder / "request.yaml", folder / "earlier")
+    as_earlier(folder / "earlier")
     PILOT.write(folder / "pilot.json", {"request": {"recipe": "lora", "share": 0.5}, "pilot": tried})
     return folder
 
@@ -47,7 +51,7 @@ READERS = {
     "result.json": lambda path: store.read_entry(path.parent),
     "timing.json": lambda path: store.read_entry(path.parent),
     "ledger.json": lambda path: store.read_entry(path.parent),
-    "request.json": lambda path: store.read_run(path.parent),
+    "earlier/request.json": lambda path: store.read_experiment(path),
     "diagnosis.json": lambda path: read_folder(path.parent),
     "advice.json": lambda path: read_folder(path.parent),
     "pilot.json": PILOT.read,
@@ -83,6 +87,32 @@ def test_what_was_changed_is_refused_in_a_sentence(home, name):
             what, content = mutated(json.loads(whole), draws)
             path.write_text(json.dumps(content))
             assert refused(name, path) or content == json.loads(whole), what
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_request_that_was_changed_is_refused_in_a_sentence(home):
+    path, draws = home / "request.yaml", random.Random("request")
+    whole, asked = path.read_bytes(), store.read_experiment(path)
+    said = plain_types(parse_yaml(whole.decode(), path))
+
+    def looked_at(content: bytes, what) -> None:
+        path.write_bytes(content)
+        try:
+            assert store.read_run(home)[0] == asked, what  # as where a comment was changed
+        except InputError as error:
+            assert path.name in str(error) and "\n" not in str(error) and len(str(error)) < 700, error
+
+    try:
+        for _ in range(25):
+            what, text = spoilt(whole, draws)
+            looked_at(text, what)
+            what, content = mutated(said, draws)
+            try:
+                text = yaml_text(content).encode() if isinstance(content, dict) else b"- 1"
+            except (ValueError, TypeError):  # of a number that JSON does not have
+                continue
+            looked_at(text, what)
     finally:
         path.write_bytes(whole)
 
@@ -176,7 +206,7 @@ def test_the_two_ways_to_compute_metrics_are_one():
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
 def test_a_run_on_any_graphics_card_is_read_and_one_on_another_kind_is_told(home, tmp_path, device):
-    asked = store.read_experiment(home / "request.json").model_copy(update={"device": device})
+    asked = store.read_experiment(home / "request.yaml").model_copy(update={"device": device})
     store.write_request(tmp_path, asked)
     result = {key: value for key, value in read(home / "result.json").items() if key not in ("format", "sha256")}
     for there in ("cuda", "cpu"):
@@ -188,14 +218,14 @@ def test_a_run_on_any_graphics_card_is_read_and_one_on_another_kind_is_told(home
                 == protocol
                 == store.read_run(tmp_path)[1]["protocol"]
             )
-    with pytest.raises(InputError, match=r"says device = 'cpu', and request\.json beside it 'cuda'"):
+    with pytest.raises(InputError, match=r"says device = 'cpu', and request\.yaml beside it 'cuda'"):
         store.read_run(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["result.json", "timing.json", "ledger.json", "request.json"])
+@pytest.mark.parametrize("file", ["result.json", "timing.json", "ledger.json", "request.yaml"])
 def test_a_file_of_another_run_is_told(home, tmp_path, file, capsys):
     other = shutil.copytree(home, tmp_path / "other", symlinks=True)
-    if file == "request.json":
+    if file == "request.yaml":
         forge(other / file, seed=3)
     else:
         forge(other / file, run=RUN)
@@ -230,6 +260,6 @@ def test_the_model_of_another_run_is_told(home, tmp_path, capsys):
 
 
 def test_files_carry_what_their_run_is_known_by(home):
-    known = {read(home / name)["run"] for name in ("request.json", "result.json", "timing.json", "ledger.json")}
+    known = {read(home / name)["run"] for name in ("request.yaml", "result.json", "timing.json", "ledger.json")}
     assert known == {read_description(home / "versions/v1").about["run"]}
     assert RESULT.read(home / "result.json")["run"] in known

@@ -121,16 +121,16 @@ def test_another_request_of_which_nothing_was_trained_is_forgotten(tmp_path, cap
     with monkeypatch.context() as patch, pytest.raises(Killed):
         at(patch, killed)
         cli.main(words(tmp_path))
-    assert "goes on from" not in capsys.readouterr().err and read(tmp_path / "request.json")["train"]["lr"] == 0.0005
+    assert "goes on from" not in capsys.readouterr().err and read(tmp_path / "request.yaml")["train"]["lr"] == 0.0005
 
 
 def test_checkpoints_of_other_versions_and_of_other_data_are_refused(broken, tmp_path, capsys, monkeypatch):
     out = shutil.copytree(broken, tmp_path / "out")
-    request = read(out / "request.json")
-    forge(out / "request.json", versions={**request["versions"], "torch": "1.0"})
+    request = read(out / "request.yaml")
+    forge(out / "request.yaml", versions={**request["versions"], "torch": "1.0"})
     assert cli.main(words(out)) == 2
     assert "holds an unfinished run with versions.torch = '1.0', not " in capsys.readouterr().err
-    forge(out / "request.json", **request)
+    forge(out / "request.yaml", **request)
     from avalanche_vlm.commands import prepare
 
     real = prepare.protocol

@@ -96,7 +96,7 @@ def test_the_protocol_knows_held_out_sets_by_their_content(data, tmp_path):
     first = read(tmp_path / "a/result.json")["protocol"]["data"]["content"]
     moved = shutil.copytree(data / "others", tmp_path / "moved/others")
     assert run(data, tmp_path / "b", "--held-out", str(moved)) == 0
-    here, there = (read(tmp_path / name / "request.json") for name in ("a", "b"))
+    here, there = (read(tmp_path / name / "request.yaml") for name in ("a", "b"))
     assert here["run"] == there["run"] and here["stream"]["held_out"] != there["stream"]["held_out"]
     assert read(tmp_path / "b/result.json")["protocol"]["data"]["content"] == first
     real_formats.dot(moved / "sun/sun_1.jpg", 5)

@@ -51,13 +51,13 @@ def test_every_number_has_a_type_that_says_what_it_may_be():
     assert len(found) > 60
     for name, parser in _parser()[1].items():
         for action in parser._actions:
-            known = action.type in (None, values.names) or isinstance(action.type, values.NumberWord)
+            known = action.type in (None, values.names, values.rate) or isinstance(action.type, values.NumberWord)
             assert known, f"{name} {action.option_strings} takes what nobody has declared"
 
 
 def test_every_declared_number_is_taken_somewhere_or_said_to_be_pythons_alone():
     taken = {action.type.number.name for _, action in asked()}
-    assert set(NUMBERS) - taken == {"max_grad_norm", "n_experiences"}
+    assert set(NUMBERS) - taken == {"n_experiences"}
 
 
 def test_words_on_defaults_are_those_of_the_defaults():

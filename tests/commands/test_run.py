@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_runs import SMALL, forge, read, run
+from small_runs import SMALL, as_earlier, forge, read, run
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands import jobs, prepare, store
@@ -28,7 +28,7 @@ def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
     for name in ("a", "b"):
         assert run("run", "--recipe", "fine-tune", "--out", str(tmp_path / name)) == 0
     assert (tmp_path / "a/result.json").read_bytes() == (tmp_path / "b/result.json").read_bytes()
-    written = "result.json ledger.json timing.json request.json results.csv summary.json matrix.png held_out.png"
+    written = "result.json ledger.json timing.json request.yaml results.csv summary.json matrix.png held_out.png"
     assert {p.name for p in (tmp_path / "a").iterdir()} == {*written.split(), ".lock", "model", "versions", "tests"}
     assert (tmp_path / "a/matrix.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
@@ -85,23 +85,38 @@ def finished(tmp_path_factory):
         ({"device": "tpu"}, "holds a result with device = 'tpu', not 'cpu': choose another --out"),
         ({"versions": {}}, "holds a result with versions.python = None, not "),
         ({"recipe_options": {"policy": "reservoir"}}, "holds a result with recipe_options.max_bytes = None, not "),
+    ],
+)
+def test_what_decides_a_result_is_compared_although_nobody_typed_it(finished, tmp_path, capsys, changed, sentence):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    forge(folder / "request.yaml", **changed)
+    assert run("run", "--recipe", "replay", "--out", str(folder)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({}, "finished before, kept"),
         ({"stream": 3}, "request.json is damaged: stream: input should be a valid dictionary"),
         ({"stream": None}, "request.json is damaged: it has no stream: choose another --out"),
         ({"sede": 3}, "request.json is damaged: it has sede, which does not belong there: choose another --out"),
     ],
 )
-def test_what_decides_a_result_is_compared_although_nobody_typed_it(finished, tmp_path, capsys, changed, sentence):
+def test_the_request_of_an_earlier_version_is_read(finished, tmp_path, capsys, changed, sentence):
     folder = shutil.copytree(finished, tmp_path / "copy")
-    forge(folder / "request.json", **changed)
-    assert run("run", "--recipe", "replay", "--out", str(folder)) == 2
+    forge(as_earlier(folder), **changed)
+    words = [word for word in SMALL if word != "--quiet"]
+    assert cli.main(["run", "--recipe", "replay", "--out", str(folder), *words]) == (2 if changed else 0)
     assert sentence in capsys.readouterr().err
 
 
 def test_the_stored_request_is_what_was_asked_for(finished):
     words = ["run", "--recipe", "replay", "--out", str(finished), *SMALL]
     asked = prepare.experiment(parse(words)[1], "replay", 0)
-    assert store.read_experiment(finished / "request.json").stored() == asked.stored()
-    stored, protocol = read(finished / "request.json"), read(finished / "result.json")["protocol"]
+    assert store.read_experiment(finished / "request.yaml").stored() == asked.stored()
+    stored, protocol = read(finished / "request.yaml"), read(finished / "result.json")["protocol"]
     for fact in ("recipe", "recipe_options", "seed", "device", "versions"):
         assert stored[fact] == protocol[fact]
     # None leaves the choice to the recipe; the protocol says what was chosen.

@@ -31,8 +31,8 @@ def asked(words: str) -> Any:
 
 def written(out: Path) -> dict[str, bytes]:
     """What runs leave that no clock decides."""
-    names = ("result.json", "request.json", "summary.json")
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.json")) if path.name in names}
+    names = ("result.json", "request.yaml", "summary.json")
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.name in names}
 
 
 def table(out: Path) -> list[dict[str, str]]:

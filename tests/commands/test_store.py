@@ -7,7 +7,7 @@ import os
 import stat
 
 import pytest
-from small_runs import forge, read
+from small_runs import as_earlier, forge, read
 
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.requests import RunRequest, StreamRequest
@@ -94,10 +94,11 @@ def test_names_of_classes_that_moved_with_the_data_are_the_same(tmp_path):
 def test_a_stored_request_cannot_ask_that_code_of_a_model_be_run(tmp_path):
     asked = prepare.experiment(RunRequest(out=tmp_path), "fine-tune", 0)
     store.write_request(tmp_path, asked)
-    assert store.read_experiment(tmp_path / "request.json").stored() == asked.stored()
-    forge(tmp_path / "request.json", model={**asked.stored()["model"], "trust_remote_code": True})
+    assert store.read_experiment(tmp_path / "request.yaml").stored() == asked.stored()
+    earlier = as_earlier(tmp_path)
+    forge(earlier, model={**asked.stored()["model"], "trust_remote_code": True})
     with pytest.raises(InputError, match=r"request\.json sets trust_remote_code, and no file may ask"):
-        store.read_experiment(tmp_path / "request.json")
+        store.read_experiment(store.request_of(tmp_path))
 
 
 def test_trust_in_a_models_code_is_said_again_and_never_read(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.comparable import PLACES, apart, averaged_apart, check_one_table, difference
+from avalanche_vlm.evaluation.variants import row_names
 
 
 def result(recipe: str = "lora", seed: int = 0, **changed: Any) -> dict[str, Any]:
@@ -97,8 +98,9 @@ def test_a_resource_that_two_rows_use_is_the_same():
 
 def test_only_seeds_may_differ_in_a_mean():
     assert averaged_apart([result(seed=0), result(seed=1)]) is None
-    with pytest.raises(InputError, match=r"results of lora cannot be averaged: train\.lr is 0\.001 in one and 0\.1 in"):
-        check_one_table([result(), result(seed=1, train={"lr": 0.1})])
+    assert averaged_apart([result(), result(seed=1, train={"lr": 0.1})]) == "train.lr"
+    check_one_table([result(), result(seed=1, train={"lr": 0.1})])  # a row each
+    assert row_names([result(), result(seed=1, train={"lr": 0.1})]) == ["lora (lr=0.001)", "lora (lr=0.1)"]
     # Two seeds on a world of their own and a third on another's: neither kind of mean.
     third = result(seed=2, data=copy.deepcopy(result(seed=1)["protocol"]["data"]))
     assert apart([result(seed=0), result(seed=1), third]) == "data.seed"

@@ -125,7 +125,7 @@ def test_a_run_that_ends_while_a_report_is_made_is_passed_over_or_told_once(tmp_
         if path.name != "partial.json":
             return read(document, path)
         found = read(document, path)
-        (going / "request.json").unlink()  # of the run by hand, which is another
+        (going / "request.yaml").unlink()  # of the run by hand, which is another
         save(going, files.entry("lora"))
         path.unlink()
         return found if when == "after it was read" else read(document, path)

@@ -73,7 +73,7 @@ def test_exposures_are_differences_of_the_matrix(folder):
 
 
 def test_it_repeats_the_run_and_says_when_it_could_not(folder, tmp_path, capsys, monkeypatch):
-    for name in ("request.json", "result.json"):
+    for name in ("request.yaml", "result.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     found = read(folder / "diagnosis.json")
     del found["sha256"]  # what a diagnosis says, before it is written
@@ -177,7 +177,7 @@ def test_a_repeated_run_gives_the_same_matrix(folder, capsys):
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert cli.main(["diagnose", str(tmp_path)]) == 2
     assert "holds no finished run" in capsys.readouterr().err
-    (tmp_path / "request.json").write_text("{}")
+    (tmp_path / "request.yaml").write_text("")
     (tmp_path / "result.json").write_text("{}")
     assert cli.main(["diagnose", str(tmp_path)]) == 2
     said = capsys.readouterr().err

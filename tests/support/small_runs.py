@@ -8,7 +8,9 @@ from typing import Any
 
 from avalanche_vlm import cli
 from avalanche_vlm.commands.requests.experiment import run_id_of
+from avalanche_vlm.commands.requests.stored import NAMES, from_configuration
 from avalanche_vlm.storage.documents import seal_of
+from avalanche_vlm.storage.yaml_files import plain_types, read_yaml_file, yaml_text
 
 SIZES = "--n-train 32 --n-test 12 --n-held-out 24 --n-reference 24"
 SMALL = f"{SIZES} --epochs 1 --order sketches,night --quiet".split()
@@ -20,7 +22,9 @@ def run(*arguments: str) -> int:
 
 
 def read(path: Path) -> Any:
-    """What a JSON file holds."""
+    """What a JSON file holds, or a request."""
+    if path.name == "request.yaml":
+        return from_configuration(plain_types(read_yaml_file(path)), path)
     return json.loads(path.read_text())
 
 
@@ -35,7 +39,33 @@ def forge(path: Path, **changed: Any) -> None:
     what tells it from others, too."""
     gone = [key for key, value in changed.items() if value is None]
     content = {key: value for key, value in {**read(path), **changed}.items() if key not in gone}
-    if path.name == "request.json":
+    if path.stem == "request":
         asked = {key: value for key, value in content.items() if key not in ("format", "run", "sha256")}
         content["run"] = run_id_of(asked)
-    path.write_text(sealed(content))
+    if path.suffix != ".yaml":
+        path.write_text(sealed(content))
+        return
+    content["sha256"] = seal_of({key: value for key, value in content.items() if key != "sha256"})
+    told = {"command": "run"}
+    for place, name in NAMES.items():
+        value = flat_part(content, place)
+        if name == "max_grad_norm" and value is None:
+            value = "none"
+        if value not in (None, [], {}):
+            told[name.replace("_", "-")] = value
+    kept = {name: content[name] for name in ("format", "run", "versions", "sha256")}
+    path.write_text(yaml_text({**told, "kept": kept}))
+
+
+def flat_part(content: dict[str, Any], place: str) -> Any:
+    """A value of a request by its dotted name."""
+    outer, _, inner = place.partition(".")
+    return content[outer][inner] if inner else content[outer]
+
+
+def as_earlier(folder: Path) -> Path:
+    """The request of a run as earlier versions wrote it, in the place of today's."""
+    path = folder / "request.json"
+    path.write_text(sealed(read(folder / "request.yaml")))
+    (folder / "request.yaml").unlink()
+    return path

@@ -31,8 +31,8 @@ def add_living_commands(commands: Any) -> None:
     update.set_defaults(workers=None)
     update.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     gates = update.add_argument_group("promotion")
-    values.add_number(gates, "max_forget", metavar="POINTS", type=_Limit("max_forget"))
-    values.add_number(gates, "max_zero_shot_loss", metavar="POINTS", type=_Limit("max_zero_shot_loss"))
+    values.add_number(gates, "max_forget", metavar="POINTS", type=values.OrNone("max_forget"))
+    values.add_number(gates, "max_zero_shot_loss", metavar="POINTS", type=values.OrNone("max_zero_shot_loss"))
     gates.add_argument(
         "--promote",
         choices=("judged", "unjudged", "always", "never"),
@@ -69,10 +69,3 @@ def add_living_commands(commands: Any) -> None:
     diff.add_argument("--pictures", metavar="FOLDER", help="where pictures whose answer changed are written as PNG")
     values.add_number(diff, "examples", default=10)
     values.add_number(diff, "threads")
-
-
-class _Limit(values.NumberWord):
-    """A limit: the word for none stays, since nothing given stands for the default."""
-
-    def __call__(self, text: str) -> Any:
-        return "none" if (read := super().__call__(text)) is None else read

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from avalanche_vlm.commands.arguments import deploying, living, showing, training
+from avalanche_vlm.commands.arguments.noting import NotingParser
 from avalanche_vlm.units import visible
 
 if TYPE_CHECKING:
@@ -18,24 +20,47 @@ def parse(argv: Sequence[str] | None = None) -> tuple[str, Part]:
 
     :param argv: arguments without the program's name; the process's by default.
     :return: name of the command, and what it is asked.
-    :raises InputError: for an argument of the right form that cannot be meant.
-    :raises SystemExit: for an argument of the wrong form, with usage on standard error and exit code 2.
+    :raises InputError: for an argument of the right form that cannot be meant, and for a file of ``--config`` that
+        cannot be read or says what the command does not take.
+    :raises SystemExit: for an argument of the wrong form, with usage on standard error and exit code 2; and with 0
+        after help, and after the file of ``--dump-config``.
     """
     parser, commands = _parser()
-    options, unknown = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in commands or not _configured(words[1:]):
+        options = _options(parser, commands, words)
+        from avalanche_vlm.commands.requests.building import REQUESTS
+
+        return options.command, REQUESTS[options.command](options)
+    from avalanche_vlm.commands.arguments.configuration import Configured
+    from avalanche_vlm.commands.requests.building import REQUESTS, swept
+
+    command = words[0]
+    configured = Configured(commands[command], command, words[1:])
+    build = REQUESTS[command]
+    several = [(of, _options(parser, commands, [command, *of.words])) for of in configured.each()]
+    request = swept([(of.named, build(options)) for of, options in several])
+    if configured.dumps:
+        sys.stdout.write(configured.text(several[0][1]))
+        parser.exit(0)
+    return command, request
+
+
+def _configured(words: Sequence[str]) -> bool:
+    before = words[: words.index("--")] if "--" in words else words
+    return any(word in ("--config", "--dump-config") or word.startswith("--config=") for word in before)
+
+
+def _options(parser: _Parser, commands: dict[str, _Parser], words: Sequence[str]) -> argparse.Namespace:
+    options, unknown = parser.parse_known_args(words)
     if unknown:
         commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")  # with that command's usage
-    from avalanche_vlm.commands.requests.building import REQUESTS
-
-    return options.command, REQUESTS[options.command](options)
+    return options
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(NotingParser):
     """A parser that takes options by their whole names: ``compare --seed 3`` would pass for ``--seeds 3``. What it
     says of words that it does not know is harmless to a terminal."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, with usage, and end.
@@ -54,4 +79,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     living.add_living_commands(commands)
     deploying.add_deploying_commands(commands)
     showing.add_showing_commands(commands)
+    for command in commands.choices.values():
+        group = command.add_argument_group("from a file")
+        group.add_argument("--config", metavar="FILE", help="YAML file of options; those given here go before them")
+        group.add_argument("--dump-config", action="store_true", help="print such a file of what is asked, and end")
     return parser, commands.choices

@@ -158,6 +158,15 @@ def add_settings(parser: argparse.ArgumentParser) -> Any:
     for number in ("lr", "epochs", "iterations", "batch_size", "warmup", "weight_decay", "label_smoothing"):
         values.add_number(train, number)
     values.add_number(train, "negatives")
+    values.add_number(train, "max_grad_norm", type=values.OrNone("max_grad_norm"), metavar="NORM")
+    train.add_argument(
+        "--rate",
+        action="append",
+        default=[],
+        type=values.rate,
+        metavar="TASK=LR",
+        help="peak learning rate of one task in the place of --lr, repeatable",
+    )
     train.add_argument("--online", action="store_true", help="one pass: every training sample is met once")
     train.add_argument(
         "--train-classes",

@@ -35,7 +35,7 @@ class NumberWord:
     """
 
     def __init__(self, name: str, several: bool = False) -> None:
-        self.number, self._several = NUMBERS[name], several
+        self.number, self.several = NUMBERS[name], several
 
     def __call__(self, text: str) -> Any:
         """The value.
@@ -44,11 +44,42 @@ class NumberWord:
         :raises argparse.ArgumentTypeError: if it cannot be meant.
         """
         try:
-            if self._several:
+            if self.several:
                 return tuple(dict.fromkeys(map(self.number.read, text.split(","))))
             return self.number.read(text)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class OrNone(NumberWord):
+    """The same where nothing given stands for the default: the word for none stays.
+
+    >>> OrNone("max_grad_norm")("none")
+    'none'
+    """
+
+    def __call__(self, text: str) -> Any:
+        """The value.
+
+        :param text: the word as it was written.
+        :raises argparse.ArgumentTypeError: if it cannot be meant.
+        """
+        return "none" if (read := super().__call__(text)) is None else read
+
+
+def rate(text: str) -> tuple[str, float]:
+    """A task and its peak learning rate, written ``TASK=LR``.
+
+    :param text: the word as it was written.
+    :raises argparse.ArgumentTypeError: if it cannot be meant.
+
+    >>> rate("a=b=1e-3")
+    ('a=b', 0.001)
+    """
+    task, equals, number = text.rpartition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TASK=LR")
+    return task, NumberWord("lr")(number)
 
 
 def add_number(

@@ -105,6 +105,8 @@ class TrainChanges(Part):
     :param train_classes: which classes compete in training.
     :param train_templates: which prompts stand for a class in training.
     :param negatives: classes that are drawn to stand for those that compete in a step.
+    :param max_grad_norm: norm that gradients are clipped to; ``"none"`` clips nothing.
+    :param rates: peak learning rates of tasks by their names.
     :param amp: precision of automatic mixed precision.
     :param num_workers: processes that load data.
     :param eval_tasks: tasks that are evaluated after an experience.
@@ -122,10 +124,19 @@ class TrainChanges(Part):
     train_classes: TrainClasses | None = None
     train_templates: TrainTemplates | None = None
     negatives: Annotated[int, within("negatives")] | None = None
+    max_grad_norm: Annotated[float, within("max_grad_norm")] | Literal["none"] | None = None
+    rates: dict[str, Annotated[float, within("lr")]] | None = None
     amp: Literal["bf16"] | None = None
     num_workers: Annotated[int, within("num_workers")] | None = None
     eval_tasks: EvalTasks | None = None
     eval_every: Annotated[int, within("eval_every")] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What was said, as :class:`~avalanche_vlm.training.settings.TrainSettings` takes it."""
+        found = self.model_dump(exclude_none=True, exclude={"published"})
+        if found.get("max_grad_norm") == "none":
+            found["max_grad_norm"] = None
+        return found
 
 
 class Assignment(Part):
@@ -178,3 +189,7 @@ class TrainingRequest(Request):
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that the command is about, each once."""
         raise NotImplementedError
+
+    def each(self) -> tuple[Self, ...]:
+        """The request, or of a sweep one for each combination of its values."""
+        return (self,)

@@ -135,6 +135,8 @@ def changes(options: argparse.Namespace) -> TrainChanges:
         train_classes=options.train_classes,
         train_templates=options.train_templates,
         negatives=options.negatives,
+        max_grad_norm=options.max_grad_norm,
+        rates=dict(options.rate) or None,
         amp=options.amp,
         num_workers=options.workers,
         eval_tasks=getattr(options, "eval", None),

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import shared
-from avalanche_vlm.commands.requests.parts import Part, Request, TorchSeed, TrainingRequest, within
+from avalanche_vlm.commands.requests.parts import (
+    Assignment,
+    Part,
+    Request,
+    TorchSeed,
+    TrainChanges,
+    TrainingRequest,
+    within,
+)
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.settings import CHECKPOINT_MINUTES
 
@@ -43,6 +51,19 @@ class RunRequest(TrainingRequest):
         return (self.recipe,)
 
 
+class Variant(Part):
+    """One combination of the values that a sweep goes through.
+
+    :param named: which values these are, by name: of training settings, and of recipes' options.
+    :param train: training settings that differ from the defaults.
+    :param assignments: options that recipes are given.
+    """
+
+    named: tuple[tuple[str, str], ...]
+    train: TrainChanges
+    assignments: tuple[Assignment, ...]
+
+
 class CompareRequest(TrainingRequest):
     """``compare``: recipes and seeds side by side.
 
@@ -52,6 +73,7 @@ class CompareRequest(TrainingRequest):
     :param saving: what is saved of the trained models.
     :param jobs: experiments that are run at once, each in a process of its own; None for as many as the machine has
         processors and memory for, one on CUDA.
+    :param variants: combinations of a sweep, each trained with every recipe that it is about; none without a sweep.
     """
 
     recipes: tuple[str, ...]
@@ -59,10 +81,16 @@ class CompareRequest(TrainingRequest):
     seeds: tuple[TorchSeed, ...] = (0,)
     saving: Saving = Saving(model=False)
     jobs: Annotated[int, within("jobs")] | None = None
+    variants: tuple[Variant, ...] = ()
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
         return self.recipes
+
+    def each(self) -> tuple[Self, ...]:
+        """The request, or of a sweep one for each combination of its values."""
+        told = [{"train": one.train, "assignments": one.assignments, "variants": (one,)} for one in self.variants]
+        return tuple(self.model_copy(update=of) for of in told) or (self,)
 
 
 class Limits(Part):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
+from avalanche_vlm.evaluation.variants import row_names, row_settings
 from avalanche_vlm.report.page.charts.points import unbeaten
 from avalanche_vlm.report.page.reading import grid, items, number, numbers, record, records, text, titles
 from avalanche_vlm.report.rounding import spread
@@ -89,38 +89,17 @@ def protocol_rows(protocol: dict[str, Any]) -> list[dict[str, str]]:
 
 def _variants(entries: list[ResultEntry]) -> dict[str, list[ResultEntry]]:
     """Runs that differ in nothing but the seed, under a name that tells variants of one recipe apart."""
-    found: dict[tuple[str, str], list[ResultEntry]] = {}
-    for entry in entries:
-        recipe = entry["result"]["protocol"]["recipe"]
-        members = found.setdefault((recipe, json.dumps(_options(entry), sort_keys=True, default=str)), [])
+    found: dict[str, list[ResultEntry]] = {}
+    for name, entry in zip(row_names([entry["result"] for entry in entries]), entries, strict=True):
+        members = found.setdefault(name, [])
         if all(_seed(entry) != _seed(member) for member in members):  # counted twice, a run would pass for no spread
             members.append(entry)
-    named = {}
-    for (recipe, _), members in found.items():
-        siblings = [_options(others[0]) for (other, _), others in found.items() if other == recipe]
-        own = flat(_options(members[0]))
-        tell = [f"{k.rpartition('.')[2]}={text(own.get(k))}" for k in differing(siblings)]
-        named[f"{recipe} ({', '.join(tell)})" if tell else recipe] = members
-    return named
-
-
-def _options(entry: ResultEntry) -> dict[str, Any]:
-    protocol = entry["result"]["protocol"]
-    resources = {
-        # What is drawn with the data differs from seed to seed, and where it lies is of no account.
-        name: {key: value for key, value in record(facts).items() if key not in ("content", "path")}
-        for name, facts in record(protocol.get("resources")).items()
-    }
-    return {
-        "recipe_options": record(protocol.get("recipe_options")),
-        "train": record(protocol.get("train")),
-        **({"resources": resources} if resources else {}),
-        **({"plugins": protocol["plugins"]} if protocol.get("plugins") else {}),
-    }
+    return found
 
 
 def _settings(entry: ResultEntry) -> str:
-    parts = [flat(part if isinstance(part, dict) else {name: part}) for name, part in _options(entry).items()]
+    told = row_settings(entry["result"])
+    parts = [flat(part if isinstance(part, dict) else {name: part}) for name, part in told.items()]
     return ", ".join(f"{name} {text(value) or 'none'}" for part in parts for name, value in part.items())
 
 

@@ -41,7 +41,7 @@ def check(example: Example, folder: Path) -> None:
         code, out = world.said(["report", str(path)])
         if code not in (0, 2) or "Traceback" in out:
             raise WrongAccept(f"report ends with {code}: {out[-500:]}")
-    if kind in ("result.json", "timing.json", "request.json", "ledger.json"):
+    if kind in ("result.json", "timing.json", "request.yaml", "ledger.json"):
         _runs((folder / example.name).parent)
     if "/pilots/" in example.name:
         _pilot(folder / example.name)
