@@ -34,6 +34,39 @@ def launched_as() -> int:
     return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
+def load() -> float | None:
+    """Processes that ran or waited for a processor over the last minute, in the mean and on all of the machine; None
+    where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def crowded(threads: int, busy: float | None = None, processors: int | None = None) -> str | None:
+    """What to expect of threads that find no processor: each waits for the slowest at every operation.
+
+    :param threads: threads that are to work, 1 or more.
+    :param busy: processors that others keep busy; None for what the system tells.
+    :param processors: processors of the machine; None for what the system tells.
+    :return: the sentence; None where there is room.
+
+    >>> crowded(2, busy=0.3, processors=2), crowded(1, busy=5.0, processors=2)
+    (None, None)
+    >>> crowded(2, busy=1.2, processors=2)
+    'other processes keep 1.2 of 2 processors busy, and 2 threads wait for each other there: try --threads 1'
+    """
+    busy = load() if busy is None else busy
+    processors = processors or os.cpu_count() or 1
+    if busy is None or threads < 2 or busy < 0.8 or busy + threads < processors + 0.8:
+        return None
+    room = max(1, min(threads - 1, int(processors - busy)))
+    return (
+        f"other processes keep {busy:.1f} of {processors} processors busy, and {threads} threads wait for each other "
+        f"there: try --threads {room}"
+    )
+
+
 def control_groups(controller: str) -> list[Path]:
     """Folders of this process's control group and of all around it, the outermost first: each has limits of its own.
 

@@ -14,7 +14,7 @@ from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.checks import check
 from avalanche_vlm.commands.durable import Command
 from avalanche_vlm.commands.launcher import patient, quiet_beside_first, refuse_others, speaks
-from avalanche_vlm.commands.loading import load_for
+from avalanche_vlm.commands.loading import load_for, warn_of_crowd
 from avalanche_vlm.commands.streams import guarded
 from avalanche_vlm.errors import InputError, Interrupted, ProcessLost, VLMWarning
 from avalanche_vlm.storage.durable import reason
@@ -34,6 +34,7 @@ COMMANDS = {
     "retrieve": "avalanche_vlm.commands.retrieve:retrieve",
     "export": "avalanche_vlm.commands.export:export",
     "list": "avalanche_vlm.commands.listing:listing",
+    "doctor": "avalanche_vlm.commands.doctor:doctor",
 }
 """The function of every command, imported when it runs: it takes the command's request and gives the exit code."""
 
@@ -78,6 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
         out, threads = (getattr(request, name, None) for name in ("out", "threads"))
         with patient() if launched_as() else Command(out).interruptible():
             check(request)
+            warn_of_crowd(request)
             load_for(command, request)
             if threads is not None:
                 import torch

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-from avalanche_vlm.commands.requests import AdviseRequest, CompareRequest, Part
+from avalanche_vlm._processors import cores, crowded
+from avalanche_vlm.commands.requests import AdviseRequest, CompareRequest, DiagnoseRequest, Part, TrainingRequest
+from avalanche_vlm.units import tell
 
 _TRAINING = "avalanche_vlm.studies.experiment"
 _SAVED = "avalanche_vlm.artifacts.loading"
@@ -35,6 +37,18 @@ def load_for(command: str, request: Part) -> None:
         begin_imports(request)
     with spinning(getattr(request, "quiet", False), "loading torch and avalanche"):
         import_module(module)
+
+
+def warn_of_crowd(request: Part) -> None:
+    """Say that other processes keep the processors busy that a training would have, to whoever watches.
+
+    :param request: what the command is asked.
+    """
+    trains = isinstance(request, TrainingRequest | DiagnoseRequest) and not request.quiet and sys.stderr.isatty()
+    if not trains or getattr(request, "device", "").startswith("cuda"):
+        return
+    if why := crowded(getattr(request, "threads", None) or cores()):
+        tell(why, errors=True)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class Progress:
         self._quiet = quiet
         self._said: set[str] = set()
         self._lines = _Lines()
+        self._whole: _Whole | None = None
 
     def say_once(self, sentence: str) -> None:
         """Print a remark that several experiments have in common, at the first.
@@ -74,15 +75,67 @@ class Progress:
                     f"{experience + iteration / iterations:.1f} of {tasks} tasks"
                 )
             return
-        bar = bars.add_task(visible(label), total=tasks, unit="task", places=1)
+        bar = bars.add_task(visible(label), total=tasks, unit="task", places=1, left="")
 
         def advance(experience: int, iteration: int, iterations: int) -> None:
             bars.update(bar, completed=experience + iteration / iterations)
+            if self._whole is not None:
+                self._whole.advanced(label, (experience + iteration / iterations) / tasks)
 
         try:
             yield advance
         finally:
             bars.refresh()
+
+    def whole(self, total: int) -> None:
+        """Show how far all of several experiments are, and how long they take still.
+
+        :param total: number of the experiments that are to be done.
+        """
+        if self._bars is not None and self.shown and total > 1:
+            bar = self._bars.add_task("all runs", total=total, unit="run", places=1, left="")
+            self._whole = _Whole(self._bars, bar, total)
+
+
+class _Whole:
+    """How far several experiments are together, and how long they take at the pace of so far."""
+
+    def __init__(self, bars: Bars, bar: TaskID, total: int) -> None:
+        self._bars, self._bar, self._total = bars, bar, total
+        self._shares: dict[str, float] = {}
+        self._begun: tuple[float, float] | None = None
+
+    def advanced(self, label: str, share: float) -> None:
+        """Show that one of them is further.
+
+        :param label: its name.
+        :param share: the share of it that is done, from 0 to 1.
+        """
+        self._shares[label] = share
+        done, now = sum(self._shares.values()), time.monotonic()
+        if self._begun is None:
+            self._begun = now, done  # one that goes on has not done all of it now
+        left = remaining(now - self._begun[0], done - self._begun[1], self._total - done)
+        self._bars.update(self._bar, completed=done, left=left)
+
+
+def remaining(seconds: float, done: float, left: float) -> str:
+    """How long something takes still at the pace of so far, in words; empty where nobody knows.
+
+    :param seconds: seconds of so far, 0 or more.
+    :param done: what was done in them, in units of its own.
+    :param left: what is left, in the same units.
+
+    >>> remaining(60, 1.5, 3), remaining(30, 0.0, 4), remaining(10, 1, 1), remaining(3600, 1, 2)
+    ('2 min left', '', '10 s left', '2 h 0 min left')
+    """
+    if done <= 0 or seconds < 1:
+        return ""
+    need = seconds / done * left
+    if need < 100:
+        return f"{need:.0f} s left"
+    minutes = round(need / 60)
+    return f"{minutes} min left" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min left"
 
 
 class _Lines:
@@ -210,6 +263,7 @@ def progress(quiet: bool) -> Iterator[Progress]:
         BarColumn(),
         TextColumn("{task.fields[unit]} {task.completed:.{task.fields[places]}f}/{task.total}"),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars, checks_told(_of_checks(bars)):
         yield Progress(bars, quiet)
@@ -225,7 +279,7 @@ def _of_checks(bars: Bars) -> Callable[[int, int], None]:
         if os.getpid() != here:  # a process that was forked has the bars, and not the terminal
             return
         if bar is None:
-            bar = bars.add_task("checking images", total=total, unit="image", places=0)
+            bar = bars.add_task("checking images", total=total, unit="image", places=0, left="")
         bars.update(bar, completed=done)
         if done == total:
             bars.remove_task(bar)

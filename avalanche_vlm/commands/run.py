@@ -95,6 +95,7 @@ def _compare(
         for told in published_from(request):
             progress.say(told)
         confirm_all(jobs)
+        progress.whole(sum(job.kept is None for job in jobs))
         for job, ending in side_by_side(request, jobs, command, progress):
             if (failure := ending.failure) is None:
                 entries[job] = ending.value

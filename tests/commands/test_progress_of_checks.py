@@ -17,7 +17,7 @@ def test_a_bar_stands_for_a_check_for_as_long_as_it_lasts(monkeypatch):
     tell = progress._of_checks(bars)
     tell(1, 3)
     (bar,) = bars.tasks
-    assert (bar.completed, bar.total, bar.fields) == (1, 3, {"unit": "image", "places": 0})
+    assert (bar.completed, bar.total, bar.fields) == (1, 3, {"unit": "image", "places": 0, "left": ""})
     monkeypatch.setattr(os, "getpid", lambda: -1)
     tell(2, 3)  # in a process that was forked
     assert bar.completed == 1

@@ -1,4 +1,4 @@
-"""Arguments of the commands that show what there is: ``report`` and ``list``."""
+"""Arguments of the commands that show what there is: ``report``, ``list`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def add_showing_commands(commands: Any) -> None:
-    """The parsers of ``report`` and ``list``.
+    """The parsers of ``report``, ``list`` and ``doctor``.
 
     :param commands: what the program's parser keeps its commands in, which gets them.
     """
@@ -24,3 +24,10 @@ def add_showing_commands(commands: Any) -> None:
     listing.add_argument("what", choices=("recipes", "benchmarks", "models", "formats"))
     listing.add_argument("name", nargs="?", metavar="NAME", help="the one to describe")
     listing.add_argument("--json", action="store_true", help="as JSON")
+    doctor = commands.add_parser(
+        "doctor",
+        help="versions, device, threads and caches, and what is missing for what",
+        description="What is here, and what is missing for what: versions, device, threads, caches with their sizes, "
+        "and the extras. It works where torch does not.",
+    )
+    doctor.add_argument("--json", action="store_true", help="as JSON")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrainChanges,
         TrainingRequest,
     )
-    from avalanche_vlm.commands.requests.showing import ListRequest, ReportRequest
+    from avalanche_vlm.commands.requests.showing import DoctorRequest, ListRequest, ReportRequest
     from avalanche_vlm.commands.requests.training import (
         AdviseRequest,
         CompareRequest,
@@ -40,6 +40,7 @@ __all__ = [
     "CompareRequest",
     "DiagnoseRequest",
     "DiffRequest",
+    "DoctorRequest",
     "Experiment",
     "ExportRequest",
     "Limits",

@@ -22,6 +22,7 @@ REQUESTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "retrieve": deploying.retrieve_request,
     "export": deploying.export_request,
     "list": showing.list_request,
+    "doctor": showing.doctor_request,
 }
 """What turns the arguments of each command into its request."""
 

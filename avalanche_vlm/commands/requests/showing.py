@@ -25,6 +25,15 @@ class ListRequest(Part):
     as_json: bool = False
 
 
+class DoctorRequest(Part):
+    """``doctor``: what is here, and what is missing for what.
+
+    :param as_json: whether it is printed as JSON instead of text.
+    """
+
+    as_json: bool = False
+
+
 def report_request(options: argparse.Namespace) -> ReportRequest:
     """The request of ``report``.
 
@@ -39,3 +48,11 @@ def list_request(options: argparse.Namespace) -> ListRequest:
     :param options: arguments as argparse has parsed them.
     """
     return ListRequest(what=options.what, name=options.name, as_json=options.json)
+
+
+def doctor_request(options: argparse.Namespace) -> DoctorRequest:
+    """The request of ``doctor``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return DoctorRequest(as_json=options.json)
