@@ -108,7 +108,7 @@ class _Whole:
     def advanced(self, label: str, share: float) -> None:
         """Show that one of them is further.
 
-        :param label: its name.
+        :param label: name of the one that is further.
         :param share: the share of it that is done, from 0 to 1.
         """
         self._shares[label] = share
