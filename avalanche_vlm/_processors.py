@@ -34,7 +34,7 @@ def launched_as() -> int:
     return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
-def load() -> float | None:
+def machine_load() -> float | None:
     """Processes that ran or waited for a processor over the last minute, in the mean and on all of the machine; None
     where the system does not tell."""
     try:
@@ -56,7 +56,7 @@ def crowded(threads: int, busy: float | None = None, processors: int | None = No
     >>> crowded(2, busy=1.2, processors=2)
     'other processes keep 1.2 of 2 processors busy, and 2 threads wait for each other there: try --threads 1'
     """
-    busy = load() if busy is None else busy
+    busy = machine_load() if busy is None else busy
     processors = processors or os.cpu_count() or 1
     if busy is None or threads < 2 or busy < 0.8 or busy + threads < processors + 0.8:
         return None

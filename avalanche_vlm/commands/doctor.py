@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm._memory import memory
-from avalanche_vlm._processors import cores, crowded, load
+from avalanche_vlm._processors import cores, crowded, machine_load
 from avalanche_vlm._versions import package_versions
 from avalanche_vlm.commands.requests import DoctorRequest
 from avalanche_vlm.units import human_bytes, in_short, tell
@@ -71,7 +71,12 @@ def examined(python: str = sys.executable) -> dict[str, Any]:
     return {
         "usable": not missing and torch["error"] is None,
         "versions": package_versions(),
-        "system": {"platform": platform.platform(), "processors": cores(), "load": load(), "memory_bytes": memory()},
+        "system": {
+            "platform": platform.platform(),
+            "processors": cores(),
+            "load": machine_load(),
+            "memory_bytes": memory(),
+        },
         "torch": torch,
         "caches": [cache for name, path in places().items() for cache in [_measured(name, path)]],
         "offline": bool(os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")),

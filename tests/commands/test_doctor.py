@@ -98,7 +98,7 @@ def test_a_load_that_the_system_does_not_tell_is_none(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(os, "getloadavg", fails)
-    assert _processors.load() is None and _processors.crowded(64) is None
+    assert _processors.machine_load() is None and _processors.crowded(64) is None
 
 
 def test_a_command_says_it_to_whoever_watches(monkeypatch, capsys):
