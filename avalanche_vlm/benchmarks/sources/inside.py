@@ -21,15 +21,18 @@ _KINDS = {tars.SUFFIX: (tars.member_size, tars.member_content), cells.SUFFIX: (c
 """By the suffix of the container: the size of what a path leads to, and what it holds."""
 
 
-def container_of(path: Path) -> Path | None:
+def container_of(path: str | Path) -> Path | None:
     """The file that a path leads into; None where it leads into none.
 
     :param path: path of an image inside another file, or any other.
     """
-    text = str(path).lower()
-    if not any(suffix in text for suffix in _KINDS):
+    text = os.fspath(path).lower()
+    for suffix in _KINDS:
+        if suffix in text:
+            break
+    else:  # which is so of every path of most data sets
         return None
-    return next((of for of in path.parents if of.suffix.lower() in _KINDS and os.path.isfile(of)), None)
+    return next((of for of in Path(path).parents if of.suffix.lower() in _KINDS and os.path.isfile(of)), None)
 
 
 def size_at(path: Path) -> int:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 import warnings
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +36,7 @@ and is checked again."""
 
 _VERSION = "1"
 _NEVER = -1
+_NOTHING = array("q", [_NEVER] * 3)
 _WAIT = 10.0
 """Seconds to wait for another process that writes the same manifest."""
 
@@ -75,18 +77,20 @@ def look_at(paths: Sequence[Path]) -> Files:
 
     :param paths: paths of image files.
     """
-    names, states = np.empty((len(paths), 2), np.int64), np.full((len(paths), 3), _NEVER, np.int64)
-    here = os.getcwd()
-    for row, path in enumerate(paths):
-        whole = os.path.join(here, path).encode(errors="surrogatepass")  # a table can name what no disk takes
-        names[row] = np.frombuffer(hashlib.blake2b(whole, digest_size=16).digest(), np.int64)
+    names, states, here = bytearray(), array("q"), os.getcwd()  # rows of arrays would take longer than the system does
+    for path in paths:
+        text = os.fspath(path)
+        whole = os.path.join(here, text).encode(errors="surrogatepass")  # a table can name what no disk takes
+        names += hashlib.blake2b(whole, digest_size=16).digest()
+        state = _NOTHING
         try:
-            known = os.stat(container_of(Path(path)) or path)
+            known = os.stat(container_of(text) or text)
             if stat.S_ISREG(known.st_mode):
-                states[row] = known.st_size, known.st_mtime_ns, known.st_ctime_ns
+                state = array("q", (known.st_size, known.st_mtime_ns, known.st_ctime_ns))
         except (OSError, OverflowError, ValueError):
-            states[row] = _NEVER
-    return Files(names, states)
+            pass
+        states += state
+    return Files(np.frombuffer(names, np.int64).reshape(-1, 2), np.frombuffer(states, np.int64).reshape(-1, 3))
 
 
 def known_levels(manifest: KnownFiles, files: Files) -> np.ndarray:
