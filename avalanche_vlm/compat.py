@@ -201,10 +201,10 @@ class UnpacksContainers:
     """
 
     mbatch: Any
-    device: torch.device
+    on_device: Callable[[Any], Any]
 
     def _unpack_minibatch(self) -> None:
-        self.mbatch = [part.to(self.device, non_blocking=True) for part in self.mbatch]
+        self.mbatch = [self.on_device(part) for part in self.mbatch]
 
 
 def version_of(tensor: torch.Tensor) -> int:

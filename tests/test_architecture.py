@@ -20,7 +20,7 @@ PACKAGE = ROOT.name
 LEVELS = (
     ("units", "errors", "compat"),
     ("_given",),
-    ("_registry", "_flat", "_content", "_generators", "_on_demand", "_processors", "_versions"),
+    ("_registry", "_flat", "_content", "_generators", "_host", "_on_demand", "_processors", "_versions"),
     ("_memory", "_ranks"),
     ("_allocations", "_numbers", "_rows"),
     ("storage",),
@@ -367,6 +367,7 @@ ELSEWHERE = {
     "DualEncoder._whole_texts": "within a block",
     "DualEncoder._width": "asked of the towers once",
     "ExpertSite.balances": "collects the terms of one training step's loss",
+    "ExpertSite.lately": "what one step of the optimizer asks for",
     "LoRAAttention.in_proj_weight": "a parameter in the place of a parameter",
     "LoRALinear.weight": "a parameter in the place of a parameter",
     "ProjectionFusionHead._of_prototypes": "from one forward pass in training to its loss",

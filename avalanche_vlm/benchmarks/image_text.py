@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
+from avalanche_vlm._host import rows_of_all, sliced, to_device
 from avalanche_vlm.benchmarks.padding import Padding, padding_before_move
 from avalanche_vlm.compat import register_collate
 
@@ -46,7 +47,7 @@ class ImageText:
         """
         image = self.image.to(*args, **kwargs)
         padding = padding_before_move(self.tokens, image.device, self.padding)
-        tokens = self.tokens.to(image.device, non_blocking=bool(kwargs.get("non_blocking", False)))
+        tokens = to_device(self.tokens, image.device)
         return ImageText(image, tokens, padding)
 
     def pin_memory(self) -> ImageText:
@@ -65,7 +66,8 @@ class ImageText:
         return len(self.image)
 
     def __getitem__(self, index: Any) -> ImageText:
-        return ImageText(self.image[index], self.tokens[index], self.padding)
+        tokens = sliced(self.tokens, index) if isinstance(index, slice) else self.tokens[index]
+        return ImageText(self.image[index], tokens, self.padding)
 
     def size(self, dim: int | None = None) -> Any:
         """The image's size: what plugins ask for is the batch size.
@@ -107,7 +109,9 @@ class ImageText:
             dim = named.pop("dim", named.pop("axis", 0))
             if dim == 0 and not named and all(isinstance(item, ImageText) for item in items):
                 padding = Padding.joined([item.padding for item in items])
-                return cls(func([i.image for i in items]), func([i.tokens for i in items]), padding)
+                tokens = [item.tokens for item in items]
+                join = torch.stack if func is torch.stack else rows_of_all
+                return cls(func([i.image for i in items]), join(tokens), padding)
         return NotImplemented
 
 

@@ -12,19 +12,23 @@ import torch
 from torch.utils.data import DataLoader
 
 _WORKERS: ContextVar[int] = ContextVar("_WORKERS", default=0)
+_PINNED: ContextVar[bool] = ContextVar("_PINNED", default=False)
 
 
 @contextmanager
-def reading_by(workers: int) -> Iterator[None]:
+def reading_by(workers: int, pinned: bool = False) -> Iterator[None]:
     """Have :func:`ordered_batches` read by so many processes, for as long as the context lasts.
 
     :param workers: number of processes, 0 for this one.
+    :param pinned: whether minibatches lie in pinned memory, from where a CUDA device takes them without being waited
+        for.
     """
-    token = _WORKERS.set(workers)
+    tokens = _WORKERS.set(workers), _PINNED.set(pinned)
     try:
         yield
     finally:
-        _WORKERS.reset(token)
+        _WORKERS.reset(tokens[0])
+        _PINNED.reset(tokens[1])
 
 
 def ordered_batches(dataset: Any, batch_size: int) -> DataLoader:
@@ -46,4 +50,4 @@ def ordered_batches(dataset: Any, batch_size: int) -> DataLoader:
     # A worker of somebody's may have no processes of its own, and to start some for one minibatch brings nothing.
     alone = multiprocessing.current_process().daemon or len(dataset) <= batch_size
     workers = 0 if alone else _WORKERS.get()
-    return DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator())
+    return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=_PINNED.get(), generator=torch.Generator())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.pixels import to_rgb
 from avalanche_vlm.errors import InputError
 
@@ -71,7 +72,7 @@ class ImageTransform:
         :param images: model inputs ``[..., 3, H, W]``.
         :return: uint8 pixels ``[..., 3, H, W]``.
         """
-        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
+        scale, shift = to_device(self._scale, images.device), to_device(self._shift, images.device)
         return ((images.float() - shift) / scale).round_().clamp_(0, 255).to(torch.uint8)
 
     def from_uint8(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -80,7 +81,8 @@ class ImageTransform:
         :param pixels: uint8 pixels ``[..., 3, H, W]``.
         :return: model inputs ``[..., 3, H, W]``.
         """
-        return torch.addcmul(self._shift.to(pixels.device), pixels.float(), self._scale.to(pixels.device))
+        scale, shift = to_device(self._scale, pixels.device), to_device(self._shift, pixels.device)
+        return torch.addcmul(shift, pixels.float(), scale)
 
 
 def _from_array(image: np.ndarray) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm._ranks import reads_apart
 from avalanche_vlm.compat import RowsMetric
 from avalanche_vlm.evaluation.rightness import refuse_broken
@@ -55,8 +56,9 @@ class AccuracyCounts(Metric):
 
         :raises NotFinite: if some are no answers.
         """
-        refuse_broken(int(self.broken), int(self.total))
-        right, total = float(self.right), int(self.total)
+        # All numbers in one tensor, so that an accelerator is waited for once; doubles hold counts exactly.
+        right, broken, total = torch.stack([of.double() for of in (self.right, self.broken, self.total)]).tolist()
+        refuse_broken(int(broken), int(total))
         return right / total if total else float("nan")
 
 
@@ -90,7 +92,7 @@ class ClassCounts(RowsMetric):
         :param right: how right each was ``[B]``, in [0, 1] or bool.
         :param y: class ids ``[B]`` of what was asked about, below the number of classes.
         """
-        y = y.to(self.right.device)
+        y = to_device(y, self.right.device)
         self.right.index_add_(0, y, right.to(self.right))
         self.total.index_add_(0, y, torch.ones_like(y))
 

@@ -18,6 +18,7 @@ from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.strategies import autocast_of
 
 KS = (1, 5)
 """The K of the hit@K that held-out captions are scored by."""
@@ -30,8 +31,8 @@ class HeldOutScores(VLMMetric):
     model as it predicts, its class head and modules included, among the set's own classes, whatever the recipe
     (:class:`~avalanche_vlm.models.other_classes.OtherClasses`); ties count by expectation. The last evaluation of a
     step counts, as in the matrix. How far apart the modalities are is told by :meth:`alignment`, which is no score. The
-    sets are read outside the strategy's loop, so they work in Avalanche's own strategies whatever the criterion; where
-    several processes train together, each reads its share.
+    sets are read outside the strategy's loop, in its precision, so they work in Avalanche's own strategies whatever the
+    criterion; where several processes train together, each reads its share.
 
     Emits ``HeldOut/<name>``.
 
@@ -54,7 +55,8 @@ class HeldOutScores(VLMMetric):
         scores: dict[str, float] = {}
         alignment: dict[str, float] = {}
         for held_out in self.sets:
-            of_set, apart = read_held_out(model_of(strategy), held_out)
+            with autocast_of(strategy):
+                of_set, apart = read_held_out(model_of(strategy), held_out)
             scores |= of_set
             alignment |= apart
         for rows, row in ((self._scores, scores), (self._alignment, alignment)):

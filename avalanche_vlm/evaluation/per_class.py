@@ -51,8 +51,10 @@ class ClassAccuracies(VLMMetric):
     def after_eval_exp(self, strategy: Strategy) -> MetricValue | None:
         if not self._answers.filled:
             return None
-        answers, y = self._answers.compute()
-        answers = answered(answers)
+        of_samples, ids = self._answers.compute()
+        # Both in one tensor, so that an accelerator is waited for once; doubles hold ids exactly.
+        answers, y = torch.stack([of_samples, ids.double()]).cpu()
+        answers, y = answered(answers), y.long()
         self._answers.reset()
         present, place = torch.unique(y, return_inverse=True)
         counts = ClassCounts(len(present), sync_on_compute=False).to(y.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.errors import NotFinite
 from avalanche_vlm.models.competing import MASKED
 
@@ -31,12 +32,12 @@ def rightness(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     >>> rightness(logits, torch.tensor([1, 1, 2, 0])).round(decimals=3).tolist()
     [1.0, 0.5, 0.333, 0.0]
     """
-    masked = logits.new_tensor(MASKED).float()  # half precision rounds it
+    masked = float(torch.tensor(MASKED, dtype=logits.dtype))  # half precision rounds it
     logits = logits.float()
     best = logits.amax(1, keepdim=True)
     tied = (logits == best) | (logits >= best - ROUNDING * best.abs().clamp_min(1))
     tied &= (best != masked) & (best != -torch.inf)
-    y = y.to(logits.device)
+    y = to_device(y, logits.device)
     true = y if y.ndim == 2 else torch.arange(logits.shape[1], device=logits.device) == y[:, None]
     right = (tied & true).sum(1).double() / tied.sum(1).clamp_min(1)
     return right.masked_fill(~best[:, 0].isfinite(), torch.nan)  # of a NaN among them the largest is NaN

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.reading import ordered_batches
@@ -68,7 +69,7 @@ def count_right(
     with model.evaluating():
         asked = OtherClasses(model, label_space)
         for images, y, *_ in ordered_batches(dataset, batch_size):
-            counts.update(rightness(asked.logits(images.to(model.device)), y))
+            counts.update(rightness(asked.logits(to_device(images, model.device)), y))
     return counts
 
 
@@ -83,7 +84,7 @@ def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: A
     columns = SampleColumns("images", "texts", "ids", **options).to(model.device)
     with model.evaluating():
         for pairs, y, *_ in ordered_batches(dataset, batch_size):
-            columns.update(*encode_pairs(model, pairs.to(model.device)), y.to(model.device))
+            columns.update(*encode_pairs(model, pairs.to(model.device, non_blocking=True)), to_device(y, model.device))
     return columns
 
 

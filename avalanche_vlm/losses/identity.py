@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from avalanche_vlm._host import on_host, to_device
+
 BITS = 32
 """The caption's number has so many bits; the image's number is above them."""
 
@@ -85,9 +87,10 @@ def true_captions(y: torch.Tensor) -> torch.Tensor:
     >>> true_captions(torch.tensor([7, 8, 7])).int().tolist()
     [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     """
+    known = on_host(y)
     (images, image), (captions, caption) = (
-        torch.unique(of, return_inverse=True) for of in (images_of_rows(y), captions_of(y))
+        torch.unique(of, return_inverse=True) for of in (images_of_rows(known), captions_of(known))
     )
-    paired = torch.zeros(len(images), len(captions), dtype=torch.bool, device=y.device)
+    paired = torch.zeros(len(images), len(captions), dtype=torch.bool)
     paired[image, caption] = True
-    return paired[image][:, caption]
+    return to_device(paired[image][:, caption], y.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm._host import on_host, to_device
+
 
 def confusable_pairs(text_features: torch.Tensor, old: torch.Tensor, threshold: float = 0.55) -> torch.Tensor:
     """The pairs of an old and a new class whose texts are near: RAPF's neighbours (Huang et al., arXiv 2407.14143).
@@ -29,7 +31,8 @@ def confusable_pairs(text_features: torch.Tensor, old: torch.Tensor, threshold: 
     texts = F.normalize(text_features.detach(), dim=1)
     # Exact differences: the faster matrix product of cdist misses small distances in float32.
     distances = torch.cdist(texts, texts, compute_mode="donot_use_mm_for_euclid_dist")
-    return (distances.lt(threshold) & old[:, None] & ~old[None, :]).nonzero()
+    near = on_host(distances.lt(threshold) & old[:, None] & ~old[None, :])
+    return to_device(near.nonzero(), texts.device)
 
 
 def hinge_margin(similarities: torch.Tensor, y: torch.Tensor, pairs: torch.Tensor, margin: float = 0.1) -> torch.Tensor:
@@ -56,9 +59,11 @@ def hinge_margin(similarities: torch.Tensor, y: torch.Tensor, pairs: torch.Tenso
             f"the hinge margin needs one class for each of {len(similarities)} samples and pairs [P, 2], "
             f"got {list(y.shape)} and {list(pairs.shape)}"
         )
-    sample, pair = (y[:, None] == pairs[None, :, 0]).nonzero(as_tuple=True)
-    own = similarities[sample, y[sample]]
-    other = similarities[sample, pairs[pair, 1]]
+    told, known = on_host(pairs), on_host(y)
+    sample, pair = (known[:, None] == told[None, :, 0]).nonzero(as_tuple=True)
+    right, wrong, rows = (to_device(i, similarities.device) for i in (known[sample], told[pair, 1], sample))
+    own = similarities[rows, right]
+    other = similarities[rows, wrong]
     return F.relu(margin - own + other).sum() / max(len(sample), 1)
 
 

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from avalanche_vlm._host import on_host
+
 
 def sampled_negatives(competing: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which classes stand for all that compete: those of the batch, and some of the others.
@@ -22,20 +24,22 @@ def sampled_negatives(competing: torch.Tensor, y: torch.Tensor, n: int) -> tuple
     :param competing: bool ``[classes]``, or ``[B, classes]`` where samples differ.
     :param y: ids of the batch's classes ``[B]``.
     :param n: number of classes to draw, 1 or more.
-    :return: bool ``[classes]``, the classes that are encoded, and the numbers to add to the logits ``[classes]``.
+    :return: bool ``[classes]``, the classes that are encoded, and the numbers to add to the logits ``[classes]``; both
+        on the CPU.
 
     >>> kept, added = sampled_negatives(torch.ones(6, dtype=torch.bool), torch.tensor([2, 2, 0]), 2)
     >>> int(kept.sum()), bool(kept[[0, 2]].all()), round(float(added[kept].exp().sum()), 4)
     (4, True, 6.0)
     """
+    competing, y = on_host(competing), on_host(y)
     everyone = competing if competing.ndim == 1 else competing.any(0)
     of_batch = torch.zeros_like(everyone)
     of_batch[y] = True
     (others,) = (everyone & ~of_batch).nonzero(as_tuple=True)
-    added = torch.zeros(len(everyone), device=everyone.device)
+    added = torch.zeros(len(everyone))
     if n >= len(others):
         return everyone, added
-    drawn = others[torch.randperm(len(others))[:n].to(others.device)]
+    drawn = others[torch.randperm(len(others))[:n]]
     kept = of_batch & everyone
     kept[drawn] = True
     added[drawn] = math.log(len(others) / n)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace, TrainClasses
 from avalanche_vlm.compat import ResizesOnLoad
@@ -39,14 +40,12 @@ class CompetingClasses(ResizesOnLoad):
     that were trained, and for a sample whose task was never trained that task's own besides, so that its accuracy is
     defined; all, while nothing is trained and no task label is given.
 
-    Its buffers go where the model goes; what is saved are ids of classes.
+    Which classes these are is known to the host, whatever device the model is on, so that a step need not wait for the
+    device to learn the shape of its logits. What is saved are ids of classes.
 
     :param space: the label space; None has no classes.
     :param in_training: which classes compete in training.
     """
-
-    in_task: torch.Tensor
-    met: torch.Tensor
 
     def __init__(self, space: LabelSpace | None = None, in_training: TrainClasses = "current") -> None:
         super().__init__()
@@ -58,19 +57,20 @@ class CompetingClasses(ResizesOnLoad):
             in_task[task, list(of_task)] = True
         self._warned = False
         self._sampled: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.register_buffer("in_task", in_task, persistent=False)
-        self.register_buffer("met", torch.zeros_like(in_task), persistent=False)
+        self.in_task = in_task
+        self.met = torch.zeros_like(in_task)
 
     @property
     def seen(self) -> torch.Tensor:
-        """Bool ``[classes]``: the classes that training has met so far."""
+        """Bool ``[classes]``: the classes that training has met so far; on the CPU."""
         return self.met.any(0)
 
     def of(self, task_labels: Any) -> torch.Tensor:
         """The classes that compete in the mode that the model is in: bool ``[classes]``, or ``[B, classes]`` where
-        samples differ.
+        samples differ; on the CPU.
 
-        :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none.
+        :param task_labels: int or ``[B]``, or :data:`ALL_CLASSES` where there are none. A device that they are on is
+            waited for, unless it was the strategy that has moved them there.
         :raises InputError: under the label space ``"task"``, for a task label that the label space does not have.
         """
         found = self.while_training(task_labels) if self.training else self.at_test(task_labels)
@@ -81,8 +81,8 @@ class CompetingClasses(ResizesOnLoad):
         """Within a block no other classes compete than these, and something is added to their logits: for the forward
         pass of a training step alone.
 
-        :param kept: which classes may compete, bool ``[classes]``.
-        :param added: what is added to the logits ``[classes]``.
+        :param kept: which classes may compete, bool ``[classes]``, on the CPU.
+        :param added: what is added to the logits ``[classes]``, on the CPU.
         """
         try:
             self._sampled = kept, added
@@ -96,7 +96,9 @@ class CompetingClasses(ResizesOnLoad):
         :param logits: logits ``[B, n]`` of these classes.
         :param classes: ids of the classes ``[n]``.
         """
-        return logits if self._sampled is None else logits + self._sampled[1][classes]
+        if self._sampled is None:
+            return logits
+        return logits + to_device(self._sampled[1][on_host(classes)], logits.device)
 
     @contextmanager
     def as_in_training(self) -> Iterator[None]:
@@ -173,9 +175,9 @@ class CompetingClasses(ResizesOnLoad):
         """The classes that compete under a label space that goes on where this one's ends: those that were met stay so.
 
         :param space: label space with the same classes under the same ids, and perhaps others behind.
-        :return: the classes that compete there, on the same device and in the same mode.
+        :return: the classes that compete there, in the same mode.
         """
-        found = CompetingClasses(space, self.in_training).to(self.met.device).train(self.training)
+        found = CompetingClasses(space, self.in_training).train(self.training)
         met = torch.nn.functional.pad(self.met, (0, len(space) - self.met.shape[1]))
         found.met = found._rows(met, len(found.in_task))
         return found
@@ -183,7 +185,7 @@ class CompetingClasses(ResizesOnLoad):
     def _labels(self, task_labels: Any) -> tuple[torch.Tensor | None, int]:
         """One label where all samples share it, ``[B]`` otherwise, and how many rows a table needs for them; None and 0
         where there are none, as for a batch of no samples."""
-        labels = None if task_labels is ALL_CLASSES else torch.as_tensor(task_labels, device=self.met.device)
+        labels = None if task_labels is ALL_CLASSES else on_host(torch.as_tensor(task_labels))
         if labels is None or labels.numel() == 0:
             return None, 0
         least, largest = (int(label) for label in labels.aminmax())
@@ -222,7 +224,7 @@ class CompetingClasses(ResizesOnLoad):
         if "met" not in state and "seen" not in state:
             raise InputError("the state of the model does not say which classes training has met")
         by_label = state["met"] if "met" in state else [state["seen"]]
-        met = torch.zeros(len(by_label), state["classes"], dtype=torch.bool, device=self.met.device)
+        met = torch.zeros(len(by_label), state["classes"], dtype=torch.bool)
         for label, ids in enumerate(by_label):
             met[label, ids] = True
         if "met" not in state:

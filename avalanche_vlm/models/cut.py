@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm._rows import append
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.blocks import stopped_before
@@ -86,7 +87,7 @@ class TowerCut:
         def enter(module: nn.Module, args: tuple) -> tuple:
             self.disarm()
             x, *others = args
-            stored = append(latents).to(x.device, x.dtype).movedim(0, self._batch_dim)
+            stored = to_device(append(latents).to(x.dtype), x.device).movedim(0, self._batch_dim)
             return torch.cat([x, stored], self._batch_dim), *others
 
         self._handle = self._module.register_forward_pre_hook(enter)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm._rows import share_out
 from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.compat import ResizesOnLoad
@@ -20,6 +21,7 @@ from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.blocks import halves
 from avalanche_vlm.models.modules.routed import RoutedPool
 from avalanche_vlm.models.modules.site import rest_modules, train_modules, wake_modules, working_parameters
+from avalanche_vlm.models.parts import in_parts
 from avalanche_vlm.models.scale import keep_scale_low
 from avalanche_vlm.models.text_positions import LEAST, TextPositions, context_of, encode_short, text_positions
 from avalanche_vlm.models.transforms import Transforms
@@ -64,6 +66,8 @@ class DualEncoder(ResizesOnLoad):
         self._frozen: set[str] = set()
         self._width: int | None = None
         self._whole_texts = False
+        self.parts = 1
+        """Parts in which a batch that trains is encoded (:func:`~avalanche_vlm.models.parts.in_parts`)."""
         self.freeze("scale")
         keep_scale_low(self)
 
@@ -230,7 +234,7 @@ class DualEncoder(ResizesOnLoad):
                 f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
                 "give the benchmark this model's transforms"
             )
-        features = share_out(self._tower, images)
+        features = share_out(partial(in_parts, self._tower, parts=self.parts), images)
         return F.normalize(features, dim=-1) if normalize else features
 
     def _tower(self, images: torch.Tensor) -> torch.Tensor:
@@ -274,13 +278,13 @@ class DualEncoder(ResizesOnLoad):
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
             tokens, encode = positions.cut(tokens, padding, LEAST), partial(encode_short, self.clip)
-        tokens, encode = tokens.to(self.device), partial(share_out, encode)
+        tokens, encode = to_device(tokens, self.device), partial(share_out, encode)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)
         if self.routed is not None and self.routed.decides_by(task_labels):
             features = self.routed.of_labels(encode, tokens, task_labels).float()
         else:
-            features = encode(tokens).float()
+            features = in_parts(encode, tokens, self.parts).float()
         return F.normalize(features, dim=-1) if normalize else features
 
     @property

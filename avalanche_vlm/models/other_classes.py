@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.competing import MASKED
 from avalanche_vlm.models.vlm import VLM
@@ -60,7 +61,8 @@ class OtherClasses:
         logits = model.similarity(features, self.head.features(model, self._all))
         if model.class_head is None or model.label_space is None:
             return logits
-        (trained,) = model.competing.seen.nonzero(as_tuple=True)
+        (told,) = model.competing.seen.nonzero(as_tuple=True)
+        trained = to_device(told, logits.device)
         every = logits.new_full((len(logits), self._width), MASKED)
         if len(trained):
             every[:, trained] = model.similarity(features, model.prompt_features(trained))

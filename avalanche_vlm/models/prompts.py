@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.padding import Padding, padding_before_move, padding_of
 
 
@@ -48,13 +49,13 @@ class Prompts:
         is read without waiting, so that a step is the same whatever else there is."""
         if len(groups) == len(self):
             return self
-        groups = groups.cpu()
+        groups = on_host(groups)
         if self.counts is None:
-            return self._part(self.tokens[groups.to(self.tokens.device)], None)
+            return self._part(self.tokens[to_device(groups, self.tokens.device)], None)
         kept = torch.zeros(len(self.counts), dtype=torch.bool)
         kept[groups] = True
         rows = torch.repeat_interleave(kept, self.counts).nonzero().squeeze(1)
-        return self._part(self.tokens[rows.to(self.tokens.device)], self.counts[groups])
+        return self._part(self.tokens[to_device(rows, self.tokens.device)], self.counts[groups])
 
     def _part(self, tokens: torch.Tensor, counts: torch.Tensor | None) -> Prompts:
         own = self.padding is not None and tokens.device.type == "cpu"
@@ -69,12 +70,14 @@ class Prompts:
         if self.counts is None or len(self.counts) == len(self.tokens):
             return self
         rows = self.counts.cumsum(0) - self.counts
-        return self._part(self.tokens[rows.to(self.tokens.device)], None)
+        return self._part(self.tokens[to_device(rows, self.tokens.device)], None)
 
     def to(self, device: torch.device) -> Prompts:
         """The same with the tokens on a device."""
         return Prompts(
-            self.tokens.to(device), self.counts, padding_before_move(self.tokens, torch.device(device), self.padding)
+            to_device(self.tokens, torch.device(device)),
+            self.counts,
+            padding_before_move(self.tokens, torch.device(device), self.padding),
         )
 
     def encode(self, encoder: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -91,9 +94,9 @@ class Prompts:
                 tokens, own = distinct, places
         features = encoder(tokens) if self.padding is None else encoder(tokens, padding=self.padding)
         if own is not None:
-            features = features[own.to(features.device)]
+            features = features[to_device(own, features.device)]
         if self.counts is None or len(self.counts) == len(self.tokens):
             return features
-        owner = torch.repeat_interleave(torch.arange(len(self)), self.counts).to(features.device)
+        owner = to_device(torch.repeat_interleave(torch.arange(len(self)), self.counts), features.device)
         summed = features.new_zeros(len(self), features.shape[1]).index_add_(0, owner, features)
         return F.normalize(summed, dim=-1)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from avalanche.models import MultiTaskModule
 from torch import nn
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace, TrainTemplates
@@ -171,7 +172,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         classes = self._competing(visible)
         logits = images.new_empty(len(images), visible.shape[-1], dtype=torch.float32)
         for rows, features in self.routed_groups(routed, images, task_labels):
-            seen = visible if visible.ndim == 1 else visible[rows]
+            seen = visible if visible.ndim == 1 else visible[rows if isinstance(rows, slice) else on_host(rows)]
             features, texts = F.normalize(features, dim=-1), self.prompt_features(classes)
             logits[rows] = self._class_logits(features, texts, classes, seen)
         return logits
@@ -182,11 +183,10 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         classes = self._competing(visible)
         return self._class_logits(features, self.prompt_features(classes), classes, visible)
 
-    @staticmethod
-    def _competing(visible: torch.Tensor) -> torch.Tensor:
+    def _competing(self, visible: torch.Tensor) -> torch.Tensor:
         """Ids of the classes that are visible to any sample, in ascending order."""
         (classes,) = (visible if visible.ndim == 1 else visible.any(0)).nonzero(as_tuple=True)
-        return classes
+        return to_device(classes, self.device)
 
     def _class_logits(
         self, features: torch.Tensor, texts: torch.Tensor, classes: torch.Tensor, visible: torch.Tensor
@@ -197,7 +197,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
             full[:, classes] = logits
             logits = full
         if visible.ndim > 1:
-            logits = logits.masked_fill(~visible, MASKED)
+            logits = logits.masked_fill(to_device(~visible, logits.device), MASKED)
         head = self.class_head
         if head is None or (self.training and not getattr(head, "trains", False)):
             return logits
@@ -225,7 +225,8 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
             self._tap(ForwardFeatures(*features, tokens=pairs.tokens, text_of_image=own, padding=pairs.padding))
             return self.similarity(*features)
         # Captions repeat in a batch (class prompts, several pictures of one text): encode each once.
-        distinct, text_of_image = torch.unique(pairs.tokens, dim=0, return_inverse=True)
+        told = torch.unique(on_host(pairs.tokens), dim=0, return_inverse=True)
+        distinct, text_of_image = (to_device(part, self.device) for part in told)
         images, texts = self.encode_image(pairs.image), self.encode_text(distinct, padding=pairs.padding)
         self._tap(ForwardFeatures(images, texts, tokens=distinct, text_of_image=text_of_image, padding=pairs.padding))
         return self.similarity(images, texts[text_of_image])
@@ -247,7 +248,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         if sentence := head.told_apart(label_space):
             warnings.warn(sentence, DataWarning, stacklevel=2)
         self.label_space = label_space
-        self.competing = CompetingClasses(label_space, self.competing.in_training).to(self.device).train(self.training)
+        self.competing = CompetingClasses(label_space, self.competing.in_training).train(self.training)
         self.text_head = head
         return self
 

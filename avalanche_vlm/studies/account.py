@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from avalanche_vlm._host import wait_for_devices
 from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.results import Timing
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, StateDict, Stateful
@@ -77,6 +78,7 @@ class Stopwatch(Stateful):
             self._since = now
 
     def _now(self) -> dict[str, float]:
+        wait_for_devices()  # what a device still does belongs to what was begun
         return {name: clock() for name, clock in self._clocks.items()}
 
 

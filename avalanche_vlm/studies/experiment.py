@@ -21,7 +21,13 @@ from avalanche_vlm.evaluation.per_class import ClassAccuracies
 from avalanche_vlm.models import VLM
 from avalanche_vlm.studies.account import RunAccount
 from avalanche_vlm.studies.durable import made_durable
-from avalanche_vlm.studies.feasible import refuse_undeclared, refuse_untrainable, resources, trains
+from avalanche_vlm.studies.feasible import (
+    refuse_undeclared,
+    refuse_unsuited,
+    refuse_untrainable,
+    resources,
+    trains,
+)
 from avalanche_vlm.studies.outcome import (
     Outcome,
     Result,
@@ -34,6 +40,7 @@ from avalanche_vlm.studies.strategy import strategy_of
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.checkpoint import CheckpointPlugin, resume
 from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
+from avalanche_vlm.training.precision import rounding_factors
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -105,6 +112,7 @@ def run_experiment(
     plugins = [*own, *plugins]
     refuse_undeclared(recipe, model, plugins, settings)
     refuse_untrainable(recipe, benchmark, plugins, settings)
+    refuse_unsuited(recipe, model, plugins, settings)
     if task_id:
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
@@ -142,7 +150,7 @@ def run_experiment(
                 call(account.rows, matrix.rows())
 
     try:
-        with account.whole.running():
+        with account.whole.running(), rounding_factors(settings.tf32):
             first = 0 if checkpoint is None else resume(strategy, checkpoint.folder)
             if checkpoint is not None and checkpoint.resumed is not None and on_resume is not None:
                 on_resume(checkpoint)

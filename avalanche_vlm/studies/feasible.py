@@ -12,7 +12,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
-from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, too_few
+from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, refuse_options, too_few
 from avalanche_vlm.training.recipes.lacking import lacks
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -61,11 +61,25 @@ def refuse_untrainable(
     for name, experience in list(zip(benchmark.task_names, benchmark.train_stream, strict=True))[first:]:
         if (there := len(experience.dataset)) < least:
             raise InputError(f"recipe {recipe}: {too_few(least, f'task {name}', there)}")
-    if contrasts and settings.batch_size == 1:
+    if contrasts and settings.batch_size * settings.accumulate == 1:
         raise InputError(
             "a batch of one pair has nothing that its picture and caption are told from, so pairs are trained in "
             "batches of 2 or more (batch_size)"
         )
+
+
+def refuse_unsuited(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugin], settings: TrainSettings) -> None:
+    """Refuse settings that save time or memory where the recipe's method does not go with them.
+
+    :param recipe: name of the recipe.
+    :param model: the model with the recipe built on it.
+    :param plugins: the recipe's plugins and those beside it.
+    :param settings: settings of the training.
+    :raises InputError: naming recipe, setting and reason.
+    """
+    if trains(plugins):
+        asked = {name: getattr(settings, name) for name in ("accumulate", "grad_checkpointing")}
+        refuse_options(f"recipe {recipe}", model, plugins, asked)
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def strategy_of(
             weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=can_be_fused(weights) or None
         ),
         criterion=criterion_for(kind, model, settings.label_smoothing),
-        train_mb_size=settings.batch_size,
+        train_mb_size=settings.batch_size * settings.accumulate,
         train_epochs=settings.epochs,
         iterations=settings.iterations,
         eval_mb_size=256,
@@ -54,6 +54,8 @@ def strategy_of(
         plugins=list(plugins),
         evaluator=evaluator,
         amp=settings.amp,
+        accumulate=settings.accumulate,
+        grad_checkpointing=settings.grad_checkpointing,
         negatives=settings.negatives,
         max_grad_norm=settings.max_grad_norm,
     )

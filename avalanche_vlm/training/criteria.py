@@ -57,7 +57,8 @@ class ClassCriterion(nn.CrossEntropyLoss):
     :param weight: weight of each class ``[classes]``; None weighs all alike.
     :param ignore_index: target of the samples that do not count.
     :param columns: logits of fewer columns get columns that do not compete, up to this number. With :data:`LANES` the
-        loss is, bit for bit, what it is in a label space that has grown, however many classes that has.
+        loss is, bit for bit, what it is in a label space that has grown, however many classes that has; with smoothing
+        this holds on the CPU, and elsewhere to rounding.
     :raises InputError: for smoothing out of its range.
     """
 
@@ -76,11 +77,13 @@ class ClassCriterion(nn.CrossEntropyLoss):
 
     def forward(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         weight = self.weight
-        if self.label_smoothing:
+        waits = output.device.type != "cpu"  # for every number that is asked for here
+        if self.label_smoothing and not waits:
             output, y, weight = self._among_used(output, y)
         elif weight is None and output.shape[1] < self.columns:
             output = F.pad(output, (0, self.columns - output.shape[1]), value=MASKED)
-        if not self.label_smoothing or bool((competes := _competes(output)).all()):
+        competes = _competes(output)
+        if not self.label_smoothing or (not waits and bool(competes.all())):
             return F.cross_entropy(
                 output,
                 y,

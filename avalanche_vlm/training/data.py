@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.pair_pictures import PairPictures
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.models import VLM
@@ -45,7 +47,8 @@ def experience_batches(strategy: Strategy, batch_size: int = 256) -> Iterator[Ba
     """
     for batch in ordered_batches(strategy.experience.dataset.eval(), batch_size):
         x, y, task = labelled(batch)
-        yield x.to(strategy.device), y.to(strategy.device), task.to(strategy.device)
+        x = x.to(strategy.device, non_blocking=True)
+        yield x, to_device(y, strategy.device), to_device(task, strategy.device)
 
 
 def labelled(batch: Sequence[Any]) -> Batch:
@@ -171,8 +174,8 @@ def reference_features(model: VLM, reference: ReferencePairs, batch_size: int = 
     """
     with model.evaluating():
         parts = (
-            (model.encode_image_plain(reference.batch(rows).to(model.device)),)
-            for rows in torch.arange(len(reference)).split(batch_size)
+            (model.encode_image_plain(images.to(model.device)),)
+            for images in ordered_batches(PairPictures(reference), batch_size)
         )
         (features,) = rows_of_batches(parts, len(reference))
     return features

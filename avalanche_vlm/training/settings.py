@@ -15,7 +15,7 @@ EvalTasks = Literal["all", "seen", "last"]
 
 _NUMBERS = (
     *("lr", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm"),
-    *("label_smoothing", "negatives", "iterations", "num_workers", "eval_every"),
+    *("label_smoothing", "negatives", "iterations", "num_workers", "eval_every", "accumulate"),
 )
 _OR_NONE = ("max_grad_norm", "negatives", "iterations")
 
@@ -46,7 +46,13 @@ class TrainSettings:
         of the ``"first"`` alone, as in most published protocols. At test all do.
     :param negatives: number of classes, 1 or more, that are drawn in a step to stand for all that compete and are not
         the batch's (:func:`~avalanche_vlm.losses.sampled.sampled_negatives`, an estimate); None takes all.
-    :param amp: precision of forward pass and criterion: ``"bf16"`` for autocast, None for that of the weights.
+    :param amp: precision of forward pass and criterion: ``"bf16"`` or ``"fp16"`` for autocast, None for that of the
+        weights.
+    :param accumulate: number of batches that one step takes together, 1 or more: the loss sees all of their samples,
+        and the towers encode one batch at a time.
+    :param grad_checkpointing: whether the towers' blocks keep no activations and run once more backward. Decides no
+        result.
+    :param tf32: whether matrix products of 32-bit numbers on CUDA devices may round their factors to 19 bits.
     :param num_workers: number of processes that load data; with 0 the training process does.
     :param eval_tasks: tasks that are evaluated after an experience: ``"all"``, those ``"seen"`` so far, or none but
         after the ``"last"`` experience; before the first and after the last experience all are.
@@ -68,6 +74,9 @@ class TrainSettings:
     train_templates: TrainTemplates = "all"
     negatives: int | None = None
     amp: str | None = None
+    accumulate: int = 1
+    grad_checkpointing: bool = False
+    tf32: bool = False
     num_workers: int = 0
     eval_tasks: EvalTasks = "all"
     eval_every: int = 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from avalanche.models.dynamic_optimizers import update_optimizer
 from avalanche.training.supervised import Naive
 
 from avalanche_vlm._generators import generators_kept
+from avalanche_vlm._host import to_device
 from avalanche_vlm._memory import give_back
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm._ranks import together
@@ -18,16 +20,17 @@ from avalanche_vlm.compat import UnpacksContainers, set_stops_training
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
 from avalanche_vlm.models.fitness import not_finite
+from avalanche_vlm.models.sparing import encoding_in, keeping_no_activations
 from avalanche_vlm.training.distributed import in_ranks
-from avalanche_vlm.training.plugins.base import no_full_batch, refuse_some_classes
-from avalanche_vlm.training.protocol import Strategy, refuse_pairs
+from avalanche_vlm.training.finite import FiniteLosses
+from avalanche_vlm.training.plugins.base import no_full_batch, refuse_options, refuse_some_classes
+from avalanche_vlm.training.precision import TrainPrecision
+from avalanche_vlm.training.protocol import Strategy, model_of, refuse_pairs
 
 if TYPE_CHECKING:
     from avalanche.training.templates import SupervisedTemplate as _Template
 else:
     _Template = object
-
-_AMP = {"bf16": torch.bfloat16}
 
 
 class VLMMixin(UnpacksContainers, _Template):
@@ -38,7 +41,12 @@ class VLMMixin(UnpacksContainers, _Template):
     it: they run in Avalanche's own strategies as well, but not in several processes
     (:mod:`~avalanche_vlm.training.distributed`).
 
-    :param amp: ``"bf16"`` runs forward and criterion under autocast; None does not.
+    :param amp: ``"bf16"`` or ``"fp16"`` runs forward and criterion under autocast, the latter with a scaled loss
+        (:class:`~avalanche_vlm.training.precision.TrainPrecision`); None does not.
+    :param accumulate: number of parts in which the towers encode a minibatch, so that it takes the memory of a part:
+        losses see all of it, and its gradient is the same (:func:`~avalanche_vlm.models.parts.in_parts`).
+    :param grad_checkpointing: whether the blocks of the towers keep no activations and run once more backward, for less
+        memory.
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
     :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does. Without,
         they stay until the next experience begins, or until a plugin merges weights or takes their Fisher information
@@ -50,35 +58,44 @@ class VLMMixin(UnpacksContainers, _Template):
         ``train_epochs`` are then as many as these take. None for ``train_epochs`` as they are given.
     """
 
+    loss: torch.Tensor
     optimized_param_id: dict[str, torch.nn.Parameter] | None
 
     def __init__(
         self,
         *,
         amp: str | None = None,
+        accumulate: int = 1,
+        grad_checkpointing: bool = False,
         max_grad_norm: float | None = None,
         keep_optimizer_state: bool = False,
         negatives: int | None = None,
         iterations: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if amp is not None and amp not in _AMP:
-            raise InputError(f"amp is None or 'bf16', not {amp!r}")
-        for name, value in (("max_grad_norm", max_grad_norm), ("negatives", negatives), ("iterations", iterations)):
+        numbers = {"max_grad_norm": max_grad_norm, "negatives": negatives, "iterations": iterations}
+        for name, value in {**numbers, "accumulate": accumulate}.items():
             if value is not None:
                 NUMBERS[name].checked(value)
         super().__init__(**kwargs)
+        self.precision = TrainPrecision(amp, self.device)
+        self.accumulate, self.grad_checkpointing = accumulate, grad_checkpointing
         self.iterations = iterations
         self.negatives = negatives
         self.amp = amp
         self.max_grad_norm = max_grad_norm
         self.keep_optimizer_state = keep_optimizer_state
+        self.losses = FiniteLosses()
+
+    def on_device(self, part: Any) -> Any:
+        """A part of a minibatch on the strategy's device: of labels the host knows afterwards what it has sent."""
+        if isinstance(part, torch.Tensor) and not part.is_floating_point():
+            return to_device(part, self.device)
+        return part.to(self.device, non_blocking=True)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision context of this strategy; plugins that run the model on data of their own enter it too."""
-        if self.amp is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=_AMP[self.amp])
+        return self.precision.autocast()
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's epoch, unless there is no batch: Avalanche would train nothing, and say nothing.
@@ -92,6 +109,7 @@ class VLMMixin(UnpacksContainers, _Template):
             refuse_pairs(self, "negatives")
             refuse_some_classes(self)
         super().training_epoch(**kwargs)
+        self.losses.settle()  # before plugins make something of the weights
         if self._has_all_iterations():
             set_stops_training(self, False)  # it was this epoch that was cut
         # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
@@ -137,21 +155,28 @@ class VLMMixin(UnpacksContainers, _Template):
                 f"nothing that trains takes part in the loss of experience {self.experience.current_experience}: the "
                 "model is frozen, and no method has added what would train; unfreeze a tower"
             )
-        if not torch.isfinite(self.loss).all():
-            raise NotFinite(
-                f"the loss became {self.loss.item()} at experience {self.experience.current_experience}, epoch "
-                f"{self.clock.train_exp_epochs}, iteration {self.clock.train_epoch_iterations}: lower the learning "
-                f"rate (now {self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
-            )
+        where = (
+            f"at experience {self.experience.current_experience}, epoch {self.clock.train_exp_epochs}, iteration "
+            f"{self.clock.train_epoch_iterations}: lower the learning rate (now "
+            f"{self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
+        )
+        loss: torch.Tensor = self.loss
+        self.losses.see(loss, lambda value: f"the loss became {value} {where}")
+        self.loss = self.precision.scaled(loss)
         super().backward()
         if (ranks := together()) is not None:
             ranks.average_gradients(self.model.parameters())
+        self.loss = loss
+        self.precision.unscale(self.optimizer)
 
     def optimizer_step(self) -> None:
         if self.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
-        super().optimizer_step()
+        if self.precision.scaler.is_enabled():
+            self.precision.step(self.optimizer)
+        else:
+            super().optimizer_step()
         if self._has_all_iterations(1):
             self.stop_training()
 
@@ -163,7 +188,8 @@ class VLMMixin(UnpacksContainers, _Template):
         """Avalanche's evaluation, which draws nothing from what training draws from: Avalanche's loaders take a seed
         from the global generator, so that a model trained otherwise where it was looked at in between. What metrics
         read is read by the evaluation's ``num_workers`` as well."""
-        with in_ranks(self), generators_kept(self.device), reading_by(kwargs.get("num_workers", 0)):
+        self.losses.settle()
+        with in_ranks(self), generators_kept(self.device), self._reading(kwargs):
             return super().eval(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -173,8 +199,9 @@ class VLMMixin(UnpacksContainers, _Template):
 
         :raises NotFinite: if one is NaN or infinite.
         """
-        with in_ranks(self), reading_by(kwargs.get("num_workers", 0)):
+        with in_ranks(self), self._reading(kwargs), self._sparing_memory():
             found = super().train(*args, **kwargs)
+        self.losses.settle()
         give_back()
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if broken := not_finite(trained):
@@ -184,6 +211,22 @@ class VLMMixin(UnpacksContainers, _Template):
                 "max_grad_norm"
             )
         return found
+
+    def _reading(self, options: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Plugins and metrics read by as many processes as the loop, and from pinned memory where it does."""
+        return reading_by(options.get("num_workers", 0), self.device.type == "cuda")
+
+    @contextmanager
+    def _sparing_memory(self) -> Iterator[None]:
+        """The model as it encodes in a training of these settings."""
+        options = {"accumulate": self.accumulate, "grad_checkpointing": self.grad_checkpointing}
+        if self.accumulate == 1 and not self.grad_checkpointing:
+            yield
+            return
+        model = model_of(self)
+        refuse_options("the training", model, self.plugins, options)
+        with encoding_in(model, self.accumulate), keeping_no_activations(model, self.grad_checkpointing):
+            yield
 
     def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
         """Keep the optimizer to what trains now: new modules enter, frozen parameters leave."""
@@ -207,6 +250,14 @@ def autocast_of(strategy: Strategy) -> AbstractContextManager[Any]:
     :param strategy: the strategy whose precision a plugin's own passes take.
     """
     return strategy.autocast() if isinstance(strategy, VLMMixin) else nullcontext()
+
+
+def took_step(strategy: Strategy) -> bool:
+    """Whether a strategy's last step was taken: in fp16 one whose gradients overflow is not.
+
+    :param strategy: the strategy, after an update.
+    """
+    return not (isinstance(strategy, VLMMixin) and strategy.precision.skipped)
 
 
 def make_room(strategy: Strategy) -> None:

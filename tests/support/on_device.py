@@ -61,23 +61,29 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
 
     :param moved: whether the model is there ``before`` the recipe is built, or goes there ``after``, with the strategy.
     :return: tensors of the model that are on the CPU at the end; whether all its weights are finite; what the host
-        waited for in a step of the second experience, at most, and by line.
+        waited for in a step of the second experience, at most, and by line; the same of a batch of the evaluation that
+        follows.
     """
     import torch
     from mini import mini
     from simulated import DeviceTensor, waits
     from trained import build, short_stream
 
+    from avalanche_vlm.evaluation.held_out import HeldOutScores
+    from avalanche_vlm.evaluation.matrix import PerformanceMatrix
+    from avalanche_vlm.evaluation.per_class import ClassAccuracies
     from avalanche_vlm.training.plugins.base import VLMPlugin
 
     class Steps(VLMPlugin):
-        """Counts from a minibatch's unpacking to the end of its update."""
+        """Counts from a minibatch's unpacking to the end of its update, and from that of a batch of the evaluation to
+        what metrics make of it."""
 
         states: dict[str, Any] = {}  # noqa: RUF012
 
         def __init__(self) -> None:
             super().__init__()
             self.found: list[Counter[tuple[str, str]]] = []
+            self.evaluated: list[Counter[tuple[str, str]]] = []
 
         def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
             self.block = waits()
@@ -86,22 +92,33 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
         def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
             self.block.__exit__(None, None, None)
 
+        def before_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.block = waits()
+            self.evaluated.append(self.block.__enter__())
+
+        def after_eval_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.block.__exit__(None, None, None)
+
     benchmark = short_stream(kind)
     found = build(recipe, benchmark, lambda: mini().to("cuda") if moved == "before" else mini())
-    strategy = _strategy(found, amp)
+    metrics = (PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies())
+    strategy = _strategy(found, amp, metrics=metrics)
     first, last = Steps(), Steps()
     for experience, steps in zip(benchmark.train_stream, (first, last), strict=True):
         strategy.plugins.append(steps)
         strategy.train(experience)
-        strategy.plugins.remove(steps)
         strategy.eval(benchmark.test_stream)
+        strategy.plugins.remove(steps)
     state = {name: of for name, of in found.model.state_dict().items() if isinstance(of, torch.Tensor)}
     worst = max(last.found, key=Counter.total, default=Counter())
+    worst_eval = max(last.evaluated, key=Counter.total)
     return {
         "on the CPU": [name for name, tensor in state.items() if not isinstance(tensor, DeviceTensor)],
         "finite": all(bool(torch.isfinite(parameter).all()) for parameter in found.model.parameters()),
         "waits": worst.total(),
         "lines": [[*where, number] for where, number in worst.most_common()],
+        "waits of a test batch": worst_eval.total(),
+        "lines of a test batch": [[*where, number] for where, number in worst_eval.most_common()],
     }
 
 
@@ -151,15 +168,43 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, Any]:
     }
 
 
+def known() -> dict[str, Any]:
+    """How often the host waits for values that it has sent to the device, and what it finds."""
+    import torch
+    from simulated import waits
+
+    from avalanche_vlm import _host
+
+    cuda = torch.device("cuda")
+    sent, more = (_host.to_device(torch.tensor(of), cuda) for of in ([3, 1, 2], [7]))
+    written = _host.to_device(torch.tensor([3, 1, 2]), cuda)
+    written += torch.tensor([1, 0, 0], device=cuda)
+    asked = {
+        "sent": sent,
+        "joined": _host.rows_of_all([sent, more]),
+        "sliced": _host.sliced(sent, slice(1, None)),
+        "written to": written,
+        "computed": sent + 1,
+        "images": _host.to_device(torch.ones(2), cuda),
+    }
+    found: dict[str, Any] = {"waits": {}, "values": {}}
+    for name, tensor in asked.items():
+        with waits() as counted:
+            found["values"][name] = _host.on_host(tensor).tolist()
+        found["waits"][name] = counted.total()
+    return found
+
+
 def planted(fault: str) -> str:
     """What a training with a planted fault ends in: the first line of its exception, or "nothing".
 
     :param fault: ``tensor`` puts a CPU tensor into the loss, ``generator`` draws with a CPU generator, ``numpy`` reads
-        logits by numpy, ``none`` is none.
+        logits by numpy, ``loss`` makes the second loss no number, ``none`` is none.
     """
     import torch
     from trained import build, short_stream
 
+    from avalanche_vlm.errors import InputError
     from avalanche_vlm.training.plugins.base import VLMPlugin
 
     class Fault(VLMPlugin):
@@ -172,6 +217,8 @@ def planted(fault: str) -> str:
                 torch.rand(2, device=strategy.device, generator=torch.Generator().manual_seed(0))
             if fault == "numpy":
                 strategy.mb_output.detach().numpy()
+            if fault == "loss" and strategy.clock.train_epoch_iterations == 1:
+                strategy.loss = strategy.loss * float("nan")
 
     from mini import mini
 
@@ -179,12 +226,12 @@ def planted(fault: str) -> str:
     strategy = _strategy(build("fine-tune", benchmark, lambda: mini().to("cuda")), None, Fault())
     try:
         strategy.train(benchmark.train_stream[0])
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, InputError) as error:
         return str(error).splitlines()[0]
     return "nothing"
 
 
-def _strategy(found: Any, amp: str | None, *plugins: Any) -> Any:
+def _strategy(found: Any, amp: str | None, *plugins: Any, metrics: Any = ()) -> Any:
     import torch
     from avalanche.training.plugins import EvaluationPlugin
 
@@ -196,15 +243,15 @@ def _strategy(found: Any, amp: str | None, *plugins: Any) -> Any:
         criterion=criterion_for(found.benchmark.kind, found.model),
         train_mb_size=16,
         train_epochs=1,
-        eval_mb_size=32,
+        eval_mb_size=8,
         device=torch.device("cuda"),
         plugins=[*found.plugins, *plugins],
-        evaluator=EvaluationPlugin(loggers=[]),
+        evaluator=EvaluationPlugin(*metrics, loggers=[]),
         **({"amp": amp} if amp else {}),
     )
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"trained": trained, "kept": kept, "planted": planted}
+QUESTIONS: dict[str, Callable[..., Any]] = {"trained": trained, "kept": kept, "planted": planted, "known": known}
 
 
 def _answer(question: str, how: dict[str, Any]) -> None:

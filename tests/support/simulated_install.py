@@ -11,6 +11,7 @@ import torch.utils._foreach_utils as foreach
 import torch.utils.backend_registration as backends
 from simulated_names import Generator, Names
 from simulated_tensor import NAME, DeviceTensor, Operators, random_state, seed
+from simulated_waits import wait
 
 _modes: list[Any] = []
 
@@ -51,6 +52,19 @@ class _Backend:
         return [torch.bfloat16, torch.float16]
 
 
+class _Event:
+    """Stands in for ``torch.Event``: waiting for one counts, although what it marks may be long done."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.recorded = False
+
+    def record(self) -> None:
+        self.recorded = True
+
+    def synchronize(self) -> None:
+        wait("event")
+
+
 def install() -> None:
     """Make ``cuda`` the simulated device.
 
@@ -67,6 +81,7 @@ def install() -> None:
     _stand_in_for_cuda(backend)
     _autocast_hears_cuda()
     torch.Generator = Generator  # type: ignore[misc,assignment]
+    torch.Event = _Event  # type: ignore[misc,assignment]
     torch.__future__.set_swap_module_params_on_conversion(True)  # parameters are the same objects behind a move
     optimizers._foreach_supported_types.append(DeviceTensor)
     devices = foreach._get_foreach_kernels_supported_devices

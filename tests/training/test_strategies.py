@@ -218,7 +218,7 @@ def test_drop_last_does_not_leave_a_task_untrained_without_a_word(random_model, 
 
 
 def test_bad_settings(random_model):
-    with pytest.raises(InputError, match="amp is None or 'bf16', not 'fp8'"):
+    with pytest.raises(InputError, match="amp is None, 'bf16' or 'fp16', not 'fp8'"):
         strategy_of(random_model, amp="fp8")
     with pytest.raises(InputError, match="max_grad_norm: 0 is not a finite number above 0"):
         strategy_of(random_model, max_grad_norm=0)

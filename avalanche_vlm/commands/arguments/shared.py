@@ -179,7 +179,14 @@ def add_settings(parser: argparse.ArgumentParser) -> Any:
         choices=get_args(TrainTemplates),
         help="prompts that stand for a class in training: of all templates, averaged, or of the first (default: all)",
     )
-    train.add_argument("--amp", choices=("bf16",))
+    train.add_argument("--amp", choices=("bf16", "fp16"), help="autocast; fp16 with a scaled loss (default: none)")
+    values.add_number(train, "accumulate")
+    train.add_argument(
+        "--grad-checkpointing", action="store_true", default=None, help="keep no activations: less memory, more time"
+    )
+    train.add_argument(
+        "--tf32", action="store_true", default=None, help="round factors of matrix products on CUDA (default: not)"
+    )
     values.add_number(train, "num_workers", default=0)
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"

@@ -108,6 +108,9 @@ class TrainChanges(Part):
     :param max_grad_norm: norm that gradients are clipped to; ``"none"`` clips nothing.
     :param rates: peak learning rates of tasks by their names.
     :param amp: precision of automatic mixed precision.
+    :param accumulate: batches that one step takes together.
+    :param grad_checkpointing: whether the towers keep no activations.
+    :param tf32: whether factors of matrix products are rounded on CUDA devices.
     :param num_workers: processes that load data.
     :param eval_tasks: tasks that are evaluated after an experience.
     :param eval_every: experiences from one evaluation to the next.
@@ -126,7 +129,10 @@ class TrainChanges(Part):
     negatives: Annotated[int, within("negatives")] | None = None
     max_grad_norm: Annotated[float, within("max_grad_norm")] | Literal["none"] | None = None
     rates: dict[str, Annotated[float, within("lr")]] | None = None
-    amp: Literal["bf16"] | None = None
+    amp: Literal["bf16", "fp16"] | None = None
+    accumulate: Annotated[int, within("accumulate")] | None = None
+    grad_checkpointing: bool | None = None
+    tf32: bool | None = None
     num_workers: Annotated[int, within("num_workers")] | None = None
     eval_tasks: EvalTasks | None = None
     eval_every: Annotated[int, within("eval_every")] | None = None

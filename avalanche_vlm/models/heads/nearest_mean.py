@@ -54,7 +54,7 @@ class NearestMeanHead(ResizesOnLoad):
         :param features: image features of unit length ``[B, D]``.
         :param logits: zero-shot ``[B, classes]``, ``MASKED`` for classes that do not compete.
         """
-        if not bool(self.known.any()):
+        if not self.means.numel():
             return logits
         # As in VLM.similarity: half precision would round the differences away that decide.
         with torch.autocast(features.device.type, enabled=False):

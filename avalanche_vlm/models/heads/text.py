@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 import torch
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.context import check_prompts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.models.autocast import autocast_dtype
@@ -58,7 +59,7 @@ class _Encoded:
     def put(self, classes: torch.Tensor, features: torch.Tensor) -> None:
         """Have these classes ``[n]``, with their features ``[n, D]``."""
         # A new table: the old one may be of inference mode, which allows no writing outside of it.
-        self.features = self.features.index_copy(0, classes.to(self.features.device), features)
+        self.features = self.features.index_copy(0, to_device(classes, self.features.device), features)
         self.there[classes] = True
         self.whole = bool(self.there.all())
 
@@ -170,9 +171,13 @@ class TextHead:
             self._cached.pop(key, None)
             known = _Encoded(when, torch.zeros(len(self.prompts), 0), torch.zeros(len(self.prompts), dtype=torch.bool))
         if not known.whole:
-            self._complete(model, known, classes.cpu(), first)
+            self._complete(model, known, on_host(classes), first)
         self._keep(key, known)
-        return known.features if len(classes) == len(self.prompts) else known.features[classes]
+        return (
+            known.features
+            if len(classes) == len(self.prompts)
+            else known.features[to_device(classes, known.features.device)]
+        )
 
     def _complete(self, model: DualEncoder, known: _Encoded, classes: torch.Tensor, first: bool) -> None:
         """Encode the blocks of these classes ``[n]`` that are not there."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._ranks import together
 from avalanche_vlm._rows import among, normal, of_all, summed
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.adapter import DEFAULT_PATTERN, Adapter, OutputSite, put_sites
+from avalanche_vlm.models.modules.chosen_adapters import chosen_adapters, run_together
 
 
 class ExpertChoice(NamedTuple):
@@ -74,12 +76,15 @@ def _variation(x: torch.Tensor) -> torch.Tensor:
 def mixture(
     x: torch.Tensor, choice: ExpertChoice, experts: nn.ModuleList | Sequence[nn.Module], like: torch.Tensor
 ) -> torch.Tensor:
-    """The weighted sum of what each sample's experts make of it. Every expert that was chosen runs once, on its own
-    samples; the others do not run.
+    """The weighted sum of what each sample's experts make of it. On the CPU every expert that was chosen runs once, on
+    its own samples, and the others do not run. On an accelerator, where it would have to be waited for to learn which
+    these are, adapters run as :func:`~avalanche_vlm.models.modules.chosen_adapters.chosen_adapters` has them.
 
     :param x: ``[B, L, D]``.
     :param like: what the sum looks like, ``[B, L, D']``.
     """
+    if x.device.type != "cpu" and together() is None and run_together(experts):
+        return chosen_adapters(x, choice.experts, choice.weights, experts, like)
     total = torch.zeros_like(like)
     chosen = of_all(choice.experts)
     for expert in chosen.unique().tolist():
@@ -142,6 +147,8 @@ class ExpertSite(OutputSite):
         self.register_buffer("frozen", torch.zeros(len(experts), dtype=torch.bool, device=like.device))
         self.balances: list[torch.Tensor] | None = None
         """A list here gets :func:`load_balance` of every forward pass in training."""
+        self.lately: torch.Tensor | None = None
+        """How many samples chose each expert since :func:`leave_alone`, int64 ``[E]``; None for no forward pass."""
 
     @property
     def shared(self) -> nn.Module:
@@ -160,7 +167,10 @@ class ExpertSite(OutputSite):
             x, y = x.transpose(0, 1), y.transpose(0, 1)
         choice = self.module(x[:, 0])
         if self.module.training:
-            self.usage += torch.bincount(of_all(choice.experts).flatten(), minlength=len(self.experts))
+            chosen = of_all(choice.experts).flatten()
+            counted = torch.zeros_like(self.usage).index_add(0, chosen, torch.ones_like(chosen))
+            self.usage += counted
+            self.lately = counted if self.lately is None else self.lately + counted
             if self.balances is not None:
                 self.balances.append(load_balance(choice, len(self.experts)))
         added = mixture(x, choice, self.experts, y)
@@ -188,6 +198,24 @@ class ExpertSite(OutputSite):
             for parameter in self.experts[expert].parameters():
                 parameter.grad = None
         return most.tolist()
+
+
+def leave_alone(sites: Iterable[ExpertSite]) -> None:
+    """Before an optimizer's step: experts that no sample chose since the last one have no gradient, so that momentum
+    and weight decay pass them by. Waits once for an accelerator, whatever the number of places; the CPU knows it.
+
+    :param sites: the places of the experts.
+    """
+    seen = [(site, site.lately) for site in sites if site.lately is not None]
+    for site, _ in seen:
+        site.lately = None
+    if not seen or seen[0][1].device.type == "cpu":
+        return
+    chosen = torch.stack([lately for _, lately in seen]).bool().tolist()
+    for (site, _), of_site in zip(seen, chosen, strict=True):
+        for expert, was in zip(site.experts, of_site, strict=True):
+            for parameter in expert.parameters() if not was else ():
+                parameter.grad = None
 
 
 def inject_experts(

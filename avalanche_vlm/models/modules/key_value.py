@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm._rows import own_rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
@@ -204,7 +205,7 @@ class CalibratedPool(RoutedPool):
         if any(names):
             weights = torch.sigmoid(self.router.log_likelihood(features) / features.shape[1] - 1)
             for name in {name for name in names if name is not None}:
-                rows = [i for i, other in enumerate(names) if other == name]
+                rows = to_device(torch.tensor([i for i, other in enumerate(names) if other == name]), features.device)
                 self._weights[name] = weights[rows, self.of_task.index(name)]
         return names
 

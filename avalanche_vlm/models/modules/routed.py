@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.compat import EXTRA, ResizesOnLoad
 from avalanche_vlm.models.modules.blocks import Encode, Halves
 from avalanche_vlm.models.modules.pool import ModulePool
@@ -115,7 +116,7 @@ class RoutedPool(ResizesOnLoad):
         for row, name in enumerate(names):
             members.setdefault(name, []).append(row)
         for name, of_name in members.items():
-            rows = torch.tensor(of_name, device=images.device)
+            rows = to_device(torch.tensor(of_name), images.device)
             if name is None and plain is not None:
                 yield rows, plain[rows]
                 continue
@@ -175,5 +176,5 @@ class RoutedPool(ResizesOnLoad):
     def _of_labels(self, task_labels: Any, n: int) -> list[str | None]:
         if not isinstance(task_labels, (int, torch.Tensor)):
             return [None] * n
-        labels = torch.as_tensor(task_labels).expand(n).tolist()
+        labels = on_host(torch.as_tensor(task_labels)).expand(n).tolist()
         return [self.of_label.get(label) for label in labels]

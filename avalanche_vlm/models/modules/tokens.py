@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from avalanche_vlm._host import on_host
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.blocks import TowerBlocks, image_blocks, open_clip_blocks
@@ -181,6 +182,12 @@ class TextPrompts(HookedSite):
         for number, layer in enumerate(blocks.layers[1 : self.depth], start=1):
             layer.register_forward_pre_hook(partial(self.enter, number))
 
+    @property
+    def cannot(self) -> dict[str, str]:
+        """Options of a training that it does not go with, and why."""
+        why = "blocks that run once more do not know any more which text their vectors below the first one are for"
+        return {"grad_checkpointing": why} if self.depth > 1 else {}
+
     def build(self) -> nn.Module:
         """A new context."""
         return self.start_with_words(PromptTokens(self.depth, self.length, self.width))
@@ -221,7 +228,9 @@ class TextPrompts(HookedSite):
         left = tokens.shape[1] - missing
         # A program of torch.export has no branch that depends on the tokens.
         padding = (
-            missing == 0 or torch.compiler.is_exporting() or not bool((tokens[:, max(left, 0) :] != self.pad).any())
+            missing == 0
+            or torch.compiler.is_exporting()
+            or not bool((on_host(tokens)[:, max(left, 0) :] != self.pad).any())
         )
         if left <= self.start or not padding:
             longest = int((tokens != self.pad).any(0).nonzero().max()) + 1

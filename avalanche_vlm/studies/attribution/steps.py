@@ -80,7 +80,7 @@ class StepWeights(AbstractContextManager["StepWeights"]):
 
     def _read(self, step: int) -> dict[str, Any]:
         state = load_state(self._folder, kind=_KIND, name=_name(step)).state
-        self._met[step] = state["met"].to(self._model.competing.met.device)
+        self._met[step] = state["met"].cpu()
         return state
 
 

@@ -39,6 +39,8 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
         found["precision"] = strategy.amp
         found["limit of the gradient's norm"] = strategy.max_grad_norm
         found["keeping of the optimizer's state"] = strategy.keep_optimizer_state
+        if strategy.accumulate > 1:
+            found["number of batches that a step takes"] = strategy.accumulate
         if strategy.negatives is not None:
             found["number of drawn negatives"] = strategy.negatives
     if (templates := getattr(strategy.model, "train_templates", "all")) != "all":

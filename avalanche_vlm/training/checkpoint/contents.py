@@ -55,6 +55,8 @@ def strategy_state(strategy: Any, also: Mapping[str, HasState], *, within: bool,
     :return: names to tensors (detached, on their device, not copied) and JSON values. Save it before training goes on.
     :raises InputError: if something in it cannot be kept.
     """
+    if isinstance(strategy, VLMMixin):
+        strategy.losses.settle()
     moments = within or not isinstance(strategy, VLMMixin) or strategy.keep_optimizer_state
     state = training_state(
         vlm_of(strategy), trained_plugins(strategy), optimizer=strategy.optimizer, moments=moments, strict=strict
@@ -62,6 +64,8 @@ def strategy_state(strategy: Any, also: Mapping[str, HasState], *, within: bool,
     optimized = strategy.optimized_param_id
     state |= pack("clock", {name: count for name, count in vars(strategy.clock).items() if type(count) is int})
     state |= pack("optimized", None if optimized is None else list(optimized))
+    if isinstance(strategy, VLMMixin) and (scaling := strategy.precision.state_dict()):
+        state |= pack("scaling", scaling)
     state |= pack("stops", stops_training(strategy))
     state |= pack("prompts", vlm_of(strategy).text_head.at_hand(vlm_of(strategy)))
     state |= {f"evaluator.{name}": entry for name, entry in evaluator_state(strategy.evaluator).items()}
@@ -107,6 +111,8 @@ def load_strategy_state(strategy: Any, state: Mapping[str, Any], also: Mapping[s
         None if optimized is None else {n: parameters[n] for n in optimized if n in parameters}
     )
     set_stops_training(strategy, unpack("stops", False, state, owner))
+    if isinstance(strategy, VLMMixin) and strategy.precision.state_dict():
+        strategy.precision.load_state_dict(unpack("scaling", {}, state, owner))
     if encoded := unpack("prompts", None, state, owner) if "prompts" in state else None:
         model.text_head.take(model, *encoded)
     load_evaluator_state(strategy.evaluator, part_of(state, "evaluator"))
@@ -140,7 +146,8 @@ def _own_attributes(strategy: Any) -> tuple[dict[str, Any], list[str]]:
 
     None says nothing of what will come in its place.
     """
-    settings = ("amp", "max_grad_norm", "keep_optimizer_state", "negatives", "iterations")
+    settings = {"losses", "precision", "amp", "max_grad_norm", "keep_optimizer_state", "negatives", "iterations"}
+    settings |= {"accumulate", "grad_checkpointing"}
     own, odd = {}, []
     for name, value in vars(strategy).items():
         if name in STRATEGY_ATTRIBUTES or (isinstance(strategy, VLMMixin) and name in settings) or is_function(value):

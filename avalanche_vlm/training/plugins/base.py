@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
@@ -14,6 +14,7 @@ from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import Stateful
+from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.training.protocol import Strategy, model_of
 
 
@@ -39,6 +40,10 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     needs_all_classes: bool = False
     """Whether the method reads, in a step, logits or texts of all classes that compete, so that none may stand for
     others (``negatives`` of :class:`~avalanche_vlm.training.strategies.VLMMixin`)."""
+
+    cannot: ClassVar[Mapping[str, str]] = {}
+    """Options of a training that the method does not go with (``accumulate``, ``grad_checkpointing``), each with the
+    reason, a clause."""
 
     def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -116,6 +121,25 @@ def refuse_some_classes(strategy: Strategy) -> None:
             f"{needing[0]} needs all classes that compete in a step, and negatives lets some stand for the others: "
             "leave negatives out"
         )
+
+
+def refuse_options(what: str, model: Any, plugins: Iterable[Any], options: Mapping[str, Any]) -> None:
+    """Refuse options of a training that a method does not go with.
+
+    :param what: the method, as the subject of a sentence.
+    :param model: the model that is trained, whose places for modules have a say as well.
+    :param plugins: plugins of the training.
+    :param options: values by the names of the options; what is None, False or 1 is not asked for.
+    :raises InputError: for the first one, with the reason.
+    """
+    for name, value in options.items():
+        if together() is not None and (value is True or (value or 0) > 1):
+            raise InputError(f"{name} is for one process: several share out the rows of a batch, which takes as little")
+    parts = [*plugins, *(part for part in model.modules() if isinstance(part, Site))]
+    for name, value in options.items():
+        for part in parts if value is True or (value or 0) > 1 else ():
+            if (reason := getattr(part, "cannot", {}).get(name)) is not None:
+                raise InputError(f"{what} does not go with {name}: {reason}")
 
 
 def too_few(least: int, where: str, there: int) -> str:

@@ -17,7 +17,7 @@ from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.plugins.taps import FeatureTapPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Reference
-from avalanche_vlm.training.strategies import autocast_of
+from avalanche_vlm.training.strategies import autocast_of, took_step
 from avalanche_vlm.training.teachers.base import Side, TeacherPolicy, scaled_cosines
 
 StudentSide = Literal["image", "text", "both"]
@@ -128,7 +128,7 @@ class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
             strategy.loss += self.loss(comparison)
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
-        for teacher in self.teachers:
+        for teacher in self.teachers if took_step(strategy) else ():
             teacher.follow(model_of(strategy))
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import IN_MODEL
-from avalanche_vlm.models.modules.experts import ExpertSite
+from avalanche_vlm.models.modules.experts import ExpertSite, leave_alone
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
@@ -32,6 +32,10 @@ class SharedExpertsPlugin(VLMPlugin, supports_distributed=True):
     """
 
     states: ClassVar = {"_parts": IN_MODEL}
+    cannot: ClassVar = {
+        "accumulate": "the use of the experts is balanced within a batch, of which a part says little",
+        "grad_checkpointing": "the experts' blocks count what they do and tell the loss of it, and would do so twice",
+    }
 
     def __init__(self, sites: Mapping[str, ExpertSite], *, balance: float = 0.01, freeze: int = 2) -> None:
         super().__init__()
@@ -60,6 +64,9 @@ class SharedExpertsPlugin(VLMPlugin, supports_distributed=True):
         if self.balance:
             strategy.loss += self.balance * sum(b for site in self.sites.values() for b in site.balances or ())
         self._listen(False)
+
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
+        leave_alone(self.sites.values())
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._listen(False)  # clears what a forward pass that raised has left

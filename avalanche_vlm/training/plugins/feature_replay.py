@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
@@ -136,7 +137,7 @@ class FeatureReplayPlugin(VLMPlugin, supports_distributed=True):
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory) == 0:
             return
-        old = {name: column.to(strategy.device) for name, column in self._drawn().items()}
+        old = {name: to_device(column, strategy.device) for name, column in self._drawn().items()}
         with autocast_of(strategy):
             adapted, logits, y = self._predict(model_of(strategy), old)
             loss = criterion_of(strategy)(logits, y)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from avalanche_vlm._host import to_device
+from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat import criterion_of
 from avalanche_vlm.errors import InputError
@@ -115,12 +117,15 @@ class LabelSpecificPlugin(FrozenFeaturesPlugin[LabelSpecificHead], supports_dist
         self._tap.disarm(model.taps)
         if seen is None or seen.texts is None:
             return
-        new = self.rows.classes
+        new = torch.tensor(classes_of(strategy.experience))
         old = self.memory.labels.unique()
-        if not bool(model.competing.of(self.memory.task_labels.to(strategy.device))[..., new].any()):
+        if not bool(model.competing.of(self.memory.task_labels)[..., new].any()):
             return
-        drawn = {name: column.to(strategy.device) for name, column in self.memory.sample(self.batch_size).items()}
-        competes = model.competing.of(drawn["task"]).expand(len(drawn["y"]), -1)
+        drawn = {
+            name: to_device(column, strategy.device) for name, column in self.memory.sample(self.batch_size).items()
+        }
+        competing = model.competing.of(drawn["task"]).expand(len(drawn["y"]), -1)
+        competes = to_device(competing, strategy.device)
         # The texts of this very pass: to encode them again would cost what the whole step costs.
         logits = torch.full(competes.shape, MASKED, device=strategy.device)
         logits[:, seen.classes] = model.similarity(drawn["features"], seen.texts)

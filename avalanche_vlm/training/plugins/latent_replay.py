@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm._host import rows_of_all, to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.padding import Padding
 from avalanche_vlm.errors import InputError
@@ -42,6 +43,10 @@ class LatentReplayPlugin(VLMPlugin, supports_distributed=True):
     :raises InputError: if the tower cannot be cut there, or another method has the model's image path.
     """
 
+    cannot: ClassVar = {
+        "accumulate": "its samples are appended to one pass of the image tower",
+        "grad_checkpointing": "its samples are appended to one pass of the image tower, which runs twice then",
+    }
     states: ClassVar = {"memory": KEPT, "_images": WORKING}
 
     def __init__(self, model: VLM, memory: LatentMemory, *, layer: str | None = None, batch_size: int = 64) -> None:
@@ -76,10 +81,10 @@ class LatentReplayPlugin(VLMPlugin, supports_distributed=True):
         if isinstance(x, ImageText):
             old_texts = Prompts(old["tokens"]).to(device)
             padding = Padding.joined([x.padding, old_texts.padding])
-            strategy.mbatch[0] = ImageText(x.image, torch.cat([x.tokens, old_texts.tokens]), padding)
-        strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(device)])
+            strategy.mbatch[0] = ImageText(x.image, rows_of_all([x.tokens, old_texts.tokens]), padding)
+        strategy.mbatch[1] = rows_of_all([strategy.mbatch[1], to_device(old["y"], device)])
         if len(strategy.mbatch) > 2:  # a benchmark without task labels has none in its batches
-            strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(device)])
+            strategy.mbatch[-1] = rows_of_all([strategy.mbatch[-1], to_device(old["task"], device)])
         self._images = len(x)
         self.cut.arm(old["latents"])
 

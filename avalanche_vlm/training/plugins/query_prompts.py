@@ -28,6 +28,10 @@ class QueryPromptPlugin(VLMPlugin, supports_distributed=True):
         prompts cannot enter its tower.
     """
 
+    cannot: ClassVar = {
+        "accumulate": "the prompts that each sample has chosen enter the image tower for a whole batch",
+        "grad_checkpointing": "the prompts that each sample has chosen are in the image tower for one pass alone",
+    }
     states: ClassVar = {"pool": IN_MODEL}
 
     def __init__(self, model: VLM, pool: QueryPromptPool, weight: float = 1.0) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.padding import padding_before_move
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.state import GIVEN, KEPT
@@ -41,7 +43,9 @@ class ReferenceReplayPlugin(VLMPlugin, supports_distributed=True):
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         indices = self._passes.next()
         images = self.reference.batch(indices.tolist())
-        pairs = ImageText(images, self.tokens[indices]).to(strategy.device)
+        tokens, device = self.tokens[indices], strategy.device
+        padding = padding_before_move(tokens, device, None)
+        pairs = ImageText(to_device(images, device), to_device(tokens, device), padding)
         with autocast_of(strategy):
-            loss = self.criterion(strategy.model(pairs), self.ids[indices].to(strategy.device))
+            loss = self.criterion(strategy.model(pairs), to_device(self.ids[indices], device))
         add_as_one_batch(strategy, loss, len(indices))

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from avalanche_vlm._host import rows_of_all, sliced, to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.padding import padding_before_move
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.identity import alike
 from avalanche_vlm.memory import ExemplarMemory
@@ -107,12 +109,15 @@ class ExemplarReplayPlugin(VLMPlugin, supports_distributed=True):
             return
         old = self.memory.sample(n, self.mixture)
         _check_kind("tokens" in old, isinstance(strategy.mbatch[0], ImageText))
-        images = self._view_of(strategy).images(old["pixels"], self._augmentations.next()).to(strategy.device)
-        x: Any = ImageText(images, old["tokens"]).to(strategy.device) if "tokens" in old else images
+        views = self._view_of(strategy).images(old["pixels"], self._augmentations.next())
+        x: Any = to_device(views, strategy.device)
+        if "tokens" in old:
+            padding = padding_before_move(old["tokens"], strategy.device, None)
+            x = ImageText(x, to_device(old["tokens"], strategy.device), padding)
         strategy.mbatch[0] = torch.cat([strategy.mbatch[0], x])
-        strategy.mbatch[1] = torch.cat([strategy.mbatch[1], old["y"].to(strategy.device)])
+        strategy.mbatch[1] = rows_of_all([strategy.mbatch[1], to_device(old["y"], strategy.device)])
         if len(strategy.mbatch) > 2:  # a benchmark without task labels has none in its batches
-            strategy.mbatch[-1] = torch.cat([strategy.mbatch[-1], old["task"].to(strategy.device)])
+            strategy.mbatch[-1] = rows_of_all([strategy.mbatch[-1], to_device(old["task"], strategy.device)])
 
     def _view_of(self, strategy: Strategy) -> TrainingView:
         if self._view is None:
@@ -125,7 +130,10 @@ class ExemplarReplayPlugin(VLMPlugin, supports_distributed=True):
         share = self.share if isinstance(self.share, float) else stored / (stored + new)
         size = len(strategy.mbatch[0])
         n = min(round(share * size), size - 1, stored)
-        strategy.mbatch[:] = [part[: size - n] for part in strategy.mbatch]
+        strategy.mbatch[:] = [
+            sliced(part, slice(size - n)) if isinstance(part, torch.Tensor) else part[: size - n]
+            for part in strategy.mbatch
+        ]
         return n
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:

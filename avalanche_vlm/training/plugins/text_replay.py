@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
@@ -53,7 +54,7 @@ class TextReplayPlugin(VLMPlugin, supports_distributed=True):
         old = self.memory.sample(self.batch_size)
         with autocast_of(strategy):
             features = Prompts(old["tokens"]).to(strategy.device).encode(model_of(strategy).encode_text)
-        cosines = (features.float() * old["latents"].to(strategy.device)).sum(1)
+        cosines = (features.float() * to_device(old["latents"], strategy.device)).sum(1)
         strategy.loss += self.weight * (1 - cosines).mean()
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:

@@ -9,6 +9,7 @@ from avalanche_vlm.losses.penalty import quadratic_penalty
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.strategies import took_step
 from avalanche_vlm.weights.average import State, copy_into, snapshot, snapshot_due, update_running_mean
 
 
@@ -69,6 +70,8 @@ class RunningMeanPlugin(VLMPlugin, supports_distributed=True):
         self._mean, self._count, self._iterations = snapshot(model_of(strategy).trainable_parameters()), 1, 0
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
+        if not took_step(strategy):
+            return
         self._iterations += 1
         if snapshot_due(self._iterations, self.interval, self.first):
             update_running_mean(self._mean, model_of(strategy).trainable_parameters(), self._count)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
@@ -92,7 +93,7 @@ class CurrentBatch(Stateful):
             )
         if isinstance(self.texts, torch.Tensor):
             rows: Numbers = slice(None) if self._passes is None else self._passes.next().sort().values
-            texts = Prompts(self.texts[rows]).to(y.device)
+            texts = Prompts(self.texts[rows]).to(forward.images.device)
             return Inputs(images_of(x), texts, text_rows=rows, student_images=forward.images)
         if isinstance(x, ImageText):
             if self.texts == "seen":
@@ -108,8 +109,8 @@ class CurrentBatch(Stateful):
                 student_images=forward.images,
                 student_texts=forward.texts,
             )
-        known = {"batch": y.unique(), "task": self._of_task, "seen": self._seen}
-        classes = known[self.texts].to(y.device)
+        y = on_host(y)
+        classes = {"batch": y.unique(), "task": self._of_task, "seen": self._seen}[self.texts]
         if len(classes) == 0:
             return None
         model = model_of(strategy)
@@ -117,7 +118,7 @@ class CurrentBatch(Stateful):
         return Inputs(
             x,
             model.prompts(classes),
-            torch.where(classes[places] == y, places, -1),
+            to_device(torch.where(classes[places] == y, places, -1), x.device),
             text_rows=classes,
             student_images=forward.images,
             student_texts=_among(forward, classes),
@@ -134,8 +135,9 @@ def _among(forward: ForwardFeatures, classes: torch.Tensor) -> torch.Tensor | No
     """The features of these classes' prompts, if the forward pass has encoded all of them."""
     if forward.texts is None or forward.classes is None:
         return None
-    places = torch.searchsorted(forward.classes, classes).clamp(max=len(forward.classes) - 1)
-    return forward.texts[places] if bool((forward.classes[places] == classes).all()) else None
+    there = on_host(forward.classes)
+    places = torch.searchsorted(there, classes).clamp(max=len(there) - 1)
+    return forward.texts[to_device(places, forward.texts.device)] if torch.equal(there[places], classes) else None
 
 
 def random_sentences(model: VLM, n: int = 1000, words: int = 10, seed: int = 0) -> torch.Tensor:

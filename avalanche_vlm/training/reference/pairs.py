@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.padding import padding_of
+from avalanche_vlm.benchmarks.pair_pictures import PairPictures, read_ahead
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.identity import images_of_rows
 from avalanche_vlm.memory.draws import Passes
-from avalanche_vlm.memory.state import GIVEN, KEPT, Stateful
+from avalanche_vlm.memory.state import GIVEN, KEPT, TRANSIENT, Stateful
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
+from avalanche_vlm.training.data import loading_processes
 from avalanche_vlm.training.protocol import Strategy
 from avalanche_vlm.training.reference.base import Inputs, Lifetime
 
@@ -34,7 +39,14 @@ class ReferenceSet(Stateful):
     :raises InputError: for texts of another kind, or a set without pairs.
     """
 
-    states: ClassVar = {"pairs": GIVEN, "text_of_pair": GIVEN, "_image": GIVEN, "tokens": GIVEN, "_passes": KEPT}
+    states: ClassVar = {
+        "pairs": GIVEN,
+        "text_of_pair": GIVEN,
+        "_image": GIVEN,
+        "tokens": GIVEN,
+        "_passes": KEPT,
+        "_ahead": TRANSIENT,  # follows from the passes
+    }
     lifetime: Lifetime = "always"
 
     def __init__(
@@ -57,6 +69,8 @@ class ReferenceSet(Stateful):
         self._passes = Passes(len(pairs), batch_size, seed)
         self.tokens = model.tokenizer(list(ids))
         self._padding = padding_of(self.tokens)
+        self._ahead: Iterator[torch.Tensor] | None = None
+        """Pictures of the batches to come, where the strategy has processes that load data."""
 
     def start(self, strategy: Strategy) -> None:
         # Those of a batch are few, and how long they are is read on the CPU.
@@ -64,21 +78,26 @@ class ReferenceSet(Stateful):
             self.tokens = self.tokens.to(strategy.device)
 
     def chunks(self, size: int = 256) -> Iterator[Inputs]:
-        for start in range(0, len(self.pairs), size):
-            yield Inputs(self.pairs.batch(range(start, min(start + size, len(self.pairs)))))
+        yield from map(Inputs, ordered_batches(PairPictures(self.pairs), size))
         for part in self.tokens.split(size):
             yield Inputs(texts=Prompts(part))
 
     def next(self, strategy: Strategy, forward: ForwardFeatures | None) -> Inputs:
+        if self._ahead is None:
+            walk = Passes(self._passes.n, self._passes.batch_size, 0)
+            walk.load_state_dict(self._passes.state_dict())
+            batches = (walk.next().tolist() for _ in count())
+            self._ahead = read_ahead(self.pairs, batches, loading_processes(strategy), strategy.device.type == "cuda")
         rows = self._passes.next()
-        images = self.pairs.batch(rows.tolist()).to(strategy.device)
+        read = self.pairs.batch(rows.tolist()) if self._ahead is None else next(self._ahead)
+        images = to_device(read, strategy.device)
         text_of_image = self.text_of_pair[rows]
         if self.texts == "all":
             true_texts = self._true_texts(rows, torch.arange(len(self.tokens)), images.device)
             return Inputs(
                 images,
                 Prompts(self.tokens, padding=self._padding),
-                text_of_image.to(images.device),
+                to_device(text_of_image, images.device),
                 rows,
                 slice(None),
                 true_texts=true_texts,
@@ -86,10 +105,14 @@ class ReferenceSet(Stateful):
         texts, text_of_image = text_of_image.unique(return_inverse=True)
         prompts = Prompts(self.tokens[texts]).to(strategy.device)
         true_texts = self._true_texts(rows, texts, images.device)
-        return Inputs(images, prompts, text_of_image.to(images.device), rows, texts, true_texts=true_texts)
+        return Inputs(images, prompts, to_device(text_of_image, images.device), rows, texts, true_texts=true_texts)
 
     def end(self) -> None:
-        return
+        self._ahead = None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._ahead = None
 
     def _true_texts(self, rows: torch.Tensor, texts: torch.Tensor, device: torch.device) -> torch.Tensor | None:
         """Whether some pair of the set gives the image of each row each of these texts: bool ``[B, N]``."""
@@ -98,4 +121,4 @@ class ReferenceSet(Stateful):
         of_batch, pair = (self._image[rows][:, None] == self._image[None, :]).nonzero(as_tuple=True)
         table = torch.zeros(len(rows), len(self.tokens), dtype=torch.bool)
         table[of_batch, self.text_of_pair[pair]] = True
-        return table[:, texts].to(device)
+        return to_device(table[:, texts], device)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm._memory import refuse_beyond
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace
@@ -23,6 +24,8 @@ from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.models.taps import ForwardFeatures
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Lifetime
+
+_CPU = torch.device("cpu")
 
 
 class SyntheticPairs(Stateful):
@@ -113,7 +116,7 @@ class SyntheticPairs(Stateful):
         return Inputs(
             self._images(rows.numpy(), device),
             self._texts(texts.numpy()).to(device),
-            text_of_image.to(device),
+            to_device(text_of_image, device),
             rows,
             texts,
         )
@@ -157,8 +160,8 @@ class SyntheticPairs(Stateful):
         assert self.pairs is not None  # asked for while there are pairs only
         return self.pairs
 
-    def _images(self, rows: np.ndarray | slice, device: torch.device | str = "cpu") -> torch.Tensor:
-        return self._transform.from_uint8(torch.from_numpy(self._there.pixels[rows]).to(device))
+    def _images(self, rows: np.ndarray | slice, device: torch.device = _CPU) -> torch.Tensor:
+        return self._transform.from_uint8(to_device(torch.from_numpy(self._there.pixels[rows]), device))
 
     def _texts(self, rows: np.ndarray | slice) -> Prompts:
         return Prompts(torch.from_numpy(self._there.tokens[rows].astype(np.int64)))

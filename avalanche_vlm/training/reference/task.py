@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
@@ -104,14 +105,14 @@ class CurrentTask(Stateful):
         rows, x, y, *_ = next(self._batches)
         self._taken += 1
         device = strategy.device
-        images, y = images_of(x).to(device), y.to(device)
+        images = to_device(images_of(x), device)
         if isinstance(self.texts, torch.Tensor):
             taken: Numbers = slice(None) if self._passes is None else self._passes.next().sort().values
             return Inputs(images, Prompts(self.texts[taken]).to(device), image_rows=rows, text_rows=taken)
         if self._classes is not None:
-            classes = self._classes.to(device)
-            prompts = model_of(strategy).prompts(classes)
-            return Inputs(images, prompts, torch.searchsorted(classes, y), rows, slice(None))
+            prompts = model_of(strategy).prompts(self._classes)
+            own = to_device(torch.searchsorted(self._classes, y), device)
+            return Inputs(images, prompts, own, rows, slice(None))
         distinct, own = torch.unique(x.tokens, dim=0, return_inverse=True)
         numbers = numbered(distinct, self._numbers)
         if self._listed is not None and int(numbers.max()) >= self._listed:
@@ -119,7 +120,7 @@ class CurrentTask(Stateful):
                 "a caption of the current task is another each time that it is read, so that what a teacher says of it "
                 "cannot be looked up: compare the minibatch itself, CurrentBatch"
             )
-        return Inputs(images, Prompts(distinct).to(device), own.to(device), rows, numbers)
+        return Inputs(images, Prompts(distinct).to(device), to_device(own, device), rows, numbers)
 
     def end(self) -> None:
         self._strategy = self._classes = self._batches = self._listed = None
@@ -139,6 +140,7 @@ class CurrentTask(Stateful):
             _Numbered(data),
             batch_sampler=batches,
             num_workers=loading_processes(strategy),
+            pin_memory=strategy.device.type == "cuda",
             # The seeds of its processes: torch's default draws them where the order of the minibatches comes from.
             generator=torch.Generator().manual_seed(int(seed)),
         )

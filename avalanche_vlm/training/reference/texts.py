@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from avalanche_vlm._host import on_host
 from avalanche_vlm.errors import InputError
 
 
@@ -50,7 +51,7 @@ def numbered(tokens: torch.Tensor, numbers: dict[bytes, int]) -> torch.Tensor:
     >>> numbered(torch.tensor([[7], [8], [7]]), numbers).tolist(), numbered(torch.tensor([[9], [8]]), numbers).tolist()
     ([0, 1, 0], [2, 1])
     """
-    texts = [row.tobytes() for row in tokens.cpu().numpy()]
+    texts = [row.tobytes() for row in on_host(tokens).numpy()]
     return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
 
 

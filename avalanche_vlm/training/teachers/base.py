@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from avalanche_vlm._host import on_host
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.models import VLM
@@ -85,7 +86,7 @@ class Side:
 
         :raises InputError: if the reference's texts are not those of its images.
         """
-        if self._text_of_image is None or bool((self._text_of_image < 0).any()):
+        if self._text_of_image is None or bool((on_host(self._text_of_image) < 0).any()):
             raise InputError("this loss compares pairs, and the reference's texts are not those of its images")
         return self.texts[self._text_of_image]
 

@@ -10,6 +10,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import torch
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.memory.spooled import PIECE
@@ -91,7 +92,7 @@ class FeatureStore(Stateful):
             if self._on_disk or self._ram is None:
                 return self._read(torch.arange(self._filled)[rows])
             return self._ram[: self._filled][rows]
-        rows = rows.cpu()
+        rows = on_host(rows)
         missing = self._missing(rows)
         if len(missing):
             assert compute is not None, "rows that are not there have to be computed"
@@ -186,7 +187,7 @@ class FeatureStore(Stateful):
     def _read(self, places: torch.Tensor) -> torch.Tensor:
         if not self._on_disk:
             assert self._ram is not None
-            return self._ram[places.to(self._ram.device)]
+            return self._ram[to_device(places, self._ram.device)]
         on_disk = self._mapped()
         far = places >= self._in_ram
         found = torch.empty(len(places), self._width)

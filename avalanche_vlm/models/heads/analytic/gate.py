@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes
 from avalanche_vlm.models.competing import MASKED
@@ -88,12 +89,13 @@ class AnalyticHead(nn.Module):
         known, classes = self.estimator.known, logits.shape[1]
         if len(known) > classes:
             raise InputError(f"the head has learned class id {len(known) - 1}, but there are only {classes} classes")
-        if not bool(known.any()):
+        if not len(known):
             return logits
         every = widened(known, classes)
-        (rows,) = every[logits.argmax(1)].nonzero(as_tuple=True)
-        if not len(rows):
+        (told,) = on_host(every[logits.argmax(1)]).nonzero(as_tuple=True)
+        if not len(told):
             return logits
+        rows = to_device(told, logits.device)
         competes = logits[rows, : len(known)] != MASKED
         estimates = widened(self.estimator(features[rows], competes), classes)
         return logits.index_copy(0, rows, fuse(logits[rows], estimates, every, self.weight))

@@ -107,7 +107,7 @@ class LabelSpecificHead(LearnedClassesHead):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             texts = logits
-            if bool(kept.any()):
+            if self.texts.numel():
                 own = self.cosine_logits(features, self.texts)
                 own = torch.cat([own, own.new_zeros(len(own), classes - own.shape[1])], 1)
                 texts = torch.where(kept, own, logits)

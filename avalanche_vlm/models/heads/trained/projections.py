@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
@@ -128,14 +129,18 @@ class ProjectionFusionHead(LearnedClassesHead):
         :raises InputError: if a class was learned that is not among them.
         """
         learned = self.columns(self.known, logits.shape[1])
-        if not bool(learned.any()):
-            return logits
         answered = logits.new_ones(len(logits), dtype=torch.bool) if self.training else learned[logits.argmax(1)]
-        competes = (logits != MASKED) & learned & answered[:, None]
+        # Which classes compete for whom is told with one look at the device.
+        anything, competes = on_host(
+            torch.cat([learned[None], (logits != MASKED) & learned & answered[:, None]])
+        ).tensor_split([1])
+        if not bool(anything.any()):
+            return logits
         texts = torch.where(answered[:, None], MASKED, logits)
         prototypes = torch.full_like(logits, MASKED)
         # Under the label space "task" a batch may mix tasks: no image may see another task's classes as tokens.
-        for among, rows in _groups(competes):
+        for of_group in _groups(competes):
+            among, rows = (to_device(of, logits.device) for of in of_group)
             for part in self._parts(rows, len(among)):
                 # As in VLM.similarity: half precision would round the differences away that decide.
                 with torch.autocast(features.device.type, enabled=False):
@@ -189,7 +194,7 @@ def _project(projections: nn.ModuleList, features: torch.Tensor) -> torch.Tensor
 
 
 def _groups(competes: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Classes and rows of every distinct, not empty row of ``[B, C]``."""
+    """Classes and rows of every distinct, not empty row of ``[B, C]``, on the CPU."""
     kinds, kind = competes.unique(dim=0, return_inverse=True)
     found = ((kinds[i].nonzero().squeeze(1), (kind == i).nonzero().squeeze(1)) for i in range(len(kinds)))
     return [(among, rows) for among, rows in found if len(among)]

@@ -90,8 +90,7 @@ class DualPromptPool(QueryPromptPool):
         """Every sample's E-prompts ``[B, blocks, 2, length, width]``."""
         if self.training:
             return self.prompts[-1].expand(len(query), *self.prompts[-1].shape)
-        tasks, of_sample = self.distances(query).argmin(1).unique(return_inverse=True)
-        return torch.stack([self.prompts[task] for task in tasks.tolist()])[of_sample]
+        return torch.stack(list(self.prompts))[self.distances(query).argmin(1)]
 
     def penalty(self, query: torch.Tensor) -> torch.Tensor:
         """The mean distance of the samples from the current task's key: the paper's matching loss."""

@@ -107,4 +107,5 @@ class L2PPool(QueryPromptPool):
     @torch.no_grad()
     def observe(self, query: torch.Tensor) -> None:
         """Count the prompts that these samples choose."""
-        self.using += torch.bincount(self.select(query).flatten(), minlength=self.size)
+        chosen = self.select(query).flatten()
+        self.using.index_add_(0, chosen, torch.ones_like(chosen))  # what bincount counts, but nobody waits for it

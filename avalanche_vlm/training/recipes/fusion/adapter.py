@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.losses.margins import confusable_pairs, hinge_margin
 from avalanche_vlm.memory.statistics import FeatureMemory
@@ -103,12 +104,12 @@ class _Margin:
 
     def __call__(self, strategy: Any, features: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         model: VLM = strategy.model
-        new = torch.tensor(classes_of(strategy.experience), device=y.device)
+        y, new = on_host(y), torch.tensor(classes_of(strategy.experience))
         # Old are the classes that were drawn: of others there is no feature to hold.
         classes = torch.cat([y, new]).unique()
         texts = model.prompt_features(classes)
-        old = ~torch.isin(classes, new)
-        pairs = confusable_pairs(texts, old, self.threshold)
+        old = to_device(~torch.isin(classes, new), texts.device)
+        pairs = on_host(confusable_pairs(texts, old, self.threshold))
         pairs = pairs[torch.isin(classes[pairs[:, 1]], new)]
         drawn = torch.searchsorted(classes, y)
         return self.weight * hinge_margin(features @ texts.T, drawn, pairs, self.margin)
