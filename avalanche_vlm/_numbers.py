@@ -19,6 +19,7 @@ _COUNTED = 2**63 - 1
 _LARGEST = 1e18
 """Within the range of 64-bit counts and of float32, in which an optimizer steps."""
 _AT_ONCE = "no machine runs more at once"
+_NO_PORT = "there are no others"
 _WORKER = 10 * 2**20
 """Memory that a process which loads data has for itself (measured: 10.7 MiB)."""
 _THREAD = 64 * 2**10
@@ -256,6 +257,44 @@ NUMBERS = {
             "200",
         ),
         Number("top_k", "answers of each question", "", least=1),
+        Number("port", "of the machine that is listened on; 0 is one that is free", "8000", most=65_535, why=_NO_PORT),
+        Number(
+            "body_bytes",
+            "bytes that a request may send",
+            "10000000",
+            least=1,
+            most=2**31,
+            why="a request is held in memory",
+            flag="--max-body",
+        ),
+        Number(
+            "request_pixels",
+            "pixels that an image in a request may have",
+            "40000000",
+            least=1,
+            most=89_478_485,
+            why="Pillow takes more for an attack",
+            flag="--max-pixels",
+        ),
+        Number(
+            "requests",
+            "requests that are worked on or wait for it at a time",
+            "8",
+            least=1,
+            most=1024,
+            why=_AT_ONCE,
+            flag="--max-requests",
+        ),
+        Number(
+            "request_seconds",
+            "seconds from the beginning of a request to its answer",
+            "30",
+            whole=False,
+            most=86_400,
+            open="(",
+            why="nobody waits for a day",
+            flag="--max-seconds",
+        ),
         Number("examples", "samples of each set that are listed", "10"),
     )
 }

@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": "avalanche_vlm.commands.predict:predict",
     "retrieve": "avalanche_vlm.commands.retrieve:retrieve",
     "export": "avalanche_vlm.commands.export:export",
+    "serve": "avalanche_vlm.commands.serve:serve",
     "list": "avalanche_vlm.commands.listing:listing",
     "doctor": "avalanche_vlm.commands.doctor:doctor",
 }

@@ -18,7 +18,7 @@ from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, TASKS_FROM, kind_of, task_said, under_our_names
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_rows
-from avalanche_vlm.commands.requests.deploying import ExportRequest, UseRequest
+from avalanche_vlm.commands.requests.deploying import ExportRequest, ServeRequest, UseRequest
 from avalanche_vlm.commands.requests.living import DiffRequest, RollbackRequest, UpdateRequest, VersionsRequest
 from avalanche_vlm.commands.requests.parts import ModelRequest, Part, StreamRequest, TrainingRequest
 from avalanche_vlm.commands.requests.shared import DATA_OPTIONS, FILES, SIZES
@@ -47,7 +47,9 @@ def check(request: Part) -> None:
     for name in ("out", "target", "pictures"):
         if (path := getattr(request, name, None)) is not None:
             check_length(path, 0 if isinstance(request, UseRequest) else BELOW)
-    if isinstance(request, UseRequest | ExportRequest):
+    if isinstance(request, ServeRequest):
+        refuse_no_server()
+    if isinstance(request, UseRequest | ExportRequest | ServeRequest):
         version_folder(request.model)
     if isinstance(request, UpdateRequest) or (isinstance(request, VersionsRequest) and not version_names(request.out)):
         model_version(request.out)
@@ -58,7 +60,7 @@ def check(request: Part) -> None:
             known_version(request.out, version)
     if isinstance(request, DiagnoseRequest):
         read_run(request.out)
-    if isinstance(request, UseRequest | TrainingRequest):
+    if isinstance(request, UseRequest | TrainingRequest | ServeRequest):
         refuse_no_device(request.device)
     if isinstance(request, TrainingRequest):
         if complete():
@@ -68,6 +70,16 @@ def check(request: Part) -> None:
     if isinstance(request, RunRequest | CompareRequest | AdviseRequest):
         check_model(request.model)
         check_stream(request.stream)
+
+
+def refuse_no_server() -> None:
+    """Refuse to serve without the libraries that do it, which an extra brings.
+
+    :raises InputError: if one of them is not installed.
+    """
+    for name, called in (("fastapi", "FastAPI"), ("uvicorn", "uvicorn"), ("python_multipart", "python-multipart")):
+        if find_spec(name) is None:
+            raise InputError(f"serve needs {called}: pip install 'avalanche-vlm[serve]'")
 
 
 def refuse_no_device(asked: str) -> None:

@@ -21,6 +21,7 @@ from avalanche_vlm.units import human_bytes, in_short, tell
 
 FEATURES: Mapping[str, str] = {
     "hf": "tokenizers and text towers of Hugging Face's (SigLIP and others)",
+    "serve": "a model that answers over HTTP (avalanche-vlm serve)",
     "generate": "pairs that a text-to-image model draws (--generator)",
     "test": "the test suite",
     "docs": "building these pages",

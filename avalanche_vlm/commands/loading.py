@@ -16,7 +16,7 @@ _SAVED = "avalanche_vlm.artifacts.loading"
 _VERSIONS = "avalanche_vlm.studies.living.records"
 HEAVY = {
     **dict.fromkeys(("run", "compare", "diagnose", "advise", "update"), _TRAINING),
-    **dict.fromkeys(("predict", "retrieve", "export"), _SAVED),
+    **dict.fromkeys(("predict", "retrieve", "export", "serve"), _SAVED),
     **dict.fromkeys(("versions", "rollback", "diff"), _VERSIONS),
 }
 """The module of each command that takes the heavy libraries with it; the other commands have none."""

@@ -123,6 +123,7 @@ MINIMAL = {
     "predict": ["m", "a"],
     "retrieve": ["m", "--images", "a", "--query", "b"],
     "export": ["m", "--to", "peft", "--out", "x"],
+    "serve": ["m"],
     "report": ["x"],
     "versions": ["x"],
     "rollback": ["x", "v1"],

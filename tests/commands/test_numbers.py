@@ -103,6 +103,7 @@ from avalanche_vlm.commands.arguments import parser
 from avalanche_vlm.catalogue import catalogue
 
 needs = {"diff": ["x", "v1", "v2"], "predict": ["x", "y"], "retrieve": ["x"], "update": ["x"], "diagnose": ["x"]}
+needs["serve"] = ["x"]
 needs["export"] = ["x", "--to", "peft", "--out", "y"]
 
 def ends(words):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, overload
 
@@ -24,6 +25,9 @@ _SUFFIXES = """
 """
 EXTENSIONS = frozenset(_SUFFIXES.split())
 """Ends of the names of image files. Whether Pillow reads one is seen when it is decoded: .heic takes a plug-in."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of the formats that are read of what somebody sends."""
 
 _ORIENTATION = 0x0112
 """EXIF's tag for how the camera was held."""
@@ -83,26 +87,28 @@ def read_image(path: Path, draft: int | None = None) -> Image.Image:
     :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
     """
     refuse_no_file(path)
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _opened(path) as file, Image.open(file) as image:
-                if draft is not None:
-                    image.draft(None, (draft, draft))  # of other formats Pillow decodes every pixel all the same
-                return upright_rgb(_decoded(image, path))
-    except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image file at {path}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image in a format that Pillow reads") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path} has more pixels than can be decoded safely") from error
-    except Exception as error:
-        # Pillow's decoders let struct.error, TypeError, zlib.error and others out of damaged files.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} cannot be decoded: {reason}") from error
+    with _decoding(str(path)), _opened(path) as file, Image.open(file) as image:
+        if draft is not None:
+            image.draft(None, (draft, draft))  # of other formats Pillow decodes every pixel all the same
+        return upright_rgb(_decoded(image, str(path), lambda: None if container_of(path) else _sixteen_bits(path)))
+
+
+def image_of(content: bytes, called: str, most_pixels: int) -> Image.Image:
+    """Decode what somebody has sent, as :func:`read_image` decodes a file that holds the same bytes. It is in memory
+    from the beginning to the end, and of a format of pixels: Pillow reads others by other programs.
+
+    :param content: the bytes of an image file.
+    :param called: what an error calls it.
+    :param most_pixels: pixels that it may have, which its header says before any is decoded.
+    :raises InputError: if it is truncated, no image in one of :data:`FORMATS`, or larger than that.
+    """
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with _decoding(called), Image.open(BytesIO(content), formats=formats) as image:
+        if image.width * image.height > most_pixels:
+            there = f"{image.width} x {image.height}"
+            raise InputError(f"{called} has {there} pixels, and at most {most_pixels:,} are read")
+        return upright_rgb(_decoded(image, called, lambda: _sixteen_bits(content)))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -173,6 +179,28 @@ def _begins_and_ends(path: Path) -> bool:
     return plain and of in _ENDS and tail.endswith(_ENDS[of])
 
 
+@contextmanager
+def _decoding(called: str) -> Iterator[None]:
+    """Whatever goes wrong while an image is decoded, in one sentence."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns about images that would take gigabytes of memory; twice as large it raises.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except InputError as error:
+        raise InputError(str(error) if called in str(error) else f"{called}: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"there is no image file at {called}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{called} is not an image in a format that Pillow reads") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{called} has more pixels than can be decoded safely") from error
+    except Exception as error:
+        # Pillow's decoders let struct.error, TypeError, zlib.error and others out of damaged files.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{called} cannot be decoded: {reason}") from error
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -180,7 +208,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _decoded(image: Image.Image, path: Path) -> Image.Image:
+def _decoded(image: Image.Image, called: str, all_bits: Callable[[], np.ndarray | None]) -> Image.Image:
     """The picture in the file. Of colours with 16 bits per channel Pillow keeps the upper 8, which may be empty."""
     tiles = getattr(image, "tile", ())
     wide = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in tiles)
@@ -188,17 +216,17 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     image.load()
     if not wide or np.asarray(image.convert("RGB")).max() >= _UPPER_BITS_IN_USE:
         return image
-    values = _sixteen_bits(path) if plain and container_of(path) is None else None
+    values = all_bits() if plain else None
     if values is None:
         raise InputError(
-            f"{path} has 16 bits per colour, of which the lower ones alone are used, and Pillow reads the upper 8: "
+            f"{called} has 16 bits per colour, of which the lower ones alone are used, and Pillow reads the upper 8: "
             "save it with 8 bits per colour"
         )
     return from_wide(values)
 
 
-def _sixteen_bits(path: Path) -> np.ndarray | None:
-    """All bits of a PNG file ``[H, W, 3]``, None where this version of torchvision reads 8 of them."""
+def _sixteen_bits(of: Path | bytes) -> np.ndarray | None:
+    """All bits of a PNG file, or of its bytes, ``[H, W, 3]``; None where torchvision reads 8 of them."""
     import torch
 
     try:
@@ -207,5 +235,6 @@ def _sixteen_bits(path: Path) -> np.ndarray | None:
         return None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The image decoding", category=DeprecationWarning)
-        values = decode_png(read_file(str(path)))
+        held = torch.frombuffer(bytearray(of), dtype=torch.uint8) if isinstance(of, bytes) else read_file(str(of))
+        values = decode_png(held)
     return values.permute(1, 2, 0).numpy() if values.dtype == torch.uint16 else None

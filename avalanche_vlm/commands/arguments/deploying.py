@@ -1,4 +1,4 @@
-"""Arguments of the commands that use a saved model: ``predict``, ``retrieve`` and ``export``."""
+"""Arguments of the commands that use a saved model: ``predict``, ``retrieve``, ``export`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TARGETS = ("open_clip", "peft", "hub-folder", "torch-export")
 
 
 def add_deploying_commands(commands: Any) -> None:
-    """The parsers of ``predict``, ``retrieve`` and ``export``.
+    """The parsers of ``predict``, ``retrieve``, ``export`` and ``serve``.
 
     :param commands: what the program's parser keeps its commands in, which gets them.
     """
@@ -59,11 +59,36 @@ def add_deploying_commands(commands: Any) -> None:
     export.add_argument("--out", required=True, metavar="FOLDER", help="the folder that is made")
     export.add_argument("--module", metavar="NAME", help="the one that answers every image, where a router chooses")
     values.add_number(export, "threads")
+    _add_serve(commands)
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="a saved model that answers over HTTP",
+        description="Answer requests of this machine or, with --host, of others: classes of an image, images for a "
+        "text, and which version answers. When update or rollback makes another version the model, that one answers.",
+    )
+    serve.add_argument("model", metavar="DIR", help="folder of a saved model, such as a run's")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    values.add_number(serve, "port", default=8000)
+    shared.add_manners(serve)
+    serve.add_argument("--images", metavar="PATH", nargs="+", help="image files, folders of them, and tables to search")
+    limits = serve.add_argument_group("limits")
+    values.add_number(limits, "body_bytes", dest="body_bytes", default=10_000_000)
+    values.add_number(limits, "request_pixels", dest="request_pixels", default=40_000_000)
+    values.add_number(limits, "requests", dest="requests", default=8)
+    values.add_number(limits, "request_seconds", dest="request_seconds", default=30.0, metavar="SECONDS")
+    _add_reading(serve)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="file of answers, .csv or .jsonl (default: CSV on the output)")
     shared.add_manners(parser)
+    _add_reading(parser)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
     reading = parser.add_argument_group("reading")
     reading.add_argument("--image-column", metavar="NAME", help="column of tables with image paths (default: image)")
     reading.add_argument("--image-root", metavar="DIR", help="what image paths of tables are relative to")

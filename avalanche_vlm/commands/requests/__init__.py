@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from avalanche_vlm._lazy import attach
 
 if TYPE_CHECKING:
-    from avalanche_vlm.commands.requests.deploying import ExportRequest, PredictRequest, RetrieveRequest
+    from avalanche_vlm.commands.requests.deploying import ExportRequest, PredictRequest, RetrieveRequest, ServeRequest
     from avalanche_vlm.commands.requests.experiment import Experiment
     from avalanche_vlm.commands.requests.living import DiffRequest, RollbackRequest, UpdateRequest, VersionsRequest
     from avalanche_vlm.commands.requests.parts import (
@@ -54,6 +54,7 @@ __all__ = [
     "RollbackRequest",
     "RunRequest",
     "Saving",
+    "ServeRequest",
     "StreamRequest",
     "TrainChanges",
     "TrainingRequest",

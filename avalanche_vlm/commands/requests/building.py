@@ -21,6 +21,7 @@ REQUESTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "predict": deploying.predict_request,
     "retrieve": deploying.retrieve_request,
     "export": deploying.export_request,
+    "serve": deploying.serve_request,
     "list": showing.list_request,
     "doctor": showing.doctor_request,
 }

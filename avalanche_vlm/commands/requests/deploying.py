@@ -1,4 +1,4 @@
-"""What the commands that use a saved model are asked: ``predict``, ``retrieve`` and ``export``."""
+"""What the commands that use a saved model are asked: ``predict``, ``retrieve``, ``export`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -84,6 +84,43 @@ class ExportRequest(Part):
     threads: Annotated[int, within("threads")] | None = None
 
 
+class ServeRequest(Part):
+    """``serve``: a saved model that answers over HTTP.
+
+    :param model: the folder of the saved model.
+    :param host: address that is listened on.
+    :param port: port that is listened on; 0 for one that is free.
+    :param images: image files, folders and tables that texts are searched in; empty for no search.
+    :param image_column: name of the tables' column with image paths; None for the usual ones.
+    :param image_root: what relative paths of tables are relative to; None for the table's folder.
+    :param batch_size: images of ``images`` that are read and encoded at a time.
+    :param workers: processes that read these images.
+    :param body_bytes: bytes that a request may send.
+    :param request_pixels: pixels that an image in a request may have.
+    :param requests: requests that are worked on or wait for it at a time.
+    :param request_seconds: seconds from the beginning of a request to its answer.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    :param quiet: whether progress bars and remarks are left out.
+    :param threads: CPU threads of torch; None for torch's default.
+    """
+
+    model: Path
+    host: str = "127.0.0.1"
+    port: Annotated[int, within("port")] = 8000
+    images: tuple[str, ...] = ()
+    image_column: str | None = None
+    image_root: str | None = None
+    batch_size: Annotated[int, within("batch_size")] = 64
+    workers: Annotated[int, within("num_workers")] = 0
+    body_bytes: Annotated[int, within("body_bytes")] = 10_000_000
+    request_pixels: Annotated[int, within("request_pixels")] = 40_000_000
+    requests: Annotated[int, within("requests")] = 8
+    request_seconds: Annotated[float, within("request_seconds")] = 30.0
+    device: str = "auto"
+    quiet: bool = False
+    threads: Annotated[int, within("threads")] | None = None
+
+
 def predict_request(options: argparse.Namespace) -> PredictRequest:
     """The request of ``predict``.
 
@@ -123,6 +160,21 @@ def export_request(options: argparse.Namespace) -> ExportRequest:
     )
 
 
+def serve_request(options: argparse.Namespace) -> ServeRequest:
+    """The request of ``serve``.
+
+    :param options: arguments as argparse has parsed them.
+    """
+    return ServeRequest(
+        **{name: getattr(options, name) for name in ("model", "host", "port", *_LIMITS, *_READING)},
+        images=tuple(options.images or ()),
+    )
+
+
+_LIMITS = ("body_bytes", "request_pixels", "requests", "request_seconds")
+_READING = ("image_column", "image_root", "batch_size", "workers", "device", "quiet", "threads")
+
+
 def _common(options: argparse.Namespace) -> dict[str, Any]:
     target = None if options.out is None else Path(options.out)
     if target is not None and target.suffix.lower() not in SUFFIXES:
@@ -133,13 +185,7 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
         "model": options.model,
         "target": target,
         "top_k": options.top_k,
-        "image_column": options.image_column,
-        "image_root": options.image_root,
-        "batch_size": options.batch_size,
-        "workers": options.workers,
-        "device": options.device,
-        "quiet": options.quiet,
-        "threads": options.threads,
+        **{name: getattr(options, name) for name in _READING},
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from real_files import picture, save, truncate
 
-from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_ends, read_image
+from avalanche_vlm.benchmarks.sources.images import ImageFiles, check_ends, image_of, read_image
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import InputError
 
@@ -78,6 +78,8 @@ def test_colours_of_sixteen_bits_that_use_fewer(tmp_path, bits):
     (tmp_path / "a.png").write_bytes(colour_png(values))
     found = np.asarray(read_image(tmp_path / "a.png"))
     np.testing.assert_allclose(found, values / (2**bits - 1) * 255, atol=1.01)
+    sent = image_of((tmp_path / "a.png").read_bytes(), "it", most_pixels=42)
+    np.testing.assert_array_equal(np.asarray(sent), found)
 
 
 def test_colours_of_sixteen_bits_that_cannot_be_read_are_named(tmp_path, monkeypatch):
