@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -50,10 +51,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded() -> Iterator[None]:
     import torch
 
     torch.manual_seed(0)
+    yield
+    # What is left on in a generator that nobody has ended would decide what later tests compute, until it is collected.
+    left = {
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "no gradients": not torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "another type of numbers": torch.get_default_dtype() != torch.float32,
+        "several threads": torch.get_num_threads() != 1,
+    }
+    assert not any(left.values()), f"left on behind the test: {', '.join(name for name, on in left.items() if on)}"
 
 
 @pytest.fixture(autouse=True)

@@ -22,12 +22,16 @@ from avalanche_vlm.units import human_bytes, in_short, tell
 FEATURES: Mapping[str, str] = {
     "hf": "tokenizers and text towers of Hugging Face's (SigLIP and others)",
     "serve": "a model that answers over HTTP (avalanche-vlm serve)",
+    "parquet": "tables with images in a column (--data of .parquet)",
     "generate": "pairs that a text-to-image model draws (--generator)",
     "test": "the test suite",
     "docs": "building these pages",
 }
 """What each extra is for."""
 
+_ON = ("1", "ON", "YES", "TRUE")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Variables of the environment that forbid downloads, as Hugging Face's packages read them."""
 SECONDS = 120.0
 """How long torch may take to be imported."""
 MOST_FILES = 200_000
@@ -80,7 +84,7 @@ def examined(python: str = sys.executable) -> dict[str, Any]:
         },
         "torch": torch,
         "caches": [cache for name, path in places().items() for cache in [_measured(name, path)]],
-        "offline": bool(os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")),
+        "offline": next((name for name in OFFLINE if os.environ.get(name, "").upper() in _ON), None),
         "extras": [
             {"name": name, "for": FEATURES.get(name, ""), "missing": [of for of in names if not _there(of)]}
             for name, names in extras.items()
@@ -174,7 +178,7 @@ def _lines(found: Mapping[str, Any]) -> Sequence[str]:
         for of in found["caches"]
     ]
     if found["offline"]:
-        lines.append("network: HF_HUB_OFFLINE is set, and nothing is downloaded")
+        lines.append(f"network: {found['offline']} is set, and nothing is downloaded")
     for extra in found["extras"]:
         use = f", for {extra['for']}" if extra["for"] else ""
         if extra["missing"]:

@@ -85,6 +85,8 @@ class Progress:
         try:
             yield advance
         finally:
+            if self._whole is not None:
+                self._whole.advanced(label, 1.0)  # over, even if it has failed
             bars.refresh()
 
     def whole(self, total: int) -> None:
@@ -103,7 +105,9 @@ class _Whole:
     def __init__(self, bars: Bars, bar: TaskID, total: int) -> None:
         self._bars, self._bar, self._total = bars, bar, total
         self._shares: dict[str, float] = {}
-        self._begun: tuple[float, float] | None = None
+        self._first: dict[str, float] = {}
+        """Shares at which they were met first: what goes on has not done all of it now."""
+        self._begun: float | None = None
 
     def advanced(self, label: str, share: float) -> None:
         """Show that one of them is further.
@@ -112,10 +116,10 @@ class _Whole:
         :param share: the share of it that is done, from 0 to 1.
         """
         self._shares[label] = share
+        self._first.setdefault(label, share)
         done, now = sum(self._shares.values()), time.monotonic()
-        if self._begun is None:
-            self._begun = now, done  # one that goes on has not done all of it now
-        left = remaining(now - self._begun[0], done - self._begun[1], self._total - done)
+        self._begun = now if self._begun is None else self._begun
+        left = remaining(now - self._begun, done - sum(self._first.values()), self._total - done)
         self._bars.update(self._bar, completed=done, left=left)
 
 

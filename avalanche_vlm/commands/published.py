@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.commands import prepare
 from avalanche_vlm.commands.requests import TrainingRequest
 from avalanche_vlm.commands.requests.shared import CHECKS, FILES
@@ -31,16 +32,25 @@ def published_from(request: TrainingRequest) -> list[str]:
         mine, taken = prepare.settings(request, name)
         other = [key for key in {**fields, **mine} if mine.get(key) != fields.get(key) and key not in NOT_PROTOCOL]
         other += [field for field in taken if taken[field] != options.get(field)]
-        other += [
-            *(option for option in request.stream.options if option not in NOT_PROTOCOL),
-            *(["label_space"] if request.stream.label_space else []),
-        ]
-        other += ["order"] if request.stream.order else []
+        other += changed_of(request)
         as_published = f"as published but for {', '.join(other)}" if other else "as published"
         note = f" ({entry.note})" if entry.note else ""
         parts = [f"{name} is trained {as_published}: {entry.source}{note}", *not_taken(entry)]
         found.append("; ".join([*parts, "images go through the model's transforms"]))
     return found
+
+
+def changed_of(request: TrainingRequest) -> list[str]:
+    """Names of the benchmark's options that are others than its own.
+
+    :param request: what was asked for, of a published benchmark.
+    """
+    assert request.stream.benchmark is not None
+    own = get_benchmark(request.stream.benchmark).options()
+    space, order = request.stream.label_space, list(request.stream.order or ())
+    said = {**request.stream.options, "label_space": space or own.get("label_space")}
+    found = [name for name, value in said.items() if name not in NOT_PROTOCOL and value != own.get(name)]
+    return [*found, *(["order"] if order and order not in ([own.get("order")], own.get("order")) else [])]
 
 
 def not_taken(entry: Published) -> list[str]:

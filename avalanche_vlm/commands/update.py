@@ -130,6 +130,10 @@ def _model_of(saved: SavedModel) -> ModelRequest:
     return ModelRequest() if origin is None else ModelRequest(name=origin.name, pretrained=origin.pretrained)
 
 
+_OF_THE_MACHINE = ("amp", "max_grad_norm", "accumulate", "grad_checkpointing", "tf32")
+"""What was chosen for what the machine has room for, whatever the recipe."""
+
+
 def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[TrainSettings, dict[str, Any]]:
     """Settings and options: those of before, or of another recipe its own, changed by what was asked for."""
     from avalanche_vlm.studies.living.version_files import former_settings
@@ -140,7 +144,7 @@ def _settings(request: UpdateRequest, saved: SavedModel, same: bool) -> tuple[Tr
     if same:
         return TrainSettings(**prepare.changed_by(request, before)), dict(prepare.assigned(request, request.recipe))
     fields, options = prepare.settings(request, request.recipe)
-    kept = {name: before[name] for name in ("epochs", "iterations", "batch_size", "warmup", "amp", "max_grad_norm")}
+    kept = {name: before[name] for name in (*("epochs", "iterations", "batch_size", "warmup"), *_OF_THE_MACHINE)}
     return TrainSettings(**prepare.changed_by(request, {**fields, **kept})), options
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -60,11 +60,13 @@ class Document(Generic[T]):
     :param name: what such a file is, as sentences say it: ``"the result of a run"``.
     :param schema: the type of its content: a pydantic model, or a dictionary type with :data:`EXACT`.
     :param format: number of its format; another one is another format.
+    :param later: what files of earlier versions do not say, by place (``"train.amp"``), and what is meant there.
     """
 
     name: str
     schema: Any
     format: int = 1
+    later: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def sealed(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """All that a file has, with its format and its digest.
@@ -138,6 +140,13 @@ class Document(Generic[T]):
         if found.get("sha256") != seal_of(rest):
             raise InputError(f"{path} is truncated or was changed since it was written: its digest is another")
         del rest["format"]
+        for place, meant in self.later.items():
+            *outer, last = place.split(".")
+            inside = rest
+            for key in outer:
+                inside = inside.get(key) if isinstance(inside, dict) else None  # type: ignore[assignment]
+            if isinstance(inside, dict):
+                inside.setdefault(last, meant)
         try:
             told = self._adapter.validate_python(rest)
         except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.errors import InputError, NotFinite
+from avalanche_vlm.errors import InputError, NotFinite, VLMWarning
 from avalanche_vlm.evaluation.cells import tasks_measured
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.ledger import Ledger
@@ -125,10 +126,11 @@ def run_experiment(
     matrix, held_out, classes = PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies()
     account = RunAccount(ledger, plugins)
     rates = settings.rates or {}
-    if rates and not rates.keys() & set(benchmark.task_names):
-        raise InputError(
-            f"rates names {', '.join(rates)}, and the stream has no such task: its tasks are "
-            f"{', '.join(benchmark.task_names)}"
+    if unknown := [task for task in rates if task not in benchmark.task_names]:
+        warnings.warn(
+            f"rates of {', '.join(unknown)} are of no use: the stream's tasks are {', '.join(benchmark.task_names)}",
+            VLMWarning,
+            stacklevel=2,
         )
     factors = {n: rates[task] / settings.lr for n, task in enumerate(benchmark.task_names) if task in rates}
     further = [WarmupCosinePlugin(settings.warmup, factors=factors), ProgressPlugin(progress), account]

@@ -10,6 +10,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.sparing import refuse_unsparing
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, refuse_options, too_few
@@ -79,7 +80,8 @@ def refuse_unsuited(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugin]
     """
     if trains(plugins):
         asked = {name: getattr(settings, name) for name in ("accumulate", "grad_checkpointing")}
-        refuse_options(f"recipe {recipe}", model, plugins, asked)
+        refuse_options(f"recipe {recipe}", model, plugins, {**asked, "fp16": settings.amp == "fp16"})
+        refuse_unsparing(model, settings.accumulate, settings.grad_checkpointing)
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:

@@ -49,6 +49,11 @@ def start(device: str | torch.device = "cpu", *, patience: float = 1800.0) -> Ra
         raise InputError(f"a process is waited for more than 0 seconds, not {patience}")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     on_cuda = torch.device(device).type == "cuda"
+    if torch.device(device).index not in (None, local):
+        raise InputError(
+            f"process {local} of this machine trains on device {local}, not on {device}: where several are started the "
+            "device is cuda, of which each takes its own"
+        )
     if on_cuda:
         if local >= torch.cuda.device_count():
             raise InputError(

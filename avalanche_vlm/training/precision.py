@@ -58,6 +58,13 @@ class TrainPrecision:
         self.skipped = False
         """Whether the last step was not taken, because its gradients overflowed."""
 
+    def begin(self) -> None:
+        """Before a training: whatever a step that broke off has left is forgotten, all but the factor."""
+        if self.scaler.is_enabled():
+            state = self.scaler.state_dict()
+            self.scaler = torch.amp.GradScaler(self.device.type)
+            self.scaler.load_state_dict(state)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of forward pass and criterion."""
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=_TYPES[self.amp])

@@ -199,6 +199,7 @@ class VLMMixin(UnpacksContainers, _Template):
 
         :raises NotFinite: if one is NaN or infinite.
         """
+        self.precision.begin()
         with in_ranks(self), self._reading(kwargs), self._sparing_memory():
             found = super().train(*args, **kwargs)
         self.losses.settle()
@@ -220,7 +221,8 @@ class VLMMixin(UnpacksContainers, _Template):
     def _sparing_memory(self) -> Iterator[None]:
         """The model as it encodes in a training of these settings."""
         options = {"accumulate": self.accumulate, "grad_checkpointing": self.grad_checkpointing}
-        if self.accumulate == 1 and not self.grad_checkpointing:
+        options["fp16"] = self.amp == "fp16"
+        if self.accumulate == 1 and not self.grad_checkpointing and self.amp != "fp16":
             yield
             return
         model = model_of(self)

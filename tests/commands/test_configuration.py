@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 import shutil
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from avalanche_vlm import cli
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.arguments import parse, parser, values
-from avalanche_vlm.commands.arguments.configuration import ASSIGNED, MOST_RUNS
-from avalanche_vlm.commands.requests import RunRequest
-from avalanche_vlm.commands.requests.stored import NAMES, as_configuration
+from avalanche_vlm.commands.arguments.configuration import ASSIGNED, KEPT, MOST_RUNS
+from avalanche_vlm.commands.requests import ModelRequest, RunRequest, StreamRequest
+from avalanche_vlm.commands.requests.experiment import LATER, REQUEST, Experiment, run_id_of
+from avalanche_vlm.commands.requests.stored import NAMES, as_configuration, read_stored, write_stored
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.yaml_files import parse_yaml, plain_types, yaml_text
 from avalanche_vlm.training.settings import TrainSettings
@@ -463,3 +466,84 @@ def test_every_example_of_the_page_runs(page, tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
         command = re.search(r"^command: (\w+)", content, re.M)[1]
         assert parse([command, "--config", name])[0] == command
+
+
+def test_every_setting_of_a_training_has_a_name_in_the_file_of_a_run():
+    assert {place.partition(".")[2] for place in NAMES if place.startswith("train.")} == {
+        field.name for field in fields(TrainSettings)
+    }
+
+
+@pytest.mark.parametrize("chosen", [{}, {"accumulate": 4}, {"grad_checkpointing": True}, {"tf32": True}])
+def test_settings_that_came_later_are_kept_and_files_of_before_are_read(tmp_path, chosen):
+    asked = Experiment(
+        recipe="fine-tune",
+        recipe_options={},
+        seed=0,
+        stream=StreamRequest(benchmark="picturebook"),
+        model=ModelRequest(),
+        device="cpu",
+        train=TrainSettings(**chosen),
+        versions={},
+    )
+    write_stored(tmp_path / "request.yaml", asked, False)
+    assert read_stored(tmp_path / "request.yaml") == asked
+    if chosen:
+        return
+    stored = asked.stored()
+    for place in LATER:
+        del stored["train"][place.partition(".")[2]]
+    sealed = REQUEST.sealed({"run": run_id_of(stored), **stored})
+    assert sealed["run"] == asked.run_id
+    (tmp_path / "request.json").write_text(json.dumps(sealed))
+    assert read_stored(tmp_path / "request.json") == asked
+    found = as_configuration(asked, False)
+    for place in LATER:
+        del found[place.partition(".")[2].replace("_", "-")]
+    found[KEPT]["sha256"] = sealed["sha256"]
+    (tmp_path / "earlier.yaml").write_text(yaml_text(found))
+    assert read_stored(tmp_path / "earlier.yaml") == asked
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "[1,2]", "1e-3", "0.10", "null", "true", '"3"', "word", '{"a": [null]}'])
+def test_options_of_a_benchmark_are_the_same_through_a_file(tmp_path, capsys, value):
+    words = ["run", "--out", "o", "--option", f"x={value}"]
+    _, typed = parse(words)
+    with pytest.raises(SystemExit):
+        parse([*words, "--dump-config"])
+    (tmp_path / "file.yaml").write_text(capsys.readouterr().out)
+    _, read_again = parse(["run", "--config", str(tmp_path / "file.yaml")])
+    assert read_again.stream.options == typed.stream.options
+
+
+def test_a_copy_of_a_stored_request_is_a_file_like_any_other(tmp_path):
+    asked = Experiment(
+        recipe="fine-tune",
+        recipe_options={},
+        seed=0,
+        stream=StreamRequest(benchmark="picturebook"),
+        model=ModelRequest(),
+        device="cpu",
+        train=TrainSettings(),
+        versions={},
+    )
+    for name in ("request.yaml", "base.yaml"):
+        write_stored(tmp_path / name, asked, False)
+    assert parse(["run", "--config", str(tmp_path / "request.yaml")])[1].out == tmp_path
+    with pytest.raises(SystemExit):  # it says no folder
+        parse(["run", "--config", str(tmp_path / "base.yaml")])
+    out = str(tmp_path / "out")
+    assert parse(["run", "--config", str(tmp_path / "base.yaml"), "--out", out])[1].out == tmp_path / "out"
+
+
+def test_a_folder_that_is_held_out_beside_a_benchmark_with_a_root_runs_again(tmp_path):
+    (tmp_path / "aside").mkdir()
+    words = ["--benchmark", "cifar100", "--root", str(tmp_path), "--held-out", str(tmp_path / "aside")]
+    assert parse(["run", "--out", "o", *words])[1].stream.held_out_root is None
+
+
+@pytest.mark.parametrize("images", ["[a.jpg, --top-k, '3']", "[-x.jpg]"])
+def test_a_list_of_files_brings_no_options(tmp_path, images):
+    (tmp_path / "file.yaml").write_text(f"command: retrieve\nmodel: m\nimages: {images}\n")
+    with pytest.raises(InputError, match="which begins as an option does: write"):
+        parse(["retrieve", "--config", str(tmp_path / "file.yaml")])

@@ -88,6 +88,8 @@ def test_published_settings_are_taken_and_what_is_given_goes_before_them(tmp_pat
     assert (train.lr, train.iterations, train.rates["MNIST"]) == (1e-5, 1000, 5e-5)
     assert len(told) == 1 and "ZSCL's code" in told[0] and "5e-5 on Aircraft and MNIST" in told[0]
     assert "trained as published: " in told[0]
+    same = "--benchmark mtil --root x --recipe fine-tune --published --order I --option splits=zscl --label-space task"
+    assert asked(same)[1] == told
     words = "--benchmark mtil --root x --recipe fine-tune --published --epochs 2 --lr 1e-4 --shots 5 --label-space seen"
     train, told = asked(words)
     assert "as published but for lr, rates, iterations, epochs, shots, label_space: " in told[0], told

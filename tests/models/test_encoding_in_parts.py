@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mini import mini
+from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive
 from avalanche_vlm.models.parts import in_parts
-from avalanche_vlm.models.sparing import encoding_in
+from avalanche_vlm.models.sparing import encoding_in, keeping_no_activations, refuse_unsparing
 
 
 class Live:
@@ -104,15 +106,25 @@ def test_what_is_dropped_is_the_same_forward_and_backward():
     torch.testing.assert_close(found, expected)
 
 
-def test_towers_that_normalise_by_the_batch_are_refused():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.clip, self.parts, self.name = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), 1, "RN"
-
-    model = Model()
-    with pytest.raises(InputError, match=r"^RN normalises by the batch that it sees"), encoding_in(model, 2):
+@pytest.mark.parametrize(
+    ("parts", "recomputed", "why"), [(2, False, "a batch in parts"), (1, True, "to run its blocks")]
+)
+def test_towers_that_normalise_by_the_batch_are_refused_while_they_train(parts, recomputed, why):
+    model = mini()
+    model.clip.visual.ln_post = nn.BatchNorm1d(model.clip.visual.ln_post.normalized_shape[0])
+    sparing = encoding_in(model, parts) if parts > 1 else keeping_no_activations(model, recomputed)
+    with pytest.raises(InputError, match=f"^the image tower of .* normalises by the batch .*, so that {why}"), sparing:
         pass
-    with encoding_in(model.eval(), 2):
-        assert model.parts == 2
-    assert model.parts == 1
+    model.eval()  # which the training ends
+    with pytest.raises(InputError, match=why):
+        refuse_unsparing(model, parts, recomputed)
+    refuse_unsparing(model, 1, False)
+    refuse_unsparing(model.freeze("image"), parts, recomputed)  # in eval mode for good
+
+
+def test_towers_without_blocks_that_could_run_again_are_refused():
+    model = mini()
+    model.clip.visual = ModifiedResNet((1, 1, 1, 1), 8, 1, 32, 8)
+    model.freeze("image")
+    with pytest.raises(InputError, match="has no blocks that could run once more"):
+        refuse_unsparing(model, 1, True)

@@ -105,6 +105,9 @@ TOLD_OTHERWISE = {
     "--device": "as device",
     "--root": "by the content of what lies there",
     "--shots": "as data.shots, where a benchmark has it",
+    "--config": "as the options that stand in it",
+    "--dump-config": "runs nothing",
+    "--rate": "as train.rates",
     "--full": "as the numbers of samples, data.n_train among them",
 }
 

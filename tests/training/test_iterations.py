@@ -8,7 +8,7 @@ from made import tiny as tiny_vlm
 from quick import LESS
 from recording import Recorder
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.studies.strategy import strategy_of
 from avalanche_vlm.training import recipes
@@ -35,7 +35,7 @@ def test_methods_that_unite_old_and_new_samples_train_as_long_as_others(tiny_ben
     assert (batches[1] > batches[0]) == (name in ("icarl", "proof"))
 
 
-def test_rates_of_tasks_that_there_are_not_are_refused(tiny_benchmark):
-    settings = TrainSettings(epochs=1, rates={"nowhere": 1e-3})
-    with pytest.raises(InputError, match="rates names nowhere, and the stream has no such task: its tasks are"):
+def test_rates_of_tasks_that_there_are_not_are_told_of(tiny_benchmark):
+    settings = TrainSettings(epochs=1, rates={"nowhere": 1e-3, tiny_benchmark.task_names[0]: 1e-3})
+    with pytest.warns(VLMWarning, match="rates of nowhere are of no use: the stream's tasks are"):
         run_experiment(tiny_benchmark, "fine-tune", model=tiny_vlm(), settings=settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -128,7 +129,7 @@ class CaptionedSet:
 
 def drawn_by_caption(captions: Sequence[str], share: float, seed: int) -> list[int]:
     """The places of some captions, drawn by what they say and not by where they stand: whoever holds the same pairs in
-    another order draws the same.
+    another order draws the same captions.
 
     :param captions: captions of all pairs, one for each.
     :param share: share of them that is drawn, in (0, 1); one at least.
@@ -137,7 +138,12 @@ def drawn_by_caption(captions: Sequence[str], share: float, seed: int) -> list[i
     >>> drawn_by_caption(["a", "b", "c", "d"], 0.5, 0), drawn_by_caption(["d", "c", "b", "a"], 0.5, 0)
     ([0, 2], [1, 3])
     """
-    keys = np.fromiter((_number(f"{seed} {caption}") for caption in captions), np.uint64, len(captions))
+    met: Counter[str] = Counter()
+    keys = np.empty(len(captions), np.uint64)
+    for place, caption in enumerate(captions):
+        # Of equal captions each has a draw of its own: otherwise all of them would be drawn, or none.
+        keys[place] = _number(f"{seed} {caption} {met[caption]}" if caption in met else f"{seed} {caption}")
+        met[caption] += 1
     return sorted(np.argsort(keys, kind="stable")[: max(1, round(share * len(keys)))].tolist())
 
 

@@ -25,6 +25,8 @@ KEPT = "kept"
 """What a stored request says beside the words: what its run is known by, for those that read results."""
 COMMAND = "command"
 """Which command a file is of."""
+STORED = "request.yaml"
+"""What the file of a run is called beside its results; a copy under another name is a file like any other."""
 OWN_FOLDER = ("run",)
 """Commands that work in the folder of a stored request unless another is named."""
 
@@ -32,7 +34,7 @@ ASSIGNED = {"set": "OPTION=VALUE", "option": "NAME=VALUE", "rate": "TASK=LR"}
 """Repeated options that name what they give a value: in a file each is a mapping."""
 SWEPT = (
     *("lr", "epochs", "iterations", "batch-size", "warmup", "weight-decay", "max-grad-norm", "label-smoothing"),
-    *("negatives", "train-classes", "train-templates", "amp", "set"),
+    *("negatives", "train-classes", "train-templates", "amp", "accumulate", "tf32", "set"),
 )
 """What rows of one table may differ in, and a sweep goes through."""
 MOST_RUNS = 1000
@@ -102,7 +104,7 @@ class Configured:
                 if value != self.command:
                     raise InputError(f"{path} is a request of {in_short(str(value))}, not of {self.command}")
             elif key == KEPT and isinstance(value, dict):
-                if self.command in OWN_FOLDER:
+                if self.command in OWN_FOLDER and path.name == STORED:
                     found.setdefault("out", Written(str(path.parent), plain=False))
             elif key == "trust-remote-code":
                 raise InputError(
@@ -153,7 +155,7 @@ class Configured:
         """The words of each combination of a sweep; those of the one there is without."""
         for values in itertools.product(*self._sweep.values()):
             chosen = dict(zip(self._sweep, values, strict=True))
-            named = tuple((of or name, _shown(value)) for (name, of), value in chosen.items())
+            named = tuple((of or name, _whole(value)) for (name, of), value in chosen.items())
             yield OneOf(self._all_words(chosen), named)
 
     def _all_words(self, chosen: Mapping[tuple[str, str], Any]) -> list[str]:
@@ -182,8 +184,14 @@ class Configured:
                 raise InputError(f"{self._path}: {word.name} is true or false, not {_shown(value)}")
             return [option] if value == "true" else []
         texts = self._texts(word, value)
-        if word.action.nargs == "+" and len(texts) != 1:
-            return [option, *texts]
+        if word.action.nargs == "+":
+            for text in texts:
+                if text.startswith("-"):
+                    raise InputError(
+                        f"{self._path}: {word.name} has {in_short(text)!r}, which begins as an option does: write "
+                        f"./{in_short(text)}"
+                    )
+            return [option, *texts] if texts else []
         if not word.repeated and len(texts) > 1:
             texts = [",".join(self._without_comma(word, texts))]
         return [f"{option}={text}" for text in texts]
@@ -270,7 +278,7 @@ def _as_written(text: str, quoted: bool) -> Any:
     """A value behind ``=``, as a file has it: what JSON reads as a text stands in quotation marks."""
     try:
         told = json.loads(text)
-        if isinstance(told, str) and quoted:
+        if quoted:  # read as JSON there: numbers, lists and nothing as well
             return told
         return Written(text) if json.dumps(told, allow_nan=False) == text else text
     except (ValueError, RecursionError):
@@ -303,5 +311,9 @@ def _or_list(word: Word) -> str:
     return " or a list of texts" if _takes_several(word) else ""
 
 
+def _whole(value: Any) -> str:
+    return str(value) if isinstance(value, Written) else json.dumps(plain_types(value))
+
+
 def _shown(value: Any) -> str:
-    return in_short(str(value) if isinstance(value, Written) else json.dumps(plain_types(value)), 60)
+    return in_short(_whole(value), 60)

@@ -18,6 +18,10 @@ from avalanche_vlm.evaluation.results import RunId
 from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.training.settings import TrainSettings
 
+LATER: Mapping[str, Any] = {"train.accumulate": 1, "train.grad_checkpointing": False, "train.tf32": False}
+"""Settings that requests of earlier versions do not have, with the values that are meant there: what a run is known by
+does not have those either, so that it stays what it was."""
+
 
 class Experiment(Part):
     """One experiment: everything that decides its result and is known before it is there.
@@ -68,7 +72,7 @@ def run_id_of(stored: Mapping[str, Any]) -> str:
 
     :param stored: the experiment as ``request.json`` holds it, in JSON types.
     """
-    asked = flat(stored)
+    asked = {key: value for key, value in flat(stored).items() if key not in LATER or value != LATER[key]}
     places = {key: "somewhere" for key in PLACES.values() if asked.get(key) is not None}
     return digest([json.dumps({**asked, **places}, sort_keys=True)])
 
@@ -86,4 +90,4 @@ class KeptExperiment(Experiment):
         return Experiment(**{name: getattr(self, name) for name in Experiment.model_fields})
 
 
-REQUEST: Document[KeptExperiment] = Document("the request of a run", KeptExperiment)
+REQUEST: Document[KeptExperiment] = Document("the request of a run", KeptExperiment, later=LATER)

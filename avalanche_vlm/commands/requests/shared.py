@@ -97,7 +97,8 @@ def _folder_of_held_out(options: argparse.Namespace) -> str | None:
         raise InputError(
             "--held-out-root does not apply to folders and tables, only to published data sets by their names"
         )
-    return (options.held_out_root or options.root) if options.held_out else None
+    published = any(map(published_aside, options.held_out))
+    return (options.held_out_root or options.root) if published else None
 
 
 def sized(asked: StreamRequest, full: bool) -> StreamRequest:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands.arguments.configuration import COMMAND, KEPT
-from avalanche_vlm.commands.requests.experiment import REQUEST, Experiment
+from avalanche_vlm.commands.requests.experiment import LATER, REQUEST, Experiment
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.storage.json_files import read_json_file
@@ -31,6 +31,7 @@ NAMES: Mapping[str, str] = {
     **{f"train.{name}": name for name in ("lr", "epochs", "iterations", "batch_size", "weight_decay", "warmup")},
     **{f"train.{name}": name for name in ("max_grad_norm", "label_smoothing", "train_classes", "train_templates")},
     **{f"train.{name}": name for name in ("negatives", "amp", "eval_every")},
+    **{place: place.partition(".")[2] for place in LATER},
     "train.num_workers": "workers",
     "train.eval_tasks": "eval",
     "train.rates": "rate",
@@ -78,6 +79,8 @@ def from_configuration(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
     content: dict[str, Any] = {"stream": {}, "model": {}, "train": {}}
     rest = {name: value for name, value in found.items() if name not in (COMMAND, FULL, KEPT)}
     for place, name in NAMES.items():
+        if place in LATER and name.replace("_", "-") not in rest:
+            continue
         value = rest.pop(name.replace("_", "-"), _EMPTY.get(name))
         if value == "none" and name in _SAID:
             value = None

@@ -142,7 +142,7 @@ class InterferenceProbe(VLMMetric):
         if self._iteration == 0:
             self._trains = [name for name, p in _weights(model).items() if p.requires_grad]
         due = self._iteration % self.interval == 0 if self.interval else self._iteration in self._at
-        if due and self.kept:
+        if due and self.kept and not _overflows(strategy):
             self._compare(strategy, model)
         self._iteration += 1
 
@@ -236,6 +236,12 @@ def _iterations(strategy: Strategy) -> int:
         return iterations_of(strategy)
     except TypeError:
         return 0
+
+
+def _overflows(strategy: Strategy) -> bool:
+    """Whether gradients are no numbers, as those of a step in fp16 that will not be taken."""
+    grads = (p.grad for p in model_of(strategy).parameters() if p.grad is not None)
+    return getattr(strategy, "amp", None) == "fp16" and not all(bool(grad.isfinite().all()) for grad in grads)
 
 
 def _evenly(n: int, total: int) -> list[int]:

@@ -41,6 +41,8 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
         found["keeping of the optimizer's state"] = strategy.keep_optimizer_state
         if strategy.accumulate > 1:
             found["number of batches that a step takes"] = strategy.accumulate
+        if torch.backends.cuda.matmul.allow_tf32:
+            found["rounding of factors to TF32"] = True
         if strategy.negatives is not None:
             found["number of drawn negatives"] = strategy.negatives
     if (templates := getattr(strategy.model, "train_templates", "all")) != "all":

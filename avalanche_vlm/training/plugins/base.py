@@ -42,8 +42,8 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     others (``negatives`` of :class:`~avalanche_vlm.training.strategies.VLMMixin`)."""
 
     cannot: ClassVar[Mapping[str, str]] = {}
-    """Options of a training that the method does not go with (``accumulate``, ``grad_checkpointing``), each with the
-    reason, a clause."""
+    """Options of a training that the method does not go with (``accumulate``, ``grad_checkpointing``, ``fp16``), each
+    with the reason, a clause."""
 
     def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -133,7 +133,7 @@ def refuse_options(what: str, model: Any, plugins: Iterable[Any], options: Mappi
     :raises InputError: for the first one, with the reason.
     """
     for name, value in options.items():
-        if together() is not None and (value is True or (value or 0) > 1):
+        if together() is not None and name != "fp16" and (value is True or (value or 0) > 1):
             raise InputError(f"{name} is for one process: several share out the rows of a batch, which takes as little")
     parts = [*plugins, *(part for part in model.modules() if isinstance(part, Site))]
     for name, value in options.items():

@@ -34,6 +34,9 @@ class ConsolidatedDistillationPlugin(DistillationPlugin, supports_distributed=Tr
     """
 
     states: ClassVar = {"_anchor": KEPT}
+    cannot: ClassVar = {
+        "fp16": "it takes gradients by itself, which are rounded to zero there unless the loss is scaled"
+    }
 
     def __init__(
         self,

@@ -49,6 +49,9 @@ class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
     """
 
     states: ClassVar = {"fisher": KEPT, "anchor": KEPT, "_draws": WORKING}
+    cannot: ClassVar = {
+        "fp16": "it takes gradients by itself, which are rounded to zero there unless the loss is scaled"
+    }
 
     def __init__(
         self,

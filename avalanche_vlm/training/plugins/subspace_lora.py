@@ -82,6 +82,9 @@ class SubspaceLoRAPlugin(VLMPlugin, supports_distributed=True):
     """
 
     states: ClassVar = {"bases": KEPT, "_banks": IN_MODEL}
+    cannot: ClassVar = {
+        "fp16": "it takes gradients by itself, which are rounded to zero there unless the loss is scaled"
+    }
 
     def __init__(
         self,

@@ -191,3 +191,9 @@ def test_a_year_without_tars_and_a_pair_without_a_caption_are_one_sentence(tmp_p
         create("tic-datacomp", tmp_path)
     found = create("tic-datacomp", tmp_path, on_error="skip")
     assert len(found.data.skipped) == 1 and found.protocol["n_train"][5] == 1
+
+
+def test_equal_captions_are_drawn_one_by_one():
+    captions = [f"picture {number}" for number in range(800)] + ["untitled"] * 200
+    most = max(sum(place >= 800 for place in drawn_by_caption(captions, 0.01, seed)) for seed in range(100))
+    assert most < 8  # all ten, or none, where they stand and fall together
