@@ -55,6 +55,7 @@ def _seeded() -> Iterator[None]:
     import torch
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     yield
     # What is left on in a generator that nobody has ended would decide what later tests compute, until it is collected.
     left = {
@@ -62,7 +63,6 @@ def _seeded() -> Iterator[None]:
         "no gradients": not torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "another type of numbers": torch.get_default_dtype() != torch.float32,
-        "several threads": torch.get_num_threads() != 1,
     }
     assert not any(left.values()), f"left on behind the test: {', '.join(name for name, on in left.items() if on)}"
 

@@ -118,6 +118,7 @@ def test_no_loader_outside_the_training_loop_draws_from_the_global_generator():
                 own = any(keyword.arg == "generator" for keyword in node.keywords)
                 found.add((path.relative_to(package).as_posix(), own))
     assert found == {
+        ("benchmarks/pair_pictures.py", True),
         ("benchmarks/reading.py", True),
         ("benchmarks/sources/checking.py", True),
         ("training/reference/task.py", True),

@@ -14,6 +14,7 @@ from avalanche_vlm.models import prompts
 from avalanche_vlm.models.text_positions import LEAST, TextPositions
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.criteria import criterion_for
+from avalanche_vlm.training.plugins import replay
 from avalanche_vlm.training.plugins.base import VLMPlugin
 
 CLASSES = {
@@ -105,6 +106,7 @@ def test_no_step_waits_for_a_device_to_say_how_long_texts_are(recipe, random_mod
 
     monkeypatch.setattr(image_text, "padding_before_move", leaves)
     monkeypatch.setattr(prompts, "padding_before_move", leaves)
+    monkeypatch.setattr(replay, "padding_before_move", leaves)
     counts, waited = TokensPerStep(monkeypatch), []
     needed = TextPositions.needed
 
