@@ -34,7 +34,7 @@ def test_an_experiment_reads_everything_by_its_processes(monkeypatch, recipe):
     asked: list[int] = []
     real = reading.DataLoader
 
-    def here(dataset, batch_size, *, num_workers, generator):
+    def here(dataset, batch_size, *, num_workers, generator, pin_memory):
         asked.append(num_workers)
         return real(dataset, batch_size, generator=generator)
 

@@ -35,6 +35,8 @@ def test_names_are_those_of_the_library(capsys):
         "annotations",
         "caption-list",
         "described-folder",
+        "parquet",
+        "parquet-folder",
         "tar",
         "tar-folder",
     ]

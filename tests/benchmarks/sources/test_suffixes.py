@@ -15,14 +15,14 @@ def _fresh(monkeypatch):
     monkeypatch.setattr(FORMATS, "_registered", dict(FORMATS._known))
 
 
-@pytest.mark.parametrize("suffixes", [".PARQUET", (".Parquet",), [".parquet", ".parquet"]])
+@pytest.mark.parametrize("suffixes", [".FEATHER", (".Feather",), [".feather", ".feather"]])
 def test_suffixes_in_any_case_one_or_several(suffixes):
-    register_format(Format("parquet", "columns", suffixes))
-    assert format_of(Path("a/B.PARQUET")).name == "parquet"
+    register_format(Format("feather", "columns", suffixes))
+    assert format_of(Path("a/B.FEATHER")).name == "feather"
     with pytest.raises(InputError, match="no table that can be read"):
         format_of(Path("no-suffix-at-all"))
-    with pytest.raises(InputError, match="read as 'parquet' already"):
-        register_format(Format("other", "columns", (".pArQuEt",)))
+    with pytest.raises(InputError, match="read as 'feather' already"):
+        register_format(Format("other", "columns", (".fEaThEr",)))
 
 
 def test_a_suffix_of_two_parts_goes_before_its_end():
