@@ -37,10 +37,11 @@ class FiniteLosses:
         :raises NotFinite: if this loss, or on an accelerator that of the step before, is not finite.
         """
         self.settle()
-        if loss.device.type == "cpu":
-            _check(loss, sentence)
+        value = loss.detach()
+        if value.device.type == "cpu":
+            _check(value, sentence)
             return
-        value, done = loss.detach().to("cpu", non_blocking=True), torch.Event(loss.device.type)
+        value, done = value.to("cpu", non_blocking=True), torch.Event(loss.device.type)
         done.record()
         self._seen = _Seen(value, done, sentence)
 
