@@ -474,18 +474,22 @@ def test_every_setting_of_a_training_has_a_name_in_the_file_of_a_run():
     }
 
 
-@pytest.mark.parametrize("chosen", [{}, {"accumulate": 4}, {"grad_checkpointing": True}, {"tf32": True}])
-def test_settings_that_came_later_are_kept_and_files_of_before_are_read(tmp_path, chosen):
-    asked = Experiment(
+def plain_run(**train) -> Experiment:
+    return Experiment(
         recipe="fine-tune",
         recipe_options={},
         seed=0,
         stream=StreamRequest(benchmark="picturebook"),
         model=ModelRequest(),
         device="cpu",
-        train=TrainSettings(**chosen),
+        train=TrainSettings(**train),
         versions={},
     )
+
+
+@pytest.mark.parametrize("chosen", [{}, {"accumulate": 4}, {"grad_checkpointing": True}, {"tf32": True}])
+def test_settings_that_came_later_are_kept_and_files_of_before_are_read(tmp_path, chosen):
+    asked = plain_run(**chosen)
     write_stored(tmp_path / "request.yaml", asked, False)
     assert read_stored(tmp_path / "request.yaml") == asked
     if chosen:
@@ -517,16 +521,7 @@ def test_options_of_a_benchmark_are_the_same_through_a_file(tmp_path, capsys, va
 
 
 def test_a_copy_of_a_stored_request_is_a_file_like_any_other(tmp_path):
-    asked = Experiment(
-        recipe="fine-tune",
-        recipe_options={},
-        seed=0,
-        stream=StreamRequest(benchmark="picturebook"),
-        model=ModelRequest(),
-        device="cpu",
-        train=TrainSettings(),
-        versions={},
-    )
+    asked = plain_run()
     for name in ("request.yaml", "base.yaml"):
         write_stored(tmp_path / name, asked, False)
     assert parse(["run", "--config", str(tmp_path / "request.yaml")])[1].out == tmp_path

@@ -8,7 +8,7 @@ changed is copied again. Nothing in a table is run: images stay bytes until Pill
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,16 +28,6 @@ ROWS = 1000
 """Rows that are read together."""
 
 
-def images_in(path: Path) -> list[str]:
-    """The columns of a table that hold images: structures with ``bytes``, as data hubs have them, or plain bytes.
-
-    :param path: a Parquet file.
-    :raises InputError: in one sentence, if it cannot be read.
-    """
-    table = opened_table(path)
-    return [name for name, kind in table.features.items() if _holds_bytes(kind)]
-
-
 def rows_in(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a table without its images, of which paths stand in their columns.
 
@@ -46,7 +36,8 @@ def rows_in(path: Path) -> Iterator[dict[str, Any]]:
     :param path: a Parquet file.
     :raises InputError: in one sentence, if it cannot be read.
     """
-    table, images = opened_table(path), images_in(path)
+    table = opened_table(path)
+    images = [name for name, kind in table.features.items() if _holds_bytes(kind)]
     rest = [name for name in table.features if name not in images]
     names = {name: of.names for name, of in table.features.items() if hasattr(of, "int2str")}
     number = 0
@@ -70,38 +61,25 @@ def _batches(table: Any, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
         yield part.to_pylist()
 
 
-def cell_content(table: Path, path: Path) -> bytes:
-    """The bytes of an image.
+def cell_at(table: Path, path: Path) -> tuple[int, Callable[[], bytes]]:
+    """The image in a cell.
 
     :param table: the Parquet file.
     :param path: path of the cell: the table's, the column, the number of the row from 0.
+    :return: the number of its bytes, and what reads them.
     :raises InputError: in one sentence, if there is no such cell, or it holds no bytes.
     """
-    return bytes(_buffer(table, path))
-
-
-def cell_size(table: Path, path: Path) -> int:
-    """The number of bytes of an image, of which none is read.
-
-    :param table: the Parquet file.
-    :param path: path of the cell.
-    :raises InputError: as :func:`cell_content` does.
-    """
-    return len(_buffer(table, path))
-
-
-def _buffer(table: Path, path: Path) -> memoryview:
-    """The bytes of a cell where they lie."""
     column, row = _place(table, path)
     found = opened_table(table)
-    if column not in images_in(table) or not 0 <= row < len(found):
+    if not _holds_bytes(found.features.get(column)) or not 0 <= row < len(found):
         raise InputError(f"{table} has no image in row {row + 1} of a column {column!r}")
     value = found[row][column][0]
     if value.is_valid and hasattr(value, "keys"):  # a structure
         value = value["bytes"]
     if not value.is_valid:
         raise InputError(f"{table} has no bytes in row {row + 1} of the column {column!r}")
-    return memoryview(value.as_buffer())
+    there = memoryview(value.as_buffer())
+    return len(there), there.tobytes
 
 
 def opened_table(path: Path) -> Any:
@@ -149,6 +127,7 @@ def _datasets(path: Path) -> ModuleType:
 
 
 def _holds_bytes(kind: Any) -> bool:
+    """Whether a column has images: structures with ``bytes``, as data hubs have them, or plain bytes."""
     if isinstance(kind, dict):
         return _dtype(kind.get("bytes")) in ("binary", "large_binary")
     return type(kind).__name__ == "Image" or _dtype(kind) in ("binary", "large_binary")

@@ -17,8 +17,8 @@ from avalanche_vlm.units import human_bytes
 INSIDE_BYTES = RECORD_BYTES
 """The most that an image inside another file has which is read."""
 
-_KINDS = {tars.SUFFIX: (tars.member_size, tars.member_content), cells.SUFFIX: (cells.cell_size, cells.cell_content)}
-"""By the suffix of the container: the size of what a path leads to, and what it holds."""
+_KINDS = {tars.SUFFIX: tars.member_at, cells.SUFFIX: cells.cell_at}
+"""By the suffix of the container: what gives the size of what a path leads to, and what reads it."""
 
 
 def container_of(path: str | Path) -> Path | None:
@@ -42,10 +42,7 @@ def size_at(path: Path) -> int:
     :raises InputError: if a container holds nothing there.
     """
     container = container_of(path)
-    if container is None:
-        return path.stat().st_size
-    size, _ = _KINDS[container.suffix.lower()]
-    return size(container, path)
+    return path.stat().st_size if container is None else _KINDS[container.suffix.lower()](container, path)[0]
 
 
 def content_inside(path: Path, most: int = INSIDE_BYTES) -> bytes:
@@ -58,12 +55,7 @@ def content_inside(path: Path, most: int = INSIDE_BYTES) -> bytes:
     container = container_of(path)
     if container is None:
         raise InputError(f"{path} lies in no tar and no Parquet table")
-    size_of, content_of = _KINDS[container.suffix.lower()]
-    if (size := size_of(container, path)) > most:
-        raise InputError(
-            f"{path} has {human_bytes(size)}, and what lies in another file is read up to {human_bytes(most)}"
-        )
-    return content_of(container, path)
+    return _content(container, path, most)
 
 
 def opened_inside(path: Path) -> BinaryIO | None:
@@ -72,7 +64,17 @@ def opened_inside(path: Path) -> BinaryIO | None:
     :param path: path of an image.
     :raises InputError: as :func:`content_inside` does.
     """
-    return None if container_of(path) is None else BytesIO(content_inside(path))
+    container = container_of(path)
+    return None if container is None else BytesIO(_content(container, path, INSIDE_BYTES))
+
+
+def _content(container: Path, path: Path, most: int) -> bytes:
+    size, read = _KINDS[container.suffix.lower()](container, path)
+    if size > most:
+        raise InputError(
+            f"{path} has {human_bytes(size)}, and what lies in another file is read up to {human_bytes(most)}"
+        )
+    return read()
 
 
 def digest_inside(path: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -86,33 +86,28 @@ def members_of(shard: Path) -> Iterator[tuple[Member, BinaryIO]]:
         raise InputError(f"cannot read {shard}: {error.strerror or error}") from error
 
 
-def member_size(shard: Path, path: Path) -> int:
-    """The number of bytes of a member.
+def member_at(shard: Path, path: Path) -> tuple[int, Callable[[], bytes]]:
+    """A member by its path.
 
     :param shard: path of the tar.
     :param path: path of the member, below the tar's.
+    :return: the number of its bytes, and what reads them, which raises an ``InputError`` if the tar ends before.
     :raises InputError: in one sentence, if there is none.
     """
-    return _found(shard, path)[1]
-
-
-def member_content(shard: Path, path: Path) -> bytes:
-    """What a member holds.
-
-    :param shard: path of the tar.
-    :param path: path of the member, below the tar's.
-    :raises InputError: in one sentence, if there is none, or the tar ends in the middle of it.
-    """
     offset, size = _found(shard, path)
-    try:
-        with open_regular(shard) as file:
-            file.seek(offset)
-            content = file.read(size)
-    except OSError as error:
-        raise InputError(f"cannot read {shard}: {error.strerror or error}") from error
-    if len(content) != size:
-        raise InputError(f"{shard} ends in the middle of {path.name}")
-    return content
+
+    def read() -> bytes:
+        try:
+            with open_regular(shard) as file:
+                file.seek(offset)
+                content = file.read(size)
+        except OSError as error:
+            raise InputError(f"cannot read {shard}: {error.strerror or error}") from error
+        if len(content) != size:
+            raise InputError(f"{shard} ends in the middle of {path.name}")
+        return content
+
+    return size, read
 
 
 def _headers(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:

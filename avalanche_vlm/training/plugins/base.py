@@ -123,6 +123,10 @@ def refuse_some_classes(strategy: Strategy) -> None:
         )
 
 
+_FOR_ONE_PROCESS = ("accumulate", "grad_checkpointing")
+"""Options of a training that spare memory, which several processes do by themselves."""
+
+
 def refuse_options(what: str, model: Any, plugins: Iterable[Any], options: Mapping[str, Any]) -> None:
     """Refuse options of a training that a method does not go with.
 
@@ -133,7 +137,7 @@ def refuse_options(what: str, model: Any, plugins: Iterable[Any], options: Mappi
     :raises InputError: for the first one, with the reason.
     """
     for name, value in options.items():
-        if together() is not None and name != "fp16" and (value is True or (value or 0) > 1):
+        if together() is not None and name in _FOR_ONE_PROCESS and (value is True or (value or 0) > 1):
             raise InputError(f"{name} is for one process: several share out the rows of a batch, which takes as little")
     parts = [*plugins, *(part for part in model.modules() if isinstance(part, Site))]
     for name, value in options.items():
