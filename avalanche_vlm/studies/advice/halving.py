@@ -26,6 +26,8 @@ USUAL = 1.2
 """What a recipe takes against fine-tuning, before it was seen."""
 PATIENCE = 4
 """How many times as long as was thought a pilot may take, lest one recipe eats the time of all others."""
+ALWAYS = 1 / 20
+"""Of the time that is left, what every pilot may take: where there is plenty, a machine that stalls breaks none off."""
 TIME_IS_UP = "the time was up"
 
 
@@ -87,7 +89,8 @@ def attempt(
     if not trial.known and (left <= 0 or trial.estimate > left):
         why = f"it takes about {trial.estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
         return Tried(why=f"not run {on}: {why}", late=True)
-    limit = min(deadline, clock() + PATIENCE * trial.estimate) if trial.estimate else deadline
+    allowed = max(PATIENCE * trial.estimate, ALWAYS * left)
+    limit = min(deadline, clock() + allowed) if trial.estimate else deadline
     try:
         return Tried(pilot(trial.recipe, trial.share, limit))
     except OutOfTime:

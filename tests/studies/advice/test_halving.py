@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies.advice.constraints import Constraints
-from avalanche_vlm.studies.advice.halving import Halving, attempt
+from avalanche_vlm.studies.advice.halving import Halving, Trial, attempt
 
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 NAMES = ["fine-tune", *"abcdefg"]
@@ -81,6 +81,15 @@ def test_what_there_is_no_time_for_is_named():
     assert "b" in found.rounds[0].pilots and "d" in found.rounds[0].pilots
     with pytest.raises(InputError, match=r"\(fine-tune: .* the time was up\): allow more minutes"):
         halving(World(LAST), 0.1).run(NAMES)
+
+
+def test_a_stall_breaks_no_pilot_off_while_there_is_plenty_of_time():
+    """Four times one second is soon taken on a machine that is busy, and an hour is left."""
+    trial = Trial("lora", 0.5, estimate=1.0)
+    given = {}
+    for left in (10.0, 3600.0):
+        attempt(trial, lambda recipe, share, limit, left=left: given.setdefault(left, limit), 50 + left, lambda: 50.0)
+    assert given == {10.0: 54.0, 3600.0: 230.0}
 
 
 def test_a_recipe_that_cannot_run_is_left_out_with_its_sentence():
