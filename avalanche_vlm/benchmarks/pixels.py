@@ -14,10 +14,13 @@ _UNDERSHOOT = 0.01
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture as RGB: transparency laid on white, wide values scaled to 8 bits instead of clipped or cut.
+    """A picture as RGB: transparency laid on white, wide values scaled to 8 bits instead of clipped or cut. One that is
+    RGB and in memory is returned as it is.
 
     :param image: a picture of any mode.
     """
+    if image.mode == "RGB" and type(image) is Image.Image and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I") or image.mode == "F":
         image = from_wide(np.asarray(image))
     if image.mode == "La":  # premultiplied, which has one way out

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from avalanche_vlm._host import to_device
+from avalanche_vlm.benchmarks.normalising import in_place
 from avalanche_vlm.benchmarks.pixels import to_rgb
 from avalanche_vlm.errors import InputError
 
@@ -48,6 +49,7 @@ class ImageTransform:
         self._scale = (1 / (255 * torch.tensor(self.std))).view(3, 1, 1)
         self._shift = (-torch.tensor(self.mean) / torch.tensor(self.std)).view(3, 1, 1)
         self._resize = resize or _centre_crop(size, self.mean, self.std)
+        self._to_input = in_place(self._resize)
 
     def describe(self) -> str:
         """The transform in words, for a result's protocol."""
@@ -64,7 +66,7 @@ class ImageTransform:
             from torchvision.transforms.functional import to_pil_image
 
             image = to_pil_image(image.round().to(torch.uint8))
-        return self._resize(to_rgb(image))
+        return self._to_input(to_rgb(image))
 
     def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
         """The inverse of the normalisation, rounded to 8 bits: exact for images that were 8-bit at the model's size.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, overload
@@ -86,7 +86,6 @@ def read_image(path: Path, draft: int | None = None) -> Image.Image:
         sides have so many pixels or more; None decodes every pixel.
     :raises InputError: if the file is missing, truncated, no image, or too large to be decoded safely.
     """
-    refuse_no_file(path)
     with _decoding(str(path)), _opened(path) as file, Image.open(file) as image:
         if draft is not None:
             image.draft(None, (draft, draft))  # of other formats Pillow decodes every pixel all the same
@@ -143,10 +142,8 @@ def refuse_no_file(path: Path) -> None:
         return
     try:
         _given.refuse_irregular(path)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image file at {path}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(_out_of_reach(path, error)) from error
 
 
 @contextmanager
@@ -155,8 +152,18 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     if (inside := opened_inside(path)) is not None:
         yield inside
         return
-    with _given.open_regular(path) as file:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(_given.open_regular(path))
+        except OSError as error:
+            raise InputError(_out_of_reach(path, error)) from error
         yield file
+
+
+def _out_of_reach(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"there is no image file at {path}"
+    return f"{path} cannot be read: {error.strerror or error}"
 
 
 def _begins_and_ends(path: Path) -> bool:
@@ -189,8 +196,6 @@ def _decoding(called: str) -> Iterator[None]:
             yield
     except InputError as error:
         raise InputError(str(error) if called in str(error) else f"{called}: {error}") from error
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image file at {called}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{called} is not an image in a format that Pillow reads") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -203,7 +208,8 @@ def _decoding(called: str) -> Iterator[None]:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image  # which copies whatever is upright
     except Exception:  # damaged metadata say nothing about the pixels, which did decode
         return image
 
