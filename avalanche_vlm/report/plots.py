@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Plot
 
+from avalanche_vlm.evaluation.beside import published_beside
 from avalanche_vlm.evaluation.comparable import check_one_table
 from avalanche_vlm.evaluation.curves import curves_by_set
 from avalanche_vlm.evaluation.declaration import Figure
@@ -134,7 +135,8 @@ def _held_out_panel(
 
 
 def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> Plot:
-    """Figures side by side, in each a bar per recipe: the mean over seeds, with the standard deviation.
+    """Figures side by side, in each a bar per recipe: the mean over seeds, with the standard deviation. Below them, in
+    outline, what was published under the same protocol.
 
     :param results: what ``result.json`` holds, of one or more recipes and seeds.
     :param names: figures to draw; by default those that are declared to be shown in a plot.
@@ -145,8 +147,10 @@ def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | Non
     known = figures_of(entries)
     figures = [f for f in known if "plot" in f.shown] if names is None else [f for f in known if f.name in names]
     groups = _by_recipe(results)
-    rows = np.arange(len(groups))
-    plot = Plot(figsize=(1.8 + 2.6 * max(1, len(figures)), 1.1 + 2 * _LETTER * len(groups)), layout="constrained")
+    published = [row for row in published_beside(results).rows if any(figure.name in row.figures for figure in figures)]
+    rows, theirs = np.split(np.arange(len(groups) + len(published)), [len(groups)])
+    height = 1.1 + 2 * _LETTER * (len(rows) + len(theirs))
+    plot = Plot(figsize=(1.8 + 2.6 * max(1, len(figures)), height), layout="constrained")
     for axis, figure in zip(
         plot.subplots(1, max(1, len(figures)), squeeze=False, sharey=True)[0], figures, strict=False
     ):
@@ -156,17 +160,20 @@ def metric_bars(results: Sequence[Mapping[str, Any]], names: Sequence[str] | Non
         axis.barh(rows, means, 0.7, color=COLOURS[0])
         several = np.array([len(of) > 1 for of in values]) & np.isfinite(means)
         axis.errorbar(means[several], rows[several], xerr=spreads[several], fmt="none", ecolor="black", capsize=2)
-        ends = np.nan_to_num(np.where(means < 0, means, means + spreads))
-        for row, end in enumerate(ends):
-            words = "n/a" if np.isnan(means[row]) else f"{means[row]:.1f}"
+        given = np.array([_number(row.figures.get(figure.name)) for row in published])
+        axis.barh(theirs, given, 0.7, facecolor="none", edgecolor=COLOURS[0])
+        ends = np.nan_to_num([*np.where(means < 0, means, means + spreads), *given])
+        for row, (value, end) in enumerate(zip([*means, *given], ends, strict=True)):
+            words = f"{value:.1f}" if not np.isnan(value) else "n/a" if row < len(rows) else ""
             axis.annotate(words, (max(end, 0.0), row), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axis.set_title(visible(f"{figure.title}{_direction(figure)}"), fontsize=10)
         axis.set_xlabel(visible(figure.unit))
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
         axis.margins(x=0.18)
-        axis.set_ylim(len(groups) - 0.4, -0.6)  # the first recipe on top
-    plot.axes[0].set_yticks(rows, labels(list(groups), "recipe"))
+        axis.set_ylim(len(rows) + len(theirs) - 0.4, -0.6)  # the first recipe on top
+    called = [*groups, *(f"{row.method} (published)" for row in published)]
+    plot.axes[0].set_yticks([*rows, *theirs], labels(called, "recipe"))
     return set_in_fonts(plot)
 
 

@@ -68,6 +68,13 @@ def test_published_figures_stand_below_those_of_the_same_protocol(capsys):
     line = next(line for line in reversed(as_markdown(page).splitlines()) if "83.6" in line)
     assert "ZSCL" in line and "published" in line and "arXiv 2303" in as_markdown(page)
     assert '<th scope="row">ZSCL (published)</th>' in as_html(page)
+    last, transfer, zsd = plots.metric_bars([ours["result"]]).axes
+    names = [label.get_text() for label in last.get_yticklabels()]
+    assert names[0] == "zscl" and names[-1] == "ZSCL (published)" and len(names) == 1 + len(rows)
+    numbers = [[text.get_text() for text in axis.texts] for axis in (last, transfer, zsd)]
+    assert [of[0] for of in numbers] == ["80.0", "39.0", "1.5"] and [of[-1] for of in numbers] == ["83.6", "68.1", ""]
+    assert last.patches[0].get_fill() and last.patches[-1].get_width() == 83.6
+    assert last.patches[-1].get_facecolor()[3] == 0  # an outline: nobody here measured it
     protocol["data"]["splits"] = "coop"
     page = content([ours])
     assert "has another protocol" in as_markdown(page) and not page["groups"][0]["published"]["rows"]
