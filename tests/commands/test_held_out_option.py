@@ -138,7 +138,7 @@ def test_a_task_of_the_benchmark_is_not_held_out(tmp_path, capsys, own, options)
 @pytest.mark.slow
 def test_advice_keeps_to_a_limit_on_them(data, tmp_path):
     words = ["--data", str(data / "mine"), "--held-out", str(data / "others"), "--keep-zero-shot", "0"]
-    fixed = ["--minutes", "0.2", "--recipes", "zero-shot,fine-tune", "--out", str(tmp_path), "--quiet", "--epochs", "1"]
+    fixed = ["--minutes", "20", "--recipes", "zero-shot,fine-tune", "--out", str(tmp_path), "--quiet", "--epochs", "1"]
     assert cli.main(["advise", *words, *fixed]) == 0
     advice = json.loads((tmp_path / "advice.json").read_text())
     assert advice["constraints"]["keep_zero_shot"] == 0

@@ -55,7 +55,7 @@ class Launch:
         """Signal a process."""
         os.kill(int((self.folder / f"{rank}.pid").read_text()), number)
 
-    def ended(self, seconds: float = 280) -> list[Ended]:
+    def ended(self, seconds: float = 900) -> list[Ended]:
         """What each has left when all have ended."""
         try:
             self._parent.wait(seconds)
@@ -73,7 +73,7 @@ class Launch:
             self._parent.wait()
 
 
-def wait_for(there: Path, launch: Launch, seconds: float = 200) -> None:
+def wait_for(there: Path, launch: Launch, seconds: float = 600) -> None:
     """Go on when a file or folder is there."""
     until = time.monotonic() + seconds
     while not there.exists():

@@ -295,12 +295,12 @@ def test_a_signal_within_a_finalizer_ends_all_the_same():
             with handled(Ends()):
                 last = Last()
                 del last
-                time.sleep(10)
+                time.sleep(100)
         except SystemExit as ended:
             os._exit(ended.code)
 
     begun = time.monotonic()
-    assert in_a_copy(finalized) == 143 and time.monotonic() - begun < 9
+    assert in_a_copy(finalized) == 143 and time.monotonic() - begun < 90
 
 
 def test_signals_are_for_the_main_thread(tmp_path):
@@ -381,14 +381,14 @@ def test_a_script_under_a_scheduler_ends_with_what_it_would_have(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     process = start(script, tmp_path / "killed")
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 600
     while time.monotonic() < limit and not list((tmp_path / "killed").glob("*.json")):
         time.sleep(0.05)
     time.sleep(0.3)
     os.kill(process, signal.SIGTERM)
     told = time.monotonic()
     code, said = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), (tmp_path / "err").read_text()
-    assert code == 143 and time.monotonic() - told < 30, said
+    assert code == 143 and time.monotonic() - told < 300, said
     assert said.splitlines()[-1].startswith("stopped by SIGTERM: "), said
     assert not (tmp_path / "killed.pt").exists()
     # One process goes on with it, and trains another one that nobody interrupts.
