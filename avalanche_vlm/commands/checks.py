@@ -27,6 +27,7 @@ from avalanche_vlm.commands.store import read_run
 from avalanche_vlm.commands.wanted import CATALOGUED, assigned, complete, lacking, refuse_unread, takes_resources
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.names import architectures, refuse_unknown_name
+from avalanche_vlm.report.tracking.known import refuse_no_tracker
 from avalanche_vlm.storage.durable import check_length
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -60,6 +61,8 @@ def check(request: Part) -> None:
             known_version(request.out, version)
     if isinstance(request, DiagnoseRequest):
         read_run(request.out)
+    if isinstance(request, RunRequest | CompareRequest):
+        refuse_no_tracker(request.log)
     if isinstance(request, UseRequest | TrainingRequest | ServeRequest):
         refuse_no_device(request.device)
     if isinstance(request, TrainingRequest):

@@ -24,6 +24,9 @@ FEATURES: Mapping[str, str] = {
     "serve": "a model that answers over HTTP (avalanche-vlm serve)",
     "parquet": "tables with images in a column (--data of .parquet)",
     "generate": "pairs that a text-to-image model draws (--generator)",
+    "tensorboard": "logs for TensorBoard (--log tensorboard)",
+    "wandb": "logs as runs of Weights & Biases (--log wandb)",
+    "mlflow": "logs as runs of MLflow (--log mlflow)",
     "test": "the test suite",
     "docs": "building these pages",
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.report.tracking import Trackers
     from avalanche_vlm.studies.outcome import Outcome
 
 LEAVING = 5.0
@@ -32,6 +33,34 @@ LEAVING = 5.0
 
 FAILURE = "failure.txt"
 """Why a run has failed, and where: in its folder until it is run again."""
+
+
+LOGS = "logs"
+"""The folder of what trackers write, in that of the command."""
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Where the training of an experiment is logged.
+
+    :param names: names of trackers.
+    :param out: the folder of the command, in which all its logs are.
+    """
+
+    names: tuple[str, ...]
+    out: Path
+
+    def of(self, job: Job, remark: Callable[[str], None]) -> Trackers:
+        """The trackers of an experiment.
+
+        :param job: the experiment, with its folder.
+        :param remark: is told what fails, in a sentence.
+        """
+        from avalanche_vlm.report.tracking import Trackers
+
+        within = job.folder.relative_to(self.out)
+        about = {"run": job.asked.run_id, "title": str(job), "within": within}
+        return Trackers(self.names, self.out / LOGS, remark=remark, **about)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +73,7 @@ class Job:
     :param kept: result, timing and ledger, if it was finished before.
     :param begun: the protocol of a run that was interrupted, and goes on.
     :param row: name of its row among the others, and of the folder that its seeds share; the recipe by default.
+    :param logs: trackers that its training is logged to.
     """
 
     asked: Experiment
@@ -52,22 +82,24 @@ class Job:
     kept: store.RunEntry | None
     begun: dict[str, Any] | None
     row: str = ""
+    logs: Logs | None = None
 
     def __str__(self) -> str:
         return f"{self.row}, seed {self.asked.seed}" if self.row else str(self.asked)
 
 
-def job_of(asked: Experiment, folder: Path, saving: Saving, row: str = "") -> Job:
+def job_of(asked: Experiment, folder: Path, saving: Saving, row: str = "", logs: Logs | None = None) -> Job:
     """What is to be done for an experiment.
 
     :param asked: what is run.
     :param folder: the folder of its result.
     :param saving: what is saved of its model.
     :param row: name of its row among the others; the recipe by default.
+    :param logs: trackers that its training is logged to; None logs nothing.
     :raises InputError: if the folder holds what is of another request.
     """
     kept = store.finished(folder, asked)
-    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked), row)
+    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked), row, logs)
 
 
 def confirm_all(jobs: Sequence[Job]) -> None:
@@ -132,6 +164,7 @@ def note_failure(job: Job, sentence: str, traceback: str) -> None:
 
 def _executed(job: Job, minutes: float | None, command: Command, progress: Progress) -> store.RunEntry:
     from avalanche_vlm.report import plots
+    from avalanche_vlm.report.tracking import Trackers
     from avalanche_vlm.studies.experiment import run_experiment
     from avalanche_vlm.studies.outcome import percent_rows
     from avalanche_vlm.training.checkpoint.folder import remove_checkpoints
@@ -170,7 +203,10 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
 
     with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
         command.begins()
-        with progress.task(str(job), len(benchmark.task_names)) as advance:
+        with (
+            progress.task(str(job), len(benchmark.task_names)) as advance,
+            Trackers() if job.logs is None else job.logs.of(job, progress.say_once) as trackers,
+        ):
             outcome = run_experiment(
                 benchmark,
                 asked.recipe,
@@ -183,7 +219,10 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
                 on_step=on_step,
                 checkpoint=checkpoint,
                 on_resume=lambda plugin: say_where(progress, job, plugin),
+                metrics=trackers.metrics,
+                loggers=trackers,
             )
+            trackers.finished()
         if job.saving.model:
             _save_model(job, outcome, benchmark, progress)
         total = time.perf_counter() - started + outcome.seconds_before

@@ -9,7 +9,7 @@ from typing import Any
 
 from avalanche_vlm.commands import prepare, several, store
 from avalanche_vlm.commands.durable import Command, locked
-from avalanche_vlm.commands.jobs import FAILURE, Job, confirm_all, draw_plot, execute, job_of, note_failure
+from avalanche_vlm.commands.jobs import FAILURE, Job, Logs, confirm_all, draw_plot, execute, job_of, note_failure
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.published import published_from
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
@@ -41,7 +41,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
     with watched(request.quiet) as progress:
         if sizes := prepare.quick_sizes(request):
             progress.say(sizes)
-        job = job_of(asked, request.out, request.saving)
+        job = job_of(asked, request.out, request.saving, logs=Logs(request.log, request.out))
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
         for told in published_from(request):
@@ -81,7 +81,8 @@ def _compare(
     from avalanche_vlm.report import lettering, plots
 
     out = request.out
-    jobs = [job_of(asked, out / row / f"seed-{asked.seed}", request.saving, row) for row, asked in experiments]
+    logs = Logs(request.log, out)
+    jobs = [job_of(asked, out / row / f"seed-{asked.seed}", request.saving, row, logs) for row, asked in experiments]
     entries: dict[Job, dict[str, Any]] = {}
     failures: dict[str, list[str]] = {}
     expected = True

@@ -30,6 +30,9 @@ _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 _CELL, _LETTER = 0.52, 0.17
 """Side of a heat map's cell and height of a line of text, in inches."""
 
+_CLASSES = 50
+"""Classes that one plot shows at most."""
+
 _PANELS = 12
 """Held-out sets that one plot shows at most."""
 
@@ -74,6 +77,32 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     for axis in grid[:, 0]:
         axis.set_yticks(range(len(steps))[shown], steps[shown])
     figure.colorbar(colours, ax=list(grid.flat), label="score (percent)", shrink=0.9 / down)
+    return set_in_fonts(figure)
+
+
+def confusions(counts: np.ndarray, names: Sequence[str]) -> Plot:
+    """Which classes are taken for which, as shares of the true ones. Of many classes those are shown of which most
+    answers are wrong.
+
+    :param counts: ``[classes, classes]``, true classes down.
+    :param names: names of the classes.
+    """
+    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    shown = np.sort(np.argsort(-wrong, kind="stable")[:_CLASSES])
+    shares = 100 * counts[np.ix_(shown, shown)] / np.maximum(counts[shown].sum(1, keepdims=True), 1)
+    classes = labels([names[of] for of in shown], "class")
+    side, margin = 2 * _LETTER * len(classes) if len(classes) < 10 else 1.2 * _LETTER * len(classes), reach(classes)
+    figure = Plot(figsize=(side + margin + 1.6, side + 0.7 * margin + 1.2), layout="constrained")
+    axis = figure.subplots()
+    colours = ScalarMappable(Normalize(0, 100), "viridis")
+    axis.imshow(colours.to_rgba(shares, bytes=True), aspect="auto", interpolation="nearest")
+    axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(classes)), classes, fontsize=8)
+    axis.set_xlabel("answer")
+    axis.set_ylabel("class")
+    if len(shown) < len(names):
+        axis.set_title(f"the {len(shown)} of {len(names)} classes with most wrong answers", fontsize=9)
+    figure.colorbar(colours, ax=axis, label="percent of the class")
     return set_in_fonts(figure)
 
 

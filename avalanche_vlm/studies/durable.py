@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from avalanche_vlm.errors import VLMWarning
@@ -21,7 +22,7 @@ def made_durable(
     """Have checkpoints know which run they are of.
 
     What decides the run's figures is noted in them, so that no other run goes on from them, and so are the seconds that
-    it has taken; the seconds that it takes to write them are not counted as training.
+    it has taken; the seconds that it takes to write them are not counted as training. Logs are written first.
 
     :param checkpoint: the plugin that writes them, one of the strategy's.
     :param strategy: the strategy, before it trains.
@@ -41,5 +42,13 @@ def made_durable(
         return None
     checkpoint.conditions = json.loads(json.dumps(deciding(protocol)))
     checkpoint.noted = lambda: {"seconds": account.whole.seconds()}
-    checkpoint.writing = account.training.paused
+
+    @contextmanager
+    def writing() -> Iterator[None]:
+        with account.training.paused():
+            for logger in strategy.evaluator.loggers:  # what is logged again goes by what a log has
+                getattr(logger, "flush", lambda: None)()
+            yield
+
+    checkpoint.writing = writing
     return checkpoint

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from avalanche.evaluation import PluginMetric
+from avalanche.logging import BaseLogger
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.context import note_cut_captions
@@ -64,6 +65,7 @@ def run_experiment(
     evaluate: bool = True,
     checkpoint: CheckpointPlugin | None = None,
     on_resume: Callable[[CheckpointPlugin], None] | None = None,
+    loggers: Sequence[BaseLogger] | Callable[[Mapping[str, Any]], Sequence[BaseLogger]] = (),
 ) -> Outcome:
     """Train a stream with a recipe; evaluate before it and after every experience, or as far as ``settings`` say
     (``eval_tasks``, ``eval_every``): figures that need what was not measured are None then.
@@ -90,6 +92,9 @@ def run_experiment(
         <avalanche_vlm.training.checkpoint.plugin.CheckpointPlugin.remove>` removes it. With ``strict=False`` a run that
         no checkpoint could have, because nobody knows what one of its plugins or metrics keeps, runs without any.
     :param on_resume: called with the plugin before an interrupted run goes on.
+    :param loggers: the evaluator's loggers, any of Avalanche's; or a function that makes them, called with the protocol
+        before anything is trained. They change nothing, and one with a method ``flush`` is asked to before a checkpoint
+        is written.
     :raises InputError: for unusable input, such as a task with fewer samples than the recipe needs; what was computed
         before is in the rows already reported. :class:`~avalanche_vlm.errors.NotFinite` for a loss, weights, features
         or logits that are NaN or infinite, naming recipe and experience. Also for a checkpoint of another run, naming
@@ -141,6 +146,7 @@ def run_experiment(
         [ledger.plugin, *plugins, *further, *([] if checkpoint is None else [checkpoint])],
         *(matrix, held_out, classes, *metrics),
         device=device,
+        loggers=loggers(protocol) if callable(loggers) else loggers,
     )
 
     if checkpoint is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from avalanche.evaluation import PluginMetric
+from avalanche.logging import BaseLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
 from avalanche_vlm.models import VLM
@@ -22,9 +23,9 @@ def strategy_of(
     plugins: Sequence[SupervisedPlugin],
     *metrics: PluginMetric,
     device: str | torch.device,
+    loggers: Sequence[BaseLogger] = (),
 ) -> VLMNaive:
-    """What trains a model: AdamW, fused where torch can, the task loss of the stream's kind, and an evaluator without
-    loggers.
+    """What trains a model: AdamW, fused where torch can, the task loss of the stream's kind, and an evaluator.
 
     :param model: the model that is trained in place; gets the templates that stand for its classes in training.
     :param kind: kind of the stream, ``"classes"`` or ``"pairs"``.
@@ -32,12 +33,13 @@ def strategy_of(
     :param plugins: all plugins, in their order.
     :param metrics: the evaluator's metrics.
     :param device: where it trains.
+    :param loggers: the evaluator's loggers.
     """
     with warnings.catch_warnings():
         # Avalanche warns that nothing is logged; what is measured is read from the metrics, or outside the strategy.
         warnings.filterwarnings("ignore", message="No loggers specified")
         # It would keep every value that a metric has told, which on long streams are more than the weights.
-        evaluator = EvaluationPlugin(*metrics, loggers=[], collect_all=False)
+        evaluator = EvaluationPlugin(*metrics, loggers=list(loggers), collect_all=False)
     model.train_templates = settings.train_templates
     weights = list(model.parameters())
     return VLMNaive(

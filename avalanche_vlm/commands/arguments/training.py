@@ -8,6 +8,7 @@ from typing import Any, get_args
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 from avalanche_vlm.commands.arguments import shared, values
+from avalanche_vlm.report.tracking.known import TRACKERS
 from avalanche_vlm.training.settings import EvalTasks
 
 
@@ -40,6 +41,13 @@ def add_training_commands(commands: Any) -> None:
             "and after the last all are (default: all)",
         )
         values.add_number(command, "eval_every")
+        command.add_argument(
+            "--log",
+            type=values.names,
+            default=(),
+            metavar="TRACKER,...",
+            help=f"{', '.join(TRACKERS)}, separated by commas: losses, scores and pictures in DIR/logs (default: none)",
+        )
         command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
     diagnose = commands.add_parser(
         "diagnose",

@@ -40,11 +40,13 @@ class RunRequest(TrainingRequest):
     :param recipe: name of the recipe.
     :param seed: seed of the training, and of the data unless the stream has one of its own.
     :param saving: what is saved of the trained model.
+    :param log: names of the trackers that the training is logged to.
     """
 
     recipe: str = "fine-tune"
     seed: TorchSeed = 0
     saving: Saving = Saving()
+    log: tuple[str, ...] = ()
 
     def recipe_names(self) -> tuple[str, ...]:
         """The one recipe."""
@@ -74,6 +76,7 @@ class CompareRequest(TrainingRequest):
     :param jobs: experiments that are run at once, each in a process of its own; None for as many as the machine has
         processors and memory for, one on CUDA.
     :param variants: combinations of a sweep, each trained with every recipe that it is about; none without a sweep.
+    :param log: names of the trackers that the trainings are logged to.
     """
 
     recipes: tuple[str, ...]
@@ -82,6 +85,7 @@ class CompareRequest(TrainingRequest):
     saving: Saving = Saving(model=False)
     jobs: Annotated[int, within("jobs")] | None = None
     variants: tuple[Variant, ...] = ()
+    log: tuple[str, ...] = ()
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
@@ -153,7 +157,13 @@ def run_request(options: argparse.Namespace) -> RunRequest:
     saving = Saving(model=not options.no_save, base=options.embed_base, tests=shared.kept_tests(options))
     if options.no_save and options.embed_base:
         raise InputError("--embed-base says how the model is saved, and --no-save that it is not: give one of them")
-    return RunRequest(**shared.training(options), recipe=options.recipe, seed=options.seed, saving=saving)
+    return RunRequest(
+        **shared.training(options),
+        recipe=options.recipe,
+        seed=options.seed,
+        saving=saving,
+        log=_once(options.log),
+    )
 
 
 def compare_request(options: argparse.Namespace) -> CompareRequest:
@@ -174,6 +184,7 @@ def compare_request(options: argparse.Namespace) -> CompareRequest:
         seeds=options.seeds,
         saving=saving,
         jobs=options.jobs,
+        log=_once(options.log),
     )
 
 
@@ -215,5 +226,5 @@ def diagnose_request(options: argparse.Namespace) -> DiagnoseRequest:
 
 
 def _once(names: Sequence[str]) -> tuple[str, ...]:
-    # A recipe that is named twice is one experiment.
+    # A recipe that is named twice is one experiment, a tracker one log.
     return tuple(dict.fromkeys(names))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from avalanche.evaluation.metric_results import AlternativeValues, TensorImage
 from avalanche.training.plugins import EvaluationPlugin
+from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.packing import StateDict, is_function, pack, part_of
@@ -33,7 +36,7 @@ def unknown_metrics(evaluator: Any) -> list[str]:
 
 
 def evaluator_state(evaluator: Any) -> StateDict:
-    """Every value that was published, and what the metrics keep that are known.
+    """Every value that was published but for pictures, which come again, and what the metrics keep that are known.
 
     :param evaluator: the strategy's evaluator; one that is not Avalanche's has no state but that of its metrics.
     :return: names to tensors and JSON values.
@@ -42,8 +45,8 @@ def evaluator_state(evaluator: Any) -> StateDict:
     state: StateDict = {}
     if isinstance(evaluator, EvaluationPlugin):
         for name, values in (
-            ("all", dict(evaluator.all_metric_results)),
-            ("last", evaluator.last_metric_results),
+            ("all", {n: of for n, of in evaluator.all_metric_results.items() if not _is_picture(of[1][-1])}),
+            ("last", {n: of for n, of in evaluator.last_metric_results.items() if not _is_picture(of)}),
             ("active", evaluator.active),
         ):
             state |= _packed(name, values, "a metric has published")
@@ -120,6 +123,10 @@ def _taken(now: Any, found: Any) -> Any:
     if type(now) in (list, tuple) and len(now) == len(found):
         return type(now)(map(_taken, now, found))
     return found
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, AlternativeValues | TensorImage | Image | Figure)
 
 
 def _is_theirs(value: Any) -> bool:

@@ -1,0 +1,145 @@
+"""What a log shows of a training: in Avalanche's own strategies and in ours, and beside what is computed otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metric_results import TensorImage
+from avalanche.logging import BaseLogger
+from avalanche.training import Naive
+from avalanche.training.plugins import EvaluationPlugin
+from matplotlib.figure import Figure
+from mini import mini
+from PIL.Image import Image
+from torch.utils.data import DataLoader
+
+from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.evaluation import PerformanceMatrix, survey_metrics
+from avalanche_vlm.evaluation.tracked import OF_STEPS, Confusions, SurveyCurves, TrainingCurves
+from avalanche_vlm.report.plots import confusions
+from avalanche_vlm.training import VLMNaive
+from avalanche_vlm.training.checkpoint.metrics import evaluator_state, load_evaluator_state
+
+SIZES = {"n_train": 32, "n_test": 12, "n_held_out": 8, "n_reference": 8}
+
+
+class Kept(BaseLogger):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def log_single_metric(self, name, value, x_plot):
+        self.told.append((name, x_plot, value))
+
+    def of(self, name):
+        return {x: value for of, x, value in self.told if of == name}
+
+
+class ByHand(SupervisedPlugin):
+    """Loss, rate and norm of every step, as they are just before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def before_update(self, strategy, **kwargs):
+        squares = [float((p.grad.double() ** 2).sum()) for p in strategy.model.parameters() if p.grad is not None]
+        rate = strategy.optimizer.param_groups[0]["lr"] = 0.01 / (1 + len(self.steps))
+        self.steps.append((float(strategy.loss), rate, sum(squares) ** 0.5))
+
+
+@pytest.fixture(params=[Naive, VLMNaive], ids=["stock", "ours"])
+def trained(request):
+    stream = picturebook.mtil_like(order=["sketches", "night"], **SIZES)
+    model = mini().set_label_space(stream.label_space)
+    by_hand, kept, matrix = ByHand(), Kept(), PerformanceMatrix()
+    strategy = request.param(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        criterion=torch.nn.CrossEntropyLoss(),
+        train_mb_size=8,
+        plugins=[by_hand],
+        evaluator=EvaluationPlugin(
+            matrix, TrainingCurves(), SurveyCurves(), Confusions(confusions), loggers=kept, collect_all=False
+        ),
+    )
+    strategy.eval(stream.test_stream)
+    for experience in stream.train_stream:
+        strategy.train(experience)
+        strategy.eval(stream.test_stream)
+    return strategy, stream, by_hand, kept, matrix
+
+
+def test_every_step_has_its_loss_rate_and_norm_and_every_row_its_figures_and_confusions(trained):
+    strategy, stream, by_hand, kept, matrix = trained
+    assert len(by_hand.steps) == 8
+    for column, name in enumerate(OF_STEPS):
+        found = kept.of(name)
+        assert list(found) == list(range(1, 9))
+        assert list(found.values()) == pytest.approx([step[column] for step in by_hand.steps], rel=1e-5)
+    rows = matrix.rows()
+    last = {name: kept.of(f"Survey/test/{name}").get(2) for name in ("last", "avg", "transfer", "forget", "bwt", "zsd")}
+    assert last == survey_metrics(rows[1:], rows[0])
+    assert kept.of("Survey/test/mean") == {row: pytest.approx(rows[row].mean()) for row in range(3)}
+    assert kept.of("Survey/test/last")[1] == rows[1, 0] and 0 not in kept.of("Survey/test/last")
+    drawn = kept.of("Confusions/test")
+    assert list(drawn) == [0, 1, 2]
+    answers = np.zeros((len(stream.label_space), len(stream.label_space)), dtype=int)
+    model = strategy.model.eval()
+    for experience in stream.test_stream:
+        model.adaptation(experience)
+        x, y, t = next(iter(DataLoader(experience.dataset.eval(), batch_size=99)))
+        with torch.no_grad():
+            np.add.at(answers, (y.numpy(), model(x, t).argmax(1).numpy()), 1)
+    names = stream.label_space.class_names
+    found = {
+        (true, given): number
+        for true, row in zip(drawn[2].names, drawn[2].counts.tolist(), strict=True)
+        for given, number in zip(drawn[2].names, row, strict=True)
+        if number
+    }
+    assert found == {(names[i], names[j]): answers[i, j] for i, j in np.argwhere(answers)}
+    assert sum(found.values()) == 24
+
+
+def test_pictures_are_drawn_for_those_who_take_them(trained):
+    *_, kept, _ = trained
+    drawn = kept.of("Confusions/test")[2]
+    assert torch.equal(drawn.best_supported_value(torch.Tensor, float), torch.from_numpy(drawn.counts))
+    assert "plot" not in vars(drawn)
+    plot = drawn.best_supported_value(Image, torch.Tensor, TensorImage, Figure, float, int)
+    assert [text.get_text() for text in plot.axes[0].get_yticklabels()] == drawn.names
+    assert Confusions()._draw is None
+
+
+def test_a_state_without_a_log_and_one_with_it_go_on_either_way(trained):
+    strategy, *_ = trained
+    evaluator = strategy.evaluator
+    with_log = evaluator_state(evaluator)
+    assert not any("Confusions" in name for name in with_log["last"]) and "Train/loss" in with_log["last"]
+    without = EvaluationPlugin(PerformanceMatrix(), loggers=[Kept()], collect_all=False)
+    load_evaluator_state(without, with_log)
+    again = EvaluationPlugin(
+        PerformanceMatrix(), TrainingCurves(), SurveyCurves(), Confusions(), loggers=[Kept()], collect_all=False
+    )
+    load_evaluator_state(again, evaluator_state(without))
+    assert np.array_equal(again.metrics[0].rows(), evaluator.metrics[0].rows())
+    again.metrics[3].before_eval(strategy)
+    assert again.metrics[3].row == 2  # by the strategy's clock: no state has said it
+
+
+def test_of_many_classes_those_with_most_wrong_answers_are_drawn():
+    counts = np.diag(np.full(60, 5))
+    counts[57, 3], counts[3, 57] = 9, 2
+    plot = confusions(counts, [f"class {i}" for i in range(60)])
+    shown = [text.get_text() for text in plot.axes[0].get_yticklabels()]
+    assert (
+        len(shown) == 50
+        and {"class 57", "class 3"} <= set(shown)
+        and shown == sorted(shown, key=lambda name: int(name.split()[1]))
+    )
+    assert plot.axes[0].get_title() == "the 50 of 60 classes with most wrong answers"
