@@ -201,12 +201,13 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         keep = partial(store.write_partial, folder, asked, step, percent_rows(matrix))  # which ``report`` reads
         write_or_remark(keep, progress.say_once)
 
-    with command.training(folder / store.CHECKPOINTS, minutes) as checkpoint:
+    with (
+        command.training(folder / store.CHECKPOINTS, minutes) as checkpoint,
+        # closed when the result is written: a server that is slow to take the rest keeps nobody from it
+        Trackers() if job.logs is None else job.logs.of(job, progress.say_once) as trackers,
+    ):
         command.begins()
-        with (
-            progress.task(str(job), len(benchmark.task_names)) as advance,
-            Trackers() if job.logs is None else job.logs.of(job, progress.say_once) as trackers,
-        ):
+        with progress.task(str(job), len(benchmark.task_names)) as advance:
             outcome = run_experiment(
                 benchmark,
                 asked.recipe,
@@ -222,7 +223,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
                 metrics=trackers.metrics,
                 loggers=trackers,
             )
-            trackers.finished()
+        trackers.finished()
         if job.saving.model:
             _save_model(job, outcome, benchmark, progress)
         total = time.perf_counter() - started + outcome.seconds_before

@@ -142,7 +142,7 @@ def figures_so_far(rows: np.ndarray) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-Draws = Callable[[np.ndarray, Sequence[str]], Plot]
+ConfusionPlot = Callable[[np.ndarray, Sequence[str]], Plot]
 """Draws how often what is taken for what, of counts ``[classes, classes]`` (true ones down) and the classes' names."""
 
 
@@ -157,7 +157,7 @@ class Confusions(TrackedMetric):
 
     states: ClassVar[Mapping[str, Declared]] = {"_answers": TRANSIENT, "_counts": TRANSIENT}
 
-    def __init__(self, draw: Draws | None = None) -> None:
+    def __init__(self, draw: ConfusionPlot | None = None) -> None:
         super().__init__()
         self._draw = draw
         self._answers: list[torch.Tensor] = []
@@ -206,7 +206,7 @@ class DrawnCounts(AlternativeValues):
     :param draw: draws the counts; None has no plot.
     """
 
-    def __init__(self, counts: np.ndarray, names: Sequence[str], draw: Draws | None = None) -> None:
+    def __init__(self, counts: np.ndarray, names: Sequence[str], draw: ConfusionPlot | None = None) -> None:
         super().__init__(torch.from_numpy(counts))
         self.counts, self.names, self._drawing = counts, names, draw
 

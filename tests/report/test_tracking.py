@@ -244,6 +244,7 @@ def test_wandb_gets_values_of_a_step_together_on_their_own_axis(tmp_path, wandb)
     assert (options["id"], options["name"], options["project"]) == ("ab12", "lora, seed 3", "avalanche-vlm")
     assert (options["mode"], options["resume"], options["reinit"]) == ("offline", "allow", "create_new")
     assert {"recipe:lora", "seed:3", "run:ab12"} <= set(options["tags"]) and options["config"]["train.lr"] == 0.1
+    assert 0 < options["settings"].finish_timeout < 300 and options["settings"].finish_timeout_raises
     assert ("*", {"step_metric": "x_plot"}) in run.axes
     assert run.told == [
         {"Train/loss": 0.5, "Train/learning_rate": 0.1, "x_plot": 500},

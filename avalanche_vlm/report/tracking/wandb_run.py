@@ -29,6 +29,8 @@ AT = "x_plot"
 """The axis of all metrics: the step that each has of its own, as Avalanche calls it."""
 PATIENCE = 20.0
 """Seconds to wait for the server at first."""
+UPLOAD = 60.0
+"""Seconds to wait at the end for what it has not taken yet, and what stays on the disk for ``wandb sync``."""
 _QUIET = {"silent": True, "console": "off", "disable_git": True, "save_code": False, "disable_code": True}
 
 
@@ -73,7 +75,8 @@ class WandBTracker(GoesOn, WandBLogger):
         self.run.define_metric("*", step_metric=AT)
 
     def _begun(self, mode: str) -> Any:
-        settings = self.wandb.Settings(**_QUIET, init_timeout=PATIENCE)
+        waiting = {"init_timeout": PATIENCE, "finish_timeout": UPLOAD, "finish_timeout_raises": True}
+        settings = self.wandb.Settings(**_QUIET, **waiting)
         return self.wandb.init(**self.init_kwargs, mode=mode, resume="allow", reinit="create_new", settings=settings)
 
     def after_training_exp(self, *args: Any, **kwargs: Any) -> None:
