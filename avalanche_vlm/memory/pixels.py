@@ -171,6 +171,17 @@ def _spooled(parts: Iterable[np.ndarray], folder: Path) -> torch.Tensor:
         raise InputError(f"cannot copy the exemplars in {folder}: {error.strerror or error}") from error
 
 
+def _promised(slots: int, size: int) -> np.ndarray:
+    """Slots in memory, as many as the system promises: it may promise no process all the memory that there is."""
+    while True:
+        try:
+            return np.empty((slots, size), dtype=np.uint8)
+        except MemoryError:
+            if slots == 1:
+                raise
+            slots //= 2
+
+
 class _Raw:
     """Fixed slots in one array, or in one memory-mapped file whose pages are given back after every use.
 
@@ -191,7 +202,7 @@ class _Raw:
         self._file: IO[bytes] | None = None
         self._allocated = 0  # slots whose bytes the disk has
         if self._folder is None:
-            self._rows = np.empty((self._there(capacity, memory()), self._size), dtype=np.uint8)
+            self._rows = _promised(self._there(capacity, memory()), self._size)
             return
         try:
             capacity = self._there(capacity, shutil.disk_usage(self._folder).total)

@@ -241,6 +241,22 @@ def test_a_budget_beyond_what_there_is_counts_as_what_there_is(tmp_path, folder)
     assert len(memory) == 3
 
 
+def test_memory_that_the_system_does_not_promise_is_asked_for_by_halves(monkeypatch):
+    real, asked = np.empty, []
+
+    def empty(shape, **options):
+        asked.append(shape[0])
+        if shape[0] > 100:
+            raise MemoryError
+        return real(shape, **options)
+
+    monkeypatch.setattr(pixels, "memory", lambda: 1000 * 192)
+    monkeypatch.setattr(pixels.np, "empty", empty)
+    memory = ExemplarMemory(2**40)
+    memory.add(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2]), torch.zeros(3))
+    assert len(memory) == 3 and asked[:5] == [1000, 500, 250, 125, 62]
+
+
 def test_more_exemplars_than_there_is_room_for_are_a_sentence(monkeypatch):
     monkeypatch.setattr(pixels, "memory", lambda: 1000)
     memory = ExemplarMemory(2**40)
