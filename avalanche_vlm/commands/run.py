@@ -10,6 +10,7 @@ from typing import Any
 from avalanche_vlm.commands import prepare, several, store
 from avalanche_vlm.commands.durable import Command, locked
 from avalanche_vlm.commands.jobs import FAILURE, Job, Logs, confirm_all, draw_plot, execute, job_of, note_failure
+from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.published import published_from
 from avalanche_vlm.commands.requests import CompareRequest, Experiment, RunRequest
@@ -36,7 +37,7 @@ def run(request: RunRequest) -> int:
 
 
 def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
-    from avalanche_vlm.report import aside_table, lettering, plots, table
+    from avalanche_vlm.report import aside_table, lettering, table
 
     with watched(request.quiet) as progress:
         if sizes := prepare.quick_sizes(request):
@@ -54,7 +55,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
     table.print_matrix(entry["result"])
     aside_table.print_held_out(entry["result"])
     _report(request.out, [entry])
-    draw_plot(request.out / "held_out.png", partial(plots.held_out_curves, [entry["result"]]), progress)
+    _draw_held_out(request.out, [entry["result"]], progress)
     return 0
 
 
@@ -115,7 +116,7 @@ def _compare(
         _report(out, ordered)
         results = [entry["result"] for entry in ordered]
         draw_plot(out / "metrics.png", partial(plots.metric_bars, results), progress)
-        draw_plot(out / "held_out.png", partial(plots.held_out_curves, results), progress)
+        _draw_held_out(out, results, progress)
         draw_plot(out / "matrices.png", partial(plots.matrices, results), progress)
     for sentence, failed in failures.items():
         tell(f"avalanche-vlm: {'; '.join(failed)}: {sentence}", errors=True)
@@ -151,6 +152,14 @@ def _report(out: Path, entries: list[dict[str, Any]]) -> None:
     for sentence in (*remarks(results), *not_measured(results), *published_beside(results).sentences):
         tell(sentence)
     tell(f"written to {out}")
+
+
+def _draw_held_out(out: Path, results: Sequence[Mapping[str, Any]], progress: Progress) -> None:
+    """The plot of held-out sets, where there are some."""
+    from avalanche_vlm.report import plots
+
+    if any(result["held_out"] for result in results):
+        draw_plot(out / "held_out.png", partial(plots.held_out_curves, results), progress)
 
 
 def _write_table(out: Path, entries: list[dict[str, Any]]) -> None:

@@ -68,9 +68,10 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
     data.add_argument(
         "--order", type=values.names, metavar="A,B,C", help="names of the tasks, in the order of the stream"
     )
-    data.add_argument("--template", action="append", metavar="TEXT", help="prompt with {} for the class, repeatable")
-    data.add_argument("--reference", metavar="TABLE", help="image and caption pairs to distil on, for --data")
-    data.add_argument("--generator", metavar="MODEL", help="text-to-image model that draws synthetic pairs, for --data")
+    data.add_argument("--template", action="append", metavar="TEXT", help="prompt of --data with {}, repeatable")
+    bare = "where the stream brings none: --data and published benchmarks"
+    data.add_argument("--reference", metavar="TABLE", help=f"image and caption pairs to distil on, {bare}")
+    data.add_argument("--generator", metavar="MODEL", help=f"text-to-image model that draws pairs, {bare}")
     values.add_number(data, "data_seed", unset=seed)
     for size in ("n_train", "n_test", "n_held_out", "n_reference", "shots"):
         values.add_number(data, size)

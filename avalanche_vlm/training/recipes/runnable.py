@@ -9,7 +9,7 @@ from typing import Any
 from avalanche_vlm.benchmarks.label_space import StreamKind
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.plugins.base import classes_needed
-from avalanche_vlm.training.recipes.declaration import Published, Recipe
+from avalanche_vlm.training.recipes.declaration import Published, Recipe, Unpublished
 from avalanche_vlm.training.recipes.facts import WHOLE_TOWERS
 from avalanche_vlm.training.recipes.registry import get_recipe
 from avalanche_vlm.training.settings import TrainSettings
@@ -66,9 +66,10 @@ def published_for(recipe: str, benchmark: str) -> tuple[dict[str, Any], dict[str
     found = next((entry for entry in entries if benchmark in entry.at), None)
     if found is None:
         known = ", ".join(dict.fromkeys(name for entry in entries for name in entry.at)) or "none"
-        raise InputError(
-            f"recipe {recipe} has no published settings for {benchmark} that are kept by its name (for these: {known})"
-        )
+        why = [of.reason for of in get_recipe(recipe).training if isinstance(of, Unpublished)]
+        why += [f"others were published for {of.benchmark} ({of.optimizer})" for of in entries if not of.at]
+        lacks = f"no published settings for {benchmark} that are kept by its name (for these: {known})"
+        raise InputError("; ".join([f"recipe {recipe} has {lacks}", *why]))
     batch_size = found.batch_size or TrainSettings().batch_size
     rate = found.rate(batch_size)
     if rate is None or found.schedule != "cosine":
