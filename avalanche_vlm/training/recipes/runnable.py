@@ -67,7 +67,8 @@ def published_for(recipe: str, benchmark: str) -> tuple[dict[str, Any], dict[str
     if found is None:
         known = ", ".join(dict.fromkeys(name for entry in entries for name in entry.at)) or "none"
         why = [of.reason for of in get_recipe(recipe).training if isinstance(of, Unpublished)]
-        why += [f"others were published for {of.benchmark} ({of.optimizer})" for of in entries if not of.at]
+        if others := [f"{of.benchmark} ({of.optimizer})" for of in entries if not of.at]:
+            why.append(f"others were published for {', '.join(others)}")
         lacks = f"no published settings for {benchmark} that are kept by its name (for these: {known})"
         raise InputError("; ".join([f"recipe {recipe} has {lacks}", *why]))
     batch_size = found.batch_size or TrainSettings().batch_size

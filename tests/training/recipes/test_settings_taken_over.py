@@ -45,7 +45,7 @@ def test_all_that_is_kept_by_a_benchmarks_name_can_be_run(name):
             r"recipe lora has no published settings for mtil that are kept by its name \(for these: none\); our comp",
         ),
         ("zero-shot", "cifar100", r"recipe zero-shot has no .* \(for these: none\); nothing is trained$"),
-        ("l2p", "cifar100", r"recipe l2p has no .* none\); others were published for split CIFAR100 \(Adam\); oth"),
+        ("l2p", "cifar100", r"recipe l2p has no .* none\); others were published for split CIFAR100 \(Adam\), 5-d"),
         ("zscl", "xtail", r"recipe zscl has no published settings for xtail .* \(for these: mtil, imagenet1k\)"),
     ],
 )
