@@ -1,4 +1,4 @@
-"""Write what README, the pages of this folder and the catalogue say of recipes and benchmarks, from their declarations.
+"""Write what the pages of this folder and the catalogue say of recipes and benchmarks, from their declarations.
 
 ``python docs/generate.py`` writes; with ``--check`` it names the files that are stale and exits with 1. A block stands
 between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
@@ -26,7 +26,6 @@ from avalanche_vlm.training.recipes import AdamW, Published, Tuned, Unpublished
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
-    "README.md": ("recipes",),
     "docs/recipes.md": ("recipes", "image towers", "options", "published settings", "rates on new data", "picturebook"),
     "docs/benchmarks.md": ("benchmarks", "layouts"),
     "docs/numbers.md": ("numbers",),

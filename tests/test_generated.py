@@ -25,15 +25,15 @@ def test_what_is_generated_is_fresh():
 
 
 def test_a_stale_cell_is_noticed(generate):
-    page = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/recipes.md").read_text()
     changed = page.replace("the task loss and nothing else", "the task loss")
-    assert changed != page and generate["filled"](changed, ["recipes"], "README.md") == page
+    assert changed != page and generate["filled"](changed, ["recipes"], "docs/recipes.md") == page
 
 
 def test_a_missing_block_is_named(generate):
-    page = (ROOT / "README.md").read_text().replace("<!-- generated: recipes -->", "")
-    with pytest.raises(SystemExit, match=r"README\.md has no block <!-- generated: recipes -->"):
-        generate["filled"](page, ["recipes"], "README.md")
+    page = (ROOT / "docs/recipes.md").read_text().replace("<!-- generated: recipes -->", "")
+    with pytest.raises(SystemExit, match=r"docs/recipes\.md has no block <!-- generated: recipes -->"):
+        generate["filled"](page, ["recipes"], "docs/recipes.md")
 
 
 def test_every_recipe_is_in_every_table_that_is_about_it(generate):

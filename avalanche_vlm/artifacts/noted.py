@@ -26,7 +26,7 @@ def save_noted(
     current: bool = True,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Save a model with the recipes that were built on it, see :meth:`avalanche_vlm.models.VLM.save`.
+    """Save a model with the recipes that were built on it, see :meth:`~avalanche_vlm.models.keeping.Keeping.save`.
 
     :param folder: gets ``versions/v1`` and so on, and ``model``, a link to the newest.
     :param model: any model, trained or not.

@@ -12,9 +12,9 @@ from avalanche_vlm._lazy import attach
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks import picturebook
     from avalanche_vlm.benchmarks.converted import from_avalanche
+    from avalanche_vlm.benchmarks.declaration import Benchmark
     from avalanche_vlm.benchmarks.image_text import ImageText
     from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
-    from avalanche_vlm.benchmarks.registry import Benchmark
     from avalanche_vlm.benchmarks.registry import benchmark_names as list
     from avalanche_vlm.benchmarks.registry import create_benchmark as create
     from avalanche_vlm.benchmarks.registry import describe_benchmark as describe

@@ -50,7 +50,7 @@ class SpaceRecord(TypedDict):
 class PromptTemplates:
     """Sentences with a ``{}`` for the class name. Several templates make an ensemble.
 
-    As with :meth:`str.format`, ``{0}`` and one name of the user's, such as ``{label}``, stand for the same; they are
+    As with ``str.format``, ``{0}`` and one name of the user's, such as ``{label}``, stand for the same; they are
     kept as ``{}``.
 
     :param name: name of this set in results.
@@ -77,7 +77,7 @@ class PromptTemplates:
 
 
 def _with_plain_braces(template: str, name: str) -> str:
-    """A template with ``{}`` where the class name goes, whatever a user of :meth:`str.format` calls it."""
+    """A template with ``{}`` where the class name goes, whatever a user of ``str.format`` calls it."""
     said = f"prompt template {template!r} of {name!r}"
     if "{{" in template or "}}" in template:
         raise InputError(f"{said} has doubled braces: a class name goes where {{}} stands, and there are no others")
@@ -118,7 +118,7 @@ PHOTO = PromptTemplates("photo", ("a photo of a {}.",))
 class LabelSpace:
     """The classes of a benchmark, the tasks they belong to, and which of them compete at prediction.
 
-    Class ids index :attr:`class_names` and are the ``y`` of the benchmark's data sets; logits have one column per
+    Class ids index ``class_names`` and are the ``y`` of the benchmark's data sets; logits have one column per
     class, and the columns of classes that are not visible are masked.
 
     ``visible`` is the protocol: ``"task"``, the classes of the sample's own task (the task label says which: MTIL);

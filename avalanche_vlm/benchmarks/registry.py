@@ -63,7 +63,7 @@ def register_benchmark(
     :param name: the benchmark's name, as users write it.
     :param kind: ``"classes"`` or ``"pairs"``.
     :param summary: what the stream is, in a phrase.
-    :param facts: further fields of :class:`Benchmark`.
+    :param facts: further fields of :class:`~avalanche_vlm.benchmarks.declaration.Benchmark`.
     :return: a decorator that leaves the function as it is.
     :raises InputError: if the name is taken, or a fact is none.
     """

@@ -118,7 +118,7 @@ def describe_transform(transform: Callable[..., Any]) -> str:
 
 
 class PairTransform:
-    """Turns a raw ``(image, caption)`` into an :class:`ImageText` sample.
+    """Turns a raw ``(image, caption)`` into an :class:`~avalanche_vlm.benchmarks.ImageText` sample.
 
     :param image: the image transform.
     :param tokenizer: a text to tokens ``[1, L]``; captions are tokenised once and kept.
@@ -147,7 +147,8 @@ class HeldOutSet:
     """Something that no task trains, measured after every experience.
 
     :param name: column name in results.
-    :param dataset: pairs for retrieval (samples :class:`ImageText`), or class-labelled images.
+    :param dataset: pairs for retrieval (samples :class:`~avalanche_vlm.benchmarks.ImageText`), or class-labelled
+        images.
     :param label_space: the classes, for class-labelled images; None for retrieval.
     """
 

@@ -22,7 +22,7 @@ class VLMMetric(PluginMetric[Any], Stateful):
     **A metric of your own** derives from this class, declares what it measures in :attr:`figures`, and gives the values
     in :meth:`values`. Passed to ``run_experiment(metrics=[...])`` the figures stand in ``result.json`` (their values
     under ``metrics``, their declarations under ``figures``), in the table, in ``results.csv``, in ``summary.json`` and
-    in the report. Its accumulators over samples are :mod:`torchmetrics` metrics, whose states say how they reduce over
+    in the report. Its accumulators over samples are ``torchmetrics`` metrics, whose states say how they reduce over
     processes; its other state is declared in ``states`` (:class:`~avalanche_vlm.memory.state.Stateful`).
     """
 

@@ -17,7 +17,9 @@ import torch
 from avalanche_vlm.errors import InputError
 
 DensityKind = Literal["prototype", "diagonal", "full", "gmm", "kmeans"]
+"""What is kept of a class: a mean, a Gaussian with a diagonal or a full covariance, several Gaussians, or centres."""
 DensityPrecision = Literal["int8", "fp16", "fp32"]
+"""How its numbers are kept."""
 
 FLOOR = 1e-6
 """Smallest variance, as scikit-learn's mixtures have it: a class of one sample has a density too."""

@@ -163,7 +163,7 @@ class StoredExemplars(Memory):
 
     @classmethod
     def load(cls, folder: str | Path, keep_in: str | Path | None = None) -> Self:
-        """Read what :meth:`save` wrote; the same draws follow. Nothing in the files is executed.
+        """Read what ``save`` wrote; the same draws follow. Nothing in the files is executed.
 
         :param folder: where it was written.
         :param keep_in: folder to keep the pictures in from now on; None for RAM.

@@ -19,6 +19,7 @@ from avalanche_vlm.models.pictures import Pictures, named_batches
 from avalanche_vlm.models.vlm import VLM
 
 Templates = str | Sequence[str] | PromptTemplates
+"""One prompt with ``{}`` in the place of the class, several, or templates that were made of them."""
 
 
 def predict(
@@ -30,7 +31,7 @@ def predict(
     templates: Templates | None = None,
     batch_size: int = 64,
 ) -> list[Prediction]:
-    """The most probable classes of each image, see :meth:`~avalanche_vlm.models.VLM.predict`.
+    """The most probable classes of each image, see :meth:`~avalanche_vlm.models.answering.Answering.predict`.
 
     :param model: the model, of which nothing changes.
     :param images: a path, a PIL image, an array, a list of these, or a batch ``[B, 3, H, W]`` under the model's

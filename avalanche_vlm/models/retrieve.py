@@ -21,7 +21,7 @@ _TEXTS = 256
 def retrieve(
     model: VLM, images: Pictures, queries: str | Sequence[str], top_k: int = 10, *, batch_size: int = 64
 ) -> list[list[Match]]:
-    """The images that are most similar to each text, see :meth:`~avalanche_vlm.models.VLM.retrieve`.
+    """The images that are most similar to each text, see :meth:`~avalanche_vlm.models.answering.Answering.retrieve`.
 
     :param model: the model, of which nothing changes.
     :param images: a path, a PIL image, an array, a list of these, or a batch ``[B, 3, H, W]`` under the model's

@@ -74,9 +74,10 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         """Who has taken which of the places that :meth:`install` fills."""
         self.class_head: nn.Module | None = None
         """What a method puts in the place of the zero-shot head at prediction: called as ``class_head(features,
-        logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``, :data:`MASKED` for
-        classes that do not compete, it returns logits of the same kind. One whose attribute ``trains`` is true answers
-        in training as well, and the task loss is on what it says."""
+        logits)`` with unit-length features ``[B, D]`` and the zero-shot logits ``[B, classes]``,
+        :data:`~avalanche_vlm.models.competing.MASKED` for classes that do not compete, it returns logits of the same
+        kind. One whose attribute ``trains`` is true answers in training as well, and the task loss is on what it
+        says."""
         self.auxiliary = nn.ModuleDict()
         """Modules that losses train along with the model and that prediction does not use, by name. Whoever installs
         one before Avalanche adapts the optimizer gets its parameters into it; teachers have none of them."""
@@ -85,7 +86,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         self.text_head = TextHead()
         self.competing = CompetingClasses()
         self.train_templates: TrainTemplates = "all"
-        """Which prompts stand for a class while :attr:`competing` is in training; at test all do."""
+        """Which prompts stand for a class while ``competing`` is in training; at test all do."""
 
     # Slots -----------------------------------------------------------------------------------------------------------
 
@@ -137,8 +138,8 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         :param task_labels: int or ``[B]``: :class:`~avalanche_vlm.models.competing.CompetingClasses` says which classes
             compete for a sample of a task. Left out, those do that the label space says, all of them under ``"task"``,
             and in training those met so far. None is Avalanche's way to ask for every known task's logits, as a dict.
-        :return: ``[B, classes]`` with :data:`MASKED` for invisible classes; ``[B, B]`` for pairs. A batch of no images
-            has no logits ``[0, classes]``, and no tower sees it.
+        :return: ``[B, classes]`` with :data:`~avalanche_vlm.models.competing.MASKED` for invisible classes; ``[B, B]``
+            for pairs. A batch of no images has no logits ``[0, classes]``, and no tower sees it.
         :raises InputError: if images come before a label space is set.
         """
         if isinstance(x, ImageText):

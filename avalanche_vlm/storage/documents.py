@@ -29,12 +29,17 @@ DIGITS = "^[0-9a-f]{64}$"
 """What a SHA-256 looks like."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number that is one."""
 NotBelowZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Amounts."""
 NotNegativeInt = Annotated[int, Field(ge=0)]
+"""Counts."""
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+"""Shares of a hundred."""
 Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 """Differences of percentages."""
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""Shares of one."""
 LONGEST_NAME = 1 << 16
 """Characters of a name or sentence, at most."""
 

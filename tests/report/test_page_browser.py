@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 
+import browsers
 import numpy as np
 import page_files as files
 import pytest
+from browsers import WAIT
 
 from avalanche_vlm.report import page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-WAIT = 120_000
-"""Milliseconds: on a busy machine a browser needs its time."""
 LONG = "a task whose name is much longer than what fits above one column of a heat map"
 
 
@@ -23,17 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright, which drives a browser, is not installed"
-    )
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        found = next(filter(None, map(shutil.which, BROWSERS)), None) or (own if Path(own).exists() else None)
-        if found is None:
-            pytest.skip("no Chromium or Chrome is installed")
-        running = driver.chromium.launch(executable_path=found, timeout=WAIT)
-        yield running
-        running.close()
+    yield from browsers.launched()
 
 
 @pytest.fixture(scope="module")

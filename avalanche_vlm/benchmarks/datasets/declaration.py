@@ -26,7 +26,7 @@ PHOTO = ("a photo of a {}.",)
 
 
 TOGETHER = "all parts"
-"""What :attr:`DataSet.sizes` calls all parts together."""
+"""What ``DataSet.sizes`` calls all parts together."""
 
 
 @cache

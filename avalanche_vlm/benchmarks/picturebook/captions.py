@@ -19,7 +19,9 @@ from avalanche_vlm.benchmarks.picturebook.scenes import (
 )
 
 INTROS = ("", "a picture of", "there is")
+"""How a caption may begin."""
 ATTRIBUTES = ("object", "colour", "ground", "pattern", "size", "position")
+"""What a caption may mention."""
 
 
 def caption(

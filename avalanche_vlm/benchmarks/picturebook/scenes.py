@@ -45,6 +45,7 @@ NAMES = {
     "size": SIZES,
     "position": POSITIONS,
 }
+"""The values of every attribute."""
 
 _FIRST_GLYPH = len(SHAPES)
 _HELD_OUT_ONE_IN = 10

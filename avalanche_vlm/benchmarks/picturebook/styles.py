@@ -86,3 +86,4 @@ def negative(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 STYLES: dict[str, Style] = {f.__name__: f for f in (clean, sketch, night, fabric, graffiti, faded, mosaic, negative)}
+"""All styles by their names."""

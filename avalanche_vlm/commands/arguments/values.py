@@ -1,6 +1,6 @@
 """Single words of the command line: what a number, a seed or a list of names may be.
 
-Each function takes the word as it was written and gives its value, as :mod:`argparse` asks of a type.
+Each function takes the word as it was written and gives its value, as ``argparse`` asks of a type.
 """
 
 from __future__ import annotations

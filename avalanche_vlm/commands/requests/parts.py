@@ -27,6 +27,7 @@ def within(name: str) -> Any:
 
 
 TorchSeed = Annotated[int, within("seed")]
+"""A seed that torch takes."""
 
 
 class Part(BaseModel):

@@ -120,6 +120,7 @@ _IMAGE = {
 }
 
 TopK = Annotated[int, Query(ge=1, le=MOST_ANSWERS, description="answers at most")]
+"""How many answers a request may ask for."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=LABEL_LENGTH)]
 Labels = Annotated[
     list[Label],
@@ -130,6 +131,7 @@ Labels = Annotated[
     ),
 ]
 Text = Annotated[str, Query(min_length=1, max_length=TEXT_LENGTH, description="text to search images for")]
+"""A text of a request."""
 
 
 def application(serving: Serving, every: float = EVERY) -> FastAPI:

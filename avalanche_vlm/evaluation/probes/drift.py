@@ -58,21 +58,21 @@ class DriftProbe(VLMMetric):
     are compared with; every trained experience adds a row, when the strategy's plugins have ended it. All figures are
     of the model as it predicts, in eval mode; training goes on as if nobody had looked.
 
-    ==================  =========================================================  ===========  ====================
-    curve               what it is                                                 range        falls or rises
-    ==================  =========================================================  ===========  ====================
-    paired cosine       mean cosine of an image and its text                       [-1, 1]      falls with drift
-    hit@1               mean of both directions' hit@1                             [0, 1]       falls
-    modality gap        distance of the two modalities' means                      [0, 2]       either
-    image CKA           debiased linear CKA with row 0                             about [0, 1] falls
-    text CKA            debiased linear CKA with row 0                             about [0, 1] falls
-    RSA                 Spearman of the image-text similarities with row 0         [-1, 1]      falls
-    image RSA           Spearman of the image-image similarities with row 0        [-1, 1]      falls
-    text RSA            Spearman of the text-text similarities with row 0          [-1, 1]      falls
-    alignment           mean squared distance of a pair                            [0, 4]       rises
-    uniformity image    log of the mean Gaussian kernel                            [-8, 0]      rises with collapse
-    uniformity text     log of the mean Gaussian kernel, every text once           [-8, 0]      rises with collapse
-    ==================  =========================================================  ===========  ====================
+    ==================  =========================================================  ============  ====================
+    curve               what it is                                                 range         falls or rises
+    ==================  =========================================================  ============  ====================
+    paired cosine       mean cosine of an image and its text                       [-1, 1]       falls with drift
+    hit@1               mean of both directions' hit@1                             [0, 1]        falls
+    modality gap        distance of the two modalities' means                      [0, 2]        either
+    image CKA           debiased linear CKA with row 0                             about [0, 1]  falls
+    text CKA            debiased linear CKA with row 0                             about [0, 1]  falls
+    RSA                 Spearman of the image-text similarities with row 0         [-1, 1]       falls
+    image RSA           Spearman of the image-image similarities with row 0        [-1, 1]       falls
+    text RSA            Spearman of the text-text similarities with row 0          [-1, 1]       falls
+    alignment           mean squared distance of a pair                            [0, 4]        rises
+    uniformity image    log of the mean Gaussian kernel                            [-8, 0]       rises with collapse
+    uniformity text     log of the mean Gaussian kernel, every text once           [-8, 0]       rises with collapse
+    ==================  =========================================================  ============  ====================
 
     CKA and the two intra-modal RSA do not see a rotation of one tower's space, which ruins retrieval: that is seen by
     RSA, paired cosine and hit@1 alone.

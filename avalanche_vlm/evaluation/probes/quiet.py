@@ -13,8 +13,9 @@ from avalanche_vlm.models.vlm import VLM
 def undisturbed(model: VLM) -> Iterator[VLM]:
     """Eval mode within a block; afterwards the mode of every module, the random state and the taps are what they were.
 
-    Dropout and batch norm neither draw nor count meanwhile. Unlike :meth:`VLM.evaluating` it leaves gradients on, and
-    finds a module again that somebody had put in a mode of its own.
+    Dropout and batch norm neither draw nor count meanwhile. Unlike
+    :meth:`~avalanche_vlm.models.encoder.DualEncoder.evaluating` it leaves gradients on, and finds a module again that
+    somebody had put in a mode of its own.
     """
     mode = model.training
     modes = [(module, module.training) for module in model.modules()]

@@ -36,7 +36,8 @@ class CoupledTokens(PromptTokens):
 
 
 class CoupledPrompts(TextPrompts):
-    """The place of coupled prompts: on the text tower as :class:`TextPrompts`, and on the image tower's blocks.
+    """The place of coupled prompts: on the text tower as :class:`~avalanche_vlm.models.modules.tokens.TextPrompts`, and
+    on the image tower's blocks.
 
     :param model: the model whose towers get the prompts.
     :param length: vectors per block in either tower, at least 1.

@@ -189,7 +189,7 @@ class CalibratedPool(RoutedPool):
         task_labels: Any = None,
         halves: Callable[[], Halves | None] = lambda: None,
     ) -> Iterator[tuple[Any, torch.Tensor]]:
-        """As those of a :class:`RoutedPool`."""
+        """As those of a :class:`~avalanche_vlm.models.modules.routed.RoutedPool`."""
         self._weights = {}
 
         def weighed() -> Halves | None:
@@ -199,7 +199,7 @@ class CalibratedPool(RoutedPool):
         yield from super().groups(partial(self._encode, encode), images, task_labels, weighed)
 
     def route(self, features: torch.Tensor) -> list[str | None]:
-        """As that of a :class:`RoutedPool`, and the weights of what comes next."""
+        """As that of a :class:`~avalanche_vlm.models.modules.routed.RoutedPool`, and the weights of what comes next."""
         names = super().route(features)
         self._weights = {}
         if any(names):

@@ -148,7 +148,8 @@ def inject_lora(
     :param pattern: regular expression searched in module names; must match linear layers or attention.
     :param parts: which projections of attention to adapt, of q, k, v, out. Where timm has q, k and v in one linear
         layer it is adapted as one, so that they come together or not at all.
-    :param make: another kind of module than :class:`LowRank`; rank and alpha are then its own affair.
+    :param make: another kind of module than :class:`~avalanche_vlm.models.modules.low_rank.LowRank`; rank and alpha are
+        then its own affair.
     :return: the new layers by name, in the tower's order.
     :raises InputError: if the rank is not positive, a part is unknown or cannot be had alone, nothing matches, a match
         is of another kind, or its weight is read by something else than the layer itself.

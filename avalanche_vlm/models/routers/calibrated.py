@@ -19,8 +19,8 @@ TaskParts = Mapping[str, torch.Tensor]
 class CalibratedRouter(ResizesOnLoad):
     """One distance per task, and a threshold on each.
 
-    A kind of router says what it keeps of a task (:meth:`_learn`) and how far a sample is from it
-    (:meth:`_measure`): in a unit that all tasks share, and from any origin, so that negative log-likelihoods will do.
+    A kind of router says what it keeps of a task (``_learn``) and how far a sample is from it
+    (``_measure``): in a unit that all tasks share, and from any origin, so that negative log-likelihoods will do.
     A fifth of a task's samples are kept out of the first and calibrate the second: a distance ``d`` to the task
     becomes
 
@@ -48,7 +48,7 @@ class CalibratedRouter(ResizesOnLoad):
     """Fewest samples of a task that a router can be fitted to: a fifth of them sets its threshold."""
 
     parts: ClassVar[tuple[str, ...]] = ()
-    """Names of the tensors that :meth:`_learn` gives. Those of all tasks are kept joined along the first dimension."""
+    """Names of the tensors that ``_learn`` gives. Those of all tasks are kept joined along the first dimension."""
 
     def __init__(self, quantile: float) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ class GaussianRouter(_DensityRouter):
 
     DIKI adds 1e-7 to the variances; a covariance of fewer samples than dimensions is then almost singular, and shrinks
     here instead. DIKI has no threshold: it weighs its prompts by ``sigmoid(log-likelihood / 512 - 1)`` of the likeliest
-    task, for which there is :meth:`log_likelihood`.
+    task, for which there is ``log_likelihood``.
 
     :param quantile: share of a task's own samples that the threshold lets in, in (0, 1).
     :param shrinkage: weight in [0, 1] of the identity times the mean variance in the covariance, or

@@ -81,7 +81,7 @@ class ReferenceGate(ResizesOnLoad):
         return len(self.router)
 
     def fit(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add the next task, as :meth:`CalibratedRouter.fit` does."""
+        """Add the next task, as :meth:`~avalanche_vlm.models.routers.calibrated.CalibratedRouter.fit` does."""
         self.router.fit(features, labels)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             held, learned = self.reference.float().tensor_split([len(self.reference) // 5])

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 
 FOLDER = Path(__file__).parent
+"""Where the weights lie with their description."""
 WEIGHTS = FOLDER / "model.safetensors"
-MEAN = STD = (0.5, 0.5, 0.5)
+"""The weights."""
+MEAN = (0.5, 0.5, 0.5)
+"""What is taken from images, whose values are from 0 to 1."""
+STD = MEAN
+"""What the rest is divided by: values from -1 to 1 come out."""
 IMAGE_SIZE = 32
+"""Width and height of an image, in pixels."""
 
 
 @cache

@@ -27,6 +27,7 @@ from avalanche_vlm.storage.documents import (
 Interval = Annotated[list[Finite], Field(min_length=2, max_length=2)]
 """Its low and its high end."""
 ShareOfData = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""The part of a stream's data that a pilot trains on."""
 
 
 class Minutes(TypedDict):

@@ -130,7 +130,7 @@ class Pilots:
 
         :param recipe: name of the recipe.
         :param share: share of the training data, in (0, 1].
-        :param deadline: time on :attr:`clock`, in seconds; looked at in every iteration of the training.
+        :param deadline: time on ``clock``, in seconds; looked at in every iteration of the training.
         :param advance: called as ``(experience, iteration, iterations)``.
         :param checkpoint: writes the pilot to its folder meanwhile, and has it go on there; what it took before counts.
         :param on_resume: called with that plugin before an interrupted pilot goes on.

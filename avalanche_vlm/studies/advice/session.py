@@ -62,7 +62,7 @@ def ask(
     """The same, from pilots that are run, or were, by a function.
 
     :param pilots: the stream's pilots, whose clock tells the time.
-    :param run: function that runs a pilot as :meth:`Pilots.run` does.
+    :param run: function that runs a pilot as :meth:`~avalanche_vlm.studies.advice.pilots.Pilots.run` does.
     :param recipes: recipes to try beside ``fine-tune``.
     :param seconds: time on the clock of ``pilots`` at which all of it must have ended.
     :param known: says by recipe and share whether a pilot was run before; None if none was.

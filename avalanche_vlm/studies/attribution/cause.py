@@ -38,8 +38,9 @@ def attribute(
 
     What training changed is undone in one way at a time: pairs dealt out anew by the pretrained model, feature spaces
     rotated back, blocks of weights put back, all weights half the way and all the way back. What recovers the lost
-    score, and is the most specific to do so, names the cause (see :class:`Rule`). Intervals come from resampling the
-    pairs, the same for every intervention.
+    score, and is the most specific to do so, names the cause (see
+    :class:`~avalanche_vlm.studies.attribution.verdict.Rule`). Intervals come from resampling the pairs, the same for
+    every intervention.
 
     :param model: the trained model. Its weights are changed meanwhile, and bit for bit what they were afterwards, also
         if something fails.

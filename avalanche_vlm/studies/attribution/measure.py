@@ -18,7 +18,8 @@ MAPS = {"rotate": procrustes, "linear": linear_map}
 class Measured:
     """How right each sample is, in [0, 1], under every intervention: arrays ``[N]``, part after part.
 
-    All but ``given``, ``reference_given`` and ``target`` are scored amended (:class:`LossPart`).
+    All but ``given``, ``reference_given`` and ``target`` are scored amended
+    (:class:`~avalanche_vlm.studies.attribution.part.LossPart`).
 
     :param given: scores of the trained model on the samples as they are.
     :param reference_given: scores of the reference weights on the samples as they are.

@@ -20,7 +20,8 @@ class PairPart(LossPart):
     """Pairs that neither the trained model nor the pretrained one has seen.
 
     They are split in halves; each half is scored within itself, hit@1 as the mean of both directions, with maps fitted
-    on the other. Amended are pairs that :func:`rematch` finds clearly wrong.
+    on the other. Amended are pairs that :func:`~avalanche_vlm.studies.attribution.rematching.rematch` finds clearly
+    wrong.
 
     :param model: the trained model, changed only while something is measured.
     :param start: state dict of ``model.clip`` from before.

@@ -89,7 +89,7 @@ class LossPart(ABC):
         """
 
     def amend(self) -> None:  # noqa: B027
-        """Find out what :meth:`score` amends; :attr:`reference` is there, and the weights are its own. By default that
+        """Find out what :meth:`score` amends; ``reference`` is there, and the weights are its own. By default that
         is known without."""
 
     def features(self, model: VLM, towers: set[str] | None = None) -> Features:

@@ -20,6 +20,7 @@ from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT, keep_tests
 from avalanche_vlm.studies.living.records import Record, read_record, write_record
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+"""What an image is known by."""
 Unknown = Annotated[str, Field(max_length=0)]
 """In the place of a digest, for an image that no other process would know again."""
 

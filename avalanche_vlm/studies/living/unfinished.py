@@ -56,7 +56,7 @@ class Unfinished:
     def resume(self, strategy: VLMNaive) -> int:
         """Take a strategy back to where the update was interrupted.
 
-        :param strategy: the strategy, with :attr:`plugin` among its plugins.
+        :param strategy: the strategy, with ``plugin`` among its plugins.
         :return: number of new experiences that are trained; 0 for an update that begins.
         """
         return resume(strategy, self.plugin.folder)

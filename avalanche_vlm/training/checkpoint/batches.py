@@ -52,13 +52,13 @@ class EpochBatches:
     """Stands before a strategy's loader for one epoch, and tells its owner of every batch.
 
     A loader that walks through several data sets starts the shorter ones anew within an epoch, with a draw from the
-    generator that training draws from as well. For such a loader :attr:`drawn` has the generator's state before every
+    generator that training draws from as well. For such a loader ``drawn`` has the generator's state before every
     batch at which it is not the one that the batch before has left.
 
     :param loader: the strategy's loader.
     :param owner: who is told.
     :param trained: batches at the start of the epoch that were trained before.
-    :param drawn: what :attr:`drawn` was then.
+    :param drawn: what ``drawn`` was then.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The folder of a training's checkpoints, and which of them it goes on from.
 
-At an experience's start and at its end everything is written as a state of the kind :data:`EXPERIENCE`. Within it
-everything is written as one of the kind :data:`ITERATION`, which names the state that the experience started from: what
+At an experience's start and at its end everything is written as a state of the kind ``EXPERIENCE``. Within it
+everything is written as one of the kind ``ITERATION``, which names the state that the experience started from: what
 goes on within an experience needs both, for what is made as it starts is made anew from there.
 """
 

@@ -17,6 +17,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.options import Option, options_of
 
 Plugins: TypeAlias = list[SupervisedPlugin[Any]]
+"""What a recipe is made of."""
 
 FAMILIES = ("none", "MMRE", "CREG", "PEA", "fusion")
 """The survey's paradigms (arXiv 2508.04227), and ``none`` for what every method is compared with."""
@@ -179,7 +180,7 @@ class Recipe:
     :param family: one of :data:`FAMILIES`.
     :param summary: what it does, in a phrase for tables.
     :param compose: ``(model, *, ...) -> plugins``.
-    :param kinds: kinds of streams that it is for, of :data:`KINDS`.
+    :param kinds: kinds of streams that it is for, of :data:`~avalanche_vlm.benchmarks.declaration.KINDS`.
     :param train_classes: which classes compete in training: ``"seen"``, all that were met so far, where the method
         needs them, or ``"current"``, those of the batch's own tasks.
     :param image_tower: which image towers it takes, of :data:`ImageTower`.

@@ -102,7 +102,7 @@ class FeatureStore(Stateful):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; what was in a file is in one again, and is never in memory as a whole.
 
-        :param state: what :meth:`state_dict` of a store gave.
+        :param state: what ``state_dict`` of a store gave.
         :raises InputError: if it does not fit together.
         """
         far = state.get("_far")

@@ -73,7 +73,7 @@ class Estimator(ResizesOnLoad):
         raise NotImplementedError
 
     def update(self, features: torch.Tensor, y: torch.Tensor) -> None:
-        """What :meth:`fit` does, on checked input in the estimator's precision; :attr:`known` has the new classes."""
+        """What :meth:`fit` does, on checked input in the estimator's precision; ``known`` has the new classes."""
         raise NotImplementedError
 
     def estimate(self, features: torch.Tensor, competes: torch.Tensor) -> torch.Tensor:

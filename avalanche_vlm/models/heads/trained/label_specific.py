@@ -69,7 +69,8 @@ class LabelSpecificHead(LearnedClassesHead):
         self.open = True
 
     def seal(self, classes: torch.Tensor, texts: torch.Tensor) -> None:
-        """End the task: its units freeze, and its texts are kept. See :meth:`keep`."""
+        """End the task: its units freeze, and its texts are kept. See
+        :meth:`~avalanche_vlm.models.heads.trained.base.LearnedClassesHead.keep`."""
         self.units[-1].requires_grad_(False)
         self.units[-1].grad = None  # an optimizer that has let it go would never clear it
         self.open = False
