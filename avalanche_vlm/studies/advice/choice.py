@@ -82,9 +82,9 @@ def eligible(pilots: Mapping[str, Pilot], constraints: Constraints, seconds: Map
 
 def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[str, float]) -> Recommendation | None:
     """The best Last, carried on to all data (:func:`~avalanche_vlm.studies.advice.trend.foreseen`), among what meets
-    the constraints, in its last pilot too. Of those within :data:`TIE` points of it whose paired interval does not
-    exclude that they are equal, the one that keeps the most of zero-shot (in whole points), then the one with the least
-    operational cost, then with the fewest bytes.
+    the constraints in its last pilot, which trained on the most data. Of those within :data:`TIE` points of it whose
+    paired interval does not exclude that they are equal, the one that keeps the most of zero-shot (in whole points),
+    then the one with the least operational cost, then with the fewest bytes.
 
     :param seconds: seconds of training on all data, by recipe.
     :return: None if nothing meets them.
@@ -92,7 +92,7 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
     sound = eligible(latest(rounds), constraints, seconds)
     for measured in [final_round(rounds, constraints, sound), *reversed(rounds)]:
         round = foreseen(rounds, measured)
-        fit = {name: pilot for name, pilot in eligible(round.pilots, constraints, seconds).items() if name in sound}
+        fit = {name: pilot for name, pilot in round.pilots.items() if name in sound}
         if fit:
             break
     else:
