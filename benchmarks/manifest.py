@@ -46,21 +46,28 @@ def generate(root: Path, number: int) -> None:
         os.utime(path, (then, then))
 
 
-def phase(root: Path, check: str, workers: int, whole: bool) -> dict[str, float]:
+def phase(root: Path, check: str, workers: int, whole: int) -> dict[str, float]:
     """One start, in this process.
 
     :param root: folder of the data set.
     :param check: how its images are checked.
     :param workers: processes that check.
-    :param whole: whether a stream is read, and not only checked.
+    :param whole: whether a stream is read, and not only checked: 2 with the digests of all its samples that a result
+        has.
     """
+    from avalanche_vlm.benchmarks.fingerprint import data_of
     from avalanche_vlm.benchmarks.sources.checking import checked_images
     from avalanche_vlm.benchmarks.sources.folder import image_folder_stream
+    from avalanche_vlm.benchmarks.transforms import ImageTransform
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     if whole:
-        image_folder_stream(root, train_transform=str, eval_transform=str, check=check, check_workers=workers)
+        transform = ImageTransform(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        shown = {"train_transform": transform, "eval_transform": transform}
+        stream = image_folder_stream(root, **shown, check=check, check_workers=workers)
+        if whole > 1:
+            data_of(stream)
     else:
         paths = [path for folder in sorted(root.iterdir()) for path in sorted(folder.iterdir())]
         if any(checked_images(paths, root, check, workers)):
@@ -77,7 +84,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.phase:
         root, check, workers, whole = asked.phase
-        print(json.dumps(phase(Path(root), check, int(workers), whole == "1")))
+        print(json.dumps(phase(Path(root), check, int(workers), int(whole))))
         return
     with tempfile.TemporaryDirectory() as home:
         root = Path(home, "data")
@@ -89,6 +96,7 @@ def main() -> None:
             ("none", "none", 0, 0, "d"),
             ("warm", "full", 0, 0, "b"),
             ("a whole stream, warm", "full", 0, 1, "b"),
+            ("a whole stream and the digests of its samples, warm", "full", 0, 2, "b"),
         ):
             found = json.loads(
                 subprocess.run(

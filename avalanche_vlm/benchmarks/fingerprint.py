@@ -22,6 +22,7 @@ from avalanche_vlm.benchmarks.scenario import (
     describe_transform,
     size_of,
 )
+from avalanche_vlm.benchmarks.sources.contents import keep_contents
 from avalanche_vlm.compat import located, transform_steps
 from avalanche_vlm.memory.settings import tensor_content
 
@@ -60,6 +61,7 @@ def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
         content[name] = digest(parts)
     content["all"] = digest(sorted(samples))
     content["held_out"] = digest(part for held_out in benchmark.held_out for part in _held_out(held_out))
+    keep_contents()  # to read every file again at every start may take hours
     read = {"train": "train", "test": "eval"}
     transforms = {name: _transform(stream[0].dataset, read[name]) for name, stream in streams.items()}
     return {"kind": benchmark.kind, **benchmark.protocol, "content": content, "transforms": transforms}

@@ -99,7 +99,7 @@ def pairs_aside(name: str, images: Any, captions: Sequence[str], reading: AsideR
 def _sets(
     path: Path, name: str, kind: StreamKind, items: Sequence[Item], names: Chosen, reading: AsideReading
 ) -> list[HeldOutSet]:
-    items = readable(tested_items(path, items), reading.problems, path, reading.check, reading.check_workers)
+    items, _ = readable(tested_items(path, items), reading.problems, path, reading.check, reading.check_workers)
     refuse_nothing(path, items)
     tasks = list(dict.fromkeys(item.task for item in items))
     found = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
@@ -26,14 +26,15 @@ from avalanche_vlm.benchmarks.scenario import (
 from avalanche_vlm.benchmarks.sources.checking import Check, checked_images
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One sample of a user's data.
+    """One sample of a user's data: there may be millions.
 
     :param image: path of the image file.
     :param text: what the class is told by (its name, where nothing else names it), or the caption.
@@ -42,16 +43,27 @@ class Item:
     :param where: what a sentence about it begins with.
     """
 
-    image: Path
+    image: str
     text: str
     task: str
     split: str
     where: str
 
 
+class Seen(NamedTuple):
+    """Image files that can be read.
+
+    :param images: their paths, each once.
+    :param files: what the system says of them.
+    """
+
+    images: list[str]
+    files: Files
+
+
 def readable(
     items: Sequence[Item], problems: Problems, data: Path, check: Check = "full", workers: int | None = None
-) -> list[Item]:
+) -> tuple[list[Item], Seen]:
     """The items whose images can be read; the others are problems.
 
     :param items: samples of all tasks.
@@ -59,19 +71,30 @@ def readable(
     :param data: folder or table of the data set, whose manifest says which files were checked before.
     :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.checked_images`).
     :param workers: processes that check; None for one a processor.
+    :return: the items, and their images.
     """
     # Once per file, however many captions it has, and in order, so that "raise" stops at the first.
-    verdicts: dict[Path, str | None] = {}
-    good = []
-    with closing(checked_images(list(dict.fromkeys(item.image for item in items)), data, check, workers)) as coming:
-        for item in items:
-            if item.image not in verdicts:
-                verdicts[item.image] = next(coming)
-            if (sentence := verdicts[item.image]) is None:
-                good.append(item)
-            else:
-                problems.add(f"{item.where}: {sentence}" if item.where else sentence)
-    return good
+    images = list(dict.fromkeys(item.image for item in items))
+    files = look_at(images)
+    wrong: dict[str, str] = {}
+    with closing(checked_images(images, data, check, workers, files)) as sentences:
+        if problems.on_error == "raise":
+            first = {item.image: item.where for item in reversed(items) if item.where}
+            for image, sentence in zip(images, sentences, strict=True):
+                if sentence is not None:
+                    problems.add(_told(first.get(image, ""), sentence))
+            return list(items), Seen(images, files)
+        wrong = {image: sentence for image, sentence in zip(images, sentences, strict=True) if sentence is not None}
+    for item in items if wrong else ():
+        if item.image in wrong:
+            problems.add(_told(item.where, wrong[item.image]))
+    good = np.array([image not in wrong for image in images], dtype=bool)
+    left = [image for image, there in zip(images, good.tolist(), strict=True) if there]
+    return [item for item in items if item.image not in wrong], Seen(left, files.at(good))
+
+
+def _told(where: str, sentence: str) -> str:
+    return f"{where}: {sentence}" if where else sentence
 
 
 def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
@@ -87,7 +110,7 @@ def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tup
 
 
 def split_items(
-    items: Sequence[Item], test_fraction: float, seed: int, by_class: bool, problems: Problems
+    items: Sequence[Item], seen: Seen, test_fraction: float, seed: int, by_class: bool, problems: Problems
 ) -> list[Item]:
     """Give every item without a split one: stratified by task, and by class if asked.
 
@@ -95,6 +118,7 @@ def split_items(
     of it has a split, on that side. A group's split depends on its members and the seed only, unless another group has
     images of it too, so that the same seed tests the same images in every task order.
 
+    :param seen: the images of the items.
     :param problems: a class (or task) with a single image cannot be split; its notes take what images are on two sides.
     """
     if not 0 < test_fraction < 1:
@@ -106,10 +130,10 @@ def split_items(
         if not item.split:
             groups.setdefault((item.task, item.text if by_class else ""), []).append(item)
     done = [item for item in items if item.split]
-    same = same_images(item.image for item in items)
-    sides = {same[item.image]: item.split for item in done}
+    same = same_images(seen.images, seen.files)
+    sides = {same.get(item.image, item.image): item.split for item in done if groups}
     for (task, text), members in sorted(groups.items(), key=lambda group: group[0]):
-        images = list(dict.fromkeys(same[m.image] for m in members))
+        images = list(dict.fromkeys(same.get(m.image, m.image) for m in members))
         if len(images) < 2:  # nothing but copies: each counts for itself, which the notes say
             images = list(dict.fromkeys(m.image for m in members))
         if len(images) < 2:
@@ -126,10 +150,10 @@ def split_items(
             test = {free[i] for i in rng.permutation(len(free))[: max(0, wanted)]}
         sides |= {image: "test" if image in test else "train" for image in free}
     split = [
-        replace(m, split=side)
+        Item(m.image, m.text, m.task, side, m.where)
         for members in groups.values()
         for m in members
-        if (side := sides.get(m.image) or sides.get(same[m.image]))
+        if (side := sides.get(m.image) or sides.get(same.get(m.image, m.image)))
     ]
     problems.notes += shared([*done, *split], same, by_class)
     return [*done, *split]

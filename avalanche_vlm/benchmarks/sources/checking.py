@@ -14,12 +14,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm._processors import cores
+from avalanche_vlm.benchmarks.sources.contents import as_number, digest_of, remember
 from avalanche_vlm.benchmarks.sources.images import check_ends, read_image, refuse_no_file
 from avalanche_vlm.benchmarks.sources.manifest import (
     DECODED,
     HEADER,
     UNCHECKED,
+    Files,
     keep_known,
+    known_digests,
     known_levels,
     look_at,
     manifest_of,
@@ -41,7 +44,11 @@ _LEVEL = {"none": UNCHECKED, "fast": HEADER, "full": DECODED}
 
 
 def checked_images(
-    paths: Sequence[Path], data: Path, check: Check = "full", workers: int | None = None
+    paths: Sequence[str | Path],
+    data: Path,
+    check: Check = "full",
+    workers: int | None = None,
+    files: Files | None = None,
 ) -> Generator[str | None, None, None]:
     """What is wrong with each of some image files, in their order, as soon as it is known.
 
@@ -53,6 +60,7 @@ def checked_images(
     :param check: ``"full"`` decodes every file; ``"fast"`` reads its header and sees whether it ends as its format
         ends, and decodes what it cannot tell; ``"none"`` sees that it is there.
     :param workers: processes that read, 0 for this one; None for one on each processor that this process may use.
+    :param files: what the system says of the files; None to look at them.
     :return: a sentence for each file that cannot be read, None for each that can.
     :raises InputError: for another ``check``, or a negative number of workers.
     """
@@ -60,39 +68,46 @@ def checked_images(
         raise InputError(f"check is none, fast or full, not {check!r}")
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"check_workers is 0 or more, not {workers!r}")
-    return _verdicts(paths, data, check, workers)
+    began = time.time_ns()
+    return _verdicts(paths, data, check, workers, look_at(paths) if files is None else files, began)
 
 
 def _verdicts(
-    paths: Sequence[Path], data: Path, check: Check, workers: int | None
+    paths: Sequence[str | Path], data: Path, check: Check, workers: int | None, files: Files, began: int
 ) -> Generator[str | None, None, None]:
-    place, began, wanted = manifest_of(data), time.time_ns(), _LEVEL[check]
-    files = look_at(paths)
-    levels = known_levels(read_known(place), files) if wanted else np.zeros(len(paths), np.uint8)
+    place, wanted = manifest_of(data), _LEVEL[check]
+    known = read_known(place)
+    levels, digests = known_levels(known, files), known_digests(known, files)
     # What is there needs no look into it where none is wanted.
     left = levels < wanted if wanted else files.states[:, 0] < 0
     tell, total, done, found = listener(), int(left.sum()), 0, False
     rows = np.flatnonzero(left)
     try:
-        with closing(_read(paths, rows, check, workers)) as sentences:
+        with closing(_read(paths, rows, check, workers)) as answers:
             for row, open_ in enumerate(left.tolist()):
                 sentence = None
                 if open_:
-                    sentence = next(sentences)
+                    sentence, digest = next(answers)
                     done += 1
                     if sentence is None and wanted:
                         levels[row], found = wanted, True
+                        digests[row] = digest or digests[row]
                     if tell is not None and (done % CHUNK == 0 or done == total):
                         tell(done, total)
                 yield sentence
     finally:
+        found_out = remember(place, files, levels, digests, began)
         if found:
-            keep_known(place, files, levels, began)
+            keep_known(place, found_out, began)
+
+
+Answer = tuple[str | None, int]
+"""What is wrong with a file, and the digest of what it holds as a number, 0 where it was not taken."""
 
 
 def _read(
-    paths: Sequence[Path], rows: np.ndarray, check: Check, workers: int | None
-) -> Generator[str | None, None, None]:
+    paths: Sequence[str | Path], rows: np.ndarray, check: Check, workers: int | None
+) -> Generator[Answer, None, None]:
     if not len(rows):
         return
     chunks = np.split(rows, range(CHUNK, len(rows), CHUNK))
@@ -107,29 +122,31 @@ def _read(
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # nothing is drawn from the global one
     )
-    for sentences in loader:
-        yield from sentences
+    for answers in loader:
+        yield from answers
 
 
-class _Chunks(Dataset[list[str | None]]):
+class _Chunks(Dataset[list[Answer]]):
     """What is wrong with the files of each chunk."""
 
-    def __init__(self, paths: Sequence[Path], chunks: Sequence[np.ndarray], check: Check) -> None:
+    def __init__(self, paths: Sequence[str | Path], chunks: Sequence[np.ndarray], check: Check) -> None:
         self._paths, self._chunks, self._read = paths, chunks, _READ[check]
+        self._whole = _LEVEL[check] == DECODED
 
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def __getitem__(self, index: int) -> list[str | None]:
-        return [self._sentence(self._paths[row]) for row in self._chunks[index].tolist()]
+    def __getitem__(self, index: int) -> list[Answer]:
+        return [self._answer(Path(self._paths[row])) for row in self._chunks[index].tolist()]
 
-    def _sentence(self, path: Path) -> str | None:
+    def _answer(self, path: Path) -> Answer:
         try:
             self._read(path)
+            # Its bytes are at hand for the system now; later it would take another look at the whole data set.
+            return None, as_number(digest_of(path)) if self._whole else 0
         except InputError as error:
-            return str(error)
-        return None
+            return str(error), 0
 
 
-def _as_it_is(sentences: list[str | None]) -> list[str | None]:
-    return sentences
+def _as_it_is(answers: list[Answer]) -> list[Answer]:
+    return answers

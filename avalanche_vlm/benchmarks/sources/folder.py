@@ -83,9 +83,8 @@ def image_folder_stream(
     problems = Problems(on_error)
     items, tasks, names = folder_items(root, problems, layout, order, class_names, label_space or "task")
     given = {bool(item.split) for item in items}
-    items = split_items(
-        readable(items, problems, root, check, check_workers), test_fraction, seed, by_class=True, problems=problems
-    )
+    items, seen = readable(items, problems, root, check, check_workers)
+    items = split_items(items, seen, test_fraction, seed, by_class=True, problems=problems)
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     items, chosen = few_items(items, tasks, shots, seed)
     if shots:

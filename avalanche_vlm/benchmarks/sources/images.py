@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avalanche_vlm import _given
-from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
-from avalanche_vlm.benchmarks.sources.inside import container_of, digest_inside, opened_inside, size_at
+from avalanche_vlm.benchmarks.sources.contents import content_of
+from avalanche_vlm.benchmarks.sources.inside import container_of, opened_inside, size_at
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -49,11 +49,16 @@ class ImageFiles(Sequence[Image.Image]):
     """
 
     def __init__(self, paths: Sequence[Path | str], draft: int | None = None) -> None:
-        self.paths = [Path(p) for p in paths]
+        self._paths = [os.fspath(path) for path in paths]  # of millions, texts take a third of what paths do
         self.draft = draft
 
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of the images."""
+        return [Path(path) for path in self._paths]
+
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._paths)
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...
@@ -63,8 +68,15 @@ class ImageFiles(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
         if isinstance(index, slice):
-            return ImageFiles(self.paths[index], self.draft)
-        return read_image(self.paths[index], self.draft)
+            return ImageFiles(self._paths[index], self.draft)
+        return read_image(Path(self._paths[index]), self.draft)
+
+    def at(self, rows: Sequence[int]) -> ImageFiles:
+        """Some of the images, in the order given.
+
+        :param rows: places of the images.
+        """
+        return ImageFiles([self._paths[row] for row in rows], self.draft)
 
     def content_of(self, index: int) -> bytes:
         """A digest of the file's bytes, which stands for the image where contents are compared.
@@ -72,8 +84,7 @@ class ImageFiles(Sequence[Image.Image]):
         :param index: place of the image.
         :raises InputError: if the file cannot be read.
         """
-        path = self.paths[index]
-        return (file_digest(path) if container_of(path) is None else digest_inside(path)).encode()
+        return content_of(self._paths[index]).encode()
 
 
 def read_image(path: Path, draft: int | None = None) -> Image.Image:

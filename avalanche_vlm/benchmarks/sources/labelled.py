@@ -35,8 +35,7 @@ class LabelledPart:
         chosen = np.asarray(rows, dtype=np.int64)
         if isinstance(self.images, np.ndarray):
             return LabelledPart(self.images[chosen], self.labels[chosen])
-        paths = self.images.paths
-        return LabelledPart(ImageFiles([paths[row] for row in chosen.tolist()]), self.labels[chosen])
+        return LabelledPart(self.images.at(chosen.tolist()), self.labels[chosen])
 
     @property
     def paths(self) -> list[Path]:

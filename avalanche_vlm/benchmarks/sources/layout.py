@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,9 @@ ONE_TASK = "all"
 """Name of the task of data that have no tasks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
-    """A picture, and what its folders say of it.
+    """A picture, and what its folders say of it: there may be millions.
 
     :param path: the image file.
     :param task: name of its task's folder.
@@ -31,7 +32,7 @@ class Found:
     :param split: ``""`` where no folder says which.
     """
 
-    path: Path
+    path: str
     task: str
     label: str
     split: Split | Literal[""]
@@ -72,8 +73,8 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     """
     if layout not in get_args(Layout):
         raise InputError(f"layout is auto, class or task/class, not {layout!r}")
-    folders: dict[Place, list[Path]] = dict(_walk(root, (), ()))
-    pictures = {parts: [path for path in files if _is_picture(path)] for parts, files in folders.items()}
+    folders: dict[Place, list[str]] = dict(_walk(root, (), ()))
+    pictures = {parts: [name for name in files if _is_picture(name)] for parts, files in folders.items()}
     inhabited = {parts[:n] for parts, files in pictures.items() if files for n in range(len(parts) + 1)}
     below: dict[Place, list[str]] = {}
     for parts in folders:
@@ -101,12 +102,13 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
                     unlabelled.setdefault(task if rest else "", root.joinpath(*parts))
                 survey.notes.append(
                     f"{_count(len(pictures[parts]), 'image')} of no class {_is(pictures[parts])} left out, such as "
-                    f"{pictures[parts][0]}"
+                    f"{root.joinpath(*parts, pictures[parts][0])}"
                 )
             if classes_at == 2 and len(rest) == 1 and parts not in inhabited and not folders[parts]:
                 survey.empty.append((task, root.joinpath(*parts)))
             continue
-        survey.found += [Found(path, task, rest[classes_at - 1], split) for path in pictures[parts]]
+        above, label = os.path.join(root, *parts, ""), rest[classes_at - 1]
+        survey.found += [Found(above + name, task, label, split) for name in pictures[parts]]
     _test_on_train(survey, unlabelled)
     survey.tasks = sorted({found.task for found in survey.found}, key=natural)
     return survey
@@ -136,20 +138,30 @@ def natural(name: str) -> list:
     return [*((int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts), (-2, name)]
 
 
-def _walk(folder: Path, parts: Place, above: tuple[Path, ...]) -> Iterator[tuple[Place, list[Path]]]:
-    """Every folder with its files, hidden ones left out; links are followed, but not in a circle."""
+def _walk(folder: Path, parts: Place, above: tuple[Path, ...]) -> Iterator[tuple[Place, list[str]]]:
+    """Every folder with the names of its files, hidden ones left out; links are followed, but not in a circle."""
     real = folder.resolve()
     if real in above:
         return
-    children = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
-    yield parts, [path for path in children if not path.is_dir()]
-    for child in children:
-        if child.is_dir():
-            yield from _walk(child, (*parts, child.name), (*above, real))
+    with os.scandir(folder) as entries:
+        children = [(entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
+    children.sort(key=lambda child: natural(child[0]))
+    yield parts, [name for name, is_folder in children if not is_folder]
+    for name, is_folder in children:
+        if is_folder:
+            yield from _walk(folder / name, (*parts, name), (*above, real))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # of links in a circle the latter raises
+
+
+def _is_picture(name: str) -> bool:
+    return _suffix(name) in EXTENSIONS
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _strip_split(root: Path, parts: Place, below: dict[Place, list[str]]) -> tuple[Split | Literal[""], Place]:
@@ -173,7 +185,7 @@ def _strip_split(root: Path, parts: Place, below: dict[Place, list[str]]) -> tup
 
 
 def _depth_of_classes(
-    root: Path, layout: Layout, depths: dict[Place, int], pictures: dict[Place, list[Path]]
+    root: Path, layout: Layout, depths: dict[Place, int], pictures: dict[Place, list[str]]
 ) -> Literal[0, 1, 2]:
     """How far beneath the root class folders lie, splits not counted; 0 if there are none."""
     shallow = [parts for parts, depth in depths.items() if depth == 1]
@@ -181,23 +193,23 @@ def _depth_of_classes(
     if layout == "class":
         return 1 if shallow or deep else 0
     if shallow and deep:
-        stray = pictures[shallow[0]][0]
+        stray, further = (root.joinpath(*parts, pictures[parts][0]) for parts in (shallow[0], deep[0]))
         raise InputError(
-            f"{stray} lies directly in a task folder, and {pictures[deep[0]][0]} in a class folder of one; expected "
+            f"{stray} lies directly in a task folder, and {further} in a class folder of one; expected "
             f"task/class/{stray.name} for all, or with layout=class class/{stray.name} and deeper"
         )
     if layout == "task/class" and shallow:
-        stray = pictures[shallow[0]][0]
+        stray = root.joinpath(*shallow[0], pictures[shallow[0]][0])
         raise InputError(f"{stray} lies directly in a task folder; expected {root}/task/class/{stray.name}")
     return 2 if deep else 1 if shallow else 0
 
 
-def _notes(folders: dict[Place, list[Path]]) -> list[str]:
+def _notes(folders: dict[Place, list[str]]) -> list[str]:
     """A sentence on files that are no images by their names."""
-    left = [p for files in folders.values() for p in files if not _is_picture(p) and p.name not in DESCRIPTIONS]
+    left = [name for files in folders.values() for name in files if not _is_picture(name) and name not in DESCRIPTIONS]
     if not left:
         return []
-    kinds = Counter(path.suffix.lower() or "no suffix" for path in left)
+    kinds = Counter(_suffix(name) or "no suffix" for name in left)
     listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
     return [f"{_count(len(left), 'file')} that {_is(left)} no image by name {_is(left)} left out ({listed})"]
 

@@ -2,8 +2,8 @@
 since is not read again.
 
 A manifest is a safetensors file with a row for each image: the digest of its path (128 bits), its size, the times of
-its last changes, and how far it was checked. It holds no names, and 41 bytes a file. It is a cache: one that is
-damaged, or was written under another version of Pillow, counts as empty.
+its last changes, how far it was checked, and the digest of its content. It holds no names, and 49 bytes a file. It is a
+cache: one that is damaged, or was written under another version of Pillow, counts as empty.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ SETTLED = 2 * 10**9
 """Nanoseconds: a file that was changed so shortly before it was checked may change again without its times showing it,
 and is checked again."""
 
-_VERSION = "1"
+_VERSION = "2"
 _NEVER = -1
-_NOTHING = array("q", [_NEVER] * 3)
+_NOTHING = (_NEVER, _NEVER, _NEVER)
+_MOST = 2**63 - 1
 _WAIT = 10.0
 """Seconds to wait for another process that writes the same manifest."""
 
@@ -47,21 +48,47 @@ class Files(NamedTuple):
     :param names: digests of their absolute paths ``[N, 2]``, 64 bits each.
     :param states: size in bytes, and times of the last change of content and of the entry in nanoseconds ``[N, 3]``;
         -1 for what is missing, no regular file, or of a time that 64 bits do not hold.
+    :param places: where each lies, whatever path leads there ``[N, 2]``: device and number of the file, or a digest of
+        these and of the name within it for an image inside another file.
     """
 
     names: np.ndarray
     states: np.ndarray
+    places: np.ndarray
+
+    def at(self, rows: np.ndarray) -> Files:
+        """Some of the files.
+
+        :param rows: places in the arrays, or a mask.
+        """
+        return Files(self.names[rows], self.states[rows], self.places[rows])
 
 
 class KnownFiles(NamedTuple):
-    """What is known.
+    """What is known of files, by the first 64 bits of their names in ascending order.
 
-    :param files: the files, by the first 64 bits of their names in ascending order.
-    :param levels: how far each was checked ``[N]``: :data:`HEADER` or :data:`DECODED`.
+    :param names: as in :class:`Files`.
+    :param states: as in :class:`Files`, when they were checked.
+    :param levels: how far each was checked ``[N]``: :data:`UNCHECKED`, :data:`HEADER` or :data:`DECODED`.
+    :param digests: of what each holds ``[N]``, as integers of 64 bits; 0 where nobody has asked for it.
     """
 
-    files: Files
+    names: np.ndarray
+    states: np.ndarray
     levels: np.ndarray
+    digests: np.ndarray
+
+    def rows_of(self, files: Files) -> np.ndarray:
+        """The row of each file that is as it was then ``[N]``; -1 for one that is not known, or has changed.
+
+        :param files: files as they are at present.
+        """
+        if not len(self.levels):
+            return np.full(len(files.names), -1)
+        at = np.searchsorted(self.names[:, 0], files.names[:, 0])
+        at = np.minimum(at, len(self.levels) - 1)
+        same = (self.names[at] == files.names).all(1) & (self.states[at] == files.states).all(1)
+        return np.where(same & (files.states[:, 0] != _NEVER), at, -1)
 
 
 def manifest_of(data: Path) -> Path:
@@ -72,25 +99,43 @@ def manifest_of(data: Path) -> Path:
     return cache_folder() / "manifests" / f"{digest([os.path.realpath(data)])}.safetensors"
 
 
-def look_at(paths: Sequence[Path]) -> Files:
+def look_at(paths: Sequence[str | Path]) -> Files:
     """What the system says of files, and of images inside others what it says of the other; none is opened.
 
     :param paths: paths of image files.
     """
-    names, states, here = bytearray(), array("q"), os.getcwd()  # rows of arrays would take longer than the system does
+    # Rows of arrays would take longer than the system does.
+    names, states, places, here = bytearray(), array("q"), array("q"), os.getcwd()
     for path in paths:
-        text = os.fspath(path)
-        whole = os.path.join(here, text).encode(errors="surrogatepass")  # a table can name what no disk takes
-        names += hashlib.blake2b(whole, digest_size=16).digest()
-        state = _NOTHING
-        try:
-            known = os.stat(container_of(text) or text)
-            if stat.S_ISREG(known.st_mode):
-                state = array("q", (known.st_size, known.st_mtime_ns, known.st_ctime_ns))
-        except (OSError, OverflowError, ValueError):
-            pass
-        states += state
-    return Files(np.frombuffer(names, np.int64).reshape(-1, 2), np.frombuffer(states, np.int64).reshape(-1, 3))
+        name, state, place = seen(os.fspath(path), here)
+        names += name
+        states += array("q", state)
+        places += array("q", place)
+    two = (np.frombuffer(of, np.int64).reshape(-1, 2) for of in (names, places))
+    return Files(next(two), np.frombuffer(states, np.int64).reshape(-1, 3), next(two))
+
+
+def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], tuple[int, int] | bytes]:
+    """What the system says of one file: a row of :class:`Files`.
+
+    :param path: path of an image file.
+    :param here: the folder that relative paths are relative to.
+    :return: name, state and place.
+    """
+    # A table can name what no disk takes.
+    name = hashlib.blake2b(os.path.join(here, path).encode(errors="surrogatepass"), digest_size=16).digest()
+    container = container_of(path)
+    try:
+        known = os.stat(container or path)
+        if not stat.S_ISREG(known.st_mode) or not -_MOST <= known.st_mtime_ns <= _MOST >= known.st_ctime_ns:
+            return name, _NOTHING, name
+    except (OSError, ValueError):
+        return name, _NOTHING, name
+    state = known.st_size, known.st_mtime_ns, known.st_ctime_ns
+    if container is None:
+        return name, state, (known.st_dev & _MOST, known.st_ino & _MOST)
+    within = f"{known.st_dev} {known.st_ino} {Path(path).relative_to(container)}".encode(errors="surrogatepass")
+    return name, state, hashlib.blake2b(within, digest_size=16).digest()
 
 
 def known_levels(manifest: KnownFiles, files: Files) -> np.ndarray:
@@ -99,15 +144,33 @@ def known_levels(manifest: KnownFiles, files: Files) -> np.ndarray:
     :param manifest: what is known.
     :param files: the files as they are at present.
     """
-    levels = np.zeros(len(files.names), np.uint8)
-    if not len(manifest.levels):
-        return levels
-    at = np.searchsorted(manifest.files.names[:, 0], files.names[:, 0])
-    at = np.minimum(at, len(manifest.levels) - 1)
-    same = (manifest.files.names[at] == files.names).all(1) & (manifest.files.states[at] == files.states).all(1)
-    same &= files.states[:, 0] != _NEVER
-    levels[same] = manifest.levels[at[same]]
-    return levels
+    return _taken(manifest.levels, manifest.rows_of(files))
+
+
+def known_digests(manifest: KnownFiles, files: Files) -> np.ndarray:
+    """The digest of what each of some files holds ``[N]``, 0 for one that has changed or was never read for it.
+
+    :param manifest: what is known.
+    :param files: the files as they are at present.
+    """
+    return _taken(manifest.digests, manifest.rows_of(files))
+
+
+def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(rows), values.dtype)
+    found[rows >= 0] = values[rows[rows >= 0]]
+    return found
+
+
+def in_order(files: Files, levels: np.ndarray, digests: np.ndarray) -> KnownFiles:
+    """What is known of files, as a manifest has it.
+
+    :param files: files in any order.
+    :param levels: how far each was checked ``[N]``.
+    :param digests: of what each holds ``[N]``.
+    """
+    order = np.argsort(files.names[:, 0], kind="stable")
+    return KnownFiles(files.names[order], files.states[order], levels[order], digests[order])
 
 
 def read_known(path: Path) -> KnownFiles:
@@ -115,7 +178,9 @@ def read_known(path: Path) -> KnownFiles:
 
     :param path: path of the file, which may be anyone's.
     """
-    empty = KnownFiles(Files(np.empty((0, 2), np.int64), np.empty((0, 3), np.int64)), np.empty(0, np.uint8))
+    empty = KnownFiles(
+        np.empty((0, 2), np.int64), np.empty((0, 3), np.int64), np.empty(0, np.uint8), np.empty(0, np.int64)
+    )
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path} is no regular file")
@@ -136,27 +201,28 @@ def read_known(path: Path) -> KnownFiles:
         return empty
 
 
-def keep_known(path: Path, files: Files, levels: np.ndarray, began: int) -> None:
+def keep_known(path: Path, found: KnownFiles, began: int) -> None:
     """Keep what was found, beside what is known of as many other files of the data set. What cannot be written is
     warned of: nothing but time is lost.
 
     :param path: path of the manifest.
-    :param files: the files that were looked at.
-    :param levels: how far each was checked ``[N]``; :data:`UNCHECKED` is not kept, so that it is checked again.
-    :param began: when they were looked at, in nanoseconds since 1970.
+    :param found: what was found; a file that was neither checked nor read for its content is not kept.
+    :param began: when the files were looked at, in nanoseconds since 1970.
     """
-    keep = (levels > UNCHECKED) & (files.states[:, 0] != _NEVER) & (files.states[:, 1] < began - SETTLED)
+    keep = (found.levels > UNCHECKED) | (found.digests != 0)
+    keep &= (found.states[:, 0] != _NEVER) & (found.states[:, 1] < began - SETTLED)
     lock = Lock(path.parent, name=f".{path.stem}.lock")
     try:
         lock.acquire(wait=_WAIT)
         try:
             before = read_known(path)
-            others = np.flatnonzero(~np.isin(before.files.names[:, 0], files.names[:, 0]))[: len(levels)]
-            names = np.concatenate([files.names[keep], before.files.names[others]])
-            states = np.concatenate([files.states[keep], before.files.states[others]])
-            known = np.concatenate([levels[keep], before.levels[others]])
-            order = np.argsort(names[:, 0], kind="stable")
-            tensors = {"names": names[order], "states": states[order], "levels": known[order].astype(np.uint8)}
+            others = np.flatnonzero(~np.isin(before.names[:, 0], found.names[:, 0]))[: len(found.levels)]
+            parts = {
+                name: np.concatenate([new[keep], old[others]])
+                for name, new, old in zip(KnownFiles._fields, found, before, strict=True)
+            }
+            order = np.argsort(parts["names"][:, 0], kind="stable")
+            tensors = {name: values[order] for name, values in parts.items()}
             said = {"version": _VERSION, "pillow": PIL.__version__, "digest": _digest(tensors)}
             write_tensors(path, {name: torch.from_numpy(values) for name, values in tensors.items()}, said)
         finally:
@@ -166,7 +232,12 @@ def keep_known(path: Path, files: Files, levels: np.ndarray, began: int) -> None
 
 
 def _well_formed(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, str]) -> KnownFiles:
-    forms = {"names": (torch.int64, (2,)), "states": (torch.int64, (3,)), "levels": (torch.uint8, ())}
+    forms = {
+        "names": (torch.int64, (2,)),
+        "states": (torch.int64, (3,)),
+        "levels": (torch.uint8, ()),
+        "digests": (torch.int64, ()),
+    }
     if set(tensors) != set(forms):
         raise InputError(f"{path} is no manifest of images")
     number = len(tensors["levels"]) if tensors["levels"].ndim else 0
@@ -176,11 +247,11 @@ def _well_formed(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, s
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     if said.get("digest") != _digest(arrays):
         raise InputError(f"{path} is damaged")
-    levels, first = arrays["levels"], arrays["names"][:, 0]
-    if (levels < HEADER).any() or (levels > DECODED).any() or (first[1:] < first[:-1]).any():
+    first = arrays["names"][:, 0]
+    if (arrays["levels"] > DECODED).any() or (first[1:] < first[:-1]).any():
         raise InputError(f"{path} is no manifest of images")
-    return KnownFiles(Files(arrays["names"], arrays["states"]), levels)
+    return KnownFiles(**arrays)
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
-    return digest(np.ascontiguousarray(arrays[name]).tobytes() for name in ("names", "states", "levels"))
+    return digest(np.ascontiguousarray(arrays[name]).tobytes() for name in KnownFiles._fields)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from avalanche_vlm._content import file_digest
-from avalanche_vlm.benchmarks.sources.inside import container_of, content_inside, digest_inside, size_at
+import numpy as np
+
+from avalanche_vlm.benchmarks.sources.contents import contents_of
+from avalanche_vlm.benchmarks.sources.inside import container_of, content_inside, size_at
+from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
 from avalanche_vlm.errors import DataWarning
 
 
@@ -17,7 +21,7 @@ class Placed(Protocol):
     """A sample whose image, text, task and split are known."""
 
     @property
-    def image(self) -> Path:
+    def image(self) -> str:
         """Path of the image file."""
 
     @property
@@ -33,40 +37,52 @@ class Placed(Protocol):
         """``"train"``, ``"valid"`` or ``"test"``."""
 
 
-def same_images(images: Iterable[Path]) -> dict[Path, Path]:
-    """The first of the files that hold the same picture, for each: one file by several paths, or equal bytes.
+def same_images(images: Sequence[str | Path], files: Files | None = None) -> dict[str, str]:
+    """Which of some files hold the same picture: one file by several paths, or equal bytes.
 
     Bytes are read of files of equal length alone.
 
-    :param images: paths of files that exist.
-    :return: the path that stands for the picture of each, in the order of the paths.
+    :param images: paths of N files that exist, each once.
+    :param files: what the system says of them; None to look at them.
+    :return: by each path that another one stands for, which comes before it and holds the same picture: that other.
     """
-    places = {path: _place(path) for path in dict.fromkeys(images)}
-    by_place: dict[Path, Path] = {}
-    for path, place in places.items():
-        by_place.setdefault(place, path)
-    by_size: dict[int, list[Path]] = {}
-    for path in by_place.values():
-        by_size.setdefault(size_at(path), []).append(path)
-    by_content: dict[str, Path] = {}
-    stands = {path: path for path in by_place.values()}
-    for paths in by_size.values():
-        for path in paths if len(paths) > 1 else ():
-            first = by_content.setdefault(_digest(path), path)
-            # Of large files the digest knows the ends alone.
-            if first is not path and _equal(first, path):
-                stands[path] = first
-    return {path: stands[by_place[place]] for path, place in places.items()}
+    files = look_at(images) if files is None else files
+    first = _first_alike(files.places)
+    rows = np.flatnonzero(first == np.arange(len(first)))
+    sizes = files.states[:, 0].copy()
+    for row in rows.tolist():
+        if container_of(images[row]) is not None:
+            sizes[row] = size_at(Path(images[row]))
+    rows = rows[_several(sizes[rows])]
+    digests = contents_of([images[row] for row in rows.tolist()], files.at(rows))
+    by_content = _first_alike(np.stack([sizes[rows], digests], 1)) if len(rows) else rows
+    for row, at in zip(rows.tolist(), by_content.tolist(), strict=True):
+        # Of large files the digest knows the ends alone.
+        if rows[at] != row and _equal(Path(images[rows[at]]), Path(images[row])):
+            first[row] = rows[at]
+    other = np.flatnonzero(first != np.arange(len(first))).tolist()
+    return {os.fspath(images[row]): os.fspath(images[_stands(first, row)]) for row in other}
 
 
-def _place(path: Path) -> Path:
-    """Where a picture really lies: a tar may be a link to a file whose name says nothing of one."""
-    container = container_of(path)
-    return path.resolve() if container is None else container.resolve() / path.relative_to(container)
+def _stands(first: np.ndarray, row: int) -> int:
+    """Of a path whose file holds what another one does: the file, and then the other."""
+    return int(first[first[row]])
 
 
-def _digest(path: Path) -> str:
-    return file_digest(path) if container_of(path) is None else digest_inside(path)
+def _first_alike(values: np.ndarray) -> np.ndarray:
+    """For each row of ``[N, 2]`` the first row that is equal to it ``[N]``."""
+    order = np.lexsort((values[:, 1], values[:, 0]))  # stable: of equal rows the first comes first
+    begins = np.ones(len(order), bool)
+    begins[1:] = (values[order[1:]] != values[order[:-1]]).any(1)
+    found = np.empty(len(order), np.int64)
+    found[order] = order[begins][np.cumsum(begins) - 1]
+    return found
+
+
+def _several(values: np.ndarray) -> np.ndarray:
+    """Which values ``[N]`` occur more than once ``[N]``."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[inverse] > 1
 
 
 def _equal(one: Path, other: Path) -> bool:
@@ -76,19 +92,22 @@ def _equal(one: Path, other: Path) -> bool:
     return next(contents) == next(contents)
 
 
-def shared(items: Sequence[Placed], same: dict[Path, Path], classes: bool) -> list[str]:
+def shared(items: Sequence[Placed], same: Mapping[str, str], classes: bool) -> list[str]:
     """Sentences on pictures that are trained and tested, and on those that have two classes in one task.
 
     :param items: samples that all have a split.
-    :param same: which path stands for the picture of each, as :func:`same_images` finds it.
+    :param same: which path stands for the picture of another, as :func:`same_images` finds it.
     :param classes: whether the texts are classes.
     :return: a sentence each, of which the first kind is warned of as well.
     """
-    splits: dict[Path, set[str]] = {}
-    texts: dict[tuple[str, Path], set[str]] = {}
-    for item in items:
-        splits.setdefault(same[item.image], set()).add(item.split)
-        texts.setdefault((item.task, same[item.image]), set()).add(item.text)
+    several = _repeated(same.get(item.image, item.image) for item in items)
+    splits: dict[str, set[str]] = {}
+    texts: dict[tuple[str, str], set[str]] = {}
+    for item in items if several else ():
+        image = same.get(item.image, item.image)
+        if image in several:
+            splits.setdefault(image, set()).add(item.split)
+            texts.setdefault((item.task, image), set()).add(item.text)
     said = []
     for split, word in (("test", "tested"), ("valid", "validation images")):
         if both := [image for image, of in splits.items() if {"train", split} <= of]:
@@ -97,14 +116,20 @@ def shared(items: Sequence[Placed], same: dict[Path, Path], classes: bool) -> li
                 "them say what was remembered"
             )
             warnings.warn(said[-1], DataWarning, stacklevel=4)
-    several = {image: of for (_, image), of in texts.items() if len(of) > 1} if classes else {}
-    if several:
-        image, of = next(iter(several.items()))
+    ambiguous = {image: of for (_, image), of in texts.items() if len(of) > 1} if classes else {}
+    if ambiguous:
+        image, of = next(iter(ambiguous.items()))
         listed = " and ".join(map(repr, sorted(of)))
         said.append(
-            f"{_images(len(several))} in more than one class (by path or by content), such as {image} in {listed}"
+            f"{_images(len(ambiguous))} in more than one class (by path or by content), such as {image} in {listed}"
         )
     return said
+
+
+def _repeated(images: Iterable[str]) -> set[str]:
+    """Those that come more than once."""
+    once: set[str] = set()
+    return {image for image in images if image in once or once.add(image)}  # type: ignore[func-returns-value]
 
 
 def _images(n: int) -> str:

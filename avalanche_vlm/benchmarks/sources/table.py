@@ -138,10 +138,10 @@ def table_stream(
         if order:
             raise InputError("order does not apply to a time_column, whose steps are in the order of time")
     tasks = in_order(found, order)
-    items = readable([item for item in items if item.task in tasks], problems, path, check, check_workers)
+    items, seen = readable([item for item in items if item.task in tasks], problems, path, check, check_workers)
     names = choose_names(class_names, [item.text for item in items], path) if kind == "classes" else UNNAMED
     given = {bool(item.split) for item in items}
-    items = split_items(items, test_fraction, seed, by_class=kind == "classes", problems=problems)
+    items = split_items(items, seen, test_fraction, seed, by_class=kind == "classes", problems=problems)
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     items, chosen = few_items(items, tasks, shots, seed)
     if by != "task":
@@ -236,7 +236,7 @@ def reference_table(
     path = Path(path)
     problems = Problems(on_error)
     rows = under_our_names(list(read_rows(path, problems)), {"image": image_column, "caption": caption_column}, path)
-    items = readable(table_items(path, rows, "caption", image_root, problems), problems, path, check, check_workers)
+    items, _ = readable(table_items(path, rows, "caption", image_root, problems), problems, path, check, check_workers)
     if not items:
         raise InputError(f"{path} has no usable rows")
     captions = tuple(i.text for i in items)
@@ -282,7 +282,7 @@ def table_items(
             problems.add(f"{where}: split is train, val or test, not {values['split']!r}")
         else:
             task, split = values.get("task", "all"), split_of(values.get("split", "")) or ""
-            items.append(Item(file_of_image(folder, values["image"]), values[text_column], task, split, where))
+            items.append(Item(str(file_of_image(folder, values["image"])), values[text_column], task, split, where))
     return items
 
 

@@ -100,7 +100,7 @@ def tar_aside(path: Path, name: str, reading: AsideReading) -> list[HeldOutSet]:
         return table_aside(path, name, reading)
     rows = list(read_rows(path, reading.problems))
     items = tested_items(path, table_items(path, rows, "label", None, reading.problems))
-    items = readable(items, reading.problems, path, reading.check, reading.check_workers)
+    items, _ = readable(items, reading.problems, path, reading.check, reading.check_workers)
     refuse_nothing(path, items)
     y = []
     for item in items:

@@ -102,7 +102,7 @@ def check(example: Example, folder: Path) -> None:
         ["n01440764", "n01443537", "n02"],
         ["²", "1.0", "-1"],
     ):
-        items = [Item(folder / "a.png", label, "all", "train", "") for label in labels]
+        items = [Item(str(folder / "a.png"), label, "all", "train", "") for label in labels]
         for read in (
             lambda labels=labels: _all_named(names_for(path, labels)[0], labels),
             lambda labels=labels: choose_names(None, labels, folder),
