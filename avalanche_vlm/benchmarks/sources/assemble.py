@@ -50,7 +50,7 @@ class Item:
     where: str
 
 
-class Seen(NamedTuple):
+class ReadableImages(NamedTuple):
     """Image files that can be read.
 
     :param images: their paths, each once.
@@ -63,7 +63,7 @@ class Seen(NamedTuple):
 
 def readable(
     items: Sequence[Item], problems: Problems, data: Path, check: Check = "full", workers: int | None = None
-) -> tuple[list[Item], Seen]:
+) -> tuple[list[Item], ReadableImages]:
     """The items whose images can be read; the others are problems.
 
     :param items: samples of all tasks.
@@ -83,14 +83,14 @@ def readable(
             for image, sentence in zip(images, sentences, strict=True):
                 if sentence is not None:
                     problems.add(_told(first.get(image, ""), sentence))
-            return list(items), Seen(images, files)
+            return list(items), ReadableImages(images, files)
         wrong = {image: sentence for image, sentence in zip(images, sentences, strict=True) if sentence is not None}
     for item in items if wrong else ():
         if item.image in wrong:
             problems.add(_told(item.where, wrong[item.image]))
     good = np.array([image not in wrong for image in images], dtype=bool)
     left = [image for image, there in zip(images, good.tolist(), strict=True) if there]
-    return [item for item in items if item.image not in wrong], Seen(left, files.at(good))
+    return [item for item in items if item.image not in wrong], ReadableImages(left, files.at(good))
 
 
 def _told(where: str, sentence: str) -> str:
@@ -110,7 +110,7 @@ def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tup
 
 
 def split_items(
-    items: Sequence[Item], seen: Seen, test_fraction: float, seed: int, by_class: bool, problems: Problems
+    items: Sequence[Item], seen: ReadableImages, test_fraction: float, seed: int, by_class: bool, problems: Problems
 ) -> list[Item]:
     """Give every item without a split one: stratified by task, and by class if asked.
 

@@ -83,11 +83,11 @@ def _verdicts(
     tell, total, done, found = listener(), int(left.sum()), 0, False
     rows = np.flatnonzero(left)
     try:
-        with closing(_read(paths, rows, check, workers)) as answers:
+        with closing(_read(paths, rows, check, workers)) as verdicts:
             for row, open_ in enumerate(left.tolist()):
                 sentence = None
                 if open_:
-                    sentence, digest = next(answers)
+                    sentence, digest = next(verdicts)
                     done += 1
                     if sentence is None and wanted:
                         levels[row], found = wanted, True
@@ -101,13 +101,13 @@ def _verdicts(
             keep_known(place, found_out, began)
 
 
-Answer = tuple[str | None, int]
+Checked = tuple[str | None, int]
 """What is wrong with a file, and the digest of what it holds as a number, 0 where it was not taken."""
 
 
 def _read(
     paths: Sequence[str | Path], rows: np.ndarray, check: Check, workers: int | None
-) -> Generator[Answer, None, None]:
+) -> Generator[Checked, None, None]:
     if not len(rows):
         return
     chunks = np.split(rows, range(CHUNK, len(rows), CHUNK))
@@ -122,11 +122,11 @@ def _read(
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # nothing is drawn from the global one
     )
-    for answers in loader:
-        yield from answers
+    for verdicts in loader:
+        yield from verdicts
 
 
-class _Chunks(Dataset[list[Answer]]):
+class _Chunks(Dataset[list[Checked]]):
     """What is wrong with the files of each chunk."""
 
     def __init__(self, paths: Sequence[str | Path], chunks: Sequence[np.ndarray], check: Check) -> None:
@@ -136,10 +136,10 @@ class _Chunks(Dataset[list[Answer]]):
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def __getitem__(self, index: int) -> list[Answer]:
-        return [self._answer(Path(self._paths[row])) for row in self._chunks[index].tolist()]
+    def __getitem__(self, index: int) -> list[Checked]:
+        return [self._checked(Path(self._paths[row])) for row in self._chunks[index].tolist()]
 
-    def _answer(self, path: Path) -> Answer:
+    def _checked(self, path: Path) -> Checked:
         try:
             self._read(path)
             # Its bytes are at hand for the system now; later it would take another look at the whole data set.
@@ -148,5 +148,5 @@ class _Chunks(Dataset[list[Answer]]):
             return str(error), 0
 
 
-def _as_it_is(answers: list[Answer]) -> list[Answer]:
-    return answers
+def _as_it_is(verdicts: list[Checked]) -> list[Checked]:
+    return verdicts

@@ -12,7 +12,7 @@ import numpy as np
 
 from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.sources.inside import container_of, digest_inside
-from avalanche_vlm.benchmarks.sources.manifest import Files, KnownFiles, in_order, keep_known, seen
+from avalanche_vlm.benchmarks.sources.manifest import Files, KnownFiles, keep_known, seen, sorted_by_name
 
 
 class _Found:
@@ -38,11 +38,11 @@ def remember(manifest: Path, files: Files, levels: np.ndarray, digests: np.ndarr
     :param manifest: path of the data set's manifest.
     :param files: the files as they were looked at.
     :param levels: how far each was checked ``[N]``.
-    :param digests: of what each holds ``[N]``, 0 where it is not known.
+    :param digests: digests of what the files hold ``[N]``, 0 where it is not known.
     :param began: when they were looked at, in nanoseconds since 1970.
     :return: what is known of them, as a manifest has it.
     """
-    found = _Found(in_order(files, levels, digests), began)
+    found = _Found(sorted_by_name(files, levels, digests), began)
     key = manifest, hash(files.names.tobytes())
     _FOUND.pop(key, None)
     _FOUND[key] = found
@@ -59,7 +59,7 @@ def keep_contents() -> None:
             found.changed = False
 
 
-def content_of(path: str | Path) -> str:
+def content_at_path(path: str | Path) -> str:
     """A digest of what an image file holds, as :func:`~avalanche_vlm._content.file_digest` gives it.
 
     :param path: path of an image file, or of an image inside another file.
@@ -94,7 +94,7 @@ def contents_of(paths: Sequence[str | Path], files: Files) -> np.ndarray:
         taken = (rows >= 0) & (digests == 0)
         digests[taken] = found.known.digests[rows[taken]]
     for row in np.flatnonzero(digests == 0).tolist():
-        digests[row] = as_number(content_of(paths[row]))
+        digests[row] = as_number(content_at_path(paths[row]))
     return digests
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avalanche_vlm import _given
 from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
-from avalanche_vlm.benchmarks.sources.contents import content_of
+from avalanche_vlm.benchmarks.sources.contents import content_at_path
 from avalanche_vlm.benchmarks.sources.inside import container_of, opened_inside, size_at
 from avalanche_vlm.errors import InputError
 
@@ -84,7 +84,7 @@ class ImageFiles(Sequence[Image.Image]):
         :param index: place of the image.
         :raises InputError: if the file cannot be read.
         """
-        return content_of(self._paths[index]).encode()
+        return content_at_path(self._paths[index]).encode()
 
 
 def read_image(path: Path, draft: int | None = None) -> Image.Image:

@@ -67,10 +67,10 @@ class Files(NamedTuple):
 class KnownFiles(NamedTuple):
     """What is known of files, by the first 64 bits of their names in ascending order.
 
-    :param names: as in :class:`Files`.
-    :param states: as in :class:`Files`, when they were checked.
+    :param names: digests of the paths, as :class:`Files` has them.
+    :param states: size and times when the files were checked, as :class:`Files` has them.
     :param levels: how far each was checked ``[N]``: :data:`UNCHECKED`, :data:`HEADER` or :data:`DECODED`.
-    :param digests: of what each holds ``[N]``, as integers of 64 bits; 0 where nobody has asked for it.
+    :param digests: digests of what the files hold ``[N]``, as integers of 64 bits; 0 where nobody has asked for it.
     """
 
     names: np.ndarray
@@ -162,12 +162,12 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def in_order(files: Files, levels: np.ndarray, digests: np.ndarray) -> KnownFiles:
+def sorted_by_name(files: Files, levels: np.ndarray, digests: np.ndarray) -> KnownFiles:
     """What is known of files, as a manifest has it.
 
     :param files: files in any order.
     :param levels: how far each was checked ``[N]``.
-    :param digests: of what each holds ``[N]``.
+    :param digests: digests of what the files hold ``[N]``.
     """
     order = np.argsort(files.names[:, 0], kind="stable")
     return KnownFiles(files.names[order], files.states[order], levels[order], digests[order])

@@ -44,7 +44,7 @@ def same_images(images: Sequence[str | Path], files: Files | None = None) -> dic
 
     :param images: paths of N files that exist, each once.
     :param files: what the system says of them; None to look at them.
-    :return: by each path that another one stands for, which comes before it and holds the same picture: that other.
+    :return: the earlier path with the same picture, by each path that has one.
     """
     files = look_at(images) if files is None else files
     first = _first_alike(files.places)

@@ -15,7 +15,7 @@ from avalanche_vlm.benchmarks import image_folder_stream
 from avalanche_vlm.benchmarks.fingerprint import data_of
 from avalanche_vlm.benchmarks.sources import contents
 from avalanche_vlm.benchmarks.sources.checking import checked_images
-from avalanche_vlm.benchmarks.sources.contents import as_digits, as_number, content_of, contents_of
+from avalanche_vlm.benchmarks.sources.contents import as_digits, as_number, content_at_path, contents_of
 from avalanche_vlm.benchmarks.sources.manifest import known_digests, look_at, manifest_of, read_known
 from avalanche_vlm.errors import InputError
 
@@ -62,7 +62,7 @@ def test_a_check_of_whole_files_knows_what_they_hold(files, read, monkeypatch):
     assert not read
     another_start(monkeypatch)
     assert data_of(stream(files)) == first and not read
-    assert [content_of(path) for path in files] == wanted and not read
+    assert [content_at_path(path) for path in files] == wanted and not read
     digests = known_digests(read_known(manifest_of(files[0].parent.parent)), look_at(files))
     assert [as_digits(of) for of in digests.tolist()] == wanted
 
@@ -80,24 +80,24 @@ def test_what_a_look_at_headers_does_not_tell_is_read_once_and_kept(files, read,
 
 def test_a_file_that_changes_is_read_again_whatever_its_size_and_time_say(files, read):
     list(checked_images(files, files[0].parent.parent, workers=0))
-    before, known = content_of(files[3]), files[3].stat()
+    before, known = content_at_path(files[3]), files[3].stat()
     content = bytearray(files[3].read_bytes())
     content[-20] ^= 1
     files[3].write_bytes(content)
     os.utime(files[3], ns=(known.st_atime_ns, known.st_mtime_ns))
-    assert content_of(files[3]) == file_digest(files[3]) != before and read == [files[3]]
-    assert as_digits(int(contents_of(files, look_at(files))[3])) == content_of(files[3])
+    assert content_at_path(files[3]) == file_digest(files[3]) != before and read == [files[3]]
+    assert as_digits(int(contents_of(files, look_at(files))[3])) == content_at_path(files[3])
 
 
 def test_data_sets_that_share_files_and_files_of_none_are_known(files, read, tmp_path):
     for place in (tmp_path / "one", tmp_path / "two"):
         list(checked_images(files[:5], place, check="none"))
-    content_of(files[0])
-    content_of(files[0])
-    content_of(files[7])
+    content_at_path(files[0])
+    content_at_path(files[0])
+    content_at_path(files[7])
     assert read == [files[0], files[7]]
     with pytest.raises(InputError, match=r"cannot read .*none\.png"):
-        content_of(tmp_path / "none.png")
+        content_at_path(tmp_path / "none.png")
 
 
 def test_a_long_life_forgets_what_it_saw_first(files, read, tmp_path):
