@@ -148,7 +148,7 @@ def from_avalanche(
         held_out=held_out if held_out is not None else ours.held_out if ours else (),
         reference=reference or (ours.reference if ours else None),
         generator=generator or (ours.generator if ours else None),
-        data=DataReport(ours.data.skipped, notes, ours.data.cut) if ours and ours.data else DataReport(notes=notes),
+        data=replace(ours.data, notes=notes, chosen={}) if ours and ours.data else DataReport(notes=notes),
         protocol={
             **(ours.protocol if ours else {}),
             **{f"n_{stream}": [len(part) for part in parts] for stream, parts in streams.items()},

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from avalanche_vlm.benchmarks.identities import Identities, Images
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace, StreamKind, refuse_long
+from avalanche_vlm.benchmarks.passed_over import PassedOver, StandIns
 from avalanche_vlm.memory.generators import Generator
 
 Transform = Callable[[Any], torch.Tensor]
@@ -51,19 +52,25 @@ class ImageDataset(Dataset):
 
     :param images: uint8 ``[N, 3, H, W]``, or a sequence of anything that the transform takes.
     :param targets: N class ids.
+    :param stand_ins: reads the images, and another one of the class in the place of one that cannot be read; None for
+        images that can be read, or that stop whoever meets them.
     """
 
-    def __init__(self, images: Images, targets: Sequence[int]) -> None:
+    def __init__(self, images: Images, targets: Sequence[int], stand_ins: StandIns | None = None) -> None:
         if len(images) != len(targets):
             raise ValueError(f"{len(images)} images with {len(targets)} targets")
         self.images = images
         self.targets = [int(t) for t in targets]
+        self.stand_ins = stand_ins
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.images[index], self.targets[index]
+        if self.stand_ins is None:
+            return self.images[index], self.targets[index]
+        row, image = self.stand_ins.read(index, self.targets)
+        return image, self.targets[row]
 
     def content_of(self, index: int) -> Any:
         """What the image is, for a comparison of contents.
@@ -81,21 +88,33 @@ class PairDataset(Dataset):
     :param captions: captions of the N images.
     :param identities: numbers of images and captions, extended here and shared by the data sets of one benchmark; by
         default this data set has its own.
+    :param stand_ins: reads the images; in the place of a pair whose image cannot be read comes another one, with its
+        own caption and identity. None for images that can be read, or that stop whoever meets them.
     """
 
-    def __init__(self, images: Images, captions: Sequence[str], identities: Identities | None = None) -> None:
+    def __init__(
+        self,
+        images: Images,
+        captions: Sequence[str],
+        identities: Identities | None = None,
+        stand_ins: StandIns | None = None,
+    ) -> None:
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images with {len(captions)} captions")
         self.images = images
         self.captions = list(captions)
         self.identities = identities or Identities()
         self.targets = self.identities.number(images, self.captions)
+        self.stand_ins = stand_ins
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tuple[Any, str], int]:
-        return (self.images[index], self.captions[index]), self.targets[index]
+        if self.stand_ins is None:
+            return (self.images[index], self.captions[index]), self.targets[index]
+        row, image = self.stand_ins.read(index)
+        return (image, self.captions[row]), self.targets[row]
 
     def content_of(self, index: int) -> tuple[Any, str]:
         """What image and caption are, for a comparison of contents.
@@ -205,18 +224,22 @@ class DataReport:
     :param cut: the captions of each part of the benchmark, and how many of them the model does not read to their end.
     :param chosen: places of the training images that were drawn for few shots, or of the pairs that were drawn to test,
         by task; empty where nothing is drawn.
+    :param passed_over: the images that could not be read when they were met, where such do not stop a run.
     """
 
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: dict[str, dict[str, int]] = field(default_factory=dict)
     chosen: dict[str, list[int]] = field(default_factory=dict)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def as_json(self) -> dict[str, Any]:
         """What a result says of its data: plain JSON types."""
         cut = {part: dict(counts) for part, counts in self.cut.items() if counts["cut"]}
         chosen = {"chosen": dict(self.chosen)} if self.chosen else {}
-        return {"skipped": list(self.skipped), "notes": list(self.notes), "cut": cut, **chosen}
+        passed_over = self.passed_over.as_json()
+        met = {"passed_over": passed_over} if passed_over["count"] else {}
+        return {"skipped": list(self.skipped), "notes": list(self.notes), "cut": cut, **chosen, **met}
 
 
 class VLMBenchmark(CLScenario):

@@ -27,7 +27,7 @@ def set_aside(stream: StreamRequest, benchmark: VLMBenchmark, model: VLM) -> Non
     from avalanche_vlm.benchmarks.sources.aside import AsideReading
     from avalanche_vlm.benchmarks.sources.problems import Problems
 
-    problems = Problems(stream.on_error)
+    problems = Problems(stream.on_error, benchmark.data.passed_over)
     checks: dict[str, Any] = {option: stream.options[option] for option in CHECKS if option in stream.options}
     root = None if stream.held_out_root is None else Path(stream.held_out_root).expanduser()
     found = open_aside(stream.held_out, root, AsideReading(model, problems, **checks))

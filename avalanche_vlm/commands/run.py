@@ -145,11 +145,13 @@ def _report(out: Path, entries: list[dict[str, Any]]) -> None:
     from avalanche_vlm.evaluation.beside import published_beside
     from avalanche_vlm.evaluation.cells import not_measured
     from avalanche_vlm.evaluation.chance import remarks
+    from avalanche_vlm.evaluation.left_out import images_passed_over
     from avalanche_vlm.report import table
 
     table.print_table(entries)
     results = [entry["result"] for entry in entries]
-    for sentence in (*remarks(results), *not_measured(results), *published_beside(results).sentences):
+    said = (*remarks(results), *not_measured(results), *images_passed_over(results))
+    for sentence in (*said, *published_beside(results).sentences):
         tell(sentence)
     tell(f"written to {out}")
 

@@ -59,9 +59,11 @@ def update(request: UpdateRequest) -> int:
         progress.task(f"update by {recipe}", 1) as advance,
         reading_by(settings.num_workers),
     ):
+        opened: list[VLMBenchmark] = []
 
         def month(model: VLM) -> VLMBenchmark:
             found = _month(request, recipe, settings, earlier, saved, model)
+            opened.append(found)
             for sentence in (*(f"left out: {of}" for of in found.data.skipped), *found.data.notes):
                 progress.say_once(sentence)
             return found
@@ -85,6 +87,8 @@ def update(request: UpdateRequest) -> int:
             progress=None if advance is None else lambda _, *of: advance(0, *of),
             said=progress.say,
         )
+        for sentence in (of for new in opened for of in new.data.passed_over.as_json()["files"]):
+            progress.say_once(f"passed over: {sentence}")
     if request.as_json:
         tell(json.dumps({**done.record.model_dump(mode="json"), "refusal": done.refusal}, indent=1))
     else:

@@ -57,15 +57,24 @@ class GuessRecord(TypedDict):
     alone: NotRequired[list[NotNegativeInt]]
 
 
+class PassedOverRecord(TypedDict):
+    """Image files that could not be read when a run met them, where others took their places: how many, and a sentence
+    on each of the first hundred."""
+
+    count: NotNegativeInt
+    files: list[str]
+
+
 class DataRecord(TypedDict):
     """What a result says of its data: sentences on what was left out and on what to know of it, of every part how many
-    captions were cut, and of every task of few shots which of its training images were drawn, or of one without a test
-    part which of its pairs."""
+    captions were cut, of every task of few shots which of its training images were drawn, or of one without a test
+    part which of its pairs, and which images were passed over."""
 
     skipped: list[str]
     notes: list[str]
     cut: dict[str, dict[str, NotNegativeInt]]
     chosen: NotRequired[dict[Name, list[NotNegativeInt]]]
+    passed_over: NotRequired[PassedOverRecord]
 
 
 class FigureRecord(TypedDict):

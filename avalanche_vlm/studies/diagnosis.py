@@ -19,6 +19,7 @@ from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.cells import has_diagonal, not_measured
 from avalanche_vlm.evaluation.chance import remarks
+from avalanche_vlm.evaluation.left_out import images_passed_over
 from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
 from avalanche_vlm.models import VLM
 from avalanche_vlm.storage.durable import write_or_remark
@@ -132,7 +133,7 @@ def diagnose(
     found = {
         "protocol": outcome.result["protocol"],
         "tasks": outcome.result["tasks"],
-        "remarks": [*remarks([outcome.result]), *not_measured([outcome.result])],
+        "remarks": [*remarks(results := [outcome.result]), *not_measured(results), *images_passed_over(results)],
         "exposures": exposures,
         "drift": _drift(drift.result()),
         "interference": interference.result(),

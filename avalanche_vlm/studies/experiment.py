@@ -102,6 +102,8 @@ def run_experiment(
     """
     torch.manual_seed(seed)
     declared_figures(metrics)  # names that clash are refused before anything is trained
+    passed_over = benchmark.data.passed_over
+    passed_over.forget()  # what another run on the same benchmark has met
     options = recipes.check_options(recipe, options or {})
     settings = settled(settings, recipe, benchmark.kind, plugins)
     model.to(device)
@@ -150,6 +152,7 @@ def run_experiment(
     )
 
     if checkpoint is not None:
+        checkpoint.also |= {"passed_over": passed_over} if passed_over else {}
         checkpoint = made_durable(checkpoint, strategy, account, protocol)
 
     def report(measured: bool) -> None:

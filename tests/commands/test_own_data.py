@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import pytest
@@ -32,6 +33,33 @@ def test_a_users_own_folder_with_a_corrupt_file(tmp_path, capsys):
     assert len(result["data"]["skipped"]) == 1 and str(bad) in result["data"]["skipped"][0]
     assert result["protocol"]["templates"] == {"given": ["a {}"]} and result["tasks"] == ["first", "second"]
     assert "left out:" in capsys.readouterr().err
+
+
+def test_what_no_check_has_found_is_passed_over_and_told_at_the_end(tmp_path, capsys):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for c, name in enumerate(("red thing", "blue thing")):
+            for i in range(3):
+                path = tmp_path / "mine" / part / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (255 * (1 - c), 9 * i, 255 * c)).save(path)
+    bad = tmp_path / "mine" / "train" / "red thing" / "1.png"
+    aside = tmp_path / "aside" / "blue thing" / "0.png"
+    shutil.copytree(tmp_path / "mine" / "test", tmp_path / "aside")
+    Image.new("RGB", (32, 32), (9, 9, 255)).save(aside.with_name("3.png"))
+    for path in (bad, aside):
+        path.write_bytes(path.read_bytes()[:60])
+    arguments = ["run", "--data", str(tmp_path / "mine"), "--epochs", "1", "--lr", "1e-3", "--check", "none", "--quiet"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "a"), "--no-save"]) == 2
+    assert f"{bad} cannot be decoded" in capsys.readouterr().err
+    arguments += ["--held-out", str(tmp_path / "aside")]
+    assert cli.main([*arguments, "--on-error", "skip", "--out", str(tmp_path / "b"), "--no-save"]) == 0
+    told = read(tmp_path / "b/result.json")["data"]
+    assert told["passed_over"]["count"] == 2 and not told["skipped"]
+    assert all(str(path) in of for path, of in zip((bad, aside), told["passed_over"]["files"], strict=True))
+    said = "2 images could not be read, and others took their places: result.json names them (data.passed_over)."
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

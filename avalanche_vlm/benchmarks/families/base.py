@@ -121,7 +121,11 @@ class PublishedBenchmark:
             ),
             BenchmarkOption("check_workers", "number", None, "processes that check"),
             BenchmarkOption(
-                "on_error", "choice", "raise", "what is done with an image that cannot be read", ("raise", "skip")
+                "on_error",
+                "choice",
+                "raise",
+                "whether an image that cannot be read stops the run or is passed over",
+                ("raise", "skip"),
             ),
         )
 

@@ -64,7 +64,7 @@ def built(
     shown = (train_transform or default, eval_transform or default)
     streams = {
         part: [
-            as_experience_data(_images(getattr(task, part), space.tasks[number]), *shown, number)
+            as_experience_data(_images(getattr(task, part), space.tasks[number], problems), *shown, number)
             for number, task in enumerate(tasks)
         ]
         for part in ("train", "test")
@@ -76,7 +76,9 @@ def built(
         streams["test"],
         label_space=space,
         task_names=[task.name for task in tasks],
-        data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes)), chosen=chosen),
+        data=DataReport(
+            problems.skipped, list(dict.fromkeys(problems.notes)), chosen=chosen, passed_over=problems.passed_over
+        ),
         protocol={
             **own_protocol(options),
             **benchmark.facts,
@@ -240,8 +242,9 @@ def joined_classes(tasks: Sequence[TaskPlan], visible: Any) -> LabelSpace:
     return LabelSpace(tuple(names), tuple(members), visible, sets, tuple(task.name for task in tasks))
 
 
-def _images(part: LabelledPart, ids: Sequence[int]) -> ImageDataset:
-    return ImageDataset(raw_images(part), np.asarray(ids)[part.labels].tolist())
+def _images(part: LabelledPart, ids: Sequence[int], problems: Problems) -> ImageDataset:
+    images = raw_images(part)
+    return ImageDataset(images, np.asarray(ids)[part.labels].tolist(), problems.stand_ins(images))
 
 
 def _without(part: LabelledPart, bad: set[Path]) -> LabelledPart:

@@ -61,7 +61,8 @@ def built_pairs(
     for number, plan in enumerate(plans):  # task by task: the numbers of a task do not depend on tasks to come
         for part in parts:
             rows: CaptionedPart = getattr(plan, part)
-            pairs = PairDataset(ImageFiles(rows.images), rows.captions, identities)
+            images = ImageFiles(rows.images)
+            pairs = PairDataset(images, rows.captions, identities, problems.stand_ins(images))
             streams[part].append(as_experience_data(pairs, shown["train"], shown["test"], number))
     found = VLMBenchmark(
         benchmark.name,
@@ -70,7 +71,9 @@ def built_pairs(
         streams["test"],
         task_names=[plan.name for plan in plans],
         further={"valid": streams["valid"]} if "valid" in streams else {},
-        data=DataReport(problems.skipped, list(dict.fromkeys(problems.notes)), chosen=drawn),
+        data=DataReport(
+            problems.skipped, list(dict.fromkeys(problems.notes)), chosen=drawn, passed_over=problems.passed_over
+        ),
         protocol={
             **own_protocol(options),
             **benchmark.facts,

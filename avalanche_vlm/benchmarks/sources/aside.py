@@ -81,7 +81,8 @@ def class_aside(
     """
     space = LabelSpace.from_names(names, prompts)
     reading.problems.notes += [f"held-out set {name}: {sentence}" for sentence in warned_of(space)]
-    return HeldOutSet(name, Transformed(ImageDataset(images, y), reading.model.transforms.eval), space)
+    dataset = ImageDataset(images, y, reading.problems.stand_ins(images))
+    return HeldOutSet(name, Transformed(dataset, reading.model.transforms.eval), space)
 
 
 def pairs_aside(name: str, images: Any, captions: Sequence[str], reading: AsideReading) -> HeldOutSet:
@@ -93,7 +94,8 @@ def pairs_aside(name: str, images: Any, captions: Sequence[str], reading: AsideR
     :param reading: how it is read.
     """
     transform = PairTransform(reading.model.transforms.eval, reading.model.tokenizer)
-    return HeldOutSet(name, Transformed(PairDataset(images, captions), transform))
+    dataset = PairDataset(images, captions, stand_ins=reading.problems.stand_ins(images))
+    return HeldOutSet(name, Transformed(dataset, transform))
 
 
 def _sets(

@@ -214,7 +214,7 @@ def assemble(
         if tokenizer is None:
             raise InputError(f"{name} is a stream of captions: give the model's tokenizer")
         train, test = PairTransform(train_transform, tokenizer), PairTransform(eval_transform, tokenizer)
-        streams = _pairs(parts, tasks, train, test, draft)
+        streams = _pairs(parts, tasks, train, test, draft, problems)
     else:
         classes = {t: _class_texts(parts, t) for t in tasks}
         named = [(t, [names.names.get(text, text) for text in classes[t]], templates) for t in tasks]
@@ -222,7 +222,7 @@ def assemble(
         problems.notes += names.notes
         problems.notes += warned_of(space)
         protocol = {**protocol, "class_names": names.source}
-        streams = _classes(parts, classes, space, train_transform, eval_transform, draft)
+        streams = _classes(parts, classes, space, train_transform, eval_transform, draft, problems)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}
     benchmark = VLMBenchmark(
         name,
@@ -232,7 +232,7 @@ def assemble(
         label_space=space,
         task_names=list(tasks),
         further={s: streams[s] for s in splits if s not in ("train", "test")},
-        data=DataReport(problems.skipped, problems.notes, chosen=chosen or {}),
+        data=DataReport(problems.skipped, problems.notes, chosen=chosen or {}, passed_over=problems.passed_over),
         protocol={**protocol, **counts, "order": list(tasks)},
     )
     if tokenizer is not None:
@@ -284,12 +284,20 @@ def drafted(transform: Any) -> int:
     return 2 * size
 
 
-def _pairs(parts: Parts, tasks: Sequence[str], train: PairTransform, test: PairTransform, draft: int | None) -> Streams:
+def _pairs(
+    parts: Parts,
+    tasks: Sequence[str],
+    train: PairTransform,
+    test: PairTransform,
+    draft: int | None,
+    problems: Problems,
+) -> Streams:
     identities = Identities()
 
     def data(items: Sequence[Item], number: int) -> AvalancheDataset:
         images, captions = ImageFiles([item.image for item in items], draft), [item.text for item in items]
-        return as_experience_data(PairDataset(images, captions, identities), train, test, number)
+        pairs = PairDataset(images, captions, identities, problems.stand_ins(images))
+        return as_experience_data(pairs, train, test, number)
 
     streams: Streams = {"train": [], "valid": [], "test": []}
     for number, task in enumerate(tasks):  # task by task: the numbers of a task do not depend on tasks to come
@@ -306,6 +314,7 @@ def _classes(
     train: Callable,
     test: Callable,
     draft: int | None,
+    problems: Problems,
 ) -> Streams:
     streams: Streams = {"train": [], "valid": [], "test": []}
     for number, (task, texts) in enumerate(classes.items()):
@@ -313,7 +322,8 @@ def _classes(
         for split, stream in streams.items():
             if not (items := parts[task, split]):
                 continue  # no validation samples
-            data = ImageDataset(ImageFiles([item.image for item in items], draft), [ids[item.text] for item in items])
+            images = ImageFiles([item.image for item in items], draft)
+            data = ImageDataset(images, [ids[item.text] for item in items], problems.stand_ins(images))
             stream.append(as_experience_data(data, train, test, number))
     return streams
 

@@ -58,7 +58,8 @@ def image_folder_stream(
     :param test_fraction: share of every class that is kept for testing, in (0, 1).
     :param seed: seed of the random split, 0 or more.
     :param on_error: ``"raise"`` stops at the first image that cannot be read, ``"skip"`` leaves it out and says so in
-        ``benchmark.data.skipped``.
+        ``benchmark.data.skipped``; one that no check has found is passed over when it is met, and
+        ``benchmark.data.passed_over`` says so.
     :param name: name of the benchmark; the folder's by default.
     :param order: task folders in the order of the stream; natural order (2 before 10) by default.
     :param layout: what lies beneath the splits: ``"class"`` for classes of one task, ``"task/class"`` for tasks with

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from avalanche_vlm.benchmarks.passed_over import PassedOver, StandIns
 from avalanche_vlm.errors import InputError
 
 OnError = Literal["raise", "skip"]
@@ -13,18 +14,30 @@ class Problems:
     """Raises on the first problem, or notes each.
 
     :param on_error: ``"raise"`` or ``"skip"``.
+    :param passed_over: takes the images that no check has found and a run meets; by default those of a new benchmark.
     """
 
-    def __init__(self, on_error: OnError) -> None:
+    def __init__(self, on_error: OnError, passed_over: PassedOver | None = None) -> None:
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error is raise or skip, not {on_error!r}")
         self.on_error = on_error
         self.skipped: list[str] = []
         self.notes: list[str] = []
         """What else is to be said of the data, a sentence each."""
+        self.passed_over = PassedOver() if passed_over is None else passed_over
 
     def add(self, sentence: str) -> None:
         """One sample cannot be used."""
         if self.on_error == "raise":
             raise InputError(f"{sentence} (on_error=skip leaves it out)")
         self.skipped.append(sentence)
+
+    def stand_ins(self, images: Any) -> StandIns | None:
+        """What reads the images of a data set when they are met; None where one that cannot be read stops whoever reads
+        it, and for pictures in memory.
+
+        :param images: images of a data set.
+        """
+        if self.on_error == "raise" or not hasattr(images, "paths"):
+            return None
+        return self.passed_over.reader(images)

@@ -75,7 +75,8 @@ def table_stream(
     :param test_fraction: share kept for testing where the table does not say, in (0, 1).
     :param seed: seed of the random split, 0 or more.
     :param on_error: ``"raise"`` stops at the first row that cannot be used, ``"skip"`` leaves it out and says so in
-        ``benchmark.data.skipped``.
+        ``benchmark.data.skipped``; one that no check has found is passed over when it is met, and
+        ``benchmark.data.passed_over`` says so.
     :param name: name of the benchmark; the file's by default.
     :param order: tasks in the order of the stream; of first appearance by default.
     :param class_names: names of the classes, by label or in order, or a file with them

@@ -63,7 +63,13 @@ def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", 
     data.add_argument("--benchmark", choices=benchmark_names(), help=f"(default: {benchmark})")
     data.add_argument("--root", metavar="DIR", help="folder that holds the data sets of a published benchmark")
     data.add_argument("--data", metavar="PATH", help="your own folder of class folders, or table (list formats)")
-    data.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="unreadable images and rows")
+    data.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="whether an image or row that cannot be read stops the run or is left out; one that no check has found is "
+        "then passed over where the run meets it, and the result names it",
+    )
     data.add_argument("--label-space", choices=get_args(Visible), help="which classes compete")
     data.add_argument(
         "--order", type=values.names, metavar="A,B,C", help="names of the tasks, in the order of the stream"

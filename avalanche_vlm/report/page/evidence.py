@@ -13,6 +13,7 @@ from avalanche_vlm.evaluation.chance import remarks
 from avalanche_vlm.evaluation.comparable import DRAWN, SEEDS, grouped, shared_facts
 from avalanche_vlm.evaluation.declaration import Figure, ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
+from avalanche_vlm.evaluation.left_out import images_passed_over
 from avalanche_vlm.evaluation.variants import row_names, row_settings
 from avalanche_vlm.report.page.charts.points import unbeaten
 from avalanche_vlm.report.page.reading import grid, items, number, numbers, record, records, text, titles
@@ -43,6 +44,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
     variants = _variants(entries)
     figures = figures_of(entries, "page")
     recipes = [_recipe(name, members, figures) for name, members in variants.items()]
+    results = [entry["result"] for entry in entries]
     return {
         "name": ", ".join(filter(None, (text(first["protocol"].get(k)) for k in ("benchmark", "model")))),
         "differs": [{"name": name, "value": text(fixed.get(name))} for name in apart],
@@ -54,7 +56,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
         ],
         "recipes": recipes,
         "weakest": _weakest(variants, titles(first["tasks"])),
-        "remarks": [*remarks(results := [entry["result"] for entry in entries]), *not_measured(results)],
+        "remarks": [*remarks(results), *not_measured(results), *images_passed_over(results)],
         "published": _published(results),
         "held_out": _held_out(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,13 +71,14 @@ def continued(
         titles.append(title)
         for stream, datasets in parts.items():
             dataset = getattr(month, f"{stream}_stream")[index].dataset
+            stand_ins: dict[int, int] = {}
             if space is not None:
                 targets = [_known(ids, int(y), title) for y in dataset.targets]
             elif identities is None:
                 targets = [int(y) for y in dataset.targets]
             else:
-                targets = _numbered(dataset, identities)
-            datasets.append(_relabelled(dataset, targets, label))
+                targets, stand_ins = _numbered(dataset, identities)
+            datasets.append(_relabelled(dataset, targets, label, stand_ins))
     empty = {stream: [datasets[0].subset([])] * len(learned) for stream, datasets in parts.items()}
     return VLMBenchmark(
         month.name,
@@ -173,10 +174,12 @@ def _free(name: str, taken: Sequence[str]) -> str:
     return next(t for t in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if t not in taken)
 
 
-def _numbered(dataset: AvalancheDataset, identities: Identities) -> list[int]:
-    """Identities of pairs, by the captions and pictures of the data set that they are from."""
+def _numbered(dataset: AvalancheDataset, identities: Identities) -> tuple[list[int], dict[int, int]]:
+    """Identities of pairs, by the captions and pictures of the data set that they are from; and those of all pairs that
+    may take the place of one whose image cannot be read, by the identities that they have there."""
     numbers: dict[int, list[int]] = {}
     found = []
+    stand_ins: dict[int, int] = {}
     for row in range(len(dataset)):
         source, place = located(dataset, row)
         if not isinstance(source, PairDataset):
@@ -185,18 +188,22 @@ def _numbered(dataset: AvalancheDataset, identities: Identities) -> list[int]:
             )
         if id(source) not in numbers:
             numbers[id(source)] = identities.number(source.images, source.captions)
+            if source.stand_ins is not None:
+                stand_ins |= zip(source.targets, numbers[id(source)], strict=True)
         found.append(numbers[id(source)][place])
-    return found
+    return found, stand_ins
 
 
-def _relabelled(dataset: AvalancheDataset, targets: list[int], label: int) -> AvalancheDataset:
+def _relabelled(
+    dataset: AvalancheDataset, targets: list[int], label: int, stand_ins: Mapping[int, int]
+) -> AvalancheDataset:
     """The samples of an experience under other targets and another task label, with the transforms that they have."""
     labels = getattr(dataset, "targets_task_labels", None)
     same = labels is not None and list(labels.uniques) == [label]
     if same and targets == [int(y) for y in dataset.targets]:
         return dataset
     return TaskAwareSupervisedClassificationDataset(
-        [_Renumbered(untransformed(dataset), targets)],
+        [_Renumbered(untransformed(dataset), targets, stand_ins)],
         data_attributes=[DataAttribute(targets, "targets"), TaskLabels([label] * len(targets))],
         transform_groups=TransformGroups({group: (transform_of(dataset, group), None) for group in ("train", "eval")}),
     )
@@ -207,16 +214,18 @@ class _Renumbered(Dataset):
 
     :param samples: samples that begin with the input.
     :param targets: a target for each sample.
+    :param stand_ins: targets of pairs that may take the place of another one, by those that they have themselves.
     """
 
-    def __init__(self, samples: AvalancheDataset, targets: Sequence[int]) -> None:
-        self.samples, self.targets = samples, list(targets)
+    def __init__(self, samples: AvalancheDataset, targets: Sequence[int], stand_ins: Mapping[int, int]) -> None:
+        self.samples, self.targets, self.stand_ins = samples, list(targets), stand_ins
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.samples[index][0], self.targets[index]
+        x, y = self.samples[index][:2]
+        return x, self.stand_ins.get(int(y), self.targets[index])
 
     def place_of(self, index: int) -> tuple[Any, int]:
         """The data set that says what a sample is, for a comparison of contents, and the sample's place there.

@@ -199,6 +199,7 @@ def update(
         request = _request(parent, learner, settings, stream, first)
         version, whole_already = version_to_make(folder, request)
         unfinished = Unfinished(folder, version, request, checkpoint_minutes)
+        unfinished.plugin.also |= {"passed_over": new.data.passed_over} if new.data.passed_over else {}
         model, where = learner.model, folder / VERSIONS / version
         if whole_already:
             say(f"{version} was trained by an update that was killed before it ended: its answers decide now")
