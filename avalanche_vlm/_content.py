@@ -44,7 +44,7 @@ def file_digest(path: Path) -> str:
     try:
         refuse_irregular(path)
         known = path.stat()
-        return _of_file(path, known.st_size, known.st_mtime_ns)
+        return _of_file(path, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -63,8 +63,9 @@ def folder_digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=1 << 18)
-def _of_file(path: Path, size: int, changed: int) -> str:
-    """Size and time of the last change are here so that a file that was written anew is read anew."""
+def _of_file(path: Path, size: int, changed: int, entered: int) -> str:
+    """Size and times of the last changes, of content and entry, are here so that a file that was written anew is read
+    anew."""
     with path.open("rb") as file:
         if size <= WHOLE:
             return digest([str(size), file.read()])

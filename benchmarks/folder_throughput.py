@@ -41,7 +41,7 @@ def files(root: Path, number: int, side: int) -> None:
         split = "train" if i >= 4 else "test"
         folder = root / split / ("cat", "dog")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        picture(side, side, rng).save(folder / f"{i}.jpg", quality=90)
+        picture(side, side, rng).save(folder / f"{i:06d}.jpg", quality=90)
 
 
 def packed(root: Path) -> Path:

@@ -22,7 +22,7 @@ from avalanche_vlm.benchmarks.scenario import (
     describe_transform,
     size_of,
 )
-from avalanche_vlm.benchmarks.sources.contents import keep_contents
+from avalanche_vlm.benchmarks.sources.contents import contents_kept
 from avalanche_vlm.compat import located, transform_steps
 from avalanche_vlm.memory.settings import tensor_content
 
@@ -47,21 +47,23 @@ def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
     content: dict[str, str] = {}
     samples: list[str] = []
     names = None if benchmark.label_space is None else benchmark.label_space.class_names
-    for name, stream in streams.items():
-        parts = []
-        for experience in stream:
-            found = _samples(experience.dataset)
-            targets = [f"{int(y)}" for y in experience.dataset.targets]
-            labels = [f"{int(label)}" for label in getattr(experience.dataset, "targets_task_labels", ())]
-            parts += [digest(found), digest(targets), digest(labels)]
-            # Which number a class or a caption has may depend on the split: names and captions do not.
-            samples += (
-                found if names is None else [digest([of, names[int(y)]]) for of, y in zip(found, targets, strict=True)]
-            )
-        content[name] = digest(parts)
-    content["all"] = digest(sorted(samples))
-    content["held_out"] = digest(part for held_out in benchmark.held_out for part in _held_out(held_out))
-    keep_contents()  # to read every file again at every start may take hours
+    with contents_kept():
+        for name, stream in streams.items():
+            parts = []
+            for experience in stream:
+                found = _samples(experience.dataset)
+                targets = [f"{int(y)}" for y in experience.dataset.targets]
+                labels = [f"{int(label)}" for label in getattr(experience.dataset, "targets_task_labels", ())]
+                parts += [digest(found), digest(targets), digest(labels)]
+                # Which number a class or a caption has may depend on the split: names and captions do not.
+                samples += (
+                    found
+                    if names is None
+                    else [digest([of, names[int(y)]]) for of, y in zip(found, targets, strict=True)]
+                )
+            content[name] = digest(parts)
+        content["all"] = digest(sorted(samples))
+        content["held_out"] = digest(part for held_out in benchmark.held_out for part in _held_out(held_out))
     read = {"train": "train", "test": "eval"}
     transforms = {name: _transform(stream[0].dataset, read[name]) for name, stream in streams.items()}
     return {"kind": benchmark.kind, **benchmark.protocol, "content": content, "transforms": transforms}
@@ -75,7 +77,8 @@ def reference_of(reference: ReferencePairs) -> dict[str, Any]:
         and captions.
     """
     pictures = (b"".join(_bytes(content_at(reference.images, i))) for i in range(len(reference)))
-    content = digest(part for pair in zip(pictures, reference.captions, strict=True) for part in pair)
+    with contents_kept():
+        content = digest(part for pair in zip(pictures, reference.captions, strict=True) for part in pair)
     return {"pairs": len(reference), **({"path": reference.path} if reference.path else {}), "content": content}
 
 

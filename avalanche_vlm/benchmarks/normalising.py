@@ -14,22 +14,27 @@ from PIL import Image
 def in_place(transform: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
     """A transform that computes what another does, without a copy of the picture for every step of arithmetic.
 
-    :param transform: any; one that is torchvision's ``Compose`` and ends in ``ToTensor`` (or open_clip's own of it) and
-        ``Normalize`` is hastened, others are returned as they are.
+    :param transform: any; one that is torchvision's ``Compose`` of its own steps and open_clip's, the last of which are
+        ``ToTensor`` and ``Normalize`` for three channels, is hastened, others are returned as they are.
     """
     from torchvision.transforms import Compose, Normalize, ToTensor
 
     steps = list(transform.transforms) if isinstance(transform, Compose) else []
-    if type(transform) is not Compose or len(steps) < 2:
+    if type(transform) is not Compose or len(steps) < 2 or not all(map(_known, steps)):
         return transform
     *before, to_tensor, normalize = steps
-    theirs = isinstance(to_tensor, ToTensor) and type(to_tensor).__module__.split(".")[0] in (
-        "torchvision",
-        "open_clip",
-    )
-    if not theirs or type(normalize) is not Normalize or not all(normalize.std):
+    if not isinstance(to_tensor, ToTensor) or type(normalize) is not Normalize:
+        return transform
+    if not all(isinstance(of, tuple | list) and len(of) == 3 for of in (normalize.mean, normalize.std)):
+        return transform
+    if not all(normalize.std):
         return transform
     return _InPlace(before, to_tensor, normalize)
+
+
+def _known(step: object) -> bool:
+    """Whether a step is torchvision's or open_clip's, which leave the picture that they are given as it is."""
+    return type(step).__module__.split(".")[0] in ("torchvision", "open_clip")
 
 
 class _InPlace:
@@ -38,7 +43,7 @@ class _InPlace:
     def __init__(self, before: Sequence[Callable[[Any], Any]], to_tensor: Any, normalize: Any) -> None:
         self.before, self.to_tensor, self.normalize = before, to_tensor, normalize
         self._mean, self._std = (
-            torch.as_tensor(of, dtype=torch.float32).view(-1, 1, 1) for of in (normalize.mean, normalize.std)
+            torch.tensor(of, dtype=torch.float32, device="cpu").view(-1, 1, 1) for of in (normalize.mean, normalize.std)
         )
 
     def __call__(self, image: Any) -> torch.Tensor:
@@ -47,7 +52,7 @@ class _InPlace:
         usual = isinstance(image, Image.Image) and image.mode == "RGB" and torch.get_default_dtype() == torch.float32
         if not usual:
             return self.normalize(self.to_tensor(image))
-        found = torch.empty(3, image.height, image.width)
+        found = torch.empty(3, image.height, image.width, device="cpu")
         channels = found.numpy()
         for number, band in enumerate(image.split()):
             channels[number] = np.asarray(band)

@@ -66,7 +66,9 @@ class ImageTransform:
             from torchvision.transforms.functional import to_pil_image
 
             image = to_pil_image(image.round().to(torch.uint8))
-        return self._to_input(to_rgb(image))
+        picture = to_rgb(image)
+        # A step of somebody's own may work on the very picture that it is given.
+        return self._to_input(picture.copy() if picture is image and self._to_input is self._resize else picture)
 
     def to_uint8(self, images: torch.Tensor) -> torch.Tensor:
         """The inverse of the normalisation, rounded to 8 bits: exact for images that were 8-bit at the model's size.

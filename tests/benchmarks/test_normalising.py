@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from avalanche_vlm.benchmarks.normalising import in_place
+from avalanche_vlm.benchmarks.transforms import ImageTransform
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 ENDING = [T.ToTensor(), T.Normalize(MEAN, STD)]
@@ -56,6 +57,25 @@ def test_pictures_and_numbers_of_other_kinds_are_as_they_were():
     assert found.dtype == torch.float64 and torch.equal(found, theirs)
 
 
+def test_a_default_device_has_no_say_in_it():
+    wanted = CROP(picture())
+    torch.set_default_device("meta")
+    try:
+        found = in_place(CROP)(picture())
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found, wanted)
+
+
+def test_a_step_that_works_on_its_picture_leaves_ones_own_alone():
+    def shrunk(image):
+        image.thumbnail((16, 16))
+        return T.functional.to_tensor(image)
+
+    mine = picture(size=(40, 40))
+    assert ImageTransform(16, MEAN, STD, resize=shrunk)(mine).shape == (3, 16, 16) and mine.size == (40, 40)
+
+
 class Doubled(T.ToTensor):
     def __call__(self, pic):
         return 2 * super().__call__(pic)
@@ -74,8 +94,19 @@ class Longer(T.Compose):
         T.Compose([T.ToTensor(), T.Normalize(MEAN, (1.0, 0.0, 1.0))]),
         T.Compose([*ENDING, T.RandomErasing(0.5)]),
         Longer(ENDING),
+        T.Compose([T.ToTensor(), T.Normalize(0.5, 0.5)]),
+        T.Compose([lambda picture: picture, *ENDING]),
     ],
-    ids=["no Compose", "one step", "somebody's own", "division by zero", "a step behind", "somebody's Compose"],
+    ids=[
+        "no Compose",
+        "one step",
+        "somebody's own",
+        "division by zero",
+        "a step behind",
+        "somebody's Compose",
+        "one number",
+        "a step of ones own",
+    ],
 )
 def test_what_is_not_theirs_is_left_alone(transform):
     assert in_place(transform) is transform

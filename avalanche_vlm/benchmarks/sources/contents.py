@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.sources.inside import container_of, digest_inside
-from avalanche_vlm.benchmarks.sources.manifest import Files, KnownFiles, keep_known, seen, sorted_by_name
+from avalanche_vlm.benchmarks.sources.manifest import Files, KnownFiles, keep_known, known_digests, seen, sorted_by_name
 
 
 class _Found:
@@ -42,21 +43,30 @@ def remember(manifest: Path, files: Files, levels: np.ndarray, digests: np.ndarr
     :param began: when they were looked at, in nanoseconds since 1970.
     :return: what is known of them, as a manifest has it.
     """
-    found = _Found(sorted_by_name(files, levels, digests), began)
     key = manifest, hash(files.names.tobytes())
-    _FOUND.pop(key, None)
-    _FOUND[key] = found
+    if (before := _FOUND.pop(key, None)) is not None:
+        digests = np.where(digests == 0, known_digests(before.known, files), digests)
+    found = _FOUND[key] = _Found(sorted_by_name(files, levels, digests), began)
+    found.changed = before is not None and before.changed
     while len(_FOUND) > _MOST:
-        del _FOUND[next(iter(_FOUND))]
+        _keep(oldest := next(iter(_FOUND)), _FOUND.pop(oldest))
     return found.known
 
 
-def keep_contents() -> None:
-    """Write down what has become known since files were looked at."""
-    for (manifest, _), found in _FOUND.items():
-        if found.changed:
-            keep_known(manifest, found.known, found.began)
-            found.changed = False
+@contextmanager
+def contents_kept() -> Iterator[None]:
+    """Write down in the end what has become known meanwhile, whatever ends it: to read every file may take hours."""
+    try:
+        yield
+    finally:
+        for key, found in _FOUND.items():
+            _keep(key, found)
+
+
+def _keep(key: tuple[Path, int], found: _Found) -> None:
+    if found.changed:
+        keep_known(key[0], found.known, found.began)
+        found.changed = False
 
 
 def content_at_path(path: str | Path) -> str:
@@ -68,7 +78,7 @@ def content_at_path(path: str | Path) -> str:
     name, state, _ = seen(os.fspath(path), os.getcwd())
     wanted = int.from_bytes(name[:8], sys.byteorder, signed=True)
     there = []
-    for found in reversed(_FOUND.values()):
+    for found in reversed(_FOUND.values()) if state[0] >= 0 else ():
         known = found.known
         row = int(known.names[:, 0].searchsorted(wanted))
         if row < len(known.names) and known.names[row].tobytes() == name and tuple(known.states[row].tolist()) == state:

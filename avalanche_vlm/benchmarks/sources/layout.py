@@ -107,7 +107,7 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
             if classes_at == 2 and len(rest) == 1 and parts not in inhabited and not folders[parts]:
                 survey.empty.append((task, root.joinpath(*parts)))
             continue
-        above, label = os.path.join(root, *parts, ""), rest[classes_at - 1]
+        above, label = os.path.join(root.joinpath(*parts), ""), rest[classes_at - 1]
         survey.found += [Found(above + name, task, label, split) for name in pictures[parts]]
     _test_on_train(survey, unlabelled)
     survey.tasks = sorted({found.task for found in survey.found}, key=natural)

@@ -38,6 +38,8 @@ _VERSION = "2"
 _NEVER = -1
 _NOTHING = (_NEVER, _NEVER, _NEVER)
 _MOST = 2**63 - 1
+_OTHERS = 2**20
+"""Files of a data set that are not among those that were looked at, of which so many stay known at least."""
 _WAIT = 10.0
 """Seconds to wait for another process that writes the same manifest."""
 
@@ -202,33 +204,48 @@ def read_known(path: Path) -> KnownFiles:
 
 
 def keep_known(path: Path, found: KnownFiles, began: int) -> None:
-    """Keep what was found, beside what is known of as many other files of the data set. What cannot be written is
-    warned of: nothing but time is lost.
+    """Keep what was found, beside what is known of other files of the data set. What cannot be written is warned of:
+    nothing but time is lost.
 
     :param path: path of the manifest.
     :param found: what was found; a file that was neither checked nor read for its content is not kept.
     :param began: when the files were looked at, in nanoseconds since 1970.
     """
-    keep = (found.levels > UNCHECKED) | (found.digests != 0)
-    keep &= (found.states[:, 0] != _NEVER) & (found.states[:, 1] < began - SETTLED)
     lock = Lock(path.parent, name=f".{path.stem}.lock")
     try:
         lock.acquire(wait=_WAIT)
         try:
-            before = read_known(path)
-            others = np.flatnonzero(~np.isin(before.names[:, 0], found.names[:, 0]))[: len(found.levels)]
-            parts = {
-                name: np.concatenate([new[keep], old[others]])
-                for name, new, old in zip(KnownFiles._fields, found, before, strict=True)
-            }
-            order = np.argsort(parts["names"][:, 0], kind="stable")
-            tensors = {name: values[order] for name, values in parts.items()}
+            tensors = _merged(found, read_known(path), began)._asdict()
             said = {"version": _VERSION, "pillow": PIL.__version__, "digest": _digest(tensors)}
             write_tensors(path, {name: torch.from_numpy(values) for name, values in tensors.items()}, said)
         finally:
             lock.release()
     except InputError as error:
         warnings.warn(f"{error}: the next start checks these images again", DataWarning, stacklevel=2)
+
+
+def _merged(found: KnownFiles, before: KnownFiles, began: int) -> KnownFiles:
+    """What was found, and what is known besides. Another process may have looked more closely at the same files, or
+    later at others in their places: of a file as it was when both looked, what either knows counts; else the later."""
+    files = Files(found.names, found.states, found.names)
+    rows, levels, digests = before.rows_of(files), found.levels.copy(), found.digests.copy()
+    same = rows >= 0
+    levels[same] = np.maximum(levels[same], before.levels[rows[same]])
+    digests[same] = np.where(digests[same] == 0, before.digests[rows[same]], digests[same])
+    keep = ((levels > UNCHECKED) | (digests != 0)) & (found.states[:, 0] != _NEVER)
+    keep &= same | (found.states[:, 1] < began - SETTLED)
+    others = np.ones(len(before.levels), bool)
+    if len(found.levels):
+        at = np.minimum(np.searchsorted(found.names[:, 0], before.names[:, 0]), len(found.levels) - 1)
+        both = found.names[at, 0] == before.names[:, 0]
+        later = both & (before.states[:, 2] > found.states[at, 2])
+        keep[at[later]] = False
+        others = ~both | later | ~keep[at]
+    left = np.flatnonzero(others)[: max(len(found.levels), _OTHERS)]
+    parts = [np.concatenate([new[keep], old[left]]) for new, old in zip(found, before, strict=True)]
+    parts[2][: keep.sum()], parts[3][: keep.sum()] = levels[keep], digests[keep]
+    order = np.argsort(parts[0][:, 0], kind="stable")
+    return KnownFiles(*(of[order] for of in parts))
 
 
 def _well_formed(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, str]) -> KnownFiles:

@@ -47,7 +47,8 @@ def same_images(images: Sequence[str | Path], files: Files | None = None) -> dic
     :return: the earlier path with the same picture, by each path that has one.
     """
     files = look_at(images) if files is None else files
-    first = _first_alike(files.places)
+    # Size and times as well: there are disks that give a number to more than one file.
+    first = _first_alike(np.concatenate([files.places, files.states], 1))
     rows = np.flatnonzero(first == np.arange(len(first)))
     sizes = files.states[:, 0].copy()
     for row in rows.tolist():
@@ -70,8 +71,8 @@ def _stands(first: np.ndarray, row: int) -> int:
 
 
 def _first_alike(values: np.ndarray) -> np.ndarray:
-    """For each row of ``[N, 2]`` the first row that is equal to it ``[N]``."""
-    order = np.lexsort((values[:, 1], values[:, 0]))  # stable: of equal rows the first comes first
+    """For each row of ``[N, K]`` the first row that is equal to it ``[N]``."""
+    order = np.lexsort(values.T)  # stable: of equal rows the first comes first
     begins = np.ones(len(order), bool)
     begins[1:] = (values[order[1:]] != values[order[:-1]]).any(1)
     found = np.empty(len(order), np.int64)

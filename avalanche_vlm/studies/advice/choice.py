@@ -99,7 +99,7 @@ def choose(rounds: Sequence[Round], constraints: Constraints, seconds: Mapping[s
         return None
     best = max(fit.values(), key=lambda pilot: pilot.last)
     tied = [p for p in fit.values() if p is best or (best.last - p.last <= TIE and gain(best, p).low <= 0)]
-    chosen = max(tied, key=lambda p: (_whole(p.zero_shot_kept), -total_cost(p.ledger), -p.full_bytes))
+    chosen = max(tied, key=lambda p: (_whole(sound[p.recipe].zero_shot_kept), -total_cost(p.ledger), -p.full_bytes))
     others = sorted((p for p in fit.values() if p is not chosen), key=lambda p: -p.last)
     return Recommendation(
         chosen.recipe, *_confidence(chosen, others, round), others[0].recipe if others else None, round

@@ -114,9 +114,9 @@ def _sentence(
         one, other, on = both
         where = "" if on == share else f" on {percent(on)}, where {name} had {one.last:.1f}"
         parts.append(f"{baseline} came to {other.last:.1f}{where}")
-    if carried.kept:
-        sets = "tasks before their turn" if BEFORE in carried.kept else "held-out sets"
-        parts.append(f"{sets} {carried.zero_shot_kept:+.1f} points")
+    if (last := latest(rounds)[name]).kept:  # which is asked whether it meets the constraints
+        sets = "tasks before their turn" if BEFORE in last.kept else "held-out sets"
+        parts.append(f"{sets} {last.zero_shot_kept:+.1f} points")
     return f"Take {with_options(name, options)}: {'; '.join(parts)}."
 
 
