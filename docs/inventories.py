@@ -97,11 +97,17 @@ PAGES: dict[str, dict[str, tuple[str, ...]]] = {
 """Names as their projects document them, by page."""
 
 
+HOMES = {"pathlib.Path": "pathlib.Path"}
+"""Names whose home differs with the version of Python."""
+
+
 def home(name: str) -> str:
     """The path of the module that defines a name, and the name there.
 
     :param name: a class or a function.
     """
+    if name in HOMES:
+        return HOMES[name]
     what = resolve_name(name)
     return f"{what.__module__}.{what.__qualname__}" if isinstance(what, type) else name
 

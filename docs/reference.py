@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -189,7 +190,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.name not in pages:
-            old.unlink()
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for name, text in pages.items():
         # What has not changed keeps its date, so that a second build reads what is new alone.
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:

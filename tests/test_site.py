@@ -146,6 +146,7 @@ def test_a_dead_link_is_found(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_public_name_has_an_entry(site, monkeypatch):
     reference = script("reference", monkeypatch)
     wanted = {f"{module}.{name}" for module, path in reference.modules().items() for name in reference.defined(path)}
@@ -158,6 +159,7 @@ def test_every_public_name_has_an_entry(site, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_names_of_other_projects_lead_to_their_pages(site, monkeypatch):
     projects = script("inventories", monkeypatch).PROJECTS
     links = {link for page in pages(site) for link in read(page).links}
@@ -179,7 +181,24 @@ def test_inventories_are_what_their_script_writes(monkeypatch):
         assert inventory(made.inventory(project)) == inventory(kept), project
 
 
+def test_an_inventory_is_the_same_in_every_version_of_python(monkeypatch):
+    made = script("inventories", monkeypatch)
+    monkeypatch.setattr(Path, "__module__", "pathlib._local")  # Python 3.13's
+    assert made.home("pathlib.Path") == "pathlib.Path"
+
+
+def test_pages_of_packages_that_are_gone_are_taken_away_whatever_they_are(monkeypatch, tmp_path):
+    reference = script("reference", monkeypatch)
+    (tmp_path / "api/old").mkdir(parents=True)
+    (tmp_path / "api/old/page.rst").write_text("")
+    (tmp_path / "api/gone.rst").write_text("")
+    monkeypatch.setattr(reference, "modules", lambda: {"avalanche_vlm": reference.PACKAGE / "__init__.py"})
+    reference.write(tmp_path / "api")
+    assert [path.name for path in (tmp_path / "api").iterdir()] == ["avalanche_vlm.rst"]
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_notebook_is_a_page_with_its_pictures(site):
     notebooks = sorted((ROOT / "examples").glob("*.ipynb"))
     assert len(notebooks) >= 6
@@ -194,6 +213,7 @@ def test_every_notebook_is_a_page_with_its_pictures(site):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_guide_goes_by_a_newcomers_questions(site):
     assert read(site / "index.html").captions == QUESTIONS
     order = [Path(link).stem for link in read(site / "index.html").links if link.endswith(".html")]
@@ -222,6 +242,7 @@ def search_index(site: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_search_knows_all_pages(site):
     found = search_index(site)
     assert {f"{name}.html" for name in found["docnames"]} | {"genindex.html", "py-modindex.html", "search.html"} == {
@@ -234,6 +255,7 @@ def test_the_search_knows_all_pages(site):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_page_is_light_or_dark_and_can_be_searched(site):
     for page in pages(site):
         assert "theme-toggle" in read(page).classes and "sidebar-search" in read(page).classes, page
@@ -246,6 +268,7 @@ def browser():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.timeout(1800)
 def test_the_guide_is_clicked_through(site, browser, width):
     tab = browser.new_page(viewport={"width": width, "height": 900})
     tab.set_default_timeout(browsers.WAIT)

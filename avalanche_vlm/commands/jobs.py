@@ -60,7 +60,11 @@ class Logs:
 
         within = job.folder.relative_to(self.out)
         about = {"run": job.asked.run_id, "title": str(job), "within": within}
-        return Trackers(self.names, self.out / LOGS, remark=remark, **about)
+
+        def named(sentence: str) -> None:
+            remark(f"{job}: {sentence}")
+
+        return Trackers(self.names, self.out / LOGS, remark=named, **about)
 
 
 @dataclass(frozen=True, eq=False)

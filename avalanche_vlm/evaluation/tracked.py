@@ -20,6 +20,7 @@ from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.survey import survey_metrics
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
+from avalanche_vlm.training.finite import sent_to_host
 from avalanche_vlm.training.protocol import Strategy
 
 OF_STEPS = ("Train/loss", "Train/learning_rate", "Train/gradient_norm")
@@ -72,9 +73,7 @@ class TrainingCurves(TrackedMetric):
         if both.device.type == "cpu":
             self._waiting = _of_step(step, rate, both)
             return [*found, *self._published()]
-        sent, done = both.to("cpu", non_blocking=True), torch.Event(both.device.type)
-        done.record()
-        self._sent = sent, done, step, rate
+        self._sent = *sent_to_host(both), step, rate
         return found
 
     def after_training_exp(self, strategy: Strategy) -> list[MetricValue]:
@@ -129,7 +128,8 @@ class SurveyCurves(TrackedMetric):
 def figures_so_far(rows: np.ndarray) -> dict[str, float]:
     """The survey's figures of the tasks that are trained so far, as far as their cells are measured.
 
-    :param rows: scores ``[j + 1, tasks]`` after j of the tasks were trained, row 0 the pretrained model's.
+    :param rows: scores ``[j + 1, tasks]`` after j of the tasks were trained, row 0 the pretrained model's. Of more
+        trainings than tasks nobody knows which was of which task: they have their mean alone.
     :return: figures by name, and as ``mean`` that of the newest row over all tasks.
 
     >>> figures_so_far(np.array([[0.5, 0.25], [0.75, 0.25]]))
@@ -137,20 +137,22 @@ def figures_so_far(rows: np.ndarray) -> dict[str, float]:
     """
     trained = min(len(rows) - 1, rows.shape[1])
     found = {"mean": float(rows[-1].mean()) if rows.shape[1] else math.nan}
-    if trained:
+    if trained == len(rows) - 1 and trained:
         found |= survey_metrics(rows[1 : trained + 1, :trained], rows[0, :trained])
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-ConfusionPlot = Callable[[np.ndarray, Sequence[str]], Plot]
-"""Draws how often what is taken for what, of counts ``[classes, classes]`` (true ones down) and the classes' names."""
+ConfusionPlot = Callable[[np.ndarray, Sequence[str], Sequence[int] | None, int | None], Plot]
+"""Draws how often what is taken for what, of counts ``[classes, classes]`` (true ones down), the classes' names, the
+answers to each in all, and how many classes there are in all."""
 
 
 class Confusions(TrackedMetric):
     """Which classes are taken for which, over all tasks of a stream: one picture after every evaluation.
 
     Emits ``Confusions/<stream>`` at the row: for loggers of pictures a plot, drawn when one asks for it, for others the
-    counts as a tensor. Image-text tasks have no classes and are passed over.
+    counts as a tensor. Of more than 50 classes it has those with most wrong answers. Image-text tasks have no classes
+    and are passed over.
 
     :param draw: draws the counts; None leaves the tensor alone.
     """
@@ -188,14 +190,40 @@ class Confusions(TrackedMetric):
 
     def _pictures(self, space: Any) -> Iterator[MetricValue]:
         for stream, counts in self._counts.items():
-            classes = sorted({of for pair in counts for of in pair})
-            place = {of: at for at, of in enumerate(classes)}
-            square = np.zeros((len(classes), len(classes)), dtype=np.int64)
-            for (true, given), number in counts.items():
-                square[place[true], place[given]] = number
+            classes, square, answers, of_all = most_confused(counts)
             known = () if space is None else space.class_names
             names = [known[of] if of < len(known) else str(of) for of in classes]
-            yield MetricValue(self, f"Confusions/{stream}", DrawnCounts(square, names, self._draw), self.row)
+            drawn = DrawnCounts(square, names, self._draw, answers, of_all)
+            yield MetricValue(self, f"Confusions/{stream}", drawn, self.row)
+
+
+def most_confused(
+    counts: Mapping[tuple[int, int], int], most: int = 50
+) -> tuple[list[int], np.ndarray, list[int], int]:
+    """The classes of which most answers are wrong: of many, a square of all would be larger than the memory.
+
+    :param counts: how often (true class, answer) was met.
+    :param most: number of classes that are kept.
+    :return: the kept classes in their order, their counts ``[classes, classes]``, the answers to each of them, be they
+        what they may, and how many classes there are.
+
+    >>> most_confused({(0, 0): 5, (1, 2): 3, (2, 2): 1}, 2)
+    ([1, 2], array([[0, 3],
+           [0, 1]]), [3, 1], 3)
+    """
+    wrong: dict[int, int] = {}
+    answers: dict[int, int] = {}
+    for (true, given), number in counts.items():
+        answers[true] = answers.get(true, 0) + number
+        for of in (true, given):
+            wrong[of] = wrong.get(of, 0) + (number if true != given else 0)
+    classes = sorted(sorted(wrong, key=lambda of: (-wrong[of], of))[:most])
+    place = {of: at for at, of in enumerate(classes)}
+    square = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for (true, given), number in counts.items():
+        if true in place and given in place:
+            square[place[true], place[given]] = number
+    return classes, square, [answers.get(of, 0) for of in classes], len(wrong)
 
 
 class DrawnCounts(AlternativeValues):
@@ -204,16 +232,26 @@ class DrawnCounts(AlternativeValues):
     :param counts: ``[classes, classes]``, true classes down.
     :param names: names of the classes.
     :param draw: draws the counts; None has no plot.
+    :param answers: the answers to each class in all; None where ``counts`` has them.
+    :param classes: number of classes, of which these are the most confused; None where these are all.
     """
 
-    def __init__(self, counts: np.ndarray, names: Sequence[str], draw: ConfusionPlot | None = None) -> None:
+    def __init__(
+        self,
+        counts: np.ndarray,
+        names: Sequence[str],
+        draw: ConfusionPlot | None = None,
+        answers: Sequence[int] | None = None,
+        classes: int | None = None,
+    ) -> None:
         super().__init__(torch.from_numpy(counts))
         self.counts, self.names, self._drawing = counts, names, draw
+        self.answers, self.classes = answers, classes
 
     @cached_property
     def plot(self) -> Plot | None:
         """The plot, drawn when it is asked for first."""
-        return None if self._drawing is None else self._drawing(self.counts, self.names)
+        return None if self._drawing is None else self._drawing(self.counts, self.names, self.answers, self.classes)
 
     def best_supported_value(self, *supported_types: type) -> Any:
         """What a logger is given.

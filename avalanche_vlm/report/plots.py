@@ -30,9 +30,6 @@ _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 _CELL, _LETTER = 0.52, 0.17
 """Side of a heat map's cell and height of a line of text, in inches."""
 
-_CLASSES = 50
-"""Classes that one plot shows at most."""
-
 _PANELS = 12
 """Held-out sets that one plot shows at most."""
 
@@ -80,17 +77,19 @@ def matrices(results: Sequence[Mapping[str, Any]]) -> Plot:
     return set_in_fonts(figure)
 
 
-def confusions(counts: np.ndarray, names: Sequence[str]) -> Plot:
-    """Which classes are taken for which, as shares of the true ones. Of many classes those are shown of which most
-    answers are wrong.
+def confusions(
+    counts: np.ndarray, names: Sequence[str], answers: Sequence[int] | None = None, of: int | None = None
+) -> Plot:
+    """Which classes are taken for which, as shares of the true ones.
 
     :param counts: ``[classes, classes]``, true classes down.
     :param names: names of the classes.
+    :param answers: the answers to each class in all; None where ``counts`` has them.
+    :param of: number of classes, of which these are the most confused; None where these are all.
     """
-    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    shown = np.sort(np.argsort(-wrong, kind="stable")[:_CLASSES])
-    shares = 100 * counts[np.ix_(shown, shown)] / np.maximum(counts[shown].sum(1, keepdims=True), 1)
-    classes = labels([names[of] for of in shown], "class")
+    whole = counts.sum(1) if answers is None else np.asarray(answers)
+    shares = 100 * counts / np.maximum(whole, 1)[:, None]
+    classes = labels(names, "class")
     side, margin = 2 * _LETTER * len(classes) if len(classes) < 10 else 1.2 * _LETTER * len(classes), reach(classes)
     figure = Plot(figsize=(side + margin + 1.6, side + 0.7 * margin + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -100,8 +99,8 @@ def confusions(counts: np.ndarray, names: Sequence[str]) -> Plot:
     axis.set_yticks(range(len(classes)), classes, fontsize=8)
     axis.set_xlabel("answer")
     axis.set_ylabel("class")
-    if len(shown) < len(names):
-        axis.set_title(f"the {len(shown)} of {len(names)} classes with most wrong answers", fontsize=9)
+    if of is not None and len(names) < of:
+        axis.set_title(f"the {len(names)} of {of} classes with most wrong answers", fontsize=9)
     figure.colorbar(colours, ax=axis, label="percent of the class")
     return set_in_fonts(figure)
 

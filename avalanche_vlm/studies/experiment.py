@@ -65,7 +65,7 @@ def run_experiment(
     evaluate: bool = True,
     checkpoint: CheckpointPlugin | None = None,
     on_resume: Callable[[CheckpointPlugin], None] | None = None,
-    loggers: Sequence[BaseLogger] | Callable[[Mapping[str, Any]], Sequence[BaseLogger]] = (),
+    loggers: Sequence[BaseLogger] | Callable[[Mapping[str, Any], bool], Sequence[BaseLogger]] = (),
 ) -> Outcome:
     """Train a stream with a recipe; evaluate before it and after every experience, or as far as ``settings`` say
     (``eval_tasks``, ``eval_every``): figures that need what was not measured are None then.
@@ -93,8 +93,8 @@ def run_experiment(
         no checkpoint could have, because nobody knows what one of its plugins or metrics keeps, runs without any.
     :param on_resume: called with the plugin before an interrupted run goes on.
     :param loggers: the evaluator's loggers, any of Avalanche's; or a function that makes them, called with the protocol
-        before anything is trained. They change nothing, and one with a method ``flush`` is asked to before a checkpoint
-        is written.
+        and with whether the training goes on from a checkpoint, before anything is trained. They change nothing, and
+        one with a method ``flush`` is asked to before a checkpoint is written.
     :raises InputError: for unusable input, such as a task with fewer samples than the recipe needs; what was computed
         before is in the rows already reported. :class:`~avalanche_vlm.errors.NotFinite` for a loss, weights, features
         or logits that are NaN or infinite, naming recipe and experience. Also for a checkpoint of another run, naming
@@ -148,7 +148,7 @@ def run_experiment(
         [ledger.plugin, *plugins, *further, *([] if checkpoint is None else [checkpoint])],
         *(matrix, held_out, classes, *metrics),
         device=device,
-        loggers=loggers(protocol) if callable(loggers) else loggers,
+        loggers=() if callable(loggers) else loggers,
     )
 
     if checkpoint is not None:
@@ -165,6 +165,8 @@ def run_experiment(
             first = 0 if checkpoint is None else resume(strategy, checkpoint.folder)
             if checkpoint is not None and checkpoint.resumed is not None and on_resume is not None:
                 on_resume(checkpoint)
+            if callable(loggers):
+                strategy.evaluator.loggers.extend(loggers(protocol, bool(checkpoint and checkpoint.resumed)))
             _train(strategy, benchmark, first, settings, account, report if evaluate else None)
     except NotFinite as error:
         raise NotFinite(f"recipe {recipe}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,7 @@ class FiniteLosses:
         if value.device.type == "cpu":
             _check(value, sentence)
             return
-        value, done = value.to("cpu", non_blocking=True), torch.Event(loss.device.type)
-        done.record()
+        value, done = sent_to_host(value)
         self._seen = _Seen(value, done, sentence)
 
     def settle(self) -> None:
@@ -54,6 +54,20 @@ class FiniteLosses:
         if seen is not None:
             seen.done.synchronize()
             _check(seen.value, seen.sentence)
+
+
+def sent_to_host(value: torch.Tensor) -> tuple[torch.Tensor, torch.Event]:
+    """Have a tensor copied to the host, and do not wait for it.
+
+    :param value: a tensor on an accelerator.
+    :return: its copy, and the event after which it is there.
+    """
+    index = value.device.index
+    # Of several devices an event marks the stream of the current one, which need not be the tensor's.
+    with nullcontext() if index is None else torch.accelerator.device_index(index):
+        copied, done = value.to("cpu", non_blocking=True), torch.Event(value.device.type)
+        done.record()
+    return copied, done
 
 
 def _check(loss: torch.Tensor, sentence: Callable[[float], str]) -> None:

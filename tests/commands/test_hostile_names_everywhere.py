@@ -76,8 +76,11 @@ def test_no_command_obeys_a_name(world, command):
     brief = ["--epochs", "1", "--batch-size", "8", "--warmup", "0", "--device", "cpu"]
     out = folder / f"out {FILE}"
     asked = ["run", *stream, *brief, "--recipe", "replay", "--label-space", "union", "--out", out]
+    asked += ["--log", "csv,tensorboard"]
     code, said = command(*asked)
-    assert code == 0 and "Last" in said, said
+    assert code == 0 and "Last" in said and "csv logs" not in said, said  # TensorBoard itself takes no such folder
+    assert harmless((out / "logs/csv/metrics.csv").read_text(encoding="utf-8"))
+    assert "\\ud" not in (out / "logs/csv/run.json").read_text()  # a text that JSON's readers take
     assert "finished before, kept" in command(*asked)[1]
     for words in (
         ["compare", *stream, *brief, "--recipes", "fine-tune,zero-shot", "--jobs", "1", "--out", folder / "several"],

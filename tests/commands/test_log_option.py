@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,18 @@ def test_the_log_of_a_killed_run_goes_on_and_has_every_step_once(tmp_path, whole
     board.Reload()
     losses = [(event.step, event.value) for event in board.Scalars("Train/loss")]
     assert losses == [(step, pytest.approx(value)) for name, step, value in steps if name == "Train/loss"]
+
+
+def test_a_start_that_goes_on_from_no_checkpoint_has_a_new_log(tmp_path, whole):
+    _, steps = whole
+    with pytest.raises(Killed):
+        logged(tmp_path, kill=7)
+    before = (tmp_path / "csv/metrics.csv").read_bytes()
+    shutil.rmtree(tmp_path / "checkpoint")  # as a command forgets the start of another request
+    logged(tmp_path)
+    assert sorted(table(tmp_path / "csv/metrics.csv")) == steps
+    assert (tmp_path / "csv/earlier-1/metrics.csv").read_bytes() == before
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
 
 
 def test_a_run_goes_on_with_a_log_that_it_had_not_and_without_one_that_it_had(tmp_path, whole):

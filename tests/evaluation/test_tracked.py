@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.evaluation import PerformanceMatrix, survey_metrics
-from avalanche_vlm.evaluation.tracked import OF_STEPS, Confusions, SurveyCurves, TrainingCurves
+from avalanche_vlm.evaluation.tracked import (
+    OF_STEPS,
+    Confusions,
+    SurveyCurves,
+    TrainingCurves,
+    figures_so_far,
+    most_confused,
+)
 from avalanche_vlm.report.plots import confusions
 from avalanche_vlm.training import VLMNaive
 from avalanche_vlm.training.checkpoint.metrics import evaluator_state, load_evaluator_state
@@ -133,13 +140,37 @@ def test_a_state_without_a_log_and_one_with_it_go_on_either_way(trained):
 
 
 def test_of_many_classes_those_with_most_wrong_answers_are_drawn():
-    counts = np.diag(np.full(60, 5))
-    counts[57, 3], counts[3, 57] = 9, 2
-    plot = confusions(counts, [f"class {i}" for i in range(60)])
-    shown = [text.get_text() for text in plot.axes[0].get_yticklabels()]
-    assert (
-        len(shown) == 50
-        and {"class 57", "class 3"} <= set(shown)
-        and shown == sorted(shown, key=lambda name: int(name.split()[1]))
-    )
+    counts = {(of, of): 5 for of in range(60)} | {(57, 3): 9, (3, 57): 2, (57, 30): 1}
+    classes, square, answers, of_all = most_confused(counts)
+    assert len(classes) == 50 and {57, 3, 30} <= set(classes) and classes == sorted(classes) and of_all == 60
+    at = classes.index(57)
+    assert square[at, 3] == 9 and answers[at] == 15 and square.sum() == 50 * 5 + 12
+    plot = confusions(square, [f"class {of}" for of in classes], answers, of_all)
+    assert [text.get_text() for text in plot.axes[0].get_yticklabels()] == [f"class {of}" for of in classes]
     assert plot.axes[0].get_title() == "the 50 of 60 classes with most wrong answers"
+
+
+def test_of_very_many_classes_no_square_of_all_is_made(trained):
+    strategy, *_ = trained
+    metric = Confusions(confusions)
+    metric.step, metric._counts = 1, {"test": {(of, (of + of % 2) % 200_000): 1 for of in range(200_000)}}
+    (found,) = metric.after_eval(strategy)  # all of them would take 320 GB
+    assert found.value.counts.shape == (50, 50) and found.value.classes == 200_000
+    assert found.value.plot is not None
+
+
+def test_shares_are_of_all_answers_to_a_class_shown_or_not():
+    shown = confusions(np.array([[2]]), ["cat"], [8], 3).axes[0].images[0].get_array()
+    whole = confusions(np.array([[2, 6], [0, 1]]), ["cat", "dog"]).axes[0].images[0].get_array()
+    assert np.array_equal(shown[0, 0], whole[0, 0])
+
+
+def test_of_more_trainings_than_tasks_there_is_the_mean_alone():
+    assert figures_so_far(np.array([[0.1], [0.2], [0.5], [0.9]])) == {"mean": 0.9}
+    assert figures_so_far(np.array([[0.1], [0.2]]))["last"] == 0.2
+
+
+def test_a_metric_that_has_published_nothing_yet_has_a_state(trained):
+    evaluator = trained[0].evaluator
+    evaluator.all_metric_results["nothing"] = ([], [])
+    assert ["nothing", {"$": "tuple", "items": [[], []]}] in evaluator_state(evaluator)["all"]["items"]

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import socket
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from avalanche_vlm.evaluation.tracked import DrawnCounts
 from avalanche_vlm.report.plots import confusions
 from avalanche_vlm.report.tracking import Guarded, Trackers, known, tracked_metrics, trackers
 from avalanche_vlm.report.tracking.about import about_run
+from avalanche_vlm.report.tracking.guarded import why
+from avalanche_vlm.report.tracking.mlflow_run import address_of
 from avalanche_vlm.report.tracking.wandb_run import WandBTracker
 
 PROTOCOL = {
@@ -33,6 +36,7 @@ PROTOCOL = {
     "label_space": "task",
     "model": "tiny",
     "train": {"lr": 0.1},
+    "odd@name": 1,
     "data": {"path": "/home/of/somebody"},
 }
 TAGS = {"recipe": "lora", "seed": "3", "benchmark": "picturebook-mtil", "label_space": "task", "model": "tiny"}
@@ -47,6 +51,7 @@ def values(step: int, *, picture: bool = False, **named: float) -> list[MetricVa
 
 
 def opened(folder: Path, *names: str, run: str = "ab12", **options) -> list[Guarded]:
+    """Trackers of a run."""
     remarks: list[str] = []
     found = trackers(names, folder, PROTOCOL, run=run, remark=remarks.append, **options)
     assert not remarks
@@ -69,7 +74,7 @@ def test_a_table_goes_on_where_an_interrupted_run_was(tmp_path):
     killed(first)
     with (tmp_path / "csv/metrics.csv").open("a") as file:
         file.write("4,Train/lo")  # the kill was in the write
-    (second,) = opened(tmp_path, "csv")
+    (second,) = opened(tmp_path, "csv", goes_on=True)
     for step in (2, 3, 4):
         second.log_metrics(values(step, Train__loss=1 / step, Score__new=float("inf")))
     second.close(True)
@@ -87,17 +92,26 @@ def test_a_table_goes_on_where_an_interrupted_run_was(tmp_path):
     assert about["settings"]["train.lr"] == 0.1 and "somebody" not in json.dumps(about)
 
 
-def test_a_folder_with_the_log_of_another_run_stays_as_it_is(tmp_path):
-    (first,) = opened(tmp_path, "csv")
-    first.log_metrics(values(1, Train__loss=1.0))
-    first.close(True)
-    before, remarks = (tmp_path / "csv/metrics.csv").read_bytes(), []
-    assert trackers(["csv"], tmp_path, PROTOCOL, run="other", remark=remarks.append) == []
-    assert remarks == [
-        "csv logs nothing, and the training goes on: "
-        f"{tmp_path / 'csv'} holds the log of another run, which stays as it is"
-    ]
-    assert (tmp_path / "csv/metrics.csv").read_bytes() == before
+@pytest.mark.parametrize("again", [{}, {"run": "other"}, {"run": "other", "goes_on": True}])
+def test_a_log_that_does_not_go_on_is_set_aside(tmp_path, again):
+    known = set()
+    for _ in range(2):
+        for options in ({}, again):
+            for tracker in opened(tmp_path, "csv", "tensorboard", **options):
+                tracker.log_metrics(values(1, Train__loss=1.0))
+                tracker.close(True)
+            known.add(json.loads((tmp_path / "csv/run.json").read_text())["log"])
+            assert table(tmp_path) == [("1", "Train/loss", "1.0")]
+    assert len(known) == 4
+    for number in (1, 2, 3):
+        aside = tmp_path / f"csv/earlier-{number}"
+        assert {path.name for path in aside.iterdir()} == {"metrics.csv", "run.json"}
+        (events,) = (tmp_path / f"tensorboard/earlier-{number}").glob("events*")
+        assert events.stat().st_size > 100
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
+
+
+def test_runs_side_by_side_have_a_log_each(tmp_path):
     (beside,) = opened(tmp_path, "csv", run="other", within="lora/seed-1")
     beside.close(True)
     assert (tmp_path / "csv/lora/seed-1/metrics.csv").exists()
@@ -105,7 +119,7 @@ def test_a_folder_with_the_log_of_another_run_stays_as_it_is(tmp_path):
 
 def test_tensorboard_shows_every_step_once_and_every_picture(tmp_path):
     for steps in ((1, 2, 3), (2, 3, 4)):
-        (tracker,) = opened(tmp_path, "tensorboard")
+        (tracker,) = opened(tmp_path, "tensorboard", goes_on=steps[0] > 1)
         for step in steps:
             tracker.log_metrics(values(step, Train__loss=float(step), picture=step == 3))
         killed(tracker)
@@ -123,7 +137,7 @@ class Full(BaseLogger):
 
     def __init__(self):
         super().__init__()
-        self.told, self.closed = [], False
+        self.told, self.closed = [], 0
 
     def log_single_metric(self, name, value, x_plot):
         random.random(), torch.rand(1), np.random.rand()
@@ -135,7 +149,8 @@ class Full(BaseLogger):
         self.told.append(strategy)
 
     def close(self, finished):
-        self.closed = True
+        self.closed += 1
+        raise OSError(28, "No space left on device")
 
 
 def test_a_logger_that_fails_is_one_remark_and_draws_nothing_of_the_training_s():
@@ -150,8 +165,9 @@ def test_a_logger_that_fails_is_one_remark_and_draws_nothing_of_the_training_s()
     assert full.told == [1.0] and guarded.failed
     now = random.getstate(), torch.get_rng_state(), np.random.get_state()[1]
     assert states[0] == now[0] and torch.equal(states[1], now[1]) and np.array_equal(states[2], now[2])
-    guarded.close(True)
-    assert not full.closed and len(remarks) == 1
+    for _ in range(2):
+        guarded.close(True)
+    assert full.closed == 1 and len(remarks) == 1  # once, and what fails then is no news
 
 
 def test_callbacks_of_a_logger_are_handed_on_and_nothing_else():
@@ -194,6 +210,38 @@ def test_a_run_is_known_by_its_protocol_wherever_its_data_lie():
     assert there.run == about_run(PROTOCOL).run != about_run({**PROTOCOL, "seed": 4}).run
 
 
+def test_any_protocol_and_any_name_can_be_logged(tmp_path):
+    protocol = {
+        "recipe": "ca\udce9\nfe",
+        "lr": np.float32(0.5),
+        "at": Path("/x"),
+        "rate": float("inf"),
+        "of": {
+            1,
+        },
+    }
+    name = "Score/caf\udce9\n1,a,2\x1b[2J"
+    for goes_on in (False, True):
+        remarks: list[str] = []
+        found = trackers(["csv", "tensorboard"], tmp_path, protocol, goes_on=goes_on, remark=remarks.append)
+        for tracker in found:
+            tracker.log_metrics(values(1, **{name: 1.0}))
+            tracker.close(True)
+        assert len(found) == 2 and not remarks
+    shown = "Score/caf\\udce9 1,a,2\\x1b[2J"
+    assert table(tmp_path) == [("1", shown, "1.0")]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [len(board.Scalars(of)) for of in board.Tags()["scalars"]] == [1]
+    about = json.loads((tmp_path / "csv/run.json").read_text())
+    assert about["settings"]["rate"] == "inf" and about["settings"]["lr"] == "0.5" and about["settings"]["at"] == "/x"
+
+
+def test_an_error_is_told_without_user_and_password():
+    said = why(OSError("https://me:p@ss@host/x?of=a@b and http://host/y@z"))
+    assert said == "https://host/x?of=a@b and http://host/y@z"
+
+
 # Weights & Biases ---------------------------------------------------------------------------------------------------
 
 
@@ -216,11 +264,21 @@ def wandb(monkeypatch):
     """wandb as far as a tracker calls it."""
     fake = ModuleType("wandb")
     fake.__version__ = "0.31.0"
-    fake.runs, fake.gone = [], False
+    fake.runs, fake.gone = [], None
+    fake.errors = SimpleNamespace(CommError=type("CommError", (Exception,), {}))
+    fake.settings = SimpleNamespace(
+        mode="online", base_url="https://api.wandb.ai", api_key=None, identity_token_file=None
+    )
+
+    def setup():
+        fake.settings.mode = os.environ.get("WANDB_MODE", fake.settings.mode)
+        return SimpleNamespace(settings=fake.settings)
+
+    fake.setup = setup
 
     def init(**options):
-        if fake.gone and options["mode"] == "online":
-            raise RuntimeError("timed out")
+        if fake.gone and options["mode"] is None:
+            raise fake.gone
         fake.runs.append(FakeRun(**options))
         return fake.runs[-1]
 
@@ -228,6 +286,7 @@ def wandb(monkeypatch):
     fake.Image, fake.Histogram = lambda value: ("image", type(value).__name__), lambda value: ("histogram", value)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(known, "find_spec", lambda name: object())
+    monkeypatch.setattr(known, "version", lambda name: fake.__version__)
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", "/nowhere")
@@ -241,7 +300,7 @@ def test_wandb_gets_values_of_a_step_together_on_their_own_axis(tmp_path, wandb)
     tracker.log_metrics(values(1, Score=0.25, picture=True))  # a lower step is not dropped
     (run,) = wandb.runs
     options = run.options
-    assert (options["id"], options["name"], options["project"]) == ("ab12", "lora, seed 3", "avalanche-vlm")
+    assert (options["name"], options["project"]) == ("lora, seed 3", "avalanche-vlm")
     assert (options["mode"], options["resume"], options["reinit"]) == ("offline", "allow", "create_new")
     assert {"recipe:lora", "seed:3", "run:ab12"} <= set(options["tags"]) and options["config"]["train.lr"] == 0.1
     assert 0 < options["settings"].finish_timeout < 300 and options["settings"].finish_timeout_raises
@@ -250,38 +309,83 @@ def test_wandb_gets_values_of_a_step_together_on_their_own_axis(tmp_path, wandb)
         {"Train/loss": 0.5, "Train/learning_rate": 0.1, "x_plot": 500},
         {"Score": 0.25, "Confusions/test": ("image", "Figure"), "x_plot": 1},
     ]
-    (again,) = opened(tmp_path, "wandb")
+    (again,) = opened(tmp_path, "wandb", goes_on=True)
     again.log_metrics(values(501, Train__loss=0.25))
-    assert wandb.runs[1].options["id"] == "ab12" and wandb.runs[1].told == [{"Train/loss": 0.25, "x_plot": 501}]
+    assert wandb.runs[1].options["id"] == options["id"] and wandb.runs[1].told == [{"Train/loss": 0.25, "x_plot": 501}]
     again.close(False)
     assert wandb.runs[1].ended == 1
+    for elsewhere in ({"within": "lora/seed-1"}, {}):  # another run, and another start of the same
+        opened(tmp_path, "wandb", **elsewhere)
+    opened(tmp_path / "copy", "wandb")
+    assert len({run.options["id"] for run in wandb.runs}) == 4
 
 
 def test_wandb_logs_to_the_disk_where_the_server_does_not_answer(tmp_path, wandb, monkeypatch):
-    wandb.gone = True
+    wandb.gone = wandb.errors.CommError("timed out at https://me:secret@host/")
     monkeypatch.setenv("WANDB_API_KEY", "k")
     remarks: list[str] = []
     assert len(trackers(["wandb"], tmp_path, PROTOCOL, remark=remarks.append)) == 1
     assert wandb.runs[0].options["mode"] == "offline" and "the server does not answer: timed out" in remarks[0]
+    assert "secret" not in remarks[0] and "https://host/" in remarks[0]
+    wandb.gone = ValueError("no such entity")
+    assert len(trackers(["wandb"], tmp_path, PROTOCOL, remark=remarks.append)) == 1
+    assert remarks.pop().endswith("since it could not begin on the server: no such entity")
     monkeypatch.setenv("WANDB_MODE", "online")  # it is the user's word
     assert trackers(["wandb"], tmp_path, PROTOCOL, remark=remarks.append) == []
-    assert remarks[1] == "wandb logs nothing, and the training goes on: timed out"
+    assert remarks[1] == "wandb logs nothing, and the training goes on: no such entity"
+    monkeypatch.delenv("WANDB_API_KEY")  # nobody is asked for it
+    assert trackers(["wandb"], tmp_path, PROTOCOL, remark=remarks.append) == []
+    assert "WANDB_MODE is online, and there is no key for https://api.wandb.ai: wandb login" in remarks[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "entry", "mode"),
+    [
+        ({"mode": "offline", "api_key": "k"}, None, None),  # ``wandb offline``
+        ({"mode": "disabled"}, None, None),
+        ({"base_url": "https://own.host:8080", "api_key": "k"}, None, None),
+        ({"base_url": "https://own.host:8080"}, "own.host:8080", None),
+        ({"base_url": "https://own.host:8080"}, "elsewhere", "offline"),
+        ({"identity_token_file": "/token"}, None, None),
+        ({}, "api.wandb.ai", None),
+        ({}, None, "offline"),
+    ],
+)
+def test_wandb_s_own_settings_say_where_it_logs(tmp_path, wandb, monkeypatch, settings, entry, mode):
+    vars(wandb.settings).update(settings)
+    if entry is not None:
+        (tmp_path / "netrc").write_text(f"machine {entry} login user password {'k' * 40}\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    opened(tmp_path, "wandb")
+    assert wandb.runs[0].options["mode"] == mode
+
+
+def test_a_wandb_that_is_too_old_is_told_before_anything_is_opened(tmp_path, wandb):
+    wandb.__version__ = "0.9.7"
+    with pytest.raises(InputError, match=r"^--log wandb needs wandb 0\.31 or newer, and 0\.9\.7 is installed: pip"):
+        trackers(["wandb"], tmp_path, PROTOCOL)
+    wandb.__version__ = "1.0"
+    opened(tmp_path, "wandb")
 
 
 @pytest.mark.slow
 def test_the_real_wandb_logs_off_line(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(sys, "argv", ["avalanche-vlm", "run", "--data", "/home/of/a-patient"])
+    monkeypatch.setattr("avalanche_vlm.report.tracking.wandb_run.PATIENCE", 120.0)
     (tracker,) = opened(tmp_path, "wandb", run="cd34")
     tracker.log_metrics(values(1, Train__loss=0.5, picture=True))
     tracker.log_metrics(values(0, Score=0.5))
     tracker.close(True)
     assert not tracker.failed
-    (run,) = (tmp_path / "wandb/wandb").glob("offline-*/run-cd34.wandb")
+    (run,) = (tmp_path / "wandb/wandb").glob("offline-*/run-*.wandb")
     until = time.monotonic() + 10  # its own process writes on for a moment
     while b"Score" not in run.read_bytes() and time.monotonic() < until:
         time.sleep(0.05)
     assert all(name in run.read_bytes() for name in (b"Train/loss", b"Score", b"x_plot", b"recipe:lora"))
+    for private in ("a-patient", "somebody", str(Path.cwd()), socket.gethostname(), sys.executable, "torch=="):
+        assert private.encode() not in run.read_bytes(), private
     assert len(list((tmp_path / "wandb/wandb").glob("offline-*/**/*.png"))) == 1
 
 
@@ -364,13 +468,16 @@ def test_mlflow_has_a_run_for_each_run_and_every_step_once(tmp_path, mlflow):
         ("HeldOut/captions R_1", 0.5, 1),
         ("Train/loss", 0.5, 2),
     ]
-    (again,) = opened(tmp_path, "mlflow")
+    (again,) = opened(tmp_path, "mlflow", goes_on=True)
     for step in (2, 3):
         again.log_metrics(values(step, Train__loss=1 / step))
     again.close(True)
     assert [step for name, _, _, step in store.metrics if name == "Train/loss"] == [2, 3]
-    assert store.runs == {"r0": {"name": "lora, seed 3", "tags": {**TAGS, "run": "ab12"}, "status": "FINISHED"}}
+    known = json.loads((tmp_path / "mlflow/run.json").read_text())["log"]
+    tags = {**TAGS, "run": "ab12", "log": known}
+    assert store.runs == {"r0": {"name": "lora, seed 3", "tags": tags, "status": "FINISHED"}}
     assert store.figures == ["Confusions/test/000002.png"] and store.params["train.lr"] == "0.1"
+    assert store.params["odd_name"] == "1"
     (other,) = opened(tmp_path, "mlflow", run="other")
     other.close(False)
     assert store.runs["r1"]["status"] == "KILLED" and list(store.experiments) == ["picturebook-mtil"]
@@ -382,21 +489,29 @@ def test_mlflow_logs_to_the_server_that_is_named(tmp_path, mlflow, monkeypatch):
     assert list(mlflow) == ["http://127.0.0.1:9"]
 
 
+def test_a_database_lies_where_it_is_asked_for_whatever_letters_its_path_has():
+    engine = pytest.importorskip("sqlalchemy.engine")
+    for path in ("/a?b/50%/x%41.db", "/a/b.db"):
+        assert engine.make_url(address_of(Path(path))).database == path
+
+
 @pytest.mark.slow
 def test_the_real_mlflow_logs_to_a_database(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "a?b 50%41"
     pytest.importorskip("mlflow")
     pytest.importorskip("alembic")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     from mlflow.tracking import MlflowClient
 
     for steps in ((1, 2), (2, 3)):
-        (tracker,) = opened(tmp_path, "mlflow")
+        (tracker,) = opened(tmp_path, "mlflow", goes_on=steps[0] > 1)
         for step in steps:
             tracker.log_metrics(values(step, Train__loss=1 / step, picture=True))
         tracker.flush()
         assert not tracker.failed
     tracker.close(True)
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow/mlflow.db'}")
+    assert (tmp_path / "mlflow/mlflow.db").stat().st_size > 1000
+    client = MlflowClient(address_of(tmp_path / "mlflow/mlflow.db"))
     (run,) = client.search_runs([client.get_experiment_by_name("picturebook-mtil").experiment_id])
     assert (
         run.info.status == "FINISHED" and run.info.run_name == "lora, seed 3" and TAGS.items() <= run.data.tags.items()

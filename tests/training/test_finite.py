@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from avalanche_vlm.errors import NotFinite
-from avalanche_vlm.training.finite import FiniteLosses
+from avalanche_vlm.training.finite import FiniteLosses, sent_to_host
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -25,3 +27,32 @@ def test_a_loss_with_a_graph_is_read_without_a_word(recwarn):
     finally:
         torch.set_warn_always(False)
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_of_several_devices_an_event_marks_the_stream_of_the_tensor_s(monkeypatch):
+    now, seen = [0], []
+
+    @contextmanager
+    def device_index(index):
+        now.append(index)
+        yield
+        now.pop()
+
+    class Event:
+        def __init__(self, kind):
+            seen.append((kind, now[-1]))
+
+        def record(self):
+            seen.append(("recorded", now[-1]))
+
+    class OnTheSecond:
+        device = torch.device("cuda:1")
+
+        def to(self, where, non_blocking):
+            return "copy", where, non_blocking
+
+    monkeypatch.setattr(torch.accelerator, "device_index", device_index)
+    monkeypatch.setattr(torch, "Event", Event)
+    copied, done = sent_to_host(OnTheSecond())
+    assert copied == ("copy", "cpu", True) and isinstance(done, Event)
+    assert seen == [("cuda", 1), ("recorded", 1)] and now == [0]

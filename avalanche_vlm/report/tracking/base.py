@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from avalanche.evaluation.metric_results import MetricValue
 from avalanche.logging import BaseLogger
+
+from avalanche_vlm.report.tracking.about import as_text
 
 
 class GoesOn(BaseLogger):
@@ -41,7 +44,9 @@ class GoesOn(BaseLogger):
 
         :param metric_values: values that metrics have published.
         """
-        super().log_metrics([value for value in metric_values if not self.is_logged(value.name, value.x_plot)])
+        super().log_metrics(
+            [value for value in under_plain_names(metric_values) if not self.is_logged(value.name, value.x_plot)]
+        )
 
     def flush(self) -> None:
         """Have everything be where it stays, before a checkpoint says that it was trained."""
@@ -52,3 +57,11 @@ class GoesOn(BaseLogger):
         :param finished: whether the training has come to its end.
         """
         self.flush()
+
+
+def under_plain_names(metric_values: Iterable[MetricValue]) -> list[MetricValue]:
+    """The same values under names that every log can hold: on one line, and bytes that are no text as backslashes.
+
+    :param metric_values: values that metrics have published.
+    """
+    return [MetricValue(of.origin, as_text(of.name), of.value, of.x_plot) for of in metric_values]

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm._given import refuse_irregular
-from avalanche_vlm.report.tracking.about import AboutRun, begin_or_go_on
+from avalanche_vlm.report.tracking.about import AboutRun, Log
 from avalanche_vlm.report.tracking.base import GoesOn
-from avalanche_vlm.storage.durable import make_folder
 
 COLUMNS = ("step", "metric", "value")
 TABLE = "metrics.csv"
@@ -24,12 +23,11 @@ class CSVTracker(GoesOn):
 
     :param folder: folder of the table.
     :param about: the run that is logged.
+    :param log: its log, which is in the folder if it goes on.
     """
 
-    def __init__(self, folder: Path, about: AboutRun) -> None:
+    def __init__(self, folder: Path, about: AboutRun, log: Log) -> None:
         super().__init__()
-        make_folder(folder)
-        begin_or_go_on(folder, about)
         path = folder / TABLE
         self._before = _whole_lines(path) if path.exists() else {}
         self._file = path.open("a", newline="", encoding="utf-8")

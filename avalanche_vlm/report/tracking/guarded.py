@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,9 @@ from avalanche.logging import BaseLogger
 
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.units import in_short
+
+_USER = re.compile(r"(\w://)[^\s/?#@]*(?:@[^\s/?#@]*)*@")
+"""User and password in an address."""
 
 
 class Guarded(BaseLogger):
@@ -26,6 +31,7 @@ class Guarded(BaseLogger):
         self.name, self.logger, self._remark = name, logger, remark
         self.failed = False
         """Whether it logs no more."""
+        self._closed = False
 
     def log_metrics(self, metric_values: Sequence[Any]) -> None:
         """Log values, if it can.
@@ -44,7 +50,13 @@ class Guarded(BaseLogger):
 
         :param finished: whether the training has come to its end.
         """
-        self._try(getattr(self.logger, "close", _nothing), finished)
+        close = getattr(self.logger, "close", _nothing)
+        if not self.failed:
+            self._try(close, finished)
+        elif not self._closed:
+            with suppress(Exception), generators_kept():  # why it failed is said already
+                close(finished)
+        self._closed = True
 
     def __getattr__(self, name: str) -> Any:
         # The callbacks that an evaluator hands on, of those that the logger has.
@@ -70,7 +82,7 @@ def why(error: Exception) -> str:
 
     :param error: any error of a logger's.
     """
-    said = next(iter(str(error).splitlines()), "")
+    said = next(iter(_USER.sub(r"\1", str(error)).splitlines()), "")
     return in_short(said, 200) if said else type(error).__name__
 
 

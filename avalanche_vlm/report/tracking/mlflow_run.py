@@ -16,7 +16,8 @@ from avalanche.logging import BaseLogger
 from matplotlib.figure import Figure as Plot
 from PIL.Image import Image
 
-from avalanche_vlm.report.tracking.about import RUN, AboutRun
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.report.tracking.about import LOG, AboutRun, Log
 from avalanche_vlm.report.tracking.base import GoesOn
 from avalanche_vlm.storage.locks import Lock
 
@@ -32,6 +33,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+_SPECIAL = frozenset("%?#")
+"""Letters that mean something in an address."""
 _SETTING = 5000
 """Characters of a setting that are kept."""
 _SETTINGS = 100
@@ -44,10 +47,11 @@ class MLflowTracker(GoesOn, BaseLogger):
 
     :param folder: folder of the database and of the pictures.
     :param about: the run that is logged.
+    :param log: its log, which is in the database if it goes on.
     :raises ImportError: without MLflow.
     """
 
-    def __init__(self, folder: Path, about: AboutRun) -> None:
+    def __init__(self, folder: Path, about: AboutRun, log: Log) -> None:
         super().__init__()
         # Nothing is told to anyone but the server that was named, and a server that is gone is not waited for long.
         for name, value in _ENVIRONMENT.items():
@@ -62,11 +66,12 @@ class MLflowTracker(GoesOn, BaseLogger):
         folder = folder.resolve()
         address = os.environ.get("MLFLOW_TRACKING_URI")
         with Lock(folder).acquire(60):  # a database that is made by two at once is broken
-            self.client = MlflowClient(address or f"sqlite:///{folder / DATABASE}")
+            self.client = MlflowClient(address or address_of(folder / DATABASE))
             experiment = self._experiment(about.tags.get("benchmark", "avalanche-vlm"), None if address else folder)
-            filtering = f"tags.{RUN} = '{about.run}'"
-            found = self.client.search_runs([experiment], filtering, max_results=1)
-            run = found[0] if found else self.client.create_run(experiment, run_name=about.title, tags=dict(about.tags))
+            filtering = f"tags.{LOG} = '{log.known}'"
+            found = self.client.search_runs([experiment], filtering, max_results=1) if log.goes_on else []
+            tags = {**about.tags, LOG: log.known}
+            run = found[0] if found else self.client.create_run(experiment, run_name=about.title, tags=tags)
         self.run_id = run.info.run_id
         self._goes_on = bool(found)
         self._waiting: list[Any] = []
@@ -74,7 +79,7 @@ class MLflowTracker(GoesOn, BaseLogger):
         if found:
             self.client.update_run(self.run_id, status="RUNNING")
             return
-        settings = [Param(name, str(value)[:_SETTING]) for name, value in about.settings.items()]
+        settings = [Param(allowed(name), str(value)[:_SETTING]) for name, value in about.settings.items()]
         for first in range(0, len(settings), _SETTINGS):
             self.client.log_batch(self.run_id, params=settings[first : first + _SETTINGS])
 
@@ -122,10 +127,27 @@ class MLflowTracker(GoesOn, BaseLogger):
         self.client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
 
 
-def allowed(name: str) -> str:
-    """A metric's name in the letters that MLflow takes.
+def address_of(database: Path) -> str:
+    """The address of a database in a file, whatever letters the file's path has.
 
-    :param name: name of a metric.
+    :param database: the file of the database.
+
+    :raises InputError: for a path that this version of SQLAlchemy cannot be told.
+    """
+    if _SPECIAL.isdisjoint(str(database)):
+        return f"sqlite:///{database}"
+    from sqlalchemy.engine import URL, make_url
+
+    address = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
+    if make_url(address).database != str(database):
+        raise InputError(f"MLflow's database cannot be {database}, a path with one of {' '.join(sorted(_SPECIAL))}")
+    return address
+
+
+def allowed(name: str) -> str:
+    """A name in the letters that MLflow takes.
+
+    :param name: name of a metric or a setting.
 
     >>> allowed("HeldOut/captions R@1")
     'HeldOut/captions R_1'

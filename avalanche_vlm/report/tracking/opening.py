@@ -12,13 +12,10 @@ from avalanche_vlm._ranks import leads
 from avalanche_vlm._registry import resolve
 from avalanche_vlm.evaluation.tracked import Confusions, SurveyCurves, TrainingCurves
 from avalanche_vlm.report.plots import confusions
-from avalanche_vlm.report.tracking.about import about_run
+from avalanche_vlm.report.tracking.about import about_run, begin_or_go_on
 from avalanche_vlm.report.tracking.guarded import Guarded, why
 from avalanche_vlm.report.tracking.known import TRACKERS, refuse_no_tracker
 from avalanche_vlm.units import tell
-
-_ONE_STORE = ("wandb", "mlflow")
-"""Trackers that tell runs apart by themselves."""
 
 
 def tracked_metrics(names: Sequence[str] = tuple(TRACKERS)) -> list[PluginMetric]:
@@ -35,6 +32,7 @@ def trackers(
     folder: str | Path,
     protocol: Mapping[str, Any] | None = None,
     *,
+    goes_on: bool = False,
     run: str | None = None,
     title: str | None = None,
     within: str | Path = ".",
@@ -47,10 +45,11 @@ def trackers(
     :param folder: folder of the logs.
     :param protocol: what the run is known by, and its tags: ``protocol`` of a result, or ``recipe``, ``seed``,
         ``benchmark``, ``label_space``, ``model`` and whatever else.
-    :param run: a digest that tells the run from others; None for that of the protocol. The same one goes on with the
-        log.
+    :param goes_on: whether the training goes on from a checkpoint: then the log that the folder has of this run goes on
+        as well, and what it has is left out. Otherwise a log begins, and one that is there is set aside.
+    :param run: a digest that tells the run from others; None for that of the protocol.
     :param title: its name among others; None for recipe and seed.
-    :param within: where the run is in the folder of each tracker that does not tell runs apart by itself.
+    :param within: where the run is in the folder of each tracker.
     :param remark: is told what fails, in a sentence.
     :raises InputError: for a name that there is not, or whose library is not installed, naming the extra.
     """
@@ -60,10 +59,14 @@ def trackers(
     about = about_run(protocol or {}, run, title)
     found = []
     for name in dict.fromkeys(names):
-        home = Path(folder) / name / ("." if name in _ONE_STORE else within)
+        place = Path(folder) / name
+        own = place / within
+        files = TRACKERS[name].files
         further = {"remark": remark} if name == "wandb" else {}
         try:
-            found.append(Guarded(name, resolve(TRACKERS[name].home)(home, about, **further), remark))
+            log = begin_or_go_on(own, about, goes_on, files)
+            home = own if files else place
+            found.append(Guarded(name, resolve(TRACKERS[name].home)(home, about, log, **further), remark))
         except Exception as error:  # disks, servers and databases each have their own
             remark(f"{name} logs nothing, and the training goes on: {why(error)}")
     return found
@@ -87,13 +90,14 @@ class Trackers:
         """What they log besides the scores."""
         return tracked_metrics(self.names) if self.names else []
 
-    def __call__(self, protocol: Mapping[str, Any]) -> list[Guarded]:
+    def __call__(self, protocol: Mapping[str, Any], goes_on: bool = False) -> list[Guarded]:
         """The loggers, opened.
 
         :param protocol: the run's protocol.
+        :param goes_on: whether the training goes on from a checkpoint.
         """
         if self.names:
-            self._open = trackers(self.names, self._folder, protocol, **self._options)
+            self._open = trackers(self.names, self._folder, protocol, goes_on=goes_on, **self._options)
         return self._open
 
     def finished(self) -> None:

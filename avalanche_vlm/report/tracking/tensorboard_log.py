@@ -7,9 +7,8 @@ from pathlib import Path
 from avalanche.logging import TensorboardLogger
 
 from avalanche_vlm._given import refuse_irregular
-from avalanche_vlm.report.tracking.about import AboutRun, begin_or_go_on
+from avalanche_vlm.report.tracking.about import AboutRun, Log
 from avalanche_vlm.report.tracking.base import GoesOn
-from avalanche_vlm.storage.durable import make_folder
 
 EVENTS = "events.out.tfevents.*"
 
@@ -19,11 +18,10 @@ class TensorboardTracker(GoesOn, TensorboardLogger):
 
     :param folder: folder of the log.
     :param about: the run that is logged.
+    :param log: its log, which is in the folder if it goes on.
     """
 
-    def __init__(self, folder: Path, about: AboutRun) -> None:
-        make_folder(folder)
-        begin_or_go_on(folder, about)
+    def __init__(self, folder: Path, about: AboutRun, log: Log) -> None:
         self._before = _last_steps(folder) if any(folder.glob(EVENTS)) else {}
         super().__init__(folder)
         if not self._before:

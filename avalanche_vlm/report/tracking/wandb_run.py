@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import netrc
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from avalanche.evaluation.metric_results import AlternativeValues, TensorImage
 from avalanche.logging import WandBLogger
@@ -19,8 +20,10 @@ from matplotlib.figure import Figure as Plot
 from PIL.Image import Image
 from torch import Tensor
 
-from avalanche_vlm.report.tracking.about import AboutRun
-from avalanche_vlm.report.tracking.base import GoesOn
+from avalanche_vlm.errors import InputError
+from avalanche_vlm.report.tracking.about import AboutRun, Log
+from avalanche_vlm.report.tracking.base import GoesOn, under_plain_names
+from avalanche_vlm.report.tracking.guarded import why
 from avalanche_vlm.storage.durable import make_folder
 
 PROJECT = "avalanche-vlm"
@@ -31,23 +34,38 @@ PATIENCE = 20.0
 """Seconds to wait for the server at first."""
 UPLOAD = 60.0
 """Seconds to wait at the end for what it has not taken yet, and what stays on the disk for ``wandb sync``."""
+_OLD_SERVER = "api.wandb.ai"
+"""Where the key of the public server stands in ``~/.netrc``, whatever it is called by now."""
 _QUIET = {"silent": True, "console": "off", "disable_git": True, "save_code": False, "disable_code": True}
+_PRIVATE = {
+    "x_disable_meta": True,  # arguments, paths, names of machine and user
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "disable_job_creation": True,
+    "host": "",
+}
 
 
 class WandBTracker(GoesOn, WandBLogger):
-    """Avalanche's logger of Weights & Biases, mended. Neither code nor output of the program is sent.
+    """Avalanche's logger of Weights & Biases, mended. Neither code, arguments and output of the program are sent,
+    nor what the machine is and does.
 
-    Without ``WANDB_MODE`` it logs to the server if there is a key for it (``WANDB_API_KEY``, or an entry of
-    ``~/.netrc``) and the server answers, and otherwise to the disk, for ``wandb sync``. Nobody is asked for anything.
+    It goes by wandb's own variables and settings (``wandb offline``, ``wandb login --host``): it logs to the server if
+    they do not say otherwise, there is a key for it and the server answers, and else to the disk, for ``wandb sync``.
+    Nobody is asked for anything.
 
     What wandb has written it does not tell: the steps between a checkpoint and a kill come twice, at the same place.
 
     :param folder: folder of the files, which several runs share.
     :param about: the run that is logged.
+    :param log: its log, whose name is the run's id.
     :param remark: is told if the server does not answer, in a sentence.
     """
 
-    def __init__(self, folder: Path, about: AboutRun, remark: Callable[[str], None] = lambda sentence: None) -> None:
+    def __init__(
+        self, folder: Path, about: AboutRun, log: Log, remark: Callable[[str], None] = lambda sentence: None
+    ) -> None:
         make_folder(folder)
         self.remark = remark
         self.run: Any = None
@@ -57,26 +75,34 @@ class WandBTracker(GoesOn, WandBLogger):
             save_code=False,
             config=dict(about.settings),
             dir=folder,
-            params={"id": about.run, "tags": [f"{name}:{of}"[:64] for name, of in about.tags.items()]},
+            params={"id": log.known, "tags": [f"{name}:{of}"[:64] for name, of in about.tags.items()]},
         )
 
     def before_run(self) -> None:
         """Begin the run, or go on with it."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        mode = mode_of(os.environ)
-        try:
-            self.run = self._begun(mode)
-        except Exception as error:  # wandb has several kinds for a server that is not there
-            if mode != "online" or os.environ.get("WANDB_MODE"):
-                raise
-            self.remark(f"wandb logs to {self.dir}, since the server does not answer: {error}")
+        settings = self.wandb.setup().settings
+        on_line, asked = settings.mode == "online", bool(os.environ.get("WANDB_MODE"))
+        if on_line and not has_key(settings):
+            if asked:
+                raise InputError(f"WANDB_MODE is online, and there is no key for {settings.base_url}: wandb login")
             self.run = self._begun("offline")
+        else:
+            try:
+                self.run = self._begun(None)  # in the mode that wandb's own settings say
+            except Exception as error:  # wandb has several kinds
+                if asked or not on_line:
+                    raise
+                gone = isinstance(error, self.wandb.errors.CommError | TimeoutError)
+                what = "the server does not answer" if gone else "it could not begin on the server"
+                self.remark(f"wandb logs to {self.dir}, since {what}: {why(error)}")
+                self.run = self._begun("offline")
         self.run.define_metric(AT, hidden=True)
         self.run.define_metric("*", step_metric=AT)
 
-    def _begun(self, mode: str) -> Any:
+    def _begun(self, mode: str | None) -> Any:
         waiting = {"init_timeout": PATIENCE, "finish_timeout": UPLOAD, "finish_timeout_raises": True}
-        settings = self.wandb.Settings(**_QUIET, **waiting)
+        settings = self.wandb.Settings(**_QUIET, **_PRIVATE, **waiting)
         return self.wandb.init(**self.init_kwargs, mode=mode, resume="allow", reinit="create_new", settings=settings)
 
     def after_training_exp(self, *args: Any, **kwargs: Any) -> None:
@@ -88,7 +114,7 @@ class WandBTracker(GoesOn, WandBLogger):
         :param metric_values: values that metrics have published.
         """
         by_step: dict[int, dict[str, Any]] = {}
-        for value in metric_values:
+        for value in under_plain_names(metric_values):
             if (shown := self._shown(value.value)) is not None:
                 by_step.setdefault(value.x_plot, {})[value.name] = shown
         for step, values in by_step.items():
@@ -120,22 +146,18 @@ class WandBTracker(GoesOn, WandBLogger):
         self.run.finish(exit_code=0 if finished else 1)
 
 
-def mode_of(environment: Mapping[str, str]) -> str:
-    """Whether runs go to the server or to the disk.
+def has_key(settings: Any) -> bool:
+    """Whether there is a key for the server, so that wandb need not ask for one.
 
-    :param environment: variables of the environment.
-    :return: what ``WANDB_MODE`` says; otherwise ``online`` where there is a key, and ``offline`` without.
-
-    >>> mode_of({"WANDB_API_KEY": "k"}), mode_of({"WANDB_MODE": "disabled"}), mode_of({"NETRC": "/nowhere"})
-    ('online', 'disabled', 'offline')
+    :param settings: wandb's, as its variables, its files and a login have made them.
     """
-    if said := environment.get("WANDB_MODE"):
-        return said
-    if environment.get("WANDB_API_KEY"):
-        return "online"
-    server = environment.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
+    if settings.api_key or settings.identity_token_file or os.environ.get("WANDB_API_KEY"):
+        return True
+    servers = {urlsplit(settings.base_url).netloc}
+    if not os.environ.get("WANDB_BASE_URL"):
+        servers.add(_OLD_SERVER)
     try:
-        known = netrc.netrc(environment.get("NETRC")).authenticators(server)
+        known = netrc.netrc(os.environ.get("NETRC"))
+        return any(known.authenticators(server) for server in servers)
     except (OSError, netrc.NetrcParseError):
-        known = None
-    return "offline" if known is None else "online"
+        return False

@@ -45,7 +45,7 @@ def evaluator_state(evaluator: Any) -> StateDict:
     state: StateDict = {}
     if isinstance(evaluator, EvaluationPlugin):
         for name, values in (
-            ("all", {n: of for n, of in evaluator.all_metric_results.items() if not _is_picture(of[1][-1])}),
+            ("all", {n: of for n, of in evaluator.all_metric_results.items() if not any(map(_is_picture, of[1][-1:]))}),
             ("last", {n: of for n, of in evaluator.last_metric_results.items() if not _is_picture(of)}),
             ("active", evaluator.active),
         ):
