@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.commands.arguments import parse
+from avalanche_vlm.commands.jobs import Job, Logs
 from avalanche_vlm.report.tracking import Trackers
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import CheckpointPlugin
@@ -172,6 +174,14 @@ def test_a_tracker_that_is_not_there_is_told_before_torch_is_imported(tmp_path, 
     found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert found.stderr.strip() == f"avalanche-vlm: {sentence}" and found.stdout.split() == ["2", "False", "False"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_remark_on_a_log_names_its_run(tmp_path):
+    (tmp_path / "logs").write_text("no folder")
+    asked, said = SimpleNamespace(run_id="ab", seed=1), []
+    job = Job(asked, tmp_path / "lora/seed-1", None, None, None, row="lora")
+    assert Logs(("csv",), tmp_path).of(job, said.append)({"recipe": "lora"}) == []
+    assert len(said) == 1 and said[0].startswith("lora, seed 1: csv logs nothing, and the training goes on: ")
 
 
 def test_a_file_of_options_says_trackers_as_a_list(tmp_path, capsys):
