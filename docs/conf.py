@@ -36,8 +36,10 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"avalanche(\.\w+)*"
-        r"\.(AlternativeValues|SupervisedStrategyProtocol|TaskAwareSupervisedClassificationDataset)",
+        r"\.(AlternativeValues|MetricValue|SupervisedStrategyProtocol|TaskAwareSupervisedClassificationDataset)",
     ),
+    # Aliases in signatures beside names that are imported for type checkers alone, so that none of them is resolved.
+    (r"py:class", r"OnError"),
     # What pydantic keeps of a type's range.
     (
         r"py:class",

@@ -65,6 +65,7 @@ PAGES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "torch": {
         OWN: (
+            "torch.Event",
             "torch.Generator",
             "torch.Tensor.to",
             "torch.nn.CrossEntropyLoss",
