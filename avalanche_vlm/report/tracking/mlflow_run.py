@@ -132,12 +132,14 @@ def address_of(database: Path) -> str:
 
     :param database: the file of the database.
 
-    :raises InputError: for a path that this version of SQLAlchemy cannot be told.
+    :raises InputError: for a path that this version of SQLAlchemy cannot be told, or where it is not installed.
     """
     if _SPECIAL.isdisjoint(str(database)):
         return f"sqlite:///{database}"
-    from sqlalchemy.engine import URL, make_url
-
+    try:
+        from sqlalchemy.engine import URL, make_url
+    except ImportError as error:
+        raise InputError(f"MLflow's database takes SQLAlchemy ({error}): the extra mlflow has it") from error
     address = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
     if make_url(address).database != str(database):
         raise InputError(f"MLflow's database cannot be {database}, a path with one of {' '.join(sorted(_SPECIAL))}")
