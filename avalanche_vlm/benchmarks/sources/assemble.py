@@ -78,23 +78,17 @@ def readable(
     files = look_at(images)
     wrong: dict[str, str] = {}
     with closing(checked_images(images, data, check, workers, files)) as sentences:
-        if problems.on_error == "raise":
-            first = {item.image: item.where for item in reversed(items) if item.where}
-            for image, sentence in zip(images, sentences, strict=True):
-                if sentence is not None:
-                    problems.add(_told(first.get(image, ""), sentence))
-            return list(items), ReadableImages(images, files)
-        wrong = {image: sentence for image, sentence in zip(images, sentences, strict=True) if sentence is not None}
+        for image, sentence in zip(images, sentences, strict=True):
+            if sentence is not None:
+                wrong[image] = sentence
+                if problems.on_error == "raise":
+                    break
     for item in items if wrong else ():
-        if item.image in wrong:
-            problems.add(_told(item.where, wrong[item.image]))
+        if (sentence := wrong.get(item.image)) is not None:
+            problems.add(f"{item.where}: {sentence}" if item.where else sentence)
     good = np.array([image not in wrong for image in images], dtype=bool)
     left = [image for image, there in zip(images, good.tolist(), strict=True) if there]
     return [item for item in items if item.image not in wrong], ReadableImages(left, files.at(good))
-
-
-def _told(where: str, sentence: str) -> str:
-    return f"{where}: {sentence}" if where else sentence
 
 
 def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:

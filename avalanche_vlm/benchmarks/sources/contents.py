@@ -100,9 +100,7 @@ def contents_of(paths: Sequence[str | Path], files: Files) -> np.ndarray:
     """
     digests = np.zeros(len(paths), np.int64)
     for found in _FOUND.values():
-        rows = found.known.rows_of(files)
-        taken = (rows >= 0) & (digests == 0)
-        digests[taken] = found.known.digests[rows[taken]]
+        digests = np.where(digests == 0, known_digests(found.known, files), digests)
     for row in np.flatnonzero(digests == 0).tolist():
         digests[row] = as_number(content_at_path(paths[row]))
     return digests
