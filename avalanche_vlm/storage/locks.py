@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 import warnings
 from datetime import datetime
@@ -49,13 +50,14 @@ class Lock:
         self.folder, self._otherwise = Path(folder), "" if otherwise is None else f", or {otherwise}"
         self.path = self.folder / name
         self._handle: int | None = None
+        self._taken = False
         self.excludes = True
         """Whether others are kept out while this object has the lock: False where the file system has none."""
 
     @property
     def held(self) -> bool:
         """Whether this object has the lock at present."""
-        return self._handle is not None
+        return self._taken
 
     def acquire(self, wait: float = 0.0) -> Self:
         """Take the lock.
@@ -69,16 +71,18 @@ class Lock:
             raise InputError(f"this lock on {self.folder} is held already")
         try:
             make_folder(self.folder)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            with _OPENING:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+                self._handle = handle
+                _OPEN.add(self)
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {reason(error)}") from error
         try:
             self._take(handle, time.monotonic() + wait)
         except BaseException:
-            os.close(handle)
+            self.release()
             raise
-        self._handle = handle
-        _HELD.add(self)
+        self._taken = True
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         with contextlib.suppress(OSError):  # on a full disk the lock is as good without a name in it
             os.ftruncate(handle, 0)
@@ -87,8 +91,8 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock up; nothing happens where it is not held."""
-        handle, self._handle = self._handle, None
-        _HELD.discard(self)
+        handle, self._handle, self._taken = self._handle, None, False
+        _OPEN.discard(self)
         if handle is not None:
             if fcntl is not None:
                 with contextlib.suppress(OSError):
@@ -140,17 +144,22 @@ class Lock:
         """Let a forked process go without the lock: it would hold it on when its parent is dead."""
         if self._handle is not None:
             os.close(self._handle)
-        self._handle = None
+        self._handle, self._taken = None, False
 
 
-_HELD: set[Lock] = set()
+_OPEN: set[Lock] = set()
+"""The locks that have their file open, those that wait for another holder as well: a process that is forked meanwhile
+has the file open, too, and would have the lock as soon as its parent has it."""
+_OPENING = threading.RLock()
+"""Held while a file is opened and noted as open, between which no other thread is to fork."""
 
 
 def _in_child() -> None:
-    for lock in list(_HELD):
+    _OPENING.release()
+    for lock in list(_OPEN):
         lock._forget()
-    _HELD.clear()
+    _OPEN.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_in_child)

@@ -136,15 +136,16 @@ def written_state(
     return path, contents
 
 
-def remove_older(folder: Path, kind: str, keep: int) -> None:
+def remove_older(folder: Path, kind: str, keep: int, wait: float = PATIENCE) -> None:
     """Remove all but the last states of a kind, and what no other refers to. What cannot be removed stays.
 
     :param folder: folder of states.
     :param kind: what kind of states.
     :param keep: number of them that stay; 0 for all of them, so that only what no state refers to is removed.
-    :raises InputError: if another process writes to the folder for a minute.
+    :param wait: seconds to wait for whoever else writes to the folder.
+    :raises InputError: if another process, or another writer of this one, writes to the folder for so long.
     """
-    with Lock(folder, name=SAVING).acquire(PATIENCE):
+    with Lock(folder, name=SAVING).acquire(wait):
         _tidy(folder, kind, keep)
 
 

@@ -15,7 +15,7 @@ from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage.durable import reason, sync_file, sync_folder
 from avalanche_vlm.storage.manifests import Content, object_path
 from avalanche_vlm.storage.objects import distrust
-from avalanche_vlm.storage.saving import remove_older, written_state
+from avalanche_vlm.storage.saving import PATIENCE, remove_older, written_state
 
 
 class _Unsynced(NamedTuple):
@@ -122,7 +122,7 @@ class _Behind:
         self.thread = threading.Thread(target=self._sync, args=(written.paths,), name="checkpoint")
         self.thread.start()
 
-    def settle(self, wait: bool) -> bool:
+    def settle(self, wait: bool, patience: float = PATIENCE) -> bool:
         written, thread = self.written, self.thread
         if written is None or thread is None or os.getpid() != self.process:  # of a copy of the process it is none
             return True
@@ -136,7 +136,7 @@ class _Behind:
             with contextlib.suppress(OSError):  # a disk that fails may be read-only from then on
                 written.state.unlink(missing_ok=True)
         with contextlib.suppress(InputError):  # what is not cleared away now is so after the next state
-            remove_older(self.folder, written.kind, 0 if self.failures else written.keep)
+            remove_older(self.folder, written.kind, 0 if self.failures else written.keep, patience)
         if self.failures:
             path, failure = self.failures[0]
             raise InputError(f"cannot write to {failure.filename or path}: {reason(failure)}") from failure
@@ -153,7 +153,8 @@ class _Behind:
         if not self.folder.is_dir():
             return
         try:
-            self.settle(True)
+            # Python may collect a writer in the middle of what the next one writes, in the thread that has the lock.
+            self.settle(True, patience=0)
         except InputError as error:
             warnings.warn(f"the last state that was saved to {self.folder} is lost: {error}", VLMWarning, stacklevel=2)
 

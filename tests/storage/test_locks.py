@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -65,8 +67,16 @@ def test_two_locks_of_one_process_exclude_each_other(tmp_path):
     other.release()
 
 
-def test_a_forked_process_does_not_hold_it_on(tmp_path):
-    lock = Lock(tmp_path).acquire()
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_forked_process_does_not_hold_it_on(tmp_path, waiting):
+    """Neither of a lock that the parent had when it forked nor of one that it was waiting for."""
+    lock, other = Lock(tmp_path), Lock(tmp_path)
+    thread = threading.Thread(target=lock.acquire, args=(60,))
+    if waiting:
+        other.acquire()
+    thread.start()
+    while lock._handle is None or not (waiting or lock.held):
+        time.sleep(0.001)
     (reading, writing), (begun, begin) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:  # as a loader's worker that outlives a killed parent
@@ -75,6 +85,8 @@ def test_a_forked_process_does_not_hold_it_on(tmp_path):
         os.read(reading, 1)
         os._exit(0)
     os.read(begun, 1)
+    other.release()
+    thread.join()
     os.close(lock._handle)  # what the system does when the parent is killed
     lock._handle = None
     with Lock(tmp_path):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import threading
+import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from avalanche_vlm.errors import InputError, VLMWarning
-from avalanche_vlm.storage import StateWriter, load_state, objects, save_state, saving, state_names, writer
+from avalanche_vlm.storage import StateWriter, load_state, locks, objects, save_state, saving, state_names, writer
 from avalanche_vlm.storage.tensor_files import stamp_of
 
 
@@ -326,3 +329,26 @@ def test_a_writer_that_is_let_go_leaves_nothing_undone(tmp_path):
     assert state_names(tmp_path, kind="test") == ["b", "c"]
     save_state(tmp_path, state(), name="d", kind="test")
     assert state_names(tmp_path, kind="test") == ["c", "d"]
+
+
+def test_a_writer_that_is_collected_while_another_writes_waits_for_nobody(tmp_path, monkeypatch):
+    """Python may collect it at any allocation, in the thread that has the folder's lock."""
+    first, second = StateWriter(tmp_path), StateWriter(tmp_path)
+    first.save(state(), name="a", kind="test", keep=1)
+    first.save(state(), name="b", kind="test", keep=1)
+    real = saving.put
+
+    def collecting(*given):
+        nonlocal first
+        first = None
+        gc.collect()
+        return real(*given)
+
+    def sleep(seconds):
+        pytest.fail("it waits for the lock of its own thread")
+
+    monkeypatch.setattr(saving, "put", collecting)
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    second.save(state(), name="c", kind="test", keep=1)
+    second.settle()
+    assert state_names(tmp_path, kind="test") == ["c"]
