@@ -32,7 +32,8 @@ from avalanche_vlm.benchmarks.relabelling import (
     tested_elsewhere,
 )
 from avalanche_vlm.benchmarks.scenario import DataReport, HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
-from avalanche_vlm.benchmarks.sources.class_names import ClassNames, names_of_ids, warned_of
+from avalanche_vlm.benchmarks.sources.class_names import warned_of
+from avalanche_vlm.benchmarks.sources.name_lists import ClassNames, names_of_ids
 from avalanche_vlm.compat import located, untransformed
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.generators import Generator
@@ -83,7 +84,7 @@ def from_avalanche(
 
     :param benchmark: the benchmark with streams ``train`` and ``test``, whose data sets have targets.
     :param class_names: names of the classes in the order of their ids, by id, or path of a file of names
-        (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`). None for a benchmark that Avalanche has made
+        (:func:`~avalanche_vlm.benchmarks.sources.name_lists.names_for`). None for a benchmark that Avalanche has made
         of one of ours, such as ``benchmark_with_validation_stream(ours)``: classes, held-out sets and resources are
         those of ours then, and so are the pairs of one of pairs.
     :param model: the model whose transforms read the images. Without it and without transforms, samples stay as they

@@ -140,6 +140,19 @@ def test_options_are_taken_by_their_whole_names(words, capsys):
     assert stop.value.code == 2 and "unrecognized arguments: --" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["run --out=--", "diagnose x --checkpoint-minutes=--", "report x --out=-- --"])
+def test_a_value_that_argparse_takes_for_the_end_of_options_is_bad_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(words.split())
+    assert stop.value.code == 2 and "expected one argument, not '--'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["versions", "\0"], ["run", "--out", "a\0b"], ["run", "--out=x", "--set", "n=\0"]])
+def test_an_argument_with_a_null_byte_is_refused(words):
+    with pytest.raises(InputError, match="has the character of code 0 in it"):
+        parse(words)
+
+
 def test_limits_are_the_constraints_of_advice():
     from avalanche_vlm.studies.advice.constraints import Constraints
 

@@ -16,6 +16,7 @@ from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, choose
 from avalanche_vlm.benchmarks.sources.columns import under_our_names
 from avalanche_vlm.benchmarks.sources.folder import folder_items
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import read_rows
 from avalanche_vlm.benchmarks.sources.table import table_items
@@ -112,9 +113,7 @@ def _sets(
         if kind == "pairs":
             found.append(pairs_aside(called, images, [item.text for item in mine], reading))
             continue
-        texts = sorted({item.text for item in mine})
-        if all(text.isdecimal() for text in texts):  # by size, however many digits there are
-            texts.sort(key=lambda text: (len(text.lstrip("0")), text.lstrip("0")))
+        texts = sorted_labels(item.text for item in mine)
         ids = {text: number for number, text in enumerate(texts)}
         titles = [names.names.get(text, text) for text in texts]
         found.append(class_aside(called, images, [ids[item.text] for item in mine], titles, PHOTO, reading))

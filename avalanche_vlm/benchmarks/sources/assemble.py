@@ -27,6 +27,7 @@ from avalanche_vlm.benchmarks.sources.checking import Check, checked_images
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
+from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import InputError
@@ -323,9 +324,9 @@ def _classes(
 
 
 def _class_texts(parts: Parts, task: str) -> list[str]:
-    """The classes of a task, each with samples to train on: numbers by size, all else by the alphabet."""
+    """The classes of a task, each with samples to train on."""
     trained = {item.text for item in parts[task, "train"]}
     for split, word in (("test", "test"), ("valid", "validation")):
         if beyond := {item.text for item in parts[task, split]} - trained:
             raise InputError(f"class {min(beyond)!r} of task {task!r} has {word} samples but none to train on")
-    return sorted(trained, key=int) if all(text.isdecimal() for text in trained) else sorted(trained)
+    return sorted_labels(trained)

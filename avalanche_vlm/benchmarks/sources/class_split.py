@@ -11,6 +11,7 @@ import numpy as np
 
 from avalanche_vlm.benchmarks.sources.assemble import Item
 from avalanche_vlm.benchmarks.sources.class_names import Chosen
+from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.text import filled_lines
 from avalanche_vlm.errors import InputError
 
@@ -36,8 +37,7 @@ def split_classes_of(
     """
     if len(tasks := list(dict.fromkeys(item.task for item in items))) > 1:
         raise InputError(f"split_classes splits one task, and the data have {len(tasks)}: {', '.join(tasks)}")
-    texts = list({item.text for item in items})
-    texts.sort(key=(lambda text: (int(text), text)) if all(t.isdecimal() for t in texts) else (lambda text: (0, text)))
+    texts = sorted_labels(item.text for item in items)
     if isinstance(number, bool) or not 1 <= number <= len(texts):
         raise InputError(f"split_classes is a number from 1 to {len(texts)}, the number of classes, not {number!r}")
     if order is None:

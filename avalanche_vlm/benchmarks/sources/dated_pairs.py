@@ -12,7 +12,7 @@ import ftfy
 
 from avalanche_vlm.benchmarks.sources.captioned import CaptionedPart, CaptionedSet
 from avalanche_vlm.benchmarks.sources.delimited import tab_rows
-from avalanche_vlm.benchmarks.sources.layout import natural
+from avalanche_vlm.benchmarks.sources.ordering import natural
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.benchmarks.sources.table import encodable, file_of_image

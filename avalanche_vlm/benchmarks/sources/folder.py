@@ -9,9 +9,10 @@ from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.checking import Check
-from avalanche_vlm.benchmarks.sources.class_names import Chosen, ClassNames, choose_names, from_folders
+from avalanche_vlm.benchmarks.sources.class_names import Chosen, choose_names, from_folders
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
+from avalanche_vlm.benchmarks.sources.name_lists import ClassNames
 from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.benchmarks.sources.shots import few_items
 from avalanche_vlm.errors import InputError
@@ -65,7 +66,7 @@ def image_folder_stream(
     :param layout: what lies beneath the splits: ``"class"`` for classes of one task, ``"task/class"`` for tasks with
         classes; ``"auto"`` takes folders for classes if there are images in them, and for tasks if there are folders.
     :param class_names: names of the classes, by folder or in order, or a file with them
-        (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`).
+        (:func:`~avalanche_vlm.benchmarks.sources.name_lists.names_for`).
     :param split_classes: number of tasks that the classes of a folder of one task are given to, as evenly as they can.
     :param class_order: folders or names of all classes in the order in which these tasks bring them, a file with one a
         line, or ``"sorted"``; drawn from ``seed`` by default.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from avalanche_vlm.benchmarks.sources.columns import under_our_names
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
-from avalanche_vlm.benchmarks.sources.layout import natural
+from avalanche_vlm.benchmarks.sources.ordering import natural
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import FORMATS, read_rows
 from avalanche_vlm.benchmarks.sources.table import file_of_image

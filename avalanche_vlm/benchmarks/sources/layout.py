@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Literal, get_args
 
 from avalanche_vlm.benchmarks.sources.class_names import BESIDE
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
+from avalanche_vlm.benchmarks.sources.ordering import natural
 from avalanche_vlm.benchmarks.sources.splits import Split, are_splits, is_plain, split_of
 from avalanche_vlm.errors import InputError
 
@@ -124,18 +124,6 @@ def _test_on_train(survey: Survey, unlabelled: dict[str, Path]) -> None:
                 f"the pictures in {folder} lie in no class folder, so nothing says what they show: task {task!r} is "
                 "tested on a random share of its training pictures"
             )
-
-
-def natural(name: str) -> list:
-    """Sorts ``task2`` before ``task10``; the name itself breaks ties, so that no order depends on the disk.
-
-    :param name: what is sorted by.
-
-    >>> sorted(["b", "a10", "a2"], key=natural)
-    ['a2', 'a10', 'b']
-    """
-    parts = re.split(r"(\d+)", name)
-    return [*((int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts), (-2, name)]
 
 
 def _walk(folder: Path, parts: Place, above: tuple[Path, ...]) -> Iterator[tuple[Place, list[str]]]:

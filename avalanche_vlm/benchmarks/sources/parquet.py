@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.sources.cells import SUFFIX, rows_in
-from avalanche_vlm.benchmarks.sources.layout import natural
+from avalanche_vlm.benchmarks.sources.ordering import natural
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.benchmarks.sources.splits import split_of

@@ -11,10 +11,11 @@ from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamK
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.checking import Check
-from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, ClassNames, choose_names
+from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, choose_names
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, task_said, under_our_names
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.name_lists import ClassNames
 from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.benchmarks.sources.shots import few_items
@@ -80,7 +81,7 @@ def table_stream(
     :param name: name of the benchmark; the file's by default.
     :param order: tasks in the order of the stream; of first appearance by default.
     :param class_names: names of the classes, by label or in order, or a file with them
-        (:func:`~avalanche_vlm.benchmarks.sources.class_names.names_for`); by default a file ``classes.txt`` beside the
+        (:func:`~avalanche_vlm.benchmarks.sources.name_lists.names_for`); by default a file ``classes.txt`` beside the
         table, if there is one that fits, or else the labels themselves.
     :param split_classes: number of tasks that the classes of a table of one task are given to, as evenly as they can.
     :param class_order: labels or names of all classes in the order in which these tasks bring them, a file with one a

@@ -14,7 +14,7 @@ from avalanche_vlm.benchmarks.sources.aside import AsideReading, class_aside, re
 from avalanche_vlm.benchmarks.sources.assemble import readable
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS, ImageFiles
 from avalanche_vlm.benchmarks.sources.labelled import refuse_labels, whole_number
-from avalanche_vlm.benchmarks.sources.layout import natural
+from avalanche_vlm.benchmarks.sources.ordering import natural
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
 from avalanche_vlm.benchmarks.sources.splits import split_of

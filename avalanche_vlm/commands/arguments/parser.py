@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from avalanche_vlm.commands.arguments import deploying, living, showing, training
 from avalanche_vlm.commands.arguments.noting import NotingParser
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import visible
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ def _configured(words: Sequence[str]) -> bool:
 
 
 def _options(parser: _Parser, commands: dict[str, _Parser], words: Sequence[str]) -> argparse.Namespace:
+    if any("\0" in word for word in words):  # from a file or a script: the system itself passes none on
+        raise InputError("an argument has the character of code 0 in it, which no path and no name can have")
+    for word in words[1 : words.index("--") if "--" in words else None]:
+        if re.fullmatch(r"--[\w-]+=--", word):  # argparse takes the value for the end of the options, and gives none
+            commands.get(words[0], parser).error(f"argument {word.partition('=')[0]}: expected one argument, not '--'")
     options, unknown = parser.parse_known_args(words)
     if unknown:
         commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")  # with that command's usage

@@ -247,4 +247,4 @@ def _fill(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], pa
 def _numbered(state: Mapping[str, Any]) -> int:
     """How many names were given: where the state does not say, those up to the largest number that a module has."""
     numbers = (name.rpartition("_")[2] for name in state["names"])
-    return state.get("numbered", max((int(n) + 1 for n in numbers if n.isdecimal()), default=0))
+    return state.get("numbered", max((int(n) + 1 for n in numbers if n.isdecimal() and len(n) < 19), default=0))

@@ -71,6 +71,6 @@ def _whole_lines(path: Path) -> dict[str, int]:
                 break
             whole += len(line)
             step, name, *_ = [*next(csv.reader([line.decode(errors="replace")])), "", ""]
-            if step.isdecimal():
+            if step.isdecimal() and len(step) < 19:
                 found[name] = max(int(step), found.get(name, -1))
     return found

@@ -9,7 +9,9 @@ import pytest
 from real_files import picture, save, transform
 
 from avalanche_vlm.benchmarks import image_folder_stream, table_stream
-from avalanche_vlm.benchmarks.sources.class_names import from_folders, meaningless, names_for, names_of_ids
+from avalanche_vlm.benchmarks.sources import name_lists
+from avalanche_vlm.benchmarks.sources.class_names import from_folders, meaningless
+from avalanche_vlm.benchmarks.sources.name_lists import names_for, names_of_ids
 from avalanche_vlm.errors import DataWarning, InputError
 
 TRANSFORMS = {"train_transform": transform, "eval_transform": transform}
@@ -100,6 +102,33 @@ def test_a_number_of_five_thousand_digits_is_no_number(tmp_path):
     (tmp_path / "names.txt").write_text(f"{long} goldfish\n{long}1 tench\n")
     named, _ = names_for(tmp_path / "names.txt", [long, f"{long}1"])
     assert named == {long: "goldfish", f"{long}1": "tench"}
+    assert from_folders([f"{long}.cat", f"{long}1.dog"])[0] == {f"{long}.cat": "cat", f"{long}1.dog": "dog"}
+
+
+@pytest.mark.parametrize("split", [None, 2])
+def test_labels_of_five_thousand_digits_are_classes_in_the_order_of_their_size(tmp_path, split):
+    labels = ["1" + "0" * 5000, "9" * 5000, "10", "9"]
+    rows = [f"{place}{i}.png,{label}" for place, label in enumerate(labels) for i in range(3)]
+    for number, row in enumerate(rows):
+        save(tmp_path / row.partition(",")[0], picture(number))
+    (tmp_path / "table.csv").write_text("\n".join(["image,label", *rows]))
+    options = {} if split is None else {"split_classes": split, "class_order": "sorted"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        stream = table_stream(tmp_path / "table.csv", **TRANSFORMS, **options)
+    assert list(stream.label_space.class_names) == labels[::-1]
+
+
+@pytest.mark.parametrize("lines", [["x"] * 200_000, ["0 cat", "1 dog", *["2 x"] * 200_000]])
+def test_a_long_list_that_numbers_nothing_is_left_where_that_is_seen(monkeypatch, tmp_path, lines):
+    """It was taken apart by six separators and numbered through to its end, by each reader of it."""
+    looked_at = []
+    real = name_lists._is
+    monkeypatch.setattr(name_lists, "_is", lambda *given: looked_at.append(given) or real(*given))
+    (tmp_path / "names.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="names for 2 classes, and does not say which is whose"):
+        names_for(tmp_path / "names.txt", ["cat", "dog"])
+    assert len(looked_at) < 20
 
 
 def test_numbers_before_names_go_where_they_count_folders():

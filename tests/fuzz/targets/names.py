@@ -86,10 +86,9 @@ def check(example: Example, folder: Path) -> None:
         choose_names,
         from_folders,
         meaningless,
-        names_for,
-        names_of_ids,
     )
     from avalanche_vlm.benchmarks.sources.class_split import divided
+    from avalanche_vlm.benchmarks.sources.name_lists import names_for, names_of_ids
     from avalanche_vlm.commands.requests.deploying import _lines
 
     path = folder / example.name
