@@ -206,6 +206,31 @@ NUMBERS = {
         Number("eval_every", "tasks from one evaluation to the next", "1", least=1),
         _processes("threads", "CPU threads of torch", "torch's", least=1, each=_THREAD),
         _processes("jobs", "trainings at once, in processes among which --threads are divided", "", least=1, each=0),
+        Number(
+            "gpus",
+            "GPUs of each run on a cluster; below 1, several runs share one",
+            "1 on CUDA",
+            whole=False,
+            most=1,
+            why="a run trains on one device",
+        ),
+        Number(
+            "job_minutes",
+            "that a job of Slurm's may take at a time, after which it is handed in again and goes on",
+            "240",
+            least=5,
+            most=10**6,
+            why="no job lasts for years",
+        ),
+        Number(
+            "job_memory",
+            "GiB that Slurm is asked for, for each run",
+            "the cluster's",
+            whole=False,
+            most=2**16,
+            open="(",
+            why="no machine has so much",
+        ),
         _amount(
             "checkpoint_minutes",
             "from one checkpoint within an experience to the next, fractions too; 0 writes one after every iteration, "

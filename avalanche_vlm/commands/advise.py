@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from avalanche_vlm.benchmarks.registry import get_benchmark
 from avalanche_vlm.benchmarks.sources.registry import kind_of_data
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked
+from avalanche_vlm.commands.elsewhere import cluster, threads_elsewhere
 from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.commands.pilots import UNFINISHED, Stream
+from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.progress import progress as watched
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.commands.side_by_side import planned, threads_each
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.parallel import Engine, Failure, Processes
 from avalanche_vlm.units import tell
 
 
@@ -39,25 +44,23 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
     from avalanche_vlm.studies.advice.advised import ADVICE
     from avalanche_vlm.studies.advice.elapsed import Elapsed
     from avalanche_vlm.studies.advice.session import ask
-    from avalanche_vlm.studies.parallel import Failure
 
     clock = Elapsed()
     path = request.out / store.ADVISED
-    with watched(request.quiet) as progress:
+    with watched(request.quiet) as progress, contextlib.ExitStack() as until_then:
         if sizes := prepare.quick_sizes(request):
             progress.say(sizes)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
-        jobs = planned(request, request.recipes, prepare.device_of(request.device))
+        jobs, threads, engine = _engine(request, progress, until_then)
         stream, together = Stream(request, progress, clock, command, jobs), None
-        if jobs > 1:
+        if engine is not None:
             import torch
 
             from avalanche_vlm.commands.pilots_at_once import PilotsAtOnce
 
-            threads = threads_each(request, jobs)
             torch.set_num_threads(threads)  # what is computed here goes with what is computed there
-            together = PilotsAtOnce(request, stream, jobs, threads, progress, command)
+            together = PilotsAtOnce(request, stream, jobs, engine, progress, command)
         crashed: dict[str, str] = {}
 
         def note(recipe: str, failure: Failure) -> None:
@@ -88,6 +91,19 @@ def _advise(request: AdviseRequest, warnings: list[str], command: Command) -> in
     shutil.rmtree(request.out / UNFINISHED, ignore_errors=True)
     tell(f"{used:.1f} of {request.minutes:g} minutes; written to {path}")
     return _crashed(request, crashed)
+
+
+def _engine(
+    request: AdviseRequest, progress: Progress, until_then: contextlib.ExitStack
+) -> tuple[int, int, Callable[[int], Engine] | None]:
+    """Pilots at once, threads of each, and what does so many of them; None runs one after another in this process."""
+    device = prepare.device_of(request.device)
+    if request.engine.elsewhere:
+        there = until_then.enter_context(cluster(request, device, progress.say))
+        return there.at_once(len(request.recipes)), threads_elsewhere(request), lambda works: there
+    jobs = planned(request, request.recipes, device)
+    threads = threads_each(request, jobs)
+    return jobs, threads, (lambda works: Processes(min(jobs, works), threads)) if jobs > 1 else None
 
 
 def _crashed(request: AdviseRequest, crashed: dict[str, str]) -> int:

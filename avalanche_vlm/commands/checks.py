@@ -29,6 +29,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.names import architectures, refuse_unknown_name
 from avalanche_vlm.report.tracking.known import refuse_no_tracker
 from avalanche_vlm.storage.durable import check_length
+from avalanche_vlm.studies.elsewhere.known import refuse_no_engine
 from avalanche_vlm.training.settings import TrainSettings
 
 BELOW = 400
@@ -63,6 +64,8 @@ def check(request: Part) -> None:
         read_run(request.out)
     if isinstance(request, RunRequest | CompareRequest):
         refuse_no_tracker(request.log)
+    if isinstance(request, CompareRequest | AdviseRequest):
+        refuse_no_engine(request.engine.name)
     if isinstance(request, UseRequest | TrainingRequest | ServeRequest):
         refuse_no_device(request.device)
     if isinstance(request, TrainingRequest):

@@ -27,6 +27,8 @@ FEATURES: Mapping[str, str] = {
     "tensorboard": "logs for TensorBoard (--log tensorboard)",
     "wandb": "logs as runs of Weights & Biases (--log wandb)",
     "mlflow": "logs as runs of MLflow (--log mlflow)",
+    "ray": "runs on a Ray cluster (--engine ray)",
+    "slurm": "runs as jobs of Slurm's (--engine slurm)",
     "test": "the test suite",
     "docs": "building these pages",
 }

@@ -120,11 +120,19 @@ def confirm_all(jobs: Sequence[Job]) -> None:
     for seed in dict.fromkeys(job.asked.seed for job, *_ in there):
         of_seed = [entry for entry in there if entry[0].asked.seed == seed]
         # All that one command runs with a seed starts from the same data and the same weights.
-        model, benchmark = prepare.opened(of_seed[0][0].asked)
+        model, benchmark = prepare.opened(_seen_here(of_seed[0][0].asked))
         conditions = conditions_of(benchmark, model)
         for job, result, what in of_seed:
             protocol = prepare.protocol(job.asked, model, benchmark, conditions)
             store.confirm(job.folder, job.asked, result, protocol, what)
+
+
+def _seen_here(asked: Experiment) -> Experiment:
+    """The experiment on a device that this machine has: what is trained on a cluster may have another."""
+    import torch
+
+    away = asked.device.startswith("cuda") and not torch.cuda.is_available()
+    return asked.model_copy(update={"device": "cpu"}) if away else asked
 
 
 def execute(job: Job, minutes: float | None, command: Command, progress: Progress) -> store.RunEntry:

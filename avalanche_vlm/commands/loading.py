@@ -45,7 +45,8 @@ def warn_of_crowd(request: Part) -> None:
     :param request: what the command is asked.
     """
     trains = isinstance(request, TrainingRequest | DiagnoseRequest) and not request.quiet and sys.stderr.isatty()
-    if not trains or getattr(request, "device", "").startswith("cuda"):
+    elsewhere = isinstance(request, TrainingRequest) and request.elsewhere
+    if not trains or elsewhere or getattr(request, "device", "").startswith("cuda"):
         return
     if why := crowded(getattr(request, "threads", None) or cores()):
         tell(why, errors=True)

@@ -1,4 +1,4 @@
-"""Several pilots of an advice at once, each in a process of its own."""
+"""Several pilots of an advice at once, each in a process of its own, on this machine or on those of a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from avalanche_vlm.commands.progress import HeardProgress, Progress, ToldProgres
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.studies.advice.elapsed import Elapsed
 from avalanche_vlm.studies.advice.halving import Trial, Tried, attempt
-from avalanche_vlm.studies.parallel import Processes, Work
+from avalanche_vlm.studies.parallel import Engine, Work
 
 
 class PilotsAtOnce:
@@ -22,16 +22,22 @@ class PilotsAtOnce:
 
     :param request: what was asked for; every process opens its stream and its model for itself.
     :param stream: the stream here, whose clock and scores before training all pilots share.
-    :param jobs: pilots at once, 2 or more.
-    :param threads: threads of torch in each process.
+    :param jobs: pilots at once.
+    :param engine: what does so many pilots.
     :param progress: shows what the processes tell.
     :param command: hands signals on to them.
     """
 
     def __init__(
-        self, request: AdviseRequest, stream: Stream, jobs: int, threads: int, progress: Progress, command: Command
+        self,
+        request: AdviseRequest,
+        stream: Stream,
+        jobs: int,
+        engine: Callable[[int], Engine],
+        progress: Progress,
+        command: Command,
     ) -> None:
-        self._request, self._stream, self._jobs, self._threads = request, stream, jobs, threads
+        self._request, self._stream, self._jobs, self._engine = request, stream, jobs, engine
         self._progress, self._command = progress, command
 
     def __call__(self, trials: Sequence[Trial], deadline: float) -> Iterator[tuple[str, Tried]]:
@@ -42,13 +48,14 @@ class PilotsAtOnce:
         :return: recipes with what came of their pilots, as it comes.
         """
         scores = self._stream.pilots.before_training()
-        # Processes have clocks of their own; the system's is one for all of them.
-        ends = time.monotonic() + deadline - self._stream.clock()
+        # Processes have clocks of their own; the system's is one for all of a machine, that on the wall for several.
+        now = time.time if self._request.engine.elsewhere else time.monotonic
+        ends = now() + deadline - self._stream.clock()
         works = [
-            Work(trial.recipe, partial(try_in_worker, self._request, trial, ends, scores, self._progress.shown))
+            Work(trial.recipe, partial(try_in_worker, self._request, trial, ends, now, scores, self._progress.shown))
             for trial in trials
         ]
-        heard, engine = HeardProgress(self._progress), Processes(min(self._jobs, len(works)), self._threads)
+        heard, engine = HeardProgress(self._progress), self._engine(len(works))
         with self._command.working(engine), closing(engine.run(works, heard)) as endings:
             for ending in endings:
                 heard.over(ending.index)
@@ -62,20 +69,27 @@ class PilotsAtOnce:
 
 
 def try_in_worker(
-    request: AdviseRequest, trial: Trial, ends: float, scores: Any, shown: bool, tell: Callable[[Any], None]
+    request: AdviseRequest,
+    trial: Trial,
+    ends: float,
+    now: Callable[[], float],
+    scores: Any,
+    shown: bool,
+    tell: Callable[[Any], None],
 ) -> tuple[Tried, float]:
     """Try a pilot in a process of its own.
 
     :param request: what was asked for.
     :param trial: the pilot that is tried.
-    :param ends: the system's time (``time.monotonic``) at which it must have ended.
+    :param ends: time at which it must have ended.
+    :param now: tells that time, here and where the pilot was asked for.
     :param scores: scores before training, as :meth:`Pilots.before_training
         <avalanche_vlm.studies.advice.pilots.Pilots.before_training>` gives them.
     :param shown: whether whoever hears of it shows bars.
     :param tell: takes what is told of its progress.
     :return: what came of it, and the seconds that earlier processes took for it.
     """
-    clock, deadline = Elapsed(), ends - time.monotonic()
+    clock, deadline = Elapsed(), ends - now()
     command = Command(request.out, patient=True)
     with command.interruptible():
         stream = Stream(request, ToldProgress(tell, shown), clock, command)

@@ -45,7 +45,7 @@ def experiment(request: TrainingRequest, recipe: str, seed: int) -> Experiment:
         seed=seed,
         stream=request.stream,
         model=request.model,
-        device=device_of(request.device),
+        device=request.device if request.elsewhere else device_of(request.device),
         train=TrainSettings(**train),
         versions=package_versions(),
     )

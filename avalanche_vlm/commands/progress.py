@@ -225,6 +225,7 @@ class HeardProgress:
         """
         kind, *content = told
         if kind == "begin":
+            self.over(index)  # it may have begun before, where its machine was lost
             stack = ExitStack()
             self._bars[index] = stack, stack.enter_context(self._progress.task(*content))
         elif kind == "end":

@@ -11,6 +11,7 @@ from avalanche_vlm import _processors
 from avalanche_vlm._memory import free_memory, memory, refuse_beyond
 from avalanche_vlm.commands import store
 from avalanche_vlm.commands.durable import Command, locked
+from avalanche_vlm.commands.elsewhere import cluster, execute_elsewhere
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
 from avalanche_vlm.commands.requests import AdviseRequest, CompareRequest
@@ -39,6 +40,8 @@ def begin_imports(request: CompareRequest | AdviseRequest) -> None:
 
     :param request: what was asked for.
     """
+    if request.engine.elsewhere:
+        return
     seeds = request.seeds if isinstance(request, CompareRequest) else (request.seed,)
     folders = [request.out / recipe / f"seed-{seed}" for seed in seeds for recipe in request.recipes]
     several = isinstance(request, CompareRequest) and len(request.variants) > 1
@@ -108,13 +111,18 @@ def side_by_side(
 
         return work
 
-    most = planned(request, [job.asked.recipe for job in jobs], jobs[0].asked.device if jobs else "cpu")
+    device = jobs[0].asked.device if jobs else "cpu"
+    most = 0 if request.engine.elsewhere else planned(request, [job.asked.recipe for job in jobs], device)
     if most == 1:
         yield from _endings(Here(), jobs, [here(job) for job in jobs], command, progress)
         return
     kept, left = [job for job in jobs if job.kept], [job for job in jobs if not job.kept]
     yield from _endings(Here(), kept, [here(job) for job in kept], command, progress)
-    if left:
+    if left and request.engine.elsewhere:
+        with cluster(request, device, progress.say) as there:
+            functions = [partial(execute_elsewhere, job, minutes, progress.shown) for job in left]
+            yield from _endings(there, left, functions, command, progress)
+    elif left:
         engine = Processes(_now(request, most, len(left)), threads_each(request, most))
         functions = [partial(execute_in_worker, job, minutes, progress.shown) for job in left]
         yield from _endings(engine, left, functions, command, progress)

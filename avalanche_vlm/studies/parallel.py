@@ -1,4 +1,5 @@
 """Trainings beside each other: what an engine is asked and answers, and the two that need no more than this machine.
+Those of clusters are in :mod:`~avalanche_vlm.studies.elsewhere`.
 
 An engine takes works and gives endings, in the order in which they come to their ends::
 
@@ -20,7 +21,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from avalanche_vlm.errors import InputError, Interrupted
-from avalanche_vlm.studies.workers import Worker, first_answers
+from avalanche_vlm.studies.workers import Answer, Worker, first_answers
 
 Tell = Callable[[Any], None]
 Hear = Callable[[int, Any], None]
@@ -46,11 +47,13 @@ class Failure:
     :param sentence: the reason, in a sentence.
     :param traceback: where it was, as Python writes it; what is known where no Python was left to write it.
     :param unusable: whether the input is at fault, as an :class:`~avalanche_vlm.errors.InputError` says.
+    :param interrupted: whether it was told to end: what it goes on from is on the disk.
     """
 
     sentence: str
     traceback: str
     unusable: bool = False
+    interrupted: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -58,7 +61,8 @@ class Failure:
 
         :param error: the exception, as it was caught.
         """
-        return cls(_sentence(error), "".join(traceback.format_exception(error)), isinstance(error, InputError))
+        where = "".join(traceback.format_exception(error))
+        return cls(_sentence(error), where, isinstance(error, InputError), isinstance(error, Interrupted))
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,18 @@ class Ending:
     index: int
     value: Any = None
     failure: Failure | None = None
+
+    @classmethod
+    def of(cls, index: int, answer: Answer) -> Ending:
+        """What came of a work that a worker has done with :func:`returned_or_failed`.
+
+        :param index: number of the work, from 0 on.
+        :param answer: the last thing that the worker has said.
+        """
+        if answer.died is not None:
+            return cls(index, failure=Failure(answer.died, answer.died + "\n"))
+        value, failure = answer.value
+        return cls(index, value, failure)
 
 
 class Engine(Protocol):
@@ -132,17 +148,13 @@ class Processes:
             while waiting or self._working:
                 while waiting and len(self._working) < self.jobs:
                     index, work = waiting.pop(0)
-                    self._working[index] = Worker(work.name, partial(_answered, work.function), self.threads)
+                    self._working[index] = Worker(work.name, partial(returned_or_failed, work.function), self.threads)
                 for index, answer in first_answers(self._working):
                     if answer.told is not None:
                         hear(index, answer.told[0])
                         continue
                     self._working.pop(index).join()
-                    if answer.died is not None:
-                        yield Ending(index, failure=Failure(answer.died, answer.died + "\n"))
-                    else:
-                        value, failure = answer.value
-                        yield Ending(index, value, failure)
+                    yield Ending.of(index, answer)
         except Interrupted as stopped:
             number = stopped.signal
             raise
@@ -167,8 +179,12 @@ def _all_answers(working: dict[int, Worker]) -> Iterator[tuple[int, Any]]:
             yield index, answer
 
 
-def _answered(work: Callable[[Tell], Any], tell: Tell) -> tuple[Any, Failure | None]:
-    """What a work returns, or why it does not."""
+def returned_or_failed(work: Callable[[Tell], Any], tell: Tell) -> tuple[Any, Failure | None]:
+    """What a work returns, or why it does not.
+
+    :param work: the function of the work.
+    :param tell: the function by which it tells what happens.
+    """
     try:
         return work(tell), None
     except BaseException as error:

@@ -23,16 +23,23 @@ _WARNINGS: dict[Any, Any] = {}
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker says: one of the three.
+    """What a worker says: one of the four.
 
-    :param told: what its work tells, in a tuple of one; None if it is over.
+    :param told: what its work tells, in a tuple of one.
+    :param warned: text, category, file and line of a warning, which is no concern of whoever asked for the work.
     :param value: what the work has returned.
     :param died: a sentence on how the process ended that has returned nothing.
     """
 
     told: tuple[Any] | None = None
+    warned: tuple[str, type[Warning], str, int] | None = None
     value: Any = None
     died: str | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether the work is over."""
+        return self.told is None and self.warned is None
 
 
 def prepare_workers(modules: Sequence[str]) -> None:
@@ -78,16 +85,14 @@ class Worker:
         """The number of the process."""
         return self._process.pid
 
-    def answer(self) -> Answer | None:
-        """The next thing that it says, waiting for it; None for what is no concern of whoever asked for the work."""
+    def answer(self) -> Answer:
+        """The next thing that it says, waiting for it."""
         try:
             kind, content = self.connection.recv()
         except Exception:  # the process is gone, or was while it spoke
             return Answer(died=self._end_of_process())
         if kind == _WARNED:
-            text, category, file, line = content
-            warnings.warn_explicit(text, category, file, line, registry=_WARNINGS)
-            return None
+            return Answer(warned=content)
         return Answer(told=(content,)) if kind == _TOLD else Answer(value=content)
 
     def end(self, number: int | None = None) -> None:
@@ -142,12 +147,28 @@ def first_answers(workers: Mapping[Any, Worker]) -> Iterator[tuple[Any, Answer]]
     by_connection = {worker.connection: key for key, worker in workers.items()}
     for connection in wait(list(by_connection)):
         key = by_connection[connection]
-        if (answer := workers[key].answer()) is not None:
+        if not warned_again(answer := workers[key].answer()):
             yield key, answer
+
+
+def warned_again(answer: Answer) -> bool:
+    """Warn here of what a worker warns of.
+
+    :param answer: what the worker says.
+    :return: whether that was all of it.
+    """
+    if answer.warned is None:
+        return False
+    text, category, file, line = answer.warned
+    warnings.warn_explicit(text, category, file, line, registry=_WARNINGS)
+    return True
 
 
 def _work(connection: Connection, work: Callable[[Callable[[Any], None]], Any], threads: int | None) -> None:
     """What the process does."""
+    if hasattr(signal, "pthread_sigmask"):
+        # What a cluster starts may have them blocked, and so has what that starts.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until someone listens: there is nothing to write yet
     threading.Thread(target=_obey, args=(connection,), daemon=True).start()

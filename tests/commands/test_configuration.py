@@ -167,8 +167,9 @@ def sample(action: argparse.Action) -> list[str]:
     if action.choices is not None:
         return [option, next(of for of in action.choices if of != action.default)]
     if isinstance(action.type, values.NumberWord):
-        return [option, "1" if action.type.number.open == "" or action.type.number.whole else "0.25"]
-    assigned = {"set": "rank=2", "option": "styles=night", "rate": "night=0.5"}
+        number = action.type.number
+        return [option, str(max(1, int(number.least))) if number.open == "" or number.whole else "0.25"]
+    assigned = {"set": "rank=2", "option": "styles=night", "rate": "night=0.5", "sbatch": "account=lab"}
     return [option, assigned.get(action.dest, "a.csv")]
 
 
@@ -191,6 +192,8 @@ def test_every_option_is_in_the_file_under_its_name(command, action, tmp_path, c
         "image": ["--texts", "a.csv"],
         "texts": ["--image", "a.png"],
         "experience": ["--benchmark", "mtil"],
+        **{of: ["--engine", "ray"] for of in ("address", "gpus")},
+        **{of: ["--engine", "slurm"] for of in ("partition", "job_minutes", "job_memory", "sbatch")},
     }.get(action.dest, [])
     if action.dest in ("image", "texts"):
         base = ["m"]

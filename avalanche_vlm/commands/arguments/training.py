@@ -9,6 +9,7 @@ from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.catalogue import ADVISED, COMPARED, catalogue
 from avalanche_vlm.commands.arguments import shared, values
 from avalanche_vlm.report.tracking.known import TRACKERS
+from avalanche_vlm.studies.elsewhere.known import ENGINES
 from avalanche_vlm.training.settings import EvalTasks
 
 
@@ -75,7 +76,28 @@ def _add_jobs(parser: argparse.ArgumentParser, what: str) -> None:
         parser,
         "jobs",
         says=f"{what} at once, in processes among which --threads are divided",
-        unset=f"one per processor, as far as there are {what} and memory; 1 on CUDA",
+        unset=f"one per processor, as far as there are {what} and memory; 1 on CUDA. On a cluster the most at once, by "
+        "default as many as it has room for",
+    )
+    group = parser.add_argument_group("engine", f"where {what} are done, which changes none of their figures")
+    group.add_argument(
+        "--engine",
+        choices=tuple(ENGINES),
+        default="local",
+        help="processes on this machine, or a cluster of Ray's or Slurm's (docs/scaling.md), on which --threads are "
+        "those of each (default: local)",
+    )
+    group.add_argument("--address", help="of a running Ray cluster: auto, HOST:PORT (default: one on this machine)")
+    values.add_number(group, "gpus")
+    group.add_argument("--partition", metavar="NAME", help="of Slurm (default: the cluster's)")
+    values.add_number(group, "job_minutes")
+    values.add_number(group, "job_memory", metavar="GIB")
+    group.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="another option of sbatch, such as account=LAB, repeatable",
     )
 
 

@@ -193,6 +193,11 @@ class TrainingRequest(Request):
     assignments: tuple[Assignment, ...] = ()
     checkpoint_minutes: Annotated[float, within("checkpoint_minutes")] | None = CHECKPOINT_MINUTES
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it trains on other machines alone, of whose devices this one knows nothing."""
+        return False
+
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that the command is about, each once."""
         raise NotImplementedError

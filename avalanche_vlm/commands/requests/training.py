@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import shared
+from avalanche_vlm.commands.requests.engine import EngineRequest, device_on, engine_request
 from avalanche_vlm.commands.requests.parts import (
     Assignment,
     Part,
@@ -74,7 +75,8 @@ class CompareRequest(TrainingRequest):
     :param seeds: seeds of the training, each once, and of the data unless the stream has one of its own.
     :param saving: what is saved of the trained models.
     :param jobs: experiments that are run at once, each in a process of its own; None for as many as the machine has
-        processors and memory for, one on CUDA.
+        processors and memory for, one on CUDA. On a cluster, how many are run at once at most.
+    :param engine: where they are run.
     :param variants: combinations of a sweep, each trained with every recipe that it is about; none without a sweep.
     :param log: names of the trackers that the trainings are logged to.
     """
@@ -84,8 +86,13 @@ class CompareRequest(TrainingRequest):
     seeds: tuple[TorchSeed, ...] = (0,)
     saving: Saving = Saving(model=False)
     jobs: Annotated[int, within("jobs")] | None = None
+    engine: EngineRequest = EngineRequest()
     variants: tuple[Variant, ...] = ()
     log: tuple[str, ...] = ()
+
+    @property
+    def elsewhere(self) -> bool:
+        return self.engine.elsewhere
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes side by side."""
@@ -122,7 +129,8 @@ class AdviseRequest(TrainingRequest):
     :param minutes: minutes that all of it may take, by the clock on the wall.
     :param limits: constraints on what is recommended.
     :param jobs: pilots that are run at once, each in a process of its own; None for as many as the machine has
-        processors and memory for, one on CUDA.
+        processors and memory for, one on CUDA. On a cluster, how many are run at once at most.
+    :param engine: where they are run.
     """
 
     recipes: tuple[str, ...]
@@ -130,6 +138,7 @@ class AdviseRequest(TrainingRequest):
     minutes: Annotated[float, within("minutes")] = 4.5
     limits: Limits = Limits()
     jobs: Annotated[int, within("jobs")] | None = None
+    engine: EngineRequest = EngineRequest()
 
     def recipe_names(self) -> tuple[str, ...]:
         """The recipes that are tried."""
@@ -177,13 +186,15 @@ def compare_request(options: argparse.Namespace) -> CompareRequest:
     saving = Saving(model=options.save_models, base=options.embed_base)
     if options.embed_base and not options.save_models:
         raise InputError("--embed-base says how models are saved: compare saves them with --save-models")
+    engine = engine_request(options)
     return CompareRequest(
-        **shared.training(options),
+        **{**shared.training(options), "device": device_on(engine, options.device)},
         recipes=recipes,
         chosen=chosen,
         seeds=options.seeds,
         saving=saving,
         jobs=options.jobs,
+        engine=engine,
         log=_once(options.log),
     )
 
@@ -200,14 +211,15 @@ def advise_request(options: argparse.Namespace) -> AdviseRequest:
         max_train_seconds=options.max_train_seconds,
         keep_zero_shot=options.keep_zero_shot,
     )
-    recipes = _once(options.recipes)
+    recipes, engine = _once(options.recipes), engine_request(options)
     return AdviseRequest(
-        **shared.training(options),
+        **{**shared.training(options), "device": device_on(engine, options.device)},
         recipes=recipes,
         seed=options.seed,
         minutes=options.minutes,
         limits=limits,
         jobs=options.jobs,
+        engine=engine,
     )
 
 

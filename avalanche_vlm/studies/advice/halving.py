@@ -139,9 +139,10 @@ class Halving:
     :param begun: time on the clock at which the budget began; None for the start of :meth:`run`.
     :param known: says by recipe and share whether a pilot was run before, so that it is taken whatever the time.
     :param jobs: pilots that run at once: what can be afforded is planned for so many.
-    :param together: ``(trials, deadline) -> (recipe, tried) in any order``, for ``jobs`` above 1: runs the pilots of a
-        round that were not run before, each as :func:`attempt` does, beginning in their order. The time is shared by
-        beginning the next whenever one has ended, while it will end in time by what earlier rounds took.
+    :param together: ``(trials, deadline) -> (recipe, tried) in any order``: runs the pilots of a round that were not
+        run before, ``jobs`` at once, each as :func:`attempt` does, beginning in their order. The time is shared by
+        beginning the next whenever one has ended, while it will end in time by what earlier rounds took. None runs one
+        after another.
     :param on_failure: called as ``(recipe, failure)`` with what has ended a pilot, the time aside.
     """
 
@@ -215,7 +216,7 @@ class Halving:
         together: list[Trial] = []
         for name in names:
             trial = Trial(name, round.share, self.estimate(name, round.share), self.known(name, round.share))
-            if self.together is None or self.jobs == 1 or trial.known:
+            if self.together is None or trial.known:
                 self._note(round, name, attempt(trial, self.pilot, self._deadline, self.clock))
             else:
                 together.append(trial)
