@@ -121,7 +121,8 @@ def protocol_of(
     :param seed: seed of what the training draws; that of the data is the benchmark's.
     :param task_id: whether modules are chosen by each test sample's task label.
     :param device: where it runs.
-    :param plugins: further plugins that train along, of which the classes are named.
+    :param plugins: further plugins that train along, of which the classes are named, each with its settings: attributes
+        without a leading underscore that are numbers, words or truth values.
     :param conditions: what :func:`~avalanche_vlm.studies.conditions.conditions_of` says of benchmark and model, where
         that is known already; by default it is found out here.
     """
@@ -132,7 +133,7 @@ def protocol_of(
         "recipe_options": recipes.all_options(recipe, options),
         "resources": resources_in_use(benchmark, recipe, options),
         "train": asdict(settled(settings, recipe, benchmark.kind)),
-        "plugins": [type(plugin).__name__ for plugin in plugins],
+        "plugins": [_told(plugin) for plugin in plugins],
         "seed": seed,
         "device": torch.device(device).type,
         "versions": package_versions(),
@@ -202,6 +203,19 @@ def with_figures(result: Result, metrics: Iterable[PluginMetric]) -> Result:
             values |= {figure.name: _measured(metric, figure, measured.get(figure.name)) for figure in metric.figures}
     declarations = {name: figure.as_json() for name, figure in figures.items()}
     return cast("Result", {**result, "metrics": {**result["metrics"], **values}, "figures": declarations})
+
+
+def _told(plugin: SupervisedPlugin) -> str:
+    """The class of a plugin with what it was set to.
+
+    >>> from avalanche_vlm.training.plugins import AnchorPenaltyPlugin
+    >>> _told(AnchorPenaltyPlugin(2.0))
+    'AnchorPenaltyPlugin(weight=2.0)'
+    """
+    plain = (bool, int, float, str)
+    own = {name: value for name, value in sorted(vars(plugin).items()) if not name.startswith("_")}
+    said = ", ".join(f"{name}={value!r}" for name, value in own.items() if isinstance(value, plain))
+    return f"{type(plugin).__name__}({said})" if said else type(plugin).__name__
 
 
 def percent_rows(rows: np.ndarray | Sequence[Sequence[float]]) -> list[list[float | None]]:

@@ -255,6 +255,8 @@ def test_what_python_gives_is_in_as_well(mine):
     assert difference(first, of()) is None
     frozen = tiny_vlm().freeze("text")
     half = tiny_vlm().to(torch.float64)
+    partly = tiny_vlm()
+    partly.clip.visual.conv1.requires_grad_(False)
     quick = tiny_vlm()
     quick.clip.visual.transformer.resblocks[0].mlp.gelu = QuickGELU()
     reference = read_reference(mine / "pairs.csv", model=model)
@@ -263,6 +265,7 @@ def test_what_python_gives_is_in_as_well(mine):
         ({"task_id": True}, "task_id_at_test"),
         ({"model": frozen}, "weights.frozen"),
         ({"model": half}, "weights.content"),
+        ({"model": partly}, "weights.unlike_towers"),
         ({"model": quick}, "weights.layers"),
         ({"reference": reference}, "resources.reference.pairs"),
         ({"plugins": [Generator(1)]}, "plugins"),
@@ -270,6 +273,8 @@ def test_what_python_gives_is_in_as_well(mine):
         ({"stream": {"train_transform": torch.nn.Identity()}}, "data.transforms.train"),
     ):
         assert difference(first, of(**changed)) == name
+    of_plugins = [of(plugins=[Generator(steps)]) for steps in (1, 2)]
+    assert difference(*of_plugins) == "plugins"
     assert of("lwf", reference=reference)["resources"] == {}
     # A gate is fitted to the reference, so what it used is told; without one there is nothing to tell.
     assert of("moe-adapters", reference=reference)["resources"]["reference"]["content"] and first["resources"] == {}

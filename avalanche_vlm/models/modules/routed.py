@@ -32,8 +32,8 @@ class RoutedPool(ResizesOnLoad):
         self.pool = pool
         self.router = router
         self.use_task_labels = False
-        """Choose by the sample's task label instead, as an oracle would. What was not trained, or comes without a
-        label, gets no module."""
+        """Choose by the sample's task label instead, as an oracle would. What was not trained, comes without a
+        label, or had a module that was dropped gets no module."""
         self.of_label: dict[int, str] = {}
         """The module of each task label."""
         self.of_task = list(pool.names[: len(router)])
@@ -177,4 +177,6 @@ class RoutedPool(ResizesOnLoad):
         if not isinstance(task_labels, (int, torch.Tensor)):
             return [None] * n
         labels = on_host(torch.as_tensor(task_labels)).expand(n).tolist()
-        return [self.of_label.get(label) for label in labels]
+        there = set(self.pool.names)
+        names = {label: name for label, name in self.of_label.items() if name in there}
+        return [names.get(label) for label in labels]

@@ -115,6 +115,19 @@ def test_a_task_keeps_its_module_whatever_becomes_of_others(routed):
     assert not any(name == "task_1" for name in path.route(plain))
 
 
+@torch.no_grad()
+def test_an_oracle_leaves_the_task_of_a_dropped_module_to_the_plain_tower(routed):
+    tower, pool, path = routed
+    x, _ = task(1, 6)
+    path.use_task_labels, path.of_label = True, {0: "task_0", 1: "task_1"}
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    before = through(path.eval(), tower, x, labels)
+    pool.drop("task_0")
+    after = through(path, tower, x, labels)
+    torch.testing.assert_close(after[1::2], before[1::2])
+    torch.testing.assert_close(after[::2], tower(x[::2]))
+
+
 class ByBrightness:
     """Light pictures belong to task 0, dark ones to task 1, and those between to none."""
 

@@ -54,8 +54,9 @@ class AnalyticHead(nn.Module):
     Where the zero-shot answer is a class that was learned, the head answers with the mixture of :func:`fuse`; where it
     is not, the zero-shot logits stand, bit for bit. Each sample is answered for itself.
 
-    The answer is that among the classes that compete: all of the union under the label spaces ``"union"``, those seen
-    or under evaluation under ``"seen"``, and under ``"task"`` those of the sample's task. So it is the published gate
+    The answer is that among the classes that compete: all of the union under the label space ``"union"``, under
+    ``"seen"`` those trained so far (and the sample's own task's, if that was never trained), and under ``"task"`` those
+    of the sample's task. So it is the published gate
     under ``"union"`` alone, and under ``"task"`` it is the question whether the task was learned.
 
     What comes out of the mixture are log-probabilities. A ridge regression of one-hot labels estimates probabilities
