@@ -17,11 +17,14 @@ sys.path.insert(0, str(HERE))
 import inventories  # noqa: E402
 import reference  # noqa: E402
 
-project = "avalanche_vlm"
+project = html_title = "avalanche_vlm"
+copyright = "The authors of avalanche_vlm"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.intersphinx"]
 root_doc = "index"
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 nitpicky = True
 nitpick_ignore_regex = [
     # Projects without an inventory here.
@@ -63,6 +66,10 @@ autodoc_use_type_comments = False
 intersphinx_mapping = {name: (url, f"inventories/{name}.inv") for name, (url, _) in inventories.PROJECTS.items()}
 
 
+SHORT, LONG = 16, 40
+"""Characters in a cell of a table: of a figure with its spread at most, and of a sentence at least."""
+
+
 def copy_notebooks(app: Sphinx) -> None:
     """Sphinx reads below its own folder alone, and the notebooks lie with the examples."""
     gallery = app.srcdir / "notebooks"
@@ -97,10 +104,21 @@ def aim(app: Sphinx, page: nodes.document) -> None:
             link.attributes.pop("refspecific", None)
 
 
+def weigh_cells(app: Sphinx, page: nodes.document) -> None:
+    """Tell the style sheet which cells of tables hold figures and which hold sentences."""
+    for cell in page.findall(nodes.entry):
+        words = cell.astext()
+        if len(words) <= SHORT and re.search(r"\d", words):
+            cell["classes"].append("figures")
+        elif len(words) >= LONG:
+            cell["classes"].append("words")
+
+
 def setup(app: Sphinx) -> None:
     """Make what is not in the repository: the pages of the reference and those of the notebooks."""
     app.connect("builder-inited", lambda app: reference.write(app.srcdir / "api"))
     app.connect("builder-inited", copy_notebooks)
     app.connect("autodoc-process-signature", say_plainly)
     app.connect("doctree-read", aim)
+    app.connect("doctree-read", weigh_cells)
     app.connect("env-updated", name_offers)

@@ -112,7 +112,7 @@ def test_what_the_wheel_says_of_itself(wheel, config):
     lines = told.get_all("Requires-Dist")
     always = [re.match(r"[\w.-]+", line)[0].lower() for line in lines if "extra ==" not in line]
     assert "torch" in always and "pyyaml" in always
-    for tool in ("pytest", "ruff", "mypy", "hypothesis", "sphinx", "playwright", "transformers", "diffusers"):
+    for tool in ("pytest", "ruff", "mypy", "hypothesis", "sphinx", "pyside6", "transformers", "diffusers"):
         assert tool not in always
     assert set(told.get_all("Provides-Extra")) == set(config["options.extras_require"])
 

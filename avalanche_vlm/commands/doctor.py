@@ -30,6 +30,7 @@ FEATURES: Mapping[str, str] = {
     "ray": "runs on a Ray cluster (--engine ray)",
     "slurm": "runs as jobs of Slurm's (--engine slurm)",
     "test": "the test suite",
+    "browser": "tests that look at pages in a browser",
     "docs": "building these pages",
 }
 """What each extra is for."""
