@@ -89,6 +89,7 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     if not classes_at:
         return survey
     split_on_top = are_splits(below.get((), []))
+    survey.notes += _taken_for_tasks(below.get((), [])) if classes_at == 2 and not split_on_top else []
     unlabelled: dict[str, Path] = {}
     for parts, (split, rest) in placed.items():
         if split_on_top and not split:
@@ -207,6 +208,19 @@ def _taken_for_splits(below: dict[Place, list[str]]) -> list[str]:
     names = [name for siblings in below.values() if are_splits(siblings) for name in siblings if not is_plain(name)]
     each = [f"{name!r} for the split {split_of(name)}" for name in dict.fromkeys(names)]
     return [f"folders are taken for splits by their names: {', '.join(each)}"] if each else []
+
+
+def _taken_for_tasks(names: Sequence[str]) -> list[str]:
+    """A sentence on folders that are tasks although they are called like splits, which there are none of without one to
+    train on."""
+    named = [repr(name) for name in names if split_of(name)]
+    if not named:
+        return []
+    are, each = ("a task", "is") if len(named) == 1 else ("tasks", "are")
+    return [
+        f"{' and '.join(named)} {each} taken for {are}, split at random: splits are a folder 'train' and one or more "
+        "folders to measure on, and no others beside them"
+    ]
 
 
 DESCRIPTIONS = (BESIDE,)

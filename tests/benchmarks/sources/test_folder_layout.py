@@ -92,6 +92,14 @@ def test_a_task_called_train_is_a_task_where_nothing_is_tested_beside_it(tmp_pat
     assert benchmark.task_names == ("bus", "train")
 
 
+@pytest.mark.parametrize(("folders", "told"), [(["val", "test"], "'test' and 'val' are"), (["val"], "'val' is")])
+def test_folders_called_like_splits_without_one_to_train_on_are_tasks_and_that_is_said(tmp_path, folders, told):
+    benchmark = image_folder_stream(lay(tmp_path, *grid(folders, ["cat", "dog"])), **TRANSFORMS)
+    assert benchmark.task_names == tuple(sorted(folders))
+    (note,) = benchmark.data.notes
+    assert note.startswith(f"{told} taken for") and "a folder 'train'" in note
+
+
 def test_nested_pictures_belong_to_their_class_and_what_is_left_out_is_counted(tmp_path):
     root = lay(tmp_path, "home/cat", "home/dog")
     lay(root, "home/dog/puppies/small")
