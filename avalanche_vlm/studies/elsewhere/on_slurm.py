@@ -70,6 +70,8 @@ class Allotted:
             "time": self.minutes,
             "cpus_per_task": processors,
             "signal_delay_s": NOTICE,
+            # which srun does not take over from sbatch
+            "srun_args": [f"--cpus-per-task={further.get('cpus_per_task', processors)}"],
             "additional_parameters": {"requeue": True, **further},
         }
         if gpus and not any(name == "gres" or name.startswith("gpus") for name in further):

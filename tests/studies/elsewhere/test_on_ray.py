@@ -100,7 +100,7 @@ class _Reference:
         self.answer = answer
 
 
-@pytest.fixture(params=["fake", "ray"])
+@pytest.fixture(params=["fake", pytest.param("ray", marks=pytest.mark.slow)])
 def kind(request) -> str:
     if request.param == "ray" and find_spec("ray") is None:  # who imports it first decides what it prints
         pytest.skip("Ray is not installed")

@@ -50,6 +50,7 @@ def there(path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_elements_return_tell_are_preempted_and_end_each_for_itself(slurm, tmp_path):
     told, remarks, mine = [], [], tmp_path / "mine"
     works = [partial(far_works.double, 3), partial(far_works.train, mine, 10**9), far_works.refuse]
@@ -76,10 +77,13 @@ def test_elements_return_tell_are_preempted_and_end_each_for_itself(slurm, tmp_p
     asked = {"array": "0-3%2", "partition": "gpu", "time": "90", "mem": "3584M", "gpus-per-node": "1"}
     asked |= {"signal": "USR2@120", "account": "lab", "cpus-per-task": "7", "exclusive": "", "requeue": ""}
     assert asked.items() <= options.items() and options["job-name"] == "avalanche-vlm"
-    assert slurm.script[0] == "#!/bin/bash" and any(line.startswith("srun --unbuffered") for line in slurm.script)
+    assert slurm.script[0] == "#!/bin/bash" and any(
+        "--cpus-per-task=7 " in line for line in slurm.script if line.startswith("srun --unbuffered ")
+    )
     assert remarks == ["4 of them are handed in to Slurm as job 101"]
 
 
+@pytest.mark.slow
 def test_closing_ends_what_works_when_it_has_written_down_where_it_was(slurm, tmp_path):
     slurmed, mine = engine(tmp_path), tmp_path / "mine"
 
