@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -183,7 +183,7 @@ def _begins_and_ends(path: Path) -> bool:
         with warnings.catch_warnings(), _opened(path) as file:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                plain = image.mode in _PLAIN and not any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+                plain = image.mode in _PLAIN and not any(map(_is_wide, getattr(image, "tile", ())))
                 of = image.format
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL))
@@ -228,7 +228,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _decoded(image: Image.Image, called: str, all_bits: Callable[[], np.ndarray | None]) -> Image.Image:
     """The picture in the file. Of colours with 16 bits per channel Pillow keeps the upper 8, which may be empty."""
     tiles = getattr(image, "tile", ())
-    wide = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in tiles)
+    wide = image.mode in ("RGB", "RGBA") and any(map(_is_wide, tiles))
     plain = image.format == "PNG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1
     image.load()
     if not wide or np.asarray(image.convert("RGB")).max() >= _UPPER_BITS_IN_USE:
@@ -240,6 +240,11 @@ def _decoded(image: Image.Image, called: str, all_bits: Callable[[], np.ndarray 
             "save it with 8 bits per colour"
         )
     return from_wide(values)
+
+
+def _is_wide(tile: Any) -> bool:
+    """Whether a part of a file has 16 bits a value: Pillow's mode ends so, and of PPM the largest value says it."""
+    return ";16" in str(tile[3]) or (isinstance(tile[3], tuple) and tile[3][-1:] == (65535,))
 
 
 def _sixteen_bits(of: Path | bytes) -> np.ndarray | None:

@@ -225,3 +225,12 @@ def test_a_draft_has_half_the_sides_as_often_as_enough_is_left(tmp_path):
     transform = ImageTransform(120, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plain, drafted = (transform.to_uint8(transform(read_image(tmp_path / "a.jpg", draft))) for draft in (None, 240))
     assert (plain.float() - drafted.float()).abs().max() <= 2.5
+
+
+def test_a_colour_ppm_that_uses_the_lower_bits_alone_is_refused_and_one_that_says_so_is_read(tmp_path):
+    values = np.full((4, 4, 3), 4000, dtype=">u2")
+    for white in (4095, 65535):
+        (tmp_path / f"{white}.ppm").write_bytes(b"P6 4 4 %d\n" % white + values.tobytes())
+    assert np.asarray(read_image(tmp_path / "4095.ppm")).min() > 240
+    with pytest.raises(InputError, match=r"65535\.ppm has 16 bits per colour, of which the lower ones alone are used"):
+        read_image(tmp_path / "65535.ppm")
