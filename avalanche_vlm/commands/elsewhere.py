@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from avalanche_vlm.commands.store import RunEntry
 
 
+LEAVING_ELSEWHERE = 180.0
+"""Seconds in which a file system that several machines share knows that one which held a lock is gone: NFS takes 90."""
+
+
 def threads_elsewhere(request: CompareRequest | AdviseRequest) -> int:
     """Threads of each training on a cluster.
 
@@ -67,7 +71,7 @@ def execute_elsewhere(job: Job, minutes: float | None, shown: bool, tell: Callab
     """
     refuse_other_versions(job.asked.versions)
     now = job_of(job.asked, job.folder, job.saving, job.row, job.logs)
-    return execute_in_worker(now, minutes, shown, tell)
+    return execute_in_worker(now, minutes, shown, tell, leaving=LEAVING_ELSEWHERE)
 
 
 def refuse_other_versions(there: dict[str, str]) -> None:

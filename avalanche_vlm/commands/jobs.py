@@ -149,17 +149,20 @@ def execute(job: Job, minutes: float | None, command: Command, progress: Progres
         return _executed(job, minutes, command, progress)
 
 
-def execute_in_worker(job: Job, minutes: float | None, shown: bool, tell: Callable[[Any], None]) -> store.RunEntry:
+def execute_in_worker(
+    job: Job, minutes: float | None, shown: bool, tell: Callable[[Any], None], *, leaving: float = LEAVING
+) -> store.RunEntry:
     """The same in a process of its own, which holds the lock of the run's folder.
 
     :param job: the experiment, with its folder.
     :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
     :param shown: whether whoever hears of it shows bars.
     :param tell: takes what is told of its progress.
+    :param leaving: seconds in which another worker leaves the folder that is gone.
     :return: ``result``, ``timing`` and ``ledger``.
     """
     command = Command(job.folder, patient=True)
-    with command.interruptible(), locked(job.folder, LEAVING):
+    with command.interruptible(), locked(job.folder, leaving):
         return execute(job, minutes, command, ToldProgress(tell, shown))
 
 

@@ -284,4 +284,4 @@ def _signals_as_before() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return in_short(lines[0] if lines else type(error).__name__, 200)
+    return in_short(lines[0] if lines else type(error).__name__)
