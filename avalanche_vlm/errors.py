@@ -6,9 +6,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 4000
+"""Letters of a sentence; what a file says, and a sentence quotes, may have millions."""
+
 
 class InputError(ValueError):
-    """A file, row, option or model given by the user cannot be used. The CLI prints the message and exits with 2."""
+    """A file, row, option or model given by the user cannot be used. The CLI prints the message and exits with 2.
+
+    :param message: one plain sentence that names the culprit. Of one of more than 4,000 letters the beginning and the
+        end are kept.
+
+    >>> len(str(InputError("x" * 100_000))) <= LONGEST
+    True
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST - 1100]} ... and {len(text) - LONGEST + 100} letters more ... {text[-1000:]}"
+        super().__init__(text)
 
 
 class NotFinite(InputError):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from avalanche_vlm._given import open_regular
 from avalanche_vlm.benchmarks.sources.labelled import (
     LabelledPart,
     LabelledSet,
@@ -16,6 +14,7 @@ from avalanche_vlm.benchmarks.sources.labelled import (
     refuse_label_beyond,
     refuse_labels,
 )
+from avalanche_vlm.benchmarks.sources.mat_files import read_mat
 from avalanche_vlm.errors import InputError
 
 
@@ -53,10 +52,10 @@ def car_lists(root: Path, folder: str, parts: Mapping[str, tuple[str, str]]) -> 
     :raises InputError: if an annotation has no file, or no class of those that have a name.
     """
     home = root / folder
-    names = [str(name) for name in np.atleast_1d(_content(home / "devkit" / "cars_meta.mat", "class_names"))]
+    names = [str(name) for name in np.atleast_1d(read_mat(home / "devkit" / "cars_meta.mat", "class_names"))]
     found = {}
     for part, (file, images) in parts.items():
-        rows = np.atleast_1d(_content(home / file, "annotations"))
+        rows = np.atleast_1d(read_mat(home / file, "annotations"))
         if rows.ndim != 1 or not rows.dtype.names or not {"fname", "class"} <= set(rows.dtype.names):
             raise InputError(f"{home / file} has annotations without fname and class")
         try:
@@ -80,7 +79,7 @@ def digit_arrays(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledS
     found = {}
     for part, name in parts.items():
         place = root / folder / name
-        pictures, digits = _content(place, "X"), _numbers(place, "y")
+        pictures, digits = read_mat(place, "X"), _numbers(place, "y")
         if not (isinstance(pictures, np.ndarray) and pictures.dtype == np.uint8 and pictures.ndim == 4):
             raise InputError(f"{place} has no 8-bit pictures under 'X'")
         if pictures.shape[2] != 3 or pictures.shape[3] != len(digits):
@@ -93,25 +92,8 @@ def digit_arrays(root: Path, folder: str, parts: Mapping[str, str]) -> LabelledS
 
 
 def _numbers(path: Path, name: str) -> np.ndarray:
-    found = np.atleast_1d(_content(path, name))
+    found = np.atleast_1d(read_mat(path, name))
     whole = found.dtype.kind in "iu" or (found.dtype.kind == "f" and bool((np.trunc(found) == found).all()))
     if not whole or found.ndim != 1 or (len(found) and not -(2**53) < found.min() <= found.max() < 2**53):
         raise InputError(f"{path} has no list of whole numbers {name!r}")
     return found.astype(np.int64)
-
-
-def _content(path: Path, name: str) -> Any:
-    import scipy.io
-
-    try:
-        with open_regular(path) as file:
-            content = scipy.io.loadmat(file, squeeze_me=True, variable_names=[name])
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file at {path}") from error
-    except InputError:
-        raise
-    except Exception as error:  # of a damaged file of any kind
-        raise InputError(f"{path} is no MATLAB file that can be read: {' '.join(str(error).split())}") from error
-    if name not in content:
-        raise InputError(f"{path} has no {name!r}")
-    return content[name]
