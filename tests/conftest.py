@@ -103,6 +103,15 @@ def tiny_pairs():
     return picturebook.pairs(domains=("sketch", "night"), n_train=64, n_test=20, n_held_out=40, n_reference=64)
 
 
+@pytest.fixture(scope="module")
+def narrow_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The shipped model with narrow towers and random weights, in this process: for what no pretraining decides."""
+    from narrow import narrowed
+
+    with narrowed(tmp_path_factory.mktemp("narrow")):
+        yield
+
+
 @pytest.fixture
 def random_model():
     """A model with random weights, as deep as the shipped one and a quarter as wide."""

@@ -19,6 +19,8 @@ from avalanche_vlm.models import VLM, create_vlm
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.state import load_training_state, training_state
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 RUNS = [(name, kind) for name in recipes.list() for kind in recipes.get(name).kinds]
 SOME = [(name, kind) for name, kind in RUNS if name in QUICK]
 STANDING = ("lora", "zscl", "ranpac")

@@ -9,6 +9,8 @@ from quick import QUICK, one_each
 from avalanche_vlm.benchmarks import VLMBenchmark, picturebook
 from avalanche_vlm.training import recipes
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SIZES = {"n_train": 32, "n_test": 4, "n_held_out": 4, "n_reference": 32}
 MONTHS = {"growing": 4, "tasks": 3, "domains": 3, "pairs": 3}
 

@@ -23,6 +23,8 @@ from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.studies import experiment
 from avalanche_vlm.training import VLMNaive
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SIZES = "--n-train 32 --n-test 8 --n-held-out 8 --n-reference 16 --epochs 2 --batch-size 16 --order sketches,night"
 
 
@@ -70,6 +72,9 @@ def broken(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         at(patch, killed)
         cli.main(words(out, "--quiet"))
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":  # it writes behind the training, and would have been killed with it
+            thread.join()
     return out
 
 

@@ -22,6 +22,8 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import tiny
 from avalanche_vlm.storage.documents import Document
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 
 @pytest.mark.slow
 def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):

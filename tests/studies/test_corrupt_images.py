@@ -23,6 +23,8 @@ from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 CORRUPT = ("first/train/red/1.png", "first/train/red/2.png", "first/test/blue/0.png", "second/train/blue/3.png")
 """Files of the classes, which training and evaluation meet."""
 HELD_OUT = "0.png"

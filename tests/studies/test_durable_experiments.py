@@ -24,6 +24,8 @@ from avalanche_vlm.studies.outcome import Outcome
 from avalanche_vlm.training import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SIZES = {"n_train": 32, "n_test": 8, "n_held_out": 8, "n_reference": 32}
 ITERATIONS = 4  # of an experience: two epochs of two
 

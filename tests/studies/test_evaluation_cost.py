@@ -22,6 +22,8 @@ from avalanche_vlm.studies.diagnosis import diagnose
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 STREAM = {"order": ["sketches", "night", "faded"], "n_train": 16, "n_test": 8, "n_held_out": 12, "n_reference": 12}
 PLANS = [("all", 1), ("seen", 1), ("last", 1), ("all", 2)]
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from avalanche.training.plugins import EvaluationPlugin
-from mini import mini
+from mini import shallow
 from quick import LESS
 
 from avalanche_vlm.benchmarks import VLMBenchmark
@@ -117,7 +117,7 @@ class Training:
 
     def make(self, folder: Path, killer: Killer) -> Any:
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
-        model = mini()
+        model = shallow()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             evaluator = EvaluationPlugin(*self.metrics(), loggers=[])

@@ -1,5 +1,5 @@
-"""A CLIP as deep as the shipped one and a sixteenth as costly, for tests that train it again and again; and a small
-stream whose test sets are unbalanced."""
+"""A CLIP as deep as the shipped one and a sixteenth as costly, for tests that train it again and again, one as shallow
+as recipes allow; and a small stream whose test sets are unbalanced."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ from avalanche_vlm.models import VLM, from_open_clip, tiny
 WIDTH, IMAGE_BLOCKS, TEXT_BLOCKS = 32, 4, 3
 
 
-def mini(freeze: Iterable[str] = ("scale",), image_blocks: int = IMAGE_BLOCKS, text_blocks: int = TEXT_BLOCKS) -> VLM:
+def mini(
+    freeze: Iterable[str] = ("scale",),
+    image_blocks: int = IMAGE_BLOCKS,
+    text_blocks: int = TEXT_BLOCKS,
+    patch_size: int = 8,
+) -> VLM:
     """A model with random weights that reads the picturebook: 32 pixels, the shipped model's words."""
     tokenizer = tiny.build_tokenizer()
-    vision = {"image_size": 32, "patch_size": 8, "width": WIDTH, "layers": image_blocks, "head_width": 16}
+    vision = {"image_size": 32, "patch_size": patch_size, "width": WIDTH, "layers": image_blocks, "head_width": 16}
     text = {"width": WIDTH, "heads": 2, "layers": text_blocks, "context_length": tokenizer.context_length}
     torch.manual_seed(0)
     clip = CLIP(WIDTH, vision, {**text, "vocab_size": tokenizer.vocab_size})
     model = from_open_clip(clip, tokenizer, image_size=32, mean=tiny.MEAN, std=tiny.STD, name="mini")
     return model.unfreeze(*model.frozen).freeze(*freeze)
+
+
+def shallow() -> VLM:
+    """Half of that again, with no block more than the most demanding recipe asks for, and four patches a picture."""
+    return mini(image_blocks=3, text_blocks=2, patch_size=16)
 
 
 def unbalanced(benchmark: VLMBenchmark, visible: str = "task") -> VLMBenchmark:

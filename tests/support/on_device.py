@@ -65,7 +65,7 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
         follows.
     """
     import torch
-    from mini import mini
+    from mini import shallow
     from simulated import DeviceTensor, waits
     from trained import build, short_stream
 
@@ -100,7 +100,7 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
             self.block.__exit__(None, None, None)
 
     benchmark = short_stream(kind)
-    found = build(recipe, benchmark, lambda: mini().to("cuda") if moved == "before" else mini())
+    found = build(recipe, benchmark, lambda: shallow().to("cuda") if moved == "before" else shallow())
     metrics = (PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies())
     strategy = _strategy(found, amp, metrics=metrics)
     first, last = Steps(), Steps()
@@ -129,7 +129,7 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, Any]:
     :return: from which kinds of checkpoints the scripts went on, and whether weights and answers are the same.
     """
     import torch
-    from mini import mini
+    from mini import shallow
     from trained import answers, build, short_stream
 
     from avalanche_vlm.artifacts import load, save_model
@@ -140,7 +140,7 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, Any]:
     began = []
 
     def script(until: int) -> Any:
-        found = build(recipe, benchmark, lambda: mini().to("cuda"))
+        found = build(recipe, benchmark, lambda: shallow().to("cuda"))
         checkpoints = CheckpointPlugin(f"{folder}/checkpoints")
         strategy = _strategy(found, None, checkpoints)
         first = resume(strategy, f"{folder}/checkpoints")
@@ -150,7 +150,7 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, Any]:
         return found
 
     def whole() -> Any:
-        found = build(recipe, benchmark, lambda: mini().to("cuda"))
+        found = build(recipe, benchmark, lambda: shallow().to("cuda"))
         strategy = _strategy(found, None)
         for experience in benchmark.train_stream:
             strategy.train(experience)
@@ -159,7 +159,7 @@ def kept(recipe: str, kind: str, folder: str) -> dict[str, Any]:
     at_once, _, again = whole(), script(1), script(2)
     one, other = at_once.model.state_dict(), again.model.state_dict()
     save_model(f"{folder}/saved", at_once.model, **at_once.how)
-    loaded = load(f"{folder}/saved", base=mini(), device="cuda")
+    loaded = load(f"{folder}/saved", base=shallow(), device="cuda")
     expected, found = answers(at_once.model, benchmark), answers(loaded, benchmark)
     return {
         "began": began,
@@ -220,10 +220,10 @@ def planted(fault: str) -> str:
             if fault == "loss" and strategy.clock.train_epoch_iterations == 1:
                 strategy.loss = strategy.loss * float("nan")
 
-    from mini import mini
+    from mini import shallow
 
     benchmark = short_stream("classes")
-    strategy = _strategy(build("fine-tune", benchmark, lambda: mini().to("cuda")), None, Fault())
+    strategy = _strategy(build("fine-tune", benchmark, lambda: shallow().to("cuda")), None, Fault())
     try:
         strategy.train(benchmark.train_stream[0])
     except (RuntimeError, TypeError, InputError) as error:

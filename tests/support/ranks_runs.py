@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from mini import mini
+from mini import shallow
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -52,7 +52,7 @@ def cases() -> list[tuple[str, str]]:
 
 def trained(name: str, benchmark: VLMBenchmark, epochs: int) -> dict[str, Any]:
     """What two tasks of a recipe come to."""
-    model = mini()
+    model = shallow()
     torch.manual_seed(1)
     losses = Losses()
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
-from mini import mini
+from mini import shallow
 from quick import LESS, QUICK, one_each
 from safetensors.torch import load, save
 from torch.utils.data import DataLoader
@@ -99,7 +99,7 @@ def check_resumed(benchmark: VLMBenchmark, kind: str, make_plugins: Any, base: t
     keeps = base is Naive or options.get("keep_optimizer_state", False)
     first, second, third = benchmark.train_stream
     torch.manual_seed(0), random.seed(0), np.random.seed(0)
-    model = mini()
+    model = shallow()
     plugins = make_plugins(model)
     strategy = strategy_for(base, model, plugins, kind, **options)
     for experience in (first, second):
@@ -108,7 +108,7 @@ def check_resumed(benchmark: VLMBenchmark, kind: str, make_plugins: Any, base: t
     strategy.train(third)
 
     torch.manual_seed(0), random.seed(1), np.random.seed(1)
-    fresh = mini()
+    fresh = shallow()
     fresh_plugins = make_plugins(fresh)
     fresh_strategy = strategy_for(base, fresh, fresh_plugins, kind, **options)
     torch.manual_seed(1)
@@ -189,18 +189,18 @@ def test_a_plugin_that_does_not_declare_its_state_is_named():
     class Silent(VLMPlugin):
         pass
 
-    model = mini()
+    model = shallow()
     for plugin in (Counter(), Silent()):
         name = type(plugin).__name__
         with pytest.raises(InputError, match=f"what {name} keeps while a stream is trained is not declared"):
             training_state(model, [WarmupCosinePlugin(), plugin])
     state = training_state(model, [WarmupCosinePlugin(), Counter()], strict=False)
     assert state["plugins"] == ["WarmupCosinePlugin"]
-    load_training_state(mini(), [WarmupCosinePlugin(), Counter()], state, strict=False)
+    load_training_state(shallow(), [WarmupCosinePlugin(), Counter()], state, strict=False)
 
 
 def test_a_state_of_other_plugins_or_another_model_is_refused():
-    model = mini()
+    model = shallow()
     state = training_state(model, [WarmupCosinePlugin()])
     with pytest.raises(InputError, match=r"plugins \['WarmupCosinePlugin'\], and these are \['RunningMeanPlugin'\]"):
         load_training_state(model, [RunningMeanPlugin()], state)
@@ -214,7 +214,7 @@ def test_a_state_of_other_plugins_or_another_model_is_refused():
 
 
 def test_every_random_generator_goes_on():
-    model = mini()
+    model = shallow()
     draw = lambda: (random.random(), float(np.random.rand()), float(torch.rand(())))  # noqa: E731
     state = round_trip(training_state(model, []))
     first = draw()

@@ -22,6 +22,8 @@ from avalanche_vlm.studies.living.growth import beginning
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SIZES = {"n_train": 24, "n_test": 12, "n_held_out": 12, "n_reference": 24}
 SETTINGS = TrainSettings(lr=5e-4, epochs=1, batch_size=12, warmup=1)
 
