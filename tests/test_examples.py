@@ -24,6 +24,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from avalanche_vlm import models
+from avalanche_vlm.artifacts import saving  # noqa: F401  before a test replaces create_vlm, which it takes over
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.training import recipes
 from avalanche_vlm.weights.average import snapshot
