@@ -53,7 +53,11 @@ def listening(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(where[:2], family=family)
+        at = socket.create_server(where[:2], family=family)
+        # The connections inherit it. asyncio does not see that they are TCP's and leaves it off, and the end of an
+        # answer, which is sent apart from its head, would wait 40 ms until the client has acknowledged the head.
+        at.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return at
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
         raise InputError(f"cannot listen at {host}, port {port}: {said}") from error

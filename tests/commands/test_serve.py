@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import socket
 import threading
 import time
 
@@ -293,6 +294,13 @@ def test_a_real_server_swaps_by_itself(tmp_path):
         server.should_exit = True
         thread.join(20)
     assert not thread.is_alive()
+
+
+def test_no_answer_waits_for_its_beginning_to_be_acknowledged():
+    with listening("127.0.0.1", 0) as at, socket.create_connection(at.getsockname()):
+        accepted, _ = at.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_cannot_be_served_ends_before_torch_is_asked(tmp_path, capsys, saved):
