@@ -281,6 +281,13 @@ NUMBERS = {
             "forget",
             "200",
         ),
+        Number(
+            "keep_examples",
+            "test pictures whose answer changed that a run keeps for its report; 0 keeps no sample",
+            "24",
+            most=200,
+            why="a report is a page to read",
+        ),
         Number("top_k", "answers of each question", "", least=1),
         Number("port", "of the machine that is listened on; 0 is one that is free", "8000", most=65_535, why=_NO_PORT),
         Number(

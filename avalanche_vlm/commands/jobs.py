@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked, say_where
+from avalanche_vlm.commands.kept_views import VIEWS_FILE, write_views
 from avalanche_vlm.commands.progress import Progress, ToldProgress
 from avalanche_vlm.commands.requests import Experiment, Saving
 from avalanche_vlm.errors import DataWarning
@@ -37,6 +38,9 @@ FAILURE = "failure.txt"
 
 LOGS = "logs"
 """The folder of what trackers write, in that of the command."""
+
+KEPT_EXAMPLES = 24
+"""Test pictures whose answer changed that a run keeps unless something else is said."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ def note_failure(job: Job, sentence: str, traceback: str) -> None:
 
 
 def _executed(job: Job, minutes: float | None, command: Command, progress: Progress) -> store.RunEntry:
+    from avalanche_vlm.evaluation.views import Views
     from avalanche_vlm.report import plots
     from avalanche_vlm.report.tracking import Trackers
     from avalanche_vlm.studies.experiment import run_experiment
@@ -212,6 +217,9 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
     for sentence in benchmark.data.notes:
         progress.say_once(sentence)
 
+    examples = KEPT_EXAMPLES if job.saving.examples is None else job.saving.examples
+    views = Views(benchmark, examples)
+
     def on_step(step: int, matrix: Any) -> None:
         keep = partial(store.write_partial, folder, asked, step, percent_rows(matrix))  # which ``report`` reads
         write_or_remark(keep, progress.say_once)
@@ -235,12 +243,19 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
                 on_step=on_step,
                 checkpoint=checkpoint,
                 on_resume=lambda plugin: say_where(progress, job, plugin),
-                metrics=trackers.metrics,
+                metrics=[*trackers.metrics, *views.metrics],
                 loggers=trackers,
             )
         trackers.finished()
         if job.saving.model:
             _save_model(job, outcome, benchmark, progress)
+        seen = views.as_json()
+        write_or_remark(lambda: write_views(folder, asked.run_id, seen), progress.say)
+        if seen["examples"] and asked.stream.data:
+            progress.say_once(
+                f"{examples} test pictures of each run at most, whose answer changed, are kept in its {VIEWS_FILE} for "
+                "the report (--keep-examples 0 keeps none)"
+            )
         total = time.perf_counter() - started + outcome.seconds_before
         entry = store.write_outcome(folder, asked, outcome, total, progress.say)
     so_far.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+    from avalanche_vlm.commands.live_table import TableAndBars
+    from avalanche_vlm.evaluation.declaration import ResultEntry
 
 EVERY = 0.1
 """Seconds from one movement of another process's bar to the next."""
@@ -31,7 +33,7 @@ class Progress:
     :param quiet: whether remarks and lines are left out.
     """
 
-    def __init__(self, bars: Bars | None, quiet: bool) -> None:
+    def __init__(self, bars: TableAndBars | None, quiet: bool) -> None:
         self.shown = not quiet
         """Whether it is shown how far an experiment is."""
         self._bars = bars
@@ -97,6 +99,14 @@ class Progress:
         if self._bars is not None and self.shown and total > 1:
             bar = self._bars.add_task("all runs", total=total, unit="run", places=1, left="")
             self._whole = _Whole(self._bars, bar, total)
+
+    def scored(self, entries: Sequence[ResultEntry]) -> None:
+        """Show the scores of what is finished, where someone watches.
+
+        :param entries: result and timing of each finished experiment, in the order of their table.
+        """
+        if self._bars is not None and self.shown:
+            self._bars.show_scores(entries)
 
 
 class _Whole:
@@ -261,7 +271,8 @@ def progress(quiet: bool) -> Iterator[Progress]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+
+    from avalanche_vlm.commands.live_table import TableAndBars
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -270,8 +281,11 @@ def progress(quiet: bool) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars, checks_told(_of_checks(bars)):
-        yield Progress(bars, quiet)
+    with TableAndBars(*columns, console=Console(stderr=True)) as bars, checks_told(_of_checks(bars)):
+        try:
+            yield Progress(bars, quiet)
+        finally:
+            bars.table = None  # the whole one is printed in its place
 
 
 def _of_checks(bars: Bars) -> Callable[[int, int], None]:

@@ -1,12 +1,14 @@
-"""``report``: one page of what a folder holds."""
+"""``report``: one page of what a folder holds, or of two runs side by side."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands import store
+from avalanche_vlm.commands.kept_views import read_views
 from avalanche_vlm.commands.requests import ReportRequest
 from avalanche_vlm.commands.store import ADVISED, DIAGNOSED, RESULT_FILE
 from avalanche_vlm.errors import InputError
@@ -14,23 +16,64 @@ from avalanche_vlm.units import tell, visible
 
 
 def report(request: ReportRequest) -> int:
-    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it.
+    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it; two runs
+    as ``side-by-side.html`` and so on, in the first one's folder.
 
     :param request: what was asked for.
     :return: exit code of the process.
     """
     from avalanche_vlm.report.page import as_html, as_markdown, content
 
-    folder = request.out
-    results, diagnosis, advice, unfinished = read_folder(folder)
-    found = content(results, diagnosis, advice, unfinished)
-    for name, text in (("report.html", as_html(found)), ("report.md", as_markdown(found))):
+    folder, stem = request.out, "report"
+    if request.beside is None:
+        results, diagnosis, advice, unfinished = read_folder(folder)
+        names: list[str] = []
+    else:
+        pair = [folder, request.beside]
+        results, diagnosis, advice, unfinished = [_one_run(of) for of in pair], None, None, []
+        names, stem = _names(pair), "side-by-side"
+    if not request.with_pictures:
+        results = [_without_pictures(entry) for entry in results]
+    found = content(results, diagnosis, advice, unfinished, names)
+    for name, text in ((f"{stem}.html", as_html(found)), (f"{stem}.md", as_markdown(found))):
         store.write_text(folder / name, visible(text))
-    store.write_json(folder / "report.json", found)
+    store.write_json(folder / f"{stem}.json", found)
     for sentence in found["answer"]["sentences"]:
         tell(sentence)
-    tell(f"written to {folder / 'report.html'}, report.md and report.json")
+    tell(f"written to {folder / stem}.html, {stem}.md and {stem}.json")
     return 0
+
+
+def _one_run(folder: Path) -> dict[str, Any]:
+    """The finished run of a folder, which holds no others."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder at {folder}")
+    entry = _entry(folder)
+    if entry is None:
+        below = _runs(folder, RESULT_FILE)
+        hint = f": it holds {len(below)}, of which {below[0]} is one" if below else ""
+        raise InputError(f"{folder} is not the folder of one finished run, which are put side by side{hint}")
+    return entry
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What two folders are called: by their last parts, as many as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for number in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(of[-number:]) for of in parts]
+        if len(set(names)) > 1:
+            return names
+    return [f"{names[0]} (first)", f"{names[0]} (second)"]
+
+
+def _entry(folder: Path) -> dict[str, Any] | None:
+    """What a run has come to, with what it has kept for its report."""
+    entry = store.read_entry(folder)
+    return None if entry is None else {**entry, "views": read_views(folder, entry["result"]["run"])}
+
+
+def _without_pictures(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "views": {**entry["views"], "examples": []}} if entry["views"] else entry
 
 
 def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | None, list[dict[str, Any]]]:
@@ -48,7 +91,7 @@ def read_folder(folder: Path) -> tuple[list[dict[str, Any]], Any | None, Any | N
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
     begun = _unfinished(folder)  # before the results, so that a run that ends meanwhile is one or the other
-    entries = {run: entry for run in _runs(folder, RESULT_FILE) if (entry := store.read_entry(run)) is not None}
+    entries = {run: entry for run in _runs(folder, RESULT_FILE) if (entry := _entry(run)) is not None}
     diagnosed = _runs(folder, DIAGNOSED)
     of = diagnosed[0] if diagnosed[:1] == [folder] or len(diagnosed) == 1 else None
     diagnosis = None if of is None else DIAGNOSIS.read(of / DIAGNOSED)

@@ -103,6 +103,7 @@ def _compare(
                 entries[job] = ending.value
                 so_far = table_order(request, jobs, entries)
                 write_or_remark(partial(_write_table, out, so_far), progress.say_once)  # at the end it must be
+                progress.scored(so_far)
                 continue
             failures.setdefault(failure.sentence, []).append(str(job))
             if not failure.unusable:

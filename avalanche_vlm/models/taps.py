@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,6 +21,8 @@ class ForwardFeatures:
     :param tokens: ``[N, L]``, the captions; None for classes.
     :param text_of_image: int64 ``[B]``, which caption belongs to each image; None for classes.
     :param padding: the captions' padding; None for classes, or if nobody has read it.
+    :param rows: which of the batch's images these are, where a routed model answers a batch in several parts; None for
+        all of them.
     """
 
     images: torch.Tensor
@@ -28,3 +31,4 @@ class ForwardFeatures:
     tokens: torch.Tensor | None = None
     text_of_image: torch.Tensor | None = None
     padding: Padding | None = None
+    rows: Any = None

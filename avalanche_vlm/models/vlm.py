@@ -175,6 +175,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
         for rows, features in self.routed_groups(routed, images, task_labels):
             seen = visible if visible.ndim == 1 else visible[rows if isinstance(rows, slice) else on_host(rows)]
             features, texts = F.normalize(features, dim=-1), self.prompt_features(classes)
+            self._tap(ForwardFeatures(features, texts, classes, rows=rows))
             logits[rows] = self._class_logits(features, texts, classes, seen)
         return logits
 

@@ -19,6 +19,7 @@ from avalanche_vlm.units import as_cell, one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 
@@ -79,6 +80,15 @@ def _names(entries: Sequence[ResultEntry]) -> list[str]:
 
 
 def print_table(entries: Sequence[ResultEntry]) -> None:
+    """Print :func:`as_table`.
+
+    :param entries: result and timing of each experiment.
+    :raises InputError: if the results differ in more than recipes and seeds, naming in what.
+    """
+    console().print(as_table(entries))
+
+
+def as_table(entries: Sequence[ResultEntry]) -> Table:
     """One line per recipe; mean ± standard deviation where there are several seeds. Figures without a value have no
     column. Below them what was published under the same protocol, as it was published.
 
@@ -115,7 +125,7 @@ def print_table(entries: Sequence[ResultEntry]) -> None:
         known = published.figures
         cells = (show(known[figure.name], figure.unit) if figure.name in known else "-" for figure in figures)
         table.add_row(words(f"{published.method} (published)"), *cells)
-    console().print(table)
+    return table
 
 
 def _summed_up(entries: Sequence[ResultEntry], figures: Sequence[Figure]) -> dict[str, dict[str, dict[str, Any]]]:

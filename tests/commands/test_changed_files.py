@@ -51,6 +51,7 @@ READERS = {
     "result.json": lambda path: store.read_entry(path.parent),
     "timing.json": lambda path: store.read_entry(path.parent),
     "ledger.json": lambda path: store.read_entry(path.parent),
+    "views.json": lambda path: read_folder(path.parent),
     "earlier/request.json": lambda path: store.read_experiment(path),
     "diagnosis.json": lambda path: read_folder(path.parent),
     "advice.json": lambda path: read_folder(path.parent),

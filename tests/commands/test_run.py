@@ -30,8 +30,9 @@ def test_the_same_seed_twice_writes_the_same_result(tmp_path, capsys):
     for name in ("a", "b"):
         assert run("run", "--recipe", "fine-tune", "--out", str(tmp_path / name)) == 0
     assert (tmp_path / "a/result.json").read_bytes() == (tmp_path / "b/result.json").read_bytes()
-    written = "result.json ledger.json timing.json request.yaml results.csv summary.json matrix.png held_out.png"
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {*written.split(), ".lock", "model", "versions", "tests"}
+    written = "result.json ledger.json timing.json views.json request.yaml results.csv summary.json matrix.png"
+    folders = "held_out.png .lock model versions tests"
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {*written.split(), *folders.split()}
     assert (tmp_path / "a/matrix.png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
     for column in ("Last", "Avg", "Transfer", "Forget", "BWT", "ZSD", "Held-out R@1", "Stored", "Trainable", "Seconds"):
@@ -294,7 +295,7 @@ def test_what_cannot_be_written_beside_a_result_does_not_lose_it(tmp_path, monke
     modes = {}
 
     def failing(path, content, write):
-        if path.name in ("partial.json", "timing.json", "ledger.json", "matrix.png", "held_out.png"):
+        if path.name in ("partial.json", "timing.json", "ledger.json", "views.json", "matrix.png", "held_out.png"):
             modes.update({found: found.stat().st_mode & 0o777 for found in tmp_path.rglob("*")})
             raise InputError(f"cannot write {path}: No space left on device")
         write(path, content)
@@ -310,7 +311,7 @@ def test_what_cannot_be_written_beside_a_result_does_not_lose_it(tmp_path, monke
         finally:
             os.umask(before)
     err = capsys.readouterr().err
-    for name in ("partial.json", "timing.json", "ledger.json"):
+    for name in ("partial.json", "timing.json", "ledger.json", "views.json"):
         assert err.count(f"cannot write {tmp_path / name}: No space left on device\n") == 1
     for name in ("matrix.png", "held_out.png"):
         assert f"{tmp_path / name} could not be drawn, and all results are there: cannot write" in err

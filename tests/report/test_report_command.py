@@ -46,7 +46,7 @@ def test_a_real_run_is_reported(tmp_path, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert found["groups"][0]["recipes"][0]["matrix"] == result["matrix"]
     assert found["groups"][0]["tasks"] == ["sketches", "night"]
-    assert set(found["missing"]) == {"exposures", "attribution", "modules", "pareto", "plan"}
+    assert set(found["missing"]) == {"exposures", "attribution", "modules", "pareto", "plan"}  # it has watched itself
     assert found["ledgers"][0]["recipes"] == ["lora"]
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>") and f"{result['metrics']['last']:.1f}" in page
@@ -62,7 +62,7 @@ def test_a_comparison_with_a_diagnosis_of_one_of_its_runs_and_an_advice(tmp_path
     DIAGNOSIS.write(tmp_path / "fine-tune/seed-0/diagnosis.json", {"run": RUN, **files.diagnosis()})
     ADVICE.write(tmp_path / "advice.json", files.advice())
     found = report(tmp_path)
-    assert found["missing"] == {} and len(found["groups"][0]["recipes"]) == 4
+    assert set(found["missing"]) == {"changes", "map", "timeline"} and len(found["groups"][0]["recipes"]) == 4
     assert found["attribution"][0]["verdict"]["module"] == "image.1"
     DIAGNOSIS.write(tmp_path / "lora/seed-0/diagnosis.json", {"run": RUN, **files.diagnosis()})
     assert "attribution" in report(tmp_path)["missing"]  # which of the two is not for the report to say

@@ -338,3 +338,51 @@ def advice() -> dict[str, Any]:
         "ledger": ledger,
         "warnings": ["Two recipes were tried on fewer than 1,000 samples: differences below 3 points are noise."],
     }
+
+
+def views(tasks: list[str] = TASKS, seed: int = 0) -> dict[str, Any]:
+    """What a run of class-labelled tasks keeps for its report."""
+    rng = random.Random(f"views {seed}")
+    picture = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    named = [("lost", "cat", "cat", "dog"), ("won", "dog", "cat", "dog")]
+    steps = range(len(tasks) + 1)
+
+    def places(step: int) -> list[list[float]]:
+        return [[round(rng.gauss(0, 1) + 0.1 * step, 4), round(rng.gauss(0, 1), 4)] for _ in tasks]
+
+    return {
+        "changed": [{"task": t, "samples": 60, "lost": rng.randint(0, 9), "won": 7, "otherwise": 3} for t in tasks],
+        "examples": [
+            {"task": tasks[0], "kind": kind, "true": true, "before": before, "after": after, "form": "png"}
+            | {"picture": picture}
+            for kind, true, before, after in named
+        ],
+        "confusions": {
+            "classes": ["cat", "dog"],
+            "of": 9,
+            "samples": [30, 20],
+            "before": [[28, 2], [3, 17]],
+            "after": [[20, 10], [0, 20]],
+            "turns": [{"true": "cat", "answer": "dog", "samples": 30, "before": 2, "after": 10}],
+        },
+        "map": {
+            "kind": "classes",
+            "points": [
+                {"task": t, "name": f"class of {t}", "image_moved": round(rng.random(), 4), "text_moved": 0.0}
+                for t in tasks
+            ],
+            "steps": [0, len(tasks)],
+            "images": [places(0), places(1)],
+            "texts": [places(0), places(1)],
+            "share": 0.431,
+        },
+        "timeline": [
+            {"step": j, "modules": j, "ram_bytes": 2048 * j, "disk_bytes": 0, "parameters": 1_465_217 + 9216 * j}
+            for j in steps
+        ],
+    }
+
+
+def watched(found: dict[str, Any]) -> dict[str, Any]:
+    """A result with what its run has kept for its report."""
+    return {**found, "views": views(found["result"]["tasks"], found["result"]["protocol"]["seed"])}

@@ -130,7 +130,7 @@ def add_kept_tests(parser: argparse.ArgumentParser) -> None:
     :param parser: parser of the command, which gets the options.
     """
     values.add_number(parser, "keep_tests")
-    parser.add_argument("--no-raw-data", action="store_true", help="keep no pictures or captions as test samples")
+    parser.add_argument("--no-raw-data", action="store_true", help="keep no pictures or captions of test samples")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -49,6 +49,7 @@ def add_training_commands(commands: Any) -> None:
             metavar="TRACKER,...",
             help=f"{', '.join(TRACKERS)}, separated by commas: losses, scores and pictures in DIR/logs (default: none)",
         )
+        values.add_number(command, "keep_examples")
         command.add_argument("--embed-base", action="store_true", help="save the pretrained weights along with a model")
     diagnose = commands.add_parser(
         "diagnose",

@@ -104,7 +104,7 @@ def update_request(options: argparse.Namespace) -> UpdateRequest:
         model=ModelRequest(trust_remote_code=options.trust_remote_code),
         recipe=options.recipe,
         experiences=options.experience,
-        tests=shared.kept_tests(options),
+        tests=shared.kept(options, "keep_tests"),
         limits={name: value for name, value in limits.items() if value is not None},
         promote=options.promote,
         as_json=options.json,

@@ -168,16 +168,19 @@ def assignments(options: argparse.Namespace) -> tuple[Assignment, ...]:
     return tuple(map(_assignment, options.set))
 
 
-def kept_tests(options: argparse.Namespace) -> int | None:
+def kept(options: argparse.Namespace, name: str) -> int | None:
     """How many test samples are to be kept.
 
     :param options: arguments as argparse has parsed them.
+    :param name: the option that says how many, as Python has it: ``"keep_tests"`` or ``"keep_examples"``.
     :return: the number; None where nothing was said.
     :raises InputError: if both that some are kept and that none are was said.
     """
-    if options.no_raw_data and options.keep_tests:
-        raise InputError(f"--keep-tests {options.keep_tests} keeps raw data, and --no-raw-data none: give one of them")
-    return 0 if options.no_raw_data else options.keep_tests
+    number: int | None = getattr(options, name)
+    if options.no_raw_data and number:
+        option = f"--{name.replace('_', '-')}"
+        raise InputError(f"{option} {number} keeps raw data, and --no-raw-data none: give one of them")
+    return 0 if options.no_raw_data else number
 
 
 def _one_stream(options: argparse.Namespace) -> str | None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Literal
 
 from avalanche_vlm.commands.requests.parts import Part, Request
 
 
 class ReportRequest(Request):
-    """``report``: one page of what a folder holds."""
+    """``report``: one page of what a folder holds, or of two runs side by side.
+
+    :param beside: the folder of the run that is put beside that of ``out``; None for a report of one folder.
+    :param with_pictures: whether test pictures that runs have kept are in it.
+    """
+
+    beside: Path | None = None
+    with_pictures: bool = True
 
 
 class ListRequest(Part):
@@ -39,7 +47,7 @@ def report_request(options: argparse.Namespace) -> ReportRequest:
 
     :param options: arguments as argparse has parsed them.
     """
-    return ReportRequest(out=options.out)
+    return ReportRequest(out=options.out, beside=options.beside, with_pictures=not options.no_pictures)
 
 
 def list_request(options: argparse.Namespace) -> ListRequest:

@@ -28,11 +28,13 @@ class Saving(Part):
     :param model: whether it is saved at all.
     :param base: whether the weights of its base are written along.
     :param tests: test samples of each experience and held-out set that are kept with it; None for the default.
+    :param examples: test pictures whose answer changed that are kept for the report; None for the default.
     """
 
     model: bool = True
     base: bool = False
     tests: Annotated[int, within("keep_tests")] | None = None
+    examples: Annotated[int, within("keep_examples")] | None = None
 
 
 class RunRequest(TrainingRequest):
@@ -163,7 +165,12 @@ def run_request(options: argparse.Namespace) -> RunRequest:
     :param options: arguments as argparse has parsed them.
     :raises InputError: for arguments that exclude each other.
     """
-    saving = Saving(model=not options.no_save, base=options.embed_base, tests=shared.kept_tests(options))
+    saving = Saving(
+        model=not options.no_save,
+        base=options.embed_base,
+        tests=shared.kept(options, "keep_tests"),
+        examples=shared.kept(options, "keep_examples"),
+    )
     if options.no_save and options.embed_base:
         raise InputError("--embed-base says how the model is saved, and --no-save that it is not: give one of them")
     return RunRequest(
@@ -183,7 +190,7 @@ def compare_request(options: argparse.Namespace) -> CompareRequest:
     """
     chosen = options.recipes is not None
     recipes = _once(options.recipes if chosen else COMPARED)
-    saving = Saving(model=options.save_models, base=options.embed_base)
+    saving = Saving(model=options.save_models, base=options.embed_base, examples=options.keep_examples)
     if options.embed_base and not options.save_models:
         raise InputError("--embed-base says how models are saved: compare saves them with --save-models")
     engine = engine_request(options)

@@ -11,7 +11,12 @@ from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page import evidence, exposure, proposal
 from avalanche_vlm.report.page.glossary import glossary
 from avalanche_vlm.report.page.reading import how_far, record, text
+from avalanche_vlm.report.page.sections import empty_sections
+from avalanche_vlm.report.page.sides import sides
 from avalanche_vlm.report.rounding import ROUNDING, show
+
+_LATIN = 0x24F
+"""The last letter of the Latin blocks."""
 
 _DIAGNOSE = ("avalanche-vlm diagnose DIR", "repeats a run with probes and fills this part.")
 _DIAGNOSE_ONE = (
@@ -19,6 +24,7 @@ _DIAGNOSE_ONE = (
     "repeats one of these runs with probes and fills this part.",
 )
 _RUN = ("avalanche-vlm compare --out DIR", "trains recipes side by side and fills this part.")
+_WATCHED = ("avalanche-vlm run --out DIR", "notes it while it trains and fills this part.")
 _ADVISE = ("avalanche-vlm advise --out DIR", "tries recipes on your stream and fills this part.")
 
 
@@ -27,6 +33,7 @@ def content(
     diagnosis: dict[str, Any] | None = None,
     advice: dict[str, Any] | None = None,
     unfinished: Sequence[dict[str, Any]] = (),
+    beside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything that the report says.
 
@@ -37,6 +44,7 @@ def content(
     :param diagnosis: what ``diagnosis.json`` holds.
     :param advice: what ``advice.json`` holds.
     :param unfinished: what ``partial.json`` holds of each run that is not finished.
+    :param beside: what the two results are called that are to be put beside each other; empty for a report of all.
     :return: sections by name, None or empty where the input for one is absent; ``missing`` then says what fills it.
         Scores in percent, differences in points, shares as fractions, sizes in bytes.
     """
@@ -46,6 +54,7 @@ def content(
     found = {
         "title": _title(groups, diagnosis, advice),
         "answer": _answer(groups, diagnosis, advice, unfinished),
+        "sides": sides(results, beside) if beside else None,
         "exposures": exposure.exposures(diagnosis),
         "attribution": exposure.attribution(diagnosis),
         "modules": exposure.modules(diagnosis),
@@ -56,14 +65,17 @@ def content(
         "paretos": [advised] if advised else [p for group in groups if (p := evidence.pareto_of_results(group))],
         "rounds": proposal.rounds(advice),
         "plan": proposal.plan(advice),
+        "pictures": sum(len(of) for v in _shown(groups) for of in v["examples"].values()),
         "ledgers": _ledgers(groups, advice),
         "circumstances": proposal.circumstances(advice) if advice else None,
         "protocols": _protocols(groups, diagnosis, advice),
         "versions": _versions(results, diagnosis, advice),
+        "scripts": _other_scripts(groups),
         "rounding": ROUNDING,
         "glossary": glossary(figures_of(results)),
     }
-    return {**found, "missing": _missing(found)}
+    missing = _missing(found)
+    return {**found, "missing": missing, "empty": empty_sections(found, missing)}
 
 
 def _title(groups: list[dict[str, Any]], diagnosis: dict[str, Any], advice: dict[str, Any]) -> str:
@@ -170,18 +182,36 @@ def _versions(
     return [{"name": name, "version": version} for name, version in found]
 
 
+def _other_scripts(groups: list[dict[str, Any]]) -> bool:
+    """Whether some tasks or classes have names in other letters than Latin ones, for which fonts differ."""
+    names = [name for group in groups for name in group["tasks"]]
+    names += [row["class"] for group in groups for row in group["weakest"]]
+    names += [name for view in _shown(groups) if view["confusions"] for name in view["confusions"]["classes"]]
+    return any(letter.isalpha() and ord(letter) > _LATIN for name in names for letter in name)
+
+
+def _shown(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every run whose answers and features are shown."""
+    return [of for group in groups for of in group["views"]["shown"]]
+
+
 def _missing(found: dict[str, Any]) -> dict[str, dict[str, str]]:
     several = sum(len(recipe["seeds"]) for group in found["groups"] for recipe in group["recipes"]) > 1
     needed = {
         **dict.fromkeys(("exposures", "attribution", "modules", "curves"), _DIAGNOSE_ONE if several else _DIAGNOSE),
         "matrices": _RUN,
+        **dict.fromkeys(("changes", "map", "timeline"), _WATCHED),
         **dict.fromkeys(("pareto", "plan", "ledger"), _ADVISE),
     }
     groups = found["groups"]
     held_out = any(group["held_out"] for group in groups)
+    shown = _shown(groups)
     there = {
         "curves": held_out or found["drift"] or found["erosion"],
         "matrices": groups,
+        "changes": any(of["total"] for of in shown),
+        "map": any(of["map"] for of in shown),
+        "timeline": any(group["views"]["timelines"] for group in groups),
         "pareto": found["paretos"],
         "ledger": found["ledgers"],
     }

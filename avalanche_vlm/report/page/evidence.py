@@ -17,6 +17,7 @@ from avalanche_vlm.evaluation.left_out import images_passed_over
 from avalanche_vlm.evaluation.variants import row_names, row_settings
 from avalanche_vlm.report.page.charts.points import unbeaten
 from avalanche_vlm.report.page.reading import grid, items, number, numbers, record, records, text, titles
+from avalanche_vlm.report.page.sights import sights
 from avalanche_vlm.report.rounding import spread
 
 _DIGITS = 4
@@ -59,6 +60,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
         "remarks": [*remarks(results), *not_measured(results), *images_passed_over(results)],
         "published": _published(results),
         "held_out": _held_out(variants),
+        "views": sights(variants),
         "ledgers": {name: record(members[0].get("ledger")) for name, members in variants.items()},
         "settings": [{"recipe": name, "settings": _settings(members[0])} for name, members in variants.items()],
         "protocol": protocol_rows(common),

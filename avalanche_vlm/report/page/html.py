@@ -7,6 +7,7 @@ from typing import Any
 
 from avalanche_vlm.report.page import charts
 from avalanche_vlm.report.page.charts.bars import scale_of
+from avalanche_vlm.report.page.sections import SECTIONS
 from avalanche_vlm.report.rounding import MISSING, has_spread, show, suffix
 
 HUES = {"drift": "drift", "interference": "interference", "erosion": "erosion", "mismatched pairs": "pairs"}
@@ -21,7 +22,11 @@ def as_html(content: dict[str, Any]) -> str:
     :param content: what :func:`avalanche_vlm.report.page.content` gave.
     """
     page = _environment().get_template("page.html")
-    return page.render(c=content, n=partial(_figure, content), bounds=partial(_bounds, content))
+    empty = {name for line in content["empty"] for name in line["sections"]}
+    shown = [section for section in SECTIONS if section.name not in empty]
+    return page.render(
+        c=content, sections=shown, empty=empty, n=partial(_figure, content), bounds=partial(_bounds, content)
+    )
 
 
 def at(content: Any, path: str) -> Any:

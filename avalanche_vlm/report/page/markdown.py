@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche_vlm.report.page import pipes
+from avalanche_vlm.report.page import markdown_views, pipes
 from avalanche_vlm.report.page.charts.heatmap import NUMBERED
 from avalanche_vlm.report.rounding import MISSING, show, suffix
 
@@ -24,8 +24,11 @@ def as_markdown(content: dict[str, Any]) -> str:
     ]
     if answer["confidence"]:
         blocks.append(f"Confidence: **{pipes.plain(answer['confidence'])}** {pipes.plain(answer['why'] or '')}".strip())
-    for part in (_exposures, _attribution, _modules, _performance, _curves, _pareto, _plan, _costs, _background):
-        blocks.extend(part(c))
+    blocks += markdown_views.told_sides(c)
+    nothing = {name for line in c["empty"] for name in line["sections"]}
+    for name, part in _PARTS.items():
+        blocks.extend([] if name in nothing else part(c))
+    blocks += [*markdown_views.told_empty(c), *_background(c)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -273,3 +276,19 @@ def _background(c: dict[str, Any]) -> list[str]:
     rules = "; ".join(f"{kind}: {rule}" for kind, rule in c["rounding"].items())
     words = "\n".join(f"- **{g['term']}**: {g['words']}" for g in c["glossary"])
     return [*blocks, f"Rounding: {rules}. {MISSING}: not available.", "## The words", words]
+
+
+_PARTS = {
+    "exposures": _exposures,
+    "attribution": _attribution,
+    "modules": _modules,
+    "performance": _performance,
+    "changes": markdown_views.told_changes,
+    "map": markdown_views.told_map,
+    "curves": _curves,
+    "kept": markdown_views.told_timeline,
+    "pareto": _pareto,
+    "plan": _plan,
+    "costs": _costs,
+}
+"""Sections by their names on the page (:mod:`~avalanche_vlm.report.page.sections`); the background comes last."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from avalanche_vlm.report.page.charts.curves import curve
     from avalanche_vlm.report.page.charts.heatmap import heat
     from avalanche_vlm.report.page.charts.points import scatter
+    from avalanche_vlm.report.page.charts.trails import trails
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
-__all__ = ["curve", "gauge", "heat", "scatter", "whisker"]
+__all__ = ["curve", "gauge", "heat", "scatter", "trails", "whisker"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from avalanche_vlm.report.page.charts.svg import figure, label, picture, spread_apart, tag, tick_text, ticks
+from avalanche_vlm.report.page.charts.svg import breadth, figure, label, picture, spread_apart, tag, tick_text, ticks
 from avalanche_vlm.report.rounding import show
 
 DASHES = (None, "6 3", "2 3", "8 3 2 3")
@@ -33,10 +33,10 @@ def curve(
     if kind == "percent" and marks[-1] > 100:
         marks = [m for m in marks if m <= 100]
     lowest, highest = marks[0], max(marks[-1], max(known))
-    words = tick_text(marks)
+    words = [show(mark, kind) for mark in marks] if kind == "bytes" else tick_text(marks)
     named = [line["name"] if len(lines) > 1 else "" for line in lines]
     figures = [show(line[key][_last(line[key])], kind) for _, line in drawn]
-    wide = 12 + _DIGIT * max(map(len, figures)) + _LETTER * min(_NAME, max(map(len, named)))
+    wide = 12 + _DIGIT * max(map(len, figures)) + _LETTER * min(_NAME, max(map(breadth, named)))
     width, left, right, top = 360.0, 12 + _DIGIT * max(map(len, words)), 352 - wide, 12.0
     height = max(170.0 if len(lines) > 1 else 130.0, 20 + _LINE * len(drawn))
     bottom = height

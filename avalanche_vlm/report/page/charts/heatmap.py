@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from avalanche_vlm.report.page.charts.svg import figure, label, picture, tag
+from avalanche_vlm.report.page.charts.svg import breadth, figure, label, picture, tag
 from avalanche_vlm.report.rounding import MISSING, show
 
 STRONGEST = 0.55
@@ -54,8 +54,8 @@ def heat(
     spread = spread if spread and any(v is not None for row in spread for v in row) else None
     height = 38 if spread else 28
     shown = 16
-    left = 14 + _LETTER * min(shown, max(map(len, [*rows, corner]), default=1))
-    letters = min(12, max(map(len, columns), default=1))
+    left = 14 + _LETTER * min(shown, max(map(breadth, [*rows, corner]), default=1))
+    letters = min(12, max(map(breadth, columns), default=1))
     upper = 16 + letters * _LETTER * math.sin(math.radians(40))
     parts = [label(corner, 0, upper - 8, class_="axis", limit=shown)] if corner else []
     for i, name in enumerate(columns):
@@ -92,8 +92,8 @@ def _picture(
 ) -> str:
     """A pixel a cell, and as many names as there is room for."""
     side = max(1.0, min(24.0, _SIDE / max(len(rows), len(columns))))
-    left = 14 + _LETTER * min(16, max(map(len, [*rows, corner])))
-    upper = 16 + _LETTER * min(12, max(map(len, columns))) * math.sin(math.radians(40))
+    left = 14 + _LETTER * min(16, max(map(breadth, [*rows, corner])))
+    upper = 16 + _LETTER * min(12, max(map(breadth, columns))) * math.sin(math.radians(40))
     every = math.ceil(14 / side)
     parts = [label(corner, 0, upper - 8, class_="axis", limit=16)] if corner else []
     for i in range(0, len(columns), every):

@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from avalanche_vlm.report.page.charts.svg import figure, label, picture, tag, tick_text, ticks
+from avalanche_vlm.report.page.charts.svg import breadth, figure, label, picture, tag, tick_text, ticks
 from avalanche_vlm.report.rounding import show
 
 Box = tuple[float, float, float, float]
@@ -57,7 +57,7 @@ def scatter(points: Sequence[dict[str, Any]], *, x_name: str, y_name: str, y_kin
         parts.append(tag("circle", tag("title", escape(tip)), cx=x(p["x"]), cy=y(p["y"]), r=radii[n], class_=shape))
     for n, p in sorted(enumerate(points), key=lambda pair: not pair[1]["front"]):
         size = show(p["bytes"], "bytes")
-        wide = 7.6 * max(min(len(p["name"]), 16), len(size))
+        wide = 7.6 * max(min(breadth(p["name"]), 16), len(size))
         a, b = _free(x(p["x"]), y(p["y"]), radii[n], wide, taken, (left, top, width, bottom))
         taken.append((a, b, a + wide, b + 26))
         near = min(max(x(p["x"]), a), a + wide), min(max(y(p["y"]), b), b + 26)

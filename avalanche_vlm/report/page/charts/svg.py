@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from unicodedata import combining, east_asian_width
 
 from avalanche_vlm.report.rounding import show
 
@@ -27,9 +28,36 @@ def tag(name: str, content: str = "", **attributes: object) -> str:
     return f"<{name}{''.join(parts)}>{content}</{name}>"
 
 
+def breadth(words: str) -> int:
+    """How many Latin letters some words are as wide as: a letter of East Asia as two, a mark on another as none.
+
+    >>> breadth("cat"), breadth("\\u732b"), breadth("e\\u0301")
+    (3, 2, 1)
+    """
+    if words.isascii():
+        return len(words)
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in words)
+
+
+def shortened(words: str, limit: int) -> str:
+    """Words that are no broader than a limit, cut if need be.
+
+    :param limit: the limit in Latin letters; 0 for none.
+
+    >>> shortened("a long name", 6), shortened("cat", 0), len(shortened("\\u732b\\u732b\\u732b", 5))
+    ('a lon…', 'cat', 3)
+    """
+    if not limit or breadth(words) <= limit:
+        return words
+    room, end = limit - 1, 0
+    while (room := room - breadth(words[end])) >= 0:
+        end += 1
+    return words[:end] + "…"
+
+
 def label(words: str, x: float, y: float, limit: int = 0, **attributes: object) -> str:
     """Words at a place; longer than ``limit`` they are cut, and a tooltip has all of them."""
-    shown = words if not limit or len(words) <= limit else words[: limit - 1] + "…"
+    shown = shortened(words, limit)
     tip = tag("title", escape(words)) if shown != words else ""
     return tag("text", escape(shown) + tip, x=float(x), y=float(y), **attributes)
 
