@@ -314,6 +314,8 @@ def test_the_guide_is_clicked_through_on_a_phone(site, tab):
         assert tab.follow("document.querySelector('a.next-page').click()"), f"nothing comes after {seen}"
         seen.add(str(Path(unquote(tab.evaluate("location.pathname"))).relative_to(site)))
         found += wrong(tab)
+    tab.open((site / "genindex.html").as_uri())
+    found += wrong(tab)
     assert seen > guide and len(seen) == len(guide) + 1 and not found, found
 
 
