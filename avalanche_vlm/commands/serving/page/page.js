@@ -42,6 +42,7 @@ async function ask(file) {
 }
 
 of("file").addEventListener("change", (event) => event.target.files.length && ask(event.target.files[0]));
+of("shown").addEventListener("error", () => { of("shown").hidden = true; }); // no image, or one that the browser cannot read
 for (const kind of ["dragover", "dragleave", "drop"]) {
   of("drop").addEventListener(kind, (event) => {
     event.preventDefault();
