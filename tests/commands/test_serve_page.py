@@ -86,7 +86,7 @@ def test_an_image_is_answered(tab, address, tmp_path, way, seed):
 def test_what_is_no_image_is_told_in_a_sentence(tab):
     tab.evaluate(given(b"no image", DROPPED))
     assert "not an image" in tab.until(SAID) and tab.evaluate(SHOWN) is None
-    tab.until("document.getElementById('shown').hidden")
+    tab.until("getComputedStyle(document.getElementById('shown')).display === 'none'")
     # That the answer was a refusal is all that the browser may have to say.
     assert not [line for line in tab.said if "422" not in line]
     tab.said.clear()
