@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -75,22 +74,18 @@ def _transformed(steps: tuple[Any, ...], group: str, x: Any) -> Any:
     return sample[0]
 
 
-def located(dataset: Any, index: int) -> tuple[Any, int]:
-    """The data set that a sample is from, of those that an Avalanche data set was made of, and its place there.
+def parts_of(dataset: Any) -> tuple[Sequence[Any], Sequence[int] | None]:
+    """The data sets that an Avalanche data set was made of, one behind the other, and which of their samples it has in
+    which order: None for all of them. Both are private there.
 
-    :param dataset: an experience's, torch's ``ConcatDataset`` or ``Subset``, or one that stands on nothing else.
-    :param index: the sample's place, 0 or more.
+    :param dataset: an experience's, torch's ``ConcatDataset`` or ``Subset``; one that stands on nothing else has none.
     """
-    if isinstance(dataset, Subset):
-        return located(dataset.dataset, int(dataset.indices[index]))
-    if isinstance(dataset, ConcatDataset):
-        part = bisect_right(dataset.cumulative_sizes, index)
-        return located(dataset.datasets[part], index - (dataset.cumulative_sizes[part - 1] if part else 0))
     data = getattr(dataset, "_flat_data", dataset)
-    if not hasattr(data, "_get_idx"):
-        return dataset, index
-    part, inner = data._get_idx(index)
-    return located(data._datasets[part], inner)
+    if isinstance(dataset, Subset):
+        return [dataset.dataset], dataset.indices
+    if isinstance(dataset, ConcatDataset):
+        return dataset.datasets, None
+    return (data._datasets, data._indices) if hasattr(data, "_get_idx") else ([], None)
 
 
 def transform_steps(dataset: Any, group: str) -> Iterator[Callable[..., Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +103,7 @@ def _published(declared: DataFiles, root: Path, reading: AsideReading) -> HeldOu
     from avalanche_vlm.benchmarks.datasets.declaration import DataSet, PairSet
     from avalanche_vlm.benchmarks.label_space import PromptTemplates
     from avalanche_vlm.benchmarks.sources.aside import class_aside, pairs_aside
-    from avalanche_vlm.benchmarks.sources.checking import checked_images
+    from avalanche_vlm.benchmarks.sources.checking import left_out
     from avalanche_vlm.benchmarks.sources.dividing import test_images
     from avalanche_vlm.benchmarks.sources.images import ImageFiles
     from avalanche_vlm.benchmarks.sources.labelled import raw_images
@@ -112,26 +111,17 @@ def _published(declared: DataFiles, root: Path, reading: AsideReading) -> HeldOu
     problems = reading.problems
     problems.notes += [f"held-out set {declared.name}: {note}" for note in declared.notes]
 
-    def bad(paths: Sequence[Path]) -> set[Path]:
-        once = list(dict.fromkeys(paths))
-        wrong = set()
-        with closing(checked_images(once, root, reading.check, reading.check_workers)) as sentences:
-            for path, sentence in zip(once, sentences, strict=True):
-                if sentence is not None:
-                    problems.add(f"held-out set {declared.name}: {sentence}")
-                    wrong.add(path)
-        return wrong
-
+    how = problems, reading.check, reading.check_workers, f"held-out set {declared.name}: "
     if isinstance(declared, PairSet):
         rows = declared.load(root, problems).tested()
-        wrong = bad(rows.images)
+        wrong = left_out(rows.images, root, *how)
         rows = rows.at(row for row, path in enumerate(rows.images) if path not in wrong)
         return pairs_aside(declared.name, ImageFiles(rows.images), rows.captions, reading)
     assert isinstance(declared, DataSet)
     read = declared.load(root)
     test = test_images(read)
-    if test.paths:
-        wrong = bad(test.paths)
-        test = test.at([row for row, path in enumerate(test.paths) if path not in wrong])
+    if files := test.path_texts:
+        bad = left_out(files, root, *how)
+        test = test.at([row for row, path in enumerate(files) if path not in bad])
     prompts = PromptTemplates("published", declared.prompts)
     return class_aside(declared.name, raw_images(test), test.labels.tolist(), read.names, prompts, reading)

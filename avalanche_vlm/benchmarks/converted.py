@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from avalanche.benchmarks.scenarios import CLScenario
 from avalanche.benchmarks.utils import (
     AvalancheDataset,
@@ -18,6 +19,7 @@ from avalanche.benchmarks.utils.data_attribute import TaskLabels
 from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, PromptTemplates, Visible
+from avalanche_vlm.benchmarks.places import Located, located
 from avalanche_vlm.benchmarks.registry import Reader
 from avalanche_vlm.benchmarks.relabelling import (
     Samples,
@@ -34,7 +36,7 @@ from avalanche_vlm.benchmarks.relabelling import (
 from avalanche_vlm.benchmarks.scenario import DataReport, HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.name_lists import ClassNames, names_of_ids
-from avalanche_vlm.compat import located, untransformed
+from avalanche_vlm.compat import untransformed
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.generators import Generator
 
@@ -261,9 +263,10 @@ class _Plain(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.samples[index][0], self.targets[index]
 
-    def place_of(self, index: int) -> tuple[Any, int]:
-        """The data set that says what a sample is, for a comparison of contents, and the sample's place there.
+    def places_of(self, rows: np.ndarray) -> Located:
+        """The data sets that say what samples are, for a comparison of contents, as
+        :func:`~avalanche_vlm.benchmarks.places.located` gives them.
 
-        :param index: place of the sample.
+        :param rows: places of the samples.
         """
-        return (self, index) if self.kept else located(self.samples, index)
+        return iter([(self, np.arange(len(rows)), rows)]) if self.kept else located(self.samples, rows)

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from avalanche_vlm._content import digest
+from avalanche_vlm._content import digest, digest_framed, framed
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.benchmarks.label_space import LabelSpace
+from avalanche_vlm.benchmarks.places import Located, located
 from avalanche_vlm.benchmarks.scenario import (
     HeldOutSet,
     ReferencePairs,
     VLMBenchmark,
-    content_at,
+    contents_at,
     describe_transform,
     size_of,
 )
 from avalanche_vlm.benchmarks.sources.contents import contents_kept
-from avalanche_vlm.compat import located, transform_steps
+from avalanche_vlm.compat import transform_steps
 from avalanche_vlm.memory.settings import tensor_content
 
 MOST_READ = 1000
@@ -52,15 +53,11 @@ def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
             parts = []
             for experience in stream:
                 found = _samples(experience.dataset)
-                targets = [f"{int(y)}" for y in experience.dataset.targets]
-                labels = [f"{int(label)}" for label in getattr(experience.dataset, "targets_task_labels", ())]
-                parts += [digest(found), digest(targets), digest(labels)]
+                targets = [int(y) for y in experience.dataset.targets]
+                labels = [int(label) for label in getattr(experience.dataset, "targets_task_labels", ())]
+                parts += [digest(found), _of_numbers(targets), _of_numbers(labels)]
                 # Which number a class or a caption has may depend on the split: names and captions do not.
-                samples += (
-                    found
-                    if names is None
-                    else [digest([of, names[int(y)]]) for of, y in zip(found, targets, strict=True)]
-                )
+                samples += found if names is None else _named(found, [names[y] for y in targets])
             content[name] = digest(parts)
         content["all"] = digest(sorted(samples))
         content["held_out"] = digest(part for held_out in benchmark.held_out for part in _held_out(held_out))
@@ -76,8 +73,8 @@ def reference_of(reference: ReferencePairs) -> dict[str, Any]:
     :return: plain JSON types: their number, their path where they were read from one, and a digest of their pictures
         and captions.
     """
-    pictures = (b"".join(_bytes(content_at(reference.images, i))) for i in range(len(reference)))
     with contents_kept():
+        pictures = (b"".join(_bytes(of)) for of in contents_at(reference.images, range(len(reference))))
         content = digest(part for pair in zip(pictures, reference.captions, strict=True) for part in pair)
     return {"pairs": len(reference), **({"path": reference.path} if reference.path else {}), "content": content}
 
@@ -97,19 +94,48 @@ def _held_out(held_out: HeldOutSet) -> Iterator[str]:
     yield digest(f"{int(y)}" for y in getattr(held_out.dataset, "targets", ()))
 
 
+def _of_numbers(numbers: Sequence[int]) -> str:
+    texts = {number: str(number) for number in set(numbers)}
+    return digest([texts[number] for number in numbers])
+
+
+def _named(samples: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A digest of each sample with the name of its class."""
+    ends = {name: framed(name) for name in set(names)}
+    return [digest_framed(framed(of) + ends[name]) for of, name in zip(samples, names, strict=True)]
+
+
 def _samples(dataset: Any) -> list[str]:
     """A digest of each sample of a data set before any transform, in order; empty for one that is not read."""
-    number, found = size_of(dataset), []
-    reads = set(np.linspace(0, number - 1, min(number, MOST_READ), dtype=int).tolist())
+    number = size_of(dataset)
+    found = [""] * number
+    reads = np.linspace(0, number - 1, min(number, MOST_READ), dtype=int)
+    unknown: list[tuple[int, Any, int]] = []
+    for source, rows, places in _sources(dataset, number):
+        if hasattr(source, "contents_of"):
+            for row, content in zip(rows.tolist(), source.contents_of(places), strict=True):
+                found[row] = _of_sample(content)
+        else:
+            read = np.isin(rows, reads)
+            unknown += ((int(row), source, int(at)) for row, at in zip(rows[read], places[read], strict=True))
     with _seeded():
-        for row in range(number):
-            source, index = located(dataset, row)
-            if hasattr(source, "place_of"):
-                source, index = source.place_of(index)
-            known = getattr(source, "content_of", None)
-            read = known is not None or row in reads
-            found.append(digest(_bytes(known(index) if known else source[index])) if read else "")
+        for row, source, place in sorted(unknown, key=lambda of: of[0]):
+            found[row] = _of_sample(source[place])
     return found
+
+
+def _sources(dataset: Any, number: int) -> Located:
+    """What says what the samples are: each with which of them it knows, and their places there."""
+    for source, rows, places in located(dataset, np.arange(number)):
+        if not hasattr(source, "places_of"):
+            yield source, rows, places
+            continue
+        for inner, which, at in source.places_of(places):
+            yield inner, rows[which], at
+
+
+def _of_sample(content: Any) -> str:
+    return digest_framed(framed(content)) if isinstance(content, bytes) else digest(_bytes(content))
 
 
 def _bytes(value: Any) -> list[bytes]:

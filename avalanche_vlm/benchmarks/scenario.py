@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
 from avalanche.benchmarks.scenarios import CLScenario
 from avalanche.benchmarks.scenarios.dataset_scenario import benchmark_from_datasets
@@ -14,17 +15,16 @@ from avalanche.benchmarks.scenarios.supervised import with_classes_timeline
 from avalanche.benchmarks.scenarios.task_aware import with_task_labels
 from avalanche.benchmarks.utils import (
     AvalancheDataset,
-    DataAttribute,
     TaskAwareSupervisedClassificationDataset,
     TransformGroups,
 )
-from avalanche.benchmarks.utils.data_attribute import TaskLabels
 from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.identities import Identities, Images
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace, StreamKind, refuse_long
 from avalanche_vlm.benchmarks.passed_over import PassedOver, StandIns
+from avalanche_vlm.benchmarks.sample_values import Targets, TaskLabels
 from avalanche_vlm.memory.generators import Generator
 
 Transform = Callable[[Any], torch.Tensor]
@@ -38,13 +38,13 @@ def size_of(dataset: Dataset) -> int:
     return len(cast("Sized", dataset))
 
 
-def content_at(images: Any, index: int) -> Any:
-    """What stands for an image when contents are compared: of a file a digest of its bytes, so that nothing is decoded.
+def contents_at(images: Any, rows: Sequence[int] | np.ndarray) -> Iterable[Any]:
+    """What stands for images when contents are compared: of a file a digest of its bytes, so that nothing is decoded.
 
-    :param images: a sequence of images; one that has a method ``content_of(index)`` says itself what stands for each.
-    :param index: place of the image in the sequence.
+    :param images: a sequence of images; one that has a method ``contents_of(rows)`` says itself what stands for them.
+    :param rows: places of the images in the sequence.
     """
-    return images.content_of(index) if hasattr(images, "content_of") else images[index]
+    return images.contents_of(rows) if hasattr(images, "contents_of") else (images[int(row)] for row in rows)
 
 
 class ImageDataset(Dataset):
@@ -72,12 +72,12 @@ class ImageDataset(Dataset):
         row, image = self.stand_ins.read(index, self.targets)
         return image, self.targets[row]
 
-    def content_of(self, index: int) -> Any:
-        """What the image is, for a comparison of contents.
+    def contents_of(self, rows: Sequence[int] | np.ndarray) -> Iterable[Any]:
+        """What images are, for a comparison of contents.
 
-        :param index: place of the sample.
+        :param rows: places of the samples.
         """
-        return content_at(self.images, index)
+        return contents_at(self.images, rows)
 
 
 class PairDataset(Dataset):
@@ -116,12 +116,12 @@ class PairDataset(Dataset):
         row, image = self.stand_ins.read(index)
         return (image, self.captions[row]), self.targets[row]
 
-    def content_of(self, index: int) -> tuple[Any, str]:
-        """What image and caption are, for a comparison of contents.
+    def contents_of(self, rows: Sequence[int] | np.ndarray) -> Iterable[tuple[Any, str]]:
+        """What images and captions are, for a comparison of contents.
 
-        :param index: place of the sample.
+        :param rows: places of the samples.
         """
-        return content_at(self.images, index), self.captions[index]
+        return zip(contents_at(self.images, rows), (self.captions[int(row)] for row in rows), strict=True)
 
 
 def describe_transform(transform: Callable[..., Any]) -> str:
@@ -318,7 +318,7 @@ def as_experience_data(
     return TaskAwareSupervisedClassificationDataset(
         [dataset],
         data_attributes=[
-            DataAttribute(dataset.targets, "targets"),
+            Targets(dataset.targets),
             TaskLabels([task_label] * len(dataset)),  # Avalanche cannot join constants that differ, as GDumb does
         ],
         transform_groups=TransformGroups({"train": (train_transform, None), "eval": (eval_transform, None)}),
@@ -336,5 +336,5 @@ def as_feature_data(
     :return: the data set.
     """
     dataset = ImageDataset(features, y.tolist())
-    labels = [DataAttribute(dataset.targets, "targets"), TaskLabels(task_labels.tolist())]
-    return TaskAwareSupervisedClassificationDataset([dataset], data_attributes=labels)
+    attributes = [Targets(dataset.targets), TaskLabels(task_labels.tolist())]
+    return TaskAwareSupervisedClassificationDataset([dataset], data_attributes=attributes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from avalanche_vlm.benchmarks.scenario import ImageDataset, PairDataset
@@ -29,9 +30,9 @@ class Transformed(Dataset):
         x, y = self.dataset[index]
         return self.transform(x), y
 
-    def content_of(self, index: int) -> Any:
-        """What the raw sample is, for a comparison of contents.
+    def contents_of(self, rows: Sequence[int] | np.ndarray) -> Iterable[Any]:
+        """What raw samples are, for a comparison of contents.
 
-        :param index: place of the sample.
+        :param rows: places of the samples.
         """
-        return self.dataset.content_of(index)
+        return self.dataset.contents_of(rows)

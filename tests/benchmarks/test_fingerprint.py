@@ -27,9 +27,10 @@ from avalanche_vlm._content import digest, file_digest, folder_digest
 from avalanche_vlm.benchmarks import fingerprint
 from avalanche_vlm.benchmarks.fingerprint import data_of, label_space_of, reference_of
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, PromptTemplates
+from avalanche_vlm.benchmarks.places import located
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
-from avalanche_vlm.compat import located, source_datasets, transform_steps
+from avalanche_vlm.compat import source_datasets, transform_steps
 from avalanche_vlm.errors import InputError
 
 SMALL = {"n_train": 8, "n_test": 6, "n_held_out": 8, "n_reference": 8}
@@ -209,14 +210,24 @@ def test_digests_tell_where_parts_end():
     assert digest(["a", "bc"]) == hashlib.blake2b(plain, digest_size=8).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "texts", [["ab", "cd"], ["a", "", "a"], ["é", "a"], ["x" * 200, "y" * 200], ["\ud800", "b"], [""], []]
+)
+def test_texts_that_are_digested_together_have_the_digest_of_one_after_the_other(texts):
+    assert digest(texts) == digest(iter(texts)) == digest(tuple(texts))
+
+
 def test_a_sample_is_traced_to_its_data_set_however_that_was_joined(tiny_pairs):
     first, second = (experience.dataset for experience in tiny_pairs.train_stream)
     joined = ConcatDataset([first.eval().subset([2, 1]), Subset(second, [3])])
-    places = [located(joined, i) for i in range(3)]
-    assert [index for _, index in places] == [2, 1, 3]
-    captions = [source.captions[index] for source, index in places]
-    expected = [located(first, 2)[0].captions[2], located(first, 1)[0].captions[1], located(second, 3)[0].captions[3]]
-    assert captions == expected
+    places = {}
+    for source, rows, at in located(joined, np.arange(3)):
+        places |= {row: (source, place) for row, place in zip(rows.tolist(), at.tolist(), strict=True)}
+    assert [places[row][1] for row in range(3)] == [2, 1, 3]
+    of_first, of_second = (next(source_datasets(of)) for of in (first, second))
+    assert [places[row][0] for row in range(3)] == [of_first, of_first, of_second]
     both: AvalancheDataset = first.concat(second)
-    assert located(both, len(first) + 1)[1] == 1
+    ((source, rows, at),) = located(both, np.array([len(first) + 1]))
+    assert source is of_second and rows.tolist() == [0] and at.tolist() == [1]
+    assert not list(located(both, np.arange(0)))
     assert [type(step).__name__ for step in transform_steps(first, "train")] == ["PairTransform"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from avalanche_vlm.benchmarks.datasets.declaration import TOGETHER, DataSet
 from avalanche_vlm.benchmarks.families.base import Classic, Options, TaskPlan
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.scenario import DataReport, ImageDataset, VLMBenchmark, as_experience_data
-from avalanche_vlm.benchmarks.sources.checking import checked_images
+from avalanche_vlm.benchmarks.sources.checking import left_out
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, raw_images
 from avalanche_vlm.benchmarks.sources.problems import Problems
@@ -164,29 +163,11 @@ def checked_tasks(tasks: Sequence[TaskPlan], root: Path, options: Options, probl
     :param options: options on how images are checked.
     :param problems: takes what is wrong with images.
     """
-    paths = [path for task in tasks for part in (task.train, task.test) for path in part.paths]
-    bad = unreadable_images(paths, root, options, problems)
+    paths = [path for task in tasks for part in (task.train, task.test) for path in part.path_texts]
+    bad = left_out(paths, root, problems, options["check"], options["check_workers"])
     if not bad:
         return list(tasks)
     return [replace(task, train=_without(task.train, bad), test=_without(task.test, bad)) for task in tasks]
-
-
-def unreadable_images(paths: Iterable[Path], root: Path, options: Options, problems: Problems) -> set[Path]:
-    """The image files that cannot be read, each of which is a problem.
-
-    :param paths: image files, any number of times each.
-    :param root: folder of the data sets, whose manifest says which files were checked before.
-    :param options: options on how images are checked.
-    :param problems: takes what is wrong with images.
-    """
-    once = list(dict.fromkeys(paths))
-    bad: set[Path] = set()
-    with closing(checked_images(once, root, options["check"], options["check_workers"])) as sentences:
-        for path, sentence in zip(once, sentences, strict=True):
-            if sentence is not None:
-                problems.add(sentence)
-                bad.add(path)
-    return bad
 
 
 def trained_classes(task: TaskPlan) -> list[Hashable]:
@@ -247,8 +228,9 @@ def _images(part: LabelledPart, ids: Sequence[int], problems: Problems) -> Image
     return ImageDataset(images, np.asarray(ids)[part.labels].tolist(), problems.stand_ins(images))
 
 
-def _without(part: LabelledPart, bad: set[Path]) -> LabelledPart:
-    return part.at([row for row, path in enumerate(part.paths) if path not in bad]) if part.paths else part
+def _without(part: LabelledPart, bad: Collection[str]) -> LabelledPart:
+    paths = part.path_texts
+    return part.at([row for row, path in enumerate(paths) if path not in bad]) if paths else part
 
 
 def _plain(value: Any) -> Any:

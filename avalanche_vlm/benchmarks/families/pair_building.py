@@ -10,16 +10,12 @@ from typing import Any
 from avalanche_vlm.benchmarks.context import note_cut_captions
 from avalanche_vlm.benchmarks.datasets.declaration import PairSet
 from avalanche_vlm.benchmarks.families.base import Options
-from avalanche_vlm.benchmarks.families.building import (
-    clip_transform,
-    note_other_sizes,
-    own_protocol,
-    unreadable_images,
-)
+from avalanche_vlm.benchmarks.families.building import clip_transform, note_other_sizes, own_protocol
 from avalanche_vlm.benchmarks.families.image_text import PairPlan, PairStream
 from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.scenario import DataReport, PairDataset, PairTransform, VLMBenchmark, as_experience_data
 from avalanche_vlm.benchmarks.sources.captioned import CaptionedPart, CaptionedSet
+from avalanche_vlm.benchmarks.sources.checking import left_out
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.errors import InputError
@@ -106,7 +102,7 @@ def other_numbers(of: PairSet, found: CaptionedSet) -> str | None:
 def _readable(plans: list[PairPlan], root: Path, options: Options, problems: Problems) -> list[PairPlan]:
     """The tasks with images that can be read; the others are problems."""
     wanted = [path for plan in plans for rows in (plan.train, plan.test, plan.valid) if rows for path in rows.images]
-    bad = unreadable_images(wanted, root, options, problems)
+    bad = left_out(wanted, root, problems, options["check"], options["check_workers"])
 
     def good(rows: CaptionedPart) -> CaptionedPart:
         return rows.at(row for row, path in enumerate(rows.images) if path not in bad) if bad else rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from avalanche_vlm.benchmarks.scenario import (
     VLMBenchmark,
     as_experience_data,
 )
-from avalanche_vlm.benchmarks.sources.checking import Check, checked_images
+from avalanche_vlm.benchmarks.sources.checking import Check, unreadable
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
@@ -33,9 +32,9 @@ from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
-    """One sample of a user's data: there may be millions.
+    """One sample of a user's data. There may be millions: none is made anew where it is given a split.
 
     :param image: path of the image file.
     :param text: what the class is told by (its name, where nothing else names it), or the caption.
@@ -70,25 +69,20 @@ def readable(
     :param items: samples of all tasks.
     :param problems: takes what is wrong with samples.
     :param data: folder or table of the data set, whose manifest says which files were checked before.
-    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.checked_images`).
+    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.unreadable`).
     :param workers: processes that check; None for one a processor.
     :return: the items, and their images.
     """
-    # Once per file, however many captions it has, and in order, so that "raise" stops at the first.
-    images = list(dict.fromkeys(item.image for item in items))
+    images = list(dict.fromkeys([item.image for item in items]))
     files = look_at(images)
-    wrong: dict[str, str] = {}
-    with closing(checked_images(images, data, check, workers, files)) as sentences:
-        for image, sentence in zip(images, sentences, strict=True):
-            if sentence is not None:
-                wrong[image] = sentence
-                if problems.on_error == "raise":
-                    break
-    for item in items if wrong else ():
+    wrong = unreadable(images, data, check, workers, problems.on_error == "raise", files)
+    if not wrong:
+        return list(items), ReadableImages(images, files)
+    for item in items:
         if (sentence := wrong.get(item.image)) is not None:
             problems.add(f"{item.where}: {sentence}" if item.where else sentence)
     good = np.array([image not in wrong for image in images], dtype=bool)
-    left = [image for image, there in zip(images, good.tolist(), strict=True) if there]
+    left = [image for image in images if image not in wrong]
     return [item for item in items if item.image not in wrong], ReadableImages(left, files.at(good))
 
 
@@ -107,7 +101,7 @@ def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tup
 def split_items(
     items: Sequence[Item], seen: ReadableImages, test_fraction: float, seed: int, by_class: bool, problems: Problems
 ) -> list[Item]:
-    """Give every item without a split one: stratified by task, and by class if asked.
+    """Give every item without a split one, in place: stratified by task, and by class if asked.
 
     Images are split and not rows: one with several captions, classes, tasks or copies is on one side, and where an item
     of it has a split, on that side. A group's split depends on its members and the seed only, unless another group has
@@ -115,6 +109,7 @@ def split_items(
 
     :param seen: the images of the items.
     :param problems: a class (or task) with a single image cannot be split; its notes take what images are on two sides.
+    :return: the items that have a split then, those that had one before all others.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction lies between 0 and 1, not {test_fraction}")
@@ -144,12 +139,10 @@ def split_items(
             wanted = min(len(images) - 1, max(1, round(test_fraction * len(images)))) - tested
             test = {free[i] for i in rng.permutation(len(free))[: max(0, wanted)]}
         sides |= {image: "test" if image in test else "train" for image in free}
-    split = [
-        Item(m.image, m.text, m.task, side, m.where)
-        for members in groups.values()
-        for m in members
-        if (side := sides.get(m.image) or sides.get(same.get(m.image, m.image)))
-    ]
+    split = [member for members in groups.values() for member in members]
+    for member in split:
+        member.split = sides.get(member.image) or sides.get(same.get(member.image, member.image), "")
+    split = [member for member in split if member.split]
     problems.notes += shared([*done, *split], same, by_class)
     return [*done, *split]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -28,8 +28,11 @@ from avalanche_vlm.benchmarks.sources.manifest import (
     manifest_of,
     read_known,
 )
+from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.telling import listener
 from avalanche_vlm.errors import InputError
+
+AnyPath = TypeVar("AnyPath", str, Path)
 
 Check = Literal["none", "fast", "full"]
 """How images are checked before training: not but for being there, by header and length, or decoded."""
@@ -43,25 +46,26 @@ _READ: dict[str, Callable[[Path], Any]] = {"none": refuse_no_file, "fast": check
 _LEVEL = {"none": UNCHECKED, "fast": HEADER, "full": DECODED}
 
 
-def checked_images(
-    paths: Sequence[str | Path],
+def unreadable(
+    paths: Iterable[AnyPath],
     data: Path,
     check: Check = "full",
     workers: int | None = None,
+    first: bool = False,
     files: Files | None = None,
-) -> Generator[str | None, None, None]:
-    """What is wrong with each of some image files, in their order, as soon as it is known.
+) -> dict[AnyPath, str]:
+    """The image files that cannot be read, each with a sentence, in the order of the files.
 
-    What is found in order is kept in the data set's :mod:`~avalanche_vlm.benchmarks.sources.manifest`, also when the
-    caller stops in between; a file that cannot be read is read again the next time.
+    What is found on the way is kept in the data set's :mod:`~avalanche_vlm.benchmarks.sources.manifest`, whatever ends
+    it; a file that cannot be read is read again the next time.
 
-    :param paths: paths of image files, each once.
+    :param paths: paths of image files, any number of times each.
     :param data: folder or table of the data set that they belong to.
     :param check: ``"full"`` decodes every file; ``"fast"`` reads its header and sees whether it ends as its format
         ends, and decodes what it cannot tell; ``"none"`` sees that it is there.
     :param workers: processes that read, 0 for this one; None for one on each processor that this process may use.
-    :param files: what the system says of the files; None to look at them.
-    :return: a sentence for each file that cannot be read, None for each that can.
+    :param first: whether the first file that cannot be read ends it.
+    :param files: what the system says of the files, each of which is among the paths once then; None to look at them.
     :raises InputError: for another ``check``, or a negative number of workers.
     """
     if check not in get_args(Check):
@@ -69,36 +73,49 @@ def checked_images(
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"check_workers is 0 or more, not {workers!r}")
     began = time.time_ns()
-    return _verdicts(paths, data, check, workers, look_at(paths) if files is None else files, began)
-
-
-def _verdicts(
-    paths: Sequence[str | Path], data: Path, check: Check, workers: int | None, files: Files, began: int
-) -> Generator[str | None, None, None]:
+    once = list(dict.fromkeys(paths))
+    files = look_at(once) if files is None else files
     place, wanted = manifest_of(data), _LEVEL[check]
     known = read_known(place)
     levels, digests = known_levels(known, files), known_digests(known, files)
     # What is there needs no look into it where none is wanted.
-    left = levels < wanted if wanted else files.states[:, 0] < 0
-    tell, total, done, found = listener(), int(left.sum()), 0, False
-    rows = np.flatnonzero(left)
+    rows = np.flatnonzero(levels < wanted if wanted else files.states[:, 0] < 0)
+    tell, found, wrong = listener(), False, dict[AnyPath, str]()
     try:
-        with closing(_read(paths, rows, check, workers)) as verdicts:
-            for row, open_ in enumerate(left.tolist()):
-                sentence = None
-                if open_:
-                    sentence, digest = next(verdicts)
-                    done += 1
-                    if sentence is None and wanted:
-                        levels[row], found = wanted, True
-                        digests[row] = digest or digests[row]
-                    if tell is not None and (done % CHUNK == 0 or done == total):
-                        tell(done, total)
-                yield sentence
+        with closing(_read(once, rows, check, workers)) as verdicts:
+            for done, (row, (sentence, digest)) in enumerate(zip(rows.tolist(), verdicts, strict=True), start=1):
+                if sentence is not None:
+                    wrong[once[row]] = sentence
+                elif wanted:
+                    levels[row], found = wanted, True
+                    digests[row] = digest or digests[row]
+                if tell is not None and (done % CHUNK == 0 or done == len(rows)):
+                    tell(done, len(rows))
+                if wrong and first:
+                    break
     finally:
         found_out = remember(place, files, levels, digests, began)
         if found:
             keep_known(place, found_out, began)
+    return wrong
+
+
+def left_out(
+    paths: Iterable[AnyPath], data: Path, problems: Problems, check: Check, workers: int | None, begin: str = ""
+) -> Collection[AnyPath]:
+    """The image files that cannot be read, each of which is a problem.
+
+    :param paths: paths of image files, any number of times each.
+    :param data: folder or table of the data set that they belong to.
+    :param problems: takes what is wrong with images.
+    :param check: how images are checked, as :func:`unreadable` has it.
+    :param workers: processes that check; None for one a processor.
+    :param begin: what each sentence begins with.
+    """
+    wrong = unreadable(paths, data, check, workers, problems.on_error == "raise")
+    for sentence in wrong.values():
+        problems.add(f"{begin}{sentence}")
+    return wrong.keys()
 
 
 Checked = tuple[str | None, int]

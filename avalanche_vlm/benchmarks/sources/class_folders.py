@@ -58,7 +58,7 @@ def of_style(found: LabelledSet, style: str, where: str) -> LabelledSet:
     :raises InputError: if there is no image of the style.
     """
     rows = {
-        part: [row for row, path in enumerate(images.paths) if path.name.partition("_")[0] == style]
+        part: [row for row, path in enumerate(images.path_texts) if os.path.basename(path).partition("_")[0] == style]
         for part, images in found.parts.items()
     }
     if not any(rows.values()):
@@ -118,7 +118,7 @@ def nested_folders(root: Path, folder: str, classes: str) -> LabelledSet:
     return by_class_name({"all": rows}, [name[3:] for name in order])
 
 
-def _images(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[Path, str]]:
+def _images(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     except OSError as error:
@@ -137,6 +137,6 @@ def _images(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple
             for name in sorted(names):
                 if os.path.splitext(name)[1].lower() in EXTENSIONS:
                     none = False
-                    yield Path(above, name), label
+                    yield os.path.join(above, name), label
     if none:
         raise InputError(f"{folder} has no class folders with images")

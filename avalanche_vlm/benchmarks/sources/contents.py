@@ -82,8 +82,8 @@ def content_at_path(path: str | Path) -> str:
         known = found.known
         row = int(known.names[:, 0].searchsorted(wanted))
         if row < len(known.names) and known.names[row].tobytes() == name and tuple(known.states[row].tolist()) == state:
-            if digest := int(known.digests[row]):
-                return as_digits(digest)
+            if known.digests[row]:
+                return as_digits(known.digests[row : row + 1])
             there.append((found, row))
     digits = digest_of(Path(path))
     for found, row in there:
@@ -115,15 +115,15 @@ def digest_of(path: Path) -> str:
     return file_digest(path) if container_of(path) is None else digest_inside(path)
 
 
-def as_digits(number: int) -> str:
-    """A digest as it is written.
+def as_digits(numbers: np.ndarray) -> str:
+    """Digests as they are written, 16 digits each, one behind the other.
 
-    :param number: a whole number of 64 bits with a sign.
+    :param numbers: whole numbers of 64 bits with a sign ``[N]``.
 
-    >>> as_digits(255), as_digits(-1)
-    ('00000000000000ff', 'ffffffffffffffff')
+    >>> as_digits(np.array([255, -1]))
+    '00000000000000ffffffffffffffffff'
     """
-    return f"{number % 2**64:016x}"
+    return numbers.astype(">i8").tobytes().hex()
 
 
 def as_number(digest: str) -> int:

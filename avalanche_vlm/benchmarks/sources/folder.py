@@ -145,17 +145,21 @@ def folder_items(
             problems.add(f"class folder {folder} has no images")
     chosen = [found for found in survey.found if found.task in tasks]
     texts, names = _texts_and_names(root, chosen, class_names, problems, visible)
-    return [Item(of.path, texts[of.task, of.label], of.task, of.split, "") for of in chosen], tasks, names
+    items = []
+    for of in chosen:
+        above, text, task, split = of.folder, texts[of.task, of.label], of.task, of.split
+        items += [Item(above + name, text, task, split, "") for name in of.names]
+    return items, tasks, names
 
 
 def _texts_and_names(
     root: Path, found: Sequence[Found], given: ClassNames | None, problems: Problems, visible: Visible
 ) -> tuple[dict[tuple[str, str], str], Chosen]:
     """What each class is told by, by task and folder, and names for those that a file names."""
-    folders: dict[str, list[str]] = {}
-    for picture in found:
-        if picture.label not in (of_task := folders.setdefault(picture.task, [])):
-            of_task.append(picture.label)
+    of_tasks: dict[str, dict[str, None]] = {}
+    for folder in found:
+        of_tasks.setdefault(folder.task, {})[folder.label] = None
+    folders = {task: list(labels) for task, labels in of_tasks.items()}
     chosen = choose_names(given, [label for labels in folders.values() for label in labels], root)
     texts: dict[tuple[str, str], str] = {}
     notes: list[str] = []

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avalanche_vlm import _given
 from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
-from avalanche_vlm.benchmarks.sources.contents import content_at_path
+from avalanche_vlm.benchmarks.sources.contents import as_digits, contents_of
 from avalanche_vlm.benchmarks.sources.inside import container_of, opened_inside, size_at
+from avalanche_vlm.benchmarks.sources.manifest import look_at
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -49,16 +50,17 @@ class ImageFiles(Sequence[Image.Image]):
     """
 
     def __init__(self, paths: Sequence[Path | str], draft: int | None = None) -> None:
-        self._paths = [os.fspath(path) for path in paths]  # of millions, texts take a third of what paths do
+        self.path_texts = [os.fspath(path) for path in paths]
+        """The paths as texts: of millions, these take a third of what paths do."""
         self.draft = draft
 
     @property
     def paths(self) -> list[Path]:
         """The paths of the images."""
-        return [Path(path) for path in self._paths]
+        return [Path(path) for path in self.path_texts]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.path_texts)
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...
@@ -68,23 +70,25 @@ class ImageFiles(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
         if isinstance(index, slice):
-            return ImageFiles(self._paths[index], self.draft)
-        return read_image(Path(self._paths[index]), self.draft)
+            return ImageFiles(self.path_texts[index], self.draft)
+        return read_image(Path(self.path_texts[index]), self.draft)
 
     def at(self, rows: Sequence[int]) -> ImageFiles:
         """Some of the images, in the order given.
 
         :param rows: places of the images.
         """
-        return ImageFiles([self._paths[row] for row in rows], self.draft)
+        return ImageFiles([self.path_texts[row] for row in rows], self.draft)
 
-    def content_of(self, index: int) -> bytes:
-        """A digest of the file's bytes, which stands for the image where contents are compared.
+    def contents_of(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Digests of files' bytes, which stand for the images where contents are compared.
 
-        :param index: place of the image.
-        :raises InputError: if the file cannot be read.
+        :param rows: places of the images.
+        :raises InputError: if a file cannot be read.
         """
-        return content_at_path(self._paths[index]).encode()
+        paths = [self.path_texts[int(row)] for row in rows]
+        digits = as_digits(contents_of(paths, look_at(paths))).encode()
+        return [digits[at : at + 16] for at in range(0, len(digits), 16)]
 
 
 def read_image(path: Path, draft: int | None = None) -> Image.Image:

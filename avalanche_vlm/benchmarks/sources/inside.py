@@ -4,6 +4,7 @@ Parquet tables (``table.parquet/image/12``). Whoever opens images asks here, and
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,8 @@ from avalanche_vlm.units import human_bytes
 
 INSIDE_BYTES = RECORD_BYTES
 """The most that an image inside another file has which is read."""
+
+_TOGETHER = 1024
 
 _KINDS = {tars.SUFFIX: tars.member_at, cells.SUFFIX: cells.cell_at}
 """By the suffix of the container: what gives the size of what a path leads to, and what reads it."""
@@ -33,6 +36,26 @@ def container_of(path: str | Path) -> Path | None:
     else:  # which is so of every path of most data sets
         return None
     return next((of for of in Path(path).parents if of.suffix.lower() in _KINDS and os.path.isfile(of)), None)
+
+
+def may_lead_inside(paths: Sequence[str]) -> bool:
+    """Whether any of some paths may lead into another file, as far as their texts tell: of most data sets none does.
+
+    :param paths: some hundred paths of images, which are looked at together.
+    """
+    text = "\n".join(paths).lower()
+    return any(suffix in text for suffix in _KINDS)
+
+
+def leading_inside(paths: Sequence[str | Path]) -> Iterator[int]:
+    """The places of the paths that lead into other files.
+
+    :param paths: paths of images.
+    """
+    for start in range(0, len(paths), _TOGETHER):
+        some = [os.fspath(path) for path in paths[start : start + _TOGETHER]]
+        if may_lead_inside(some):
+            yield from (start + row for row, path in enumerate(some) if container_of(path) is not None)
 
 
 def size_at(path: Path) -> int:

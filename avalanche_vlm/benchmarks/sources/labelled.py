@@ -42,6 +42,11 @@ class LabelledPart:
         """The image files; none for pictures in memory."""
         return [] if isinstance(self.images, np.ndarray) else self.images.paths
 
+    @property
+    def path_texts(self) -> list[str]:
+        """The paths of the image files as texts."""
+        return [] if isinstance(self.images, np.ndarray) else self.images.path_texts
+
 
 @dataclass(frozen=True)
 class LabelledSet:
@@ -83,7 +88,7 @@ def raw_images(part: LabelledPart) -> ImageFiles | torch.Tensor:
     return pictures[:, None] if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2)
 
 
-def of_files(images: Iterable[Path], labels: Sequence[int]) -> LabelledPart:
+def of_files(images: Iterable[Path | str], labels: Sequence[int]) -> LabelledPart:
     """A part of image files.
 
     :param images: paths of the N image files.
@@ -101,10 +106,12 @@ def joined(first: LabelledPart, second: LabelledPart) -> LabelledPart:
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first.images, np.ndarray) and isinstance(second.images, np.ndarray):
         return LabelledPart(np.concatenate([first.images, second.images]), labels)
-    return LabelledPart(ImageFiles([*first.paths, *second.paths]), labels)
+    return LabelledPart(ImageFiles([*first.path_texts, *second.path_texts]), labels)
 
 
-def by_class_name(parts: Mapping[str, Sequence[tuple[Path, str]]], order: Sequence[str] | None = None) -> LabelledSet:
+def by_class_name(
+    parts: Mapping[str, Sequence[tuple[Path | str, str]]], order: Sequence[str] | None = None
+) -> LabelledSet:
     """A data set of which lists say which class each image is of.
 
     :param parts: image files and what their classes are called, by part.

@@ -24,15 +24,18 @@ ONE_TASK = "all"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture, and what its folders say of it: there may be millions.
+    """The pictures of a folder, and what it and the folders above say of them. There may be millions: none has an
+    object of its own.
 
-    :param path: the image file.
-    :param task: name of its task's folder.
-    :param label: name of its class folder.
+    :param folder: path of the folder, with the separator behind it.
+    :param names: names of the pictures in it.
+    :param task: name of their task's folder.
+    :param label: name of their class folder.
     :param split: ``""`` where no folder says which.
     """
 
-    path: str
+    folder: str
+    names: Sequence[str]
     task: str
     label: str
     split: Split | Literal[""]
@@ -42,7 +45,7 @@ class Found:
 class Survey:
     """What a folder holds.
 
-    :param found: the pictures in natural order of splits, tasks, classes and names (2 before 10).
+    :param found: the folders with pictures in natural order of splits, tasks, classes and names (2 before 10).
     :param tasks: the tasks in natural order.
     :param empty: task and folder of each class folder without a picture.
     :param notes: a sentence for each kind of file that is left out.
@@ -74,18 +77,24 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     if layout not in get_args(Layout):
         raise InputError(f"layout is auto, class or task/class, not {layout!r}")
     folders: dict[Place, list[str]] = dict(_walk(root, (), ()))
-    pictures = {parts: [name for name in files if _is_picture(name)] for parts, files in folders.items()}
+    pictures: dict[Place, list[str]] = {}
+    others: list[str] = []
+    for parts, files in folders.items():
+        pictures[parts] = [name for name in files if _suffix(name) in EXTENSIONS]
+        if len(pictures[parts]) < len(files):
+            others += [name for name in files if _suffix(name) not in EXTENSIONS]
     inhabited = {parts[:n] for parts, files in pictures.items() if files for n in range(len(parts) + 1)}
     below: dict[Place, list[str]] = {}
     for parts in folders:
         if parts in inhabited and parts:
             below.setdefault(parts[:-1], []).append(parts[-1])
-    placed = {parts: _strip_split(root, parts, below) for parts in folders}
+    splits: dict[Place, bool] = {}
+    placed = {parts: _strip_split(root, parts, below, splits) for parts in folders}
     depths = {parts: len(rest) for parts, (_, rest) in placed.items() if pictures[parts]}
     trained = min((depth for parts, depth in depths.items() if placed[parts][0] == "train"), default=0)
     depths = {parts: n for parts, n in depths.items() if placed[parts][0] not in ("test", "valid") or n >= trained}
     classes_at = _depth_of_classes(root, layout, depths, pictures)
-    survey = Survey(notes=_notes(folders) + _taken_for_splits(below))
+    survey = Survey(notes=_notes(others) + _taken_for_splits(below))
     if not classes_at:
         return survey
     split_on_top = are_splits(below.get((), []))
@@ -109,7 +118,8 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
                 survey.empty.append((task, root.joinpath(*parts)))
             continue
         above, label = os.path.join(root.joinpath(*parts), ""), rest[classes_at - 1]
-        survey.found += [Found(above + name, task, label, split) for name in pictures[parts]]
+        if pictures[parts]:
+            survey.found.append(Found(above, pictures[parts], task, label, split))
     _test_on_train(survey, unlabelled)
     survey.tasks = sorted({found.task for found in survey.found}, key=natural)
     return survey
@@ -127,46 +137,57 @@ def _test_on_train(survey: Survey, unlabelled: dict[str, Path]) -> None:
             )
 
 
-def _walk(folder: Path, parts: Place, above: tuple[Path, ...]) -> Iterator[tuple[Place, list[str]]]:
+def _walk(folder: Path, parts: Place, above: tuple[str, ...]) -> Iterator[tuple[Place, list[str]]]:
     """Every folder with the names of its files, hidden ones left out; links are followed, but not in a circle."""
-    real = folder.resolve()
+    real = os.path.realpath(folder)
     if real in above:
         return
+    files: list[str] = []
+    folders: list[str] = []
     with os.scandir(folder) as entries:
-        children = [(entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
-    children.sort(key=lambda child: natural(child[0]))
-    yield parts, [name for name, is_folder in children if not is_folder]
-    for name, is_folder in children:
-        if is_folder:
-            yield from _walk(folder / name, (*parts, name), (*above, real))
+        for entry in entries:
+            if entry.name[0] != ".":
+                (folders if _is_folder(entry) else files).append(entry.name)
+    yield parts, sorted(files, key=natural)
+    for name in sorted(folders, key=natural):
+        yield from _walk(folder / name, (*parts, name), (*above, real))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # of links in a circle the latter raises
-
-
-def _is_picture(name: str) -> bool:
-    return _suffix(name) in EXTENSIONS
+    # Of links in a circle is_dir raises, where isdir says no.
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    """What ``os.path.splitext`` gives of a name that does not begin with a dot, in lower case."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
-def _strip_split(root: Path, parts: Place, below: dict[Place, list[str]]) -> tuple[Split | Literal[""], Place]:
-    """The split that a folder belongs to, and its place without it."""
+def _splits_among(folder: Path, names: list[str]) -> bool:
+    """Whether folders that lie side by side are splits."""
+    known = [name for name in names if split_of(name)]
+    if are_splits(known) and len(known) < len(names):
+        other = next(name for name in names if name not in known)
+        raise InputError(
+            f"{folder} holds the splits {' and '.join(known)} beside {other!r}: move {other!r} away, or rename the "
+            "folders if they are tasks or classes"
+        )
+    return are_splits(names)
+
+
+def _strip_split(
+    root: Path, parts: Place, below: dict[Place, list[str]], splits: dict[Place, bool]
+) -> tuple[Split | Literal[""], Place]:
+    """The split that a folder belongs to, and its place without it. Which folders hold splits is asked once of each:
+    there may be thousands side by side."""
     for level, name in enumerate(parts[:3]):
-        siblings = below.get(parts[:level], [])
-        split = split_of(name)
-        known = [n for n in siblings if split_of(n)]
-        if are_splits(known) and len(known) < len(siblings):
-            other = next(n for n in siblings if n not in known)
-            raise InputError(
-                f"{root.joinpath(*parts[:level])} holds the splits {' and '.join(known)} beside {other!r}: move "
-                f"{other!r} away, or rename the folders if they are tasks or classes"
-            )
-        rest = (*parts[:level], *parts[level + 1 :])
-        if split and are_splits(siblings):
+        above, split = parts[:level], split_of(name)
+        siblings = below.get(above, [])
+        if above not in splits:
+            splits[above] = _splits_among(root.joinpath(*above), siblings)
+        rest = (*above, *parts[level + 1 :])
+        if split and splits[above]:
             return split, rest
         if split == "train" and level == 0 and siblings == [name]:
             return "", rest  # nothing to measure on: that is split off as where there are no such folders
@@ -193,9 +214,9 @@ def _depth_of_classes(
     return 2 if deep else 1 if shallow else 0
 
 
-def _notes(folders: dict[Place, list[str]]) -> list[str]:
+def _notes(others: Sequence[str]) -> list[str]:
     """A sentence on files that are no images by their names."""
-    left = [name for files in folders.values() for name in files if not _is_picture(name) and name not in DESCRIPTIONS]
+    left = [name for name in others if name not in DESCRIPTIONS]
     if not left:
         return []
     kinds = Counter(_suffix(name) or "no suffix" for name in left)

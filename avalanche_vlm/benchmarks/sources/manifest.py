@@ -8,12 +8,14 @@ cache: one that is damaged, or was written under another version of Pillow, coun
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import warnings
 from array import array
 from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ import torch
 
 from avalanche_vlm._content import digest
 from avalanche_vlm.benchmarks.sources.cache import cache_folder
-from avalanche_vlm.benchmarks.sources.inside import container_of
+from avalanche_vlm.benchmarks.sources.inside import container_of, may_lead_inside
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.storage.locks import Lock
 from avalanche_vlm.storage.tensor_files import TensorFile, write_tensors
@@ -38,6 +40,11 @@ _VERSION = "2"
 _NEVER = -1
 _NOTHING = (_NEVER, _NEVER, _NEVER)
 _MOST = 2**63 - 1
+_SAID = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_dev", "st_ino")
+_KIND = 0o170000
+"""The bits of a file's mode that say whether it is a regular file, a folder or a device."""
+_TOGETHER = 1024
+"""Files that are looked at together."""
 _OTHERS = 2**20
 """Files of a data set that are not among those that were looked at, of which so many stay known at least."""
 _WAIT = 10.0
@@ -106,15 +113,40 @@ def look_at(paths: Sequence[str | Path]) -> Files:
 
     :param paths: paths of image files.
     """
-    # Rows of arrays would take longer than the system does.
     names, states, places, here = bytearray(), array("q"), array("q"), os.getcwd()
-    for path in paths:
-        name, state, place = seen(os.fspath(path), here)
-        names += name
-        states += array("q", state)
-        places += array("q", place)
+    for start in range(0, len(paths), _TOGETHER):
+        some = [os.fspath(path) for path in paths[start : start + _TOGETHER]]
+        plain = None if may_lead_inside(some) else _regular(some)
+        if plain is not None:
+            names += b"".join([_name(path, here) for path in some])
+            states.frombytes(plain[:, 1:4].tobytes())
+            places.frombytes(plain[:, 4:].tobytes())
+            continue
+        for path in some:
+            name, state, place = seen(path, here)
+            names += name
+            states += array("q", state)
+            places += array("q", place)
     two = (np.frombuffer(of, np.int64).reshape(-1, 2) for of in (names, places))
     return Files(next(two), np.frombuffer(states, np.int64).reshape(-1, 3), next(two))
+
+
+def _regular(paths: Sequence[str]) -> np.ndarray | None:
+    """What the system says of files (:data:`_SAID`) ``[N, 6]``, with no step of Python's for any of them; None where
+    one is missing, no regular file, or of numbers that 64 bits do not hold: each is looked at by itself then."""
+    try:
+        said = array("q", chain.from_iterable(map(_SAID, map(os.stat, paths))))
+    except (OSError, ValueError, OverflowError):
+        return None
+    found = np.frombuffer(said, np.int64).reshape(-1, 6)
+    return found if (found[:, 0] & _KIND == stat.S_IFREG).all() else None
+
+
+def _name(path: str, here: str) -> bytes:
+    """A digest of a path: what its file is known by."""
+    whole = path if path[:1] == "/" else os.path.join(here, path)
+    # A table can name what no disk takes.
+    return blake2b(whole.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], tuple[int, int] | bytes]:
@@ -124,8 +156,7 @@ def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], tuple[int, 
     :param here: the folder that relative paths are relative to.
     :return: name, state and place.
     """
-    # A table can name what no disk takes.
-    name = hashlib.blake2b(os.path.join(here, path).encode(errors="surrogatepass"), digest_size=16).digest()
+    name = _name(path, here)
     container = container_of(path)
     try:
         known = os.stat(container or path)
@@ -137,7 +168,7 @@ def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], tuple[int, 
     if container is None:
         return name, state, (known.st_dev & _MOST, known.st_ino & _MOST)
     within = f"{known.st_dev} {known.st_ino} {Path(path).relative_to(container)}".encode(errors="surrogatepass")
-    return name, state, hashlib.blake2b(within, digest_size=16).digest()
+    return name, state, blake2b(within, digest_size=16).digest()
 
 
 def known_levels(manifest: KnownFiles, files: Files) -> np.ndarray:

@@ -7,8 +7,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+_DIGITS = re.compile(r"(\d+)")
 
-def natural(name: str) -> list:
+
+def natural(name: str) -> tuple[list, str]:
     """Sorts ``task2`` before ``task10``; the name itself breaks ties, so that no order depends on the disk.
 
     :param name: what is sorted by.
@@ -16,8 +18,9 @@ def natural(name: str) -> list:
     >>> sorted(["b", "a10", "a2"], key=natural)
     ['a2', 'a10', 'b']
     """
-    parts = re.split(r"(\d+)", name)
-    return [*(by_size(part) if part.isdecimal() else (-1, part.lower()) for part in parts), (-2, name)]
+    parts: list = _DIGITS.split(name.lower())  # text and digits in turn, and text at both ends
+    parts[1::2] = map(by_size, parts[1::2])
+    return parts, name
 
 
 def by_size(digits: str) -> tuple[int, str]:
@@ -28,7 +31,8 @@ def by_size(digits: str) -> tuple[int, str]:
     >>> sorted(["10", "9", "1" + "0" * 5000, "007"], key=by_size)[:3]
     ['007', '9', '10']
     """
-    significant = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    plain = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)
+    significant = plain.lstrip("0")
     return len(significant), significant
 
 

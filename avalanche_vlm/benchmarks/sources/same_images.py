@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from avalanche_vlm.benchmarks.sources.contents import contents_of
-from avalanche_vlm.benchmarks.sources.inside import container_of, content_inside, size_at
+from avalanche_vlm.benchmarks.sources.inside import container_of, content_inside, leading_inside, size_at
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
 from avalanche_vlm.errors import DataWarning
 
@@ -51,8 +51,8 @@ def same_images(images: Sequence[str | Path], files: Files | None = None) -> dic
     first = _first_alike(np.concatenate([files.places, files.states], 1))
     rows = np.flatnonzero(first == np.arange(len(first)))
     sizes = files.states[:, 0].copy()
-    for row in rows.tolist():
-        if container_of(images[row]) is not None:
+    for row in leading_inside(images):
+        if first[row] == row:
             sizes[row] = size_at(Path(images[row]))
     rows = rows[_several(sizes[rows])]
     digests = contents_of([images[row] for row in rows.tolist()], files.at(rows))

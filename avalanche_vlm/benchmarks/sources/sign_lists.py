@@ -31,7 +31,7 @@ def traffic_signs(root: Path, folder: str, train: str, test: str, table: str) ->
         if not name or label is None:
             raise InputError(f"{place}, line {number}: expected an image under Filename and a class under ClassId")
         tested.append((home / test / name, f"{label:05d}"))
-    parts = {"train": list(zip(trained.parts["train"].paths, _keys(trained, order), strict=True)), "test": tested}
+    parts = {"train": list(zip(trained.parts["train"].path_texts, _keys(trained, order), strict=True)), "test": tested}
     return by_class_name(parts, order)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from avalanche.benchmarks.utils import (
     AvalancheDataset,
     DataAttribute,
@@ -18,8 +19,9 @@ from torch.utils.data import Dataset
 from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
+from avalanche_vlm.benchmarks.places import Located, located
 from avalanche_vlm.benchmarks.scenario import PairDataset, VLMBenchmark
-from avalanche_vlm.compat import located, transform_of, untransformed
+from avalanche_vlm.compat import transform_of, untransformed
 from avalanche_vlm.errors import InputError
 
 
@@ -178,10 +180,9 @@ def _numbered(dataset: AvalancheDataset, identities: Identities) -> tuple[list[i
     """Identities of pairs, by the captions and pictures of the data set that they are from; and those of all pairs that
     may take the place of one whose image cannot be read, by the identities that they have there."""
     numbers: dict[int, list[int]] = {}
-    found = []
+    found = [0] * len(dataset)
     stand_ins: dict[int, int] = {}
-    for row in range(len(dataset)):
-        source, place = located(dataset, row)
+    for source, rows, places in located(dataset, np.arange(len(dataset))):
         if not isinstance(source, PairDataset):
             raise InputError(
                 "pairs that say neither picture nor caption of themselves cannot be told from earlier ones"
@@ -190,7 +191,8 @@ def _numbered(dataset: AvalancheDataset, identities: Identities) -> tuple[list[i
             numbers[id(source)] = identities.number(source.images, source.captions)
             if source.stand_ins is not None:
                 stand_ins |= zip(source.targets, numbers[id(source)], strict=True)
-        found.append(numbers[id(source)][place])
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            found[row] = numbers[id(source)][place]
     return found, stand_ins
 
 
@@ -227,18 +229,18 @@ class _Renumbered(Dataset):
         x, y = self.samples[index][:2]
         return x, self.stand_ins.get(int(y), self.targets[index])
 
-    def place_of(self, index: int) -> tuple[Any, int]:
-        """The data set that says what a sample is, for a comparison of contents, and the sample's place there.
+    def places_of(self, rows: np.ndarray) -> Located:
+        """The data sets that say what samples are, for a comparison of contents, as
+        :func:`~avalanche_vlm.benchmarks.places.located` gives them.
 
-        :param index: place of the sample.
+        :param rows: places of the samples.
         """
-        return located(self.samples, index)
+        return located(self.samples, rows)
 
 
 def _sources(dataset: Any) -> Iterator[Any]:
     seen: set[int] = set()
-    for row in range(len(dataset)):
-        source, _ = located(dataset, row)
+    for source, _, _ in located(dataset, np.arange(len(dataset))):
         if id(source) not in seen:
             seen.add(id(source))
             yield source

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from real_files import picture, save, truncate
 
 from avalanche_vlm.benchmarks.sources import checking, manifest
-from avalanche_vlm.benchmarks.sources.checking import checked_images
+from avalanche_vlm.benchmarks.sources.checking import unreadable
 from avalanche_vlm.benchmarks.sources.manifest import HEADER, known_levels, look_at, manifest_of, read_known
 from avalanche_vlm.benchmarks.sources.telling import checks_told
 from avalanche_vlm.errors import DataWarning, InputError
@@ -43,7 +42,9 @@ def read(monkeypatch):
 
 
 def verdicts(files, **options):
-    return list(checked_images(files, files[0].parent, **{"workers": 0} | options))
+    wrong = unreadable(files, files[0].parent, **{"workers": 0} | options)
+    assert [path for path in files if path in wrong] == list(wrong)
+    return [wrong.get(path) for path in files]
 
 
 def test_a_file_is_read_once_and_again_when_it_has_changed(files, read):
@@ -93,10 +94,11 @@ def test_processes_find_what_one_finds_in_its_order(files, monkeypatch):
     assert [row for row, sentence in enumerate(alone) if sentence] == [5, 6] and steps[-1][0] == steps[-1][1] == 2
 
 
-def test_what_was_found_before_the_caller_stopped_is_kept(files, read):
-    coming = checked_images(files, files[0].parent, workers=0)
-    list(islice(coming, 3))
-    coming.close()
+def test_what_was_found_before_the_first_that_cannot_be_read_is_kept(files, read, monkeypatch):
+    monkeypatch.setattr(checking, "CHUNK", 2)
+    earlier(truncate(save(files[3], picture(1, 300, 300))))
+    earlier(truncate(save(files[5], picture(1, 300, 300))))
+    assert [row for row, sentence in enumerate(verdicts(files, first=True)) if sentence] == [3] and read == files[:4]
     read.clear()
     verdicts(files)
     assert read == files[3:]
@@ -121,6 +123,21 @@ def test_other_files_of_a_data_set_stay_known(files, read):
     read.clear()
     verdicts(files)
     assert not read
+
+
+def test_files_that_are_looked_at_together_are_seen_as_each_is_alone(files, monkeypatch, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.utime(files[1], ns=(1, 15 * 10**18))
+    monkeypatch.chdir(files[0].parent)
+    monkeypatch.setattr(manifest, "_TOGETHER", 2)
+    odd = [tmp_path / "pipe", tmp_path, tmp_path / "none.png", "0.png", "\0.png", "a.tar/b.png", *files]
+    found = look_at(odd)
+    alone = [manifest.seen(os.fspath(path), os.getcwd()) for path in odd]
+    assert [tuple(state) for state in found.states.tolist()] == [state for _, state, _ in alone]
+    assert [name.tobytes() for name in found.names] == [name for name, _, _ in alone]
+    wanted = [np.array(place).tobytes() if isinstance(place, tuple) else place for _, _, place in alone]
+    assert [place.tobytes() for place in found.places] == wanted
+    assert (found.states[:3] == -1).all() and (found.names[3] == found.names[6]).all()
 
 
 def test_options_that_do_not_exist_are_named(files):

@@ -161,7 +161,7 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
 def test_image_files_hold_paths_only(tmp_path):
     files = ImageFiles([save(tmp_path / f"{i}.png", picture(i)) for i in range(3)])
     assert len(files) == 3 and files[2].tobytes() == picture(2).tobytes()
-    assert vars(files) == {"_paths": [str(path) for path in files.paths], "draft": None}
+    assert vars(files) == {"path_texts": [str(path) for path in files.paths], "draft": None}
 
 
 def test_damaged_files_are_decoded_or_named_and_nothing_else(tmp_path):

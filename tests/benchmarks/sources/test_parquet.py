@@ -58,7 +58,7 @@ def test_classes_have_the_table_s_names_and_images_its_bytes(tmp_path):
             assert np.array_equal(np.asarray(data.images[place]), np.asarray(picture(number, 20, 30)))
             assert content_inside(data.images.paths[place]) == png(number)
             assert size_at(data.images.paths[place]) == len(png(number))
-    assert len({data.images.content_of(place) for place in range(3)}) == 3
+    assert len(set(data.images.contents_of(range(3)))) == 3
 
 
 def test_a_folder_of_tables_has_the_parts_that_their_names_begin_with(tmp_path):
