@@ -60,8 +60,12 @@ def experiments(request: CompareRequest) -> tuple[list[tuple[str, Experiment]], 
     :raises InputError: for a recipe that does not exist or that the user named though it lacks a resource, and for an
         unusable option.
     """
+    from avalanche_vlm.training.recipes import refuse_unpublished
+
     left_out = {} if request.chosen else {name: lacking(request.stream, name) for name in request.recipes}
     names = [name for name in request.recipes if not left_out.get(name)]
+    if request.train.published and request.stream.benchmark:
+        refuse_unpublished(names, request.stream.benchmark)
     several = [
         (row_of(one, of), experiment(one, of, s)) for s in request.seeds for of in names for one in request.each()
     ]
@@ -80,11 +84,11 @@ def settings(request: TrainingRequest, recipe: str) -> tuple[dict[str, Any], dic
         from its own defaults.
     :raises InputError: for an option that no recipe knows, or a value that it does not take.
     """
-    from avalanche_vlm.training.recipes import published_for, settings_for
+    from avalanche_vlm.training.recipes import get, published_for, settings_for
 
-    if request.train.published:
-        if request.stream.benchmark is None:
-            raise InputError("--published takes settings that were published for a benchmark, and --data is none")
+    if request.train.published and request.stream.benchmark is None:
+        raise InputError("--published takes settings that were published for a benchmark, and --data is none")
+    if request.train.published and request.stream.benchmark and get(recipe).trains:
         train, options, _ = published_for(recipe, request.stream.benchmark)
     else:
         train, options = settings_for(recipe, request.stream.benchmark or "data", request.model.name)

@@ -20,14 +20,18 @@ def published_from(request: TrainingRequest) -> list[str]:
     """Where the published settings that are asked for come from, a sentence for each recipe.
 
     :param request: what was asked for.
-    :raises InputError: if there are none.
+    :raises InputError: if a recipe that trains has none.
     """
-    from avalanche_vlm.training.recipes import published_for
+    from avalanche_vlm.training.recipes import Unpublished, get, published_for
 
     if not request.train.published or request.stream.benchmark is None:
         return []
     found = []
     for name in request.recipe_names():
+        if not get(name).trains:
+            why = "; ".join(of.reason for of in get(name).training if isinstance(of, Unpublished))
+            found.append(f"{name} needs no published settings: {why}")
+            continue
         fields, options, entry = published_for(name, request.stream.benchmark)
         mine, taken = prepare.settings(request, name)
         other = [key for key in {**fields, **mine} if mine.get(key) != fields.get(key) and key not in NOT_PROTOCOL]

@@ -101,6 +101,29 @@ def test_published_settings_are_taken_and_what_is_given_goes_before_them(tmp_pat
         asked(f"--data {tmp_path} --recipe fine-tune --published")
 
 
+def test_what_trains_nothing_needs_no_published_settings_and_all_that_have_none_are_named():
+    from avalanche_vlm.commands import prepare
+    from avalanche_vlm.commands.arguments import parse
+    from avalanche_vlm.commands.published import published_from
+
+    def asked(recipes: str):
+        words = f"compare --out o --benchmark mtil --root x --published --recipes {recipes}"
+        _, request = parse(words.split())
+        return [of.train for _, of in prepare.experiments(request)[0]], published_from(request)
+
+    def alone(words: str):
+        _, request = parse(["run", "--out", "o", "--benchmark", "mtil", "--root", "x", *words.split()])
+        return prepare.experiment(request, request.recipe, 0).train
+
+    (zero_shot, fine_tune), told = asked("zero-shot,fine-tune")
+    assert zero_shot == alone("--recipe zero-shot") == alone("--recipe zero-shot --published")
+    assert fine_tune.iterations == 1000 and "ZSCL's code" in told[1]
+    assert told[0] == "zero-shot needs no published settings: nothing is trained"
+    with pytest.raises(InputError, match=r"recipe lora has no [^\n]*; and recipe l2p has no [^\n]*") as refused:
+        asked("lora,zero-shot,fine-tune,l2p")
+    assert "fine-tune" not in str(refused.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "tasks"), [("mtil", 11), pytest.param("xtail", 10, marks=pytest.mark.grid)])
 def test_all_of_it_from_root_to_table(tmp_path, name, tasks):

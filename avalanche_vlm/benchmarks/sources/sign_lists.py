@@ -31,8 +31,8 @@ def traffic_signs(root: Path, folder: str, train: str, test: str, table: str) ->
         if not name or label is None:
             raise InputError(f"{place}, line {number}: expected an image under Filename and a class under ClassId")
         tested.append((home / test / name, f"{label:05d}"))
-    parts = {"train": list(zip(trained.parts["train"].path_texts, _keys(trained, order), strict=True)), "test": tested}
-    return by_class_name(parts, order)
+    train_rows = list(zip(trained.parts["train"].path_texts, _keys(trained, order), strict=True))
+    return by_class_name({"train": train_rows, "test": tested}, order)
 
 
 def _keys(found: LabelledSet, order: list[str]) -> list[str]:

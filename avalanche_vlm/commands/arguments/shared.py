@@ -30,7 +30,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_settings(parser).add_argument(
         "--published",
         action="store_true",
-        help="settings that the recipe was published with on the benchmark; what else is given here goes before them",
+        help="settings that the recipe was published with on the benchmark; what else is given here goes before them, "
+        "and recipes that train nothing need none",
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from avalanche_vlm.training.recipes.registry import get_recipe as get
     from avalanche_vlm.training.recipes.registry import recipe
     from avalanche_vlm.training.recipes.registry import recipe_names as list
-    from avalanche_vlm.training.recipes.runnable import published_for, settings_for
+    from avalanche_vlm.training.recipes.runnable import published_for, refuse_unpublished, settings_for
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
@@ -57,5 +57,6 @@ __all__ = [
     "parse_options",
     "published_for",
     "recipe",
+    "refuse_unpublished",
     "settings_for",
 ]

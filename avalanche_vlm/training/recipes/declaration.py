@@ -123,9 +123,11 @@ class Unpublished:
     """There are no published training settings.
 
     :param reason: why there are none, or why none are known to us.
+    :param needed: whether training would need some: False where nothing is trained by gradients.
     """
 
     reason: str
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,11 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """The options' defaults, by name."""
         return {name: option.default for name, option in self.options.items()}
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained by gradients."""
+        return all(entry.needed for entry in self.training if isinstance(entry, Unpublished))
 
     @property
     def takes(self) -> tuple[str, ...]:

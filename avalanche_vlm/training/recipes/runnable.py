@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,24 @@ def published_for(recipe: str, benchmark: str) -> tuple[dict[str, Any], dict[str
         **({"train_templates": found.train_templates} if found.train_templates else {}),
     }
     return fields, dict(found.options), found
+
+
+def refuse_unpublished(names: Iterable[str], benchmark: str) -> None:
+    """Refuse recipes that train and have no published settings for a benchmark.
+
+    :param names: names of the recipes.
+    :param benchmark: a benchmark's name.
+    :raises InputError: in one sentence, which names all of them.
+    """
+    wrong = []
+    for name in names:
+        try:
+            if get_recipe(name).trains:
+                published_for(name, benchmark)
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise InputError("; and ".join(wrong))
 
 
 def settled(settings: TrainSettings, recipe: str, kind: StreamKind, plugins: Sequence[Any] = ()) -> TrainSettings:
