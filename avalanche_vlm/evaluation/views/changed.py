@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.places import located
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.compat import located
 from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.tracked import TrackedMetric, most_confused
 from avalanche_vlm.evaluation.views.nearest import nearest_captions, right_captions
@@ -244,6 +245,6 @@ def _pixels(strategy: Strategy, images: torch.Tensor) -> torch.Tensor:
 
 def _caption(dataset: Any, row: int) -> str | None:
     """The caption of a test pair; None where its data set does not say it, or another pair takes its place."""
-    source, place = located(dataset, row)
+    ((source, _, places),) = located(dataset, np.array([row]))
     captions, stand_ins = getattr(source, "captions", None), getattr(source, "stand_ins", None)
-    return None if captions is None or stand_ins is not None else captions[place]
+    return None if captions is None or stand_ins is not None else captions[int(places[0])]
