@@ -74,7 +74,7 @@ def _transformed(steps: tuple[Any, ...], group: str, x: Any) -> Any:
     return sample[0]
 
 
-def parts_of(dataset: Any) -> tuple[Sequence[Any], Sequence[int] | None]:
+def stands_on(dataset: Any) -> tuple[Sequence[Any], Sequence[int] | None]:
     """The data sets that an Avalanche data set was made of, one behind the other, and which of their samples it has in
     which order: None for all of them. Both are private there.
 

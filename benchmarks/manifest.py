@@ -57,7 +57,7 @@ def phase(root: Path, check: str, workers: int, whole: int) -> dict[str, float]:
         has.
     """
     from avalanche_vlm.benchmarks.fingerprint import data_of
-    from avalanche_vlm.benchmarks.sources.checking import unreadable
+    from avalanche_vlm.benchmarks.sources.checking import unreadable_files
     from avalanche_vlm.benchmarks.sources.folder import image_folder_stream
     from avalanche_vlm.benchmarks.transforms import ImageTransform
 
@@ -71,7 +71,7 @@ def phase(root: Path, check: str, workers: int, whole: int) -> dict[str, float]:
             data_of(stream)
     else:
         paths = [f"{folder}/{name}" for folder in sorted(root.iterdir()) for name in sorted(os.listdir(folder))]
-        if unreadable(paths, root, check, workers):
+        if unreadable_files(paths, root, check, workers):
             raise SystemExit("a generated file cannot be read")
     seconds, work = time.perf_counter() - began, processors() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

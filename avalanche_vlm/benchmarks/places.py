@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from avalanche_vlm.compat import parts_of
+from avalanche_vlm.compat import stands_on
 
 Located = Iterator[tuple[Any, np.ndarray, np.ndarray]]
 """Data sets, each with which of some samples are from it, and their places there."""
@@ -21,7 +21,7 @@ def located(dataset: Any, rows: np.ndarray) -> Located:
     """
     if not len(rows):
         return
-    parts, chosen = parts_of(dataset)
+    parts, chosen = stands_on(dataset)
     if not len(parts):
         yield dataset, np.arange(len(rows)), rows
         return

@@ -30,7 +30,7 @@ class AsideReading:
 
     :param model: the model whose evaluation transform and tokenizer read the samples.
     :param problems: takes what is wrong with samples, and what else is to be said.
-    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.unreadable`).
+    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.unreadable_files`).
     :param check_workers: processes that check; None for one a processor.
     """
 

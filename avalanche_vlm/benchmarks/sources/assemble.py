@@ -22,7 +22,7 @@ from avalanche_vlm.benchmarks.scenario import (
     VLMBenchmark,
     as_experience_data,
 )
-from avalanche_vlm.benchmarks.sources.checking import Check, unreadable
+from avalanche_vlm.benchmarks.sources.checking import Check, unreadable_files
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
@@ -69,13 +69,13 @@ def readable(
     :param items: samples of all tasks.
     :param problems: takes what is wrong with samples.
     :param data: folder or table of the data set, whose manifest says which files were checked before.
-    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.unreadable`).
+    :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.unreadable_files`).
     :param workers: processes that check; None for one a processor.
     :return: the items, and their images.
     """
     images = list(dict.fromkeys([item.image for item in items]))
     files = look_at(images)
-    wrong = unreadable(images, data, check, workers, problems.on_error == "raise", files)
+    wrong = unreadable_files(images, data, check, workers, problems.on_error == "raise", files)
     if not wrong:
         return list(items), ReadableImages(images, files)
     for item in items:

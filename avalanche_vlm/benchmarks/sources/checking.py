@@ -46,7 +46,7 @@ _READ: dict[str, Callable[[Path], Any]] = {"none": refuse_no_file, "fast": check
 _LEVEL = {"none": UNCHECKED, "fast": HEADER, "full": DECODED}
 
 
-def unreadable(
+def unreadable_files(
     paths: Iterable[AnyPath],
     data: Path,
     check: Check = "full",
@@ -108,11 +108,11 @@ def left_out(
     :param paths: paths of image files, any number of times each.
     :param data: folder or table of the data set that they belong to.
     :param problems: takes what is wrong with images.
-    :param check: how images are checked, as :func:`unreadable` has it.
+    :param check: how images are checked, as :func:`unreadable_files` has it.
     :param workers: processes that check; None for one a processor.
     :param begin: what each sentence begins with.
     """
-    wrong = unreadable(paths, data, check, workers, problems.on_error == "raise")
+    wrong = unreadable_files(paths, data, check, workers, problems.on_error == "raise")
     for sentence in wrong.values():
         problems.add(f"{begin}{sentence}")
     return wrong.keys()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from real_files import picture, save, truncate
 
 from avalanche_vlm.benchmarks.sources import checking, manifest
-from avalanche_vlm.benchmarks.sources.checking import unreadable
+from avalanche_vlm.benchmarks.sources.checking import unreadable_files
 from avalanche_vlm.benchmarks.sources.manifest import HEADER, known_levels, look_at, manifest_of, read_known
 from avalanche_vlm.benchmarks.sources.telling import checks_told
 from avalanche_vlm.errors import DataWarning, InputError
@@ -42,7 +42,7 @@ def read(monkeypatch):
 
 
 def verdicts(files, **options):
-    wrong = unreadable(files, files[0].parent, **{"workers": 0} | options)
+    wrong = unreadable_files(files, files[0].parent, **{"workers": 0} | options)
     assert [path for path in files if path in wrong] == list(wrong)
     return [wrong.get(path) for path in files]
 

@@ -14,7 +14,7 @@ from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks import image_folder_stream
 from avalanche_vlm.benchmarks.fingerprint import data_of
 from avalanche_vlm.benchmarks.sources import contents
-from avalanche_vlm.benchmarks.sources.checking import unreadable
+from avalanche_vlm.benchmarks.sources.checking import unreadable_files
 from avalanche_vlm.benchmarks.sources.contents import (
     as_digits,
     as_number,
@@ -90,7 +90,7 @@ def test_what_a_look_at_headers_does_not_tell_is_read_once_and_kept(files, read,
 
 
 def test_a_file_that_changes_is_read_again_whatever_its_size_and_time_say(files, read):
-    unreadable(files, files[0].parent.parent, workers=0)
+    unreadable_files(files, files[0].parent.parent, workers=0)
     before, known = content_at_path(files[3]), files[3].stat()
     content = bytearray(files[3].read_bytes())
     content[-20] ^= 1
@@ -102,14 +102,14 @@ def test_a_file_that_changes_is_read_again_whatever_its_size_and_time_say(files,
 
 def test_a_file_that_is_written_anew_within_a_process_is_kept_as_it_is(files, read):
     root = files[0].parent.parent
-    unreadable(files, root, workers=0)
+    unreadable_files(files, root, workers=0)
     known, content = files[3].stat(), bytearray(files[3].read_bytes())
     content[-20] ^= 1
     files[3].write_bytes(save(files[3].with_suffix(".bmp"), picture(3, 12, 12)).read_bytes())
-    unreadable(files, root, workers=0)
+    unreadable_files(files, root, workers=0)
     files[3].write_bytes(content)
     os.utime(files[3], ns=(known.st_atime_ns, known.st_mtime_ns))
-    unreadable(files, root, workers=0)
+    unreadable_files(files, root, workers=0)
     digests = known_digests(read_known(manifest_of(root)), look_at(files))
     _content._of_file.cache_clear()
     assert as_digits(digests[3:4]) == file_digest(files[3]) or not digests[3]
@@ -123,17 +123,17 @@ def levels_and_digests(files):
 def test_who_knows_less_takes_nothing_from_what_others_found(files, read, monkeypatch):
     """One process looks, another one checks, and the first one writes down what it has read."""
     root = files[0].parent.parent
-    unreadable(files, root, check="none")
+    unreadable_files(files, root, check="none")
     first = dict(contents._FOUND)
     another_start(monkeypatch)
-    unreadable(files[:6], root, workers=0)
+    unreadable_files(files[:6], root, workers=0)
     monkeypatch.setattr(contents, "_FOUND", first)
     with contents_kept():
         content_at_path(files[7])
     assert levels_and_digests(files) == ([2] * 6 + [0] * 2, [True] * 6 + [False, True])
     earlier(save(files[2], picture(77, 12, 13)))
     another_start(monkeypatch)
-    unreadable(files[:6], root, check="fast")
+    unreadable_files(files[:6], root, check="fast")
     monkeypatch.setattr(contents, "_FOUND", first)
     with contents_kept():  # of a file that has changed since it looked
         content_at_path(files[6])
@@ -142,10 +142,10 @@ def test_who_knows_less_takes_nothing_from_what_others_found(files, read, monkey
 
 def test_a_few_files_leave_the_others_known(files, read, monkeypatch):
     root = files[0].parent.parent
-    unreadable(files, root, workers=0)
+    unreadable_files(files, root, workers=0)
     another_start(monkeypatch)
     with contents_kept():
-        unreadable([files[0]], root, check="none")
+        unreadable_files([files[0]], root, check="none")
         content_at_path(files[0])
     assert levels_and_digests(files) == ([2] * 8, [True] * 8)
 
@@ -153,22 +153,22 @@ def test_a_few_files_leave_the_others_known(files, read, monkeypatch):
 def test_what_was_read_is_not_lost_when_the_data_are_opened_again(files, read, monkeypatch):
     root = files[0].parent.parent
     for _ in range(2):
-        unreadable(files, root, check="none")
+        unreadable_files(files, root, check="none")
         content_at_path(files[1])
-    unreadable(files, root, check="none")
+    unreadable_files(files, root, check="none")
     assert read == [files[1]]
     with pytest.raises(KeyboardInterrupt), contents_kept():
         raise KeyboardInterrupt
     assert levels_and_digests(files)[1] == [False, True, *[False] * 6]
     content_at_path(files[2])
     for number in range(contents._MOST):  # which pushes it out
-        unreadable(files[:1], files[0].parent / str(number), check="none")
+        unreadable_files(files[:1], files[0].parent / str(number), check="none")
     assert levels_and_digests(files)[1] == [False, True, True, *[False] * 5]
 
 
 def test_a_file_that_is_no_more_is_not_what_it_was(files, read, monkeypatch):
     os.utime(files[0], ns=(1, 15 * 10**18))
-    unreadable(files, files[0].parent.parent, workers=0)
+    unreadable_files(files, files[0].parent.parent, workers=0)
     files[0].unlink()
     _content._of_file.cache_clear()
     with pytest.raises(InputError, match="cannot read"):
@@ -186,7 +186,7 @@ def test_a_folder_that_one_stands_in_has_the_same_manifest(files, read, monkeypa
 
 def test_data_sets_that_share_files_and_files_of_none_are_known(files, read, tmp_path):
     for place in (tmp_path / "one", tmp_path / "two"):
-        unreadable(files[:5], place, check="none")
+        unreadable_files(files[:5], place, check="none")
     content_at_path(files[0])
     content_at_path(files[0])
     content_at_path(files[7])
@@ -197,7 +197,7 @@ def test_data_sets_that_share_files_and_files_of_none_are_known(files, read, tmp
 
 def test_a_long_life_forgets_what_it_saw_first(files, read, tmp_path):
     for number in range(contents._MOST + 3):
-        unreadable(files[:1], tmp_path / str(number), check="none")
+        unreadable_files(files[:1], tmp_path / str(number), check="none")
     assert len(contents._FOUND) == contents._MOST
 
 
