@@ -13,6 +13,8 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.results import LEDGER
 from avalanche_vlm.studies.outcome import Outcome
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 
 @pytest.mark.slow
 def test_run_leaves_a_model_with_what_it_came_to(tmp_path):

@@ -18,6 +18,8 @@ from avalanche_vlm.artifacts import load
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.compat import source_datasets
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 PAGE = Path(__file__).parents[2] / "docs/living_models.md"
 QUICK = ["--epochs", "1", "--batch-size", "8", "--warmup", "1", "--quiet", "--threads", "1"]
 

@@ -26,6 +26,8 @@ from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 
 def table(path: Path) -> list[tuple[str, int, float]]:
     return [(row["metric"], int(row["step"]), float(row["value"])) for row in csv.DictReader(path.open())]

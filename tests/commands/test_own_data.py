@@ -11,6 +11,8 @@ from small_runs import read, run
 from avalanche_vlm import cli
 from avalanche_vlm.catalogue import COMPARED
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 
 def test_a_users_own_folder_with_a_corrupt_file(tmp_path, capsys):
     from PIL import Image

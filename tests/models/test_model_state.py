@@ -42,6 +42,8 @@ from avalanche_vlm.models.modules.tail import TailLowRank
 from avalanche_vlm.models.modules.tokens import inject_image_prompts, inject_text_prompts
 from avalanche_vlm.models.routers import CalibratedRouter, ReferenceGate, create_router, list_routers
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SPACE = LabelSpace(
     ("star", "heart", "red", "blue", "green", "ring"),
     ((0, 1), (2, 3), (4, 5)),

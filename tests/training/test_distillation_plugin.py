@@ -25,6 +25,8 @@ from avalanche_vlm.training.reference import CurrentBatch, ReferenceSet, random_
 from avalanche_vlm.training.teachers import InitialTeacher, MomentumTeacher, MovingAverageTeacher, PreviousTeacher
 from avalanche_vlm.training.teachers.base import Side
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SENTENCES = ["a red star", "two circles", "something else", "a blue heart", "no picture"]
 
 

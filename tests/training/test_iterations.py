@@ -14,6 +14,8 @@ from avalanche_vlm.studies.strategy import strategy_of
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 
 @pytest.mark.parametrize("name", ["fine-tune", "replay", "icarl", "proof"])
 @pytest.mark.parametrize("iterations", [1, 7])

@@ -22,6 +22,8 @@ from avalanche_vlm.studies.living.records import read_record
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 SIZES = {"n_train": 12, "n_test": 6, "n_held_out": 6, "n_reference": 6}
 ALL = {"max_forget": 100, "max_zero_shot_loss": 100}
 

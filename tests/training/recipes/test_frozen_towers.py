@@ -15,6 +15,8 @@ from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.weights.average import snapshot
 
+pytestmark = pytest.mark.usefixtures("narrow_tiny")
+
 OPTIONS = {**LESS, "nusa": {"tail_energy": 0.3}}
 """Options that make a recipe quick, or give random weights a tail."""
 QUICK = ("nusa", "gnsp")
