@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
         r"\.(AlternativeValues|MetricValue|SupervisedStrategyProtocol|TaskAwareSupervisedClassificationDataset)",
     ),
     # Aliases in signatures beside names that are imported for type checkers alone, so that none of them is resolved.
-    (r"py:class", r"OnError"),
+    (r"py:class", r"OnError|Table"),
     # What pydantic keeps of a type's range.
     (
         r"py:class",
