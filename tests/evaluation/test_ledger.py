@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from avalanche.training.plugins import ReplayPlugin
-from mini import mini
+from mini import shallow
 from quick import LESS, QUICK, one_each
 
 from avalanche_vlm.evaluation.ledger import Ledger, fingerprints
@@ -68,7 +68,7 @@ def outcome_of(streams):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 known[key] = run_experiment(
-                    streams[kind], name, model=mini(), settings=train, options=options, evaluate=False
+                    streams[kind], name, model=shallow(), settings=train, options=options, evaluate=False
                 )
         return known[key]
 
@@ -87,7 +87,7 @@ def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
     assert entry["reference_pairs_needed"] == ("reference" in recipes.get(name).needs or name in REFERENCE_IF_GIVEN)
     assert entry["task_id_needed"] == (kind == "classes")  # these classes compete within their task
     # Whoever leaves the pretrained weights alone can go back to them, and nobody else can.
-    untouched = fingerprints(mini()) <= fingerprints(model)
+    untouched = fingerprints(shallow()) <= fingerprints(model)
     assert entry["reversible"] == untouched == ("weights" not in entry["artifacts"])
     if recipes.get(name).family == "PEA" and name not in MERGED:
         assert untouched
@@ -95,7 +95,7 @@ def test_every_recipe_says_what_it_keeps_and_changes(outcome_of, name, kind):
         assert "modules" in entry["artifacts"] and entry["added_parameters"] > 0
     assert entry["stored_ram_bytes"] + entry["stored_disk_bytes"] == outcome.result["costs"]["stored_bytes"]
     assert entry["training_flops_per_sample"] > 0 or name == "zero-shot"
-    assert entry["inference_flops_per_sample"] > 2e6
+    assert entry["inference_flops_per_sample"] > 5.6e5  # five tokens through three blocks, and the patches
 
 
 def test_reference_pairs_count_where_a_training_uses_them(streams):
@@ -104,7 +104,7 @@ def test_reference_pairs_count_where_a_training_uses_them(streams):
     assert recipes.get("s-prompts").uses([], {}) == () and recipes.get("zscl").uses(["generator"], {}) == ()
     assert recipes.get("gift").uses(["reference", "generator"], {}) == ("generator", "reference")
     # A gate that a user puts into a model counts as much as a recipe's.
-    model = mini()
+    model = shallow()
     ledger = Ledger(model, streams["classes"])
     model.set_label_space(streams["classes"].label_space)
     assert not ledger.entry((), [], 1.0)["reference_pairs_needed"]
@@ -113,7 +113,7 @@ def test_reference_pairs_count_where_a_training_uses_them(streams):
 
 
 def test_switching_modules_off_gives_the_pretrained_answers_back(outcome_of, streams):
-    model, plain = outcome_of("lora").strategy.model, mini()
+    model, plain = outcome_of("lora").strategy.model, shallow()
     x = torch.rand(4, 3, 32, 32)
     model.eval()
     with torch.no_grad(), model.routed.pool.using(None):
@@ -167,7 +167,7 @@ def test_counting_changes_no_result(streams):
     x, y = torch.rand(8, 3, 32, 32), torch.arange(8) % 10
     losses = []
     for counted in (False, True):
-        model = mini()
+        model = shallow()
         model.set_label_space(streams["classes"].label_space)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for _ in range(3):
@@ -221,7 +221,7 @@ def test_plugins_of_a_user_count_as_they_declare_and_as_unknown_if_they_do_not(s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = TrainSettings(lr=1e-3, epochs=1, batch_size=8)
-        model = mini()
+        model = shallow()
         outcome = run_experiment(
             streams["classes"], "fine-tune", model=model, settings=settings, plugins=[plugin], evaluate=False
         )
@@ -235,7 +235,8 @@ def test_what_will_keep_pictures_is_known_before_it_does(streams):
         name
         for name in ("fine-tune", "replay", "icarl", "tic-cumulative", "proof", "lora", "text-replay", "ewc-clip")
         if any(
-            part.may_keep_raw_data() for part in stateful_parts(recipes.build(name, model=mini(), **LESS.get(name, {})))
+            part.may_keep_raw_data()
+            for part in stateful_parts(recipes.build(name, model=shallow(), **LESS.get(name, {})))
         )
     }
     assert found == expected
@@ -256,7 +257,7 @@ def test_operations_are_those_that_torch_counts_too(streams):
 def test_samples_of_a_broken_off_pass_are_counted_as_they_were_trained(streams):
     settings = TrainSettings(lr=1e-3, iterations=3, batch_size=12)  # not a divisor of the samples of a task
     assert len(streams["classes"].train_stream[0].dataset) % 12
-    found = run_experiment(streams["classes"], "fine-tune", model=mini(), settings=settings, evaluate=False).ledger
+    found = run_experiment(streams["classes"], "fine-tune", model=shallow(), settings=settings, evaluate=False).ledger
     assert found["extra_forward_passes_per_sample"] == found["extra_backward_passes_per_sample"] == 0
 
 
@@ -270,7 +271,8 @@ def test_a_run_that_fails_leaves_no_counter_behind(streams, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(streams["classes"], "fine-tune", model=mini(), settings=settings, progress=stop, evaluate=False)
+        given = {"model": shallow(), "settings": settings, "progress": stop}
+        run_experiment(streams["classes"], "fine-tune", **given, evaluate=False)
     assert not _get_current_dispatch_mode_stack()
     assert not torch.nn.modules.module._global_forward_hooks
 
@@ -284,7 +286,7 @@ def test_what_probes_look_at_is_no_cost_of_the_recipe(streams, outcome_of):
         probed = run_experiment(
             streams["classes"],
             "replay",
-            model=mini(),
+            model=shallow(),
             settings=TrainSettings(lr=1e-3, epochs=1, batch_size=8),
             options={"batch_size": 8},
             metrics=[DriftProbe(held_out[0]), InterferenceProbe(samples=8), ErosionProbe(held_out)],

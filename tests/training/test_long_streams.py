@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from mini import mini
+from mini import shallow
 from quick import LESS, slow_but_for_some
 from torch import nn
 
@@ -56,7 +56,7 @@ def look(strategy: VLMNaive, plugins: list[Any]) -> tuple[int, int, Counter[type
 
 def looks(name: str, months: Any, further: Iterable[VLMPlugin] = ()) -> list[tuple[int, int, Counter[type], int]]:
     settings = settled(TrainSettings(epochs=1, lr=1e-5), name, "classes")
-    model = mini()
+    model = shallow()
     model.set_label_space(months.label_space)
     model.competing.in_training = settings.train_classes or "current"
     plugins = recipes.build(name, model=model, **resources(name, months), **LESS.get(name, {}))
@@ -115,7 +115,7 @@ def test_what_leaks_is_seen(months):
 
 
 def test_an_evaluator_keeps_no_history(months):
-    strategy = strategy_of(mini(), "classes", TrainSettings(), [], PerformanceMatrix(), device="cpu")
+    strategy = strategy_of(shallow(), "classes", TrainSettings(), [], PerformanceMatrix(), device="cpu")
     strategy.model.set_label_space(months.label_space)
     for _ in range(3):
         strategy.eval(months.test_stream[:2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
-from mini import mini
+from mini import shallow
 from quick import slow_but_for_some
 from trained import build, short_stream
 
@@ -41,7 +41,7 @@ def trained(recipe, kind, amp="fp16", scale=2.0**10, extra=(), lr=1e-3, **how):
     """A strategy and what its steps did, its loss scaled by ``scale`` at first and by a millionth of it after each step
     that overflows."""
     benchmark = short_stream(kind)
-    found, steps = build(recipe, benchmark, mini), Steps()
+    found, steps = build(recipe, benchmark, shallow), Steps()
     strategy = VLMNaive(
         model=found.model,
         optimizer=torch.optim.AdamW(found.model.parameters(), lr=lr),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mini import mini
+from mini import shallow
 from quick import LESS, QUICK, one_each, slow_but_for_some
 from recording import Recorder, naive
 
@@ -54,7 +54,7 @@ def streams():
 
 
 def built(name, kind, streams, options):
-    model, benchmark = mini(), streams[kind]
+    model, benchmark = shallow(), streams[kind]
     if kind == "classes":
         model.set_label_space(benchmark.label_space)
     resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}

@@ -16,7 +16,7 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mini import mini
+from mini import shallow
 from quick import QUICK, one_each
 from torch.utils.data import DataLoader
 
@@ -66,7 +66,7 @@ def trained(tiny_benchmark, tiny_pairs):
         if (name, kind) not in cache:
             torch.manual_seed(0)
             benchmark = tiny_benchmark if kind == "classes" else tiny_pairs
-            model = mini()
+            model = shallow()
             resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
             # Budgets that fill up, as they do in use.
             options = {"max_bytes": 100_000} if "max_bytes" in recipes.get(name).settings else {}

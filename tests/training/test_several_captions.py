@@ -10,7 +10,7 @@ import pytest
 import torch
 from avalanche.training import plugins as stock
 from avalanche.training.storage_policy import ClassBalancedBuffer, ExperienceBalancedBuffer, ReservoirSamplingBuffer
-from mini import mini
+from mini import shallow
 from quick import LESS, slow_but_for_some
 from recording import naive
 from several import several_captions
@@ -38,7 +38,7 @@ STOCK: dict[str, Callable] = {
 
 @pytest.fixture(scope="module")
 def stream():
-    return several_captions(mini())
+    return several_captions(shallow())
 
 
 def test_the_stream_has_what_it_is_for(stream):
@@ -54,7 +54,7 @@ def test_every_recipe_trains(stream, name):
     torch.manual_seed(0)
     options = {**LESS.get(name, {}), **({"max_bytes": 40_000} if "max_bytes" in recipes.get(name).settings else {})}
     outcome = run_experiment(
-        stream, name, model=mini(), settings=TrainSettings(lr=1e-3, epochs=1, batch_size=8), options=options
+        stream, name, model=shallow(), settings=TrainSettings(lr=1e-3, epochs=1, batch_size=8), options=options
     )
     model, rows = outcome.strategy.model, outcome.result["matrix"]
     assert all(torch.isfinite(p).all() for p in model.parameters())
@@ -68,7 +68,7 @@ def test_every_recipe_trains(stream, name):
 @pytest.mark.parametrize("name", slow_but_for_some(STOCK, ["class-balanced"]))
 def test_stock_plugins_take_identities_as_they_are(stream, name):
     torch.manual_seed(0)
-    model = mini()
+    model = shallow()
     strategy = naive(model, [STOCK[name]()])
     strategy._criterion = criterion_for("pairs", model)
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from mini import mini
+from mini import shallow
 from quick import QUICK, one_each
 from recording import naive
 
@@ -41,7 +41,7 @@ class Drawing(PicturebookGenerator):
 
 
 def stream(visible: str) -> VLMBenchmark:
-    model, draw = mini(), torch.Generator().manual_seed(0)
+    model, draw = shallow(), torch.Generator().manual_seed(0)
     template = PromptTemplates("plain", ("a {}",))
     tasks = [(f"task {t}", WORDS[2 * t : 2 * t + 2], template) for t in range(3)]
 
@@ -115,7 +115,7 @@ def watched(monkeypatch):
 
 
 def _watched(monkeypatch, name: str, visible: str, **settings) -> Watch:
-    benchmark, model = stream(visible), mini()
+    benchmark, model = stream(visible), shallow()
     watch = Watch(model, benchmark.generator, monkeypatch)
     run_experiment(
         benchmark,
@@ -163,7 +163,7 @@ def test_replayed_samples_bring_the_classes_of_their_tasks(watched, visible):
 
 @pytest.mark.parametrize("name", recipes.list(kind="classes"))
 def test_what_a_recipe_declares_is_what_its_plugins_ask_for(name):
-    benchmark, model = stream("union"), mini()
+    benchmark, model = stream("union"), shallow()
     model.set_label_space(benchmark.label_space)
     resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
     plugins = recipes.build(name, model=model, **resources)
@@ -180,14 +180,14 @@ class NeedsCurrent(VLMPlugin):
 
 
 def run(name: str, plugins=(), model=None, **settings):
-    model = model or mini()
+    model = model or shallow()
     settings = TrainSettings(lr=1e-4, epochs=1, batch_size=N, **settings)
     outcome = run_experiment(stream("union"), name, model=model, settings=settings, plugins=plugins, evaluate=False)
     return model, outcome.result["protocol"]["train"]["train_classes"]
 
 
 def test_what_a_plugin_beside_the_recipe_needs_is_done_and_told():
-    model, memory = mini(), ExemplarMemory(2**16)
+    model, memory = shallow(), ExemplarMemory(2**16)
     _, told = run("fine-tune", [ExemplarReplayPlugin(model, memory), NearestMeanPlugin(model, memory)], model)
     assert told == model.competing.in_training == "seen"
     model, told = run("fine-tune", [NeedsCurrent()])
@@ -229,13 +229,13 @@ def test_a_recipe_that_does_not_declare_its_classes_is_refused(by_hand):
 
 
 def test_a_plugin_has_its_classes_in_a_stock_strategy_too():
-    benchmark, model = stream("union"), mini()
+    benchmark, model = stream("union"), shallow()
     strategy = naive(model, [NeedsSeen()])
     for experience in benchmark.train_stream:
         strategy.train(experience)
     assert model.competing.in_training == "seen"
     with pytest.raises(InputError, match="cannot have both"):
-        naive(mini(), [NeedsSeen(), NeedsCurrent()]).train(benchmark.train_stream[0])
+        naive(shallow(), [NeedsSeen(), NeedsCurrent()]).train(benchmark.train_stream[0])
 
 
 def test_a_method_that_needs_all_classes_met_is_not_run_without(watched):
@@ -246,7 +246,7 @@ def test_a_method_that_needs_all_classes_met_is_not_run_without(watched):
 def test_smoothing_and_classes_are_no_settings_of_captions(tiny_pairs):
     for wrong in ({"label_smoothing": 0.1}, {"train_classes": "seen"}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} is about class labels"):
-            run_experiment(tiny_pairs, "fine-tune", model=mini(), settings=TrainSettings(**wrong))
+            run_experiment(tiny_pairs, "fine-tune", model=shallow(), settings=TrainSettings(**wrong))
 
 
 @pytest.mark.parametrize("wrong", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"train_classes": "all"}])

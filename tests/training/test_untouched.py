@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from mini import mini
+from mini import shallow
 from quick import slow_but_for_some
 from torch.utils.data import DataLoader
 
@@ -25,7 +25,7 @@ def streams(tiny_benchmark, tiny_pairs):
 def built(name, kind, streams):
     """A model with a recipe, as the first evaluation finds it."""
     benchmark = streams[kind]
-    model = mini()
+    model = shallow()
     if kind == "classes":
         model.set_label_space(benchmark.label_space)
     resources = {what: getattr(benchmark, what) for what in recipes.get(name).takes}
