@@ -15,7 +15,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from avalanche_vlm._memory import free_memory
-from avalanche_vlm.compat import OperatorMode
+from avalanche_vlm.compat.tensors import OperatorMode
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import human_bytes
 

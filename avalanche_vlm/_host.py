@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from avalanche_vlm.compat import version_of
+from avalanche_vlm.compat.tensors import version_of
 
 _KNOWN = "values_on_the_host"
 """The attribute of a tensor with its values on the host, and with how often it had been written to. It is gone with the

@@ -9,7 +9,7 @@ from torch import nn
 
 from avalanche_vlm.artifacts.open_clip_folder import towers_decide, write_open_clip
 from avalanche_vlm.artifacts.shared_copies import check_module, shared_copy, with_one_module
-from avalanche_vlm.compat import code_of_models
+from avalanche_vlm.compat.code import code_of_models
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.folders import LOCAL

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from avalanche_vlm.benchmarks.label_space import LabelSpace
-from avalanche_vlm.compat import source_datasets
+from avalanche_vlm.compat.data_sets import source_datasets
 from avalanche_vlm.errors import DataWarning, InputError
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from avalanche_vlm.benchmarks.relabelling import (
 from avalanche_vlm.benchmarks.scenario import DataReport, HeldOutSet, PairTransform, ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.name_lists import ClassNames, names_of_ids
-from avalanche_vlm.compat import untransformed
+from avalanche_vlm.compat.data_sets import untransformed
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.generators import Generator
 

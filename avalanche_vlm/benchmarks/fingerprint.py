@@ -24,7 +24,7 @@ from avalanche_vlm.benchmarks.scenario import (
     size_of,
 )
 from avalanche_vlm.benchmarks.sources.contents import contents_kept
-from avalanche_vlm.compat import transform_steps
+from avalanche_vlm.compat.data_sets import transform_steps
 from avalanche_vlm.memory.settings import tensor_content
 
 MOST_READ = 1000

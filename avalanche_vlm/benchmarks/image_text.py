@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from avalanche_vlm._host import rows_of_all, sliced, to_device
 from avalanche_vlm.benchmarks.padding import Padding, padding_before_move
-from avalanche_vlm.compat import register_collate
+from avalanche_vlm.compat.data_sets import register_collate
 
 _JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
 

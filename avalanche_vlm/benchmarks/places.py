@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from avalanche_vlm.compat import stands_on
+from avalanche_vlm.compat.data_sets import stands_on
 
 Located = Iterator[tuple[Any, np.ndarray, np.ndarray]]
 """Data sets, each with which of some samples are from it, and their places there."""

@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from avalanche_vlm._host import to_device
 from avalanche_vlm._ranks import reads_apart
-from avalanche_vlm.compat import RowsMetric
+from avalanche_vlm.compat.modules import RowsMetric
 from avalanche_vlm.evaluation.rightness import refuse_broken
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from avalanche_vlm._ranks import together
 from avalanche_vlm._rows import counts_here
-from avalanche_vlm.compat import OperatorMode
+from avalanche_vlm.compat.tensors import OperatorMode
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared, StateDict
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.base import VLMPlugin

@@ -12,7 +12,7 @@ import torch
 from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import classes_of, task_labels_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace, TrainClasses
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import DataWarning, InputError
 
 MASKED = -1e4

@@ -15,7 +15,7 @@ from torch import nn
 from avalanche_vlm._host import to_device
 from avalanche_vlm._rows import share_out
 from avalanche_vlm.benchmarks.padding import Padding
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.blocks import halves

@@ -16,7 +16,7 @@ from torch import nn
 
 from avalanche_vlm._allocations import within_memory
 from avalanche_vlm.benchmarks.transforms import ImageTransform
-from avalanche_vlm.compat import code_of_models
+from avalanche_vlm.compat.code import code_of_models
 from avalanche_vlm.errors import InputError, naming
 from avalanche_vlm.models.checkpoints import read_weights
 from avalanche_vlm.models.fitness import check_finite, check_image_size

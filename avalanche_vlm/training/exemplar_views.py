@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.transforms import ImageTransform
-from avalanche_vlm.compat import source_datasets, transform_of
+from avalanche_vlm.compat.data_sets import source_datasets, transform_of
 from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.memory import ExemplarMemory, Memory
 from avalanche_vlm.training.data import images_of

@@ -8,7 +8,7 @@ from avalanche.training.templates.strategy_mixin_protocol import SupervisedStrat
 
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import PairDataset
-from avalanche_vlm.compat import source_datasets
+from avalanche_vlm.compat.data_sets import source_datasets
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 

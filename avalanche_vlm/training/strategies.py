@@ -16,7 +16,7 @@ from avalanche_vlm._memory import give_back
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm._ranks import together
 from avalanche_vlm.benchmarks.reading import reading_by
-from avalanche_vlm.compat import UnpacksContainers, set_stops_training
+from avalanche_vlm.compat.strategies import UnpacksContainers, set_stops_training
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
 from avalanche_vlm.models.fitness import not_finite

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from avalanche_vlm.compat import copy_each_, lerp_each_
+from avalanche_vlm.compat.tensors import copy_each_, lerp_each_
 
 State = dict[str, torch.Tensor]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from avalanche_vlm.compat import add_each_, lerp_each_, mul_each_
+from avalanche_vlm.compat.tensors import add_each_, lerp_each_, mul_each_
 from avalanche_vlm.weights.average import State, like
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from avalanche_vlm.compat import version_of
+from avalanche_vlm.compat.tensors import version_of
 
 
 def _raise_counters(optimizer: Optimizer, *_: Any) -> None:

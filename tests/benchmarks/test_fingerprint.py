@@ -30,7 +30,7 @@ from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, PromptTempla
 from avalanche_vlm.benchmarks.places import located
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
-from avalanche_vlm.compat import source_datasets, transform_steps
+from avalanche_vlm.compat.data_sets import source_datasets, transform_steps
 from avalanche_vlm.errors import InputError
 
 SMALL = {"n_train": 8, "n_test": 6, "n_held_out": 8, "n_reference": 8}

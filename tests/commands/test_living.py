@@ -16,7 +16,7 @@ from PIL import Image
 from avalanche_vlm import cli
 from avalanche_vlm.artifacts import load
 from avalanche_vlm.benchmarks import picturebook
-from avalanche_vlm.compat import source_datasets
+from avalanche_vlm.compat.data_sets import source_datasets
 
 pytestmark = pytest.mark.usefixtures("narrow_tiny")
 

@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 from avalanche_vlm._ranks import alone
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.evaluation.probes.quiet import undisturbed
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy

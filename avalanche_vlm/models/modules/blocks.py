@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from avalanche_vlm._ranks import alone
-from avalanche_vlm.compat import has_hooks
+from avalanche_vlm.compat.modules import has_hooks
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.site import HookedSite, Site
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from avalanche_vlm._host import on_host, to_device
-from avalanche_vlm.compat import EXTRA, ResizesOnLoad
+from avalanche_vlm.compat.modules import EXTRA, ResizesOnLoad
 from avalanche_vlm.models.modules.blocks import Encode, Halves
 from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.routers import Router

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.bank import Bank
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.heads.analytic.ridge import random_features, ridge_solution

@@ -21,7 +21,7 @@ from avalanche_vlm.benchmarks.identities import Identities
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.places import Located, located
 from avalanche_vlm.benchmarks.scenario import PairDataset, VLMBenchmark
-from avalanche_vlm.compat import transform_of, untransformed
+from avalanche_vlm.compat.data_sets import transform_of, untransformed
 from avalanche_vlm.errors import InputError
 
 

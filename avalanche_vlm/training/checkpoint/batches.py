@@ -17,7 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from avalanche_vlm.compat import loader_of_epoch
+from avalanche_vlm.compat.strategies import loader_of_epoch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.checkpoint.signals import BreakOffError
 

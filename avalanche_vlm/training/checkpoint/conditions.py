@@ -11,7 +11,7 @@ import torch
 
 from avalanche_vlm._ranks import found_ranks
 from avalanche_vlm._versions import package_versions
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.training.strategies import VLMMixin
 
 _PACKAGES = ("avalanche-vlm", "avalanche-lib", "torch")

@@ -9,7 +9,7 @@ import torch
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
 
-from avalanche_vlm.compat import STRATEGY_ATTRIBUTES, criterion_of, set_stops_training, stops_training
+from avalanche_vlm.compat.strategies import STRATEGY_ATTRIBUTES, criterion_of, set_stops_training, stops_training
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.packing import HasState, StateDict, has_state, is_function, pack, part_of
 from avalanche_vlm.memory.state import undeclared

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from avalanche.training.plugins import SupervisedPlugin
 
-from avalanche_vlm.compat import evaluated_within
+from avalanche_vlm.compat.strategies import evaluated_within
 from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.memory.packing import HasState, StateDict, pack, part_of
 from avalanche_vlm.memory.unpacking import unpack

@@ -11,7 +11,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm._allocations import within_memory
 from avalanche_vlm._ranks import found_ranks, together
 from avalanche_vlm.benchmarks.label_space import TrainClasses
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import Stateful
 from avalanche_vlm.models.modules.site import Site

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import TrainClasses
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Columns
 from avalanche_vlm.memory.draws import Passes

@@ -10,7 +10,7 @@ from torch import nn
 from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.label_space import TrainClasses
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.density_fit import fit_density
 from avalanche_vlm.memory.rows import whole

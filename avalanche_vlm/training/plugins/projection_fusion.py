@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from avalanche_vlm.benchmarks.label_space import TrainClasses
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.contrastive import multi_positive_contrastive
 from avalanche_vlm.memory import ExemplarMemory

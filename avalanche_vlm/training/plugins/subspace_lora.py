@@ -13,7 +13,7 @@ from torch import nn
 from avalanche_vlm._ranks import together
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.compat import criterion_of
+from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import IN_MODEL, KEPT
 from avalanche_vlm.models import VLM

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from avalanche_vlm.benchmarks.padding import Padding
-from avalanche_vlm.compat import version_of
+from avalanche_vlm.compat.tensors import version_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory import StoredBytes, tensor_bytes
 from avalanche_vlm.memory.state import TRANSIENT, StateDict, Stateful

@@ -65,7 +65,7 @@ def test_pairs_go_on_with_the_numbers_of_captions_that_were_learned():
 
 def test_no_caption_can_be_read_out_of_the_numbers():
     first = picturebook.pairs(domains=("sketch",), **SIZES)
-    from avalanche_vlm.compat import source_datasets
+    from avalanche_vlm.compat.data_sets import source_datasets
 
     (source,) = source_datasets(first.train_stream[0].dataset)
     kept = str(identities_of(first).state_dict())

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 

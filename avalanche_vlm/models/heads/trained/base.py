@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.heads.analytic.base import widened

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from avalanche_vlm.compat import ResizesOnLoad
+from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.models.modules.query_prompts.places import PromptPlace
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from avalanche_vlm.compat import OperatorMode, code_of_models, register_collate, source_datasets
+from avalanche_vlm.compat.code import code_of_models
+from avalanche_vlm.compat.data_sets import register_collate, source_datasets
+from avalanche_vlm.compat.tensors import OperatorMode
 
 
 @dataclasses.dataclass

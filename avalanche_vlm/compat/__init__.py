@@ -1,0 +1,1 @@
+"""Every touch of a private API of our dependencies, each with its reason. ``tests/compat`` holds them."""

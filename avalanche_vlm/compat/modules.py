@@ -1,0 +1,90 @@
+"""What has no public name in torch's modules and torchmetrics' metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+from torchmetrics import Metric
+
+
+def has_hooks(module: nn.Module | None) -> bool:
+    """Whether anything is called around a module's passes, or (None) around those of all: torch has no public list."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    there, mark = (vars(nn.modules.module), "_global_") if module is None else (vars(module), "_")
+    return any(there[f"{mark}{kind}"] for kind in kinds)
+
+
+class ResizesOnLoad(nn.Module):
+    """Base of modules whose parts grow while they learn: before a state is loaded, :meth:`prepare_load` makes room.
+
+    torch offers a public hook for that from version 2.5 on only, and hooks do not survive a deep copy. It also takes a
+    state without the entry of ``get_extra_state`` for a damaged one; here it is one that says less.
+    """
+
+    def prepare_load(self, state: Mapping[str, Any]) -> None:
+        """Take the shape of a state that is about to be loaded. By default every buffer takes that of its entry.
+
+        Whatever it draws does not move the global random state.
+
+        :param state: the entries of this module, without the prefix that they have in a larger model; it must not be
+            changed.
+        """
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            if name in state:
+                setattr(self, name, torch.empty_like(state[name], device=buffer.device))
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.prepare_load({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, ValueError) and type(error) is not ValueError:
+                raise  # a sentence of our own, which names the entry
+            error_msgs.append(f"the entries of {prefix or 'the model'} are damaged: {type(error).__name__}: {error}")
+            return
+        if prefix + EXTRA in missing_keys:
+            missing_keys.remove(prefix + EXTRA)
+
+
+EXTRA = "_extra_state"
+"""What torch calls the entry of ``get_extra_state``; the name is documented, its constant is private."""
+
+
+class RowsMetric(Metric):
+    """Base of torchmetrics metrics whose ``compute`` gives tensors of unknown length, a tuple of them.
+
+    Torchmetrics wraps ``compute`` at construction, after a copy and after unpickling, and squeezes every result of one
+    element to a number: one sample or one class would come back without its axis. The wrapper has no public name or
+    switch. What it gives takes its shapes back here, gathering, caching and copies stay torchmetrics'.
+    """
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            found = compute(*args, **kwargs)
+            self._shapes = [of.shape for of in found]  # of the metric, as the cached result is: copied with it
+            return found
+
+        squeezed = super()._wrap_compute(watched)
+
+        @wraps(compute)
+        def in_shape(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+            found = squeezed(*args, **kwargs)
+            return tuple(of.reshape(shape) for of, shape in zip(found, self._shapes, strict=True))
+
+        return in_shape

@@ -1,0 +1,40 @@
+"""What has no public name around torch's tensors and operators."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+OperatorMode = TorchDispatchMode
+"""Base of modes that see every operator, forward and backward: torch documents it and builds its counters on it, but
+keeps it in a module with an underscore."""
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to in place: autograd's counter, which torch documents for its error messages."""
+    return tensor._version
+
+
+def add_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], alpha: float) -> None:
+    """Add ``alpha`` times another tensor to each tensor, in one call, and on CUDA in few kernels: what ``torch.optim``
+    is made of, which torch documents under this name alone."""
+    if tensors:
+        torch._foreach_add_(tensors, others, alpha=alpha)
+
+
+def copy_each_(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+    """Copy another tensor into each tensor, as :func:`add_each_` does it."""
+    if tensors:
+        torch._foreach_copy_(tensors, others)
+
+
+def lerp_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], weight: float) -> None:
+    """Move each tensor this share of the way to another one, as :func:`add_each_` does it."""
+    if tensors:
+        torch._foreach_lerp_(tensors, others, weight)
+
+
+def mul_each_(tensors: list[torch.Tensor], factor: float) -> None:
+    """Multiply each tensor by a number, as :func:`add_each_` does it."""
+    if tensors:
+        torch._foreach_mul_(tensors, factor)
