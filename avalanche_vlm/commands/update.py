@@ -134,7 +134,7 @@ def _model_of(saved: SavedModel) -> ModelRequest:
     return ModelRequest() if origin is None else ModelRequest(name=origin.name, pretrained=origin.pretrained)
 
 
-_OF_THE_MACHINE = ("amp", "max_grad_norm", "accumulate", "grad_checkpointing", "tf32")
+_OF_THE_MACHINE = ("amp", "max_grad_norm", "accumulate", "grad_checkpointing", "tf32", "compile")
 """What was chosen for what the machine has room for, whatever the recipe."""
 
 

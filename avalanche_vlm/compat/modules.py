@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -88,3 +89,44 @@ class RowsMetric(Metric):
             return tuple(of.reshape(shape) for of, shape in zip(found, self._shapes, strict=True))
 
         return in_shape
+
+
+_KINDS = 64
+"""Kinds of a module that torch compiles before it lets the module run as it is."""
+
+
+@contextmanager
+def compiled(modules: Sequence[nn.Module], backend: str) -> Iterator[None]:
+    """Within a block torch compiles modules, each for itself, with whatever hangs on it or in it as a hook when it is
+    called.
+
+    ``Module.compile`` has no way back. And torch goes on by default with code in which a hook is missing that somebody
+    has registered since, and compiles nothing any more after eight kinds of a module, of which a pool has one for each
+    task; only its configuration, which has no public name, makes it do otherwise.
+
+    :param modules: modules that are called by others; one that its owner has compiled stays as it is.
+    :param backend: one of torch's backends, ``"inductor"`` or another of ``torch.compiler.list_backends``.
+    """
+    from torch._dynamo import config
+
+    plain = [module for module in modules if module._compiled_call_impl is None]
+    with config.patch(skip_nnmodule_hook_guards=False, recompile_limit=_KINDS):
+        for module in plain:
+            module.compile(backend=backend)
+        try:
+            yield
+        finally:
+            for module in plain:
+                module._compiled_call_impl = None
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether somebody has torch compile this very module."""
+    return module._compiled_call_impl is not None
+
+
+def compile_failure() -> type[Exception]:
+    """What torch raises where it cannot compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException

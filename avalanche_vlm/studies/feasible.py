@@ -10,6 +10,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.compiling import blocks_to_compile
 from avalanche_vlm.models.sparing import refuse_unsparing
 from avalanche_vlm.training import recipes
 from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
@@ -79,9 +80,11 @@ def refuse_unsuited(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugin]
     :raises InputError: naming recipe, setting and reason.
     """
     if trains(plugins):
-        asked = {name: getattr(settings, name) for name in ("accumulate", "grad_checkpointing")}
+        asked = {name: getattr(settings, name) for name in ("accumulate", "grad_checkpointing", "compile")}
         refuse_options(f"recipe {recipe}", model, plugins, {**asked, "fp16": settings.amp == "fp16"})
         refuse_unsparing(model, settings.accumulate, settings.grad_checkpointing)
+        if settings.compile:
+            blocks_to_compile(model)
 
 
 def resources(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:

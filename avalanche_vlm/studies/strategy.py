@@ -58,6 +58,7 @@ def strategy_of(
         amp=settings.amp,
         accumulate=settings.accumulate,
         grad_checkpointing=settings.grad_checkpointing,
+        compile=settings.compile,
         negatives=settings.negatives,
         max_grad_norm=settings.max_grad_norm,
     )

@@ -53,6 +53,7 @@ class TrainSettings:
     :param grad_checkpointing: whether the towers' blocks keep no activations and run once more backward. Decides no
         result.
     :param tf32: whether matrix products of 32-bit numbers on CUDA devices may round their factors to 19 bits.
+    :param compile: whether torch compiles the blocks of the towers while they train.
     :param num_workers: number of processes that load data; with 0 the training process does.
     :param eval_tasks: tasks that are evaluated after an experience: ``"all"``, those ``"seen"`` so far, or none but
         after the ``"last"`` experience; before the first and after the last experience all are.
@@ -77,6 +78,7 @@ class TrainSettings:
     accumulate: int = 1
     grad_checkpointing: bool = False
     tf32: bool = False
+    compile: bool = False
     num_workers: int = 0
     eval_tasks: EvalTasks = "all"
     eval_every: int = 1

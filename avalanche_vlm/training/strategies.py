@@ -19,6 +19,7 @@ from avalanche_vlm.benchmarks.reading import reading_by
 from avalanche_vlm.compat.strategies import UnpacksContainers, set_stops_training
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
+from avalanche_vlm.models.compiling import compiling_blocks
 from avalanche_vlm.models.fitness import not_finite
 from avalanche_vlm.models.sparing import encoding_in, keeping_no_activations
 from avalanche_vlm.training.distributed import in_ranks
@@ -47,6 +48,8 @@ class VLMMixin(UnpacksContainers, _Template):
         losses see all of it, and its gradient is the same (:func:`~avalanche_vlm.models.parts.in_parts`).
     :param grad_checkpointing: whether the blocks of the towers keep no activations and run once more backward, for less
         memory.
+    :param compile: whether torch compiles the blocks of the towers for an epoch's steps
+        (:func:`~avalanche_vlm.models.compiling.compiling_blocks`).
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
     :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does. Without,
         they stay until the next experience begins, or until a plugin merges weights or takes their Fisher information
@@ -67,6 +70,7 @@ class VLMMixin(UnpacksContainers, _Template):
         amp: str | None = None,
         accumulate: int = 1,
         grad_checkpointing: bool = False,
+        compile: bool = False,
         max_grad_norm: float | None = None,
         keep_optimizer_state: bool = False,
         negatives: int | None = None,
@@ -79,7 +83,7 @@ class VLMMixin(UnpacksContainers, _Template):
                 NUMBERS[name].checked(value)
         super().__init__(**kwargs)
         self.precision = TrainPrecision(amp, self.device)
-        self.accumulate, self.grad_checkpointing = accumulate, grad_checkpointing
+        self.accumulate, self.grad_checkpointing, self.compile = accumulate, grad_checkpointing, compile
         self.iterations = iterations
         self.negatives = negatives
         self.amp = amp
@@ -108,7 +112,9 @@ class VLMMixin(UnpacksContainers, _Template):
         if self.negatives is not None:
             refuse_pairs(self, "negatives")
             refuse_some_classes(self)
-        super().training_epoch(**kwargs)
+        # What plugins read of layers between epochs, they read of layers as they are.
+        with compiling_blocks(model_of(self)) if self.compile else nullcontext():
+            super().training_epoch(**kwargs)
         self.losses.settle()  # before plugins make something of the weights
         if self._has_all_iterations():
             set_stops_training(self, False)  # it was this epoch that was cut
@@ -200,7 +206,7 @@ class VLMMixin(UnpacksContainers, _Template):
         :raises NotFinite: if one is NaN or infinite.
         """
         self.precision.begin()
-        with in_ranks(self), self._reading(kwargs), self._sparing_memory():
+        with in_ranks(self), self._reading(kwargs), self._as_asked():
             found = super().train(*args, **kwargs)
         self.losses.settle()
         give_back()
@@ -218,11 +224,11 @@ class VLMMixin(UnpacksContainers, _Template):
         return reading_by(options.get("num_workers", 0), self.device.type == "cuda")
 
     @contextmanager
-    def _sparing_memory(self) -> Iterator[None]:
+    def _as_asked(self) -> Iterator[None]:
         """The model as it encodes in a training of these settings."""
         options = {"accumulate": self.accumulate, "grad_checkpointing": self.grad_checkpointing}
-        options["fp16"] = self.amp == "fp16"
-        if self.accumulate == 1 and not self.grad_checkpointing and self.amp != "fp16":
+        options |= {"fp16": self.amp == "fp16", "compile": self.compile}
+        if self.accumulate == 1 and not any(value for name, value in options.items() if name != "accumulate"):
             yield
             return
         model = model_of(self)

@@ -490,7 +490,9 @@ def plain_run(**train) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("chosen", [{}, {"accumulate": 4}, {"grad_checkpointing": True}, {"tf32": True}])
+@pytest.mark.parametrize(
+    "chosen", [{}, {"accumulate": 4}, {"grad_checkpointing": True}, {"tf32": True}, {"compile": True}]
+)
 def test_settings_that_came_later_are_kept_and_files_of_before_are_read(tmp_path, chosen):
     asked = plain_run(**chosen)
     write_stored(tmp_path / "request.yaml", asked, False)

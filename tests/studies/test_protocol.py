@@ -68,6 +68,7 @@ FIGURES = (
     ("--amp fp16", "train.amp"),
     ("--accumulate 2", "train.accumulate"),
     ("--tf32", "train.tf32"),
+    ("--compile", "train.compile"),
     ("--label-smoothing 0.1", "train.label_smoothing"),
     ("--train-classes seen", "train.train_classes"),
     ("--workers 1", "train.num_workers"),

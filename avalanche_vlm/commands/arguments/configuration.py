@@ -34,7 +34,7 @@ ASSIGNED = {"set": "OPTION=VALUE", "option": "NAME=VALUE", "rate": "TASK=LR"}
 """Repeated options that name what they give a value: in a file each is a mapping."""
 SWEPT = (
     *("lr", "epochs", "iterations", "batch-size", "warmup", "weight-decay", "max-grad-norm", "label-smoothing"),
-    *("negatives", "train-classes", "train-templates", "amp", "accumulate", "tf32", "set"),
+    *("negatives", "train-classes", "train-templates", "amp", "accumulate", "tf32", "compile", "set"),
 )
 """What rows of one table may differ in, and a sweep goes through."""
 MOST_RUNS = 1000

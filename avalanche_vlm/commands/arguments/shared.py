@@ -195,6 +195,9 @@ def add_settings(parser: argparse.ArgumentParser) -> Any:
     train.add_argument(
         "--tf32", action="store_true", default=None, help="round factors of matrix products on CUDA (default: not)"
     )
+    train.add_argument(
+        "--compile", action="store_true", default=None, help="torch compiles the towers' blocks (default: not)"
+    )
     values.add_number(train, "num_workers", default=0)
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"

@@ -18,7 +18,12 @@ from avalanche_vlm.evaluation.results import RunId
 from avalanche_vlm.storage.documents import Document
 from avalanche_vlm.training.settings import TrainSettings
 
-LATER: Mapping[str, Any] = {"train.accumulate": 1, "train.grad_checkpointing": False, "train.tf32": False}
+LATER: Mapping[str, Any] = {
+    "train.accumulate": 1,
+    "train.grad_checkpointing": False,
+    "train.tf32": False,
+    "train.compile": False,
+}
 """Settings that requests of earlier versions do not have, with the values that are meant there: what a run is known by
 does not have those either, so that it stays what it was."""
 

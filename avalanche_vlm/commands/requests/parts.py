@@ -112,6 +112,7 @@ class TrainChanges(Part):
     :param accumulate: batches that one step takes together.
     :param grad_checkpointing: whether the towers keep no activations.
     :param tf32: whether factors of matrix products are rounded on CUDA devices.
+    :param compile: whether torch compiles the blocks of the towers.
     :param num_workers: processes that load data.
     :param eval_tasks: tasks that are evaluated after an experience.
     :param eval_every: experiences from one evaluation to the next.
@@ -134,6 +135,7 @@ class TrainChanges(Part):
     accumulate: Annotated[int, within("accumulate")] | None = None
     grad_checkpointing: bool | None = None
     tf32: bool | None = None
+    compile: bool | None = None
     num_workers: Annotated[int, within("num_workers")] | None = None
     eval_tasks: EvalTasks | None = None
     eval_every: Annotated[int, within("eval_every")] | None = None

@@ -142,6 +142,7 @@ def changes(options: argparse.Namespace) -> TrainChanges:
         accumulate=options.accumulate,
         grad_checkpointing=options.grad_checkpointing,
         tf32=options.tf32,
+        compile=options.compile,
         num_workers=options.workers,
         eval_tasks=getattr(options, "eval", None),
         eval_every=getattr(options, "eval_every", None),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from avalanche_vlm._ranks import alone
-from avalanche_vlm.compat.modules import has_hooks
+from avalanche_vlm.compat.modules import has_hooks, is_compiled
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.site import HookedSite, Site
 
@@ -41,6 +41,18 @@ def open_clip_blocks(tower: nn.Module) -> TowerBlocks | None:
     if not hasattr(host, "resblocks"):
         return None
     return TowerBlocks("transformer", host, list(host.resblocks), host.width, int(getattr(host, "batch_first", True)))
+
+
+def tower_blocks(tower: Any) -> list[nn.Module] | None:
+    """The residual blocks of a tower in their order.
+
+    :param tower: an image or a text tower, or the transformer of one.
+    :return: the blocks of open_clip's own towers and of timm's vision transformers; None for any other tower.
+    """
+    if hasattr(tower, "resblocks"):  # the text tower of a CLIP that has no module of its own for it
+        return list(tower.resblocks)
+    blocks = open_clip_blocks(tower) or _timm_blocks(tower)
+    return None if blocks is None else blocks.layers
 
 
 def image_blocks(tower: nn.Module) -> TowerBlocks:
@@ -163,9 +175,7 @@ def _differs(module: nn.Module) -> bool:
 def _is_patched(module: nn.Module) -> bool:
     """Whether an instance is compiled, or has a function of its own in the place of a method of its class: nobody knows
     what that does."""
-    if vars(module).get("_compiled_call_impl") is not None:
-        return True
-    return any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return is_compiled(module) or any(callable(getattr(type(module), name, None)) for name in vars(module))
 
 
 def _behind_blocks(clip: Any, tower: Any) -> Encode | None:

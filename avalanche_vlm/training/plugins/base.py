@@ -42,7 +42,8 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     others (``negatives`` of :class:`~avalanche_vlm.training.strategies.VLMMixin`)."""
 
     cannot: ClassVar[Mapping[str, str]] = {}
-    """Options of a training that the method does not go with (``accumulate``, ``grad_checkpointing``, ``fp16``), each
+    """Options of a training that the method does not go with (``accumulate``, ``grad_checkpointing``, ``fp16``,
+    ``compile``), each
     with the reason, a clause."""
 
     def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
