@@ -30,13 +30,13 @@ class TableAndBars(Progress):
         yield from super().get_renderables()
 
     def show_scores(self, entries: Sequence[ResultEntry]) -> None:
-        """Have the table show these runs, as many rows as there is room for, and take away the bars of what is done.
+        """Have the table show these runs, as many rows as there is room for, and take away the bars of what is over.
 
         :param entries: result and timing of each finished run, in the order of the table.
         """
         from avalanche_vlm.report.table import as_table
 
-        going = [task for task in self.tasks if not task.finished]
+        going = [task for task in self.tasks if not task.fields.get("over")]
         names = row_names([entry["result"] for entry in entries])
         rows = list(dict.fromkeys(names))
         room = max(_LEAST, self.console.height - len(going) - _AROUND)
@@ -49,6 +49,6 @@ class TableAndBars(Progress):
             table.caption = f"and {len(rows) - room} more"
         self.table = table
         for task in self.tasks:
-            if task.finished and task.total is not None and task.visible and task.fields.get("unit") == "task":
+            if task.fields.get("over"):  # be it that nothing was trained, and its bar has not moved
                 self.update(task.id, visible=False)
         self.refresh()

@@ -77,7 +77,7 @@ class Progress:
                     f"{experience + iteration / iterations:.1f} of {tasks} tasks"
                 )
             return
-        bar = bars.add_task(visible(label), total=tasks, unit="task", places=1, left="")
+        bar = bars.add_task(visible(label), total=tasks, unit="task", places=1, left="", over=False)
 
         def advance(experience: int, iteration: int, iterations: int) -> None:
             bars.update(bar, completed=experience + iteration / iterations)
@@ -89,7 +89,7 @@ class Progress:
         finally:
             if self._whole is not None:
                 self._whole.advanced(label, 1.0)  # over, even if it has failed
-            bars.refresh()
+            bars.update(bar, over=True, refresh=True)
 
     def whole(self, total: int) -> None:
         """Show how far all of several experiments are, and how long they take still.
