@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, cast
 TARGETS = (
     "tables",
     "table_rows",
+    "parquet",
     "images",
     "folders",
     "names",

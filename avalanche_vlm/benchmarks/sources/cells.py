@@ -7,6 +7,7 @@ changed is copied again. Nothing in a table is run: images stay bytes until Pill
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def rows_in(path: Path) -> Iterator[dict[str, Any]]:
     rest = [name for name in table.features if name not in images]
     names = {name: of.names for name, of in table.features.items() if hasattr(of, "int2str")}
     number = 0
-    for rows in _batches(table, rest):
+    for rows in _batches(path, table, rest):
         for row in rows:
             for name, of_names in names.items():
                 # A number below 0 stands for no class, as in parts whose labels are kept from everybody.
@@ -51,14 +52,22 @@ def rows_in(path: Path) -> Iterator[dict[str, Any]]:
             number += 1
 
 
-def _batches(table: Any, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+def _batches(path: Path, table: Any, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
     """Rows of some columns, many at a time."""
+    if not len(table):
+        return
     if not columns:
         found: list[dict[str, Any]] = [{} for _ in range(len(table))]
         yield found
         return
+    number = 0
     for part in table.select_columns(columns).iter(ROWS):
-        yield part.to_pylist()
+        try:
+            yield part.to_pylist()
+        except (ValueError, OverflowError) as error:  # a date that Python has none for, text of another encoding
+            why = " ".join(str(error).split())
+            raise InputError(f"{path} has a value in rows {number + 1} to {number + len(part)} that {why}") from error
+        number += len(part)
 
 
 def cell_at(table: Path, path: Path) -> tuple[int, Callable[[], bytes]]:
@@ -102,18 +111,31 @@ def _read(path: Path) -> Any:
         ends = file.read(4), file.seek(-min(4, os.fstat(file.fileno()).st_size), os.SEEK_END) and file.read(4)
     if ends != (_MAGIC, _MAGIC):
         raise InputError(f"{path} is no Parquet file, or not all of one: it does not begin and end as they do")
-    shown = datasets.is_progress_bar_enabled()
+    shown, told = datasets.is_progress_bar_enabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what is wrong is said in one sentence, and by us
     try:
         table = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache_folder() / "parquet"))
         table = table.with_format("arrow")  # of which nothing is decoded, whatever a column says that it is
     except Exception as error:  # Arrow and its reader raise errors of many kinds
+        if _is_empty(path):  # of which the library says that BatchSize must be greater than 0
+            raise InputError(f"{path} has no rows") from error
         cause = error.__cause__ or error
         raise InputError(f"{path} cannot be read: {' '.join(str(cause).split()) or type(cause).__name__}") from error
     finally:
+        datasets.logging.set_verbosity(told)
         if shown:
             datasets.enable_progress_bars()
     return table
+
+
+def _is_empty(path: Path) -> bool:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.read_metadata(path).num_rows == 0
+    except (ArrowException, OSError):
+        return False
 
 
 def _datasets(path: Path) -> ModuleType:

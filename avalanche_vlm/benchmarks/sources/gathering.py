@@ -102,8 +102,11 @@ def _rows(path: Path, image_column: str | None, image_root: str | Path | None) -
         yield Gathered(str(path), None, f"{path} {why}")
         return
     for line, fields in rows:
-        written = str(fields.get("image") or "").strip()
-        if written:
+        given = fields.get("image")
+        written = str("" if given is None else given).strip()
+        if given is not None and not isinstance(given, str | int | float):
+            yield Gathered(f"{path}, row {line}", None, f"{path}, row {line}: the image is no path")
+        elif written:
             yield Gathered(written, file_of_image(folder, written))
         else:
             yield Gathered(f"{path}, row {line}", None, f"{path}, row {line}: the image is missing")

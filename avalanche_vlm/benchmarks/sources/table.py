@@ -274,6 +274,8 @@ def table_items(
         values = {name: str(value).strip() for name, value in fields.items() if value is not None}
         if not values.get("image"):
             problems.add(f"{where}: the image is missing")
+        elif not isinstance(fields["image"], str | int | float):
+            problems.add(f"{where}: the image is no path")
         elif not values.get(text_column):
             problems.add(f"{where}: the {text_column} is empty")
         elif not isinstance(fields[text_column], (str, int, float)) or not encodable(values[text_column]):

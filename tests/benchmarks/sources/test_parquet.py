@@ -171,3 +171,43 @@ def test_rows_without_a_class_are_named(tmp_path):
     datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 0, 1, 0, -1]}, features=features).to_parquet(str(path))
     with pytest.raises(InputError, match="row 6"):
         read_stream(path, **TRANSFORMS)
+
+
+def written(path, **columns) -> None:
+    """A table of plain columns, without a word on what they are."""
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def test_a_value_that_python_has_none_for_is_one_sentence(tmp_path, capfd):
+    """Fuzzing found it: dates go to the year 9999 in Python, and beyond in a table."""
+    path = tmp_path / "set.parquet"
+    days = pyarrow.array([2**40] * 3, pyarrow.timestamp("s"))
+    written(path, image=["a.png"] * 3, label=["cat"] * 3, at=days)
+    with pytest.raises(InputError, match=r"set\.parquet has a value in rows 1 to 3 that "):
+        read_stream(path, **TRANSFORMS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_table_that_cannot_be_read_is_said_once(tmp_path, capfd):
+    path = tmp_path / "set.parquet"
+    write(path, range(3))
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + bytes(len(content) - 60) + content[-40:])
+    with pytest.raises(InputError, match=r"cannot be read|is no Parquet file"):
+        read_stream(path, **TRANSFORMS)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("cells", [[[b"a"]] * 6, [{"a": 1}] * 6])
+def test_an_image_that_is_neither_bytes_nor_a_path_is_named(tmp_path, cells):
+    path = tmp_path / "set.parquet"
+    written(path, image=cells, label=["cat", "dog"] * 3)
+    with pytest.raises(InputError, match=r"row 1: the image is no path"):
+        read_stream(path, **TRANSFORMS)
+
+
+def test_a_table_without_rows_is_one_sentence(tmp_path):
+    path = tmp_path / "set.parquet"
+    written(path, image=pyarrow.array([], pyarrow.string()), label=pyarrow.array([], pyarrow.string()))
+    with pytest.raises(InputError, match=r"set\.parquet has no rows"):
+        read_stream(path, **TRANSFORMS)
