@@ -130,8 +130,10 @@ def _read(path: Path) -> Any:
 
 
 def _is_empty(path: Path) -> bool:
-    from pyarrow import ArrowException, parquet
-
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:  # then the library has not come so far
+        return False
     try:
         return parquet.read_metadata(path).num_rows == 0
     except (ArrowException, OSError):
