@@ -39,7 +39,7 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"avalanche(\.\w+)*"
-        r"\.(AlternativeValues|MetricValue|SupervisedStrategyProtocol|TaskAwareSupervisedClassificationDataset)",
+        r"\.(AlternativeValues|DataAttribute|MetricValue|SupervisedStrategyProtocol|TaskAwareSupervisedClassificationDataset)",
     ),
     # Aliases in signatures beside names that are imported for type checkers alone, so that none of them is resolved.
     (r"py:class", r"OnError|Table"),
