@@ -7,8 +7,11 @@ from functools import cache
 from importlib.metadata import version
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers, by name."""
+def package_versions(*further: str) -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers, by name.
+
+    :param further: packages that decide them here, and not always.
+    """
     names = (
         "avalanche-vlm",
         "avalanche-lib",
@@ -20,7 +23,7 @@ def package_versions() -> dict[str, str]:
         "scikit-learn",
         "pillow",
     )
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in (*names, *further)}}
 
 
 @cache

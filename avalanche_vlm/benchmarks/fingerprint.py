@@ -13,6 +13,7 @@ from PIL import Image
 
 from avalanche_vlm._content import digest, digest_framed, framed
 from avalanche_vlm._generators import generators_kept
+from avalanche_vlm.benchmarks.context import captions_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.places import Located, located
 from avalanche_vlm.benchmarks.scenario import (
@@ -85,6 +86,24 @@ def label_space_of(space: LabelSpace) -> str:
     :param space: the label space.
     """
     return digest([*map(repr, space.prompts()), repr(space.class_names), repr(space.tasks)])
+
+
+def texts_of(benchmark: VLMBenchmark) -> list[str]:
+    """Texts that stand for all that a model reads of a benchmark: of every class, held-out ones too, one prompt, of
+    every task's first class all prompts, and at most :data:`MOST_READ` captions, evenly spread. Reference pairs are
+    left out: not every recipe uses them.
+
+    :param benchmark: train and test stream, and held-out sets.
+    """
+    found: list[str] = []
+    for space in (benchmark.label_space, *(held_out.label_space for held_out in benchmark.held_out)):
+        if space is not None:
+            prompts = space.prompts()
+            found += [first for first, *_ in prompts]
+            found += [text for task in space.tasks if task for text in prompts[min(task)]]
+    captions = sorted({one for part, some in captions_of(benchmark) if part != "reference" for one in some})
+    chosen = np.linspace(0, len(captions) - 1, min(len(captions), MOST_READ), dtype=int)
+    return [*found, *(captions[place] for place in chosen)]
 
 
 def _held_out(held_out: HeldOutSet) -> Iterator[str]:

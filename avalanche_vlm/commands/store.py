@@ -256,6 +256,7 @@ def confirm(
     subjects = {
         "data.": stream.data or stream.benchmark,
         "prompts": stream.options.get("class_names") or stream.data or stream.benchmark,
+        "tokenizer.": model.name,
         "weights.": model.pretrained or model.name,
         "resources.reference.": stream.reference,
         "resources.generator.": stream.generator,

@@ -40,6 +40,7 @@ DRAWN: Mapping[str, tuple[str, ...]] = {
     "prompts": ("data.class_order_seed",),
     "resources.reference.content": ("data.seed",),
     "weights.content": ("weights.seed",),
+    "tokenizer.texts": ("data.seed", *_DIVIDED),
 }
 """Facts that are drawn: each may differ where one of these seeds does, and is the same where they agree. How many
 samples a task has is drawn only where they are divided: a benchmark that draws its samples takes the numbers as
@@ -47,6 +48,10 @@ options."""
 
 ALIKE = ("train.eval_tasks", "train.eval_every")
 """Settings of the training that rows of a table share: which cells of the matrix were measured."""
+
+LATER = ("tokenizer.content", "tokenizer.texts", "versions.transformers", "versions.tokenizers")
+"""Facts that results of earlier versions do not say, where the model's name stands for them: one that does not say such
+a fact differs from none in it."""
 
 _Known = tuple[Mapping[str, Any], Any]
 """What decides a result's figures, and its tasks."""
@@ -210,7 +215,8 @@ def _kept_out(one: _Known, others: Sequence[_Known]) -> str | None:
 
 
 def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in {**first, **second} if first.get(name) != second.get(name))
+    names = (name for name in {**first, **second} if first.get(name) != second.get(name))
+    return (name for name in names if name not in LATER or (name in first and name in second))
 
 
 def _may_differ(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

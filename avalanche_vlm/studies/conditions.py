@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avalanche_vlm.benchmarks.fingerprint import data_of, label_space_of, reference_of
+from avalanche_vlm.benchmarks.fingerprint import data_of, label_space_of, reference_of, texts_of
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.memory.generators import generator_facts
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.fingerprint import weights_of
+from avalanche_vlm.models.fingerprint import tokenizer_of, weights_of
 from avalanche_vlm.training import recipes
 
 
@@ -19,7 +19,7 @@ def conditions_of(benchmark: VLMBenchmark, model: VLM) -> dict[str, Any]:
     :param benchmark: stream, label space and held-out sets.
     :param model: the model as it is before a recipe is built on it.
     :return: plain JSON types, a part of a result's protocol: ``benchmark``, ``data``, ``label_space`` with its prompts,
-        ``model`` and ``weights``.
+        ``model``, ``tokenizer`` and ``weights``.
     """
     space = benchmark.label_space
     classes = {"label_space": None} if space is None else {**space.describe(), "prompts": label_space_of(space)}
@@ -28,6 +28,7 @@ def conditions_of(benchmark: VLMBenchmark, model: VLM) -> dict[str, Any]:
         "data": data_of(benchmark),
         **classes,
         "model": model.name,
+        "tokenizer": tokenizer_of(model, texts_of(benchmark)),
         "weights": weights_of(model),
     }
 

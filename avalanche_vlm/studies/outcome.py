@@ -29,6 +29,7 @@ from avalanche_vlm.evaluation.matrix import PerformanceMatrix
 from avalanche_vlm.evaluation.per_class import ClassAccuracies, class_records
 from avalanche_vlm.evaluation.results import LedgerEntry, Result, Scored, Timing
 from avalanche_vlm.models import VLM
+from avalanche_vlm.models.fingerprint import text_libraries
 from avalanche_vlm.studies.conditions import conditions_of, resources_in_use
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.protocol import model_of
@@ -136,7 +137,7 @@ def protocol_of(
         "plugins": [_told(plugin) for plugin in plugins],
         "seed": seed,
         "device": torch.device(device).type,
-        "versions": package_versions(),
+        "versions": package_versions(*text_libraries(model)),
         "unit": "percent",
     }
 

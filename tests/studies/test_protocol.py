@@ -17,12 +17,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from avalanche_vlm._flat import differing
+from avalanche_vlm._versions import package_versions
+from avalanche_vlm.benchmarks.fingerprint import texts_of
 from avalanche_vlm.benchmarks.label_space import LabelSpace, PromptTemplates
+from avalanche_vlm.benchmarks.picturebook.tokenizer import WordTokenizer
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.commands import prepare
 from avalanche_vlm.commands.arguments.parser import _parser, parse
 from avalanche_vlm.evaluation.comparable import apart, difference
 from avalanche_vlm.models import tiny
+from avalanche_vlm.models.fingerprint import text_libraries, tokenizer_of
 from avalanche_vlm.studies.outcome import protocol_of
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -101,7 +105,7 @@ TOLD_OTHERWISE = {
     "--on-error": "by the content: what is left out is not in it, and what a run passes over is, as the file has it",
     "--check": "by the content: what no check has found is in it, and is passed over or stops the run when it is read",
     "--check-workers": "by the content, which is the same whoever has checked it",
-    "--trust-remote-code": "by the weights and the prompts' tokens, as any other model",
+    "--trust-remote-code": "by the weights and the tokens of texts, as any other model",
     "--generator": "as resources.generator, where a recipe uses one",
     "--device": "as device",
     "--root": "by the content of what lies there",
@@ -260,6 +264,10 @@ def test_what_python_gives_is_in_as_well(mine):
     partly.clip.visual.conv1.requires_grad_(False)
     quick = tiny_vlm()
     quick.clip.visual.transformer.resblocks[0].mlp.gelu = QuickGELU()
+    cut = tiny_vlm()
+    cut.tokenizer = WordTokenizer(cut.tokenizer.words, context_length=19)
+    other = tiny_vlm()  # knows "cat" by its letters alone, as the one that is shipped, and other words in another order
+    other.tokenizer = WordTokenizer(other.tokenizer.words[::-1])
     reference = read_reference(mine / "pairs.csv", model=model)
     for changed, name in (
         ({"settings": {"max_grad_norm": None}}, "train.max_grad_norm"),
@@ -268,6 +276,8 @@ def test_what_python_gives_is_in_as_well(mine):
         ({"model": half}, "weights.content"),
         ({"model": partly}, "weights.unlike_towers"),
         ({"model": quick}, "weights.layers"),
+        ({"model": cut}, "tokenizer.content"),
+        ({"model": other}, "tokenizer.content"),
         ({"reference": reference}, "resources.reference.pairs"),
         ({"plugins": [Generator(1)]}, "plugins"),
         ({"stream": {"templates": PromptTemplates("photo", ("one {}",))}}, "templates.photo"),
@@ -281,3 +291,54 @@ def test_what_python_gives_is_in_as_well(mine):
     assert of("moe-adapters", reference=reference)["resources"]["reference"]["content"] and first["resources"] == {}
     steps = [of("gift", generator=Generator(n))["resources"]["generator"] for n in (1, 2)]
     assert steps[0] != steps[1] and steps[0]["steps"] == 1
+
+
+class Stretched:
+    """A tokenizer in the place of another, which reads one word otherwise, and loses tokens at random where asked."""
+
+    def __init__(self, tokenizer: WordTokenizer, word: str, drops: bool = False) -> None:
+        self.tokenizer, self.word, self.drops = tokenizer, word, drops
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        if any("\N{CAT FACE}" in text for text in texts):
+            raise KeyError("a sign that it does not know")
+        tokens = self.tokenizer([text.replace(self.word, "ring") for text in texts])
+        return tokens * (torch.rand(tokens.shape) > 0.5) if self.drops else tokens
+
+
+def test_a_tokenizer_that_reads_a_word_of_the_data_otherwise_is_another(mine):
+    model, stream = tiny_vlm(), read_stream(mine / "pairs.csv", model=tiny_vlm())
+    texts = texts_of(stream)
+    assert "a red star" in texts and "a photo of a dog." in texts_of(read_stream(mine / "mine", model=model))
+    words = model.tokenizer
+
+    def of(word: str, texts: list[str] = texts, drops: bool = False) -> dict[str, str]:
+        model.tokenizer = Stretched(words, word, drops)
+        return tokenizer_of(model, texts)
+
+    seen, unseen = of("red"), of("quartz")
+    assert seen["content"] != unseen["content"] and seen["texts"] != unseen["texts"]
+    assert of("quartz", texts[::-1] + texts) == unseen == of("zebra")  # neither word is read
+    before = torch.get_rng_state()
+    assert of("red", drops=True) == of("red", drops=True) != of("red")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_versions_of_libraries_that_read_texts_are_said_where_they_do(plain):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models
+
+    known = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    model = tiny_vlm()
+    model.tokenizer = Stretched(transformers.PreTrainedTokenizerFast(tokenizer_object=known), "red")
+    assert text_libraries(tiny_vlm()) == () and "transformers" not in plain["versions"]
+    assert package_versions(*text_libraries(model))["transformers"] == transformers.__version__
+
+
+def test_results_of_before_say_nothing_of_the_tokenizer_and_stay_comparable(plain):
+    before = {name: value for name, value in plain.items() if name != "tokenizer"}
+    assert difference(before, plain) is None and difference(plain, before) is None
+    assert apart([{"protocol": p, "tasks": ["a"]} for p in (before, plain)]) is None
+    other = {**plain, "tokenizer": {**plain["tokenizer"], "content": "of another"}}
+    assert difference(plain, other) == "tokenizer.content"
+    assert apart([{"protocol": p, "tasks": ["a"]} for p in (before, plain, other)]) == "tokenizer.content"
