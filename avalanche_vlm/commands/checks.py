@@ -139,6 +139,8 @@ def check_stream(stream: StreamRequest) -> None:
     :raises InputError: in the words of what reads it.
     """
     refuse_no_aside(stream.held_out, None if stream.held_out_root is None else Path(stream.held_out_root).expanduser())
+    if stream.options.get("check") == "none" and "check_workers" in stream.options:
+        raise does_not_apply("check_workers", "--check none, which reads no image")
     for option in ("data", "reference"):
         path = getattr(stream, option)
         for one in stream.held_out:

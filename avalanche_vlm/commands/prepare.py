@@ -302,10 +302,20 @@ def _own_data(asked: Experiment, data: str, common: dict[str, Any], model: VLM) 
     if found.takes("on_error") or stream.on_error != "raise":
         common["on_error"] = stream.on_error
     benchmark = read_stream(data, model=model, **{**common, **stream.options})
+    _refuse_undrawn(stream, data, benchmark.protocol)
     if benchmark.task_names == (ONE_TASK,):  # of several months each is to have a name of its own
         path = Path(data).resolve()
         benchmark.task_names = ((path.name if path.is_dir() else path.stem) or ONE_TASK,)
     return benchmark
+
+
+def _refuse_undrawn(stream: StreamRequest, data: str, protocol: Mapping[str, Any]) -> None:
+    """Refuse what is said of a split of data that say themselves what is tested."""
+    facts = ("split_seed", "class_order_seed")
+    if stream.seed is not None and facts[0] in protocol and all(protocol.get(fact) is None for fact in facts):
+        raise InputError(f"--data-seed does not apply to {data}: nothing is drawn, for it says itself what is tested")
+    if "test_fraction" in stream.options and protocol.get("test_fraction", 0) is None:
+        raise InputError(f"--option test_fraction does not apply to {data}, which says itself what is tested")
 
 
 def _with_resources(benchmark: VLMBenchmark, asked: Experiment, model: VLM) -> VLMBenchmark:

@@ -94,8 +94,9 @@ def text_libraries(model: VLM) -> tuple[str, ...]:
 
 def _tokens(model: VLM, texts: Sequence[str]) -> Iterator[str]:
     """Each text's tokens in words. Some tokenizers leave out tokens at random, and some do not read every text."""
+    start = torch.Generator().manual_seed(0).get_state()
     for text in texts:
-        torch.manual_seed(0)
+        torch.set_rng_state(start)
         try:
             yield str(model.tokenizer([text]).tolist())
         except Exception as error:  # anyone's function

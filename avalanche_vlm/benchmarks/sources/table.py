@@ -120,9 +120,13 @@ def table_stream(
     kind = kind_of(rows, kind, said, path)
     text_column = "label" if kind == "classes" else "caption"
     items = table_items(path, rows, text_column, image_root, problems)
-    if kind == "pairs":
-        refuse_for_pairs(
+    if kind == "classes":
+        refuse_unread(path, "a stream of classes", caption_column=caption_column)
+    else:
+        refuse_unread(
             path,
+            "a stream of captions",
+            label_column=label_column,
             templates=templates,
             label_space=label_space,
             class_names=class_names,
@@ -193,17 +197,18 @@ def table_kind(path: str | Path, *, kind: StreamKind | None = None, **options: A
         return None
 
 
-def refuse_for_pairs(path: Path, **options: Any) -> None:
-    """Refuse options that a stream of captions would not heed.
+def refuse_unread(path: Path, what: str, **options: Any) -> None:
+    """Refuse options that a stream of its kind would not heed.
 
     :param path: the data, for messages.
+    :param what: what the stream is, as the sentence says it.
     :param options: options by name, None for what was not given.
     :raises InputError: for the first that was given.
     """
     for option, value in options.items():
         if value is not None:
             flag = {"templates": "template"}.get(option, option).replace("_", "-")
-            raise InputError(f"{option} (--{flag}) does not apply to {path}: it is a stream of captions")
+            raise InputError(f"{option} (--{flag}) does not apply to {path}: it is {what}")
 
 
 def pairs_stream(path: str | Path, **options: Any) -> VLMBenchmark:
@@ -265,6 +270,8 @@ def table_items(
         if column not in columns:
             listed = ", ".join(sorted(map(str, columns)))
             raise InputError(f"{path} has no column {column!r}; it has {listed} (name it with {column}_column)")
+    if image_root is not None and all(os.path.isabs(str(fields.get("image", ""))) for _, fields in rows):
+        raise InputError(f"image_root (--image-root) does not apply to {path}: none of its image paths is relative")
     folder = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise InputError(f"image_root: there is no folder at {folder}")
