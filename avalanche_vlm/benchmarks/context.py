@@ -105,7 +105,7 @@ def note_cut_captions(benchmark: VLMBenchmark, tokenizer: Tokenizer) -> None:
     report = benchmark.data
     found: dict[str, tuple[int, int]] = {}
     example = ""
-    for part, captions in captions_of(benchmark):
+    for part, captions in captions_in_parts(benchmark):
         if part in report.cut or not captions:
             continue
         distinct = list(dict.fromkeys(captions))
@@ -129,7 +129,7 @@ def _cut_of(texts: Sequence[str], start: int, tokenizer: Tokenizer) -> Iterable[
     return (start + i for i in cut_texts(texts[start : start + 4096], tokenizer))
 
 
-def captions_of(benchmark: VLMBenchmark) -> Iterator[tuple[str, list[str]]]:
+def captions_in_parts(benchmark: VLMBenchmark) -> Iterator[tuple[str, list[str]]]:
     """The captions of each part of a benchmark: of its streams by their names, of held-out sets, and ``reference``.
 
     :param benchmark: a benchmark that may have captions.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from avalanche_vlm._content import digest, digest_framed, framed
 from avalanche_vlm._generators import generators_kept
-from avalanche_vlm.benchmarks.context import captions_of
+from avalanche_vlm.benchmarks.context import captions_in_parts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.places import Located, located
 from avalanche_vlm.benchmarks.scenario import (
@@ -101,7 +101,7 @@ def texts_of(benchmark: VLMBenchmark) -> list[str]:
             prompts = space.prompts()
             found += [first for first, *_ in prompts]
             found += [text for task in space.tasks if task for text in prompts[min(task)]]
-    captions = sorted({one for part, some in captions_of(benchmark) if part != "reference" for one in some})
+    captions = sorted({one for part, some in captions_in_parts(benchmark) if part != "reference" for one in some})
     chosen = np.linspace(0, len(captions) - 1, min(len(captions), MOST_READ), dtype=int)
     return [*found, *(captions[place] for place in chosen)]
 

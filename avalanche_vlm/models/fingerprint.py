@@ -67,7 +67,7 @@ def weights_of(model: VLM) -> dict[str, Any]:
     }
 
 
-def tokenizer_of(model: VLM, texts: Sequence[str]) -> dict[str, str]:
+def reading_of(model: VLM, texts: Sequence[str]) -> dict[str, str]:
     """What a model's tokenizer makes of texts: another one under the same name is another model.
 
     :param model: the model whose tokenizer is meant.

@@ -9,7 +9,7 @@ from avalanche_vlm.benchmarks.fingerprint import data_of, label_space_of, refere
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
 from avalanche_vlm.memory.generators import generator_facts
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.fingerprint import tokenizer_of, weights_of
+from avalanche_vlm.models.fingerprint import reading_of, weights_of
 from avalanche_vlm.training import recipes
 
 
@@ -28,7 +28,7 @@ def conditions_of(benchmark: VLMBenchmark, model: VLM) -> dict[str, Any]:
         "data": data_of(benchmark),
         **classes,
         "model": model.name,
-        "tokenizer": tokenizer_of(model, texts_of(benchmark)),
+        "tokenizer": reading_of(model, texts_of(benchmark)),
         "weights": weights_of(model),
     }
 

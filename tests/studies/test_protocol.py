@@ -26,7 +26,7 @@ from avalanche_vlm.commands import prepare
 from avalanche_vlm.commands.arguments.parser import _parser, parse
 from avalanche_vlm.evaluation.comparable import apart, difference
 from avalanche_vlm.models import tiny
-from avalanche_vlm.models.fingerprint import text_libraries, tokenizer_of
+from avalanche_vlm.models.fingerprint import reading_of, text_libraries
 from avalanche_vlm.studies.outcome import protocol_of
 from avalanche_vlm.training.settings import TrainSettings
 
@@ -314,7 +314,7 @@ def test_a_tokenizer_that_reads_a_word_of_the_data_otherwise_is_another(mine):
 
     def of(word: str, texts: list[str] = texts, drops: bool = False) -> dict[str, str]:
         model.tokenizer = Stretched(words, word, drops)
-        return tokenizer_of(model, texts)
+        return reading_of(model, texts)
 
     seen, unseen = of("red"), of("quartz")
     assert seen["content"] != unseen["content"] and seen["texts"] != unseen["texts"]

@@ -121,9 +121,9 @@ def table_stream(
     text_column = "label" if kind == "classes" else "caption"
     items = table_items(path, rows, text_column, image_root, problems)
     if kind == "classes":
-        refuse_unread(path, "a stream of classes", caption_column=caption_column)
+        refuse_unheeded(path, "a stream of classes", caption_column=caption_column)
     else:
-        refuse_unread(
+        refuse_unheeded(
             path,
             "a stream of captions",
             label_column=label_column,
@@ -197,7 +197,7 @@ def table_kind(path: str | Path, *, kind: StreamKind | None = None, **options: A
         return None
 
 
-def refuse_unread(path: Path, what: str, **options: Any) -> None:
+def refuse_unheeded(path: Path, what: str, **options: Any) -> None:
     """Refuse options that a stream of its kind would not heed.
 
     :param path: the data, for messages.
