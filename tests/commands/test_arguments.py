@@ -153,6 +153,13 @@ def test_an_argument_with_a_null_byte_is_refused(words):
         parse(words)
 
 
+@pytest.mark.parametrize("command", ["compare", "advise"])
+def test_of_two_values_of_an_option_the_later_one_is_asked_for(command):
+    given = ["rank=8", "lora.rank=3", "rank=8", "rank=4"]
+    request = parse([command, "--out", "x", *(f"--set={text}" for text in given)])[1]
+    assert [of.text for of in request.assignments] == ["lora.rank=3", "rank=4"]
+
+
 def test_limits_are_the_constraints_of_advice():
     from avalanche_vlm.studies.advice.constraints import Constraints
 

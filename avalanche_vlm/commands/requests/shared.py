@@ -161,12 +161,16 @@ def _passes(options: argparse.Namespace) -> int | None:
 
 
 def assignments(options: argparse.Namespace) -> tuple[Assignment, ...]:
-    """Options that recipes are given.
+    """Options that recipes are given, each once: of two values the later one counts.
 
     :param options: arguments as argparse has parsed them.
     :raises InputError: for one without a value.
     """
-    return tuple(map(_assignment, options.set))
+    found: dict[tuple[str | None, str], Assignment] = {}
+    for one in map(_assignment, options.set):
+        found.pop((one.recipe, one.option), None)  # behind what came between them
+        found[one.recipe, one.option] = one
+    return tuple(found.values())
 
 
 def kept(options: argparse.Namespace, name: str) -> int | None:
