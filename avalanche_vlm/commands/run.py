@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def run(request: RunRequest) -> int:
 
 
 def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
-    from avalanche_vlm.report import aside_table, lettering, table
+    from avalanche_vlm.report import aside_table, table
 
     with watched(request.quiet) as progress:
         if sizes := prepare.quick_sizes(request):
@@ -49,7 +49,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
             progress.say(told)
         confirm_all([job])
         entry = execute(job, request.checkpoint_minutes, command, progress)
-        if numbered := lettering.key(entry["result"]["tasks"]):
+        for numbered in _numbered(entry["result"]):
             progress.say(numbered)
     _write_table(request.out, [entry])
     table.print_matrix(entry["result"])
@@ -79,7 +79,7 @@ def compare(request: CompareRequest) -> int:
 def _compare(
     request: CompareRequest, experiments: list[tuple[str, Experiment]], left_out: list[str], command: Command
 ) -> int:
-    from avalanche_vlm.report import lettering, plots
+    from avalanche_vlm.report import plots
 
     out = request.out
     logs = Logs(request.log, out)
@@ -110,7 +110,7 @@ def _compare(
                 expected = False
                 note_failure(job, failure.sentence, failure.traceback)
         ordered = table_order(request, jobs, entries)
-        if ordered and (numbered := lettering.key(ordered[0]["result"]["tasks"])):
+        for numbered in _numbered(ordered[0]["result"]) if ordered else ():
             progress.say(numbered)
     if ordered:
         _write_table(out, ordered)
@@ -163,6 +163,16 @@ def _draw_held_out(out: Path, results: Sequence[Mapping[str, Any]], progress: Pr
 
     if any(result["held_out"] for result in results):
         draw_plot(out / "held_out.png", partial(plots.held_out_curves, results), progress)
+
+
+def _numbered(result: Mapping[str, Any]) -> Iterator[str]:
+    """What stands in plots for names whose letters no font has."""
+    from avalanche_vlm.evaluation.curves import curves_by_set
+    from avalanche_vlm.report import lettering
+
+    for names, stem in ((result["tasks"], "task"), (list(curves_by_set(result["held_out"])), lettering.CURVE)):
+        if sentence := lettering.key(names, stem):
+            yield sentence
 
 
 def _write_table(out: Path, entries: list[dict[str, Any]]) -> None:

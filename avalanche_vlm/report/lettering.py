@@ -18,6 +18,10 @@ _LONGEST = 40
 """Most letters of a name on a plot: of longer ones matplotlib finds no room for the axes beside them."""
 
 
+CURVE = "score"
+"""What the curve of a held-out set is called where no font has the letters of its name."""
+
+
 def labels(names: Sequence[str], stem: str = "task") -> list[str]:
     """Names as a plot can show them: in one line, the middle of a long one left out; where no installed font has the
     glyphs of one, its position in the place of it.

@@ -18,7 +18,7 @@ from avalanche_vlm.evaluation.curves import curves_by_set
 from avalanche_vlm.evaluation.declaration import Figure
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.evaluation.variants import row_names
-from avalanche_vlm.report.lettering import labels, reach, set_in_fonts
+from avalanche_vlm.report.lettering import CURVE, labels, reach, set_in_fonts
 from avalanche_vlm.units import visible
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -128,8 +128,9 @@ def held_out_curves(results: Sequence[Mapping[str, Any]], names: Sequence[str] |
     size = (shrunk * across * width + 3 * many, down * (shrunk * height + slanted))
     figure = Plot(figsize=size, layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
-    for axis, name in zip(panels, names or [""], strict=False):
+    for axis, name, title in zip(panels, names or [""], labels(names, CURVE) if names else [""], strict=False):
         _held_out_panel(axis, groups, name, tasks, shrunk * width, bands=not many)
+        axis.set_ylabel(visible(f"held-out {title} (percent)"))
     for axis in panels[max(1, len(names)) :]:
         axis.remove()
     if panels[0].lines and many:
@@ -156,7 +157,6 @@ def _held_out_panel(
             axis.fill_between(steps[measured], low, high, color=colour, alpha=0.15, linewidth=0)
     shown = slice(None, None, math.ceil(1.5 * _LETTER * len(steps) / width))
     axis.set_xticks(steps[shown], ["pretrained", *tasks][shown], rotation=45, ha="right")
-    axis.set_ylabel(visible(f"held-out {name} (percent)"))
     axis.set_xlabel("after training on")
     axis.set_ylim(0, 102)
     axis.grid(alpha=0.3)

@@ -262,6 +262,13 @@ def test_names_that_no_font_has_are_numbered_without_a_warning(plain_font_alone,
     assert lettering.key(["flores", "p\u00e1jaros", "\u0440\u0435\u043a\u0430"]) is None
 
 
+def test_a_held_out_set_whose_letters_no_font_has_is_numbered_without_a_warning(plain_font_alone):
+    result = {**result_with_tasks("birds"), "held_out": {"size": [1.0, 2.0], "\u82b1 R@1": [3.0, 4.0]}}
+    figure = plots.held_out_curves([result])
+    assert drawn(figure)[:4] == b"\x89PNG"
+    assert [axis.get_ylabel() for axis in figure.axes] == ["held-out size (percent)", "held-out score 2 (percent)"]
+
+
 def test_an_installed_font_that_has_the_letters_is_taken(tmp_path, monkeypatch):
     """A font of one glyph, made here: a name in it is drawn with it and no warning."""
     builder = FontBuilder(1000, isTTF=True)
