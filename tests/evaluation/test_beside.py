@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from avalanche_vlm.benchmarks.published.results import tables_on
+from avalanche_vlm.benchmarks.published.results import published_tables, tables_on
 from avalanche_vlm.evaluation.beside import published_beside
 
 
@@ -61,6 +61,19 @@ def test_another_protocol_is_refused_by_the_field_that_differs(where, value, sen
     (said,) = found.sentences
     assert said.startswith("Published figures are not shown: ")
     assert re.search(sentence, said)
+
+
+@pytest.mark.parametrize("table", published_tables(), ids=lambda table: table.named)
+def test_no_table_stands_beside_a_result_that_differs_in_one_field(table):
+    def shown(changed: str | None) -> tuple:
+        protocol: dict = {"recipe": "zscl", "data": {}}
+        for name, value in table.protocol.items():
+            group, _, field = name.rpartition(".")
+            (protocol[group] if group else protocol)[field] = "another" if name == changed else copy.deepcopy(value)
+        return published_beside([{"protocol": protocol}]).rows
+
+    assert set(map(id, table.rows)) <= set(map(id, shown(None)))
+    assert [name for name in table.protocol if shown(name)] == []
 
 
 def test_models_that_started_from_random_weights_have_nothing_beside_them():

@@ -525,15 +525,17 @@ def tars(folder: Path, samples: Sequence[dict[str, bytes]], each: int, name: str
         tar(folder / name.format(shard // each), files)
 
 
-def tic_datacomp(root: Path, each: int = 4, tested: int = 3, years: Iterable[int] = range(2014, 2023)) -> None:
-    """DataComp's tars by year as its resharder writes them, in a folder a part of the pool as TiC-CLIP's own have them
-    for 2018; and the retrieval sets, renamed for CLIP_benchmark."""
-    for year in years:
+def tic_datacomp(
+    root: Path, each: int = 4, tested: int = 3, times: Iterable[int] = range(2014, 2023), by: str = "yearly"
+) -> None:
+    """DataComp's tars by year or month as its resharder writes them, in a folder a part of the pool as TiC-CLIP's own
+    have them for 2018; and the retrieval sets, renamed for CLIP_benchmark."""
+    for year in times:
         samples = [
             pair(year + n, f"{n:08d}", txt=f"trained {year}\nas {n}", uid=f"{year:016x}{n:016x}", url="http://x")
             for n in range(each)
         ]
-        place = root / f"tic/datacomp/yearly/train/{year}"
+        place = root / f"tic/datacomp/{by}/train/{year}"
         if year == 2018:
             tars(place / "2", samples[:2], 2, "{:08d}.tar")
             tars(place / "10", samples[2:], 2, "{:08d}.tar")
@@ -543,7 +545,7 @@ def tic_datacomp(root: Path, each: int = 4, tested: int = 3, years: Iterable[int
             pair(5 * year + n, f"{n:08d}", txt=f"tested {year} as {n}", uid=f"{year:016x}{n:016x}")
             for n in range(tested)
         ]
-        place = root / f"tic/datacomp/yearly/eval/retrieval/{year}"
+        place = root / f"tic/datacomp/{by}/eval/retrieval/{year}"
         tars(place, of, 2, "{}.tar")
         write(place / "nshards.txt", f"{-(-tested // 2)}\n")
         write(place / "count.txt", f"{tested}\n")

@@ -41,19 +41,22 @@ for _benchmark in (
     ),
     DatedPairs(
         name="tic-datacomp",
-        summary="pictures of the web with captions, 2014 to 2016 and then a year at a time to 2022",
+        summary="pictures of the web with captions, 2014 to 2016 and then a year at a time to 2022, or month by month",
         source="arXiv 2310.16226",
         citation=_TIC,
         splits={"retrieval": "tic-datacomp", "drawn": "tic-datacomp-drawn"},
+        monthly={"retrieval": "tic-datacomp-month", "drawn": "tic-datacomp-month-drawn"},
         notes=(
             "the authors train from scratch, 4,500 iterations of 4,096 pairs a step at the medium scale, 22,500 of "
             "8,192 at the large one, and 20,500 of 90,112 at xlarge",
         ),
-        split_notes={
+        yearly_notes={
             "retrieval": (
                 "tests the first step on the retrieval sets of its three years together, and the authors each year by "
                 "itself",
             ),
+        },
+        split_notes={
             "drawn": (
                 "tests on 1 percent of each step, drawn by seed and caption, and the result has its places: the "
                 "published test sets are the retrieval sets",

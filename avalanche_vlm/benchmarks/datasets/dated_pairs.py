@@ -15,6 +15,15 @@ _BATCHES = {
     "redcaps": {str(year): str(year) for year in range(2017, 2021)},
 }
 _YEARLY = "tic/datacomp/yearly"
+_MONTHLY = "tic/datacomp/monthly"
+_WITHOUT_PAIRS = {2014: (1, 2, 5, 6), 2015: (9, 12), 2016: (1, 3, 11), 2022: (2, 3, 4), 2023: range(7, 13)}
+MONTHS = tuple(
+    f"{year}{month:02d}"
+    for year in range(2014, 2024)
+    for month in range(1, 13)
+    if month not in _WITHOUT_PAIRS.get(year, ())
+)
+"""The months that TiC-DataComp has pairs of, as its authors name their folders: 201403 to 202306, with gaps."""
 
 for _tests in (True, False):
     PAIR_SETS.add(
@@ -22,7 +31,7 @@ for _tests in (True, False):
             "tic-datacomp" if _tests else "tic-datacomp-drawn",
             "TiC-DataComp",
             f"TiC-DataComp by year, {'with its retrieval sets' if _tests else 'some pairs of each step drawn to test'}",
-            f"{_READERS}:tars_by_year",
+            f"{_READERS}:tars_in_time",
             {
                 **{
                     f"{_YEARLY}/train/{year}": f"the folder of the tars of {year}"
@@ -45,6 +54,35 @@ for _tests in (True, False):
             source=_SOURCE,
             licence=_WEB,
             notes=("how many pairs a step has depends on the scale and the filter, and is not checked",),
+        )
+    )
+
+for _tests in (True, False):
+    PAIR_SETS.add(
+        PairSet(
+            f"tic-datacomp-month{'' if _tests else '-drawn'}",
+            "TiC-DataComp",
+            f"TiC-DataComp by month, {'with its retrieval sets' if _tests else 'some pairs of each drawn to test'}",
+            f"{_READERS}:tars_in_time",
+            {
+                f"{_MONTHLY}/train": f"a folder of tars for each of {len(MONTHS)} months, {MONTHS[0]} to {MONTHS[-1]}",
+                **{
+                    f"{_MONTHLY}/eval/retrieval": "a folder for each month as well, its retrieval set in "
+                    "CLIP_benchmark's layout, which splits=drawn does without"
+                    for _ in range(_tests)
+                },
+            },
+            reading={
+                "folder": f"{_MONTHLY}/train",
+                "steps": {month: (month,) for month in MONTHS},
+                "tests": f"{_MONTHLY}/eval/retrieval" if _tests else None,
+            },
+            source=_SOURCE,
+            licence=_WEB,
+            notes=(
+                "how many pairs a month has depends on the scale and the filter, and is not checked",
+                "which months have pairs is of the authors' list of tasks (apple/ml-tic-clip, commit 9e956c6)",
+            ),
         )
     )
 

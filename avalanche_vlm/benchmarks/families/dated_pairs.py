@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from avalanche_vlm.benchmarks.datasets.declaration import PAIR_SETS, PairSet
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DatedPairs(PairStream):
-    """A benchmark like TiC-CLIP's: pairs of one data set, one step of years after another.
+    """A benchmark like TiC-CLIP's: pairs of one data set, one step in time after another.
 
     :param splits: name of the set of pairs by what is tested, the default first.
+    :param monthly: name of the set of pairs by what is tested, with steps of months; none where there are none.
+    :param yearly_notes: what a reader should know of steps of years alone, a sentence each, by split.
     """
 
     family: ClassVar[str] = "time-incremental"
@@ -27,18 +29,36 @@ class DatedPairs(PairStream):
 
     members: tuple[str, ...] = ()
     splits: Mapping[str, str]
+    monthly: Mapping[str, str] = field(default_factory=dict)
+    yearly_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def own_options(self) -> tuple[BenchmarkOption, ...]:
-        """What is tested after a step, and how many captions of an image train."""
-        return (*choice_of_split(self.splits, "what a step is tested on"), *super().own_options())
+        """How long a step is, what is tested after it, and how many captions of an image train."""
+        lengths = ("year", "month")
+        length = BenchmarkOption("step_length", "choice", lengths[0], "what is a step in time", lengths)
+        return (
+            *(length for _ in range(bool(self.monthly))),
+            *choice_of_split(self.splits, "what a step is tested on"),
+            *super().own_options(),
+        )
+
+    def notes_with(self, options: Options) -> tuple[str, ...]:
+        """What a reader of results should know, a sentence each.
+
+        :param options: values of all options.
+        """
+        yearly = () if _by_month(options) else self.yearly_notes.get(split_in(options, self.splits), ())
+        return (*super().notes_with(options), *yearly)
 
     def layouts(self) -> Mapping[str, Sequence[PairSet]]:
         """The set of pairs by what is tested."""
-        return {split: (PAIR_SETS.get(name),) for split, name in self.splits.items()}
+        months = {f"step_length=month {split}": name for split, name in self.monthly.items()}
+        return {which: (PAIR_SETS.get(name),) for which, name in {**self.splits, **months}.items()}
 
     def sets(self, options: Options) -> list[PairSet]:
         """The one set of pairs."""
-        return [PAIR_SETS.get(self.splits[split_in(options, self.splits)])]
+        by_split = self.monthly if _by_month(options) else self.splits
+        return [PAIR_SETS.get(by_split[split_in(options, self.splits)])]
 
     def plans(self, read: Sequence[CaptionedSet], options: Options) -> list[PairPlan]:
         """A task of each step; of a set without test parts, some pairs of each step are drawn from the seed."""
@@ -48,3 +68,7 @@ class DatedPairs(PairStream):
             PairPlan(step, train.few_captions(few, seed), test, drawn=drawn)
             for step, (train, test, drawn) in found.steps(seed).items()
         ]
+
+
+def _by_month(options: Options) -> bool:
+    return options.get("step_length") == "month"

@@ -1,5 +1,5 @@
-"""TiC-CLIP's images with captions by steps in time: tars below a folder for each year, and tars or tables that its
-script names after a batch of years. No image is opened."""
+"""TiC-CLIP's images with captions by steps in time: tars below a folder for each year or month, and tars or tables that
+its script names after a batch of years. No image is opened."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _MARKUP = re.compile("<.*?>")
 _MADE_OF = ("title", "description", "usertags")
 
 
-def tars_by_year(
-    root: Path, problems: Problems, folder: str, steps: Mapping[str, Sequence[int]], tests: str | None
+def tars_in_time(
+    root: Path, problems: Problems, folder: str, steps: Mapping[str, Sequence[int | str]], tests: str | None
 ) -> CaptionedSet:
-    """A data set with a folder for each year, of tars or of folders of tars, and if wanted a retrieval set for each.
+    """A data set with a folder of tars, or of folders of tars, for each year or month, and a retrieval set if wanted.
 
     :param root: folder that holds the data sets.
     :param problems: takes samples that cannot be used.
-    :param folder: folder of the years, relative to ``root``.
-    :param steps: years of each step, by the step's name.
-    :param tests: folder of the retrieval sets by year, relative to ``root``, in CLIP_benchmark's layout; None where a
-        part of the pairs is drawn for testing.
+    :param folder: folder of these folders, relative to ``root``.
+    :param steps: names of each step's folders, by the step's name.
+    :param tests: folder of the retrieval sets by the same names, relative to ``root``, in CLIP_benchmark's layout; None
+        where a part of the pairs is drawn for testing.
     :return: parts ``train STEP`` and ``test STEP`` of each step, or ``all STEP`` where some are to be drawn.
-    :raises InputError: in one sentence, for a year without tars, or a tar that cannot be read.
+    :raises InputError: in one sentence, for a year or month without tars, or a tar that cannot be read.
     """
     parts = {}
-    for step, years in steps.items():
-        rows = (row for year in years for row in _below(root / folder / str(year), problems))
+    for step, times in steps.items():
+        rows = (row for time in times for row in _below(root / folder / str(time), problems))
         parts[f"{'train' if tests else 'all'} {step}"] = _part(rows)
         if tests:
-            places = (root / tests / str(year) for year in years)
+            places = (root / tests / str(time) for time in times)
             parts[f"test {step}"] = _part(row for place in places for row in _retrieval(place, problems))
     return CaptionedSet(parts)
 

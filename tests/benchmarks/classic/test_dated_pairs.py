@@ -10,6 +10,7 @@ import real_formats
 
 from avalanche_vlm import benchmarks
 from avalanche_vlm.benchmarks.aside import open_aside
+from avalanche_vlm.benchmarks.datasets.dated_pairs import MONTHS
 from avalanche_vlm.benchmarks.sources.aside import AsideReading
 from avalanche_vlm.benchmarks.sources.captioned import drawn_by_caption
 from avalanche_vlm.benchmarks.sources.dated_pairs import caption_made
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*caption.* longer than")
 
 TOKENIZER = build_tokenizer()
 YEARS = ["2014 to 2016", *map(str, range(2017, 2023))]
+MONTHS_OF_YEARS = [8, 10, 9, 12, 12, 12, 12, 12, 9, 6]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,27 @@ def test_without_retrieval_sets_some_pairs_of_each_step_are_drawn(root):
     (place,) = found.data.chosen["2017"]
     assert captions(found.test_stream, 1) == [f"trained 2017 as {place}"]
     assert any("the published test sets are the retrieval sets" in note for note in found.data.notes)
+
+
+def test_datacomp_has_a_step_for_each_month_that_has_pairs(tmp_path):
+    real_formats.tic_datacomp(tmp_path, each=2, tested=1, times=map(int, MONTHS), by="monthly")
+    found = create("tic-datacomp", tmp_path, step_length="month")
+    assert list(found.task_names) == list(MONTHS) and len(MONTHS) == 102
+    assert [sum(month.startswith(str(year)) for month in MONTHS) for year in range(2014, 2024)] == MONTHS_OF_YEARS
+    assert found.protocol["step_length"] == "month" and found.protocol["steps"] == "time"
+    assert found.protocol["n_train"] == [2] * 102 and found.protocol["n_test"] == [1] * 102
+    assert captions(found.train_stream, 1) == [f"trained 201404 as {n}" for n in range(2)]
+    assert captions(found.test_stream, 101) == ["tested 202306 as 0"]
+    assert not any("three years together" in note for note in found.data.notes)
+    drawn = create("tic-datacomp", tmp_path, step_length="month", splits="drawn")
+    assert list(drawn.data.chosen) == list(MONTHS) and drawn.protocol["n_test"] == [1] * 102
+    (tmp_path / "tic/datacomp/monthly/train/201612").rename(tmp_path / "aside")
+    with pytest.raises(InputError, match="monthly/train/201612 has no tars"):
+        create("tic-datacomp", tmp_path, step_length="month")
+    with pytest.raises(InputError, match="has no tic/datacomp/yearly/train/2014"):
+        create("tic-datacomp", tmp_path)
+    with pytest.raises(InputError, match="step_length"):
+        create("tic-datacomp", tmp_path, step_length="week")
 
 
 def test_one_percent_of_a_step_of_yfcc_is_drawn_and_stored(root):
