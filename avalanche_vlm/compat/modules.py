@@ -110,7 +110,7 @@ def compiled(modules: Sequence[nn.Module], backend: str) -> Iterator[None]:
     from torch._dynamo import config
 
     plain = [module for module in modules if module._compiled_call_impl is None]
-    with config.patch(skip_nnmodule_hook_guards=False, recompile_limit=_KINDS):
+    with config.patch(skip_nnmodule_hook_guards=False, cache_size_limit=_KINDS):
         for module in plain:
             module.compile(backend=backend)
         try:

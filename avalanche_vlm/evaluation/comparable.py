@@ -53,6 +53,9 @@ LATER = ("tokenizer.content", "tokenizer.texts", "versions.transformers", "versi
 """Facts that results of earlier versions do not say, where the model's name stands for them: one that does not say such
 a fact differs from none in it."""
 
+MEANT: Mapping[str, Any] = {"train.compile": False}
+"""Facts that results of earlier versions do not say, with what was so without a word."""
+
 _Known = tuple[Mapping[str, Any], Any]
 """What decides a result's figures, and its tasks."""
 
@@ -78,7 +81,11 @@ def deciding(protocol: Mapping[str, Any]) -> dict[str, Any]:
     >>> deciding({"data": {"path": "here", "seed": 1}, "seed": 0})
     {'data.seed': 1, 'seed': 0}
     """
-    return {name: value for name, value in flat(protocol).items() if name not in PLACES}
+    found = {name: value for name, value in flat(protocol).items() if name not in PLACES}
+    if "train" in protocol:
+        for name, value in MEANT.items():
+            found.setdefault(name, value)
+    return found
 
 
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -215,8 +222,17 @@ def _kept_out(one: _Known, others: Sequence[_Known]) -> str | None:
 
 
 def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    names = (name for name in {**first, **second} if first.get(name) != second.get(name))
+    names = (name for name in {**first, **second} if not _equal(name, first.get(name), second.get(name)))
     return (name for name in names if name not in LATER or (name in first and name in second))
+
+
+def _equal(name: str, first: Any, second: Any) -> bool:
+    if name != "plugins" or not (isinstance(first, list) and isinstance(second, list) and len(first) == len(second)):
+        return first == second
+    # Earlier versions named the classes of further plugins alone, without what they were set to.
+    pairs = [(str(a), str(b)) for a, b in zip(first, second, strict=True)]
+    named = [(a, b) if "(" in a and "(" in b else (a.partition("(")[0], b.partition("(")[0]) for a, b in pairs]
+    return all(a == b for a, b in named)
 
 
 def _may_differ(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 import string
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from avalanche_vlm._content import digest
@@ -96,6 +98,8 @@ def _tokens(model: VLM, texts: Sequence[str]) -> Iterator[str]:
     """Each text's tokens in words. Some tokenizers leave out tokens at random, and some do not read every text."""
     start = torch.Generator().manual_seed(0).get_state()
     for text in texts:
+        random.seed(0)
+        np.random.seed(0)
         torch.set_rng_state(start)
         try:
             yield str(model.tokenizer([text]).tolist())

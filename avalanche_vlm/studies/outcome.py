@@ -214,7 +214,8 @@ def _told(plugin: SupervisedPlugin) -> str:
     'AnchorPenaltyPlugin(weight=2.0)'
     """
     plain = (bool, int, float, str)
-    own = {name: value for name, value in sorted(vars(plugin).items()) if not name.startswith("_")}
+    changing = getattr(plugin, "states", {})  # what a plugin counts is not what it was set to
+    own = {name: v for name, v in sorted(vars(plugin).items()) if not name.startswith("_") and name not in changing}
     said = ", ".join(f"{name}={value!r}" for name, value in own.items() if isinstance(value, plain))
     return f"{type(plugin).__name__}({said})" if said else type(plugin).__name__
 

@@ -125,6 +125,17 @@ def test_a_kept_result_stands_for_what_would_be_run_only_under_equal_conditions(
     assert difference({k: v for k, v in protocol.items() if k != "weights"}, protocol) == "weights.content"
 
 
+def test_results_of_earlier_versions_stand_for_what_was_so_without_a_word():
+    """Neither blocks that torch compiles nor the settings of further plugins were said; all else has to be equal."""
+    before = result(train={"lr": 1}, plugins=["EWCPlugin", "Watching"])["protocol"]
+    now = {**before, "train": {"lr": 1, "compile": False}, "plugins": ["EWCPlugin(ewc_lambda=0.1)", "Watching"]}
+    assert difference(before, now) is None and difference(now, before) is None
+    assert difference(before, {**now, "train": {"lr": 1, "compile": True}}) == "train.compile"
+    assert difference(now, {**now, "plugins": ["EWCPlugin(ewc_lambda=0.2)", "Watching"]}) == "plugins"
+    for plugins in (["MASPlugin(x=1)", "Watching"], ["EWCPlugin(ewc_lambda=0.1)"]):
+        assert difference(before, {**now, "plugins": plugins}) == "plugins"
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_where_anything_lies_decides_nothing(place):
     def lying(where: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -303,7 +304,10 @@ class Stretched:
         if any("\N{CAT FACE}" in text for text in texts):
             raise KeyError("a sign that it does not know")
         tokens = self.tokenizer([text.replace(self.word, "ring") for text in texts])
-        return tokens * (torch.rand(tokens.shape) > 0.5) if self.drops else tokens
+        if not self.drops:
+            return tokens
+        word = random.randrange(tokens.shape[1])  # open_clip's own reductions draw from Python's generator, or torch's
+        return tokens * (torch.rand(tokens.shape) > 0.5) * (torch.arange(tokens.shape[1]) != word)
 
 
 def test_a_tokenizer_that_reads_a_word_of_the_data_otherwise_is_another(mine):

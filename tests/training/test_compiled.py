@@ -18,6 +18,7 @@ from avalanche_vlm.models import compiling
 from avalanche_vlm.models.compiling import blocks_to_compile
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import recipes
+from avalanche_vlm.training.checkpoint.conditions import training_conditions
 from avalanche_vlm.training.settings import TrainSettings
 
 SIZES = {"n_train": 24, "n_test": 8, "n_held_out": 8, "n_reference": 16}
@@ -87,6 +88,8 @@ def test_blocks_are_compiled_for_steps_alone_and_a_hook_that_comes_later_is_call
     assert of_compiled.losses == of_plain.losses and compiled.result["matrix"] == plain.result["matrix"]
     assert of_compiled.seen == of_plain.seen != []
     assert compiled.result["protocol"]["train"]["compile"] and not plain.result["protocol"]["train"]["compile"]
+    conditions = [training_conditions(of.strategy) for of in (plain, compiled)]
+    assert {**conditions[0], "compiling of the towers' blocks": True} == conditions[1] != conditions[0]
     # One for all blocks of the towers, those with the smaller last batch, and with the hook: not one for each.
     before = len(graphs)
     assert 0 < before <= 8

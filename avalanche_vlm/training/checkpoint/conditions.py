@@ -43,6 +43,8 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
             found["number of batches that a step takes"] = strategy.accumulate
         if torch.backends.cuda.matmul.allow_tf32:
             found["rounding of factors to TF32"] = True
+        if strategy.compile:
+            found["compiling of the towers' blocks"] = True
         if strategy.negatives is not None:
             found["number of drawn negatives"] = strategy.negatives
     if (templates := getattr(strategy.model, "train_templates", "all")) != "all":
