@@ -222,11 +222,11 @@ def _kept_out(one: _Known, others: Sequence[_Known]) -> str | None:
 
 
 def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    names = (name for name in {**first, **second} if not _equal(name, first.get(name), second.get(name)))
+    names = (name for name in {**first, **second} if not _says_the_same(name, first.get(name), second.get(name)))
     return (name for name in names if name not in LATER or (name in first and name in second))
 
 
-def _equal(name: str, first: Any, second: Any) -> bool:
+def _says_the_same(name: str, first: Any, second: Any) -> bool:
     if name != "plugins" or not (isinstance(first, list) and isinstance(second, list) and len(first) == len(second)):
         return first == second
     # Earlier versions named the classes of further plugins alone, without what they were set to.

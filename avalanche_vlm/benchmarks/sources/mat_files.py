@@ -63,19 +63,29 @@ class _Inflated:
 
     def __init__(self, source: BinaryIO, n: int) -> None:
         self._source, self._left = source, n
-        self._inflate, self._ready = zlib.decompressobj(), b""
+        self._inflate = zlib.decompressobj()
+        self._ready, self._at = b"", 0
 
     def read(self, n: int, /) -> bytes:
-        while len(self._ready) < n:
+        if self._at + n > len(self._ready):
+            self._ready, self._at = self._ready[self._at :], 0
+            while len(self._ready) < n and (more := self._more()):
+                self._ready += more
+        found = self._ready[self._at : self._at + n]
+        self._at += len(found)
+        return found
+
+    def _more(self) -> bytes:
+        """The next piece, at most a chunk; nothing at the end."""
+        found = b""
+        while not found and not self._inflate.eof:
             packed = self._inflate.unconsumed_tail
-            if not packed and self._left and not self._inflate.eof:
+            if not packed and self._left:
                 packed = self._source.read(min(_CHUNK, self._left))
                 self._left -= len(packed)
-            more = self._inflate.decompress(packed, _CHUNK) if packed else b""
-            if not more and not (self._inflate.unconsumed_tail or (packed and self._left)):
+            if not packed:
                 break
-            self._ready += more
-        found, self._ready = self._ready[:n], self._ready[n:]
+            found = self._inflate.decompress(packed, _CHUNK)
         return found
 
     def finish(self) -> None:
@@ -94,7 +104,7 @@ def _look_over(file: BinaryIO, name: bytes) -> None:
         raise _Damaged("it has not the head of version 5, with which files are saved that are not of version 7.3")
     if header.startswith(b"MATLAB 7.3") or struct.unpack(f"{order}H", header[124:126])[0] != 0x100:
         raise _Damaged("it is of another version than 5 to 7.2: save it with -v7")
-    while tag := file.read(_TAG):
+    while (tag := file.read(_TAG)).strip(b"\0"):  # some files end in zeros
         kind, n, _ = _tag(tag, order)
         if kind == _COMPRESSED:
             inner = _Inflated(file, n)

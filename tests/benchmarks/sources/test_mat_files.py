@@ -111,3 +111,24 @@ def test_what_a_packed_array_says_of_its_size_takes_no_memory(tmp_path):
     path.write_bytes(head + struct.pack("<II", 15, len(packed)) + packed)
     with pytest.raises(InputError, match="an array of 1073741824 others has no room for them"):
         read_mat(path, "a")
+
+
+@pytest.mark.parametrize("behind", [4, 8, 20])
+def test_zeros_behind_the_last_element_are_no_element(saved, behind):
+    saved.write_bytes(saved.read_bytes() + bytes(behind))
+    assert read_mat(saved, "numbers").shape == (2, 3, 4)
+
+
+def test_a_packed_list_is_not_copied_for_each_of_its_elements(tmp_path, monkeypatch):
+    """A list of Stanford Cars' length has a hundred thousand elements."""
+    from avalanche_vlm.benchmarks.sources import mat_files
+
+    rows = np.zeros((1, 3000), dtype=[("class", "O"), ("fname", "O")])
+    for number in range(3000):
+        rows[0, number] = (number, f"{number:05d}.jpg")
+    scipy.io.savemat(tmp_path / "a.mat", {"rows": rows}, do_compression=True)
+    pieces = []
+    real = mat_files._Inflated._more
+    monkeypatch.setattr(mat_files._Inflated, "_more", lambda self: pieces.append(len(self._ready)) or real(self))
+    assert read_mat(tmp_path / "a.mat", "rows")["class"][2999] == 2999
+    assert len(pieces) < 20
