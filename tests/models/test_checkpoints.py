@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
-from avalanche_vlm.models.checkpoints import inspect_checkpoint, read_weights
+from avalanche_vlm.models.checkpoints import inspect_checkpoint, read_pickled, read_weights
 from avalanche_vlm.models.tiny import WEIGHTS
 
 
@@ -199,3 +199,17 @@ def test_open_clips_own_checkpoint_with_its_optimizer(monkeypatch, tmp_path):
     vlm = create_vlm("small", tmp_path / "epoch_1.pt")
     assert torch.equal(vlm.clip.visual.proj, clip.visual.proj)
     assert vlm.clip.visual.image_size == (SMALL["vision_cfg"]["image_size"],) * 2
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_name_that_torch_would_search_for_seconds_is_refused_before(tmp_path, monkeypatch, archive):
+    path = tmp_path / "a.pt"
+    asks = b"\x80\x02ccollections\n" + b"OrderedDict" * 2000 + b"\n)R."
+    if archive:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a/data.pkl", asks)
+    else:
+        path.write_bytes(b"\x80\x02I1\n." + asks)
+    monkeypatch.setattr(torch, "load", lambda *given, **options: pytest.fail("torch has it"))
+    with pytest.raises(InputError, match=r"a\.pt is a pickle that asks for a class whose name has 22012 letters"):
+        read_pickled(path)
