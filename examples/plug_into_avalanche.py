@@ -9,7 +9,7 @@ import argparse
 
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
-from avalanche.logging import InteractiveLogger
+from avalanche.logging import BaseLogger, InteractiveLogger
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 
@@ -37,7 +37,7 @@ def train(recipe: str, n_train: int, n_test: int, epochs: int, verbose: bool) ->
         loss_metrics(experience=True),
         matrix,
         held_out,
-        loggers=[InteractiveLogger()] if verbose else [],
+        loggers=[InteractiveLogger() if verbose else BaseLogger()],
     )
     strategy = Naive(
         model=model,

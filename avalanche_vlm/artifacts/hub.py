@@ -39,7 +39,7 @@ def write_hub_folder(saved: SavedModel, folder: Path) -> list[str]:
             shutil.copy(source, folder / name)
     said = [f"{CARD} leaves the license to you"]
     if left:
-        said.append("the state of training stays behind, so that the model predicts and learns no more")
+        said.append("the state of training stays behind: the model predicts, and cannot go on learning")
     base = description.base
     origin = base.origin
     if origin is not None and _lies_here(origin.name, origin.pretrained) and not base.embedded:

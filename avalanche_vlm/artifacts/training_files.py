@@ -61,7 +61,7 @@ def read_training(folder: Path, model: Mapping[str, Any], base: Mapping[str, Any
     """
     if not (folder / f"{TRAINING}.json").is_file():
         raise InputError(
-            f"{folder} was saved without the state of its training, so that it predicts and learns no more"
+            f"{folder} was saved without the state of its training: it predicts, and cannot go on learning"
         )
     stored = load_state(folder, name=TRAINING, kind=_KIND)
     state: StateDict = {f"model.{name}": entry for name, entry in model.items()} | dict(stored.state)

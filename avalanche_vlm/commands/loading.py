@@ -48,8 +48,19 @@ def warn_of_crowd(request: Part) -> None:
     elsewhere = isinstance(request, TrainingRequest) and request.elsewhere
     if not trains or elsewhere or getattr(request, "device", "").startswith("cuda"):
         return
-    if why := crowded(getattr(request, "threads", None) or cores()):
+    if why := crowded(_threads_of_one(request)):
         tell(why, errors=True)
+
+
+def _threads_of_one(request: Part) -> int:
+    """Threads that wait for each other: those of one training, of which a comparison has several side by side."""
+    threads = getattr(request, "threads", None) or cores()
+    if not isinstance(request, CompareRequest | AdviseRequest):
+        return threads
+    runs = len(request.recipes)
+    if isinstance(request, CompareRequest):
+        runs = max(runs, len(request.variants)) * len(request.seeds)
+    return max(1, threads // max(1, min(request.jobs or threads, runs)))
 
 
 @contextmanager

@@ -134,7 +134,8 @@ class _Whole:
 
 
 def remaining(seconds: float, done: float, left: float) -> str:
-    """How long something takes still at the pace of so far, in words; empty where nobody knows.
+    """How long something takes still at the pace of so far, in words; empty where nobody knows. The first seconds, in
+    which caches are made and workers wait for each other, are no pace.
 
     :param seconds: seconds of so far, 0 or more.
     :param done: what was done in them, in units of its own.
@@ -143,7 +144,7 @@ def remaining(seconds: float, done: float, left: float) -> str:
     >>> remaining(60, 1.5, 3), remaining(30, 0.0, 4), remaining(10, 1, 1), remaining(3600, 1, 2)
     ('2 min left', '', '10 s left', '2 h 0 min left')
     """
-    if done <= 0 or seconds < 1:
+    if done <= 0 or seconds < 5:
         return ""
     need = seconds / done * left
     if need < 100:

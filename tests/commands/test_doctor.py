@@ -109,6 +109,9 @@ def test_a_command_says_it_to_whoever_watches(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     loading.warn_of_crowd(request)
     assert capsys.readouterr().err == "3 threads are too many\n"
+    loading.warn_of_crowd(parse(["compare", "--out", "x", "--threads", "8"])[1])  # four recipes side by side
+    loading.warn_of_crowd(parse(["compare", "--out", "x", "--threads", "8", "--jobs", "1"])[1])
+    assert capsys.readouterr().err == "2 threads are too many\n8 threads are too many\n"
     for words in (["run", "--out", "x", "--quiet"], ["run", "--out", "x", "--device", "cuda"], ["report", "x"]):
         loading.warn_of_crowd(parse(words)[1])
     assert capsys.readouterr().err == ""

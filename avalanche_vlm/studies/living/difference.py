@@ -203,7 +203,7 @@ def told(difference: Mapping[str, Any]) -> list[str]:
             continue
         lines.append(
             f"{of['name']} ({of['role']}, {of['samples']} samples): {of['first']:.1f} and {of['second']:.1f} %, change "
-            f"{of['change']:+.1f} points (95 % interval {of['low']:+.1f} to {of['high']:+.1f}); "
+            f"{round(of['change'], 1) + 0.0:+.1f} points (95 % interval {of['low']:+.1f} to {of['high']:+.1f}); "
             + ", ".join(f"{name} {value:.3f}" for name, value in of["drift"].items())
         )
         if of["classes"]:

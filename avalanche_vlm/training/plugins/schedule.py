@@ -57,7 +57,7 @@ class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
         if 0 < self._total <= self.warmup:
             warnings.warn(
                 f"the warm-up of {self.warmup} iterations is not shorter than experience "
-                f"{strategy.experience.current_experience} with {self._total}",
+                f"{strategy.experience.current_experience} with {self._total}: the learning rate only rises there",
                 VLMWarning,
                 stacklevel=2,
             )
