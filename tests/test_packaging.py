@@ -120,7 +120,7 @@ def test_what_the_wheel_says_of_itself(wheel, config):
 def test_what_is_cited_and_asked_of_reporters_can_be_read():
     from avalanche_vlm import __version__
 
-    citation = yaml.safe_load((ROOT / ".github/CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__ and citation["license"] == "MIT" and citation["cff-version"] == "1.2.0"
     forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
     assert len(forms) == 2

@@ -98,6 +98,15 @@ class Constraints:
         """Whether it keeps zero-shot by its mean."""
         return pilot.zero_shot_kept >= self.least_kept
 
+    def missed_by(self, pilot: Pilot) -> str | None:
+        """Why a recipe that has run to the end is not recommended all the same, in a sentence, or None."""
+        if self.meets(pilot):
+            return None
+        return (
+            f"loses {-pilot.zero_shot_kept:.2f} points on held-out sets in the mean, and {self.keep_zero_shot:g} are "
+            "allowed; the samples do not exclude that it loses no more"
+        )
+
     def score(self, pilot: Pilot) -> float:
         """What pilots are ranked by: Last, less what is lost of zero-shot beyond the limit, in points."""
         return pilot.last - max(0.0, self.least_kept - pilot.zero_shot_kept)

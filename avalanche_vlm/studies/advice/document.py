@@ -41,6 +41,9 @@ def document(
         for name, pilot in round.pilots.items()
         if (why := constraints.broken_by(pilot, seconds[name]))
     }
+    for name, pilot in latest(rounds).items():
+        if name not in broken and (why := constraints.missed_by(pilot)):
+            broken[name] = why
     plan: list[dict[str, Any]] = []
     if choice is None:
         answer = {"recipe": None, "sentence": "No recipe that was tried meets the constraints: widen one of them."}

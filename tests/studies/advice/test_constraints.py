@@ -40,6 +40,9 @@ def test_zero_shot_breaks_it_only_beyond_the_samples_interval_and_counts_in_the_
     assert low < -2.5 < -2.0 < high
     assert constraints.broken_by(near, 0) is None and not constraints.meets(near)
     assert constraints.score(near) == pytest.approx(59.5)
+    assert constraints.missed_by(near).startswith("loses 2.50 points on held-out sets in the mean, and 2 are allowed")
+    assert constraints.missed_by(pilot("zscl", 60, -1.0)) is None
+    assert Constraints(keep_zero_shot=None).missed_by(near) is None
     assert constraints.score(pilot("zscl", 60, -1.0)) == pytest.approx(60)
 
 

@@ -55,6 +55,13 @@ def test_no_recipe_is_said_to_be_none_and_not_to_be_a_lack_of_data():
     assert {of["recipe"] for of in found["excluded"]} == {"fine-tune", "replay"} and found["front"]
 
 
+def test_who_ran_to_the_end_and_loses_too_much_in_the_mean_is_named_with_the_reason():
+    world = World({"fine-tune": 40, "zscl": 70, "lora": 60}, facts={"zscl": {"kept": -2.5}})
+    found = advice(world)
+    why = {of["recipe"]: of["because"] for of in found["excluded"]}
+    assert found["answer"]["recipe"] == "lora" and "the samples do not exclude" in why["zscl"]
+
+
 @pytest.mark.parametrize(("last", "recommended"), [(50, None), (55, None), (60, "zero-shot")])
 def test_a_recipe_at_chance_is_not_recommended(last, recommended):
     """50 of 100 test samples in each of three tasks of two classes is what guessing comes to; 180 of 300 is not."""
