@@ -74,7 +74,7 @@ def reference_of(reference: ReferencePairs) -> dict[str, Any]:
     :return: plain JSON types: their number, their path where they were read from one, and a digest of their pictures
         and captions.
     """
-    with contents_kept():
+    with contents_kept(), _seeded():
         pictures = (b"".join(_bytes(of)) for of in contents_at(reference.images, range(len(reference))))
         content = digest(part for pair in zip(pictures, reference.captions, strict=True) for part in pair)
     return {"pairs": len(reference), **({"path": reference.path} if reference.path else {}), "content": content}
@@ -130,13 +130,14 @@ def _samples(dataset: Any) -> list[str]:
     found = [""] * number
     reads = np.linspace(0, number - 1, min(number, MOST_READ), dtype=int)
     unknown: list[tuple[int, Any, int]] = []
-    for source, rows, places in _sources(dataset, number):
-        if hasattr(source, "contents_of"):
-            for row, content in zip(rows.tolist(), source.contents_of(places), strict=True):
-                found[row] = _of_sample(content)
-        else:
-            read = np.isin(rows, reads)
-            unknown += ((int(row), source, int(at)) for row, at in zip(rows[read], places[read], strict=True))
+    with _seeded():
+        for source, rows, places in _sources(dataset, number):
+            if hasattr(source, "contents_of"):
+                for row, content in zip(rows.tolist(), source.contents_of(places), strict=True):
+                    found[row] = _of_sample(content)
+            else:
+                read = np.isin(rows, reads)
+                unknown += ((int(row), source, int(at)) for row, at in zip(rows[read], places[read], strict=True))
     with _seeded():
         for row, source, place in sorted(unknown, key=lambda of: of[0]):
             found[row] = _of_sample(source[place])
@@ -183,7 +184,8 @@ def _transform(dataset: Any, group: str) -> str:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """A data set of others may transform at random as it is read: the same draw every time, and none of the run's."""
+    """Data sets and sequences of images of others may draw at random as they are read: the same every time, and none
+    of the run's."""
     with generators_kept():
         random.seed(0)
         np.random.seed(0)

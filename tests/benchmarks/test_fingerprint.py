@@ -28,7 +28,7 @@ from avalanche_vlm.benchmarks import fingerprint
 from avalanche_vlm.benchmarks.fingerprint import data_of, label_space_of, reference_of
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, PromptTemplates
 from avalanche_vlm.benchmarks.places import located
-from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.benchmarks.scenario import ImageDataset, ReferencePairs, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.registry import read_reference, read_stream
 from avalanche_vlm.compat.data_sets import source_datasets, transform_steps
 from avalanche_vlm.errors import InputError
@@ -183,6 +183,60 @@ def test_data_sets_of_others_are_read_in_part_and_leave_the_random_numbers_alone
     pixels = pixels.clone()
     pixels[0] += 1
     assert data_of(made(pixels)[1])["content"] != first
+
+
+class Noisy:
+    """A sequence of images that draws at random."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return index + torch.rand(()) + random.random() + np.random.rand()
+
+
+@pytest.mark.parametrize(
+    "digests",
+    [
+        lambda: fingerprint._samples(ImageDataset(Noisy(3), [0, 1, 0])),
+        lambda: reference_of(ReferencePairs(Noisy(3), ["a", "b", "c"], torch.as_tensor)),
+    ],
+)
+def test_a_sequence_that_draws_at_random_has_one_digest_and_leaves_the_random_numbers_alone(digests):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first = digests()
+    assert torch.equal(torch.rand(2), expected) and digests() == first
+
+
+class Unmeasured(torch.utils.data.Dataset):
+    """A data set that does not say how long it is, of which torch makes subsets."""
+
+    def __getitem__(self, index: int):
+        return torch.tensor([index]), 0
+
+
+@pytest.mark.parametrize("of", [Unmeasured(), Subset(Unmeasured(), range(5))])
+def test_a_part_of_a_data_set_that_does_not_say_how_long_it_is(of):
+    found = fingerprint._samples(Subset(of, [2, 0]))
+    assert found == [digest(fingerprint._bytes(of[at])) for at in (2, 0)]
+
+
+def test_places_that_count_from_the_end_are_the_samples_there():
+    one, two = (ImageDataset(torch.arange(at, at + 4).reshape(4, 1, 1, 1), [0, 1, 0, 1]) for at in (0, 4))
+    joined = ConcatDataset([one, two])
+    whole = fingerprint._samples(joined)
+    assert "" not in whole and len(set(whole)) == 8
+    for places in ([0, -1], [-8, -5, -4, 3]):
+        assert fingerprint._samples(Subset(joined, places)) == [whole[at] for at in places]
+        assert fingerprint._samples(Subset(Subset(joined, range(8)), places)) == [whole[at] for at in places]
+    assert fingerprint._samples(Subset(one, [0, -1])) == [whole[0], whole[3]]
+    ((_, _, at),) = located(Subset(one, [0, -1]), np.arange(2))
+    assert at.tolist() == [0, 3]
 
 
 def test_a_benchmark_that_avalanche_has_divided_is_covered_whole(model, monkeypatch):

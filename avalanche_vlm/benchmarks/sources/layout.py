@@ -98,7 +98,6 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     if not classes_at:
         return survey
     split_on_top = are_splits(below.get((), []))
-    survey.notes += _taken_for_tasks(below.get((), [])) if classes_at == 2 and not split_on_top else []
     unlabelled: dict[str, Path] = {}
     for parts, (split, rest) in placed.items():
         if split_on_top and not split:
@@ -122,6 +121,9 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
             survey.found.append(Found(above, pictures[parts], task, label, split))
     _test_on_train(survey, unlabelled)
     survey.tasks = sorted({found.task for found in survey.found}, key=natural)
+    if classes_at == 2 and not split_on_top:
+        divided = {found.task for found in survey.found if found.split}
+        survey.notes += _taken_for_tasks([task for task in survey.tasks if task not in divided])
     return survey
 
 

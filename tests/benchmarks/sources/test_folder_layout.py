@@ -100,6 +100,15 @@ def test_folders_called_like_splits_without_one_to_train_on_are_tasks_and_that_i
     assert note.startswith(f"{told} taken for") and "a folder 'train'" in note
 
 
+def test_folders_called_like_splits_that_are_none_of_the_tasks_or_bring_splits_are_not_spoken_of(tmp_path):
+    alone = lay(tmp_path / "alone", *grid(["train"], ["t1/cat", "t1/dog", "t2/cat", "t2/dog"]))
+    benchmark = image_folder_stream(alone, **TRANSFORMS)
+    assert benchmark.task_names == ("t1", "t2") and not benchmark.data.notes
+    divided = lay(tmp_path / "divided", *grid(["bus/train", "bus/test", "val/train", "val/test"], ["cat", "dog"]), n=1)
+    benchmark = image_folder_stream(divided, **TRANSFORMS)
+    assert benchmark.task_names == ("bus", "val") and not benchmark.data.notes
+
+
 def test_nested_pictures_belong_to_their_class_and_what_is_left_out_is_counted(tmp_path):
     root = lay(tmp_path, "home/cat", "home/dog")
     lay(root, "home/dog/puppies/small")
