@@ -59,4 +59,7 @@ def diff(request: DiffRequest) -> int:
         request.out, request.first, request.second, examples=request.examples, pictures=request.pictures
     )
     tell(json.dumps(found, indent=1) if request.as_json else "\n".join(told(found)))
+    if request.pictures is not None:
+        written = sum("picture" in example for of in found["sets"] for example in of.get("examples", ()))
+        tell(f"{written} pictures written to {request.pictures}", errors=True)
     return 0

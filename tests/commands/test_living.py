@@ -73,7 +73,11 @@ def test_files_of_single_months_are_one_file_with_a_column(tmp_path, kind, recip
     listed = json.loads(capsys.readouterr().out)
     assert [of["version"] for of in listed] == ["v1", "v2"] and listed[1]["current"]
     assert [of["name"] for of in listed[1]["experiences"]] == [first, second]
-    assert cli.main(["diff", home, "v1", "v2"]) == 0 and f"{first} (experience" in capsys.readouterr().out
+    pictures = tmp_path / "changed"
+    assert cli.main(["diff", home, "v1", "v2", "--pictures", str(pictures)]) == 0
+    told = capsys.readouterr()
+    assert f"{first} (experience" in told.out
+    assert told.err.endswith(f"{len(list(pictures.glob('*.png')))} pictures written to {pictures}\n")
     assert cli.main(["rollback", home, "v1"]) == 0 and os.readlink(Path(home, "model")) == "versions/v1"
 
 
