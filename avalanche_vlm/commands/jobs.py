@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, locked, say_where
-from avalanche_vlm.commands.kept_views import VIEWS_FILE, write_views
+from avalanche_vlm.commands.kept_views import VIEWS_FILE, cut_examples, write_views
 from avalanche_vlm.commands.progress import Progress, ToldProgress
 from avalanche_vlm.commands.requests import Experiment, Saving
 from avalanche_vlm.errors import DataWarning
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+    from avalanche_vlm.evaluation.views import Views
     from avalanche_vlm.report.tracking import Trackers
     from avalanche_vlm.studies.outcome import Outcome
 
@@ -201,6 +202,8 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         # Of a process that was killed when it had written the result.
         remove_checkpoints(folder / store.CHECKPOINTS)
         so_far.unlink(missing_ok=True)
+        if (most := job.saving.examples) is not None:
+            cut_examples(folder, asked.run_id, most)
         if not picture.exists():
             kept = job.kept["result"]
             draw_plot(picture, lambda: plots.matrices([kept]), progress)
@@ -249,18 +252,28 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         trackers.finished()
         if job.saving.model:
             _save_model(job, outcome, benchmark, progress)
-        seen = views.as_json()
-        write_or_remark(lambda: write_views(folder, asked.run_id, seen), progress.say)
-        if seen["examples"] and asked.stream.data:
-            progress.say_once(
-                f"{examples} test pictures of each run at most, whose answer changed, are kept in its {VIEWS_FILE} for "
-                "the report (--keep-examples 0 keeps none)"
-            )
         total = time.perf_counter() - started + outcome.seconds_before
         entry = store.write_outcome(folder, asked, outcome, total, progress.say)
     so_far.unlink(missing_ok=True)
+    _keep_views(job, views, examples, progress)
     draw_plot(picture, lambda: plots.matrices([outcome.result]), progress)
     return entry
+
+
+def _keep_views(job: Job, views: Views, most: int, progress: Progress) -> None:
+    """Write what a report shows besides the result, which is there already: that it cannot be had is a remark."""
+    try:
+        seen = views.as_json()
+        write_views(job.folder, job.asked.run_id, seen)
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        progress.say(f"{job.folder / VIEWS_FILE} could not be written, and all results are there: {why}")
+        return
+    if seen["examples"] and job.asked.stream.data:
+        progress.say_once(
+            f"{most} test pictures of each run at most, whose answer changed, are kept in its {VIEWS_FILE} for the "
+            "report (--keep-examples 0 keeps none)"
+        )
 
 
 def _save_model(job: Job, outcome: Outcome, benchmark: VLMBenchmark, progress: Progress) -> None:

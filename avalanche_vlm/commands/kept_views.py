@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.evaluation.views.records import VIEWS, KeptViews
+from avalanche_vlm.evaluation.views.records import VIEWS, KeptViews, chosen_examples
 from avalanche_vlm.storage.json_files import TruncatedError
 
 if TYPE_CHECKING:
@@ -26,6 +26,20 @@ def write_views(folder: Path, run: str, views: ViewsRecord) -> None:
     :raises InputError: if it cannot be written.
     """
     VIEWS.write(folder / VIEWS_FILE, cast("KeptViews", {"run": run, **views}))
+
+
+def cut_examples(folder: Path, run: str, most: int) -> None:
+    """Leave no more test pictures of a run than are asked for: what one was finished with may be more than is wanted.
+
+    :param folder: the folder of the run.
+    :param run: what the result in it is known by.
+    :param most: pictures that are left, at most.
+    :raises InputError: if the file is damaged, was changed, is of another run, or cannot be written.
+    """
+    views = read_views(folder, run)
+    if len(views.get("examples", ())) > most:
+        lost, won = ([e for e in views["examples"] if e["kind"] == kind] for kind in ("lost", "won"))
+        write_views(folder, run, cast("ViewsRecord", {**views, "examples": chosen_examples(lost, won, most)}))
 
 
 def read_views(folder: Path, run: str) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from avalanche_vlm import cli
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.jobs import Job, Logs
+from avalanche_vlm.evaluation.views import Views
 from avalanche_vlm.report.tracking import Trackers
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import CheckpointPlugin
@@ -89,28 +90,31 @@ def logged(folder: Path, kill: int | None = None, log: tuple[str, ...] = ("csv",
         if seen == kill:
             raise Killed
 
+    benchmark = picturebook.mtil_like(order=["sketches", "night"], n_train=24, n_test=8, n_held_out=8, n_reference=8)
+    views = Views(benchmark, 4)
     with Trackers(log, folder) as trackers:
-        return run_experiment(
-            picturebook.mtil_like(order=["sketches", "night"], n_train=24, n_test=8, n_held_out=8, n_reference=8),
+        outcome = run_experiment(
+            benchmark,
             "fine-tune",
             model=mini(),
             settings=TrainSettings(lr=1e-3, epochs=2, batch_size=8),
             progress=progress,
             checkpoint=checkpoint,
-            metrics=trackers.metrics,
+            metrics=[*trackers.metrics, *views.metrics],  # as a command has them
             loggers=trackers,
         )
+    return outcome, views.as_json()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return logged(folder), sorted(table(folder / "csv/metrics.csv"))
+    return *logged(folder), sorted(table(folder / "csv/metrics.csv"))
 
 
 def test_a_log_changes_no_bit_of_what_is_trained(tmp_path, whole):
-    result, steps = whole
-    without = logged(tmp_path, log=())
+    result, _, steps = whole
+    without, _ = logged(tmp_path, log=())
     assert json.dumps(without.result) == json.dumps(result.result)
     weights = result.strategy.model.state_dict()
     assert all(torch.equal(w, weights[n]) for n, w in without.strategy.model.state_dict().items() if torch.is_tensor(w))
@@ -119,12 +123,12 @@ def test_a_log_changes_no_bit_of_what_is_trained(tmp_path, whole):
 
 
 def test_the_log_of_a_killed_run_goes_on_and_has_every_step_once(tmp_path, whole):
-    result, steps = whole
+    result, _, steps = whole
     with pytest.raises(Killed):
         logged(tmp_path, kill=7)
     before = table(tmp_path / "csv/metrics.csv")
     assert 0 < len(before) < len(steps)
-    again = logged(tmp_path)
+    again, _ = logged(tmp_path)
     assert json.dumps(again.result) == json.dumps(result.result)
     assert again.seconds_before > 0
     found = table(tmp_path / "csv/metrics.csv")
@@ -136,7 +140,7 @@ def test_the_log_of_a_killed_run_goes_on_and_has_every_step_once(tmp_path, whole
 
 
 def test_a_start_that_goes_on_from_no_checkpoint_has_a_new_log(tmp_path, whole):
-    _, steps = whole
+    *_, steps = whole
     with pytest.raises(Killed):
         logged(tmp_path, kill=7)
     before = (tmp_path / "csv/metrics.csv").read_bytes()
@@ -148,11 +152,12 @@ def test_a_start_that_goes_on_from_no_checkpoint_has_a_new_log(tmp_path, whole):
 
 
 def test_a_run_goes_on_with_a_log_that_it_had_not_and_without_one_that_it_had(tmp_path, whole):
-    result, steps = whole
+    result, views, steps = whole
     for folder, first, second in ((tmp_path / "late", (), ("csv",)), (tmp_path / "early", ("csv",), ())):
         with pytest.raises(Killed):
             logged(folder, kill=12, log=first)
-        assert json.dumps(logged(folder, log=second).result) == json.dumps(result.result)
+        again, seen = logged(folder, log=second)
+        assert json.dumps(again.result) == json.dumps(result.result) and seen == views
     found = table(tmp_path / "late/csv/metrics.csv")
     assert set(found) < set(steps) and ("Survey/test/last", 2) in {(name, step) for name, step, _ in found}
 

@@ -137,6 +137,24 @@ def test_a_state_without_a_log_and_one_with_it_go_on_either_way(trained):
     assert np.array_equal(again.metrics[0].rows(), evaluator.metrics[0].rows())
     again.metrics[3].before_eval(strategy)
     assert again.metrics[3].row == 2  # by the strategy's clock: no state has said it
+    mixed = EvaluationPlugin(Confusions(), PerformanceMatrix(), loggers=[Kept()], collect_all=False)
+    load_evaluator_state(mixed, with_log)
+    assert np.array_equal(mixed.metrics[1].rows(), evaluator.metrics[0].rows())
+
+
+def test_states_of_metrics_that_an_earlier_version_has_counted_are_read(trained):
+    evaluator = trained[0].evaluator
+    places = {f"{type(metric).__name__}.0": number for number, metric in enumerate(evaluator.metrics)}
+    assert len(places) == len(evaluator.metrics)
+    earlier = {}
+    for name, entry in evaluator_state(evaluator).items():
+        for place, number in places.items():
+            name = name.replace(f"metrics.{place}.", f"metrics.{number}.")
+        earlier[name] = entry
+    assert any(name.startswith("metrics.0.") for name in earlier)
+    again = EvaluationPlugin(*(type(metric)() for metric in evaluator.metrics), loggers=[Kept()], collect_all=False)
+    load_evaluator_state(again, earlier)
+    assert np.array_equal(again.metrics[0].rows(), evaluator.metrics[0].rows())
 
 
 def test_of_many_classes_those_with_most_wrong_answers_are_drawn():

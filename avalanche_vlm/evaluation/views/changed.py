@@ -22,6 +22,7 @@ from avalanche_vlm.evaluation.views.records import (
     ChangedRecord,
     ConfusionsRecord,
     ExampleRecord,
+    chosen_examples,
 )
 from avalanche_vlm.evaluation.views.thumbnails import thumbnail
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
@@ -188,10 +189,7 @@ class ChangedAnswers(TrackedMetric, PairFeaturesMetric):
     def examples(self) -> list[ExampleRecord]:
         """Pictures whose answer changed: half of them lost and half won, as far as there are so many, of all tasks in
         turn."""
-        lost, won = list(self._in_turn("lost")), list(self._in_turn("won"))
-        half = self._most - self._most // 2
-        of_lost = min(len(lost), max(half, self._most - len(won)))
-        return [*lost[:of_lost], *won[: self._most - of_lost]]
+        return chosen_examples(list(self._in_turn("lost")), list(self._in_turn("won")), self._most)
 
     def _in_turn(self, kind: str) -> Iterator[ExampleRecord]:
         lists = [of.get(kind, []) for _, of in sorted(self._examples.items())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -125,6 +126,20 @@ class KeptViews(ViewsRecord):
     __pydantic_config__ = EXACT  # type: ignore[misc]
 
     run: RunId
+
+
+def chosen_examples(lost: Sequence[ExampleRecord], won: Sequence[ExampleRecord], most: int) -> list[ExampleRecord]:
+    """Half of the examples lost and half won, as far as there are so many.
+
+    :param lost: examples that were right before.
+    :param won: examples that are right now.
+    :param most: number of examples, at most.
+
+    >>> chosen_examples("abc", "x", 3), chosen_examples("abc", "xyz", 3)
+    (['a', 'b', 'x'], ['a', 'b', 'x'])
+    """
+    of_lost = min(len(lost), max(most - most // 2, most - len(won)))
+    return [*lost[:of_lost], *won[: most - of_lost]]
 
 
 def _consistent(views: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from avalanche.evaluation.metric_results import AlternativeValues, TensorImage
@@ -50,19 +51,20 @@ def evaluator_state(evaluator: Any) -> StateDict:
             ("active", evaluator.active),
         ):
             state |= _packed(name, values, "a metric has published")
-    for i, metric in enumerate(getattr(evaluator, "metrics", [])):
+    for place, metric in _places(evaluator):
         if isinstance(metric, Stateful):
-            state |= {f"metrics.{i}.{name}": entry for name, entry in metric.state_dict().items()}
+            state |= {f"{place}.{name}": entry for name, entry in metric.state_dict().items()}
         elif not _unknown(metric):
-            state |= _packed(f"metrics.{i}", _attributes(metric), f"{type(metric).__name__} keeps")
+            state |= _packed(place, _attributes(metric), f"{type(metric).__name__} keeps")
     return state
 
 
 def load_evaluator_state(evaluator: Any, state: Mapping[str, Any]) -> None:
     """Go on from what :func:`evaluator_state` gave.
 
-    :param evaluator: an evaluator that was made in the same way.
-    :param state: entries by name, as that function gave them.
+    :param evaluator: an evaluator that was made in the same way; metrics that start without a state may have come, and
+        any may have gone.
+    :param state: entries by name, as that function gave them, or as that of an earlier version did.
     :raises InputError: if they do not fit.
     """
     owner = type(evaluator).__name__
@@ -72,11 +74,24 @@ def load_evaluator_state(evaluator: Any, state: Mapping[str, Any]) -> None:
         evaluator.all_metric_results.update(found)
         evaluator.last_metric_results = unpack("last", None, state, owner)
         evaluator.active = unpack("active", True, state, owner)
-    for i, metric in enumerate(getattr(evaluator, "metrics", [])):
+    numbered = any(name.startswith("metrics.") and name.split(".")[1].isdecimal() for name in state)
+    for number, (place, metric) in enumerate(_places(evaluator)):
+        if numbered:  # by an earlier version, which counted them
+            place = f"metrics.{number}"
         if isinstance(metric, Stateful):
-            metric.load_state_dict(part_of(state, f"metrics.{i}"))
+            metric.load_state_dict(part_of(state, place))
         elif not _unknown(metric):
-            _take(metric, unpack(f"metrics.{i}", None, state, type(metric).__name__))
+            _take(metric, unpack(place, None, state, type(metric).__name__))
+
+
+def _places(evaluator: Any) -> Iterator[tuple[str, Any]]:
+    """Where the state of each metric is: under its class and its number among those of this class, so that it is found
+    again whichever others there are."""
+    met: Counter[str] = Counter()
+    for metric in getattr(evaluator, "metrics", []):
+        kind = type(metric).__name__
+        yield f"metrics.{kind}.{met[kind]}", metric
+        met[kind] += 1
 
 
 def _unknown(metric: Any) -> str | None:
