@@ -20,11 +20,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 def human_bytes(count: float) -> str:
     """Bytes with a binary unit.
 
-    >>> human_bytes(0), human_bytes(1536), human_bytes(5 * 2**20)
-    ('0 B', '1.5 KiB', '5.0 MiB')
+    >>> human_bytes(0), human_bytes(1536), human_bytes(-5 * 2**20)
+    ('0 B', '1.5 KiB', '-5.0 MiB')
     """
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
+        if abs(count) < 1024 or unit == "GiB":
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

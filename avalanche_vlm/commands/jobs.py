@@ -221,7 +221,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
         progress.say_once(sentence)
 
     examples = KEPT_EXAMPLES if job.saving.examples is None else job.saving.examples
-    views = Views(benchmark, examples)
+    views = Views(benchmark, examples, asked.train.eval_tasks, asked.train.eval_every)
 
     def on_step(step: int, matrix: Any) -> None:
         keep = partial(store.write_partial, folder, asked, step, percent_rows(matrix))  # which ``report`` reads

@@ -102,6 +102,19 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
     return next(_unequal(deciding(wanted), deciding(stored)), None)
 
 
+def facts_apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The facts in which two protocols differ, without those that results of earlier versions do not say.
+
+    :param first: ``protocol`` of a result.
+    :param second: ``protocol`` of another result.
+    :return: the facts' dotted names.
+
+    >>> facts_apart({"seed": 0}, {"seed": 1, "tokenizer": {"content": "1f"}})
+    ['seed']
+    """
+    return list(_unequal(deciding(first), deciding(second)))
+
+
 def apart(results: Sequence[Mapping[str, Any]]) -> str | None:
     """The fact that keeps results from sharing a table.
 

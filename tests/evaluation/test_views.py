@@ -8,6 +8,7 @@ import json
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -17,13 +18,18 @@ from mini import mini
 from PIL import Image
 
 from avalanche_vlm.benchmarks import picturebook
+from avalanche_vlm.benchmarks.scenario import PairDataset
 from avalanche_vlm.evaluation.answers import TaskAnswers
 from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.retrieval import first_hits
 from avalanche_vlm.evaluation.views import Views
+from avalanche_vlm.evaluation.views.changed import ChangedAnswers
+from avalanche_vlm.evaluation.views.changed import _caption as caption_of
+from avalanche_vlm.evaluation.views.feature_map import FeatureMap
 from avalanche_vlm.evaluation.views.plane import principal_plane
 from avalanche_vlm.evaluation.views.records import MOST_CLASSES, VIEWS
 from avalanche_vlm.evaluation.views.thumbnails import thumbnail
+from avalanche_vlm.evaluation.views.timeline import Timeline
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import CheckpointPlugin
 from avalanche_vlm.training.settings import TrainSettings
@@ -145,6 +151,35 @@ def test_changed_pairs_are_images_that_find_or_lose_their_caption():
     assert len(views["examples"]) == EXAMPLES["fine-tune"]
     for e in views["examples"]:
         assert e["before"] != e["after"] and e["true"] in (e["before"] if e["kind"] == "lost" else e["after"])
+
+
+@pytest.mark.parametrize("kind", ["classes", "pairs"])
+def test_another_wrong_answer_is_another_caption_and_not_another_row(kind):
+    y = torch.tensor([5, 6, 6, 7, 8])
+    before, after = torch.tensor([[1, 3, 1, 3, 0], [2, 0, 3, 3, 4]], dtype=torch.int32)
+    if kind == "classes":
+        before, after = y[before.long()].int(), y[after.long()].int()
+    metric = ChangedAnswers(stream(kind), 0)
+    metric._compare(0, y, before, after, kind == "pairs")
+    (of,) = metric.changed()
+    # Row 0 has the caption 6 of rows 1 and 2 both times; row 1 has 7 and then 5; row 2 was right.
+    assert (of["samples"], of["lost"], of["won"], of["otherwise"]) == (5, 1, 1, 1)
+
+
+def test_only_a_pair_that_was_passed_over_has_no_caption():
+    pairs = PairDataset(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ["a", "b"])
+    pairs.stand_ins = SimpleNamespace(met=torch.tensor([0, 1], dtype=torch.uint8))
+    assert [caption_of(pairs, row) for row in (0, 1)] == ["a", None]
+
+
+def test_a_map_has_the_steps_that_are_evaluated_and_nothing_without_the_first():
+    long = SimpleNamespace(train_stream=range(100), test_stream=[], label_space=None)
+    assert sorted(FeatureMap(long, every=10)._chosen) == list(range(0, 101, 10))
+    assert sorted(FeatureMap(long, "last")._chosen) == [0, 100] and len(FeatureMap(long)._chosen) == 12
+    timeline, drawn = Timeline(), FeatureMap(stream("classes"))
+    timeline._steps = {"1": [0, 0, 0, 9], "2": [1, 0, 0, 9]}
+    drawn._steps = {step: torch.randn(2, len(drawn._points), 4) for step in "12"}
+    assert timeline.as_json() == [] and drawn.as_json() is None
 
 
 def test_a_picture_is_the_test_sample_whose_answer_changed():

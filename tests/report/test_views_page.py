@@ -17,6 +17,7 @@ from avalanche_vlm.evaluation.views.records import VIEWS
 from avalanche_vlm.report import page
 from avalanche_vlm.report.page.charts.heatmap import heat
 from avalanche_vlm.report.page.charts.svg import breadth
+from avalanche_vlm.report.page.sides import sides as sides_of
 
 STYLE = (Path(page.__file__).parent / "templates/style.css").read_text()
 
@@ -121,6 +122,29 @@ def test_two_runs_side_by_side(tmp_path, capsys):
     assert len(found["groups"]) == 1 and [r["name"] for r in found["groups"][0]["recipes"]] == ["lora", "replay"]
     assert html.count("Second less first") == 1 and "|Last, %|" in (first / "side-by-side.md").read_text()
     assert not (first / "report.html").exists()
+    lost = [str(of["lost"]) for of in sides["answers"]]
+    assert (
+        f"|Answers that were right, and are wrong at the end|{'|'.join(lost)}||"
+        in (first / "side-by-side.md").read_text()
+    )
+
+
+def test_of_many_differences_the_rest_is_counted_and_what_an_earlier_version_did_not_say_is_none():
+    one, other = files.entry(), files.entry(tokenizer={"content": "1f"})
+    one["result"]["protocol"]["train"] |= {f"of{n}": n for n in range(50)}
+    found = sides_of([one, other], ["a", "b"])
+    assert len(found["facts"]) == 40 and found["more"] == 10 and "tokenizer.content" not in str(found["facts"])
+    text = page.as_markdown(page.content([one, other]) | {"sides": found})
+    assert "And 10 more" in text
+
+
+def test_groups_are_named_where_there_are_several_and_none_is_said_of_what_was_watched():
+    entries = [files.watched(files.entry(label_space=space)) for space in ("task", "union")]
+    entries[1]["views"]["timeline"] = []
+    found = page.content(entries)
+    assert [bool(group["views"]["timelines"]) for group in found["groups"]] == [True, False]
+    kept = page.as_markdown(found).split("## What is kept between tasks")[1].split("\n## ")[0]
+    assert kept.count("### ") == 1 and "none at any step" not in kept
 
 
 def test_runs_that_do_not_compare_have_no_difference(tmp_path):

@@ -72,6 +72,7 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
     from avalanche_vlm.evaluation.held_out import HeldOutScores
     from avalanche_vlm.evaluation.matrix import PerformanceMatrix
     from avalanche_vlm.evaluation.per_class import ClassAccuracies
+    from avalanche_vlm.evaluation.views import Views
     from avalanche_vlm.training.plugins.base import VLMPlugin
 
     class Steps(VLMPlugin):
@@ -101,7 +102,7 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
 
     benchmark = short_stream(kind)
     found = build(recipe, benchmark, lambda: shallow().to("cuda") if moved == "before" else shallow())
-    metrics = (PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies())
+    metrics = [PerformanceMatrix(), HeldOutScores(benchmark.held_out), ClassAccuracies(), *Views(benchmark, 4).metrics]
     strategy = _strategy(found, amp, metrics=metrics)
     first, last = Steps(), Steps()
     for experience, steps in zip(benchmark.train_stream, (first, last), strict=True):

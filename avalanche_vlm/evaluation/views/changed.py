@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from avalanche_vlm._host import on_host, rows_of_all
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.places import located
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.pair_features import PairFeaturesMetric
 from avalanche_vlm.evaluation.tracked import TrackedMetric, most_confused
 from avalanche_vlm.evaluation.views.nearest import nearest_captions, right_captions
@@ -25,11 +27,9 @@ from avalanche_vlm.evaluation.views.records import (
     chosen_examples,
 )
 from avalanche_vlm.evaluation.views.thumbnails import thumbnail
+from avalanche_vlm.losses.identity import captions_of
 from avalanche_vlm.memory.state import TRANSIENT, WORKING, Declared
 from avalanche_vlm.training.protocol import Strategy, model_of
-
-_LOOKED_AT = 64
-"""Pairs of a task whose pictures are at hand for examples, the first ones."""
 
 _ALIKE = 3
 """Pictures of a task with the same class and the same two answers, at most."""
@@ -50,8 +50,6 @@ class ChangedAnswers(TrackedMetric, PairFeaturesMetric):
         "_chosen": TRANSIENT,
         "_true": TRANSIENT,
         "_sides": TRANSIENT,
-        "_pictures": TRANSIENT,
-        "_seen": TRANSIENT,
         "_reading": TRANSIENT,
         "_changed": TRANSIENT,
         "_counts": TRANSIENT,
@@ -81,8 +79,6 @@ class ChangedAnswers(TrackedMetric, PairFeaturesMetric):
         self._chosen: list[torch.Tensor] = []
         self._true: list[torch.Tensor] = []
         self._sides: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._pictures: list[torch.Tensor] = []
-        self._seen = 0
         self._reading = False
 
     def before_eval(self, strategy: Strategy) -> None:
@@ -101,38 +97,13 @@ class ChangedAnswers(TrackedMetric, PairFeaturesMetric):
         if isinstance(x, ImageText):
             self._sides.append(self.pair_features(strategy))
             self._true.append(y)
-            if self.row and self._of_task and self._seen < _LOOKED_AT:
-                self._pictures.append(_pixels(strategy, x.image[: _LOOKED_AT - self._seen]))
         elif torch.is_tensor(logits) and logits.ndim == 2 and y.ndim == 1:
-            chosen = logits.argmax(1)
-            self._chosen.append(chosen)
+            self._chosen.append(logits.argmax(1))
             self._true.append(y)
-            if self.row and self._of_task and torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 3:
-                self._look_at(strategy, chosen.cpu().int(), y.cpu().int())
-        self._seen += len(y)
-
-    def _look_at(self, strategy: Strategy, chosen: torch.Tensor, y: torch.Tensor) -> None:
-        """Keep pictures of a batch of images whose answer changed."""
-        task = strategy.experience.current_experience
-        before = self._before.get(str(task), chosen.new_empty(0))[self._seen : self._seen + len(y)]
-        if len(before) == len(y):
-            for row, kind in _turned(before == y, chosen == y):
-                words = tuple(self._class(int(of[row])) for of in (y, before, chosen))
-                self._keep(task, kind, words, lambda row=row: _pixels(strategy, strategy.mb_x[row]))
-
-    def _keep(self, task: int, kind: str, words: tuple[str, ...], picture: Any) -> None:
-        there = self._examples.setdefault(task, {}).setdefault(kind, [])
-        alike = sum((of["true"], of["before"], of["after"]) == words for of in there)
-        if len(there) < self._of_task and alike < _ALIKE:
-            form, text = thumbnail(picture())
-            true, before, after = words
-            named = {"task": self._benchmark.task_names[task], "kind": kind}
-            told = {"true": true, "before": before, "after": after}
-            there.append({**named, **told, "form": form, "picture": text})  # type: ignore[typeddict-item]
 
     def after_eval_exp(self, strategy: Strategy) -> None:
         if self._reading and self._true:
-            task, y = strategy.experience.current_experience, torch.cat(self._true)
+            task, y = strategy.experience.current_experience, on_host(rows_of_all(self._true))
             pairs = bool(self._sides)
             if pairs:
                 images, texts = (torch.cat(side) for side in zip(*self._sides, strict=True))
@@ -143,34 +114,59 @@ class ChangedAnswers(TrackedMetric, PairFeaturesMetric):
             if self.row == 0:
                 self._before[str(task)] = chosen
             elif before is not None and len(before) == len(chosen):
-                self._compare(strategy, task, y.cpu(), before, chosen, pairs)
+                was, is_now = self._compare(task, y, before, chosen, pairs)
+                if len(strategy.experience.dataset) == len(y):
+                    self._look_at(strategy, _turned(was, is_now), y, before, chosen, pairs)
         self._open()
 
     def _compare(
-        self, strategy: Strategy, task: int, y: torch.Tensor, before: torch.Tensor, after: torch.Tensor, pairs: bool
-    ) -> None:
+        self, task: int, y: torch.Tensor, before: torch.Tensor, after: torch.Tensor, pairs: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Count the answers of a task that changed, and say which were right and which are."""
         if pairs:
             was, is_now = right_captions(y, before), right_captions(y, after)
-            for row, kind in _turned(was, is_now):
-                if row < sum(map(len, self._pictures)):
-                    self._keep_pair(strategy, task, row, kind, before, after)
+            captions = captions_of(y)  # several rows may have one
+            moved = captions[before.long()] != captions[after.long()]
         else:
-            was, is_now = before == y, after == y
+            was, is_now, moved = before == y, after == y, before != after
             for when, chosen in (("before", before), ("after", after)):
                 counts = self._counts[when]
                 found = torch.unique(torch.stack([y.int(), chosen]), dim=1, return_counts=True)
                 for (true, given), number in zip(found[0].T.tolist(), found[1].tolist(), strict=True):
                     counts[true, given] = counts.get((true, given), 0) + number
-        other = (before != after) & ~was & ~is_now
+        other = moved & ~was & ~is_now
         self._changed[task] = [len(y), *(int(of.sum()) for of in (was & ~is_now, ~was & is_now, other))]
+        return was, is_now
 
-    def _keep_pair(
-        self, strategy: Strategy, task: int, row: int, kind: str, before: torch.Tensor, after: torch.Tensor
+    def _look_at(
+        self,
+        strategy: Strategy,
+        turned: Iterator[tuple[int, str]],
+        y: torch.Tensor,
+        before: torch.Tensor,
+        after: torch.Tensor,
+        pairs: bool,
     ) -> None:
-        dataset = strategy.experience.dataset
-        captions = [_caption(dataset, of) for of in (row, int(before[row]), int(after[row]))]
-        if None not in captions:
-            self._keep(task, kind, tuple(map(str, captions)), lambda: torch.cat(self._pictures)[row])
+        """Keep pictures of samples whose answer turned. They are read again: which they are is known when the task is
+        over, and a device need not be waited for before."""
+        task, dataset = strategy.experience.current_experience, strategy.experience.dataset
+        samples = dataset.eval()
+        for row, kind in turned:
+            there = self._examples.setdefault(task, {}).setdefault(kind, [])
+            if len(there) >= self._of_task:
+                continue
+            words = [
+                _caption(dataset, of) if pairs else self._class(of)
+                for of in (row if pairs else int(y[row]), int(before[row]), int(after[row]))
+            ]
+            alike = sum([of["true"], of["before"], of["after"]] == words for of in there)
+            if None in words or alike >= _ALIKE or (pixels := _pixels(strategy, samples, row)) is None:
+                continue
+            true, was, is_now = map(str, words)
+            form, text = thumbnail(pixels)
+            named = {"task": self._benchmark.task_names[task], "kind": kind}
+            told = {"true": true, "before": was, "after": is_now}
+            there.append({**named, **told, "form": form, "picture": text})  # type: ignore[typeddict-item]
 
     def _class(self, y: int) -> str:
         space = self._benchmark.label_space
@@ -236,13 +232,22 @@ def _turned(was: torch.Tensor, is_now: torch.Tensor) -> Iterator[tuple[int, str]
         yield row, "lost" if was[row] else "won"
 
 
-def _pixels(strategy: Strategy, images: torch.Tensor) -> torch.Tensor:
-    """Pictures in 8 bits, as the model's transform leaves them."""
-    return model_of(strategy).transforms.eval.to_uint8(images).cpu()
+def _pixels(strategy: Strategy, samples: Any, row: int) -> torch.Tensor | None:
+    """A picture in 8 bits, as the model's transform leaves it; None for what is none, or can be read no more."""
+    try:
+        x = samples[row][0]
+    except (InputError, OSError):
+        return None
+    image = x.image if isinstance(x, ImageText) else x
+    if not torch.is_tensor(image) or image.ndim != 3 or image.shape[0] != 3:
+        return None
+    return model_of(strategy).transforms.eval.to_uint8(image).cpu()
 
 
 def _caption(dataset: Any, row: int) -> str | None:
-    """The caption of a test pair; None where its data set does not say it, or another pair takes its place."""
+    """The caption of a test pair; None where its data set does not say it, or where its image could not be read
+    and another pair took its place."""
     ((source, _, places),) = located(dataset, np.array([row]))
     captions, stand_ins = getattr(source, "captions", None), getattr(source, "stand_ins", None)
-    return None if captions is None or stand_ins is not None else captions[int(places[0])]
+    place = int(places[0])
+    return None if captions is None or (stand_ins is not None and stand_ins.met[place]) else captions[place]

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from avalanche_vlm._host import to_device
+from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark, size_of
+from avalanche_vlm.evaluation.cells import tasks_measured
 from avalanche_vlm.evaluation.tracked import TrackedMetric
 from avalanche_vlm.evaluation.views.plane import principal_plane
 from avalanche_vlm.evaluation.views.records import MOST_POINTS, MOST_STEPS, MapRecord
@@ -26,10 +27,12 @@ class FeatureMap(TrackedMetric):
     """Features of a stream's test images and of their texts at some steps, as the evaluation has encoded them: of
     classes the means over their test images and the prompts, of pairs single ones. Emits nothing.
 
-    The points are the first classes, or pairs, of every task in turn; the steps are the first, the last and some at
-    equal distances between them.
+    The points are the first classes, or pairs, of every task in turn; the steps are the first, the last and some
+    between them, of those that are evaluated at equal distances.
 
     :param benchmark: the stream whose test samples are encoded.
+    :param chosen: tasks that are evaluated: ``"all"``, ``"seen"`` or ``"last"``.
+    :param every: number of experiences from one evaluation to the next.
     """
 
     states: ClassVar[Mapping[str, Declared]] = {
@@ -40,13 +43,14 @@ class FeatureMap(TrackedMetric):
         "_reading": TRANSIENT,
     }
 
-    def __init__(self, benchmark: VLMBenchmark) -> None:
+    def __init__(self, benchmark: VLMBenchmark, chosen: str = "all", every: int = 1) -> None:
         super().__init__()
         self._benchmark = benchmark
         self._points = list(_points(benchmark))
         last = len(benchmark.train_stream)
-        number = min(last + 1, MOST_STEPS)
-        self._chosen = {round(last * n / max(1, number - 1)) for n in range(number)}
+        rows = [row for row in range(last + 1) if tasks_measured(row, last, chosen, every)]
+        number = min(len(rows), MOST_STEPS)
+        self._chosen = {rows[round((len(rows) - 1) * n / max(1, number - 1))] for n in range(number)}
         self._steps: dict[str, torch.Tensor] = {}
         """By step unit-length features ``[2, points, D]`` of images and texts, NaN where nothing was measured."""
         self._sums: torch.Tensor | None = None
@@ -81,7 +85,7 @@ class FeatureMap(TrackedMetric):
             if isinstance(strategy.mb_x, ImageText):
                 self._add_pairs(task, heard)
             elif y.ndim == 1:
-                self._add_classes(task, y if heard.rows is None else y[heard.rows], heard)
+                self._add_classes(task, _of_rows(on_host(y), heard.rows), heard)
         self._heard, self._seen = [], self._seen + len(y)
 
     def after_eval(self, strategy: Strategy) -> None:
@@ -102,40 +106,40 @@ class FeatureMap(TrackedMetric):
             self._heard = []
 
     def _add_classes(self, task: int, y: torch.Tensor, heard: ForwardFeatures) -> None:
+        """Images of a task, whose classes are on the CPU, and these classes' texts."""
         numbers = {cls: n for n, (of, cls) in enumerate(self._points) if of == task}
-        for cls, number in numbers.items():
-            rows = (y == cls).nonzero().squeeze(1)
-            if len(rows) == 0:
-                continue
-            images = heard.images[to_device(rows, heard.images.device)]
-            text = None
-            if heard.texts is not None and heard.classes is not None:
-                at = (heard.classes == cls).nonzero().squeeze(1)
-                text = heard.texts[at].expand(len(rows), -1) if len(at) else None
-            self._add(number, images, text)
+        wanted = [(row, cls) for row, cls in enumerate(y.tolist()) if cls in numbers]
+        self._add(0, heard.images, [row for row, _ in wanted], [numbers[cls] for _, cls in wanted])
+        if heard.texts is not None and heard.classes is not None:
+            place = {cls: at for at, cls in enumerate(on_host(heard.classes).tolist())}
+            told = [cls for _, cls in wanted if cls in place]
+            self._add(1, heard.texts, [place[cls] for cls in told], [numbers[cls] for cls in told])
 
     def _add_pairs(self, task: int, heard: ForwardFeatures) -> None:
         if heard.texts is None or heard.text_of_image is None:
             return
-        for number, (of, position) in enumerate(self._points):
-            row = position - self._seen
-            if of == task and 0 <= row < len(heard.images):
-                self._add(number, heard.images[row, None], heard.texts[heard.text_of_image[row, None]])
+        places = [(position - self._seen, n) for n, (of, position) in enumerate(self._points) if of == task]
+        wanted = [(row, n) for row, n in places if 0 <= row < len(heard.images)]
+        rows, numbers = [row for row, _ in wanted], [n for _, n in wanted]
+        self._add(0, heard.images, rows, numbers)
+        self._add(1, heard.texts, on_host(heard.text_of_image)[rows].tolist() if rows else [], numbers)
 
-    def _add(self, number: int, images: torch.Tensor, texts: torch.Tensor | None) -> None:
-        """Further features of a point, each ``[n, D]``."""
-        for side, features in enumerate((images, texts)):
-            if features is not None:
-                if self._sums is None:
-                    shape = 2, len(self._points), features.shape[1] + 1
-                    self._sums = torch.zeros(shape, device=features.device)
-                self._sums[side, number, :-1] += features.detach().float().sum(0)
-                self._sums[side, number, -1] += len(features)
+    def _add(self, side: int, features: torch.Tensor, rows: list[int], numbers: list[int]) -> None:
+        """Rows of features, each to the point with its number."""
+        if not rows:
+            return
+        device = features.device
+        if self._sums is None:
+            self._sums = torch.zeros(2, len(self._points), features.shape[1] + 1, device=device)
+        at, into = (to_device(torch.tensor(of), device) for of in (rows, numbers))
+        further = F.pad(features.detach().index_select(0, at).float(), (0, 1), value=1.0)
+        self._sums[side].index_add_(0, into, further)
 
     def as_json(self) -> MapRecord | None:
-        """The map in plain JSON types; None where too little was measured."""
+        """The map in plain JSON types; None where too little was measured, or not the pretrained model, as in a run
+        that goes on from what has not watched it."""
         steps = sorted(self._steps, key=int)
-        if len(steps) < 2 or len({self._steps[step].shape[-1] for step in steps}) != 1:
+        if len(steps) < 2 or steps[0] != "0" or len({self._steps[step].shape[-1] for step in steps}) != 1:
             return None
         features = torch.stack([self._steps[step] for step in steps])  # [steps, 2, points, D]
         known = features.isfinite().all(-1)
@@ -177,6 +181,12 @@ def _points(benchmark: VLMBenchmark) -> Iterator[tuple[int, int]]:
         of_tasks = [classes_of(experience)[:MOST_POINTS] for experience in benchmark.test_stream]
     turn = [(task, of[n]) for n in range(MOST_POINTS) for task, of in enumerate(of_tasks) if n < len(of)]
     yield from sorted(turn[:MOST_POINTS])
+
+
+def _of_rows(y: torch.Tensor, rows: Any) -> torch.Tensor:
+    if rows is None:
+        return y
+    return y[rows if isinstance(rows, slice) else on_host(rows)]
 
 
 def _place(at: torch.Tensor) -> Any:

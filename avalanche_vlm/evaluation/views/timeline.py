@@ -38,7 +38,9 @@ class Timeline(TrackedMetric):
         self._steps[str(self.step)] = [len(modules), kept.ram, kept.disk, sum(p.numel() for p in model.parameters())]
 
     def as_json(self) -> list[KeptRecord]:
-        """Plain JSON types, in the order of the stream."""
+        """Plain JSON types, in the order of the stream; nothing where its beginning was not watched."""
+        if "0" not in self._steps:
+            return []
         return [
             {"step": int(step), "modules": modules, "ram_bytes": ram, "disk_bytes": disk, "parameters": parameters}
             for step, (modules, ram, disk, parameters) in sorted(self._steps.items(), key=lambda of: int(of[0]))

@@ -17,11 +17,13 @@ class Views:
     :param benchmark: the stream that is trained.
     :param examples: most test pictures that are kept of those whose answer changed, with their captions; 0 keeps no
         sample of the user's.
+    :param chosen: tasks that are evaluated: ``"all"``, ``"seen"`` or ``"last"``.
+    :param every: number of experiences from one evaluation to the next.
     """
 
-    def __init__(self, benchmark: VLMBenchmark, examples: int) -> None:
+    def __init__(self, benchmark: VLMBenchmark, examples: int, chosen: str = "all", every: int = 1) -> None:
         self._changed = ChangedAnswers(benchmark, examples)
-        self._map = FeatureMap(benchmark)
+        self._map = FeatureMap(benchmark, chosen, every)
         self._timeline = Timeline()
 
     @property

@@ -10,6 +10,11 @@ from avalanche_vlm.report.rounding import show, suffix
 
 _TURNED = {"lost": "Right before, wrong now", "won": "Wrong before, right now"}
 
+_ANSWERS = {
+    "lost": "Answers that were right, and are wrong at the end",
+    "won": "Answers that were wrong, and are right at the end",
+}
+
 
 def _shown(c: dict[str, Any], part: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every run that shows a part, under its heading."""
@@ -79,10 +84,12 @@ def told_timeline(c: dict[str, Any]) -> list[str]:
     """
     blocks = ["## What is kept between tasks"]
     for group in c["groups"]:
+        if len(c["groups"]) > 1 and group["views"]["timelines"]:
+            blocks.append(f"### {pipes.plain(group['name'])}")
         for line in group["views"]["timelines"]:
             none = f"{line['title']}: none at any step."
             table = pipes.steps(line["lines"], "values", group["tasks"], line["kind"])
-            blocks += [f"### {line['title']}", table] if line["lines"] else [none]
+            blocks += [f"**{line['title']}**", table] if line["lines"] else [none]
     return blocks
 
 
@@ -108,13 +115,17 @@ def told_sides(c: dict[str, Any]) -> list[str]:
         ]
         for f in found["figures"]
     ]
+    if all(found["answers"]):
+        for key, title in _ANSWERS.items():
+            rows.append([title, *(show(of[key], "count") for of in found["answers"]), *("" for _ in change)])
     blocks.append(pipes.table(["figure", *names, *change], rows, {1, 2, 3}))
     if found["change"]:
         steps = ["pretrained", *found["tasks"]]
         square = pipes.matrix_table("after", steps, found["tasks"], found["change"], "points")
         blocks += ["**The second less the first, points**", square]
     facts = [[f["name"], *(value or "none" for value in f["values"])] for f in found["facts"]]
-    return [*blocks, pipes.table(["differs in", *names], facts) if facts else "Their protocols are equal."]
+    blocks.append(pipes.table(["differs in", *names], facts) if facts else "Their protocols are equal.")
+    return [*blocks, f"And {found['more']} more, which report.json's protocols have."] if found["more"] else blocks
 
 
 def told_empty(c: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalanche_vlm._flat import differing
-from avalanche_vlm.evaluation.comparable import apart, deciding
+from avalanche_vlm.evaluation.comparable import apart, deciding, facts_apart
 from avalanche_vlm.evaluation.declaration import ResultEntry
 from avalanche_vlm.evaluation.figures import figures_of
 from avalanche_vlm.report.page.reading import grid, number, record, text, titles
@@ -34,7 +34,8 @@ def sides(pair: Sequence[ResultEntry], names: Sequence[str]) -> dict[str, Any]:
             line = {"title": figure.title, "kind": figure.unit, "change_kind": kind, "better": better}
             figures.append({**line, "values": values, "change": change})
     facts = [deciding(result["protocol"]) for result in results]
-    differ = differing(facts)
+    told = facts_apart(*(result["protocol"] for result in results))
+    differ = [name for name in differing(facts) if name in told]
     return {
         "runs": [_run(entry, name) for entry, name in zip(pair, names, strict=True)],
         "apart": kept_apart,

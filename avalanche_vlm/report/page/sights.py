@@ -106,8 +106,11 @@ _MOVED = ("image_moved", "text_moved")
 
 
 def _timelines(views: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line per recipe; a chart of which every line is 0 throughout is left out, and so are lines of 0 among others
-    that have more."""
+    """A line per recipe that was watched from the beginning. Lines that are 0 throughout are names alone (``none``): a
+    chart without any other is a sentence."""
+    views = {name: of for name, of in views.items() if of["timeline"]}
+    if not views:
+        return []
     found = []
     for key, title, kind in TIMELINES:
         lines = [{"name": name, "values": _kept(of, key)} for name, of in views.items()]
