@@ -59,17 +59,25 @@ def cluster(
     yield OnSlurm(place, allotted, gpus=int(gpus), **common)
 
 
-def execute_elsewhere(job: Job, minutes: float | None, shown: bool, tell: Callable[[Any], None]) -> RunEntry:
+def versions_here() -> dict[str, str]:
+    """Versions of what decides the numbers, with the libraries that some models cut and encode their texts by."""
+    return package_versions("transformers", "tokenizers")
+
+
+def execute_elsewhere(
+    job: Job, versions: dict[str, str], minutes: float | None, shown: bool, tell: Callable[[Any], None]
+) -> RunEntry:
     """An experiment on a machine of a cluster: gone on with where another one has left it.
 
     :param job: the experiment, with its folder.
+    :param versions: those of the machine that compares, as :func:`versions_here` has them.
     :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
     :param shown: whether whoever hears of it shows bars.
     :param tell: takes what is told of its progress.
     :return: ``result``, ``timing`` and ``ledger``.
     :raises InputError: if other versions are installed here.
     """
-    refuse_other_versions(job.asked.versions)
+    refuse_other_versions(versions)
     now = job_of(job.asked, job.folder, job.saving, job.row, job.logs)
     return execute_in_worker(now, minutes, shown, tell, leaving=LEAVING_ELSEWHERE)
 
@@ -80,7 +88,7 @@ def refuse_other_versions(there: dict[str, str]) -> None:
     :param there: versions of the machine that asks, by name.
     :raises InputError: naming the first that differs.
     """
-    for name, here in package_versions().items():
+    for name, here in versions_here().items():
         if there.get(name) != here:
             raise InputError(
                 f"{socket.gethostname()} has {name} {here}, and {there.get(name)} is on the machine that compares: "

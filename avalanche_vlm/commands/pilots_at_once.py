@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 from avalanche_vlm.commands.durable import Command
+from avalanche_vlm.commands.elsewhere import refuse_other_versions, versions_here
 from avalanche_vlm.commands.pilots import Stream
 from avalanche_vlm.commands.progress import HeardProgress, Progress, ToldProgress
 from avalanche_vlm.commands.requests import AdviseRequest
 from avalanche_vlm.studies.advice.elapsed import Elapsed
-from avalanche_vlm.studies.advice.halving import Trial, Tried, attempt
+from avalanche_vlm.studies.advice.halving import TIME_IS_UP, Trial, Tried, attempt, not_run
 from avalanche_vlm.studies.parallel import Engine, Work
 
 
@@ -49,10 +50,16 @@ class PilotsAtOnce:
         """
         scores = self._stream.pilots.before_training()
         # Processes have clocks of their own; the system's is one for all of a machine, that on the wall for several.
-        now = time.time if self._request.engine.elsewhere else time.monotonic
+        elsewhere = self._request.engine.elsewhere
+        now, versions = (time.time, versions_here()) if elsewhere else (time.monotonic, None)
         ends = now() + deadline - self._stream.clock()
+        given = ends, now, scores, self._progress.shown
         works = [
-            Work(trial.recipe, partial(try_in_worker, self._request, trial, ends, now, scores, self._progress.shown))
+            Work(
+                trial.recipe,
+                partial(try_in_worker, self._request, versions, trial, *given),
+                begin_by=ends if elsewhere else None,
+            )
             for trial in trials
         ]
         heard, engine = HeardProgress(self._progress), self._engine(len(works))
@@ -60,6 +67,9 @@ class PilotsAtOnce:
             for ending in endings:
                 heard.over(ending.index)
                 name = trials[ending.index].recipe
+                if ending.failure is not None and ending.failure.late:
+                    yield name, Tried(why=not_run(trials[ending.index], TIME_IS_UP), late=True)
+                    continue
                 if ending.failure is not None:
                     yield name, Tried.failed(ending.failure)
                     continue
@@ -70,6 +80,7 @@ class PilotsAtOnce:
 
 def try_in_worker(
     request: AdviseRequest,
+    versions: dict[str, str] | None,
     trial: Trial,
     ends: float,
     now: Callable[[], float],
@@ -80,6 +91,7 @@ def try_in_worker(
     """Try a pilot in a process of its own.
 
     :param request: what was asked for.
+    :param versions: versions of the machine that asks, where this may be another one.
     :param trial: the pilot that is tried.
     :param ends: time at which it must have ended.
     :param now: tells that time, here and where the pilot was asked for.
@@ -88,7 +100,10 @@ def try_in_worker(
     :param shown: whether whoever hears of it shows bars.
     :param tell: takes what is told of its progress.
     :return: what came of it, and the seconds that earlier processes took for it.
+    :raises InputError: if other versions are installed here.
     """
+    if versions is not None:
+        refuse_other_versions(versions)
     clock, deadline = Elapsed(), ends - now()
     command = Command(request.out, patient=True)
     with command.interruptible():

@@ -242,7 +242,9 @@ class HeardProgress:
         elif kind == "end":
             self.over(index)
         elif kind == "advance":
-            if (advance := self._bars[index][1]) is not None:
+            # A full disk may have kept the beginning from us that an element of a cluster has told.
+            advance = self._bars[index][1] if index in self._bars else None
+            if advance is not None:
                 advance(*content)
         else:
             getattr(self._progress, kind)(*content)

@@ -11,7 +11,7 @@ from avalanche_vlm import _processors
 from avalanche_vlm._memory import free_memory, memory, refuse_beyond
 from avalanche_vlm.commands import store
 from avalanche_vlm.commands.durable import Command, locked
-from avalanche_vlm.commands.elsewhere import cluster, execute_elsewhere
+from avalanche_vlm.commands.elsewhere import cluster, execute_elsewhere, versions_here
 from avalanche_vlm.commands.jobs import Job, execute, execute_in_worker
 from avalanche_vlm.commands.progress import HeardProgress, Progress
 from avalanche_vlm.commands.requests import AdviseRequest, CompareRequest
@@ -120,7 +120,7 @@ def side_by_side(
     yield from _endings(Here(), kept, [here(job) for job in kept], command, progress)
     if left and request.engine.elsewhere:
         with cluster(request, device, progress.say) as there:
-            functions = [partial(execute_elsewhere, job, minutes, progress.shown) for job in left]
+            functions = [partial(execute_elsewhere, job, versions_here(), minutes, progress.shown) for job in left]
             yield from _endings(there, left, functions, command, progress)
     elif left:
         engine = Processes(_now(request, most, len(left)), threads_each(request, most))

@@ -14,6 +14,8 @@ runs the engine hears them, with the number of the work. What a work raises is i
 
 from __future__ import annotations
 
+import contextlib
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,10 +36,17 @@ class Work:
     :param name: what it is called in a sentence.
     :param function: what does it, given the function by which it tells what happens. An engine that works in other
         processes pickles it, and what it returns.
+    :param begin_by: time, as :func:`time.time` tells it, at which it is not begun any more on a cluster that makes it
+        wait; None waits for ever.
     """
 
     name: str
     function: Callable[[Tell], Any]
+    begin_by: float | None = None
+
+    def is_late(self) -> bool:
+        """Whether it is not begun any more."""
+        return self.begin_by is not None and time.time() >= self.begin_by
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,14 @@ class Failure:
     :param traceback: where it was, as Python writes it; what is known where no Python was left to write it.
     :param unusable: whether the input is at fault, as an :class:`~avalanche_vlm.errors.InputError` says.
     :param interrupted: whether it was told to end: what it goes on from is on the disk.
+    :param late: whether it did not begin in time.
     """
 
     sentence: str
     traceback: str
     unusable: bool = False
     interrupted: bool = False
+    late: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -89,6 +100,15 @@ class Ending:
             return cls(index, failure=Failure(answer.died, answer.died + "\n"))
         value, failure = answer.value
         return cls(index, value, failure)
+
+    @classmethod
+    def late(cls, index: int) -> Ending:
+        """That of a work for which a cluster had no room in time.
+
+        :param index: number of the work, from 0 on.
+        """
+        sentence = "the cluster had no room for it in time"
+        return cls(index, failure=Failure(sentence, sentence + "\n", late=True))
 
 
 class Engine(Protocol):
@@ -161,9 +181,10 @@ class Processes:
         finally:
             for worker in self._working.values():
                 worker.end(number)
+            anyway = heard_or_not(hear)
             for index, answer in _all_answers(self._working):
                 if answer.told is not None:
-                    hear(index, answer.told[0])
+                    anyway(index, answer.told[0])
 
     def request(self) -> None:
         for worker in list(self._working.values()):
@@ -177,6 +198,19 @@ def _all_answers(working: dict[int, Worker]) -> Iterator[tuple[int, Any]]:
             if answer.told is None:
                 working.pop(index).join()
             yield index, answer
+
+
+def heard_or_not(hear: Hear) -> Hear:
+    """The same for works that are being ended: that it fails keeps none of them from its end.
+
+    :param hear: hears what works tell.
+    """
+
+    def anyway(index: int, told: Any) -> None:
+        with contextlib.suppress(Exception):
+            hear(index, told)
+
+    return anyway
 
 
 def returned_or_failed(work: Callable[[Tell], Any], tell: Tell) -> tuple[Any, Failure | None]:

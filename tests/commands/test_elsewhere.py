@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,12 +27,16 @@ from avalanche_vlm import cli
 from avalanche_vlm.commands import elsewhere, prepare, store
 from avalanche_vlm.commands.arguments import parse
 from avalanche_vlm.commands.checks import check
+from avalanche_vlm.commands.durable import Command
 from avalanche_vlm.commands.jobs import job_of
+from avalanche_vlm.commands.pilots_at_once import PilotsAtOnce, try_in_worker
+from avalanche_vlm.commands.progress import HeardProgress, Progress
 from avalanche_vlm.commands.requests import Saving
 from avalanche_vlm.commands.side_by_side import begin_imports
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.studies.advice.halving import Trial
 from avalanche_vlm.studies.elsewhere import known, on_ray
-from avalanche_vlm.studies.parallel import Here
+from avalanche_vlm.studies.parallel import Ending, Here
 
 
 def asked(words: str, command: str = "compare") -> Any:
@@ -126,10 +131,29 @@ def test_what_is_asked_for_each_is_said_by_the_request(monkeypatch, tmp_path):
 
 
 def test_other_versions_are_refused():
-    here = elsewhere.package_versions()
+    here = elsewhere.versions_here()
     elsewhere.refuse_other_versions(here)
     with pytest.raises(InputError, match=r"has torch .*, and 1\.0 is on the machine that compares"):
         elsewhere.refuse_other_versions({**here, "torch": "1.0"})
+    with pytest.raises(InputError, match=r"has tokenizers .*, and 0\.1 is on the machine that compares"):
+        elsewhere.execute_elsewhere(None, {**here, "tokenizers": "0.1"}, None, False, print)
+    with pytest.raises(InputError, match=r"has numpy .*, and 1\.0 is on the machine that compares"):
+        try_in_worker(None, {**here, "numpy": "1.0"}, None, 0.0, time.time, None, False, print)
+
+
+def test_a_pilot_that_the_cluster_had_no_room_for_was_late():
+    class Full:
+        def run(self, works: Any, hear: Any) -> Iterator[Ending]:
+            (work,) = works
+            assert work.begin_by == pytest.approx(time.time() + 5, abs=1)
+            yield Ending.late(0)
+
+    pilots = SimpleNamespace(before_training=lambda: None)
+    stream = SimpleNamespace(pilots=pilots, clock=lambda: 10.0)
+    words = asked("--engine ray", "advise"), stream, 1, lambda works: Full(), Progress(None, True), Command(None)
+    ((name, tried),) = PilotsAtOnce(*words)([Trial("lora", 0.25, 1.0)], 15.0)
+    assert name == "lora" and tried.late and tried.failure is None
+    assert tried.why == "not run on 25% of the data: the time was up"
 
 
 def test_no_processes_are_begun_here_for_a_cluster(monkeypatch):
@@ -137,6 +161,10 @@ def test_no_processes_are_begun_here_for_a_cluster(monkeypatch):
     begin_imports(asked("--engine ray --jobs 2"))
     assert asked("--engine ray").elsewhere and not asked("--engine ray", "advise").elsewhere
     assert not asked("").elsewhere
+
+
+def test_progress_of_what_has_not_begun_to_tell_is_nothing():
+    HeardProgress(Progress(None, True))(0, ("advance", 1, 2, 3))
 
 
 class Near(Here):
@@ -187,7 +215,7 @@ def test_runs_that_are_finished_are_kept_and_the_others_are_done_there(near, tmp
     job = job_of(asked_for, tmp_path / "new", Saving(model=False))
     shutil.copytree(tmp_path / "simplecil/seed-0", tmp_path / "new")
     told: list[Any] = []
-    entry = elsewhere.execute_elsewhere(job, None, False, told.append)
+    entry = elsewhere.execute_elsewhere(job, elsewhere.versions_here(), None, False, told.append)
     assert entry["result"]["matrix"] == read(tmp_path / place)["matrix"]
     assert ("say", f"{job}: finished before, kept") in told
 

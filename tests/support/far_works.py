@@ -30,6 +30,17 @@ def fault(tell: Tell) -> None:
     raise ValueError("odd\nand more")
 
 
+def preempt(tell: Tell) -> None:
+    """What becomes of a work whose processes all get SIGTERM, this one before it can say so."""
+    os.kill(watcher(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end(tell: Tell) -> None:
+    """End as a training does that was told to."""
+    raise Interrupted("stopped by SIGTERM", signal.SIGTERM)
+
+
 def watcher() -> int:
     """The process that watches this one: a forkserver lies between them."""
     return parent_of(os.getppid())

@@ -75,6 +75,15 @@ class Tried:
         return cls(why=failure.sentence, failure=failure)
 
 
+def not_run(trial: Trial, why: str) -> str:
+    """That a pilot did not begin, in words.
+
+    :param trial: the pilot.
+    :param why: the reason.
+    """
+    return f"not run on {percent(trial.share)} of the data: {why}"
+
+
 def attempt(
     trial: Trial, pilot: Callable[[str, float, float], Pilot], deadline: float, clock: Callable[[], float]
 ) -> Tried:
@@ -85,10 +94,10 @@ def attempt(
     :param deadline: time on the clock at which it must have ended.
     :param clock: tells the time in seconds.
     """
-    left, on = deadline - clock(), f"on {percent(trial.share)} of the data"
+    left = deadline - clock()
     if not trial.known and (left <= 0 or trial.estimate > left):
         why = f"it takes about {trial.estimate / left:.1f} times what was left of the time" if left > 0 else TIME_IS_UP
-        return Tried(why=f"not run {on}: {why}", late=True)
+        return Tried(why=not_run(trial, why), late=True)
     allowed = max(PATIENCE * trial.estimate, ALWAYS * left)
     limit = min(deadline, clock() + allowed) if trial.estimate else deadline
     try:
@@ -96,7 +105,7 @@ def attempt(
     except OutOfTime:
         late = limit == deadline
         why = TIME_IS_UP if late else f"it takes more than {PATIENCE} times as long as was planned"
-        return Tried(why=f"broken off {on}: {why}", late=late)
+        return Tried(why=f"broken off on {percent(trial.share)} of the data: {why}", late=late)
     except Exception as error:
         return Tried.failed(Failure.of(error))
 

@@ -12,14 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from avalanche_vlm._processors import cores
 from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.studies.elsewhere.known import refuse_no_engine
 from avalanche_vlm.studies.elsewhere.watched import SharedFolders, Watched
-from avalanche_vlm.studies.parallel import Ending, Failure, Hear, Work
+from avalanche_vlm.studies.parallel import Ending, Failure, Hear, Work, heard_or_not
 from avalanche_vlm.studies.workers import Answer, warned_again
 from avalanche_vlm.units import in_short
 
@@ -74,6 +74,10 @@ class _Posted:
     restarts: int
     host: str | None = None
     """The machine that it is on; None until it has begun."""
+    question: Any = None
+    """What stands for the answer that is waited for; None when it was taken, and nothing more was asked."""
+    said: list[Answer] = field(default_factory=list)
+    """What was answered and nobody has heard yet."""
 
 
 class OnRay:
@@ -107,7 +111,7 @@ class OnRay:
         self._folders, self._address, self._threads = folders, address, threads
         self._processors, self._gpus, self._jobs, self._remark = processors, gpus, jobs, remark
         self._asked = False
-        self._working: dict[Any, _Posted] = {}
+        self._working: dict[int, _Posted] = {}
         self._ours = False
 
     def __enter__(self) -> Self:
@@ -153,18 +157,19 @@ class OnRay:
         number: int | None = None
         try:
             while waiting or self._working:
+                yield from self._late(works, waiting)
                 while waiting and (self._jobs is None or len(self._working) < self._jobs):
                     self._begin(post, works, *waiting.popleft())
                 if self._asked:
                     self._asked = False
                     for posted in self._working.values():
                         posted.post.request.remote()
-                for posted, said in self._heard():
-                    came = self._told(posted, said, hear)
+                for posted in self._answered():
+                    came = self._told(posted, hear)
                     if came is None:
-                        self._ask(posted, posted.post.answers)
+                        posted.question = posted.post.answers.remote()
                         continue
-                    self._ray.kill(posted.post)
+                    self._give_up(posted)
                     if isinstance(came, Ending):
                         yield came
                     elif posted.restarts < RESTARTS:
@@ -176,7 +181,7 @@ class OnRay:
             number = stopped.signal
             raise
         finally:
-            self._end(number, hear)
+            self._end(number, heard_or_not(hear))
 
     def request(self) -> None:
         self._asked = True  # a signal is no time to speak with the cluster
@@ -186,34 +191,52 @@ class OnRay:
         # Threads beside the one that waits for what is said, to hear that it is to end.
         options = {"num_cpus": self._processors, "num_gpus": self._gpus, "max_restarts": 0, "max_concurrency": 3}
         there = post.options(**options).remote(work.name, pickle.dumps(work.function), self._threads, self._folders)
-        self._ask(posted := _Posted(index, there, restarts), posted.post.where)
+        self._working[index] = _Posted(index, there, restarts, question=there.where.remote())
 
-    def _ask(self, posted: _Posted, question: Any) -> None:
-        self._working[question.remote()] = posted
+    def _late(self, works: Sequence[Work], waiting: deque[tuple[int, int]]) -> Iterator[Ending]:
+        """Those for which there was no room in time."""
+        for entry in [entry for entry in waiting if works[entry[0]].is_late()]:
+            waiting.remove(entry)
+            yield Ending.late(entry[0])
+        for posted in list(self._working.values()):
+            if posted.host is None and works[posted.index].is_late():
+                self._give_up(posted)
+                yield Ending.late(posted.index)
 
-    def _heard(self) -> list[tuple[_Posted, Any]]:
-        """What workers have answered, or the error that tells that there is no worker any more."""
-        # Ray lets no exception out of a wait of its own that a handler of signals raises there.
-        ready, _ = self._ray.wait(list(self._working), num_returns=len(self._working), timeout=0)
-        if not ready:
+    def _give_up(self, posted: _Posted) -> None:
+        """Be done with a worker."""
+        self._working.pop(posted.index, None)
+        self._ray.kill(posted.post)
+
+    def _answered(self) -> list[_Posted]:
+        """Works whose workers have answered, or are no more. They stay among those that work, since a signal may come
+        before they are heard."""
+        answered = [posted for posted in self._working.values() if posted.question is None]
+        asked = {posted.question: posted for posted in self._working.values() if posted.question is not None}
+        if asked:
+            # Ray lets no exception out of a wait of its own that a handler of signals raises there.
+            ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
+            answered += [asked[reference] for reference in ready]
+        if not answered:
             time.sleep(_LOOK)
-        found = []
-        for reference in ready:
-            try:
-                said = self._ray.get(reference)
-            except self._ray.exceptions.RayError as error:
-                said = error
-            found.append((self._working.pop(reference), said))
-        return found
+        return answered
 
-    def _told(self, posted: _Posted, said: Any, hear: Hear) -> Ending | str | None:
+    def _told(self, posted: _Posted, hear: Hear) -> Ending | str | None:
         """What came of a work, or why its worker was lost; None where neither is said."""
-        if isinstance(said, Exception):
-            return _first_line(said)
-        if isinstance(said, str):
-            posted.host = said
-            return None
-        for answer in said:
+        if posted.question is not None:
+            try:
+                answered = self._ray.get(posted.question)
+            except self._ray.exceptions.RayError as error:
+                return _first_line(error)
+            if isinstance(answered, str):
+                posted.host = answered
+            else:
+                posted.said = answered
+            posted.question = None
+        while posted.said:
+            answer = posted.said[0]
+            if not answer.last:
+                del posted.said[0]  # heard once, whatever happens meanwhile; how it ended is said again
             if answer.told is not None:
                 hear(posted.index, answer.told[0])
             elif not warned_again(answer):
@@ -227,16 +250,15 @@ class OnRay:
         """Have all end that work, and wait until they have; those that have not begun do not begin."""
         for posted in list(self._working.values()):
             if posted.host is None:
-                self._ray.kill(posted.post)
+                self._give_up(posted)  # what begins before it is kept from it has nothing to keep
             else:
                 posted.post.end.remote(number)
         while self._working:
-            for posted, said in self._heard():
-                # What has begun before it could be kept from it has nothing to keep.
-                if isinstance(said, str) or self._told(posted, said, hear) is not None:
-                    self._ray.kill(posted.post)
+            for posted in self._answered():
+                if self._told(posted, hear) is not None:
+                    self._give_up(posted)
                 else:
-                    self._ask(posted, posted.post.answers)
+                    posted.question = posted.post.answers.remote()
 
     def _fit(self, resources: Mapping[str, float]) -> int:
         fit = resources.get("CPU", 0) / self._processors

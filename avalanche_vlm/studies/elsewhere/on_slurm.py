@@ -7,14 +7,15 @@ whether a checkpoint is asked for, or its end.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
+import math
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.errors import InputError, Interrupted
-from avalanche_vlm.storage.durable import replace_file
 from avalanche_vlm.studies.elsewhere.known import refuse_no_engine
+from avalanche_vlm.studies.elsewhere.letters import Letters, read_asked, write_asked, write_letter
 from avalanche_vlm.studies.elsewhere.watched import SharedFolders, Watched
-from avalanche_vlm.studies.parallel import Ending, Failure, Hear, Work
-from avalanche_vlm.studies.workers import Answer, warned_again
+from avalanche_vlm.studies.parallel import Ending, Failure, Hear, Work, heard_or_not
 from avalanche_vlm.units import in_short
 
 REQUEUES = 20
-"""How often an element that has used up its time is handed in again, at most; one that was preempted always is."""
+"""How often an element is handed in again that was told to end in the last ten minutes of its time, or in the last
+fifth of it, at most; one that is preempted before that always is."""
 NOTICE = 120
 """Seconds before its time is up at which an element is told, to write a checkpoint."""
 WRITES = 90.0
@@ -39,7 +40,8 @@ _EVERY = 1.0
 """Seconds from one look at files to the next."""
 _STATES = 30.0
 """Seconds from one question to Slurm to the next."""
-_ASKED = "asked.json"
+_WAIT = ("PENDING", "REQUEUED", "SUSPENDED")
+"""States, as Slurm has them, of what will begin or go on."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,11 @@ class Allotted:
     gigabytes: float | None = None
     further: Mapping[str, str] = field(default_factory=dict)
 
-    def parameters(self, processors: int, gpus: int, jobs: int | None) -> dict[str, Any]:
+    def parameters(self, processors: int, gpus: int) -> dict[str, Any]:
         """The same as submitit has it.
 
         :param processors: processors of each element.
         :param gpus: GPUs of each.
-        :param jobs: elements at once at most; None for as many as the cluster likes.
         """
         further = {name.replace("-", "_"): value or True for name, value in self.further.items()}
         found: dict[str, Any] = {
@@ -80,8 +81,6 @@ class Allotted:
             found["partition"] = self.partition
         if self.gigabytes is not None:
             found["mem"] = f"{round(self.gigabytes * 1024)}M"
-        if jobs is not None:
-            found["array_parallelism"] = jobs
         return found
 
 
@@ -100,24 +99,34 @@ class Element:
         self._given = name, work, threads, folders, letters
         self._watched: Watched | None = None
         self._told_to_end = False
+        self._terminated = False
 
     def __call__(self) -> tuple[Any, Failure | None]:
         """What the work returns, or why it does not."""
         name, work, threads, folders, letters = self._given
-        asked, (checkpoints, _) = letters.parent / _ASKED, _read_asked(letters.parent / _ASKED)
+        before = signal.getsignal(signal.SIGTERM)
+
+        def terminated(number: int, frame: Any) -> None:
+            self._terminated = True  # as all processes of the element are, of which some cannot say so any more
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, terminated)
+        checkpoints, _ = read_asked(letters.parent)
         letters.mkdir(exist_ok=True)
         letter = letters / f"{time.time_ns()}"  # of this start alone: an earlier one may have ended within a line
         with _from_children("SIGUSR2"):  # Slurm sends it to all processes of the element
             self._watched = watched = Watched(name, work, threads, folders)
         while True:
             said = watched.answers(_EVERY)
-            _write(letter, [answer for answer in said if not answer.last])
+            write_letter(letter, [answer for answer in said if not answer.last])
             if said and said[-1].last:
                 ending = Ending.of(0, said[-1])
-                if ending.failure is not None and ending.failure.interrupted and not self._told_to_end:
-                    time.sleep(NOTICE)  # all processes were told to end: what told them does what comes next
+                preempted = ending.failure is not None and (ending.failure.interrupted or self._terminated)
+                if preempted and not self._told_to_end:
+                    _wait_for_what_comes_next()
                 return ending.value, ending.failure
-            wanted, end = _read_asked(asked)
+            wanted, end = read_asked(letters.parent)
             if end and not self._told_to_end:
                 self._told_to_end = True
                 watched.end(end)
@@ -161,9 +170,8 @@ class OnSlurm:
         remark: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self._folders, self._allotted, self._threads, self._remark = folders, allotted, threads, remark
-        self._parameters, self._jobs = allotted.parameters(processors, gpus, jobs), jobs
+        self._parameters, self._jobs = allotted.parameters(processors, gpus), jobs
         self._checkpoints = 0
-        self._own = folders.folder
 
     def at_once(self, works: int) -> int:
         """How many of these works may be done at once, 1 or more; nobody knows how long each of them waits.
@@ -174,61 +182,70 @@ class OnSlurm:
 
     def run(self, works: Sequence[Work], hear: Hear) -> Generator[Ending, None, None]:
         refuse_no_engine("slurm")
-        self._own = Path(tempfile.mkdtemp(prefix="slurm-", dir=self._folders.folder))
-        self._ask(end=None)
-        letters = [_Letters(self._own / f"{index}") for index in range(len(works))]
-        jobs = self._handed_in(works, letters)
-        self._remark(f"{len(jobs)} of them are handed in to Slurm as job {jobs[0].job_id.partition('_')[0]}")
-        left, number, keep = list(range(len(works))), None, False
-        asked = time.monotonic()
+        own = Path(tempfile.mkdtemp(prefix="slurm-", dir=self._folders.folder))
+        letters = [Letters(own / f"{index}") for index in range(len(works))]
+        jobs: list[Any] = []
+        left: list[int] = []
+        number, keep, said, were_late = None, False, -1, False
         try:
+            with _held_back():
+                jobs = self._handed_in(own, works)
+                left = list(range(len(works)))
+            self._remark(f"{len(jobs)} of them are handed in to Slurm as job {jobs[0].job_id.partition('_')[0]}")
+            asked = time.monotonic()
             while left:
                 time.sleep(_EVERY / 2)
-                if time.monotonic() >= asked + _STATES:
-                    asked = time.monotonic()
+                if self._checkpoints != said and write_asked(own, checkpoints := self._checkpoints, None):
+                    said = checkpoints
+                late = [index for index in left if works[index].is_late()]
+                news = time.monotonic() >= asked + _STATES or (bool(late) and not were_late)
+                if news:
+                    asked, were_late = time.monotonic(), bool(late)
                     jobs[0].watcher.update()
                 for index in list(left):
-                    _deliver(index, letters[index], hear)
+                    letters[index].deliver(index, hear)
                     if jobs[index].done():
                         left.remove(index)
-                        _deliver(index, letters[index], hear)
+                        letters[index].deliver(index, hear)
                         ending, there = self._ending(index, jobs[index])
                         keep |= not there
                         yield ending
+                    elif news and index in late and _waits(jobs[index], letters[index]):
+                        left.remove(index)
+                        jobs[index].cancel(check=False)
+                        yield Ending.late(index)
         except Interrupted as stopped:
             number = stopped.signal
             raise
         finally:
-            self._end(number, [(index, jobs[index], letters[index]) for index in left], hear)
+            there_still = [(index, jobs[index], letters[index]) for index in left]
+            self._end(own, signal.SIGTERM if number is None else number, there_still, heard_or_not(hear))
             if not keep:
-                shutil.rmtree(self._own, ignore_errors=True)
+                shutil.rmtree(own, ignore_errors=True)
 
     def request(self) -> None:
-        self._checkpoints += 1
-        self._ask(end=None)
+        self._checkpoints += 1  # a signal is no time to write: what waits for the works says so
 
-    def _ask(self, end: int | None) -> None:
-        content = {"checkpoints": self._checkpoints, "end": end}
-        replace_file(self._own / _ASKED, json.dumps(content).encode())
-
-    def _handed_in(self, works: Sequence[Work], letters: Sequence[_Letters]) -> list[Any]:
+    def _handed_in(self, own: Path, works: Sequence[Work]) -> list[Any]:
         submitit = _imported()
-        executor = submitit.SlurmExecutor(folder=self._own / "jobs", max_num_timeout=REQUEUES)
-        executor.update_parameters(**self._parameters)
+        executor = submitit.SlurmExecutor(folder=own / "jobs", max_num_timeout=REQUEUES)
+        executor.update_parameters(**self._parameters, array_parallelism=self._jobs or len(works))
+        refusals = submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedSubmissionError
         try:
             with executor.batch():
-                return [
+                jobs = [
                     executor.submit(
-                        Element(work.name, pickle.dumps(work.function), self._threads, self._folders, told.folder)
+                        Element(work.name, pickle.dumps(work.function), self._threads, self._folders, own / f"{index}")
                     )
-                    for work, told in zip(works, letters, strict=True)
+                    for index, work in enumerate(works)
                 ]
-        except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
-            shutil.rmtree(self._own, ignore_errors=True)
+        except (*refusals, subprocess.CalledProcessError, OSError) as error:
             raise InputError(f"sbatch does not take the runs: {in_short(str(error), 300)}") from error
-        except BaseException:
-            self._ask(end=int(signal.SIGTERM))  # for those that were handed in when a signal came
-            raise
+        watcher = _watcher(submitit)
+        for job in jobs:
+            job.watcher = watcher
+            watcher.register_job(job.job_id)
+        return jobs
 
     def _ending(self, index: int, job: Any) -> tuple[Ending, bool]:
         """What came of an element, and whether it has said so itself."""
@@ -240,68 +257,70 @@ class OnSlurm:
             return Ending(index, failure=Failure(sentence, f"{error}\n")), False
         return Ending(index, value, failure), True
 
-    def _end(self, number: int | None, left: Sequence[tuple[int, Any, _Letters]], hear: Hear) -> None:
+    def _end(self, own: Path, number: int, left: Sequence[tuple[int, Any, Letters]], hear: Hear) -> None:
         """Have all end that has not, and wait until it has."""
-        if not left:
-            return
-        self._ask(end=int(signal.SIGTERM if number is None else number))
-        waiting = list(left)
+        waiting, said, asked = list(left), False, -math.inf
         while waiting:
-            waiting[0][1].watcher.update()
+            said = said or write_asked(own, self._checkpoints, int(number))
+            if news := time.monotonic() >= asked + _STATES:
+                asked = time.monotonic()
+                waiting[0][1].watcher.update()
             for index, job, letters in list(waiting):
-                _deliver(index, letters, hear)
+                letters.deliver(index, hear)
                 if job.done():
                     waiting.remove((index, job, letters))
-                elif job.watcher.get_state(job.job_id, mode="cache") in ("PENDING", "REQUEUED", "SUSPENDED"):
+                elif news and _waits(job, letters):
                     job.cancel(check=False)
+                    asked = -math.inf  # it is soon over
             time.sleep(_EVERY)
 
 
-class _Letters:
-    """What an element says, as far as it was read.
-
-    :param folder: the folder that it writes to, a file for each of its starts.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._read: dict[str, int] = {}
-
-    def new(self) -> Iterator[Answer]:
-        """What was not read before."""
-        with contextlib.suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self.folder)):
-                with (self.folder / name).open("rb") as file:
-                    file.seek(self._read.get(name, 0))
-                    while len(head := file.read(8)) == 8:
-                        length = int.from_bytes(head, "big")
-                        if len(body := file.read(length)) < length:
-                            break  # the rest is on its way
-                        self._read[name] = file.tell()
-                        yield pickle.loads(body)
+def _waits(job: Any, letters: Letters) -> bool:
+    """Whether an element has yet to begin, or to go on, by what Slurm said a moment ago."""
+    state = job.watcher.get_state(job.job_id, mode="cache")
+    return state in _WAIT or (state == "UNKNOWN" and not letters.begun)
 
 
-def _deliver(index: int, letters: _Letters, hear: Hear) -> None:
-    for answer in letters.new():
-        if not warned_again(answer) and answer.told is not None:
-            hear(index, answer.told[0])
+def _wait_for_what_comes_next() -> None:
+    """All processes of the element were told to end, and not by us: Slurm does what comes next, and kills this one and
+    requeues it, or was told to cancel it. Where it only takes its time, the element hands itself in again."""
+    time.sleep(NOTICE)
+    os.kill(os.getpid(), signal.SIGUSR2)  # as Slurm does where the time is up
+    time.sleep(NOTICE)
 
 
-def _write(letter: Path, said: Sequence[Answer]) -> None:
-    """Add what was said to a file. A full disk ends no work: the next one begins where this one should have ended."""
-    bodies = [pickle.dumps(answer) for answer in said]
-    content = b"".join(len(body).to_bytes(8, "big") + body for body in bodies)
-    with contextlib.suppress(OSError), letter.open("ab") as file:
-        file.write(content)
+def _watcher(submitit: Any) -> Any:
+    """What asks Slurm how elements are."""
+
+    class Watcher(submitit.slurm.slurm.SlurmInfoWatcher):
+        def is_done(self, job_id: str, mode: str = "standard") -> bool:
+            """Whether a job is over: submitit takes one for it that is suspended."""
+            return self.get_state(job_id, mode=mode) not in _WAIT and super().is_done(job_id, mode="cache")
+
+    return Watcher(delay_s=600)
 
 
-def _read_asked(path: Path) -> tuple[int, int | None]:
-    """Checkpoints that were asked for so far, and the number of the signal that the works are to end at."""
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Within it signals wait, and what is begun does not get them: they are heard when it is known what was handed in,
+    and as what."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) is not None}
+    came: list[int] = []
+    for of in before:  # which another thread may get
+        signal.signal(of, lambda number, frame: came.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, before)
     try:
-        content = json.loads(path.read_bytes())
-        return int(content["checkpoints"]), content["end"]
-    except (OSError, ValueError):
-        return 0, None  # it is being replaced
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
+        for of, handler in before.items():
+            signal.signal(of, handler)
+    for number in dict.fromkeys(came):
+        signal.raise_signal(number)
 
 
 @contextlib.contextmanager

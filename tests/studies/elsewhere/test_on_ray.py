@@ -202,6 +202,49 @@ def test_a_signal_reaches_the_workers_and_they_are_waited_for(make, tmp_path):
     assert mine.read_text() == "5" and mine.with_suffix(".asked").read_text() == "1"
 
 
+@pytest.mark.parametrize("error", [Interrupted("told to end", signal.SIGTERM), BrokenPipeError("nobody reads")])
+def test_all_that_have_spoken_at_once_write_down_where_they_are(monkeypatch, tmp_path, error):
+    class Together(Ray):
+        def wait(self, references: Any, num_returns: int, timeout: float) -> Any:
+            ready, not_yet = super().wait(references, num_returns, timeout)
+            return ([], references) if not_yet else (ready, [])
+
+    def hear(index: int, what: Any) -> None:
+        heard.append((index, what))
+        if len(heard) == 1 or isinstance(error, OSError):
+            raise error
+
+    heard: list[Any] = []
+    monkeypatch.setattr(on_ray, "_imported", Together)
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / "a", tmp_path / "b"]
+    works = [Work(file.name, partial(far_works.train, file, 5)) for file in files]
+    with (
+        OnRay(SharedFolders.around(tmp_path), threads=None) as engine,
+        pytest.raises(type(error)),
+        closing(engine.run(works, hear)) as endings,
+    ):
+        next(endings)
+    assert [file.read_text() for file in files] == ["5", "5"]
+    assert heard == [(0, ("at", 0)), (1, ("at", 0))] and not engine._working
+
+
+def test_what_has_not_begun_in_time_does_not_begin(monkeypatch, tmp_path):
+    class Full(Ray):
+        def wait(self, references: Any, num_returns: int, timeout: float) -> Any:
+            return [], references
+
+    cluster = Full()
+    monkeypatch.setattr(on_ray, "_imported", lambda: cluster)
+    monkeypatch.chdir(tmp_path)
+    soon = time.time() + 0.3
+    works = [Work(name, partial(far_works.double, 1), begin_by=soon) for name in "abc"]
+    with OnRay(SharedFolders.around(tmp_path), threads=None, jobs=2) as engine:
+        endings = list(engine.run(works, print))
+    assert sorted(ending.index for ending in endings) == [0, 1, 2] and all(of.failure.late for of in endings)
+    assert len(cluster.killed) == 2
+
+
 def test_what_is_asked_of_a_cluster(monkeypatch, tmp_path):
     machines = {True: {"CPU": 9.0, "GPU": 1.0}, False: {"CPU": 9.0}}
     cluster = Ray(nodes=[{"Alive": alive, "Resources": of} for alive, of in machines.items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from fake_slurm import FakeSlurm
 
 from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.studies.elsewhere import on_slurm
-from avalanche_vlm.studies.elsewhere.on_slurm import Allotted, OnSlurm
+from avalanche_vlm.studies.elsewhere.on_slurm import Allotted, Element, OnSlurm
 from avalanche_vlm.studies.elsewhere.watched import SharedFolders
 from avalanche_vlm.studies.parallel import Work
 
@@ -89,8 +90,11 @@ def test_closing_ends_what_works_when_it_has_written_down_where_it_was(slurm, tm
 
     def hear(index: int, what: Any) -> None:
         slurmed.request()
+        threading.Thread(target=stop_when_asked).start()
+
+    def stop_when_asked() -> None:
         there(mine.with_suffix(".asked"))
-        threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        os.kill(os.getpid(), signal.SIGINT)
 
     def stop(number: int, frame: Any) -> None:
         raise Interrupted("told to end", number)
@@ -102,7 +106,11 @@ def test_closing_ends_what_works_when_it_has_written_down_where_it_was(slurm, tm
             next(endings)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert mine.read_text() == "5" and (slurm.folder / "state-101").read_text() == "COMPLETED\n"
+    assert mine.read_text() == "5"
+    limit = time.monotonic() + 10
+    while slurm.state("101") == "RUNNING" and time.monotonic() < limit:
+        time.sleep(0.02)  # its script ends after what it has come to is there
+    assert slurm.state("101") == "COMPLETED"
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -110,13 +118,78 @@ def test_what_slurm_refuses_is_one_sentence(slurm, tmp_path, monkeypatch):
     (slurm.folder / "refuses").touch()
     with pytest.raises(InputError, match=r"sbatch does not take the runs: .*invalid partition specified"):
         next(engine(tmp_path).run([Work("a", far_works.refuse)], print))
+    (slurm.folder / "refuses").rename(slurm.folder / "mumbles")
+    with pytest.raises(InputError, match=r"sbatch does not take the runs: .*it is done"):
+        next(engine(tmp_path).run([Work("a", far_works.refuse)], print))
     assert not list((tmp_path / "out").iterdir())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="--engine slurm needs sbatch, which is not on this machine's path"):
         next(engine(tmp_path).run([Work("a", far_works.refuse)], print))
 
 
+def test_what_has_not_begun_is_cancelled_when_it_is_late_or_all_are_to_end(slurm, tmp_path):
+    slurm.fill()
+    slurmed = engine(tmp_path)
+    slurmed.request()  # at a signal, before there is anything
+    assert not list((tmp_path / "out").iterdir())
+    works = [Work("a", far_works.refuse, begin_by=time.time() + 0.2), Work("b", far_works.refuse)]
+    with closing(slurmed.run(works, print)) as endings:
+        ending = next(endings)
+        assert ending.index == 0 and ending.failure.late
+        assert slurm.state("101_0") == "CANCELLED" and slurm.state("101_1") == "PENDING"
+    assert slurm.state("101_1") == "CANCELLED" and slurm.options()["array"] == "0-1%2"
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_is_suspended_is_waited_for(slurm, tmp_path, monkeypatch):
+    slurm.fill()
+    monkeypatch.setattr(submitit.SlurmJob, "_results_timeout_s", 0)
+    changes = [threading.Timer(at, slurm.state, ("101", state)) for at, state in ((0.1, "SUSPENDED"), (0.9, "TIMEOUT"))]
+    with closing(engine(tmp_path).run([Work("a", far_works.refuse)], lambda *told: None)) as endings:
+        for change in changes:
+            change.start()
+        ending = next(endings)
+    assert "(Slurm has it as TIMEOUT)" in ending.failure.sentence
+
+
+def test_a_signal_while_elements_are_handed_in_is_heard_when_they_are_known(slurm, tmp_path):
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted("told to end", number)
+
+    slurm.fill()
+    (slurm.folder / "interrupts").write_text(str(os.getpid()))
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with pytest.raises(Interrupted), closing(engine(tmp_path).run([Work("a", far_works.refuse)], print)) as endings:
+            next(endings)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert slurm.state("101") == "CANCELLED" and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("work", [far_works.preempt, far_works.end])
+def test_an_element_that_is_preempted_has_not_failed_and_is_handed_in_again(work, tmp_path, monkeypatch):
+    class HandedIn(Exception):
+        pass
+
+    def again(number: int, frame: Any) -> None:
+        raise HandedIn  # where submitit asks for the checkpoint
+
+    monkeypatch.setattr(on_slurm, "NOTICE", 0.2)
+    monkeypatch.chdir(tmp_path)
+    heard: list[int] = []
+    handlers = {signal.SIGTERM: lambda number, frame: heard.append(number), signal.SIGUSR2: again}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with pytest.raises(HandedIn):
+            Element("a", pickle.dumps(work), None, SharedFolders.around(tmp_path), tmp_path / "letters")()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert heard == [signal.SIGTERM] * (work is far_works.preempt)
+
+
 def test_further_options_stand_in_the_place_of_ours():
-    assert Allotted(5).parameters(1, 0, None)["additional_parameters"] == {"requeue": True}
+    assert Allotted(5).parameters(1, 0)["additional_parameters"] == {"requeue": True}
     for further in ({"gres": "gpu:a100:1"}, {"gpus-per-task": "1"}):
-        assert "gpus_per_node" not in Allotted(5, further=further).parameters(1, 1, None)
+        assert "gpus_per_node" not in Allotted(5, further=further).parameters(1, 1)
