@@ -218,7 +218,7 @@ NUMBERS = {
             "job_minutes",
             "that a job of Slurm's may take at a time, after which it is handed in again and goes on",
             "240",
-            least=5,
+            least=15,
             most=10**6,
             why="no job lasts for years",
         ),

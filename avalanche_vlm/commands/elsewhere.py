@@ -41,8 +41,9 @@ def cluster(
     :param request: what was asked for.
     :param device: where each training is.
     :param remark: is told what happens there, in sentences.
-    :raises InputError: if there is no such cluster.
+    :raises InputError: if there is no such cluster, or it cannot know one of the recipes.
     """
+    _refuse_declared_here(request)
     asked, threads = request.engine, threads_elsewhere(request)
     gpus, place = asked.gpus_on(device), SharedFolders.around(Path(request.out))
     common: dict[str, Any] = {
@@ -59,6 +60,17 @@ def cluster(
     yield OnSlurm(place, allotted, gpus=int(gpus), **common)
 
 
+def _refuse_declared_here(request: CompareRequest | AdviseRequest) -> None:
+    from avalanche_vlm.training import recipes
+
+    for recipe in request.recipes:
+        if recipes.get(recipe).compose.__module__ == "__main__":
+            raise InputError(
+                f"--engine {request.engine.name}: {recipe} is declared in a script or notebook, which other machines "
+                "do not have: declare it in a module that they can import"
+            )
+
+
 def versions_here() -> dict[str, str]:
     """Versions of what decides the numbers, with the libraries that some models cut and encode their texts by."""
     return package_versions("transformers", "tokenizers")
@@ -70,7 +82,7 @@ def execute_elsewhere(
     """An experiment on a machine of a cluster: gone on with where another one has left it.
 
     :param job: the experiment, with its folder.
-    :param versions: those of the machine that compares, as :func:`versions_here` has them.
+    :param versions: versions that the machine has which compares, as :func:`versions_here` gives them.
     :param minutes: minutes from one checkpoint to the next; None for checkpoints at the experiences' ends alone.
     :param shown: whether whoever hears of it shows bars.
     :param tell: takes what is told of its progress.

@@ -37,6 +37,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies.advice.halving import Trial
 from avalanche_vlm.studies.elsewhere import known, on_ray
 from avalanche_vlm.studies.parallel import Ending, Here
+from avalanche_vlm.training import recipes
 
 
 def asked(words: str, command: str = "compare") -> Any:
@@ -49,7 +50,7 @@ def asked(words: str, command: str = "compare") -> Any:
         ("--address auto", "--address does not apply to --engine local, only to ray"),
         ("--engine slurm --address auto", "--address does not apply to --engine slurm, only to ray"),
         ("--engine ray --partition a", "--partition does not apply to --engine ray, only to slurm"),
-        ("--engine ray --job-minutes 9", "--job-minutes does not apply to --engine ray, only to slurm"),
+        ("--engine ray --job-minutes 20", "--job-minutes does not apply to --engine ray, only to slurm"),
         ("--job-memory 2", "--job-memory does not apply to --engine local, only to slurm"),
         ("--engine ray --sbatch account=a", "--sbatch does not apply to --engine ray, only to slurm"),
         ("--gpus 1", "--gpus does not apply to --engine local: --device says where runs train"),
@@ -128,6 +129,18 @@ def test_what_is_asked_for_each_is_said_by_the_request(monkeypatch, tmp_path):
         parameters = engine._parameters
     assert parameters | {"partition": "p", "time": 30, "mem": "4096M", "gpus_per_node": 1} == parameters
     assert parameters["additional_parameters"] == {"requeue": True, "account": "a", "exclusive": True}
+
+
+@pytest.mark.parametrize(("command", "engine"), [("compare", "slurm"), ("advise", "ray")])
+def test_a_recipe_that_a_script_declares_is_refused_before_anything_is_handed_in(monkeypatch, command, engine):
+    request = asked(f"--engine {engine} --recipes lora", command)
+    monkeypatch.setattr(elsewhere, "OnRay", lambda *given, **told: pytest.fail("handed in"))
+    monkeypatch.setattr(recipes.get("lora").compose, "__module__", "__main__")
+    with (
+        pytest.raises(InputError, match=f"^--engine {engine}: lora is declared in a script or notebook, which other"),
+        elsewhere.cluster(request, "cpu", print),
+    ):
+        pass
 
 
 def test_other_versions_are_refused():

@@ -78,8 +78,8 @@ class Tried:
 def not_run(trial: Trial, why: str) -> str:
     """That a pilot did not begin, in words.
 
-    :param trial: the pilot.
-    :param why: the reason.
+    :param trial: the pilot that was not begun.
+    :param why: the reason, as it ends a sentence.
     """
     return f"not run on {percent(trial.share)} of the data: {why}"
 

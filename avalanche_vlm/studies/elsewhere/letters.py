@@ -70,8 +70,8 @@ class Letters:
 def write_letter(letter: Path, said: Sequence[Answer]) -> None:
     """Add what was said to a file. A full disk ends no work: what it has no room for is not said.
 
-    :param letter: the file.
-    :param said: what was said.
+    :param letter: the file that it is added to.
+    :param said: what was said since the last time.
     """
     with contextlib.suppress(OSError), letter.open("ab", buffering=0) as file:
         for answer in said:

@@ -267,7 +267,8 @@ class OnSlurm:
                 waiting[0][1].watcher.update()
             for index, job, letters in list(waiting):
                 letters.deliver(index, hear)
-                if job.done():
+                state = job.watcher.get_state(job.job_id, mode="cache")
+                if job.done() or (news and state == "PREEMPTED"):  # which may go on, or not
                     waiting.remove((index, job, letters))
                 elif news and _waits(job, letters):
                     job.cancel(check=False)
