@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -75,6 +76,7 @@ def broken(tmp_path_factory) -> Path:
     for thread in threading.enumerate():
         if thread.name == "checkpoint":  # it writes behind the training, and would have been killed with it
             thread.join()
+    gc.collect()  # its writer clears up when Python collects it, which a killed one would not have
     return out
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from avalanche_vlm.report.page.charts.bars import gauge, whisker
     from avalanche_vlm.report.page.charts.curves import curve
     from avalanche_vlm.report.page.charts.heatmap import heat
+    from avalanche_vlm.report.page.charts.planes import trails
     from avalanche_vlm.report.page.charts.points import scatter
-    from avalanche_vlm.report.page.charts.trails import trails
 else:
     __getattr__, __dir__ = attach(__name__, __file__)
 
