@@ -36,7 +36,7 @@ class Work:
     :param name: what it is called in a sentence.
     :param function: what does it, given the function by which it tells what happens. An engine that works in other
         processes pickles it, and what it returns.
-    :param begin_by: time, as :func:`time.time` tells it, at which it is not begun any more on a cluster that makes it
+    :param begin_by: time, as ``time.time`` tells it, at which it is not begun any more on a cluster that makes it
         wait; None waits for ever.
     """
 
