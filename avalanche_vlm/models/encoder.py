@@ -239,7 +239,10 @@ class DualEncoder(ResizesOnLoad):
 
     def _tower(self, images: torch.Tensor) -> torch.Tensor:
         """What the tower makes of the images that this process encodes."""
-        return self.clip.encode_image(self._as_weights(images), normalize=False).float()
+        found = self.clip.encode_image(self._as_weights(images), normalize=False)
+        if not isinstance(found, torch.Tensor):
+            raise InputError(f"{self.name} gives tokens beside features: leave output_tokens out of its configuration")
+        return found.float()
 
     def _as_weights(self, images: torch.Tensor) -> torch.Tensor:
         """Images in the precision of the layer that takes them, where that is a half one."""

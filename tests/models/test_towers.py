@@ -292,3 +292,15 @@ def test_timms_attention_with_biases_of_its_own_is_refused_where_it_reads_the_we
     # A layer that is not called is no LoRA: this one is.
     assert isinstance(attention.qkv, LoRALayer)
     assert (attention(x) - before).abs().max() > 1e-2
+
+
+def test_a_tower_that_gives_tokens_as_well_is_refused_in_a_sentence():
+    model = from_open_clip(
+        CLIP(24, {**VISION, "output_tokens": True}, dict(TEXT)),
+        lambda texts: torch.zeros(len(texts), LENGTH, dtype=torch.long),
+        image_size=SIZE,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    with pytest.raises(InputError, match="gives tokens beside features: leave output_tokens out of its configuration"):
+        model.encode_image(torch.zeros(1, 3, SIZE, SIZE))
