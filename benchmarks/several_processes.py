@@ -48,9 +48,15 @@ def work(asked: argparse.Namespace) -> None:
     torch.set_num_threads(asked.threads)
     ranks = distributed.start()
     samples = asked.batch * (asked.steps + WARM + 1)
-    stream = picturebook.mtil_like(n_train=samples, n_test=8, order=["sketches"], n_held_out=8, n_reference=256)
     torch.manual_seed(0)
-    model = create_vlm(asked.model, "random").set_label_space(stream.label_space)
+    model = create_vlm(asked.model, "random")
+    asks = {
+        "train_transform": model.transforms.train,
+        "eval_transform": model.transforms.eval,
+        "tokenizer": model.tokenizer,
+    }
+    stream = picturebook.mtil_like(n_train=samples, n_test=8, order=["sketches"], n_held_out=8, n_reference=256, **asks)
+    model.set_label_space(stream.label_space)
     needs = {"reference": stream.reference} if "reference" in recipes.get(asked.recipe).needs else {}
     clock = Clock()
     strategy = VLMNaive(
