@@ -6,15 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avalanche_vlm._flat import flat
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command, say_where
 from avalanche_vlm.commands.jobs import FAILURE
 from avalanche_vlm.commands.progress import Progress
 from avalanche_vlm.commands.requests import AdviseRequest
+from avalanche_vlm.commands.requests.experiment import LATER
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation import comparable
 from avalanche_vlm.storage.durable import write_or_remark
 from avalanche_vlm.storage.json_files import TruncatedError
 from avalanche_vlm.studies.parallel import Failure
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = "unfinished-pilots"
 """The folder of the checkpoints of pilots, in the command's own. It is gone when the advice is given."""
+_UNSAID = tuple(place + name for name in comparable.LATER for place in ("", "conditions."))
+"""Facts that pilots of earlier versions do not say."""
 MORE = 1.1
 """How many times as much time a pilot must have as when it was broken off, to be tried again."""
 
@@ -165,14 +171,16 @@ class Stream:
         changed = {"recipe": recipe, "train": train, "recipe_options": options}
         start = {**self._conditions, "resources": resources_in_use(self._benchmark, recipe, options)}
         asked = {**self._asked.model_copy(update=changed).stored(), "share": share, "conditions": start}
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-        self._places[recipe, share] = self._request.out / "pilots" / recipe / f"{share:.3f}-{key}.json", asked
+        said = _said(asked)
+        names = [f"{share:.3f}-{_key(of)}.json" for of in (said, _less(said, _UNSAID))]
+        now, before = (self._request.out / "pilots" / recipe / name for name in names)
+        path = before if os.path.lexists(before) and not os.path.lexists(now) else now
+        self._places[recipe, share] = path, asked
         return self._places[recipe, share]
 
     def _changed(self, path: Path, asked: dict[str, Any]) -> str | None:
         """The fact about data, model or resources in which a pilot that is there differs from what is asked, if it
         differs in nothing else."""
-        from avalanche_vlm.evaluation.comparable import difference
         from avalanche_vlm.studies.advice.advised import PILOT
 
         share, words = path.name.split("-")[0], {**asked, "conditions": None}
@@ -180,8 +188,8 @@ class Stream:
             with contextlib.suppress(InputError):  # one that cannot be read says nothing, and nobody asks for it
                 old = PILOT.read(other)["request"]
                 then = old.get("conditions")
-                if isinstance(then, dict) and {**old, "conditions": None} == words:
-                    return difference(then, asked["conditions"])
+                if isinstance(then, dict) and _asks_the_same({**old, "conditions": None}, words):
+                    return comparable.difference(then, asked["conditions"])
         return None
 
     def _settings(self, recipe: str) -> tuple[TrainSettings, dict[str, Any]]:
@@ -189,6 +197,37 @@ class Stream:
 
         fields, chosen = prepare.settings(self._request, recipe)
         return TrainSettings(**fields), chosen
+
+
+def _less(asked: Mapping[str, Any], names: Collection[str], outer: str = "") -> dict[str, Any]:
+    """What was asked without what stands under some dotted names, and without the groups that are empty then."""
+    found: dict[str, Any] = {}
+    for name, value in asked.items():
+        place = f"{outer}{name}"
+        if isinstance(value, dict) and value:
+            if inside := _less(value, names, f"{place}."):
+                found[name] = inside
+        elif place not in names:
+            found[name] = value
+    return found
+
+
+def _said(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked as a version without the settings that came later would say it, as far as it can."""
+    words = flat(asked)
+    return _less(asked, [name for name, meant in LATER.items() if name in words and words[name] == meant])
+
+
+def _key(asked: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _asks_the_same(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a pilot that is kept is the one that is asked for; facts that one of them does not say because it is of
+    an earlier version stand between no two."""
+    first, second = flat(_said(kept)), flat(_said(asked))
+    unsaid = [name for name in _UNSAID if name not in first or name not in second]
+    return _less(first, unsaid) == _less(second, unsaid)
 
 
 def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +245,6 @@ def _kept(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
         return {}
     except InputError as error:
         raise InputError(f"{error}: remove it, and the pilot is run again") from error
-    if kept["request"] != asked:
+    if not _asks_the_same(kept["request"], asked):
         raise InputError(f"{path} is the file of another pilot: remove it, and this one is run")
     return dict(kept)

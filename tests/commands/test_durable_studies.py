@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from small_runs import forge, read
 from avalanche_vlm import cli
 from avalanche_vlm.commands import advise as advising
 from avalanche_vlm.commands import diagnose as diagnosing
+from avalanche_vlm.commands.requests.experiment import LATER
 from avalanche_vlm.studies import diagnosis, experiment
 from avalanche_vlm.studies.advice import pilot as piloting
 from avalanche_vlm.studies.advice.halving import OutOfTime
@@ -129,3 +132,29 @@ def test_a_pilot_that_was_broken_off_is_tried_again_with_more_time_alone(tmp_pat
     tried_before = read(path)["broken off"]
     forge(path, **{"broken off": {**tried_before, "allowed": tried_before["allowed"] / 2}})
     assert cli.main(["advise", *words]) == 0 and tried == ["replay"]
+
+
+def as_of_before(path: Path) -> Path:
+    """The file of a pilot as earlier versions wrote it, under the name that they gave it."""
+    asked = read(path)["request"]
+    for place in LATER:
+        del asked["train"][place.partition(".")[2]]
+    del asked["conditions"]["tokenizer"]
+    forge(path, request=asked)
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    return path.rename(path.with_name(f"{path.name.split('-')[0]}-{key}.json"))
+
+
+@pytest.mark.slow
+def test_a_pilot_that_an_earlier_version_kept_is_found_again(tmp_path, capsys, monkeypatch):
+    words = ["advise", "--out", str(tmp_path), *SIZES.split(), "--recipes", "fine-tune", "--minutes", "20"]
+    assert cli.main(words) == 0
+    (path,) = (tmp_path / "pilots").rglob("*.json")
+    before = as_of_before(path)
+    assert before != path
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("avalanche_vlm.studies.advice.pilots.run_pilot", lambda *given, **options: pytest.fail("kept"))
+        assert cli.main(words) == 0
+    assert "fine-tune on 100%: finished before, kept" in capsys.readouterr().err
+    assert list((tmp_path / "pilots").rglob("*.json")) == [before]
