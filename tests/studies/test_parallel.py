@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from far_works import Patient
 
 from avalanche_vlm.errors import DataWarning, InputError, Interrupted
 from avalanche_vlm.studies.parallel import Ending, Here, Processes, Work
@@ -57,22 +58,6 @@ def meet(folder: Path, name: str, other: str, tell: Tell) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-class Patient:
-    """Ends as a training does: when it has written down where it was."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.number, self.wanted = file, 0, 0
-
-    def listens(self, listens: bool) -> None: ...
-
-    def request(self) -> None:
-        self.wanted += 1
-        self.file.with_suffix(".asked").write_text(str(self.wanted))
-
-    def request_end(self, number: int) -> None:
-        self.number = number
 
 
 def endless(file: Path, tell: Tell) -> None:
