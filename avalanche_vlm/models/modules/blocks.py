@@ -130,7 +130,8 @@ class Halves(NamedTuple):
 
 def halves(clip: Any, encode: Encode) -> Halves | None:
     """The image tower, cut before the first block in which passes may differ: where modules have a place, or a hook
-    hangs, ours or another's. The part below is the same for every module and nobody watches it.
+    hangs, ours or another's; of a block that is known here and in whose MLP alone they may, behind its attention. The
+    part below is the same for every module and nobody watches it.
 
     Where no block is such a one, all is below, and features are the same whichever module is active. Towers of
     open_clip's own and timm's vision transformers are cut. None stands for one that has to be run whole: any other
@@ -155,11 +156,14 @@ def halves(clip: Any, encode: Encode) -> Halves | None:
     if first is None:
         return Halves(encode, lambda features: features)
 
+    entry, rest = _behind_attention(blocks.layers[first]) or (blocks.layers[first], blocks.layers[first])
+
     def below(images: torch.Tensor) -> torch.Tensor:
-        return stopped_before(blocks.layers[first], encode, images)
+        return stopped_before(entry, encode, images)
 
     def above(x: torch.Tensor) -> torch.Tensor:
-        for layer in blocks.layers[first:]:
+        x = rest(x)
+        for layer in blocks.layers[first + 1 :]:
             x = layer(x)
         return behind(x).float()
 
@@ -170,6 +174,29 @@ def _differs(module: nn.Module) -> bool:
     """Whether a module may do something else in another pass, or somebody sees how often it is called."""
     # A place that follows a layer has its hook there, and is never called itself.
     return has_hooks(module) or (isinstance(module, Site) and not isinstance(module, HookedSite))
+
+
+def _behind_attention(layer: Any) -> tuple[nn.Module, Encode] | None:
+    """A block's layer that reads what its attention has added to, and what the block does from there on; None unless it
+    is a block whose code is known here, and passes may differ in its MLP alone."""
+    from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
+    from timm.models.vision_transformer import Block
+
+    def of_open_clip(x: torch.Tensor) -> torch.Tensor:
+        return x + layer.ls_2(layer.mlp(layer.ln_2(x)))
+
+    def of_timm(x: torch.Tensor) -> torch.Tensor:
+        return x + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(x))))
+
+    if type(layer).forward in (ResidualAttentionBlock.forward, CustomResidualAttentionBlock.forward):
+        entry, rest = layer.ln_2, of_open_clip
+    elif type(layer).forward is Block.forward:
+        entry, rest = layer.norm2, of_timm
+    else:
+        return None
+    in_mlp = {id(module) for module in layer.mlp.modules()}
+    apart = (module for module in layer.modules() if id(module) not in in_mlp)
+    return None if any(map(_differs, apart)) else (entry, rest)
 
 
 def _is_patched(module: nn.Module) -> bool:

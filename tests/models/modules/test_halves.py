@@ -84,6 +84,43 @@ def test_two_parts_give_what_the_tower_gives(build):
     assert torch.equal(parts.below(x), whole) and parts.above(whole) is whole  # nobody watches, nothing changes
 
 
+def count_calls(layer: Any) -> list[int]:
+    """How many sequences each call of a layer reads from now on, seen by no hook."""
+    found: list[int] = []
+
+    def forward(self: Any, x: torch.Tensor, *others: Any, **how: Any) -> Any:
+        found.append(len(x))
+        return type(self).__bases__[0].forward(self, x, *others, **how)
+
+    layer.__class__ = type("Counted", (type(layer),), {"forward": forward})
+    return found
+
+
+@pytest.mark.parametrize("build", CUT.values(), ids=CUT)
+@torch.no_grad()
+def test_a_block_of_which_the_mlp_alone_differs_is_cut_behind_its_attention(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    x = pictures(5)
+    block = image_blocks(model.clip.visual).layers[1]
+    whole = model.encode_image_plain(x, normalize=False)
+    block.mlp.register_forward_hook(lambda *seen: None)
+    calls = count_calls(block.attn)
+    for other, above in ((None, 0), (block.attn, 1), (block, 1)):  # whose hook is to see what it saw
+        hook = None if other is None else other.register_forward_hook(lambda *seen: None)
+        parts = halves(model.clip, plain(model))
+        between = parts.below(x)
+        below, calls[:] = len(calls), []
+        assert torch.equal(parts.above(between), whole)
+        assert (below, len(calls)) == (1 - above, above)
+        calls[:] = []
+        rows = torch.tensor([4, 1])
+        torch.testing.assert_close(parts.above(parts.rows(between, rows)), whole[rows], atol=1e-6, rtol=1e-5)
+        calls[:] = []
+        if hook is not None:
+            hook.remove()
+
+
 @pytest.mark.parametrize("build", WHOLE.values(), ids=WHOLE)
 def test_other_towers_are_run_whole(build):
     model = build()
