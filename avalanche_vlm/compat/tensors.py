@@ -15,6 +15,11 @@ def version_of(tensor: torch.Tensor) -> int:
     return tensor._version
 
 
+def backward_pass() -> int:
+    """The number of the backward pass that is under way on this thread; each has its own, and -1 stands for none."""
+    return torch._C._current_graph_task_id()
+
+
 def add_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], alpha: float) -> None:
     """Add ``alpha`` times another tensor to each tensor, in one call, and on CUDA in few kernels: what ``torch.optim``
     is made of, which torch documents under this name alone."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from avalanche_vlm._gradients import send_whole
 from avalanche_vlm._on_demand import TensorsOnDemand, pieces
 
 _GROUP = 1 << 20
@@ -90,6 +91,7 @@ class _Quadratic(torch.autograd.Function):
             if ctx.importance is not None:
                 away.mul_(ctx.importance[name])
             found.append(away.mul_(2 * incoming))
+            send_whole(weight)
         return tuple(found)
 
 
