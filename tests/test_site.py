@@ -319,6 +319,30 @@ def test_the_guide_is_clicked_through_on_a_phone(site, tab):
     assert seen > guide and len(seen) == len(guide) + 1 and not found, found
 
 
+KINDS = {
+    "guide": "own_data.html",
+    "notebook": "notebooks/first_look.html",
+    "reference": "api/avalanche_vlm.training.recipes.html",
+    "generated tables": "recipes.html",
+    "search": "search.html?q=zscl",
+    "index of names": "genindex.html",
+}
+"""A page of each kind."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("width", [PHONE, 1280])
+@pytest.mark.parametrize("page", KINDS.values(), ids=KINDS)
+def test_pages_of_every_kind_are_right_on_a_phone_and_on_a_desk(site, tab, page, width):
+    tab.size(width)
+    tab.open(site.as_uri() + f"/{page}")
+    if "?" in page:  # results come in one after another, and are counted when all are there
+        tab.until("/\\d+ page/.test(document.querySelector('.search-summary')?.innerText)")
+        assert tab.evaluate("document.querySelectorAll('ul.search li a').length") > 3
+    assert tab.evaluate("innerWidth") == width and not wrong(tab)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_recipe_is_found_by_the_search_and_the_site_is_light_or_dark(site, tab):

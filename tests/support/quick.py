@@ -6,6 +6,10 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
+import torch
+
+from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.training import recipes
 
 QUICK = ("fine-tune", "replay", "zscl", "lora", "wise-ft", "ranpac", "l2p")
 """One of each family, and one of each kind of state: samples, references, modules, weights, heads, prompts."""
@@ -22,6 +26,18 @@ LESS: dict[str, dict[str, Any]] = {
     "proof": {"exemplars": 3},
 }
 """Options with which recipes are quick on 16 samples a task."""
+
+
+def noise(prompts: list[str], seed: int) -> torch.Tensor:
+    """Pictures of nothing, for recipes that have theirs generated."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (len(prompts), 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def needed(recipe: str, benchmark: VLMBenchmark) -> dict[str, Any]:
+    """The resources without which a recipe cannot be built."""
+    resources = {"reference": benchmark.reference, "generator": noise}
+    return {name: resources[name] for name in recipes.describe(recipe).needs}
 
 
 def one_each(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from live import Live
 from open_clip.model import CLIP
+from quick import needed
 
 from avalanche_vlm.models import VLM, from_open_clip, tiny
 from avalanche_vlm.training import VLMNaive, recipes
@@ -34,24 +35,18 @@ def embedding_heavy() -> VLM:
     return model.unfreeze("image", "text")
 
 
-def drawn(prompts: list[str], seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (len(prompts), 3, 32, 32), dtype=torch.uint8, generator=generator)
-
-
 @pytest.mark.parametrize("recipe", MOST)
 def test_no_more_copies_of_the_weights_are_alive_than_a_recipe_needs(recipe, tiny_benchmark):
     model = embedding_heavy()
     one = sum(p.nbytes for p in model.parameters())
-    resources: dict[str, Any] = {"reference": tiny_benchmark.reference} if recipe == "zscl" else {}
-    resources |= {"generator": drawn} if recipe == "gift" else {}
+    options = OPTIONS.get(recipe, {}) | needed(recipe, tiny_benchmark)
     with Live(model.parameters(), least=1 << 20) as live:
         strategy = VLMNaive(
             model=model,
             optimizer=torch.optim.AdamW(model.trainable_parameters().values(), lr=1e-4, fused=True),
             criterion=criterion_for("classes", model),
             train_mb_size=32,
-            plugins=recipes.build(recipe, model=model, **resources, **OPTIONS.get(recipe, {})),
+            plugins=recipes.build(recipe, model=model, **options),
             evaluator=None,
         )
         for experience in tiny_benchmark.train_stream:
