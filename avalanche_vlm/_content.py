@@ -82,6 +82,21 @@ def file_digest(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of all that a file holds, as ``sha256sum`` prints it.
+
+    :param path: path of the file.
+    :return: digest in 64 hexadecimal digits.
+    :raises OSError: if it cannot be read.
+    """
+    # hashlib.file_digest does this since Python 3.11.
+    found, room = hashlib.sha256(), bytearray(ENDS)
+    with path.open("rb", buffering=0) as file, memoryview(room) as view:
+        while read := file.readinto(view):
+            found.update(view[:read])
+    return found.hexdigest()
+
+
 def folder_digest(path: Path) -> str:
     """A name for what a folder holds: the names of all files below it, relative to it, and what each holds. Hidden
     files and folders do not count.

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.units import did_you_mean
 
 T = TypeVar("T")
 
@@ -109,7 +110,9 @@ class Registry(Generic[T]):
         if not isinstance(name, str) or name not in self._known:
             outside = self._entry_points()
             if not isinstance(name, str) or name not in outside:
-                raise InputError(f"no {self.what} is called {name!r}; there are {', '.join(self.names())}")
+                known = self.names()
+                near = did_you_mean(name, known)
+                raise InputError(f"no {self.what} is called {name!r}{near}; there are {', '.join(known)}")
             self._known[name] = self._loaded(outside[name])
         return self._known[name]
 

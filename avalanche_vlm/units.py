@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import reprlib
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from html import escape
 from typing import TextIO
 
@@ -15,6 +17,10 @@ _UNSEEN = re.compile(
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection): full-width signs, too."""
+
+
+LONGEST_NAME_MEANT = 100
+"""Characters of a word that is compared with names, at most: it takes a time that grows with the square."""
 
 
 def human_bytes(count: float) -> str:
@@ -73,6 +79,35 @@ def brief(value: object) -> str:
         return reprlib.repr(value)
     except ValueError:  # Python writes no longer ones
         return f"a number of more than {sys.get_int_max_str_digits()} digits"
+
+
+def spelt_alike(name: object, known: Iterable[str], most: int = 3) -> list[str]:
+    """Names that somebody may have meant who has written another, the nearest first; upper and lower case are one.
+
+    :param name: what was written.
+    :param known: names that there are.
+    :param most: number of names that are given, at most.
+
+    >>> spelt_alike("ZSCLL", ["lora", "zscl", "zero-shot"]), spelt_alike("x" * 1000, ["x"])
+    (['zscl'], [])
+    """
+    if not isinstance(name, str) or len(name) > LONGEST_NAME_MEANT:
+        return []
+    by_lower = {one.lower(): one for one in known if isinstance(one, str)}
+    return [by_lower[near] for near in get_close_matches(name.lower(), by_lower, most, cutoff=0.7)]
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """What a sentence that refuses a name says behind it: which others are spelt alike, or nothing.
+
+    :param name: what was written.
+    :param known: names that there are.
+
+    >>> f"no recipe is called 'zscll'{did_you_mean('zscll', ['zscl', 'lora'])}"
+    "no recipe is called 'zscll' (did you mean zscl?)"
+    """
+    near = spelt_alike(name, known)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def in_markdown(words: str) -> str:

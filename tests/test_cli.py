@@ -48,6 +48,24 @@ def test_an_unknown_argument_is_answered_with_the_usage_of_its_command(capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("comapre --out x", "'doctor') (did you mean compare?)"),
+        ("run --out x --recpie zscl", "unrecognized arguments: --recpie zscl (did you mean --recipe"),
+        ("run --out x --recpie=zscl", "--recpie=zscl (did you mean --recipe"),
+        ("list recipies", "(did you mean recipes?)"),
+        ("run --out x --benchmark picturebok", "(did you mean picturebook or "),
+        ("run --out x --nothing-like-it", "unrecognized arguments: --nothing-like-it\n"),
+    ],
+)
+def test_a_word_that_is_misspelt_is_answered_with_one_that_there_is(capsys, words, sentence):
+    with pytest.raises(SystemExit):
+        cli.main(words.split())
+    err = capsys.readouterr().err
+    assert sentence in err and err.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--recipe", "zcsl"], "no recipe is called 'zcsl'"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict
 
+from avalanche_vlm._content import sha256_of
 from avalanche_vlm.artifacts.layout import DESCRIPTION
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.model_settings import check_settings
@@ -219,6 +219,4 @@ def check_there(folder: Path, files: Mapping[str, File]) -> None:
 
 
 def _file(path: Path) -> File:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return File(bytes=path.stat().st_size, sha256=found)
+    return File(bytes=path.stat().st_size, sha256=sha256_of(path))

@@ -10,6 +10,7 @@ from avalanche_vlm._registry import resolve
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, PAIR_SETS, DataFiles, refuse_missing
 from avalanche_vlm.benchmarks.sources.registry import format_of, read_stream
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import HeldOutSet
@@ -49,8 +50,8 @@ def refuse_no_aside(given: Sequence[str], root: Path | None) -> None:
         elif not Path(one).exists():
             names = ", ".join(PAIR_SETS.names())
             raise InputError(
-                f"--held-out: there is no file or folder at {one}, nor is that the name of a published data set, such "
-                f"as {names} or imagenet"
+                f"--held-out: there is no file or folder at {one}, nor is that the name of a published data set"
+                f"{did_you_mean(one, aside_names())}, such as {names} or imagenet"
             )
         else:
             format_of(Path(one))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from avalanche_vlm.benchmarks.declaration import REQUIRED
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 _Form = Literal["choice", "number", "text", "names", "classes"]
 """What the value of an option is: one of several words, a whole number, a text, one of several words or names in an
@@ -96,7 +97,7 @@ def all_checked(options: Sequence[BenchmarkOption], given: dict[str, Any], of: s
     known = {option.name: option for option in options}
     for name in given:
         if name not in known:
-            raise InputError(f"{of} has no option {name!r}; it has {', '.join(known)}")
+            raise InputError(f"{of} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}")
     found = {}
     for name, option in known.items():
         if name not in given and option.default is REQUIRED:

@@ -17,6 +17,7 @@ from avalanche_vlm._registry import Registry
 from avalanche_vlm.benchmarks.declaration import CATCH_ALL, FAMILIES, FROM_MODEL, KINDS, Benchmark, takes
 from avalanche_vlm.benchmarks.picturebook.declarations import PICTUREBOOK
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -151,8 +152,9 @@ def call_factory(
         if option in named and not _fits(options[option], named[option].annotation):
             raise InputError(f"{called} takes {named[option].annotation} as {option}, not {options[option]!r}")
         if not takes(factory, option):
-            known = ", ".join(name for name in named if name not in FROM_MODEL) or "none"
-            raise InputError(f"{called} has no option {option!r}; it has {known}")
+            own = [name for name in named if name not in FROM_MODEL]
+            known = ", ".join(own) or "none"
+            raise InputError(f"{called} has no option {option!r}{did_you_mean(option, own)}; it has {known}")
     of_model = {}
     if model is not None:
         brought = (model.transforms.train, model.transforms.eval, model.tokenizer)

@@ -29,11 +29,11 @@ FEATURES: Mapping[str, str] = {
     "mlflow": "logs as runs of MLflow (--log mlflow)",
     "ray": "runs on a Ray cluster (--engine ray)",
     "slurm": "runs as jobs of Slurm's (--engine slurm)",
-    "test": "the test suite",
-    "browser": "tests that look at pages in a browser",
-    "docs": "building these pages",
+    "test": "developers of the package, its tests",
+    "browser": "developers of the package, its tests in a browser",
+    "docs": "developers of the package, the site of its documentation",
 }
-"""What each extra is for."""
+"""What each extra is for, in the order in which they are told: those for developers of the package last."""
 
 _ON = ("1", "ON", "YES", "TRUE")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -93,7 +93,7 @@ def examined(python: str = sys.executable) -> dict[str, Any]:
         "offline": next((name for name in OFFLINE if os.environ.get(name, "").upper() in _ON), None),
         "extras": [
             {"name": name, "for": FEATURES.get(name, ""), "missing": [of for of in names if not _there(of)]}
-            for name, names in extras.items()
+            for name, names in sorted(extras.items(), key=lambda extra: [*FEATURES, extra[0]].index(extra[0]))
         ],
         "remarks": remarks,
     }
@@ -178,7 +178,8 @@ def _lines(found: Mapping[str, Any]) -> Sequence[str]:
     lines.append(f"processors: {system['processors']}{busy}{room}")
     if torch["error"] is None:
         devices = [f"{of['device']} {of['name']}, {human_bytes(of['memory_bytes'])}" for of in torch["devices"]]
-        lines.append(f"torch: {torch['threads']} threads; devices: {', '.join(['cpu', *devices])}")
+        threads = f"{torch['threads']} thread{'s' * (torch['threads'] != 1)}"
+        lines.append(f"torch: {threads}; devices: {', '.join(['cpu', *devices])}")
     lines += [
         f"cache of {of['name']}: {human_bytes(of['bytes']) if of['there'] else 'none'} in {of['path']}"
         for of in found["caches"]

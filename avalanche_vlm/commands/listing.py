@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,9 +13,11 @@ from avalanche_vlm.benchmarks.sources.registry import FORMATS
 from avalanche_vlm.catalogue import catalogue
 from avalanche_vlm.commands.requests import ListRequest
 from avalanche_vlm.commands.wanted import complete
-from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.names import architectures
+from avalanche_vlm.models.names import architectures, refuse_unknown_name
 from avalanche_vlm.units import tell
+
+_REFERENCE = re.compile(r":[\w:]+:`(~?)([^`]*)`")
+"""A reference of reST's: with a tilde, only the last part of the name is shown."""
 
 Lines = Sequence[Mapping[str, Any]]
 """What there is: one mapping each, with ``name`` first and ``summary`` last."""
@@ -84,9 +87,9 @@ def _models() -> Lines:
 
 
 def _model(name: str) -> dict[str, Any]:
-    line = next((dict(line) for line in _models() if line["name"] == name), None)
-    if line is None:
-        raise InputError(f"no model is called {name!r}: there are tiny and open_clip's (avalanche-vlm list models)")
+    if name != "tiny":
+        refuse_unknown_name(name, architectures())
+    line = next(dict(line) for line in _models() if line["name"] == name)
     if name == "tiny":
         return {**line, "pretrained": ["shipped", "random"]}
     import open_clip
@@ -148,4 +151,16 @@ def _described(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else plain_words(str(value))
+
+
+def plain_words(text: str) -> str:
+    """A text of a docstring as a terminal has it: names of code without their marks, references by their last part.
+
+    :param text: text in reST.
+
+    >>> plain_words("``side=\\"both\\"``, see :class:`~package.module.Gate`")
+    'side="both", see Gate'
+    """
+    named = _REFERENCE.sub(lambda found: found[2].rpartition(".")[2] if found[1] else found[2], text)
+    return named.replace("`", "")

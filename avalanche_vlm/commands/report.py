@@ -1,4 +1,4 @@
-"""``report``: one page of what a folder holds, or of two runs side by side."""
+"""``report``: one page of what a folder holds, or of two results side by side."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from avalanche_vlm.commands import store
 from avalanche_vlm.commands.kept_views import read_views
 from avalanche_vlm.commands.requests import ReportRequest
 from avalanche_vlm.commands.store import ADVISED, DIAGNOSED, RESULT_FILE
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, naming
 from avalanche_vlm.units import tell, visible
 
 
 def report(request: ReportRequest) -> int:
-    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it; two runs
-    as ``side-by-side.html`` and so on, in the first one's folder.
+    """Results, diagnosis and advice of a folder as ``report.html``, ``report.md`` and ``report.json`` in it; two
+    results as ``side-by-side.html`` and so on, in the first one's folder.
 
     :param request: what was asked for.
     :return: exit code of the process.
@@ -27,14 +27,15 @@ def report(request: ReportRequest) -> int:
     folder, stem = request.out, "report"
     if request.beside is None:
         results, diagnosis, advice, unfinished = read_folder(folder)
-        names: list[str] = []
+        pair = None
     else:
-        pair = [folder, request.beside]
-        results, diagnosis, advice, unfinished = [_one_run(of) for of in pair], None, None, []
-        names, stem = _names(pair), "side-by-side"
+        both = [folder, request.beside]
+        pair = dict(zip(_names(both), map(_one_result, both), strict=True))
+        results, diagnosis, advice, unfinished = [entry for runs in pair.values() for entry in runs], None, None, []
+        stem = "side-by-side"
     if not request.with_pictures:
         results = [_without_pictures(entry) for entry in results]
-    found = content(results, diagnosis, advice, unfinished, names)
+    found = content(results, diagnosis, advice, unfinished, pair)
     for name, text in ((f"{stem}.html", as_html(found)), (f"{stem}.md", as_markdown(found))):
         store.write_text(folder / name, visible(text))
     store.write_json(folder / f"{stem}.json", found)
@@ -44,16 +45,33 @@ def report(request: ReportRequest) -> int:
     return 0
 
 
-def _one_run(folder: Path) -> dict[str, Any]:
-    """The finished run of a folder, which holds no others."""
+def _one_result(folder: Path) -> list[dict[str, Any]]:
+    """The finished run of a folder, or all seeds of one recipe, as a comparison lays them out."""
     if not folder.is_dir():
         raise InputError(f"there is no folder at {folder}")
-    entry = _entry(folder)
-    if entry is None:
-        below = _runs(folder, RESULT_FILE)
-        hint = f": it holds {len(below)}, of which {below[0]} is one" if below else ""
-        raise InputError(f"{folder} is not the folder of one finished run, which are put side by side{hint}")
-    return entry
+    if (entry := _entry(folder)) is not None:
+        return [entry]
+    below = _runs(folder, RESULT_FILE)
+    if not below or any(run.parent != folder for run in below):
+        hint = f": it holds {len(below)} of several recipes, of which {below[0].parent} has one" if below else ""
+        raise InputError(
+            f"{folder} is not the folder of one finished run or of one recipe's seeds, which are put side by side{hint}"
+        )
+    entries = [entry for run in below if (entry := _entry(run)) is not None]
+    return _of_one_recipe(folder, entries)
+
+
+def _of_one_recipe(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs that differ in the seed alone, in the order of their seeds."""
+    from avalanche_vlm.evaluation.comparable import check_one_table
+    from avalanche_vlm.evaluation.variants import row_names
+
+    results = [entry["result"] for entry in entries]
+    with naming(str(folder)):
+        check_one_table(results)
+        if len(names := dict.fromkeys(row_names(results))) > 1:
+            raise InputError(f"it has runs of {' and '.join(names)}, and one recipe's seeds are put side by side")
+    return sorted(entries, key=lambda entry: str(entry["result"]["protocol"].get("seed")).zfill(20))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

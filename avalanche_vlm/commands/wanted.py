@@ -21,6 +21,7 @@ from avalanche_vlm.commands.requests import CompareRequest, StreamRequest, Train
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.lacking import lacks
 from avalanche_vlm.training.recipes.reading import STRICT, annotation_of, read_value, refusal
+from avalanche_vlm.units import did_you_mean
 
 
 class Facts(Protocol):
@@ -86,7 +87,9 @@ class Catalogued:
 
     def get(self, name: str) -> Facts:
         if name not in self._lines:
-            raise InputError(f"no recipe is called {name!r}; there are {', '.join(self._lines)}")
+            raise InputError(
+                f"no recipe is called {name!r}{did_you_mean(name, self._lines)}; there are {', '.join(self._lines)}"
+            )
         return self._lines[name]
 
     def parse(self, name: str, option: str, text: str) -> Any:
@@ -173,7 +176,8 @@ def assigned(request: TrainingRequest, recipe: str, source: Source = REGISTERED)
         ):
             known = ", ".join(own) or "none"
             raise InputError(
-                f"--set {assignment.text}: recipe {recipe} has no option {assignment.option!r}; it has {known}"
+                f"--set {assignment.text}: recipe {recipe} has no option {assignment.option!r}"
+                f"{did_you_mean(assignment.option, own)}; it has {known}"
             )  # else it is an option of another recipe of the comparison
 
 

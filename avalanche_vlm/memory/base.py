@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
+from typing_extensions import Self
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.files import load_memory, save_memory

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import Self
 
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.base import Columns, Memory

@@ -16,6 +16,7 @@ from avalanche_vlm._rows import append
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.modules.blocks import stopped_before
 from avalanche_vlm.models.vlm import VLM
+from avalanche_vlm.units import did_you_mean
 
 _BLOCKS = re.compile(r"(transformer\.resblocks|trunk\.blocks)\.\d+")
 
@@ -52,7 +53,8 @@ class TowerCut:
         modules = dict(visual.named_modules())
         if not layer or layer not in modules:
             raise InputError(
-                f"{model.name}'s image tower has no layer {layer!r}; it has {', '.join(_some_layers(visual))}, ..."
+                f"{model.name}'s image tower has no layer {layer!r}{did_you_mean(layer, modules)}; it has "
+                f"{', '.join(_some_layers(visual))}, ..."
             )
         if any(getattr(module, "grad_checkpointing", False) for module in modules.values()):
             raise InputError(f"{model.name}'s image tower checkpoints its activations: switch that off to cut it")

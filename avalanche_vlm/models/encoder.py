@@ -6,11 +6,12 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from typing_extensions import Self
 
 from avalanche_vlm._host import to_device
 from avalanche_vlm._rows import share_out

@@ -35,6 +35,7 @@ from avalanche_vlm.models.pretrained import (
 )
 from avalanche_vlm.models.transforms import Transforms
 from avalanche_vlm.models.vlm import VLM
+from avalanche_vlm.units import did_you_mean
 
 _BY_SCHEMA = (HUB, LOCAL)
 
@@ -250,4 +251,5 @@ def _check_name(open_clip: ModuleType, name: str, tag: str | None) -> None:
     if tag is not None and tag not in tags and not Path(tag).exists():
         if "/" in tag or "." in tag:
             raise InputError(f"there is no checkpoint file at {tag}")
-        raise InputError(f"{name} has no pretrained weights {tag!r}; it has {', '.join(tags) or 'none'}")
+        near = did_you_mean(tag, tags)
+        raise InputError(f"{name} has no pretrained weights {tag!r}{near}; it has {', '.join(tags) or 'none'}")

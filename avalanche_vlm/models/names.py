@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 
 def architectures() -> list[str]:
@@ -26,7 +26,5 @@ def refuse_unknown_name(name: str, known: Sequence[str]) -> None:
     """
     if name in known:
         return
-    by_lower = {model.lower(): model for model in ["tiny", *known]}  # no two differ in case alone
-    near = [by_lower[model] for model in difflib.get_close_matches(name.lower(), by_lower, n=3)]
-    hint = f"; did you mean {', '.join(near)}" if near else ""
-    raise InputError(f"no model is called {name!r}{hint}? (avalanche_vlm knows 'tiny' and open_clip's models)")
+    near = did_you_mean(name, ["tiny", *known])  # no two differ in case alone
+    raise InputError(f"no model is called {name!r}{near}; there are tiny and open_clip's (avalanche-vlm list models)")

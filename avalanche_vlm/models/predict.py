@@ -16,6 +16,7 @@ from avalanche_vlm.models.answers import ClassProbability, Prediction
 from avalanche_vlm.models.competing import MASKED
 from avalanche_vlm.models.other_classes import OtherClasses
 from avalanche_vlm.models.pictures import Pictures, named_batches
+from avalanche_vlm.models.unread_words import warn_of_unread_words
 from avalanche_vlm.models.vlm import VLM
 
 Templates = str | Sequence[str] | PromptTemplates
@@ -89,6 +90,7 @@ class Predictor:
         self._of_features: Callable[[torch.Tensor], torch.Tensor] = model.classify
         if labels is not None:
             space = open_label_space(model, labels, templates)
+            warn_of_unread_words(model, space.class_names, "label", stacklevel=4)
             asked = OtherClasses(model, space)
             if sentence := asked.head.told_apart(space):
                 warnings.warn(sentence, DataWarning, stacklevel=4)

@@ -6,7 +6,6 @@ there are weights of both kinds: ``ViT-B-16`` with OpenAI's weights and plain GE
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from avalanche_vlm._content import sha256_of
 from avalanche_vlm.errors import VLMWarning
 from avalanche_vlm.models.checkpoints import Checkpoint, inspect_checkpoint
 
@@ -167,5 +167,4 @@ class _Digest:
 
     @cached_property
     def sha256(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)

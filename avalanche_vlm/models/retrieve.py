@@ -12,6 +12,7 @@ from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.answers import Match
 from avalanche_vlm.models.pictures import Pictures, list_of, named_batches
+from avalanche_vlm.models.unread_words import warn_of_unread_words
 from avalanche_vlm.models.vlm import VLM
 
 _TEXTS = 256
@@ -141,7 +142,8 @@ class BestMatches:
 
 
 def checked_texts(model: VLM, texts: str | Sequence[str], what: str) -> list[str]:
-    """Texts that a model can read; warns (:class:`~avalanche_vlm.errors.DataWarning`) of those that it reads in part.
+    """Texts that a model can read; warns (:class:`~avalanche_vlm.errors.DataWarning`) of those that it reads in part,
+    and of words that it does not have.
 
     :param model: its tokenizer cuts what is longer than its context.
     :param texts: one text or several.
@@ -162,6 +164,7 @@ def checked_texts(model: VLM, texts: str | Sequence[str], what: str) -> list[str
         which = f"{len(cut)} of {len(found)} texts are" if len(cut) > 1 else f"the {what} {one!r} is"
         sentence = f"{which} longer than the {length} tokens that {model.name} reads of a text: the rest is not heeded"
         warnings.warn(sentence, DataWarning, stacklevel=5)
+    warn_of_unread_words(model, found, what, stacklevel=5)
     return found
 
 

@@ -6,12 +6,13 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from avalanche.models import MultiTaskModule
 from torch import nn
+from typing_extensions import Self
 
 from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.experiences import task_labels_of

@@ -12,7 +12,8 @@ import time
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+
+from typing_extensions import Self
 
 from avalanche_vlm.errors import InputError, VLMWarning
 from avalanche_vlm.storage.durable import make_folder, reason

@@ -6,10 +6,10 @@ Scores are in percent, losses in points, None for what was not measured.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from avalanche_vlm.evaluation.results import Protocol, RunId
 from avalanche_vlm.storage.documents import EXACT, Document, Finite, Name, NotNegativeInt, Percent, Points

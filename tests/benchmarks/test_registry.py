@@ -52,7 +52,7 @@ def test_a_benchmark_is_read_as_the_model_reads():
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("picturebok", {}, "no benchmark is called 'picturebok'; there are picturebook, "),
+        ("picturebok", {}, r"no benchmark is called 'picturebok' \(did you mean picturebook or "),
         ("picturebook-time", {"order": ["a"]}, "benchmark picturebook-time has no option 'order'; it has seed, "),
         ("picturebook", {"order": ["dusk"]}, "no task is called 'dusk'"),
         ("picturebook", {"seed": -1}, "non-negative"),

@@ -21,10 +21,10 @@ from avalanche_vlm.training import recipes
 HEAVY = ("torch", "avalanche", "numpy", "open_clip", "matplotlib", "rich")
 
 REFUSED = [
-    ("run --recipe zscll", "no recipe is called 'zscll'; there are fine-tune, zero-shot, "),
+    ("run --recipe zscll", "no recipe is called 'zscll' (did you mean zscl?); there are fine-tune, zero-shot, "),
     ("compare --recipes lora,nope", "no recipe is called 'nope'; there are "),
     ("advise --recipes nope", "no recipe is called 'nope'; there are "),
-    ("run --model ViT-B16", "no model is called 'ViT-B16'; did you mean ViT-B-16"),
+    ("run --model ViT-B16", "no model is called 'ViT-B16' (did you mean ViT-B-16 or "),
     ("run --model ViT-B-16 --pretrained /no/file.pt", "there is no checkpoint file at /no/file.pt"),
     ("run --data /no/such", "--data: there is no file or folder at /no/such"),
     ("compare --data {table} --recipes lora --label-column klass", "has no column 'klass' (label_column); it has "),
@@ -33,6 +33,9 @@ REFUSED = [
     ("run --data {table} --reference {table}", "--reference does not apply to fine-tune: no recipe asked for takes it"),
     ("run --data {table}", "{table} has labels and captions: say with kind (--kind) whether"),
     ("run --data {table} --n-test 5", "--n-test does not apply to --data"),
+    ("run --recipe lora --set rnak=3", "recipe lora has no option 'rnak' (did you mean rank?); it has rank, alpha"),
+    ("run --held-out nothing", "no file or folder at nothing, nor is that the name of a published data set, such as"),
+    ("run --held-out cifar10", "name of a published data set (did you mean cifar100 or "),
     ("run --set rank=3", "--set rank=3: recipe fine-tune has no option 'rank'; it has none"),
     ("run --recipe lora --set rank=0", "recipe lora: rank is a whole number from 1 to 8192, not 0"),
     ("compare --recipes lora,zscl --set lwf.side=text", "recipe lwf is not asked for, only lora, zscl"),

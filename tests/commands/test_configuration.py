@@ -206,6 +206,17 @@ def test_every_option_is_in_the_file_under_its_name(command, action, tmp_path, c
     assert parse([command, "--config", "f.yaml"]) == parse(words)
 
 
+@pytest.mark.parametrize("command", ["run", "compare", "advise"])
+def test_the_benchmark_that_is_taken_where_none_is_named_stands_in_the_file(command, tmp_path, capsys):
+    assert "\nbenchmark: picturebook\n" in dumped([command, "--out", "x"], capsys)
+    own = dumped([command, "--out", "x", "--data", "mine"], capsys)
+    assert "\ndata: mine\n" in own and "benchmark:" not in own
+    assert "benchmark:" not in dumped(["update", "x", "--data", "y"], capsys)
+    (tmp_path / "f.yaml").write_text(dumped([command, "--out", "x"], capsys))
+    _, request = parse([command, "--config", str(tmp_path / "f.yaml"), "--data", "mine"])
+    assert (request.stream.benchmark, request.stream.data) == (None, "mine")
+
+
 @pytest.fixture
 def file(tmp_path):
     def write(text: str) -> str:
@@ -247,7 +258,7 @@ def test_words_without_a_name_stand_for_the_first_ones(file):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lrr: 1", "f.yaml: run takes no lrr; there is lr"),
+        ("lrr: 1", "f.yaml: run takes no lrr (did you mean lr?)"),
         ("command: compare", "f.yaml is a request of compare, not of run"),
         ("trust-remote-code: true", "sets trust-remote-code, and no file may ask that code"),
         ("quiet: 1", "quiet is true or false, not 1"),

@@ -24,7 +24,7 @@ def torch_works(monkeypatch):
 
 def test_it_says_what_is_here_and_what_is_missing(torch_works, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        doctor, "requirements", lambda: (["numpy"], {"hf": ["numpy", "no-such-thing"], "test": ["pytest"]})
+        doctor, "requirements", lambda: (["numpy"], {"test": ["pytest"], "hf": ["numpy", "no-such-thing"]})
     )
     monkeypatch.setattr(doctor, "crowded", lambda threads: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -35,8 +35,11 @@ def test_it_says_what_is_here_and_what_is_missing(torch_works, capsys, monkeypat
     assert "extra hf, for tokenizers" in said and "pip install 'avalanche-vlm[hf]' brings no-such-thing\n" in said
     assert (
         f"cache of Hugging Face's hub: 2.0 KiB in {tmp_path}" in said
-        and "extra test, for the test suite: there" in said
+        and "extra test, for developers of the package, its tests: there" in said
     )
+    assert said.index("extra hf") < said.index("extra test") and "torch: 2 threads; devices: cpu\n" in said
+    torch_works["threads"] = 1
+    assert cli.main(["doctor"]) == 0 and "torch: 1 thread; devices: cpu\n" in capsys.readouterr().out
     assert said.endswith("nothing is missing that every command needs\n")
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -62,6 +62,12 @@ def test_a_recipe_is_described_with_its_options_and_published_settings(capsys):
     assert all(option["name"] in text for option in described["options"])
 
 
+@pytest.mark.parametrize("name", recipes.list())
+def test_no_marks_of_a_docstring_reach_a_terminal(capsys, name):
+    text = told(capsys, "recipes", name)
+    assert "`" not in text and ":class:" not in text and "avalanche_vlm." not in text
+
+
 def test_a_benchmark_a_format_and_a_model_are_described(capsys):
     text = told(capsys, "benchmarks", "picturebook")
     assert "label_spaces: task, seen, union" in text and "  n_train: 640" in text
@@ -75,10 +81,10 @@ def test_a_benchmark_a_format_and_a_model_are_described(capsys):
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("recipes", "no recipe is called 'zcsl'; there are "),
+        ("recipes", "no recipe is called 'zcsl' (did you mean zscl?); there are "),
         ("benchmarks", "no benchmark is called 'zcsl'; there are picturebook, "),
         ("formats", "no format is called 'zcsl'; there are class-folder, csv, tsv, jsonl"),
-        ("models", "no model is called 'zcsl': there are tiny and open_clip's"),
+        ("models", "no model is called 'zcsl'; there are tiny and open_clip's"),
     ],
 )
 def test_a_name_that_is_not_there_is_one_sentence(capsys, what, sentence):

@@ -163,7 +163,10 @@ def test_a_run_goes_on_with_a_log_that_it_had_not_and_without_one_that_it_had(tm
 
 
 REFUSED = [
-    ("run --log tesnorboard", "--log has 'tesnorboard', and there is csv, tensorboard, wandb, mlflow"),
+    (
+        "run --log tesnorboard",
+        "--log has 'tesnorboard' (did you mean tensorboard?), and there is csv, tensorboard, wandb, mlflow",
+    ),
     ("compare --log csv,missing", "--log missing needs missing: pip install 'avalanche-vlm[missing]'"),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from mini import mini
@@ -85,6 +87,19 @@ def test_a_query_beyond_the_context_is_said(model, images):
     assert len(matches) == 1
     with pytest.warns(DataWarning, match="2 of 3 texts are longer than the 20 tokens"):
         model.retrieve(images, ["star " * 40, "moon", "moon " * 30])
+
+
+def test_words_that_the_model_does_not_have_are_said(model, images):
+    with pytest.warns(DataWarning) as said:
+        model.retrieve(images, "a red hedgehog on a ground of moss", top_k=1)
+    (sentence,) = [str(of.message) for of in said]
+    assert sentence.startswith("mini has no word for 'hedgehog', 'moss', which the query 'a red hedgehog ")
+    assert said[0].filename == __file__
+    with pytest.warns(DataWarning, match=r"no word for 'bb', .* and 2 more, which the texts have"):
+        retrieve_texts(model, images[:1], [f"a {letter * 2}" for letter in "bcdefgh"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.retrieve(images, ["a red star", "the letter b", "7"], top_k=1)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,10 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path):
 
 
 def test_what_is_not_installed_or_not_there_is_said_before_anything_is_opened(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="--log has 'tesnorboard', and there is csv, tensorboard, wandb, mlflow"):
+    with pytest.raises(
+        InputError,
+        match=r"--log has 'tesnorboard' \(did you mean tensorboard\?\), and there is csv, tensorboard, wandb, mlflow",
+    ):
         trackers(["csv", "tesnorboard"], tmp_path)
     monkeypatch.setattr(known, "find_spec", lambda name: None if name == "alembic" else object())
     with pytest.raises(InputError, match=r"mlflow with alembic: pip install 'avalanche-vlm\[mlflow\]'"):

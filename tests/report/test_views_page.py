@@ -129,10 +129,46 @@ def test_two_runs_side_by_side(tmp_path, capsys):
     )
 
 
+def seeds(folder: Path, recipe: str, *numbers: int) -> Path:
+    """Runs of a recipe as a comparison lays them out, whose scores are apart by as much as their seeds."""
+    for number in numbers:
+        entry = files.entry(recipe)
+        entry["result"]["protocol"]["seed"] = number
+        entry["result"]["matrix"] = [[cell and cell / 2 + number for cell in row] for row in entry["result"]["matrix"]]
+        save(folder / f"seed-{number}", entry, f"{number:016x}")
+    return folder
+
+
+def test_a_folder_of_seeds_stands_beside_a_run_or_another_with_its_mean_and_its_spread(tmp_path):
+    first, second = seeds(tmp_path / "lora", "lora", 0, 2, 10), seeds(tmp_path / "replay", "replay", 0, 2, 10)
+    found, html = report(first, second, named="side-by-side")
+    assert [run["seeds"] for run in found["sides"]["runs"]] == [["0", "2", "10"]] * 2
+    (last,) = [f for f in found["sides"]["figures"] if f["title"] == "Last"]
+    scores = [[json.loads((of / f"seed-{n}/result.json").read_text())["metrics"]["last"] for n in (0, 2, 10)]
+              for of in (first, second)]  # fmt: skip
+    assert last["values"] == [pytest.approx(sum(of) / 3, abs=1e-3) for of in scores]
+    assert last["spreads"] == [pytest.approx(28**0.5, abs=1e-3)] * 2 and found["sides"]["apart"] is None
+    matrices = [json.loads((of / "seed-2/result.json").read_text())["matrix"] for of in (first, second)]
+    assert found["sides"]["change"][2][3] == pytest.approx(matrices[1][2][3] - matrices[0][2][3], abs=1e-3)
+    text = (first / "side-by-side.md").read_text()
+    assert "seeds 0, 2, 10" in html and "seeds 0, 2, 10" in text and f"{last['values'][0]:.1f} ± 5.3" in text
+    assert "Mean ± standard deviation over seeds" in html and "± <" in html
+    one, html = report(first / "seed-2", second, named="side-by-side")
+    (of_one,) = [f for f in one["sides"]["figures"] if f["title"] == "Last"]
+    assert of_one["values"] == [scores[0][1], last["values"][1]] and of_one["spreads"][0] is None
+
+
+def test_a_folder_of_several_recipes_is_no_side(tmp_path, capsys):
+    run = save(tmp_path / "run", files.entry("lora"))
+    mixed = seeds(seeds(tmp_path / "mixed", "lora", 0), "replay", 1)
+    assert cli.main(["report", str(run), str(mixed)]) == 2
+    assert "it has runs of lora and replay, and one recipe's seeds are put side by side" in capsys.readouterr().err
+
+
 def test_of_many_differences_the_rest_is_counted_and_what_an_earlier_version_did_not_say_is_none():
     one, other = files.entry(), files.entry(tokenizer={"content": "1f"})
     one["result"]["protocol"]["train"] |= {f"of{n}": n for n in range(50)}
-    found = sides_of([one, other], ["a", "b"])
+    found = sides_of({"a": [one], "b": [other]})
     assert len(found["facts"]) == 40 and found["more"] == 10 and "tokenizer.content" not in str(found["facts"])
     text = page.as_markdown(page.content([one, other]) | {"sides": found})
     assert "And 10 more" in text
@@ -159,7 +195,7 @@ def test_runs_that_do_not_compare_have_no_difference(tmp_path):
 def test_what_cannot_be_put_side_by_side_is_told(tmp_path, capsys):
     run = save(tmp_path / "cmp/lora/seed-0", files.entry("lora"))
     for words, sentence in (
-        ([run, tmp_path / "cmp"], f"it holds 1, of which {run} is one"),
+        ([run, tmp_path / "cmp"], f"it holds 1 of several recipes, of which {run.parent} has one"),
         ([run, tmp_path / "none"], f"there is no folder at {tmp_path / 'none'}"),
     ):
         assert cli.main(["report", *map(str, words)]) == 2

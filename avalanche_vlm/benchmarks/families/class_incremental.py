@@ -19,6 +19,7 @@ from avalanche_vlm.benchmarks.families.base import (
 )
 from avalanche_vlm.benchmarks.options import BenchmarkOption
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 DRAWN = ("numpy-SEED", "python-SEED")
 """Orders that are drawn: by ``numpy.random.seed`` and ``permutation``, and by Python's ``random.seed`` and
@@ -125,7 +126,8 @@ class ClassIncremental(Classic):
         drawn = re.fullmatch(r"(numpy|python)-(\d{1,9})", asked)
         if drawn is None:
             known = ", ".join((*self.orders, "natural", *DRAWN))
-            raise InputError(f"benchmark {self.name}: class_order is one of {known}, or class ids, not {asked!r}")
+            near = did_you_mean(asked, (*self.orders, "natural"))
+            raise InputError(f"benchmark {self.name}: class_order is one of {known}, or class ids, not {asked!r}{near}")
         if drawn[1] == "numpy":
             from numpy.random import RandomState
 

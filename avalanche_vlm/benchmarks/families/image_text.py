@@ -12,6 +12,7 @@ from avalanche_vlm.benchmarks.families.base import Options, PublishedBenchmark
 from avalanche_vlm.benchmarks.label_space import StreamKind
 from avalanche_vlm.benchmarks.options import BenchmarkOption
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 if TYPE_CHECKING:
     from avalanche_vlm.benchmarks.sources.captioned import CaptionedPart, CaptionedSet
@@ -79,7 +80,8 @@ class PairStream(PublishedBenchmark):
         for title in (titles,) if isinstance(titles, str) else titles:
             of = {name.lower(): each for name, each in known.items()}.get(title.lower())
             if of is None:
-                raise InputError(f"benchmark {self.name} has no data set called {title!r}; it has {', '.join(known)}")
+                there = f"{did_you_mean(title, known)}; it has {', '.join(known)}"
+                raise InputError(f"benchmark {self.name} has no data set called {title!r}{there}")
             if of in found:
                 raise InputError(f"benchmark {self.name}: order names {title!r} more than once")
             found.append(of)

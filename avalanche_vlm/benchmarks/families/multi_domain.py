@@ -18,6 +18,7 @@ from avalanche_vlm.benchmarks.families.base import (
 )
 from avalanche_vlm.benchmarks.options import BenchmarkOption
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class MultiDomain(Classic):
         for title in (titles,) if isinstance(titles, str) else titles:
             of = known.get(spelled.get(title.lower().rstrip("s"), ""))
             if of is None:
-                raise InputError(f"benchmark {self.name} has no task called {title!r}; it has {', '.join(known)}")
+                near = did_you_mean(title, known)
+                raise InputError(f"benchmark {self.name} has no task called {title!r}{near}; it has {', '.join(known)}")
             if of in found:
                 raise InputError(f"benchmark {self.name}: order names task {title!r} more than once")
             found.append(of)

@@ -23,6 +23,7 @@ from avalanche_vlm.benchmarks.picturebook.tasks import MTIL_LIKE, TEMPLATES, Rea
 from avalanche_vlm.benchmarks.picturebook.view import Reading
 from avalanche_vlm.benchmarks.scenario import ImageDataset, PairDataset, VLMBenchmark, as_experience_data
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 PICTURE_BYTES = 3 * 32 * 32
 """Memory that a picture takes as long as its stream is there."""
@@ -263,7 +264,7 @@ def _check_names(given: Sequence[str], known: Iterable[str], what: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            raise InputError(f"no {what} is called {name!r}; there are {', '.join(known)}")
+            raise InputError(f"no {what} is called {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
         # Seeded by its name, a task that comes twice would bring the very same pictures, test and training alike.
         if list(given).count(name) > 1:
             raise InputError(f"the order names {what} {name!r} more than once")

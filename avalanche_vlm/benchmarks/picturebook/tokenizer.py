@@ -45,6 +45,15 @@ class WordTokenizer:
             ids += [known] if known is not None else [self._piece_ids.get(c, self.unknown) for c in word]
         return ids
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that are outside the vocabulary, and are read as single characters.
+
+        >>> WordTokenizer(["a", "red"]).unknown_words("A red fox, 2 b é")
+        ['fox', 'é']
+        """
+        words = [word for word in _TOKEN.findall(text.lower()) if word not in self._word_ids]
+        return [word for word in words if word not in self._piece_ids]
+
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> torch.Tensor:
         """Token ids ``[len(texts), context_length]``, int64."""
         texts = [texts] if isinstance(texts, str) else texts

@@ -30,6 +30,7 @@ from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 
 @dataclass(slots=True)
@@ -152,7 +153,9 @@ def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
     chosen = list(order or ())
     for name in chosen:
         if name not in found:
-            raise InputError(f"there is no task called {name!r}; there are {', '.join(found)}")
+            raise InputError(
+                f"there is no task called {name!r}{did_you_mean(name, found)}; there are {', '.join(found)}"
+            )
         if chosen.count(name) > 1:
             raise InputError(f"order names task {name!r} more than once")
     return chosen or list(found)

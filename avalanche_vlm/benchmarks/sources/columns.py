@@ -9,6 +9,7 @@ from typing import Any
 from avalanche_vlm.benchmarks.label_space import StreamKind
 from avalanche_vlm.benchmarks.sources.registry import Row
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 COLUMNS = ("image", "label", "caption", "task", "split")
 """What a table may say of a sample."""
@@ -54,7 +55,9 @@ def under_our_names(rows: Sequence[Row], given: Mapping[str, str | None], path: 
             if found is None and rows:
                 listed = ", ".join(sorted(map(str, present)))
                 called = tasks if column == "task" else column
-                raise InputError(f"{path} has no column {asked!r} ({called}_column); it has {listed}")
+                near = did_you_mean(asked, map(str, present)).strip(" ()")
+                note = f"{called}_column; {near}" if near else f"{called}_column"
+                raise InputError(f"{path} has no column {asked!r} ({note}); it has {listed}")
             renames[column] = found or asked
         elif column not in present:
             also = next((name for name in _ALSO.get(column, ()) if name in present), None)

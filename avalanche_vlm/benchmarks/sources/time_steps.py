@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from avalanche_vlm.benchmarks.sources.assemble import Item
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.errors import InputError
 
+_ISO = re.compile(
+    r"(\d{4})-?(\d\d)-?(\d\d)(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?)?(?:Z|([+-])(\d\d):?(\d\d)?)?)?"
+)
 MOST_STEPS = 1000
 """Distinct times that are steps of their own unless a number of steps is said: more are dates, and no years."""
 
@@ -107,8 +111,24 @@ def _number(text: str) -> float | None:
 
 
 def _date(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    for form in (text, _in_full(text)):  # Python 3.10 reads the full form alone
+        try:
+            found = datetime.fromisoformat(form)
+        except ValueError:
+            continue
+        return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return None
+
+
+def _in_full(text: str) -> str:
+    """A date of ISO 8601 with everything in it that may be left out; any other text as it is.
+
+    >>> _in_full("20240531T12Z"), _in_full("2024-05-31 12:00:30.5+0200"), _in_full("soon")
+    ('2024-05-31T12:00:00.000000+00:00', '2024-05-31T12:00:30.500000+02:00', 'soon')
+    """
+    parts = _ISO.fullmatch(text)
+    if parts is None:
+        return text
+    year, month, day, hour, minute, second, fraction, sign, off, off_minutes = parts.groups()
+    clock = f"{hour or '00'}:{minute or '00'}:{second or '00'}.{(fraction or '')[:6]:0<6}"
+    return f"{year}-{month}-{day}T{clock}{sign or '+'}{off or '00'}:{off_minutes or '00'}"

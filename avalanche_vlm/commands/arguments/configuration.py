@@ -10,16 +10,16 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.commands.arguments.noting import NotingParser, Word
+from avalanche_vlm.commands.arguments.shared import BENCHMARK
 from avalanche_vlm.commands.arguments.values import NumberWord, names
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.storage.yaml_files import Written, plain_types, read_yaml_file, yaml_text
-from avalanche_vlm.units import in_short
+from avalanche_vlm.units import did_you_mean, in_short
 
 KEPT = "kept"
 """What a stored request says beside the words: what its run is known by, for those that read results."""
@@ -29,6 +29,9 @@ STORED = "request.yaml"
 """What the file of a run is called beside its results; a copy under another name is a file like any other."""
 OWN_FOLDER = ("run",)
 """Commands that work in the folder of a stored request unless another is named."""
+
+ON_A_STREAM = ("run", "compare", "advise")
+"""Commands that take a benchmark where no stream is named; ``update`` takes what its model was trained on."""
 
 ASSIGNED = {"set": "OPTION=VALUE", "option": "NAME=VALUE", "rate": "TASK=LR"}
 """Repeated options that name what they give a value: in a file each is a mapping."""
@@ -113,9 +116,8 @@ class Configured:
                     "--trust-remote-code on the command line does"
                 )
             elif key not in self._words:
-                near = get_close_matches(key, self._words, 1)
-                hint = f"; there is {near[0]}" if near else ""
-                raise InputError(f"{path}: {self.command} takes no {in_short(name)}{hint}")
+                near = did_you_mean(key, self._words)
+                raise InputError(f"{path}: {self.command} takes no {in_short(name)}{near}")
             elif key in found and key != "out":
                 raise InputError(f"{path} has {key} twice")
             else:
@@ -236,7 +238,10 @@ class Configured:
         """
         content: dict[str, Any] = {COMMAND: self.command}
         for name, word in self._words.items():
-            if (value := _dumped(word, getattr(options, word.action.dest))) not in (None, {}, []):
+            value = _dumped(word, getattr(options, word.action.dest))
+            if name == "benchmark" and value is None and options.data is None and self.command in ON_A_STREAM:
+                value = BENCHMARK
+            if value not in (None, {}, []):
                 content[name] = value
         for (name, of), values in self._sweep.items():
             told = [one if isinstance(one, Written) else plain_types(one) for one in values]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from avalanche_vlm.commands.arguments import deploying, living, showing, training
 from avalanche_vlm.commands.arguments.noting import NotingParser
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.units import visible
+from avalanche_vlm.units import did_you_mean, visible
 
 if TYPE_CHECKING:
     from avalanche_vlm.commands.requests import Part
@@ -61,7 +61,10 @@ def _options(parser: _Parser, commands: dict[str, _Parser], words: Sequence[str]
             commands.get(words[0], parser).error(f"argument {word.partition('=')[0]}: expected one argument, not '--'")
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")  # with that command's usage
+        command = commands[options.command]
+        known = [option for word in command.takes for option in word.action.option_strings]
+        near = did_you_mean(unknown[0].partition("=")[0], known)
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{near}")  # with that command's usage
     return options
 
 
@@ -75,6 +78,9 @@ class _Parser(NotingParser):
         :param message: what is wrong.
         :raises SystemExit: with exit code 2.
         """
+        refused = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message)
+        if refused is not None:  # argparse itself makes suggestions from Python 3.14 on, where it is told to
+            message += did_you_mean(refused[1], [name.strip("' ") for name in refused[2].split(",")])
         super().error(visible(message))
 
 

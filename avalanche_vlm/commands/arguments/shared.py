@@ -52,7 +52,11 @@ def add_checkpoints(parser: argparse.ArgumentParser) -> None:
     values.add_number(parser, "checkpoint_minutes", default=CHECKPOINT_MINUTES)
 
 
-def add_stream(parser: argparse.ArgumentParser, benchmark: str = "picturebook", seed: str = "each --seed") -> Any:
+BENCHMARK = "picturebook"
+"""The stream that a command takes where neither a benchmark nor data are named."""
+
+
+def add_stream(parser: argparse.ArgumentParser, benchmark: str = BENCHMARK, seed: str = "each --seed") -> Any:
     """Which stream of tasks.
 
     :param parser: parser of the command, which gets the options.

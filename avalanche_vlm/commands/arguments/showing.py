@@ -12,12 +12,15 @@ def add_showing_commands(commands: Any) -> None:
     """
     report = commands.add_parser(
         "report",
-        help="one page of what a folder holds, or of two runs side by side, as HTML, Markdown and JSON",
+        help="one page of what a folder holds, or of two results side by side, as HTML, Markdown and JSON",
         description="Write DIR/report.html, report.md and report.json: results, diagnosis and advice that DIR holds. "
-        "With OTHER, put two runs side by side, in DIR/side-by-side.html, side-by-side.md and side-by-side.json.",
+        "With OTHER, put two results side by side, each a run or all seeds of a recipe, in DIR/side-by-side.html, "
+        "side-by-side.md and side-by-side.json.",
     )
     report.add_argument("out", metavar="DIR", help="a folder of run, compare, diagnose or advise")
-    report.add_argument("beside", nargs="?", metavar="OTHER", help="the folder of a run to put beside the run in DIR")
+    report.add_argument(
+        "beside", nargs="?", metavar="OTHER", help="the folder of a run, or of a recipe's seeds, to put beside DIR"
+    )
     report.add_argument("--no-pictures", action="store_true", help="leave out the test pictures that runs have kept")
     listing = commands.add_parser(
         "list",

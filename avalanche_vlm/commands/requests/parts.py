@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from typing_extensions import Self
 
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates, Visible

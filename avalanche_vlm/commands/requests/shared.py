@@ -8,6 +8,7 @@ from typing import Any
 
 from avalanche_vlm.benchmarks.aside import published_aside
 from avalanche_vlm.benchmarks.registry import get_benchmark
+from avalanche_vlm.commands.arguments.shared import BENCHMARK
 from avalanche_vlm.commands.requests.parts import Assignment, ModelRequest, StreamRequest, TrainChanges
 from avalanche_vlm.errors import InputError
 
@@ -191,7 +192,7 @@ def kept(options: argparse.Namespace, name: str) -> int | None:
 def _one_stream(options: argparse.Namespace) -> str | None:
     """The benchmark, None for data of the user's own."""
     if options.data is None:
-        return options.benchmark or "picturebook"
+        return options.benchmark or BENCHMARK
     if not options.data:
         raise InputError("--data: the path is empty")
     if options.benchmark is not None:

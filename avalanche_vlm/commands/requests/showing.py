@@ -10,9 +10,10 @@ from avalanche_vlm.commands.requests.parts import Part, Request
 
 
 class ReportRequest(Request):
-    """``report``: one page of what a folder holds, or of two runs side by side.
+    """``report``: one page of what a folder holds, or of two results side by side.
 
-    :param beside: the folder of the run that is put beside that of ``out``; None for a report of one folder.
+    :param beside: the folder of the run, or of a recipe's seeds, that is put beside that of ``out``; None for a report
+        of one folder.
     :param with_pictures: whether test pictures that runs have kept are in it.
     """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated
+
+from typing_extensions import Self
 
 from avalanche_vlm.catalogue import COMPARED
 from avalanche_vlm.commands.requests import shared

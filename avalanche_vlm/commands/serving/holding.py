@@ -157,7 +157,7 @@ class Serving:
         # A model that no image can be asked of is told now, and not to whoever asks.
         Predictor(model, None if model.label_space is not None else ["a", "b"])
         searched = self._encoded(model) if self.request.images else []
-        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         return Held(place, version_name(place[0]), model, searched, since)
 
     def _encoded(self, model: VLM) -> list[tuple[list[str], torch.Tensor]]:

@@ -49,16 +49,20 @@ class Turns:
             )
         seconds, status, late = self.limits.request_seconds, 408, "the request did not arrive"
         given = False
+
+        async def answered() -> Any:
+            nonlocal status, late, given
+            taken = await prepare()
+            status, late = 503, "there was no answer"
+            job = self._model.submit(work, *taken)
+            given = True
+            # The turn ends with the work: who gives up waiting does not make room for one more.
+            job.add_done_callback(lambda _: self._free.release())
+            return await asyncio.wrap_future(job)
+
         try:
-            async with asyncio.timeout(seconds):
-                taken = await prepare()
-                status, late = 503, "there was no answer"
-                job = self._model.submit(work, *taken)
-                given = True
-                # The turn ends with the work: who gives up waiting does not make room for one more.
-                job.add_done_callback(lambda _: self._free.release())
-                return await asyncio.wrap_future(job)
-        except TimeoutError as error:
+            return await asyncio.wait_for(answered(), seconds)
+        except asyncio.TimeoutError as error:  # a class of its own before Python 3.11
             raise HTTPException(status, f"{late} within {seconds:g} s") from error
         finally:
             if not given:

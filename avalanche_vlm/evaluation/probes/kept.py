@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from avalanche.models.utils import avalanche_forward
 from torch.utils.data import Subset
+from typing_extensions import Self
 
 from avalanche_vlm._ranks import alone
 from avalanche_vlm.benchmarks.image_text import ImageText

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
+from typing_extensions import Self
 
 from avalanche_vlm._host import on_host, to_device
 from avalanche_vlm.benchmarks.context import check_prompts

@@ -15,6 +15,7 @@ from avalanche_vlm.memory.accounting import StoredBytes, tensor_bytes
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.storage import read_tensors, write_tensors
 from avalanche_vlm.storage.sealed_tensors import refuse_not_finite
+from avalanche_vlm.units import did_you_mean
 
 
 class ModulePool:
@@ -211,7 +212,8 @@ class ModulePool:
 
     def _check(self, name: str) -> None:
         if name not in self.names:
-            raise InputError(f"the pool has no module called {name!r}; it has {', '.join(self.names) or 'none'}")
+            near = did_you_mean(name, self.names)
+            raise InputError(f"the pool has no module called {name!r}{near}; it has {', '.join(self.names) or 'none'}")
 
     def _free(self, name: str) -> None:
         if name in self.names:

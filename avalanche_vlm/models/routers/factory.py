@@ -8,6 +8,7 @@ from typing import Any
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models.routers.base import Router
 from avalanche_vlm.models.routers.registry import ROUTERS
+from avalanche_vlm.units import did_you_mean
 
 
 def list_routers() -> list[str]:
@@ -33,5 +34,6 @@ def create_router(name: str, **options: Any) -> Router:
     known = list(inspect.signature(kind).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise InputError(f"router {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(f"router {name} has no option {unknown[0]!r}{near}; it has {', '.join(known)}")
     return kind(**options)

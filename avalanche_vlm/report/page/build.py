@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avalanche_vlm import __version__
@@ -33,7 +33,7 @@ def content(
     diagnosis: dict[str, Any] | None = None,
     advice: dict[str, Any] | None = None,
     unfinished: Sequence[dict[str, Any]] = (),
-    beside: Sequence[str] = (),
+    beside: Mapping[str, Sequence[ResultEntry]] | None = None,
 ) -> dict[str, Any]:
     """Everything that the report says.
 
@@ -44,7 +44,8 @@ def content(
     :param diagnosis: what ``diagnosis.json`` holds.
     :param advice: what ``advice.json`` holds.
     :param unfinished: what ``partial.json`` holds of each run that is not finished.
-    :param beside: what the two results are called that are to be put beside each other; empty for a report of all.
+    :param beside: two of the results, by what they are called, that are put beside each other; each is a run, or runs
+        that differ in the seed alone. None for a report of all.
     :return: sections by name, None or empty where the input for one is absent; ``missing`` then says what fills it.
         Scores in percent, differences in points, shares as fractions, sizes in bytes.
     """
@@ -54,7 +55,7 @@ def content(
     found = {
         "title": _title(groups, diagnosis, advice),
         "answer": _answer(groups, diagnosis, advice, unfinished),
-        "sides": sides(results, beside) if beside else None,
+        "sides": sides(beside) if beside else None,
         "exposures": exposure.exposures(diagnosis),
         "attribution": exposure.attribution(diagnosis),
         "modules": exposure.modules(diagnosis),

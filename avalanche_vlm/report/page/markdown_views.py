@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from avalanche_vlm.report.page import pipes
@@ -93,6 +93,10 @@ def told_timeline(c: dict[str, Any]) -> list[str]:
     return blocks
 
 
+def _seeds(seeds: Sequence[str]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+
+
 def told_sides(c: dict[str, Any]) -> list[str]:
     """Two results beside each other; nothing of a report of all.
 
@@ -101,7 +105,7 @@ def told_sides(c: dict[str, Any]) -> list[str]:
     found = c["sides"]
     if not found:
         return []
-    names = [f"{run['name']} ({run['recipe']}, seed {run['seed']})" for run in found["runs"]]
+    names = [f"{run['name']} ({run['recipe']}, {_seeds(run['seeds'])})" for run in found["runs"]]
     blocks = ["## Side by side"]
     if found["apart"]:
         words = f"These two differ in {found['apart']}, which decides more than the recipe does: their figures stand "
@@ -110,7 +114,7 @@ def told_sides(c: dict[str, Any]) -> list[str]:
     rows = [
         [
             f["title"] + suffix(f["kind"]),
-            *(show(value, f["kind"]) for value in f["values"]),
+            *(pipes.mean({"mean": v, "std": s}, f["kind"]) for v, s in zip(f["values"], f["spreads"], strict=True)),
             *(show(f["change"], f["change_kind"]) for _ in change),
         ]
         for f in found["figures"]

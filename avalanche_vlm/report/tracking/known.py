@@ -9,6 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.units import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def refuse_no_tracker(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in TRACKERS:
-            raise InputError(f"--log has {name!r}, and there is {', '.join(TRACKERS)}")
+            raise InputError(f"--log has {name!r}{did_you_mean(name, TRACKERS)}, and there is {', '.join(TRACKERS)}")
         for needed in TRACKERS[name].needs:
             if find_spec(needed) is None:
                 lacks = name if needed == name else f"{name} with {needed}"

@@ -6,10 +6,10 @@ Scores are in percent, changes in points, None for what there is not.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, JsonValue
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from avalanche_vlm.evaluation.results import LedgerEntry, Protocol
 from avalanche_vlm.storage.documents import (

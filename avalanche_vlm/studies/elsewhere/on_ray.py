@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from avalanche_vlm._processors import cores
 from avalanche_vlm.errors import InputError, Interrupted

@@ -83,7 +83,7 @@ RECORDED: Document[Record] = Document("the record of a version", Record)
 
 def now() -> str:
     """The time in ISO 8601, to the second, in UTC."""
-    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat()
 
 
 def bytes_of(folder: Path) -> int:
@@ -119,7 +119,7 @@ def read_record(folder: str | Path, version: str) -> Record:
     result = saved.description.result or {}
     parent = (saved.description.protocol or {}).get("goes_on_from")
     built = saved.description.built
-    made = datetime.datetime.fromtimestamp((saved.folder / DESCRIPTION).stat().st_mtime, datetime.UTC)
+    made = datetime.datetime.fromtimestamp((saved.folder / DESCRIPTION).stat().st_mtime, datetime.timezone.utc)
     tasks = result.get("tasks")
     names = [str(name) for name in tasks] if isinstance(tasks, list) else list(_tasks_of(saved))
     return Record(

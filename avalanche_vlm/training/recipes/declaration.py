@@ -15,6 +15,7 @@ from avalanche_vlm.benchmarks.label_space import TrainClasses, TrainTemplates
 from avalanche_vlm.benchmarks.registry import KINDS
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.recipes.options import Option, options_of
+from avalanche_vlm.units import did_you_mean
 
 Plugins: TypeAlias = list[SupervisedPlugin[Any]]
 """What a recipe is made of."""
@@ -249,7 +250,9 @@ class Recipe:
         """
         if name not in self.options:
             known = ", ".join(self.options) or "none"
-            raise InputError(f"recipe {self.name} has no option {name!r}; it has {known}")
+            raise InputError(
+                f"recipe {self.name} has no option {name!r}{did_you_mean(name, self.options)}; it has {known}"
+            )
         return self.options[name]
 
     @property

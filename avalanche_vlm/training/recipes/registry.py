@@ -26,6 +26,7 @@ from avalanche_vlm.training.recipes.declaration import (
     Tuned,
     Unpublished,
 )
+from avalanche_vlm.units import did_you_mean
 
 GROUP = "avalanche_vlm.recipes"
 """Entry points of this group name modules of other distributions that declare recipes."""
@@ -145,7 +146,7 @@ def get_recipe(name: str) -> Recipe:
     """
     known = all_recipes()
     if not isinstance(name, str) or name not in known:
-        raise InputError(f"no recipe is called {name!r}; there are {', '.join(known)}")
+        raise InputError(f"no recipe is called {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
     return known[name]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -99,7 +102,11 @@ def test_a_domain_is_a_task_with_the_same_classes(folder):
         (["nan", "2020"] * 12, {}, "row 2: the time is a number, as others are, not 'nan'"),
         (YEARS, {"order": ["2019"]}, "order does not apply to a time_column, whose steps are in the order of time"),
         (YEARS, {"domain_column": "label"}, "domain_column and time_column both say which task a sample is of"),
-        (YEARS, {"time_column": "then"}, r"has no column 'then' \(time_column\); it has image, label, when"),
+        (
+            YEARS,
+            {"time_column": "then"},
+            r"has no column 'then' \(time_column; did you mean when\?\); it has image, label, when",
+        ),
         (YEARS, {"time_column": None, "steps": 2}, "steps are made of a time_column, which is not given"),
     ],
 )
@@ -122,3 +129,29 @@ def test_rows_without_a_time_are_left_out_where_that_is_asked_for(folder, known)
     found = table_stream(table(folder, times), time_column="when", on_error="skip", **TRANSFORMS)
     assert found.task_names == (known,) and sum(found.protocol["n_train"]) + sum(found.protocol["n_test"]) == 6
     assert len([sentence for sentence in found.data.skipped if "the time is a number" in sentence]) >= 12
+
+
+SHORT = ("2024-05-31T10:30:00Z", "20240531", "2024-05-31 12:30:00.5+0200", "2024-05-31T12:30+02", "2024-05-31T12")
+
+
+@pytest.mark.parametrize("text", SHORT)
+def test_dates_in_their_short_forms_are_read_in_every_version_of_python(text, monkeypatch):
+    from avalanche_vlm.benchmarks.sources import time_steps
+
+    wanted = datetime.fromisoformat(text) if sys.version_info >= (3, 11) else None
+
+    class OfPython310(datetime):
+        @classmethod
+        def fromisoformat(cls, text):
+            full = r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d\.\d{6}[+-]\d\d:\d\d)?"
+            if not re.fullmatch(full, text):
+                raise ValueError(text)
+            return datetime.fromisoformat(text)
+
+    monkeypatch.setattr(time_steps, "datetime", OfPython310)
+    found = time_steps._date(text)
+    assert found is not None and found.tzinfo is not None
+    if wanted is not None:
+        assert found == (wanted if wanted.tzinfo else wanted.replace(tzinfo=timezone.utc))
+    for none in ("2024-13-01", "2024", "31.5.2024", "soon", "2024-05-31T25Z"):
+        assert time_steps._date(none) is None
