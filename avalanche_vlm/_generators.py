@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,3 +30,20 @@ def generators_kept(device: torch.device | None = None) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def seed_generators(seed: int) -> None:
+    """Start all of them anew on this host; those of accelerators stay where they are.
+
+    :param seed: 0 or more.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def generators_at() -> tuple[Any, ...]:
+    """Where they are, as something that is equal to another where nothing was drawn in between."""
+    state: Any = np.random.get_state()
+    _, keys, *rest = state
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), keys.tobytes(), tuple(rest)

@@ -68,6 +68,36 @@ class Ranks:
         return [rows[:count].to(own.device) for rows, count in zip(found, counts, strict=True)]
 
     @torch.no_grad()
+    def rows(self, own: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """The rows of all processes in one tensor, of whatever type they are.
+
+        :param own: the rows of this one ``[counts[rank], ...]``, where tensors have to be that are sent.
+        :param counts: how many each has, in their order, 1 or more.
+        """
+        most, kind, shape = max(counts), own.dtype, own.shape[1:]
+        sent = own.detach().contiguous().view(len(own), -1).view(torch.uint8)
+        if len(sent) < most:
+            sent = torch.cat([sent, sent.new_zeros(most - len(sent), sent.shape[1])])
+        found = sent.new_empty(self.size, *sent.shape)
+        with self._answering():
+            dist.all_gather(list(found), sent, group=self.group)
+        full = min(counts) == most
+        rows = found.flatten(0, 1) if full else torch.cat([of[:n] for of, n in zip(found, counts, strict=True)])
+        return rows.view(kind).view(-1, *shape)
+
+    def on_host(self) -> Ranks:
+        """The same processes as they send what is in the host's memory. All of them come here together."""
+        global _on_host
+        if not self._on_device:
+            return self
+        world = self.group or dist.group.WORLD
+        if _on_host is None or _on_host[0] is not world:
+            members = None if self.group is None else dist.get_process_group_ranks(self.group)
+            group: Any = dist.new_group(members, backend="gloo")
+            _on_host = world, Ranks(group)
+        return _on_host[1]
+
+    @torch.no_grad()
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over the processes, a new tensor.
 
@@ -185,6 +215,8 @@ def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 _together: Ranks | None = None
 """The processes that this one trains with at present."""
+_on_host: tuple[Any, Ranks] | None = None
+"""A group of torch's, and its processes as they send what is in the host's memory."""
 _alone = 0
 """How many blocks of :func:`alone` we are in."""
 

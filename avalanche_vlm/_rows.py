@@ -8,13 +8,14 @@ came through the towers is summed, and what every process has computed for itsel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from avalanche_vlm._ranks import Ranks, sharing
+from avalanche_vlm._ranks import Ranks, alone, sharing, together
+from avalanche_vlm.compat.tensors import backward_pass
 from avalanche_vlm.errors import InputError
 
 
@@ -54,6 +55,23 @@ class RowShare:
 
 
 _part: RowShare | None = None
+_back: tuple[int, RowShare] | None = None
+"""The backward pass that has come to the rows of a share, and the share."""
+
+
+def _now() -> RowShare | None:
+    """The share that is encoded, be it once more within a backward pass: autograd goes through a tower from its
+    features down, and through one tower after the other."""
+    if _part is None and _back is not None and _back[0] == backward_pass():
+        return _back[1]
+    return _part
+
+
+def once_more() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For torch's checkpoints: what to compute within, now and when it is computed once more, so that rows are shared
+    out then as they are now."""
+    computed_by_all = together() is not None and sharing() is None
+    return nullcontext(), alone() if computed_by_all else nullcontext()
 
 
 @contextmanager
@@ -87,7 +105,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: torch.Tensor, inner: RowShare) -> torch.Tensor:
-        ranks, more = inner.ranks, inner.appended
+        ctx.inner, ranks, more = inner, inner.ranks, inner.appended
         shares = [(ranks.share(inner.total, r), ranks.share(more, r)) for r in range(ranks.size)]
         ctx.size, (ctx.own, ctx.more), ctx.total = ranks.size, shares[ranks.rank], inner.total
         found = ranks.gather(own, [_length(batch) + _length(further) for batch, further in shares])
@@ -98,6 +116,8 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        global _back
+        _back = backward_pass(), ctx.inner
         (gradient,) = gradients
         own = gradient[ctx.own]
         if _length(ctx.more):
@@ -125,7 +145,7 @@ def summed(own: torch.Tensor) -> torch.Tensor:
 
     :param own: the sum over the rows of this process; where it encodes all, the whole.
     """
-    return own if _part is None else _Summed.apply(own, _part.ranks)
+    return own if (part := _now()) is None else _Summed.apply(own, part.ranks)
 
 
 def own_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -133,7 +153,7 @@ def own_rows(rows: torch.Tensor) -> torch.Tensor:
 
     :param rows: ``[B, ...]`` of the whole batch.
     """
-    return rows if _part is None else rows[_part.own]
+    return rows if (part := _now()) is None else rows[part.own]
 
 
 def append(rows: torch.Tensor) -> torch.Tensor:
@@ -153,10 +173,10 @@ def of_all(own: torch.Tensor) -> torch.Tensor:
 
     :param own: the entries of the rows that this process encodes ``[n, ...]``.
     """
-    if _part is None:
+    if (part := _now()) is None:
         return own
-    counts = [_length(_part.ranks.share(_part.total, rank)) for rank in range(_part.ranks.size)]
-    return torch.cat(_part.ranks.gather(own, counts))
+    counts = [_length(part.ranks.share(part.total, rank)) for rank in range(part.ranks.size)]
+    return torch.cat(part.ranks.gather(own, counts))
 
 
 @contextmanager
@@ -178,7 +198,7 @@ def normal(like: torch.Tensor) -> torch.Tensor:
 
     :param like: a tensor of these rows ``[n, ...]``.
     """
-    return torch.randn_like(like) if _part is None else _part.drawn(like, torch.Tensor.normal_)
+    return torch.randn_like(like) if (part := _now()) is None else part.drawn(like, torch.Tensor.normal_)
 
 
 def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
@@ -191,9 +211,10 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     >>> dropout(torch.ones(2, 1), 0.5, False).tolist()
     [[1.0], [1.0]]
     """
-    if _part is None or not training or p == 0:
+    part = _now()
+    if part is None or not training or p == 0:
         return F.dropout(x, p, training)
-    return x * _part.drawn(x, lambda whole: whole.bernoulli_(1 - p).div_(1 - p))
+    return x * part.drawn(x, lambda whole: whole.bernoulli_(1 - p).div_(1 - p))
 
 
 def counts_here() -> bool:

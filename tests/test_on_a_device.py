@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from on_device import Asked
+from on_device import Asked, unchosen
 from quick import one_each
 
 from avalanche_vlm.training import recipes
@@ -57,6 +57,14 @@ def test_a_recipe_trains_on_the_device_and_hardly_waits_for_it(asked, recipe, ki
     if amp is None:
         assert found["waits"] <= WAITS.get(recipe, MOST), found["lines"]
         assert found["waits of a test batch"] <= MOST, found["lines of a test batch"]
+
+
+def test_experts_that_nobody_chose_have_the_gradient_of_a_penalty_and_no_other_as_on_the_cpu(asked):
+    expected, found = unchosen("cpu"), asked("unchosen")
+    assert {name.partition(".")[0] for name, value in expected.items() if value is None} == {"3"}
+    assert {name.partition(".")[0] for name, value in expected.items() if value} == {"0", "1", "2"}
+    for name, value in expected.items():
+        assert found[name] == (None if value is None else pytest.approx(value, rel=1e-4)), name
 
 
 @pytest.mark.parametrize(("recipe", "kind"), one_each(RUNS, KEPT))

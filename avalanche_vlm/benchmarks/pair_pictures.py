@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from avalanche_vlm._ranks import sharing
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
+from avalanche_vlm.benchmarks.shares import placed_batches
 
 
 class PairPictures(Dataset):
@@ -36,17 +39,25 @@ def read_ahead(
     :param batches: the numbers of each batch; read further than batches are asked for.
     :param workers: number of processes.
     :param pinned: whether batches lie in pinned memory.
-    :return: pictures ``[B, 3, H, W]`` of each batch; None where processes would bring nothing: there are none, this is
-        one of somebody's, or the pictures are in memory as they are.
+    :return: pictures ``[B, 3, H, W]`` of each batch; None where processes would bring nothing: there are none, and none
+        that train together, this is one of somebody's, or the pictures are in memory as they are.
     """
-    if not workers or multiprocessing.current_process().daemon or hasattr(pairs.images, "nbytes"):
+    if not (workers or sharing()) or multiprocessing.current_process().daemon or hasattr(pairs.images, "nbytes"):
         return None
-    return iter(
-        DataLoader(
-            PairPictures(pairs),
-            batch_sampler=batches,
-            num_workers=workers,
-            pin_memory=pinned,
-            generator=torch.Generator(),  # the seeds of its processes: nothing is drawn from the global one
-        )
+    loader: DataLoader = DataLoader(
+        PairPictures(pairs),
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pinned,
+        generator=torch.Generator(),  # the seeds of its processes: nothing is drawn from the global one
     )
+    return placed_batches(loader, None)
+
+
+def pictures_at(pairs: ReferencePairs, rows: Sequence[int]) -> torch.Tensor:
+    """Some of the pictures ``[n, 3, H, W]``, of which several processes that train together read a share each.
+
+    :param pairs: reference pairs whose pictures are read.
+    :param rows: the numbers of the pairs, at least one.
+    """
+    return next(iter(ordered_batches(Subset(PairPictures(pairs), rows), len(rows))))

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from avalanche_vlm._ranks import sharing
+from avalanche_vlm.benchmarks.shares import placed_batches
+
 _WORKERS: ContextVar[int] = ContextVar("_WORKERS", default=0)
 _PINNED: ContextVar[bool] = ContextVar("_PINNED", default=False)
 
@@ -33,7 +36,8 @@ def reading_by(workers: int, pinned: bool = False) -> Iterator[None]:
 
 def ordered_batches(dataset: Any, batch_size: int) -> DataLoader:
     """Minibatches of a data set in its order, which leave the global random generator alone. They are the same whoever
-    reads them: this process, or those that :func:`reading_by` says where there is more than one minibatch.
+    reads them: this process, those that :func:`reading_by` says where there is more than one minibatch, or all that
+    train together (:mod:`~avalanche_vlm.benchmarks.shares`).
 
     Every loader draws a seed for its processes, one that does not shuffle as well. torch's default takes it from the
     global generator, so that whoever reads data in between would change the order of what is trained next.
@@ -50,4 +54,14 @@ def ordered_batches(dataset: Any, batch_size: int) -> DataLoader:
     # A worker of somebody's may have no processes of its own, and to start some for one minibatch brings nothing.
     alone = multiprocessing.current_process().daemon or len(dataset) <= batch_size
     workers = 0 if alone else _WORKERS.get()
-    return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=_PINNED.get(), generator=torch.Generator())
+    return _Ordered(dataset, batch_size, num_workers=workers, pin_memory=_PINNED.get(), generator=torch.Generator())
+
+
+class _Ordered(DataLoader):
+    """A loader of which several processes that train together read a share each."""
+
+    def __iter__(self) -> Any:
+        if sharing() is None:
+            return super().__iter__()
+        options = {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "generator": self.generator}
+        return placed_batches(DataLoader(self.dataset, self.batch_size, **options), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.data._utils.pin_memory import pin_memory
 
 
 def register_collate(kind: type, collate: Callable) -> None:
@@ -20,6 +21,14 @@ def register_collate(kind: type, collate: Callable) -> None:
     :param collate: ``(samples, *, collate_fn_map) -> batch``.
     """
     default_collate_fn_map[kind] = collate
+
+
+def pinned(batch: Any) -> Any:
+    """A batch of any make in page-locked memory, as torch's loaders pin it, who have no public name for it.
+
+    :param batch: tensors, and what has a method ``pin_memory()``, in lists, tuples and mappings.
+    """
+    return pin_memory(batch)
 
 
 def source_datasets(dataset: Any) -> Iterator[Any]:

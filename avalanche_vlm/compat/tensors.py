@@ -43,3 +43,8 @@ def mul_each_(tensors: list[torch.Tensor], factor: float) -> None:
     """Multiply each tensor by a number, as :func:`add_each_` does it."""
     if tensors:
         torch._foreach_mul_(tensors, factor)
+
+
+def largest_of_each(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The largest absolute value of each tensor, NaN where one is, in few kernels as :func:`add_each_` has them."""
+    return list(torch._foreach_norm(tensors, float("inf"))) if tensors else []

@@ -235,7 +235,7 @@ class DualEncoder(ResizesOnLoad):
                 f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
                 "give the benchmark this model's transforms"
             )
-        features = share_out(partial(in_parts, self._tower, parts=self.parts), images)
+        features = in_parts(partial(share_out, self._tower), images, self.parts)
         return F.normalize(features, dim=-1) if normalize else features
 
     def _tower(self, images: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from avalanche_vlm._host import sliced
+from avalanche_vlm._rows import once_more
 
 
 def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, parts: int) -> torch.Tensor:
@@ -29,4 +30,6 @@ def in_parts(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
         return encode(inputs)
     size = -(-len(inputs) // parts)
     rows = (slice(start, start + size) for start in range(0, len(inputs), size))
-    return torch.cat([checkpoint(encode, sliced(inputs, part), use_reentrant=False) for part in rows])
+    # Of several processes each encodes its share of every part.
+    encoded = (checkpoint(encode, sliced(inputs, part), use_reentrant=False, context_fn=once_more) for part in rows)
+    return torch.cat(list(encoded))

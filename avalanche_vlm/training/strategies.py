@@ -16,6 +16,7 @@ from avalanche_vlm._memory import give_back
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm._ranks import together
 from avalanche_vlm.benchmarks.reading import reading_by
+from avalanche_vlm.benchmarks.shares import ByPlace
 from avalanche_vlm.compat.strategies import UnpacksContainers, set_stops_training
 from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.losses.sampled import sampled_negatives
@@ -62,6 +63,7 @@ class VLMMixin(UnpacksContainers, _Template):
     """
 
     loss: torch.Tensor
+    dataloader: Any
     optimized_param_id: dict[str, torch.nn.Parameter] | None
 
     def __init__(
@@ -113,13 +115,32 @@ class VLMMixin(UnpacksContainers, _Template):
             refuse_pairs(self, "negatives")
             refuse_some_classes(self)
         # What plugins read of layers between epochs, they read of layers as they are.
-        with compiling_blocks(model_of(self)) if self.compile else nullcontext():
+        with compiling_blocks(model_of(self)) if self.compile else nullcontext(), self._placed(True):
             super().training_epoch(**kwargs)
         self.losses.settle()  # before plugins make something of the weights
         if self._has_all_iterations():
             set_stops_training(self, False)  # it was this epoch that was cut
         # Nobody reads the last step's gradients, and what happens to the weights between epochs needs the room.
         self.optimizer.zero_grad()
+
+    def eval_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's loop over a test set, of which each of several processes reads its share."""
+        with self._placed(False):
+            super().eval_epoch(**kwargs)
+
+    @contextmanager
+    def _placed(self, draws: bool) -> Iterator[None]:
+        """Within a block each of several processes reads its share of the loader's batches, and what samples draw, if
+        they do, follows from their places in the epoch."""
+        loader = self.dataloader
+        if hasattr(loader, "by_place"):  # it tells of every batch
+            loader.by_place = draws
+        else:
+            self.dataloader = ByPlace(loader, draws)
+        try:
+            yield
+        finally:
+            self.dataloader = loader
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Avalanche's loader; where so many iterations are asked for, an experience has the epochs that these take."""

@@ -32,13 +32,13 @@ def test_batches_are_the_same_whoever_reads_them():
 @pytest.mark.parametrize("recipe", ["replay", "lora"])
 def test_an_experiment_reads_everything_by_its_processes(monkeypatch, recipe):
     asked: list[int] = []
-    real = reading.DataLoader
+    real = reading._Ordered
 
     def here(dataset, batch_size, *, num_workers, generator, pin_memory):
         asked.append(num_workers)
         return real(dataset, batch_size, generator=generator)
 
-    monkeypatch.setattr(reading, "DataLoader", here)
+    monkeypatch.setattr(reading, "_Ordered", here)
     monkeypatch.setattr(reading, "len", lambda data: 10**6, raising=False)  # all are worth processes
     for loaded in ("avalanche_vlm.training.strategies.Naive.train", "avalanche_vlm.training.strategies.Naive.eval"):
         name = loaded.rpartition(".")[2]

@@ -252,7 +252,47 @@ def _strategy(found: Any, amp: str | None, *plugins: Any, metrics: Any = ()) -> 
     )
 
 
-QUESTIONS: dict[str, Callable[..., Any]] = {"trained": trained, "kept": kept, "planted": planted, "known": known}
+def unchosen(device: str = "cuda") -> dict[str, Any]:
+    """The gradients of four experts after a step in which samples chose the first two, and a penalty on weights moves
+    all but the first and the last: sums by their names, None where there is none.
+
+    :param device: where the experts are.
+    """
+    import torch
+    from torch import nn
+
+    from avalanche_vlm.models.modules.adapter import Adapter
+    from avalanche_vlm.models.modules.experts import ExpertSite, leave_alone
+
+    torch.manual_seed(3)
+    host = nn.Linear(4, 4)
+    site = ExpertSite(host, 4, [Adapter(4, bottleneck=16) for _ in range(4)], 1)
+    site.add("t")
+    site.active = "t"
+    with torch.no_grad():
+        for parameter in site.parameters():
+            nn.init.normal_(parameter)
+        # The first number of a sample decides, beyond any noise.
+        site.bank["t"].weight.copy_(torch.tensor([[9.0, -9.0, 0.0, 0.0], *[[0.0] * 4] * 3]))
+        site.bank["t"].noise.zero_()
+    host, site = host.to(device), site.to(device)
+    x = torch.tensor([[[9.0, 1, 2, 3]], [[-9.0, 3, 2, 1]]]).to(device)
+    penalty = sum(p.square().sum() for expert in site.experts[1:3] for p in expert.parameters())
+    idle = sum(0 * p.sum() for p in site.experts[3].parameters())  # moves nothing, and leaves zeros
+    (host(x).square().sum() + penalty + idle).backward()
+    leave_alone([site])
+    return {
+        name: None if p.grad is None else float(p.grad.double().sum()) for name, p in site.experts.named_parameters()
+    }
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "trained": trained,
+    "kept": kept,
+    "planted": planted,
+    "known": known,
+    "unchosen": unchosen,
+}
 
 
 def _answer(question: str, how: dict[str, Any]) -> None:

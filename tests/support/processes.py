@@ -11,18 +11,21 @@ import pytest
 import torch.distributed as dist
 
 
-def together(work: Callable[[int], Any], meeting: Path, processes: int = 2, seconds: float = 60) -> list[Any]:
+def together(
+    work: Callable[[int], Any], meeting: Path, processes: int = 2, seconds: float = 60, loads: bool = False
+) -> list[Any]:
     """What each process has to say, in the order of their ranks; skipped where processes cannot be copied.
 
     :param work: takes the rank and gives plain values. It must not differentiate: autograd's threads are not copied.
     :param meeting: file that does not exist, by which the processes find each other.
+    :param loads: whether they start processes of their own, which load data and end with them.
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("processes of this system cannot be copied")
     context = multiprocessing.get_context("fork")
     ends = [context.Pipe(duplex=False) for _ in range(processes)]
     running = [
-        context.Process(target=_one_of, args=(rank, processes, meeting, work, end), daemon=True)
+        context.Process(target=_one_of, args=(rank, processes, meeting, work, end), daemon=not loads)
         for rank, (_, end) in enumerate(ends)
     ]
     for process, (_, end) in zip(running, ends, strict=True):

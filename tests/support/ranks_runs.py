@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from mini import shallow
+from mini import mini, shallow
 
 from avalanche_vlm.benchmarks import picturebook
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
+from avalanche_vlm.compat.data_sets import source_datasets
 from avalanche_vlm.memory.state import WORKING, Stateful
 from avalanche_vlm.studies.experiment import run_experiment
 from avalanche_vlm.training import distributed, recipes
 from avalanche_vlm.training.settings import TrainSettings
 
 BATCH = 8
+TRANSFORM = mini().transforms.eval
 
 
 class Losses(SupervisedPlugin[Any], Stateful, supports_distributed=True):
@@ -36,12 +40,55 @@ class Losses(SupervisedPlugin[Any], Stateful, supports_distributed=True):
         self.losses.append(float(strategy.loss))
 
 
+class Decoded(Sequence[torch.Tensor]):
+    """Images as files have them, of which each is decoded when it is read. Counts how often."""
+
+    reads = 0
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self._held = images
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        Decoded.reads += 1
+        return self._held[index]
+
+    def contents_of(self, rows: Sequence[int]) -> list[bytes]:
+        """What stands for images where contents are compared, as of files: nothing is decoded."""
+        return [self._held[int(row)].numpy().tobytes() for row in rows]
+
+
+def jittered(picture: torch.Tensor) -> torch.Tensor:
+    """A training transform that draws from every global generator."""
+    return TRANSFORM(picture) + 0.05 * (torch.randn(()) + random.random() + float(np.random.rand()))
+
+
+def as_files(benchmark: VLMBenchmark) -> VLMBenchmark:
+    """A stream whose images are no tensors in memory."""
+    for stream in benchmark.streams.values():
+        for experience in stream:
+            for source in source_datasets(experience.dataset):
+                source.images = Decoded(source.images)
+    for of in benchmark.held_out:
+        for source in source_datasets(of.dataset):
+            source.images = Decoded(source.images)
+    object.__setattr__(benchmark.reference, "images", Decoded(benchmark.reference.images))
+    return benchmark
+
+
 def streams(samples: int) -> dict[str, VLMBenchmark]:
-    """Two tasks of each kind."""
+    """Two tasks of each kind; those of files are classes, too, with augmentation."""
     sizes = {"n_train": samples, "n_test": 7, "n_held_out": 9, "n_reference": 11}
     return {
         "classes": picturebook.mtil_like(order=["sketches", "night"], **sizes),
         "pairs": picturebook.pairs(domains=("sketch", "night"), **sizes),
+        "files": as_files(
+            picturebook.mtil_like(
+                order=["sketches", "night"], train_transform=jittered, eval_transform=TRANSFORM, **sizes
+            )
+        ),
     }
 
 
@@ -50,24 +97,35 @@ def cases() -> list[tuple[str, str]]:
     return [(name, kind) for kind in ("classes", "pairs") for name in recipes.list(kind=kind)]
 
 
-def trained(name: str, benchmark: VLMBenchmark, epochs: int) -> dict[str, Any]:
+SPARED = {"batch_size": BATCH // 2, "accumulate": 2, "grad_checkpointing": True}
+"""The same batches, encoded in two parts by blocks that keep no activations."""
+
+
+def trained(name: str, benchmark: VLMBenchmark, epochs: int, spared: bool = False) -> dict[str, Any]:
     """What two tasks of a recipe come to."""
     model = shallow()
     torch.manual_seed(1)
     losses = Losses()
+    Decoded.reads = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outcome = run_experiment(
             benchmark,
             name,
             model=model,
-            settings=TrainSettings(lr=1e-3, epochs=epochs, batch_size=BATCH),
+            settings=TrainSettings(lr=1e-3, epochs=epochs, **(SPARED if spared else {"batch_size": BATCH})),
             plugins=[losses],
         )
     weights = {n: t.detach().double() for n, t in outcome.strategy.model.state_dict().items() if torch.is_tensor(t)}
     result = {k: outcome.result[k] for k in ("matrix", "held_out", "metrics", "classes", "costs")}
     ledger = {k: v for k, v in outcome.ledger.items() if "passes" in k}
-    return {"losses": losses.losses, "weights": weights, "result": result, "ledger": ledger}
+    return {
+        "losses": losses.losses,
+        "weights": weights,
+        "result": result,
+        "ledger": ledger,
+        "reads": Decoded.reads,
+    }
 
 
 def apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +141,9 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         difference = float((first - second).norm() / first.norm().clamp(min=1e-3))
         if not difference <= found:
             found, worst = difference, name
-    same = {key: one[key] == other[key] for key in ("result", "ledger")}
+    same: dict[str, Any] = {"reads": (one["reads"], other["reads"])}
+    same |= {key: one[key] == other[key] for key in ("result", "ledger")}
+    same["scores"] = all(one["result"][key] == other["result"][key] for key in ("matrix", "held_out"))
     return {"steps": len(losses), "losses": max(losses, default=0.0), "weights": found, "worst": worst, **same}
 
 
@@ -108,24 +168,29 @@ def main(arguments: list[str]) -> None:
     """Train cases alone, then together, and print how far they are apart, a line each.
 
     :param arguments: training samples of a task, of which the last batch of 8 may have fewer; epochs of a task; and
-        cases, each a recipe or recipe/kind, none for all.
+        cases, each a recipe or recipe/kind, none for all; recipe/kind/parts trains in parts together and as a whole
+        alone, recipe/kind/all-parts in parts both times, recipe/kind/ as a whole both times.
     """
     samples, epochs, wanted = int(arguments[0]), int(arguments[1]), arguments[2:]
     torch.set_num_threads(1)
     torch.optim.AdamW = plain  # type: ignore[misc]
     of_kind = streams(samples)
-    chosen = [(n, k) for n, k in cases() if not wanted or f"{n}/{k}" in wanted or n in wanted]
+    chosen = [(n, k, "") for n, k in cases() if not wanted or f"{n}/{k}" in wanted or n in wanted]
+    chosen += [(n, k, how) for case in wanted if case.count("/") == 2 for n, k, how in [case.split("/")]]
     ranks = distributed.start()
     assert ranks is not None
-    before: dict[tuple[str, str], Any] = {}
-    for number, (name, kind) in enumerate(chosen):
+    before: dict[tuple[str, str, str], Any] = {}
+    for number, (name, kind, how) in enumerate(chosen):
         if number % ranks.size == 0:
             with on_its_own():
-                own = {case: trained(case[0], of_kind[case[1]], epochs) for case in chosen[number + ranks.rank :][:1]}
+                own = {
+                    case: trained(case[0], of_kind[case[1]], epochs, case[2] == "all-parts")
+                    for case in chosen[number + ranks.rank :][:1]
+                }
             before = {case: found for part in ranks.told(own) for case, found in part.items()}
-        alone = before[name, kind]
+        alone = before[name, kind, how]
         try:
-            found = apart(alone, trained(name, of_kind[kind], epochs))
+            found = apart(alone, trained(name, of_kind[kind], epochs, bool(how)))
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {error}"}
             if len(chosen) == 1:

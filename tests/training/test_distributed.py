@@ -55,6 +55,25 @@ def test_three_processes_train_what_one_does_with_uneven_batches(tmp_path):
     hold(found)
 
 
+def test_two_processes_read_half_each_and_train_what_one_does(tmp_path):
+    # Every sample draws from three generators; the last batch of three is read in shares of one and two.
+    for case in (found := compared(tmp_path, 2, 11, 2, "zscl/files/", "replay/files/")):
+        alone, shared = case["reads"]
+        assert shared < 0.6 * alone, case
+    hold(found)
+
+
+def test_two_processes_train_in_parts_what_one_does_with_the_whole_batch(tmp_path):
+    # Parts of four rows, of which each process encodes two; the last batch of three has parts of two and of one, which
+    # both encode. Adapters drop values, and do it within a part: one process has parts as well, then.
+    found = compared(tmp_path, 2, 11, 1, "zscl/pairs/parts", "lora/classes/parts", "adapter-per-task/pairs/all-parts")
+    assert [case["steps"] for case in found] == [4, 4, 4]
+    for case in found:
+        assert case.get("error") is None, case
+        assert case["losses"] < CLOSE and case["weights"] < CLOSE, case
+        assert case["scores"], case
+
+
 @pytest.mark.grid
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("processes", [2, 3])

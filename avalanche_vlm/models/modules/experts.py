@@ -11,6 +11,7 @@ from torch import nn
 
 from avalanche_vlm._ranks import together
 from avalanche_vlm._rows import among, normal, of_all, summed
+from avalanche_vlm.compat.tensors import largest_of_each
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.models.modules.adapter import DEFAULT_PATTERN, Adapter, OutputSite, put_sites
@@ -201,21 +202,25 @@ class ExpertSite(OutputSite):
 
 
 def leave_alone(sites: Iterable[ExpertSite]) -> None:
-    """Before an optimizer's step: experts that no sample chose since the last one have no gradient, so that momentum
-    and weight decay pass them by. Waits once for an accelerator, whatever the number of places; the CPU knows it.
+    """After a backward pass: experts that no sample chose since the last one have no gradient, so that momentum and
+    weight decay pass them by, unless something else has given them one, such as a penalty on weights. Waits once for an
+    accelerator, whatever the number of places.
 
     :param sites: the places of the experts.
     """
     seen = [(site, site.lately) for site in sites if site.lately is not None]
     for site, _ in seen:
         site.lately = None
-    if not seen or seen[0][1].device.type == "cpu":
+    held = [(p, p.grad, lately[n]) for site, lately in seen for n, e in enumerate(site.experts) for p in e.parameters()]
+    there = [(parameter, gradient, chosen) for parameter, gradient, chosen in held if gradient is not None]
+    if not there:
         return
-    chosen = torch.stack([lately for _, lately in seen]).bool().tolist()
-    for (site, _), of_site in zip(seen, chosen, strict=True):
-        for expert, was in zip(site.experts, of_site, strict=True):
-            for parameter in expert.parameters() if not was else ():
-                parameter.grad = None
+    # Experts that run together all have a gradient, of zeros where they were not chosen; the CPU runs those chosen.
+    largest = largest_of_each([gradient for _, gradient, _ in there])
+    goes = torch.stack(largest).ne(0) | torch.stack([chosen for *_, chosen in there]).bool()
+    for (parameter, *_), stays in zip(there, goes.tolist(), strict=True):
+        if not stays:
+            parameter.grad = None
 
 
 def inject_experts(

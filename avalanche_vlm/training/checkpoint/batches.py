@@ -17,6 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from avalanche_vlm.benchmarks.shares import drawn_base, placed_batches
 from avalanche_vlm.compat.strategies import loader_of_epoch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.checkpoint.signals import BreakOffError
@@ -65,6 +66,8 @@ class EpochBatches:
         self, loader: Any, owner: Owner, trained: int = 0, drawn: dict[int, torch.Tensor] | None = None
     ) -> None:
         self.loader, self.owner, self.trained = loader, owner, trained
+        self.by_place = False
+        """Whether what samples draw follows from their places in the epoch."""
         self.drawn: dict[int, torch.Tensor] = dict(drawn or {})
 
     def __len__(self) -> int:
@@ -76,7 +79,7 @@ class EpochBatches:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = _behind(self.loader, self.trained, self.drawn)
+        batches = _behind(self.loader, self.trained, self.drawn, self.by_place)
         self.owner.started()
         watched, left = _has_several(self.loader), None
         for trained in range(self.trained, 1 << 62):
@@ -169,32 +172,32 @@ def _has_several(loader: Any) -> bool:
     return isinstance(loader, MultiDatasetDataLoader) and len(loader.datasets) > 1
 
 
-def _behind(loader: Any, trained: int, drawn: dict[int, torch.Tensor]) -> Iterator[Any]:
+def _behind(loader: Any, trained: int, drawn: dict[int, torch.Tensor], by_place: bool) -> Iterator[Any]:
     """The batches of an epoch behind the first ones. The generators are then to be set to where they were.
 
     In the process itself nothing is loaded that is not needed. Other processes have generators whose state no one sees,
     so they do again what they did.
     """
+    base = drawn_base() if by_place else None
     if trained == 0:
-        return iter(loader)
+        return _opened(loader, base)
     if not _has_several(loader) and loader_settings(loader).get("num_workers") == 0:
         plain: Any = loader_of_epoch(loader) if isinstance(loader, MultiDatasetDataLoader) else loader
         torch.empty((), dtype=torch.int64).random_()  # torch's draw for worker processes comes first
         indices = iter(plain.batch_sampler)
-        for _ in range(trained):
-            next(indices)
+        first = sum(len(next(indices)) for _ in range(trained))
         rest: Any = indices
-        return iter(
-            DataLoader(
-                plain.dataset,
-                batch_sampler=rest,
-                collate_fn=plain.collate_fn,
-                pin_memory=plain.pin_memory,
-            )
+        left: Any = DataLoader(
+            plain.dataset, batch_sampler=rest, collate_fn=plain.collate_fn, pin_memory=plain.pin_memory
         )
-    batches = iter(loader)
+        return _opened(left, base, first)
+    batches = _opened(loader, base)
     for number in range(trained):
         if number in drawn:
             torch.set_rng_state(drawn[number])
         next(batches)
     return batches
+
+
+def _opened(loader: Any, base: int | None, first: int = 0) -> Iterator[Any]:
+    return iter(loader) if base is None else placed_batches(loader, base, first)

@@ -124,10 +124,6 @@ def refuse_some_classes(strategy: Strategy) -> None:
         )
 
 
-_FOR_ONE_PROCESS = ("accumulate", "grad_checkpointing")
-"""Options of a training that spare memory, which several processes do by themselves."""
-
-
 def refuse_options(what: str, model: Any, plugins: Iterable[Any], options: Mapping[str, Any]) -> None:
     """Refuse options of a training that a method does not go with.
 
@@ -137,9 +133,6 @@ def refuse_options(what: str, model: Any, plugins: Iterable[Any], options: Mappi
     :param options: values by the names of the options; what is None, False or 1 is not asked for.
     :raises InputError: for the first one, with the reason.
     """
-    for name, value in options.items():
-        if together() is not None and name in _FOR_ONE_PROCESS and (value is True or (value or 0) > 1):
-            raise InputError(f"{name} is for one process: several share out the rows of a batch, which takes as little")
     parts = [*plugins, *(part for part in model.modules() if isinstance(part, Site))]
     for name, value in options.items():
         for part in parts if value is True or (value or 0) > 1 else ():

@@ -23,7 +23,7 @@ class SharedExpertsPlugin(VLMPlugin, supports_distributed=True):
     In every task all experts train that are not frozen, the loss gets ``balance`` times the sum of
     :func:`~avalanche_vlm.models.modules.experts.load_balance` over the sites, and at the task's end the experts that
     it used most freeze (Yu et al., arXiv 2403.11549). An expert that no sample of a batch chose has no gradient, so
-    optimizers leave it alone, momentum and weight decay included.
+    optimizers leave it alone, momentum and weight decay included; one that a penalty moves has its gradient.
 
     :param sites: where the experts are, by name.
     :param balance: weight of the load balance, 0 or more.
@@ -65,8 +65,8 @@ class SharedExpertsPlugin(VLMPlugin, supports_distributed=True):
             strategy.loss += self.balance * sum(b for site in self.sites.values() for b in site.balances or ())
         self._listen(False)
 
-    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
-        leave_alone(self.sites.values())
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
+        leave_alone(self.sites.values())  # before anyone adds to the gradients that there are
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._listen(False)  # clears what a forward pass that raised has left

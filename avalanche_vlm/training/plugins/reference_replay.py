@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.padding import padding_before_move
+from avalanche_vlm.benchmarks.pair_pictures import pictures_at
 from avalanche_vlm.benchmarks.scenario import ReferencePairs
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.state import GIVEN, KEPT
@@ -42,7 +43,7 @@ class ReferenceReplayPlugin(VLMPlugin, supports_distributed=True):
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         indices = self._passes.next()
-        images = self.reference.batch(indices.tolist())
+        images = pictures_at(self.reference, indices.tolist())
         tokens, device = self.tokens[indices], strategy.device
         padding = padding_before_move(tokens, device, None)
         pairs = ImageText(to_device(images, device), to_device(tokens, device), padding)

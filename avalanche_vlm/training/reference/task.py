@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from avalanche_vlm._host import to_device
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.shares import ByPlace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
@@ -127,7 +128,7 @@ class CurrentTask(Stateful):
         self._taken = 0
         self._numbers = {}
 
-    def _draws(self, strategy: Strategy) -> DataLoader:
+    def _draws(self, strategy: Strategy) -> ByPlace:
         """The batches of this task: without an end, and each sample with its number in the experience."""
         data = strategy.experience.dataset.eval()
         number = strategy.experience.current_experience
@@ -136,7 +137,7 @@ class CurrentTask(Stateful):
         for _ in range(self._taken):  # in a training that goes on in the middle of the task
             walk.next()
         batches = (walk.next().tolist() for _ in count())
-        return DataLoader(
+        loader: DataLoader = DataLoader(
             _Numbered(data),
             batch_sampler=batches,
             num_workers=loading_processes(strategy),
@@ -144,13 +145,14 @@ class CurrentTask(Stateful):
             # The seeds of its processes: torch's default draws them where the order of the minibatches comes from.
             generator=torch.Generator().manual_seed(int(seed)),
         )
+        return ByPlace(loader, False)
 
 
 class _Numbered(Dataset):
     """Samples, each after its number."""
 
-    def __init__(self, data: Any) -> None:
-        self.data = data
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
 
     def __getitem__(self, number: int) -> tuple[Any, ...]:
-        return number, *self.data[number]
+        return number, *self.dataset[number]
