@@ -16,10 +16,10 @@ ENDS = 1 << 18
 """Bytes that are read at either end of a larger file."""
 
 
-def digest(parts: Iterable[bytes | str]) -> str:
+def digest(parts: Iterable[bytes | memoryview | str]) -> str:
     """A name for a sequence of contents, in 16 hexadecimal digits; where one part ends and the next begins counts.
 
-    :param parts: texts, or bytes.
+    :param parts: texts, or bytes, which a memoryview may be of.
     :return: digits that other contents have by accident only (1 in 2 ** 64).
 
     >>> digest(["a", "bc"]) == digest([b"a", b"bc"]), digest(["a", "bc"]) == digest(["ab", "c"])
@@ -53,6 +53,20 @@ def digest_framed(parts: bytes) -> str:
     True
     """
     return hashlib.blake2b(parts, digest_size=8).hexdigest()
+
+
+def digest_in_pieces(pieces: Iterable[bytes]) -> str:
+    """What :func:`digest_framed` gives of pieces one behind the other, of which no more than one need be in memory.
+
+    :param pieces: framed parts, any number in each piece.
+
+    >>> digest_in_pieces([framed("a"), framed("bc")]) == digest(["a", "bc"])
+    True
+    """
+    found = hashlib.blake2b(digest_size=8)
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _framed_texts(parts: list[str]) -> bytes:

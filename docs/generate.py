@@ -270,16 +270,17 @@ def has_settings(name: str, benchmark: str) -> bool:
 
 def told_order(published: PublishedTable) -> str:
     """Which stream of the benchmark a table is of."""
-    return f"order {published.run['order']}" if "order" in published.run else published.run["option"]
+    return f"order {published.run['order']}" if "order" in published.run else ", ".join(published.options)
 
 
 def command_of(published: PublishedTable, row: PublishedRow) -> str:
     """The command line that trains what a paper reports."""
     run = published.run
-    which = run.get("order") or run["option"].replace("=", "-")
+    which = run.get("order") or "-".join(published.options).replace("=", "-")
     words = [
         f"avalanche-vlm run --benchmark {run['benchmark']} --root DATA",
-        f"--order {run['order']}" if "order" in run else f"--option {run['option']}",
+        f"--order {run['order']}" if "order" in run else "",
+        *(f"--option {option}" for option in published.options),
         f"--recipe {row.recipe}",
         f"--model {run['model']} --pretrained {run['pretrained']}",
         "--reference PAIRS" if "reference" in recipes.describe(row.recipe).needs else "",

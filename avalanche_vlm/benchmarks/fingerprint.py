@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from avalanche_vlm._content import digest, digest_framed, framed
+from avalanche_vlm._content import digest, digest_framed, digest_in_pieces, framed
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.benchmarks.context import captions_in_parts
 from avalanche_vlm.benchmarks.label_space import LabelSpace
@@ -31,6 +32,10 @@ from avalanche_vlm.memory.settings import tensor_content
 MOST_READ = 1000
 """Samples that are read, evenly spread, of a data set that does not say itself what its samples are: to read them all
 may mean to decode every image."""
+_DIGITS = 16
+"""Hexadecimal digits of a digest."""
+_TOGETHER = 1 << 13
+"""Samples whose digests are made together."""
 
 
 def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
@@ -47,20 +52,23 @@ def data_of(benchmark: VLMBenchmark) -> dict[str, Any]:
     """
     streams = {"train": benchmark.train_stream, "test": benchmark.test_stream}
     content: dict[str, str] = {}
-    samples: list[str] = []
+    samples: list[np.ndarray] = []
     names = None if benchmark.label_space is None else benchmark.label_space.class_names
     with contents_kept():
         for name, stream in streams.items():
             parts = []
             for experience in stream:
                 found = _samples(experience.dataset)
-                targets = [int(y) for y in experience.dataset.targets]
-                labels = [int(label) for label in getattr(experience.dataset, "targets_task_labels", ())]
-                parts += [digest(found), _of_numbers(targets), _of_numbers(labels)]
+                labels = getattr(experience.dataset, "targets_task_labels", ())
+                parts += [_of_digests(found), _of_numbers(map(int, experience.dataset.targets))]
+                parts.append(_of_numbers(map(int, labels)))
                 # Which number a class or a caption has may depend on the split: names and captions do not.
-                samples += found if names is None else _named(found, [names[y] for y in targets])
+                samples.append(found if names is None else _named(found, names, experience.dataset.targets))
             content[name] = digest(parts)
-        content["all"] = digest(sorted(samples))
+        together = np.concatenate(samples or [np.zeros(0, f"S{_DIGITS}")])
+        samples.clear()
+        together.sort()
+        content["all"] = _of_digests(together)
         content["held_out"] = digest(part for held_out in benchmark.held_out for part in _held_out(held_out))
     read = {"train": "train", "test": "eval"}
     transforms = {name: _transform(stream[0].dataset, read[name]) for name, stream in streams.items()}
@@ -109,32 +117,61 @@ def texts_of(benchmark: VLMBenchmark) -> list[str]:
 def _held_out(held_out: HeldOutSet) -> Iterator[str]:
     yield held_out.name
     yield "" if held_out.label_space is None else label_space_of(held_out.label_space)
-    yield digest(_samples(held_out.dataset))
+    yield _of_digests(_samples(held_out.dataset))
     yield digest(f"{int(y)}" for y in getattr(held_out.dataset, "targets", ()))
 
 
-def _of_numbers(numbers: Sequence[int]) -> str:
-    texts = {number: str(number) for number in set(numbers)}
-    return digest([texts[number] for number in numbers])
+def _of_numbers(numbers: Iterable[int]) -> str:
+    frames: dict[int, bytes] = {}
+
+    def framed_ones() -> Iterator[bytes]:
+        left = iter(numbers)
+        while some := list(islice(left, _TOGETHER)):
+            frames.update((number, framed(str(number))) for number in set(some) - frames.keys())
+            yield b"".join([frames[number] for number in some])
+
+    return digest_in_pieces(framed_ones())
 
 
-def _named(samples: Sequence[str], names: Sequence[str]) -> list[str]:
-    """A digest of each sample with the name of its class."""
-    ends = {name: framed(name) for name in set(names)}
-    return [digest_framed(framed(of) + ends[name]) for of, name in zip(samples, names, strict=True)]
+def _of_digests(samples: np.ndarray) -> str:
+    """The digest of digests, some of which may be empty."""
+    if not (samples != b"").all():
+        return digest(of.decode() for of in samples.tolist())
+    return digest_in_pieces(_frames(samples[start : start + _TOGETHER]) for start in range(0, len(samples), _TOGETHER))
 
 
-def _samples(dataset: Any) -> list[str]:
-    """A digest of each sample of a data set before any transform, in order; empty for one that is not read."""
+def _frames(samples: np.ndarray) -> bytes:
+    frames = np.empty((len(samples), 8 + _DIGITS), np.uint8)
+    frames[:, :8] = np.frombuffer(framed(b"0" * _DIGITS)[:8], np.uint8)
+    frames[:, 8:] = np.frombuffer(samples.tobytes(), np.uint8).reshape(-1, _DIGITS)
+    return frames.tobytes()
+
+
+def _named(samples: np.ndarray, names: Sequence[str], targets: Iterable[int]) -> np.ndarray:
+    """A digest of each sample with the name of its class, in the place of the sample's."""
+    ends = [framed(name) for name in names]
+    left = map(int, targets)
+    for start in range(0, len(samples), _TOGETHER):
+        some = samples[start : start + _TOGETHER].tolist()
+        samples[start : start + _TOGETHER] = [
+            digest_framed(framed(of) + ends[y]) for of, y in zip(some, left, strict=False)
+        ]
+    return samples
+
+
+def _samples(dataset: Any) -> np.ndarray:
+    """A digest of each sample of a data set before any transform, in order; empty for one that is not read. They lie in
+    an array, and those of so many samples are made together: a text of its own for each takes four times as much."""
     number = size_of(dataset)
-    found = [""] * number
+    found = np.zeros(number, f"S{_DIGITS}")
     reads = np.linspace(0, number - 1, min(number, MOST_READ), dtype=int)
     unknown: list[tuple[int, Any, int]] = []
     with _seeded():
         for source, rows, places in _sources(dataset, number):
             if hasattr(source, "contents_of"):
-                for row, content in zip(rows.tolist(), source.contents_of(places), strict=True):
-                    found[row] = _of_sample(content)
+                for start in range(0, len(rows), _TOGETHER):
+                    contents = source.contents_of(places[start : start + _TOGETHER])
+                    found[rows[start : start + _TOGETHER]] = [_of_sample(content) for content in contents]
             else:
                 read = np.isin(rows, reads)
                 unknown += ((int(row), source, int(at)) for row, at in zip(rows[read], places[read], strict=True))

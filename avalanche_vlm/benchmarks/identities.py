@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,19 @@ class Identities:
             the first of them has in several rows.
         :param captions: captions of the N images.
         """
-        keys = getattr(images, "paths", None) or [_content_key(images, row) for row in range(len(images))]
-        times = Counter(keys)
         self._held.append(images)
         return [
-            pair_number(self._image(key, times[key]), self._captions.setdefault(_digest(caption), len(self._captions)))
-            for key, caption in zip(keys, captions, strict=True)
+            pair_number(image, self._captions.setdefault(_digest(caption), len(self._captions)))
+            for image, caption in zip(self._numbers(images), captions, strict=True)
         ]
+
+    def _numbers(self, images: Images) -> Iterator[int]:
+        paths = getattr(images, "path_texts", None) or getattr(images, "paths", None)
+        if paths:
+            return (self._image(Path(path), 1) for path in paths)
+        keys = [_content_key(images, row) for row in range(len(images))]
+        times = Counter(keys)
+        return (self._image(key, times[key]) for key in keys)
 
     def state_dict(self) -> dict[str, list[str]]:
         """The digests of captions and images in the order of their numbers, as values that JSON has. Images that are

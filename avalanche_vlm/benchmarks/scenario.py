@@ -60,7 +60,8 @@ class ImageDataset(Dataset):
         if len(images) != len(targets):
             raise ValueError(f"{len(images)} images with {len(targets)} targets")
         self.images = images
-        self.targets = [int(t) for t in targets]
+        once: dict[int, int] = {}  # of classes beyond some hundred Python makes a number anew for each sample
+        self.targets = [once.setdefault(number, number) for number in map(int, targets)]
         self.stand_ins = stand_ins
 
     def __len__(self) -> int:

@@ -52,6 +52,10 @@ def model():
     return tiny_vlm()
 
 
+def digests_of(dataset) -> list[str]:
+    return [of.decode() for of in fingerprint._samples(dataset)]
+
+
 def content(path: Path, model, **options) -> dict:
     return data_of(read_stream(path, model=model, **options))["content"]
 
@@ -201,7 +205,7 @@ class Noisy:
 @pytest.mark.parametrize(
     "digests",
     [
-        lambda: fingerprint._samples(ImageDataset(Noisy(3), [0, 1, 0])),
+        lambda: digests_of(ImageDataset(Noisy(3), [0, 1, 0])),
         lambda: reference_of(ReferencePairs(Noisy(3), ["a", "b", "c"], torch.as_tensor)),
     ],
 )
@@ -222,19 +226,19 @@ class Unmeasured(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("of", [Unmeasured(), Subset(Unmeasured(), range(5))])
 def test_a_part_of_a_data_set_that_does_not_say_how_long_it_is(of):
-    found = fingerprint._samples(Subset(of, [2, 0]))
+    found = digests_of(Subset(of, [2, 0]))
     assert found == [digest(fingerprint._bytes(of[at])) for at in (2, 0)]
 
 
 def test_places_that_count_from_the_end_are_the_samples_there():
     one, two = (ImageDataset(torch.arange(at, at + 4).reshape(4, 1, 1, 1), [0, 1, 0, 1]) for at in (0, 4))
     joined = ConcatDataset([one, two])
-    whole = fingerprint._samples(joined)
+    whole = digests_of(joined)
     assert "" not in whole and len(set(whole)) == 8
     for places in ([0, -1], [-8, -5, -4, 3]):
-        assert fingerprint._samples(Subset(joined, places)) == [whole[at] for at in places]
-        assert fingerprint._samples(Subset(Subset(joined, range(8)), places)) == [whole[at] for at in places]
-    assert fingerprint._samples(Subset(one, [0, -1])) == [whole[0], whole[3]]
+        assert digests_of(Subset(joined, places)) == [whole[at] for at in places]
+        assert digests_of(Subset(Subset(joined, range(8)), places)) == [whole[at] for at in places]
+    assert digests_of(Subset(one, [0, -1])) == [whole[0], whole[3]]
     ((_, _, at),) = located(Subset(one, [0, -1]), np.arange(2))
     assert at.tolist() == [0, 3]
 
@@ -255,6 +259,22 @@ def test_a_benchmark_that_avalanche_has_divided_is_covered_whole(model, monkeypa
         assert divided() != first
         pictures[i, 0, 0, 0] ^= 1
     assert divided() == first
+
+
+@pytest.mark.parametrize("digests", [[], ["0" * 16], ["0123456789abcdef", "f" * 16] * 3, ["", "0" * 16], [""]])
+def test_digests_in_an_array_have_the_digest_of_texts(digests):
+    assert fingerprint._of_digests(np.array(digests, "S16")) == digest(digests)
+
+
+def test_digests_do_not_depend_on_how_many_are_made_together(tmp_path, model, monkeypatch):
+    stream = read_stream(pictures(tmp_path), model=model)
+    whole = data_of(stream)["content"]
+    for together in (1, 5):
+        monkeypatch.setattr(fingerprint, "_TOGETHER", together)
+        assert data_of(stream)["content"] == whole
+    dataset = stream.train_stream[0].dataset
+    source = next(source_datasets(dataset))
+    assert digests_of(dataset) == [digest([of]) for of in source.contents_of(range(len(dataset)))]
 
 
 def test_digests_tell_where_parts_end():

@@ -17,6 +17,7 @@ from avalanche_vlm.benchmarks.scenario import DataReport, ImageDataset, VLMBench
 from avalanche_vlm.benchmarks.sources.checking import left_out
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, raw_images
+from avalanche_vlm.benchmarks.sources.path_texts import PathTexts
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.shots import places_drawn
 from avalanche_vlm.benchmarks.transforms import ImageTransform
@@ -163,7 +164,7 @@ def checked_tasks(tasks: Sequence[TaskPlan], root: Path, options: Options, probl
     :param options: options on how images are checked.
     :param problems: takes what is wrong with images.
     """
-    paths = [path for task in tasks for part in (task.train, task.test) for path in part.path_texts]
+    paths = PathTexts.of(path for task in tasks for part in (task.train, task.test) for path in part.path_texts)
     bad = left_out(paths, root, problems, options["check"], options["check_workers"])
     if not bad:
         return list(tasks)

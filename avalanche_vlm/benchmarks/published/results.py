@@ -45,6 +45,7 @@ class PublishedTable:
     :param read_from: where the figures were read.
     :param protocol: what a result must say to stand beside it, by the dotted names of a result's protocol.
     :param run: words for the command line that ask for the same stream and model, by option.
+    :param options: what ``--option`` takes for the same stream, one after another.
     :param notes: what a reader should know of the comparison, a sentence each.
     :param rows: the methods in the order of the table.
     """
@@ -56,6 +57,7 @@ class PublishedTable:
     read_from: str
     protocol: Mapping[str, Any]
     run: Mapping[str, str]
+    options: tuple[str, ...]
     notes: tuple[str, ...]
     rows: tuple[PublishedRow, ...]
 
@@ -93,7 +95,8 @@ def _tables(paper: Mapping[str, Any]) -> list[PublishedTable]:
             table["table"],
             paper["read_from"],
             table["protocol"],
-            table["run"],
+            {option: word for option, word in table["run"].items() if option != "option"},
+            _several(table["run"].get("option", [])),
             tuple(paper["notes"]),
             tuple(
                 PublishedRow(row["method"], row["recipe"], row["figures"], _matrix(row.get("matrix")))
@@ -102,6 +105,10 @@ def _tables(paper: Mapping[str, Any]) -> list[PublishedTable]:
         )
         for table in paper["tables"]
     ]
+
+
+def _several(given: str | list[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _matrix(rows: list[list[float]] | None) -> tuple[tuple[float, ...], ...] | None:

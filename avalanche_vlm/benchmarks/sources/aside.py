@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avalanche_vlm.benchmarks.label_space import PHOTO, LabelSpace, PromptTemplates, StreamKind
 from avalanche_vlm.benchmarks.registry import Reader
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, ImageDataset, PairDataset, PairTransform
-from avalanche_vlm.benchmarks.sources.assemble import Item, readable
+from avalanche_vlm.benchmarks.sources.assemble import image_files, readable
 from avalanche_vlm.benchmarks.sources.checking import Check
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, choose_names, warned_of
 from avalanche_vlm.benchmarks.sources.columns import under_our_names
 from avalanche_vlm.benchmarks.sources.folder import folder_items
-from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.items import PARTS, Items
 from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.registry import read_rows
@@ -52,7 +54,7 @@ def table_aside(path: Path, name: str, reading: AsideReading) -> list[HeldOutSet
     rows = under_our_names(list(read_rows(path, reading.problems)), {}, path)
     kind: StreamKind = "pairs" if any("caption" in fields for _, fields in rows) else "classes"
     items = table_items(path, rows, "caption" if kind == "pairs" else "label", None, reading.problems)
-    names = choose_names(None, [item.text for item in items], path) if kind == "classes" else UNNAMED
+    names = choose_names(None, items.texts(), path) if kind == "classes" else UNNAMED
     return _sets(path, name, kind, items, names, reading)
 
 
@@ -100,28 +102,28 @@ def pairs_aside(name: str, images: Any, captions: Sequence[str], reading: AsideR
 
 
 def _sets(
-    path: Path, name: str, kind: StreamKind, items: Sequence[Item], names: Chosen, reading: AsideReading
+    path: Path, name: str, kind: StreamKind, items: Items, names: Chosen, reading: AsideReading
 ) -> list[HeldOutSet]:
-    items, _ = readable(tested_items(path, items), reading.problems, path, reading.check, reading.check_workers)
+    items = readable(tested_items(path, items), reading.problems, path, reading.check, reading.check_workers).items
     refuse_nothing(path, items)
-    tasks = list(dict.fromkeys(item.task for item in items))
+    tasks = items.tasks()
     found = []
     for task in tasks:
-        mine = [item for item in items if item.task == task]
+        mine = items.at(items.of_task(task))
         called = name if len(tasks) == 1 else f"{name} {task}"
-        images = ImageFiles([item.image for item in mine])
+        images, of = image_files(mine), mine.text.codes.tolist()
         if kind == "pairs":
-            found.append(pairs_aside(called, images, [item.text for item in mine], reading))
+            found.append(pairs_aside(called, images, [mine.text.values[code] for code in of], reading))
             continue
-        texts = sorted_labels(item.text for item in mine)
+        texts = sorted_labels(mine.texts())
         ids = {text: number for number, text in enumerate(texts)}
         titles = [names.names.get(text, text) for text in texts]
-        found.append(class_aside(called, images, [ids[item.text] for item in mine], titles, PHOTO, reading))
+        found.append(class_aside(called, images, [ids[mine.text.values[code]] for code in of], titles, PHOTO, reading))
     reading.problems.notes += [f"held-out set {name}: {note}" for note in names.notes]
     return found
 
 
-def refuse_nothing(path: Path, items: Sequence[Item]) -> None:
+def refuse_nothing(path: Path, items: Items) -> None:
     """Refuse data without a sample.
 
     :param path: the data, for messages.
@@ -132,7 +134,7 @@ def refuse_nothing(path: Path, items: Sequence[Item]) -> None:
         raise InputError(f"{path} has no usable samples")
 
 
-def tested_items(path: Path, items: Sequence[Item]) -> list[Item]:
+def tested_items(path: Path, items: Items) -> Items:
     """The samples that are measured: of the test part, of the validation part where there is none, or all of them where
     nothing is said of parts.
 
@@ -142,6 +144,6 @@ def tested_items(path: Path, items: Sequence[Item]) -> list[Item]:
     """
     refuse_nothing(path, items)
     for part in ("test", "valid", ""):
-        if found := [item for item in items if item.split == part]:
-            return found
+        if (rows := np.flatnonzero(items.split == PARTS.index(part))).size:
+            return items.at(rows)
     raise InputError(f"{path} has training samples alone: a held-out set has test samples, or says nothing of splits")

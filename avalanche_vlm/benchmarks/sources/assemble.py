@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,66 +25,61 @@ from avalanche_vlm.benchmarks.scenario import (
 from avalanche_vlm.benchmarks.sources.checking import Check, unreadable_files
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.items import PARTS, Coded, Items, numbers_once, places_by_number
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
 from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.problems import Problems
-from avalanche_vlm.benchmarks.sources.same_images import same_images, shared
+from avalanche_vlm.benchmarks.sources.same_images import same_rows, shared
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.units import did_you_mean
 
+TRAIN, TEST = PARTS.index("train"), PARTS.index("test")
+"""The numbers of these splits."""
 
-@dataclass(slots=True)
-class Item:
-    """One sample of a user's data. There may be millions: none is made anew where it is given a split.
 
-    :param image: path of the image file.
-    :param text: what the class is told by (its name, where nothing else names it), or the caption.
-    :param task: name of the item's task.
-    :param split: ``"train"``, ``"valid"``, ``"test"`` or ``""`` where the split is ours to make.
-    :param where: what a sentence about it begins with.
+class Readable(NamedTuple):
+    """Samples whose images can be read.
+
+    :param items: the samples; the paths of their images, each once, are in the order in which they come first.
+    :param files: what the system says of these images.
     """
 
-    image: str
-    text: str
-    task: str
-    split: str
-    where: str
-
-
-class ReadableImages(NamedTuple):
-    """Image files that can be read.
-
-    :param images: their paths, each once.
-    :param files: what the system says of them.
-    """
-
-    images: list[str]
+    items: Items
     files: Files
 
 
 def readable(
-    items: Sequence[Item], problems: Problems, data: Path, check: Check = "full", workers: int | None = None
-) -> tuple[list[Item], ReadableImages]:
-    """The items whose images can be read; the others are problems.
+    items: Items, problems: Problems, data: Path, check: Check = "full", workers: int | None = None
+) -> Readable:
+    """The samples whose images can be read; the others are problems.
 
     :param items: samples of all tasks.
     :param problems: takes what is wrong with samples.
     :param data: folder or table of the data set, whose manifest says which files were checked before.
     :param check: how images are checked (:func:`~avalanche_vlm.benchmarks.sources.checking.unreadable_files`).
     :param workers: processes that check; None for one a processor.
-    :return: the items, and their images.
     """
-    images = list(dict.fromkeys([item.image for item in items]))
+    items = _in_order_of_images(items)
+    images = items.image.values
     files = look_at(images)
     wrong = unreadable_files(images, data, check, workers, problems.on_error == "raise", files)
     if not wrong:
-        return list(items), ReadableImages(images, files)
-    for item in items:
-        if (sentence := wrong.get(item.image)) is not None:
-            problems.add(f"{item.where}: {sentence}" if item.where else sentence)
-    good = np.array([image not in wrong for image in images], dtype=bool)
-    left = [image for image in images if image not in wrong]
-    return [item for item in items if item.image not in wrong], ReadableImages(left, files.at(good))
+        return Readable(items, files)
+    bad = np.array([image in wrong for image in images], dtype=bool)
+    for row in np.flatnonzero(bad[items.image.codes]).tolist():
+        problems.add(f"{items.where(row)}{wrong[items[row].image]}")
+    return Readable(_in_order_of_images(items.at(~bad[items.image.codes])), files.at(~bad))
+
+
+def _in_order_of_images(items: Items) -> Items:
+    """The samples with those images alone that one of them has, in the order in which they come first."""
+    paths, codes = items.image.values, items.image.codes
+    used = items.image.used()
+    if len(used) == len(paths) and (used[1:] > used[:-1]).all():
+        return items
+    place = np.zeros(len(paths), codes.dtype)
+    place[used] = np.arange(len(used), dtype=codes.dtype)
+    return replace(items, image=Coded(paths.at(used), place[codes]))
 
 
 def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
@@ -99,53 +94,69 @@ def split_indices(n: int, test_fraction: float, rng: np.random.Generator) -> tup
     return sorted(order[n_test:].tolist()), sorted(order[:n_test].tolist())
 
 
-def split_items(
-    items: Sequence[Item], seen: ReadableImages, test_fraction: float, seed: int, by_class: bool, problems: Problems
-) -> list[Item]:
-    """Give every item without a split one, in place: stratified by task, and by class if asked.
+def split_items(seen: Readable, test_fraction: float, seed: int, by_class: bool, problems: Problems) -> Items:
+    """Give every sample without a split one: stratified by task, and by class if asked.
 
-    Images are split and not rows: one with several captions, classes, tasks or copies is on one side, and where an item
-    of it has a split, on that side. A group's split depends on its members and the seed only, unless another group has
-    images of it too, so that the same seed tests the same images in every task order.
+    Images are split and not rows: one with several captions, classes, tasks or copies is on one side, and where a
+    sample of it has a split, on that side. A group's split depends on its members and the seed only, unless another
+    group has images of it too, so that the same seed tests the same images in every task order.
 
-    :param seen: the images of the items.
+    :param seen: samples with what the system says of their images.
     :param problems: a class (or task) with a single image cannot be split; its notes take what images are on two sides.
-    :return: the items that have a split then, those that had one before all others.
+    :return: the samples that have a split then, those that had one before all others.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction lies between 0 and 1, not {test_fraction}")
     if seed < 0:
         raise InputError(f"seed is a whole number from 0, not {seed}")
-    groups: dict[tuple[str, str], list[Item]] = {}
-    for item in items:
-        if not item.split:
-            groups.setdefault((item.task, item.text if by_class else ""), []).append(item)
-    done = [item for item in items if item.split]
-    same = same_images(seen.images, seen.files)
-    sides = {same.get(item.image, item.image): item.split for item in done if groups}
+    items = seen.items
+    stands = same_rows(items.image.values, seen.files)
+    split, order = _split(items, stands, test_fraction, seed, by_class, problems)
+    found = replace(items, split=split).at(order)
+    del split, order  # of a million samples, before more is made of them
+    problems.notes += shared(found, stands, by_class)
+    return found
+
+
+def _split(
+    items: Items, stands: np.ndarray, test_fraction: float, seed: int, by_class: bool, problems: Problems
+) -> tuple[np.ndarray, np.ndarray]:
+    """The splits of all samples, and the places of those that have one, in their order."""
+    paths = items.image.values
+    done, undone = np.flatnonzero(items.split), np.flatnonzero(items.split == 0)
+    sides = np.zeros(len(paths), np.uint8)
+    sides[stands[items.image.codes[done]]] = items.split[done]
+    texts = len(items.text.values) if by_class else 1
+    keys = items.task.codes[undone].astype(np.min_scalar_type(len(items.task.values) * texts)) * texts
+    if by_class:
+        keys += items.text.codes[undone]
+    groups = {
+        (items.task.values[key // texts], items.text.values[key % texts] if by_class else ""): undone[places]
+        for key, places in places_by_number(keys).items()
+    }
     for (task, text), members in sorted(groups.items(), key=lambda group: group[0]):
-        images = list(dict.fromkeys(same.get(m.image, m.image) for m in members))
+        images = numbers_once(stands[items.image.codes[members]])
         if len(images) < 2:  # nothing but copies: each counts for itself, which the notes say
-            images = list(dict.fromkeys(m.image for m in members))
+            images = numbers_once(items.image.codes[members])
         if len(images) < 2:
             what = f"class {text!r} of task {task!r}" if by_class else f"task {task!r}"
-            problems.add(f"{what} has one usable image ({images[0]}), which cannot be split in train and test")
+            problems.add(f"{what} has one usable image ({paths[images[0]]}), which cannot be split in train and test")
             continue
         rng = np.random.default_rng([seed, zlib.crc32(f"{task}\0{text}".encode(errors="surrogatepass"))])
-        free = [image for image in images if image not in sides]
+        free = images[sides[images] == 0]
         if len(free) == len(images):
-            test = {images[i] for i in split_indices(len(images), test_fraction, rng)[1]}
+            test = images[split_indices(len(images), test_fraction, rng)[1]]
         else:
-            tested = sum(sides.get(image) == "test" for image in images)
+            tested = int((sides[images] == TEST).sum())
             wanted = min(len(images) - 1, max(1, round(test_fraction * len(images)))) - tested
-            test = {free[i] for i in rng.permutation(len(free))[: max(0, wanted)]}
-        sides |= {image: "test" if image in test else "train" for image in free}
-    split = [member for members in groups.values() for member in members]
-    for member in split:
-        member.split = sides.get(member.image) or sides.get(same.get(member.image, member.image), "")
-    split = [member for member in split if member.split]
-    problems.notes += shared([*done, *split], same, by_class)
-    return [*done, *split]
+            test = free[rng.permutation(len(free))[: max(0, wanted)]]
+        sides[free] = TRAIN
+        sides[test] = TEST
+    split = items.split.copy()
+    own = items.image.codes[undone]
+    split[undone] = np.where(sides[own] > 0, sides[own], sides[stands[own]])
+    order = np.concatenate([done, *groups.values()])
+    return split, order[split[order] > 0]
 
 
 def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
@@ -164,7 +175,7 @@ def in_order(found: Sequence[str], order: Sequence[str] | None) -> list[str]:
 def assemble(
     name: str,
     kind: StreamKind,
-    items: Sequence[Item],
+    items: Items,
     tasks: Sequence[str],
     *,
     train_transform: Callable,
@@ -231,23 +242,20 @@ def assemble(
     return benchmark
 
 
-Parts = Mapping[tuple[str, str], Sequence[Item]]
+Parts = Mapping[tuple[str, str], Items]
 """Samples by task and split."""
 
 Streams = dict[str, list[AvalancheDataset]]
 """Data sets of all tasks, by split."""
 
 
-def _parts(items: Sequence[Item], tasks: Sequence[str], problems: Problems) -> tuple[Parts, list[str]]:
+def _parts(items: Items, tasks: Sequence[str], problems: Problems) -> tuple[Parts, list[str]]:
     """The samples by task and split, and the splits that there are: a task without test samples is tested on its
     validation samples."""
-    held: dict[tuple[str, str], list[Item]] = {(t, s): [] for t in tasks for s in ("train", "valid", "test")}
-    for item in items:
-        if item.task in tasks:
-            held[item.task, item.split].append(item)
+    held = {(t, s): items.at(items.of_task(t, s)) for t in tasks for s in PARTS[1:]}
     for task in tasks:
         if not held[task, "test"]:
-            held[task, "test"], held[task, "valid"] = held[task, "valid"], []
+            held[task, "test"], held[task, "valid"] = held[task, "valid"], held[task, "test"]
             if held[task, "test"]:
                 problems.notes.append(f"task {task!r} has no test samples: it is tested on its validation samples")
     for (task, split), members in held.items():
@@ -285,8 +293,8 @@ def _pairs(
 ) -> Streams:
     identities = Identities()
 
-    def data(items: Sequence[Item], number: int) -> AvalancheDataset:
-        images, captions = ImageFiles([item.image for item in items], draft), [item.text for item in items]
+    def data(items: Items, number: int) -> AvalancheDataset:
+        images, captions = image_files(items, draft), [items.text.values[code] for code in items.text.codes.tolist()]
         pairs = PairDataset(images, captions, identities, problems.stand_ins(images))
         return as_experience_data(pairs, train, test, number)
 
@@ -313,16 +321,26 @@ def _classes(
         for split, stream in streams.items():
             if not (items := parts[task, split]):
                 continue  # no validation samples
-            images = ImageFiles([item.image for item in items], draft)
-            data = ImageDataset(images, [ids[item.text] for item in items], problems.stand_ins(images))
+            images = image_files(items, draft)
+            id_of = np.array([ids.get(text, -1) for text in items.text.values])
+            data = ImageDataset(images, id_of[items.text.codes], problems.stand_ins(images))
             stream.append(as_experience_data(data, train, test, number))
     return streams
 
 
+def image_files(items: Items, draft: int | None = None) -> ImageFiles:
+    """The images of samples.
+
+    :param items: samples of any task and split.
+    :param draft: least side in pixels that JPEG files are decoded to; None for their own.
+    """
+    return ImageFiles(items.image.values.at(items.image.codes), draft)
+
+
 def _class_texts(parts: Parts, task: str) -> list[str]:
     """The classes of a task, each with samples to train on."""
-    trained = {item.text for item in parts[task, "train"]}
+    trained = parts[task, "train"].texts()
     for split, word in (("test", "test"), ("valid", "validation")):
-        if beyond := {item.text for item in parts[task, split]} - trained:
+        if beyond := parts[task, split].texts() - trained:
             raise InputError(f"class {min(beyond)!r} of task {task!r} has {word} samples but none to train on")
     return sorted_labels(trained)

@@ -21,13 +21,13 @@ from avalanche_vlm.benchmarks.sources.manifest import (
     HEADER,
     UNCHECKED,
     Files,
-    keep_known,
     known_digests,
     known_levels,
     look_at,
     manifest_of,
     read_known,
 )
+from avalanche_vlm.benchmarks.sources.path_texts import PathTexts
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.benchmarks.sources.telling import listener
 from avalanche_vlm.errors import InputError
@@ -65,7 +65,8 @@ def unreadable_files(
         ends, and decodes what it cannot tell; ``"none"`` sees that it is there.
     :param workers: processes that read, 0 for this one; None for one on each processor that this process may use.
     :param first: whether the first file that cannot be read ends it.
-    :param files: what the system says of the files, each of which is among the paths once then; None to look at them.
+    :param files: what the system says of the files, which are a sequence of paths then, each once; None to look at
+        them.
     :raises InputError: for another ``check``, or a negative number of workers.
     """
     if check not in get_args(Check):
@@ -73,11 +74,11 @@ def unreadable_files(
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"check_workers is 0 or more, not {workers!r}")
     began = time.time_ns()
-    once = list(dict.fromkeys(paths))
-    files = look_at(once) if files is None else files
+    once, files = _each_once(paths, files)
     place, wanted = manifest_of(data), _LEVEL[check]
     known = read_known(place)
     levels, digests = known_levels(known, files), known_digests(known, files)
+    del known  # which takes as much as the samples
     # What is there needs no look into it where none is wanted.
     rows = np.flatnonzero(levels < wanted if wanted else files.states[:, 0] < 0)
     tell, found, wrong = listener(), False, dict[AnyPath, str]()
@@ -94,10 +95,24 @@ def unreadable_files(
                 if wrong and first:
                     break
     finally:
-        found_out = remember(place, files, levels, digests, began)
-        if found:
-            keep_known(place, found_out, began)
+        remember(place, files, levels, digests, began, write=found)
     return wrong
+
+
+def _each_once(paths: Iterable[AnyPath], files: Files | None) -> tuple[Sequence[AnyPath], Files]:
+    """The paths, each once, and what the system says of the files. A million paths that need no text of their own get
+    none: those that come again are told by the digests of their names."""
+    if not isinstance(paths, PathTexts):
+        once = paths if files is not None and isinstance(paths, Sequence) else list(dict.fromkeys(paths))
+        return once, look_at(once) if files is None else files
+    if files is not None:
+        return paths, files
+    files = look_at(paths)
+    _, first = np.unique(files.names, axis=0, return_index=True)
+    if len(first) == len(paths):
+        return paths, files
+    first.sort()
+    return paths.at(first), files.at(first)
 
 
 def left_out(

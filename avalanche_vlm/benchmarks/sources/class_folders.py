@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
-from avalanche_vlm.benchmarks.sources.labelled import LabelledSet, by_class_name, spaced
+import numpy as np
+
+from avalanche_vlm.benchmarks.sources.images import EXTENSIONS, ImageFiles
+from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, by_class_name, spaced
+from avalanche_vlm.benchmarks.sources.path_texts import PathTexts
 from avalanche_vlm.benchmarks.sources.text import filled_lines, read_text
 from avalanche_vlm.errors import InputError
 
@@ -25,7 +28,27 @@ def class_folders(root: Path, parts: Mapping[str, str], only: Collection[str] | 
         part: next((root / of for of in folder.split(" or ") if (root / of).is_dir()), root / folder)
         for part, folder in parts.items()
     }
-    return by_class_name({part: list(_images(place, only)) for part, place in places.items()})
+    # Folder by folder: of a million images none has a text of its own.
+    found: dict[str, tuple[PathTexts, list[tuple[str, int]]]] = {}
+    for part, place in places.items():
+        held: list[tuple[str, int]] = []
+        found[part] = PathTexts.beneath(_noted(_folders(place, only), held)), held
+    classes = sorted({label for _, held in found.values() for label, _ in held})
+    ids = {label: number for number, label in enumerate(classes)}
+    read: dict[str, LabelledPart] = {}
+    for part, (paths, held) in found.items():
+        labels = np.array([ids[label] for label, _ in held], dtype=np.int64)
+        read[part] = LabelledPart(ImageFiles(paths), np.repeat(labels, [number for _, number in held]))
+    return LabelledSet([spaced(label) for label in classes], read, classes)
+
+
+def _noted(
+    folders: Iterable[tuple[str, list[str], str]], held: list[tuple[str, int]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Folders and their images; the class and the number of images of each is noted on the way."""
+    for above, names, label in folders:
+        held.append((label, len(names)))
+        yield above, names
 
 
 def lettered_folders(root: Path, parts: Mapping[str, str]) -> LabelledSet:
@@ -118,7 +141,12 @@ def nested_folders(root: Path, folder: str, classes: str) -> LabelledSet:
     return by_class_name({"all": rows}, [name[3:] for name in order])
 
 
-def _images(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+def _images(folder: Path) -> Iterator[tuple[str, str]]:
+    return ((above + name, label) for above, names, label in _folders(folder) for name in names)
+
+
+def _folders(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple[str, list[str], str]]:
+    """Each folder with images, the separator behind it, with their names and their class."""
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     except OSError as error:
@@ -134,9 +162,8 @@ def _images(folder: Path, only: Collection[str] | None = None) -> Iterator[tuple
     none = True
     for label in classes:
         for above, _, names in sorted(os.walk(folder / label, followlinks=True)):
-            for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in EXTENSIONS:
-                    none = False
-                    yield os.path.join(above, name), label
+            if images := sorted(name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS):
+                none = False
+                yield os.path.join(above, ""), images, label
     if none:
         raise InputError(f"{folder} has no class folders with images")

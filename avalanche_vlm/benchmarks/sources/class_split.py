@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from avalanche_vlm.benchmarks.sources.assemble import Item
 from avalanche_vlm.benchmarks.sources.class_names import Chosen
+from avalanche_vlm.benchmarks.sources.items import Items
 from avalanche_vlm.benchmarks.sources.ordering import sorted_labels
 from avalanche_vlm.benchmarks.sources.text import filled_lines
 from avalanche_vlm.errors import InputError
@@ -23,8 +23,8 @@ SORTED = "sorted"
 
 
 def split_classes_of(
-    items: Sequence[Item], number: int, order: ClassOrder | None, seed: int, names: Chosen
-) -> tuple[list[Item], list[str], list[str]]:
+    items: Items, number: int, order: ClassOrder | None, seed: int, names: Chosen
+) -> tuple[Items, list[str], list[str]]:
     """Give the classes of one task to several, as evenly as they can be: of 10 classes, 3 tasks get 4, 3 and 3.
 
     :param items: samples of one task.
@@ -35,9 +35,9 @@ def split_classes_of(
     :return: the samples with their tasks, the names of the tasks, and the classes in their order.
     :raises InputError: if the number or the order does not fit the classes.
     """
-    if len(tasks := list(dict.fromkeys(item.task for item in items))) > 1:
+    if len(tasks := items.tasks()) > 1:
         raise InputError(f"split_classes splits one task, and the data have {len(tasks)}: {', '.join(tasks)}")
-    texts = sorted_labels(item.text for item in items)
+    texts = sorted_labels(items.texts())
     if isinstance(number, bool) or not 1 <= number <= len(texts):
         raise InputError(f"split_classes is a number from 1 to {len(texts)}, the number of classes, not {number!r}")
     if order is None:
@@ -48,7 +48,8 @@ def split_classes_of(
     titles = [f"classes {n}" for n in range(1, number + 1)]
     task_of = {text: title for title, part in zip(titles, parts, strict=True) for text in part}
     called = [names.names.get(text, text) for text in chosen]
-    return [replace(item, task=task_of[item.text]) for item in items], titles, called
+    of_text = items.text.recoded(task_of.__getitem__)
+    return replace(items, task=of_text), titles, called
 
 
 def _given(order: ClassOrder, texts: Sequence[str], names: Chosen) -> list[str]:
@@ -69,13 +70,13 @@ def _given(order: ClassOrder, texts: Sequence[str], names: Chosen) -> list[str]:
 
 
 def divided(
-    items: Sequence[Item],
+    items: Items,
     tasks: Sequence[str],
     number: int | None,
     order: ClassOrder | None,
     seed: int,
     names: Chosen,
-) -> tuple[list[Item], list[str], dict[str, Any]]:
+) -> tuple[Items, list[str], dict[str, Any]]:
     """Divide the classes of one task among several, where that is asked for.
 
     :param items: samples with their splits.
@@ -90,7 +91,7 @@ def divided(
     if number is None:
         if order is not None:
             raise InputError("class_order is the order of split_classes, which is not given")
-        return list(items), list(tasks), {}
+        return items, list(tasks), {}
     divided_items, titles, called = split_classes_of(items, number, order, seed, names)
     drawn = seed if order is None else None
     return divided_items, titles, {"split_classes": number, "class_order": called, "class_order_seed": drawn}

@@ -7,33 +7,68 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from avalanche_vlm._content import file_digest
 from avalanche_vlm.benchmarks.sources.inside import container_of, digest_inside
-from avalanche_vlm.benchmarks.sources.manifest import Files, KnownFiles, keep_known, known_digests, seen, sorted_by_name
+from avalanche_vlm.benchmarks.sources.manifest import Files, KnownFiles, keep_known, rows_among, seen
 
 
 class _Found:
-    """Files of a data set as they were looked at.
+    """Files of a data set as they were looked at, which may be millions: they stay in the order in which that was.
 
-    :param known: what is known of them.
+    :param files: the files that are looked for or known, each once.
+    :param levels: how far each was checked ``[N]``.
+    :param digests: digests of what the files hold ``[N]``, 0 where it is not known.
     :param began: when they were looked at, in nanoseconds since 1970.
     """
 
-    def __init__(self, known: KnownFiles, began: int) -> None:
-        self.known, self.began, self.changed = known, began, False
+    def __init__(self, files: Files, levels: np.ndarray, digests: np.ndarray, began: int) -> None:
+        self.names, self.states, self.levels, self.digests = files.names, files.states, levels, digests
+        self.began, self.changed = began, False
+        order = np.argsort(files.names[:, 0], kind="stable")
+        self.order = order.astype(np.int32) if len(order) < 2**31 else order
+        self.first = files.names[self.order, 0]
+
+    def digests_of(self, files: Files) -> np.ndarray:
+        """The digest of what each of some files holds ``[N]``, 0 for one that has changed or was never read for it."""
+        rows = rows_among(self.first, self.names, self.states, files, self.order)
+        found = np.zeros(len(rows), np.int64)
+        found[rows >= 0] = self.digests[rows[rows >= 0]]
+        return found
+
+    def row_of(self, name: bytes, state: tuple[int, int, int]) -> int | None:
+        """The row of a file as it is; None for one that is not known, or has changed."""
+        at = int(self.first.searchsorted(int.from_bytes(name[:8], sys.byteorder, signed=True)))
+        if at == len(self.first):
+            return None
+        row = int(self.order[at])
+        return row if self.names[row].tobytes() == name and tuple(self.states[row].tolist()) == state else None
+
+    def keep(self, manifest: Path) -> None:
+        """Write down what is known.
+
+        :param manifest: path of the data set's manifest.
+        """
+        known = KnownFiles(*(of[self.order] for of in (self.names, self.states, self.levels, self.digests)))
+        keep_known(manifest, known, self.began)
+        self.changed = False
 
 
-_FOUND: dict[tuple[Path, int], _Found] = {}
+_FOUND: dict[tuple[Path, str], _Found] = {}
 """What this process knows, by the path of the data set's manifest and which of its files they are."""
+_TOGETHER = 1 << 14
+"""Files that are compared with what is known together: what that takes besides does not grow with the data."""
 _MOST = 32
 """So many of them: a process that goes on for long opens data sets without end."""
 
 
-def remember(manifest: Path, files: Files, levels: np.ndarray, digests: np.ndarray, began: int) -> KnownFiles:
+def remember(
+    manifest: Path, files: Files, levels: np.ndarray, digests: np.ndarray, began: int, write: bool = False
+) -> None:
     """Know files of a data set from here on, in the place of those that were known of it before.
 
     :param manifest: path of the data set's manifest.
@@ -41,16 +76,17 @@ def remember(manifest: Path, files: Files, levels: np.ndarray, digests: np.ndarr
     :param levels: how far each was checked ``[N]``.
     :param digests: digests of what the files hold ``[N]``, 0 where it is not known.
     :param began: when they were looked at, in nanoseconds since 1970.
-    :return: what is known of them, as a manifest has it.
+    :param write: whether what is known of them is written down at once.
     """
-    key = manifest, hash(files.names.tobytes())
+    key = manifest, blake2b(np.ascontiguousarray(files.names).data, digest_size=16).hexdigest()
     if (before := _FOUND.pop(key, None)) is not None:
-        digests = np.where(digests == 0, known_digests(before.known, files), digests)
-    found = _FOUND[key] = _Found(sorted_by_name(files, levels, digests), began)
+        digests = np.where(digests == 0, before.digests_of(files), digests)
+    found = _FOUND[key] = _Found(files, levels, digests, began)
     found.changed = before is not None and before.changed
     while len(_FOUND) > _MOST:
         _keep(oldest := next(iter(_FOUND)), _FOUND.pop(oldest))
-    return found.known
+    if write:
+        found.keep(manifest)
 
 
 @contextmanager
@@ -63,10 +99,9 @@ def contents_kept() -> Iterator[None]:
             _keep(key, found)
 
 
-def _keep(key: tuple[Path, int], found: _Found) -> None:
+def _keep(key: tuple[Path, str], found: _Found) -> None:
     if found.changed:
-        keep_known(key[0], found.known, found.began)
-        found.changed = False
+        found.keep(key[0])
 
 
 def content_at_path(path: str | Path) -> str:
@@ -76,33 +111,35 @@ def content_at_path(path: str | Path) -> str:
     :raises InputError: if it has to be read and cannot be.
     """
     name, state, _ = seen(os.fspath(path), os.getcwd())
-    wanted = int.from_bytes(name[:8], sys.byteorder, signed=True)
     there = []
     for found in reversed(_FOUND.values()) if state[0] >= 0 else ():
-        known = found.known
-        row = int(known.names[:, 0].searchsorted(wanted))
-        if row < len(known.names) and known.names[row].tobytes() == name and tuple(known.states[row].tolist()) == state:
-            if known.digests[row]:
-                return as_digits(known.digests[row : row + 1])
+        if (row := found.row_of(name, state)) is not None:
+            if found.digests[row]:
+                return as_digits(found.digests[row : row + 1])
             there.append((found, row))
     digits = digest_of(Path(path))
     for found, row in there:
-        found.known.digests[row], found.changed = as_number(digits), True
+        found.digests[row], found.changed = as_number(digits), True
     return digits
 
 
-def contents_of(paths: Sequence[str | Path], files: Files) -> np.ndarray:
+def contents_of(paths: Sequence[str | Path], files: Files, rows: np.ndarray | None = None) -> np.ndarray:
     """Digests of what files hold, as integers of 64 bits ``[N]``.
 
-    :param paths: paths of N image files.
+    :param paths: paths of image files.
     :param files: what the system says of them.
+    :param rows: places of the N of them that are asked for; None for all.
     :raises InputError: if one has to be read and cannot be.
     """
-    digests = np.zeros(len(paths), np.int64)
-    for found in _FOUND.values():
-        digests = np.where(digests == 0, known_digests(found.known, files), digests)
-    for row in np.flatnonzero(digests == 0).tolist():
-        digests[row] = as_number(content_at_path(paths[row]))
+    wanted = np.arange(len(paths)) if rows is None else rows
+    digests = np.zeros(len(wanted), np.int64)
+    for start in range(0, len(wanted), _TOGETHER):
+        some, mine = wanted[start : start + _TOGETHER], digests[start : start + _TOGETHER]
+        seen_now = files.at(some)
+        for found in _FOUND.values():
+            np.copyto(mine, found.digests_of(seen_now), where=mine == 0)
+        for place in np.flatnonzero(mine == 0).tolist():
+            mine[place] = as_number(content_at_path(paths[int(some[place])]))
     return digests
 
 

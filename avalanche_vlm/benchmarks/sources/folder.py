@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, Visible
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
-from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.assemble import assemble, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.checking import Check
 from avalanche_vlm.benchmarks.sources.class_names import Chosen, choose_names, from_folders
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
+from avalanche_vlm.benchmarks.sources.items import PARTS, Coded, Items
 from avalanche_vlm.benchmarks.sources.layout import Found, Layout, survey_folder
 from avalanche_vlm.benchmarks.sources.name_lists import ClassNames
+from avalanche_vlm.benchmarks.sources.path_texts import PathTexts
 from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.benchmarks.sources.shots import few_items
 from avalanche_vlm.errors import InputError
@@ -84,9 +88,10 @@ def image_folder_stream(
         raise InputError(f"there is no folder at {root}")
     problems = Problems(on_error)
     items, tasks, names = folder_items(root, problems, layout, order, class_names, label_space or "task")
-    given = {bool(item.split) for item in items}
-    items, seen = readable(items, problems, root, check, check_workers)
-    items = split_items(items, seen, test_fraction, seed, by_class=True, problems=problems)
+    given = set(np.unique(items.split > 0).tolist())
+    seen = readable(items, problems, root, check, check_workers)
+    items = split_items(seen, test_fraction, seed, by_class=True, problems=problems)
+    del seen  # what the system said of a million files takes as much again as the samples
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     items, chosen = few_items(items, tasks, shots, seed)
     if shots:
@@ -122,7 +127,7 @@ def folder_items(
     order: Sequence[str] | None = None,
     class_names: ClassNames | None = None,
     visible: Visible = "task",
-) -> tuple[list[Item], list[str], Chosen]:
+) -> tuple[Items, list[str], Chosen]:
     """The samples in class folders, unread; the tasks in their order, and the names of classes.
 
     :param root: folder that holds the pictures.
@@ -145,11 +150,26 @@ def folder_items(
             problems.add(f"class folder {folder} has no images")
     chosen = [found for found in survey.found if found.task in tasks]
     texts, names = _texts_and_names(root, chosen, class_names, problems, visible)
-    items = []
-    for of in chosen:
-        above, text, task, split = of.folder, texts[of.task, of.label], of.task, of.split
-        items += [Item(above + name, text, task, split, "") for name in of.names]
-    return items, tasks, names
+    return _in_columns(chosen, texts), tasks, names
+
+
+def _in_columns(found: Sequence[Found], texts: Mapping[tuple[str, str], str]) -> Items:
+    """The samples of folders, in their order."""
+    counts = [of.held.number for of in found]
+
+    def column(values: list[str]) -> Coded:
+        places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+        codes = np.array([places[value] for value in values], np.min_scalar_type(max(len(places), 1)))
+        return Coded(list(places), np.repeat(codes, counts))
+
+    paths = PathTexts.beneath((of.folder, of.held.names) for of in found)
+    splits = np.array([PARTS.index(of.split) for of in found], np.uint8)
+    return Items(
+        Coded(paths, np.arange(len(paths), dtype=np.min_scalar_type(max(len(paths), 1)))),
+        column([texts[of.task, of.label] for of in found]),
+        column([of.task for of in found]),
+        np.repeat(splits, counts),
+    )
 
 
 def _texts_and_names(

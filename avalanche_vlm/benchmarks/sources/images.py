@@ -18,6 +18,7 @@ from avalanche_vlm.benchmarks.pixels import from_wide, to_rgb
 from avalanche_vlm.benchmarks.sources.contents import as_digits, contents_of
 from avalanche_vlm.benchmarks.sources.inside import container_of, opened_inside, size_at
 from avalanche_vlm.benchmarks.sources.manifest import look_at
+from avalanche_vlm.benchmarks.sources.path_texts import PathTexts
 from avalanche_vlm.errors import InputError
 
 _SUFFIXES = """
@@ -50,7 +51,7 @@ class ImageFiles(Sequence[Image.Image]):
     """
 
     def __init__(self, paths: Sequence[Path | str], draft: int | None = None) -> None:
-        self.path_texts = [os.fspath(path) for path in paths]
+        self.path_texts: Sequence[str] = paths if isinstance(paths, PathTexts) else [os.fspath(path) for path in paths]
         """The paths as texts: of millions, these take a third of what paths do."""
         self.draft = draft
 
@@ -73,12 +74,13 @@ class ImageFiles(Sequence[Image.Image]):
             return ImageFiles(self.path_texts[index], self.draft)
         return read_image(Path(self.path_texts[index]), self.draft)
 
-    def at(self, rows: Sequence[int]) -> ImageFiles:
+    def at(self, rows: Sequence[int] | np.ndarray) -> ImageFiles:
         """Some of the images, in the order given.
 
         :param rows: places of the images.
         """
-        return ImageFiles([self.path_texts[row] for row in rows], self.draft)
+        texts = self.path_texts
+        return ImageFiles(texts.at(rows) if isinstance(texts, PathTexts) else [texts[row] for row in rows], self.draft)
 
     def contents_of(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
         """Digests of files' bytes, which stand for the images where contents are compared.
@@ -86,7 +88,7 @@ class ImageFiles(Sequence[Image.Image]):
         :param rows: places of the images.
         :raises InputError: if a file cannot be read.
         """
-        paths = [self.path_texts[int(row)] for row in rows]
+        paths = self.at(np.asarray(rows, np.int64)).path_texts
         digits = as_digits(contents_of(paths, look_at(paths))).encode()
         return [digits[at : at + 16] for at in range(0, len(digits), 16)]
 

@@ -35,7 +35,7 @@ class LabelledPart:
         chosen = np.asarray(rows, dtype=np.int64)
         if isinstance(self.images, np.ndarray):
             return LabelledPart(self.images[chosen], self.labels[chosen])
-        return LabelledPart(self.images.at(chosen.tolist()), self.labels[chosen])
+        return LabelledPart(self.images.at(chosen), self.labels[chosen])
 
     @property
     def paths(self) -> list[Path]:
@@ -43,7 +43,7 @@ class LabelledPart:
         return [] if isinstance(self.images, np.ndarray) else self.images.paths
 
     @property
-    def path_texts(self) -> list[str]:
+    def path_texts(self) -> Sequence[str]:
         """The paths of the image files as texts."""
         return [] if isinstance(self.images, np.ndarray) else self.images.path_texts
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from avalanche_vlm.benchmarks.sources.class_names import BESIDE
 from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
@@ -18,8 +18,36 @@ from avalanche_vlm.errors import InputError
 Layout = Literal["auto", "class", "task/class"]
 """What the folders beneath the splits are: classes of one task, tasks with classes, or whichever the depth says."""
 
+_BETWEEN = "\0"
+
 ONE_TASK = "all"
 """Name of the task of data that have no tasks."""
+
+
+class FolderFiles(NamedTuple):
+    """The files in a folder.
+
+    :param joined: names of the pictures in natural order, with a character between them that no name has.
+    :param others: names of the other files, in natural order.
+    """
+
+    joined: str
+    others: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the pictures."""
+        return self.joined.split(_BETWEEN) if self.joined else []
+
+    @property
+    def first(self) -> str:
+        """Name of the first picture; empty where there is none."""
+        return self.joined.partition(_BETWEEN)[0]
+
+    @property
+    def number(self) -> int:
+        """How many pictures there are."""
+        return self.joined.count(_BETWEEN) + 1 if self.joined else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +56,14 @@ class Found:
     object of its own.
 
     :param folder: path of the folder, with the separator behind it.
-    :param names: names of the pictures in it.
+    :param held: the pictures in it.
     :param task: name of their task's folder.
     :param label: name of their class folder.
     :param split: ``""`` where no folder says which.
     """
 
     folder: str
-    names: Sequence[str]
+    held: FolderFiles
     task: str
     label: str
     split: Split | Literal[""]
@@ -76,24 +104,19 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
     """
     if layout not in get_args(Layout):
         raise InputError(f"layout is auto, class or task/class, not {layout!r}")
-    folders: dict[Place, list[str]] = dict(_walk(root, (), ()))
-    pictures: dict[Place, list[str]] = {}
-    others: list[str] = []
-    for parts, files in folders.items():
-        pictures[parts] = [name for name in files if _suffix(name) in EXTENSIONS]
-        if len(pictures[parts]) < len(files):
-            others += [name for name in files if _suffix(name) not in EXTENSIONS]
-    inhabited = {parts[:n] for parts, files in pictures.items() if files for n in range(len(parts) + 1)}
+    folders: dict[Place, FolderFiles] = dict(_walk(root, (), ()))
+    others = [name for held in folders.values() for name in held.others]
+    inhabited = {parts[:n] for parts, held in folders.items() if held.joined for n in range(len(parts) + 1)}
     below: dict[Place, list[str]] = {}
     for parts in folders:
         if parts in inhabited and parts:
             below.setdefault(parts[:-1], []).append(parts[-1])
     splits: dict[Place, bool] = {}
     placed = {parts: _strip_split(root, parts, below, splits) for parts in folders}
-    depths = {parts: len(rest) for parts, (_, rest) in placed.items() if pictures[parts]}
+    depths = {parts: len(rest) for parts, (_, rest) in placed.items() if folders[parts].joined}
     trained = min((depth for parts, depth in depths.items() if placed[parts][0] == "train"), default=0)
     depths = {parts: n for parts, n in depths.items() if placed[parts][0] not in ("test", "valid") or n >= trained}
-    classes_at = _depth_of_classes(root, layout, depths, pictures)
+    classes_at = _depth_of_classes(root, layout, depths, folders)
     survey = Survey(notes=_notes(others) + _taken_for_splits(below))
     if not classes_at:
         return survey
@@ -106,19 +129,19 @@ def survey_folder(root: Path, layout: Layout = "auto") -> Survey:
         if len(rest) == classes_at and parts not in inhabited and not split_of(parts[-1]):
             survey.empty.append((task, root.joinpath(*parts)))
         if len(rest) < classes_at:
-            if pictures[parts]:
+            if number := folders[parts].number:
                 if split in ("test", "valid"):
                     unlabelled.setdefault(task if rest else "", root.joinpath(*parts))
                 survey.notes.append(
-                    f"{_count(len(pictures[parts]), 'image')} of no class {_is(pictures[parts])} left out, such as "
-                    f"{root.joinpath(*parts, pictures[parts][0])}"
+                    f"{_count(number, 'image')} of no class {_is(number)} left out, such as "
+                    f"{root.joinpath(*parts, folders[parts].first)}"
                 )
-            if classes_at == 2 and len(rest) == 1 and parts not in inhabited and not folders[parts]:
+            if classes_at == 2 and len(rest) == 1 and parts not in inhabited and not any(folders[parts]):
                 survey.empty.append((task, root.joinpath(*parts)))
             continue
         above, label = os.path.join(root.joinpath(*parts), ""), rest[classes_at - 1]
-        if pictures[parts]:
-            survey.found.append(Found(above, pictures[parts], task, label, split))
+        if folders[parts].joined:
+            survey.found.append(Found(above, folders[parts], task, label, split))
     _test_on_train(survey, unlabelled)
     survey.tasks = sorted({found.task for found in survey.found}, key=natural)
     if classes_at == 2 and not split_on_top:
@@ -139,8 +162,8 @@ def _test_on_train(survey: Survey, unlabelled: dict[str, Path]) -> None:
             )
 
 
-def _walk(folder: Path, parts: Place, above: tuple[str, ...]) -> Iterator[tuple[Place, list[str]]]:
-    """Every folder with the names of its files, hidden ones left out; links are followed, but not in a circle."""
+def _walk(folder: Path, parts: Place, above: tuple[str, ...]) -> Iterator[tuple[Place, FolderFiles]]:
+    """Every folder with its files, hidden ones left out; links are followed, but not in a circle."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -150,7 +173,10 @@ def _walk(folder: Path, parts: Place, above: tuple[str, ...]) -> Iterator[tuple[
         for entry in entries:
             if entry.name[0] != ".":
                 (folders if _is_folder(entry) else files).append(entry.name)
-    yield parts, sorted(files, key=natural)
+    files.sort(key=natural)
+    pictures = [name for name in files if _suffix(name) in EXTENSIONS]
+    others = [name for name in files if _suffix(name) not in EXTENSIONS] if len(pictures) < len(files) else ()
+    yield parts, FolderFiles(_BETWEEN.join(pictures), others)
     for name in sorted(folders, key=natural):
         yield from _walk(folder / name, (*parts, name), (*above, real))
 
@@ -197,7 +223,7 @@ def _strip_split(
 
 
 def _depth_of_classes(
-    root: Path, layout: Layout, depths: dict[Place, int], pictures: dict[Place, list[str]]
+    root: Path, layout: Layout, depths: dict[Place, int], folders: dict[Place, FolderFiles]
 ) -> Literal[0, 1, 2]:
     """How far beneath the root class folders lie, splits not counted; 0 if there are none."""
     shallow = [parts for parts, depth in depths.items() if depth == 1]
@@ -205,13 +231,13 @@ def _depth_of_classes(
     if layout == "class":
         return 1 if shallow or deep else 0
     if shallow and deep:
-        stray, further = (root.joinpath(*parts, pictures[parts][0]) for parts in (shallow[0], deep[0]))
+        stray, further = (root.joinpath(*parts, folders[parts].first) for parts in (shallow[0], deep[0]))
         raise InputError(
             f"{stray} lies directly in a task folder, and {further} in a class folder of one; expected "
             f"task/class/{stray.name} for all, or with layout=class class/{stray.name} and deeper"
         )
     if layout == "task/class" and shallow:
-        stray = root.joinpath(*shallow[0], pictures[shallow[0]][0])
+        stray = root.joinpath(*shallow[0], folders[shallow[0]].first)
         raise InputError(f"{stray} lies directly in a task folder; expected {root}/task/class/{stray.name}")
     return 2 if deep else 1 if shallow else 0
 
@@ -223,7 +249,7 @@ def _notes(others: Sequence[str]) -> list[str]:
         return []
     kinds = Counter(_suffix(name) or "no suffix" for name in left)
     listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
-    return [f"{_count(len(left), 'file')} that {_is(left)} no image by name {_is(left)} left out ({listed})"]
+    return [f"{_count(len(left), 'file')} that {_is(len(left))} no image by name {_is(len(left))} left out ({listed})"]
 
 
 def _taken_for_splits(below: dict[Place, list[str]]) -> list[str]:
@@ -254,5 +280,5 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def _is(things: Sequence[object]) -> str:
-    return "is" if len(things) == 1 else "are"
+def _is(n: int) -> str:
+    return "is" if n == 1 else "are"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import warnings
 from array import array
 from collections.abc import Sequence
@@ -45,8 +46,12 @@ _KIND = 0o170000
 """The bits of a file's mode that say whether it is a regular file, a folder or a device."""
 _TOGETHER = 1024
 """Files that are looked at together."""
+_COMPARED = 1 << 14
+"""Files that are compared with what is known together."""
 _OTHERS = 2**20
 """Files of a data set that are not among those that were looked at, of which so many stay known at least."""
+_APART = 0x5851F42D4C957F2D
+"""What devices are multiplied by, so that files of two have different places: any odd number of many digits does."""
 _WAIT = 10.0
 """Seconds to wait for another process that writes the same manifest."""
 
@@ -57,8 +62,8 @@ class Files(NamedTuple):
     :param names: digests of their absolute paths ``[N, 2]``, 64 bits each.
     :param states: size in bytes, and times of the last change of content and of the entry in nanoseconds ``[N, 3]``;
         -1 for what is missing, no regular file, or of a time that 64 bits do not hold.
-    :param places: where each lies, whatever path leads there ``[N, 2]``: device and number of the file, or a digest of
-        these and of the name within it for an image inside another file.
+    :param places: where each lies, whatever path leads there, in a number ``[N]``: of device and number of the file,
+        and of the name within it for an image inside another file.
     """
 
     names: np.ndarray
@@ -92,12 +97,31 @@ class KnownFiles(NamedTuple):
 
         :param files: files as they are at present.
         """
-        if not len(self.levels):
-            return np.full(len(files.names), -1)
-        at = np.searchsorted(self.names[:, 0], files.names[:, 0])
-        at = np.minimum(at, len(self.levels) - 1)
-        same = (self.names[at] == files.names).all(1) & (self.states[at] == files.states).all(1)
-        return np.where(same & (files.states[:, 0] != _NEVER), at, -1)
+        return rows_among(self.names[:, 0], self.names, self.states, files)
+
+
+def rows_among(
+    first: np.ndarray, names: np.ndarray, states: np.ndarray, files: Files, order: np.ndarray | None = None
+) -> np.ndarray:
+    """The row of each of some files among others ``[N]``; -1 for one that is not among them, or has changed.
+
+    :param first: the first 64 bits of the others' names in ascending order ``[M]``.
+    :param names: digests of the others' paths ``[M, 2]``.
+    :param states: sizes and times of the others ``[M, 3]``.
+    :param files: the files that are looked for or known, each once.
+    :param order: the rows of ``names`` and ``states`` in the order of ``first`` ``[M]``; None where it is their own.
+    """
+    found = np.full(len(files.names), -1, np.int32 if len(first) < 2**31 else np.int64)
+    if not len(first):
+        return found
+    first = np.ascontiguousarray(first)
+    for start in range(0, len(found), _COMPARED):  # what is made on the way does not grow with the data then
+        wanted, now = files.names[start : start + _COMPARED], files.states[start : start + _COMPARED]
+        at = np.minimum(np.searchsorted(first, wanted[:, 0]), len(first) - 1)
+        at = at if order is None else order[at]
+        same = (names[at] == wanted).all(1) & (states[at] == now).all(1) & (now[:, 0] != _NEVER)
+        found[start : start + _COMPARED][same] = at[same]
+    return found
 
 
 def manifest_of(data: Path) -> Path:
@@ -113,22 +137,27 @@ def look_at(paths: Sequence[str | Path]) -> Files:
 
     :param paths: paths of image files.
     """
-    names, states, places, here = bytearray(), array("q"), array("q"), os.getcwd()
-    for start in range(0, len(paths), _TOGETHER):
+    number, here = len(paths), os.getcwd()
+    names, states, places = np.empty((number, 2), np.int64), np.empty((number, 3), np.int64), np.empty(number, np.int64)
+    for start in range(0, number, _TOGETHER):
         some = [os.fspath(path) for path in paths[start : start + _TOGETHER]]
+        of = slice(start, start + len(some))
         plain = None if may_lead_inside(some) else _regular(some)
         if plain is not None:
-            names += b"".join([_name(path, here) for path in some])
-            states.frombytes(plain[:, 1:4].tobytes())
-            places.frombytes(plain[:, 4:].tobytes())
+            names[of] = np.frombuffer(b"".join([_name(path, here) for path in some]), np.int64).reshape(-1, 2)
+            states[of] = plain[:, 1:4]
+            places[of] = _place(plain[:, 4], plain[:, 5])
             continue
-        for path in some:
-            name, state, place = seen(path, here)
-            names += name
-            states += array("q", state)
-            places += array("q", place)
-    two = (np.frombuffer(of, np.int64).reshape(-1, 2) for of in (names, places))
-    return Files(next(two), np.frombuffer(states, np.int64).reshape(-1, 3), next(two))
+        for row, path in enumerate(some, start):
+            name, states[row], place = seen(path, here)
+            names[row] = np.frombuffer(name, np.int64)
+            places[row] = place
+    return Files(names, states, places)
+
+
+def _place(device: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Where files lie: their numbers as they are on one device, and those of other devices far from them."""
+    return number ^ (device * np.int64(_APART))
 
 
 def _regular(paths: Sequence[str]) -> np.ndarray | None:
@@ -149,7 +178,7 @@ def _name(path: str, here: str) -> bytes:
     return blake2b(whole.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], tuple[int, int] | bytes]:
+def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], int]:
     """What the system says of one file: a row of :class:`Files`.
 
     :param path: path of an image file.
@@ -161,14 +190,20 @@ def seen(path: str, here: str) -> tuple[bytes, tuple[int, int, int], tuple[int, 
     try:
         known = os.stat(container or path)
         if not stat.S_ISREG(known.st_mode) or not -_MOST <= known.st_mtime_ns <= _MOST >= known.st_ctime_ns:
-            return name, _NOTHING, name
+            return name, _NOTHING, _first_of(name)
     except (OSError, ValueError):
-        return name, _NOTHING, name
+        return name, _NOTHING, _first_of(name)
     state = known.st_size, known.st_mtime_ns, known.st_ctime_ns
     if container is None:
-        return name, state, (known.st_dev & _MOST, known.st_ino & _MOST)
+        device, number = np.array([known.st_dev & _MOST]), np.array([known.st_ino & _MOST])
+        return name, state, int(_place(device, number)[0])
     within = f"{known.st_dev} {known.st_ino} {Path(path).relative_to(container)}".encode(errors="surrogatepass")
-    return name, state, blake2b(within, digest_size=16).digest()
+    return name, state, _first_of(blake2b(within, digest_size=8).digest())
+
+
+def _first_of(digest: bytes) -> int:
+    """The first 64 bits of a digest."""
+    return int.from_bytes(digest[:8], sys.byteorder, signed=True)
 
 
 def known_levels(manifest: KnownFiles, files: Files) -> np.ndarray:
@@ -193,17 +228,6 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     found = np.zeros(len(rows), values.dtype)
     found[rows >= 0] = values[rows[rows >= 0]]
     return found
-
-
-def sorted_by_name(files: Files, levels: np.ndarray, digests: np.ndarray) -> KnownFiles:
-    """What is known of files, as a manifest has it.
-
-    :param files: files in any order.
-    :param levels: how far each was checked ``[N]``.
-    :param digests: digests of what the files hold ``[N]``.
-    """
-    order = np.argsort(files.names[:, 0], kind="stable")
-    return KnownFiles(files.names[order], files.states[order], levels[order], digests[order])
 
 
 def read_known(path: Path) -> KnownFiles:
@@ -258,7 +282,7 @@ def keep_known(path: Path, found: KnownFiles, began: int) -> None:
 def _merged(found: KnownFiles, before: KnownFiles, began: int) -> KnownFiles:
     """What was found, and what is known besides. Another process may have looked more closely at the same files, or
     later at others in their places: of a file as it was when both looked, what either knows counts; else the later."""
-    files = Files(found.names, found.states, found.names)
+    files = Files(found.names, found.states, found.levels)
     rows, levels, digests = before.rows_of(files), found.levels.copy(), found.digests.copy()
     same = rows >= 0
     levels[same] = np.maximum(levels[same], before.levels[rows[same]])
@@ -302,4 +326,5 @@ def _well_formed(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, s
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
-    return digest(np.ascontiguousarray(arrays[name]).tobytes() for name in KnownFiles._fields)
+    """Of the bytes as they lie there: a copy takes as much as what it is of."""
+    return digest(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in KnownFiles._fields)

@@ -5,76 +5,69 @@ from __future__ import annotations
 import filecmp
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from avalanche_vlm.benchmarks.sources.contents import contents_of
 from avalanche_vlm.benchmarks.sources.inside import container_of, content_inside, leading_inside, size_at
+from avalanche_vlm.benchmarks.sources.items import Items
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
 from avalanche_vlm.errors import DataWarning
-
-
-class Placed(Protocol):
-    """A sample whose image, text, task and split are known."""
-
-    @property
-    def image(self) -> str:
-        """Path of the image file."""
-
-    @property
-    def text(self) -> str:
-        """Its class or caption."""
-
-    @property
-    def task(self) -> str:
-        """Name of its task."""
-
-    @property
-    def split(self) -> str:
-        """``"train"``, ``"valid"`` or ``"test"``."""
 
 
 def same_images(images: Sequence[str | Path], files: Files | None = None) -> dict[str, str]:
     """Which of some files hold the same picture: one file by several paths, or equal bytes.
 
-    Bytes are read of files of equal length alone.
-
     :param images: paths of N files that exist, each once.
     :param files: what the system says of them; None to look at them.
     :return: the earlier path with the same picture, by each path that has one.
     """
+    found = same_rows(images, files)
+    other = np.flatnonzero(found != np.arange(len(found))).tolist()
+    return {os.fspath(images[row]): os.fspath(images[int(found[row])]) for row in other}
+
+
+def same_rows(images: Sequence[str | Path], files: Files | None = None) -> np.ndarray:
+    """For each of some files the first one that holds the same picture ``[N]``, itself where none does before it.
+
+    Bytes are read of files of equal length alone.
+
+    :param images: paths of N files that exist, each once.
+    :param files: what the system says of them; None to look at them.
+    """
     files = look_at(images) if files is None else files
     # Size and times as well: there are disks that give a number to more than one file.
-    first = _first_alike(np.concatenate([files.places, files.states], 1))
+    first = _first_alike([files.places, *files.states.T])
     rows = np.flatnonzero(first == np.arange(len(first)))
-    sizes = files.states[:, 0].copy()
-    for row in leading_inside(images):
-        if first[row] == row:
-            sizes[row] = size_at(Path(images[row]))
+    sizes = files.states[:, 0]
+    if inside := [row for row in leading_inside(images) if first[row] == row]:
+        sizes = sizes.copy()
+        sizes[inside] = [size_at(Path(images[row])) for row in inside]
     rows = rows[_several(sizes[rows])]
-    digests = contents_of([images[row] for row in rows.tolist()], files.at(rows))
-    by_content = _first_alike(np.stack([sizes[rows], digests], 1)) if len(rows) else rows
-    for row, at in zip(rows.tolist(), by_content.tolist(), strict=True):
+    digests = contents_of(images, files, rows)
+    by_content = _first_alike([digests, sizes[rows]])
+    for place in np.flatnonzero(by_content != np.arange(len(rows))).tolist():
+        row, other = int(rows[place]), int(rows[by_content[place]])
         # Of large files the digest knows the ends alone.
-        if rows[at] != row and _equal(Path(images[rows[at]]), Path(images[row])):
-            first[row] = rows[at]
-    other = np.flatnonzero(first != np.arange(len(first))).tolist()
-    return {os.fspath(images[row]): os.fspath(images[_stands(first, row)]) for row in other}
+        if _equal(Path(images[other]), Path(images[row])):
+            first[row] = other
+    # Of a path whose file holds what another one does: the file, and then the other.
+    return first[first].astype(np.min_scalar_type(len(first)))
 
 
-def _stands(first: np.ndarray, row: int) -> int:
-    """Of a path whose file holds what another one does: the file, and then the other."""
-    return int(first[first[row]])
-
-
-def _first_alike(values: np.ndarray) -> np.ndarray:
-    """For each row of ``[N, K]`` the first row that is equal to it ``[N]``."""
-    order = np.lexsort(values.T)  # stable: of equal rows the first comes first
+def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """For each row of K columns ``[N]`` the first row that is equal to it ``[N]``."""
+    column, *others = columns
+    ordered = np.sort(column)
+    if (ordered[1:] != ordered[:-1]).all():
+        return np.arange(len(column))
+    order = np.lexsort(columns)  # stable: of equal rows the first comes first
     begins = np.ones(len(order), bool)
-    begins[1:] = (values[order[1:]] != values[order[:-1]]).any(1)
+    begins[1:] = column[order[1:]] != column[order[:-1]]
+    for other in others:
+        begins[1:] |= other[order[1:]] != other[order[:-1]]
     found = np.empty(len(order), np.int64)
     found[order] = order[begins][np.cumsum(begins) - 1]
     return found
@@ -82,8 +75,11 @@ def _first_alike(values: np.ndarray) -> np.ndarray:
 
 def _several(values: np.ndarray) -> np.ndarray:
     """Which values ``[N]`` occur more than once ``[N]``."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return counts[inverse] > 1
+    ordered = np.sort(values)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(again):
+        return np.zeros(len(values), bool)
+    return again[np.minimum(np.searchsorted(again, values), len(again) - 1)] == values
 
 
 def _equal(one: Path, other: Path) -> bool:
@@ -93,22 +89,23 @@ def _equal(one: Path, other: Path) -> bool:
     return next(contents) == next(contents)
 
 
-def shared(items: Sequence[Placed], same: Mapping[str, str], classes: bool) -> list[str]:
+def shared(items: Items, stands: np.ndarray, classes: bool) -> list[str]:
     """Sentences on pictures that are trained and tested, and on those that have two classes in one task.
 
     :param items: samples that all have a split.
-    :param same: which path stands for the picture of another, as :func:`same_images` finds it.
+    :param stands: which of their images stands for the picture of each, as :func:`same_rows` finds it.
     :param classes: whether the texts are classes.
     :return: a sentence each, of which the first kind is warned of as well.
     """
-    several = _repeated(same.get(item.image, item.image) for item in items)
+    pictures = stands[items.image.codes]
+    several = np.flatnonzero(_several(pictures))
     splits: dict[str, set[str]] = {}
     texts: dict[tuple[str, str], set[str]] = {}
-    for item in items if several else ():
-        image = same.get(item.image, item.image)
-        if image in several:
-            splits.setdefault(image, set()).add(item.split)
-            texts.setdefault((item.task, image), set()).add(item.text)
+    paths = items.image.values
+    for picture, item in zip(pictures[several].tolist(), map(items.__getitem__, several.tolist()), strict=True):
+        image = paths[picture]
+        splits.setdefault(image, set()).add(item.split)
+        texts.setdefault((item.task, image), set()).add(item.text)
     said = []
     for split, word in (("test", "tested"), ("valid", "validation images")):
         if both := [image for image, of in splits.items() if {"train", split} <= of]:
@@ -125,12 +122,6 @@ def shared(items: Sequence[Placed], same: Mapping[str, str], classes: bool) -> l
             f"{_images(len(ambiguous))} in more than one class (by path or by content), such as {image} in {listed}"
         )
     return said
-
-
-def _repeated(images: Iterable[str]) -> set[str]:
-    """Those that come more than once."""
-    once: set[str] = set()
-    return {image for image in images if image in once or once.add(image)}  # type: ignore[func-returns-value]
 
 
 def _images(n: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from avalanche_vlm.benchmarks.sources.assemble import Item
+from avalanche_vlm.benchmarks.sources.items import PARTS, Items, places_by_number
 from avalanche_vlm.errors import InputError
 
 
@@ -33,9 +33,7 @@ def places_drawn(
     return rows
 
 
-def few_items(
-    items: Sequence[Item], tasks: Sequence[str], shots: int | None, seed: int
-) -> tuple[list[Item], dict[str, list[int]]]:
+def few_items(items: Items, tasks: Sequence[str], shots: int | None, seed: int) -> tuple[Items, dict[str, list[int]]]:
     """The samples with a few training samples of each class, and all others as they are.
 
     :param items: samples with their splits.
@@ -46,16 +44,14 @@ def few_items(
     :raises InputError: if the number is none.
     """
     if shots is None:
-        return list(items), {}
+        return items, {}
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
         raise InputError(f"shots is a whole number from 1, the training images per class, not {shots!r}")
-    kept = [item for item in items if item.split != "train"]
+    kept = [np.flatnonzero(items.split != PARTS.index("train"))]
     chosen: dict[str, list[int]] = {}
     for task in tasks:
-        trained = [item for item in items if item.task == task and item.split == "train"]
-        of_class: dict[str, list[int]] = {}
-        for place, item in enumerate(trained):
-            of_class.setdefault(item.text, []).append(place)
+        trained = items.of_task(task, "train")
+        of_class = {items.text.values[code]: at for code, at in places_by_number(items.text.codes[trained]).items()}
         chosen[task] = places_drawn(sorted(of_class.items()), task, shots, seed)
-        kept += [trained[place] for place in chosen[task]]
-    return kept, chosen
+        kept.append(trained[chosen[task]])
+    return items.at(np.concatenate(kept)), chosen

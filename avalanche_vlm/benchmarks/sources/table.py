@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates, StreamKind, Visible
 from avalanche_vlm.benchmarks.scenario import ReferencePairs, VLMBenchmark
-from avalanche_vlm.benchmarks.sources.assemble import Item, assemble, in_order, readable, split_items
+from avalanche_vlm.benchmarks.sources.assemble import assemble, image_files, in_order, readable, split_items
 from avalanche_vlm.benchmarks.sources.checking import Check
 from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, choose_names
 from avalanche_vlm.benchmarks.sources.class_split import ClassOrder, divided
 from avalanche_vlm.benchmarks.sources.columns import COLUMNS, kind_of, task_said, under_our_names
-from avalanche_vlm.benchmarks.sources.images import ImageFiles
+from avalanche_vlm.benchmarks.sources.items import Item, Items
 from avalanche_vlm.benchmarks.sources.name_lists import ClassNames
 from avalanche_vlm.benchmarks.sources.problems import OnError, Problems
 from avalanche_vlm.benchmarks.sources.registry import Row, read_rows
@@ -120,6 +122,7 @@ def table_stream(
     kind = kind_of(rows, kind, said, path)
     text_column = "label" if kind == "classes" else "caption"
     items = table_items(path, rows, text_column, image_root, problems)
+    del rows  # which take several times as much as the samples
     if kind == "classes":
         refuse_unheeded(path, "a stream of classes", caption_column=caption_column)
     else:
@@ -138,16 +141,18 @@ def table_stream(
         raise InputError(f"{path} is a table of captions: give the model's tokenizer")
     if not items:
         raise InputError(f"{path} has no usable rows")
-    found = list(dict.fromkeys(item.task for item in items))
+    found = items.tasks()
     if by == "time":
         items, found = in_steps(items, steps, path, problems)
         if order:
             raise InputError("order does not apply to a time_column, whose steps are in the order of time")
     tasks = in_order(found, order)
-    items, seen = readable([item for item in items if item.task in tasks], problems, path, check, check_workers)
-    names = choose_names(class_names, [item.text for item in items], path) if kind == "classes" else UNNAMED
-    given = {bool(item.split) for item in items}
-    items = split_items(items, seen, test_fraction, seed, by_class=kind == "classes", problems=problems)
+    mine = np.array([task in tasks for task in items.task.values])[items.task.codes]
+    seen = readable(items.at(mine), problems, path, check, check_workers)
+    names = choose_names(class_names, seen.items.texts(), path) if kind == "classes" else UNNAMED
+    given = set(np.unique(seen.items.split > 0).tolist())
+    items = split_items(seen, test_fraction, seed, by_class=kind == "classes", problems=problems)
+    del seen  # what the system said of a million files takes as much again as the samples
     items, tasks, division = divided(items, tasks, split_classes, class_order, seed, names)
     items, chosen = few_items(items, tasks, shots, seed)
     if by != "task":
@@ -243,17 +248,17 @@ def reference_table(
     path = Path(path)
     problems = Problems(on_error)
     rows = under_our_names(list(read_rows(path, problems)), {"image": image_column, "caption": caption_column}, path)
-    items, _ = readable(table_items(path, rows, "caption", image_root, problems), problems, path, check, check_workers)
+    items = table_items(path, rows, "caption", image_root, problems)
+    items = readable(items, problems, path, check, check_workers).items
     if not items:
         raise InputError(f"{path} has no usable rows")
-    captions = tuple(i.text for i in items)
-    images = ImageFiles([i.image for i in items])
-    return ReferencePairs(images, captions, transform, tuple(problems.skipped), str(path))
+    captions = tuple(items.text.values[code] for code in items.text.codes.tolist())
+    return ReferencePairs(image_files(items), captions, transform, tuple(problems.skipped), str(path))
 
 
 def table_items(
     path: Path, rows: Sequence[Row], text_column: str, image_root: str | Path | None, problems: Problems
-) -> list[Item]:
+) -> Items:
     """The samples that rows name, unread.
 
     :param path: the table, or the folder that one describes.
@@ -275,7 +280,13 @@ def table_items(
     folder = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise InputError(f"image_root: there is no folder at {folder}")
-    items = []
+    found = _usable(path, rows, text_column, folder, "task" in columns, problems)
+    return Items.of(found, str(path))
+
+
+def _usable(
+    path: Path, rows: Sequence[Row], text_column: str, folder: Path, has_tasks: bool, problems: Problems
+) -> Iterator[Item]:
     for line, fields in rows:
         where = f"{path}, row {line}"
         values = {name: str(value).strip() for name, value in fields.items() if value is not None}
@@ -287,14 +298,13 @@ def table_items(
             problems.add(f"{where}: the {text_column} is empty")
         elif not isinstance(fields[text_column], (str, int, float)) or not encodable(values[text_column]):
             problems.add(f"{where}: the {text_column} is not text")
-        elif "task" in columns and not values.get("task"):
+        elif has_tasks and not values.get("task"):
             problems.add(f"{where}: the task is empty")
         elif values.get("split") and not split_of(values["split"]):
             problems.add(f"{where}: split is train, val or test, not {values['split']!r}")
         else:
             task, split = values.get("task", "all"), split_of(values.get("split", "")) or ""
-            items.append(Item(str(file_of_image(folder, values["image"])), values[text_column], task, split, where))
-    return items
+            yield Item(str(file_of_image(folder, values["image"])), values[text_column], task, split, line)
 
 
 def file_of_image(folder: Path, written: str) -> Path:

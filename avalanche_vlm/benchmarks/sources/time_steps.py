@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from avalanche_vlm.benchmarks.sources.assemble import Item
+import numpy as np
+
+from avalanche_vlm.benchmarks.sources.items import Items
 from avalanche_vlm.benchmarks.sources.problems import Problems
 from avalanche_vlm.errors import InputError
 
@@ -21,7 +23,7 @@ MOST_STEPS = 1000
 """Distinct times that are steps of their own unless a number of steps is said: more are dates, and no years."""
 
 
-def in_steps(items: Sequence[Item], number: int | None, path: Path, problems: Problems) -> tuple[list[Item], list[str]]:
+def in_steps(items: Items, number: int | None, path: Path, problems: Problems) -> tuple[Items, list[str]]:
     """Give samples, whose tasks are times, to steps: equal times are in one step, and steps have as many samples as
     that allows.
 
@@ -37,10 +39,11 @@ def in_steps(items: Sequence[Item], number: int | None, path: Path, problems: Pr
         raise InputError(f"{path} has no row with a time that can be read")
     counts: dict[Any, int] = {}
     words: dict[Any, str] = {}
-    for item in items:
-        time = when(item)
-        counts[time] = counts.get(time, 0) + 1
-        words.setdefault(time, item.task)
+    numbers = np.bincount(items.task.codes, minlength=len(items.task.values))
+    for code in items.task.used().tolist():
+        word = items.task.values[code]
+        counts[when[word]] = counts.get(when[word], 0) + int(numbers[code])
+        words.setdefault(when[word], word)
     times = sorted(counts)
     if number is None and len(times) > MOST_STEPS:
         raise InputError(f"{path} has {len(times):,} times: say with steps (--steps N) how many steps are made of them")
@@ -53,7 +56,7 @@ def in_steps(items: Sequence[Item], number: int | None, path: Path, problems: Pr
     for time in times:
         members.setdefault(step_of[time], []).append(time)
     titles = [_title(words[of[0]], words[of[-1]]) for of in members.values()]
-    return [replace(item, task=titles[step_of[when(item)]]) for item in items], titles
+    return replace(items, task=items.task.recoded(lambda word: titles[step_of[when[word]]])), titles
 
 
 def even_steps(counts: Sequence[int], number: int) -> list[int]:
@@ -81,11 +84,11 @@ def _title(first: str, last: str) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _timed(items: Sequence[Item], problems: Problems) -> tuple[list[Item], Callable[[Item], Any]]:
-    """The samples that have a time, and what it is: a number where all are numbers, otherwise a date."""
-    numbers = {item.task: _number(item.task) for item in items}
+def _timed(items: Items, problems: Problems) -> tuple[Items, Mapping[str, Any]]:
+    """The samples that have a time, and what it is by their tasks: a number where all are numbers, otherwise a date."""
+    numbers = {task: _number(task) for task in items.tasks()}
     if None not in numbers.values():
-        return list(items), lambda item: numbers[item.task]
+        return items, numbers
     dates = {task: _date(task) for task in numbers}
     if not any(dates.values()) and any(time is not None for time in numbers.values()):
         # Numbers, and some that are neither: it is these that have no time.
@@ -93,13 +96,10 @@ def _timed(items: Sequence[Item], problems: Problems) -> tuple[list[Item], Calla
         wanted = "a number, as others are"
     else:
         known, wanted = dates, "a number, or a date as in 2024-05-31 where others are no numbers"
-    timed = []
-    for item in items:
-        if known[item.task] is None:
-            problems.add(f"{item.where}: the time is {wanted}, not {item.task!r:.60}")
-        else:
-            timed.append(item)
-    return timed, lambda item: known[item.task]
+    lacks = np.array([known.get(task) is None for task in items.task.values])[items.task.codes]
+    for row in np.flatnonzero(lacks).tolist():
+        problems.add(f"{items.where(row)}the time is {wanted}, not {items[row].task!r:.60}")
+    return items.at(~lacks), known
 
 
 def _number(text: str) -> float | None:

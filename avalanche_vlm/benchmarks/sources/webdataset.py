@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 from avalanche_vlm.benchmarks.label_space import PHOTO, PromptTemplates
 from avalanche_vlm.benchmarks.scenario import HeldOutSet, VLMBenchmark
 from avalanche_vlm.benchmarks.sources.aside import AsideReading, class_aside, refuse_nothing, table_aside, tested_items
-from avalanche_vlm.benchmarks.sources.assemble import readable
-from avalanche_vlm.benchmarks.sources.images import EXTENSIONS, ImageFiles
+from avalanche_vlm.benchmarks.sources.assemble import image_files, readable
+from avalanche_vlm.benchmarks.sources.images import EXTENSIONS
 from avalanche_vlm.benchmarks.sources.labelled import refuse_labels, whole_number
 from avalanche_vlm.benchmarks.sources.ordering import natural
 from avalanche_vlm.benchmarks.sources.problems import Problems
@@ -100,16 +100,16 @@ def tar_aside(path: Path, name: str, reading: AsideReading) -> list[HeldOutSet]:
         return table_aside(path, name, reading)
     rows = list(read_rows(path, reading.problems))
     items = tested_items(path, table_items(path, rows, "label", None, reading.problems))
-    items, _ = readable(items, reading.problems, path, reading.check, reading.check_workers)
+    items = readable(items, reading.problems, path, reading.check, reading.check_workers).items
     refuse_nothing(path, items)
     y = []
-    for item in items:
+    for row, item in enumerate(items):
         label = whole_number(item.text)
         if label is None:
-            raise InputError(f"{item.where}: the class is a whole number from 0, not {item.text[:40]!r}")
+            raise InputError(f"{items.where(row)}the class is a whole number from 0, not {item.text[:40]!r}")
         y.append(label)
     refuse_labels(y, len(names), path)
-    return [class_aside(name, ImageFiles([item.image for item in items]), y, names, prompts, reading)]
+    return [class_aside(name, image_files(items), y, names, prompts, reading)]
 
 
 def class_files(path: Path) -> tuple[list[str], PromptTemplates]:

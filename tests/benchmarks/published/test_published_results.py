@@ -60,5 +60,25 @@ def test_a_table_names_what_there_is(table):
         assert row.recipe is None or recipes.get(row.recipe)
 
 
+def test_the_logs_of_proof_are_of_the_streams_that_the_options_ask_for():
+    """Step by step accuracies of the tasks after the last step, as the logs have them, and our Last of them."""
+    of = {(t.protocol["benchmark"], t.protocol["data.base"]): t for t in published_tables() if t.arxiv == "2305.19270"}
+    tasks = {
+        ("cifar100", 0): [79.6, 72.7, 82.1, 78.2, 77.2, 75.0, 82.7, 74.4, 80.1, 89.1],
+        # Its first task has 50 classes, of which the log has ten at a time, all with as many test images.
+        ("cifar100", 50): [np.mean([80.8, 74.8, 83.7, 77.2, 80.0]), 76.5, 83.8, 69.8, 81.3, 89.4],
+        ("aircraft", 0): [55.65, 52.1, 43.41, 57.96, 59.94, 62.99, 41.57, 48.19, 57.66, 78.61],
+        ("cars", 0): [89.39, 90.25, 86.9, 82.65, 89.3, 93.46, 85.09, 90.48, 87.83, 88.4],
+        ("ucf101", 0): [86.56, 95.77, 87.27, 91.16, 94.89, 85.89, 90.15, 93.08, 93.24, 87.16],
+    }
+    assert of.keys() == tasks.keys()
+    for key, table in of.items():
+        (row,) = table.rows
+        assert row.recipe == "proof" and row.figures["last"] == pytest.approx(np.mean(tasks[key]), abs=0.0051)
+        asked = get_benchmark(key[0]).options() | dict(option.split("=") for option in table.options)
+        for name in ("base", "increment", "class_order", "prompts"):
+            assert str(asked[name]) == str(table.protocol[f"data.{name}"]), name
+
+
 def test_nothing_is_known_of_other_benchmarks():
     assert tables_on("picturebook-mtil") == []

@@ -135,9 +135,15 @@ def test_files_that_are_looked_at_together_are_seen_as_each_is_alone(files, monk
     alone = [manifest.seen(os.fspath(path), os.getcwd()) for path in odd]
     assert [tuple(state) for state in found.states.tolist()] == [state for _, state, _ in alone]
     assert [name.tobytes() for name in found.names] == [name for name, _, _ in alone]
-    wanted = [np.array(place).tobytes() if isinstance(place, tuple) else place for _, _, place in alone]
-    assert [place.tobytes() for place in found.places] == wanted
+    assert found.places.tolist() == [place for _, _, place in alone]
     assert (found.states[:3] == -1).all() and (found.names[3] == found.names[6]).all()
+
+
+def test_files_of_several_devices_lie_in_places_of_their_own():
+    devices, numbers = (of.ravel() for of in np.meshgrid(np.arange(0, 70_000, 700), np.arange(1, 10**7, 99_991)))
+    places = manifest._place(devices, numbers)
+    assert len(np.unique(places)) == len(places) == 10_100
+    assert manifest._place(np.array([2**62]), np.array([5])).dtype == np.int64
 
 
 def test_options_that_do_not_exist_are_named(files):

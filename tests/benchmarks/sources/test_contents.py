@@ -195,6 +195,15 @@ def test_data_sets_that_share_files_and_files_of_none_are_known(files, read, tmp
         content_at_path(tmp_path / "none.png")
 
 
+def test_a_data_set_without_a_file_knows_none(files, read, tmp_path):
+    unreadable_files([], tmp_path / "empty", check="none")
+    assert contents_of(files, look_at(files)).tolist() == [as_number(file_digest(path)) for path in files]
+    assert contents_of(files, look_at(files), np.array([3, 1])).tolist() == [
+        as_number(file_digest(path)) for path in (files[3], files[1])
+    ]
+    assert contents_of([], look_at([])).tolist() == []
+
+
 def test_a_long_life_forgets_what_it_saw_first(files, read, tmp_path):
     for number in range(contents._MOST + 3):
         unreadable_files(files[:1], tmp_path / str(number), check="none")

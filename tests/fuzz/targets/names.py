@@ -80,7 +80,6 @@ def make(random: Random) -> Example:
 
 def check(example: Example, folder: Path) -> None:
     """A text for every label, or a sentence."""
-    from avalanche_vlm.benchmarks.sources.assemble import Item
     from avalanche_vlm.benchmarks.sources.class_names import (
         UNNAMED,
         choose_names,
@@ -88,6 +87,7 @@ def check(example: Example, folder: Path) -> None:
         meaningless,
     )
     from avalanche_vlm.benchmarks.sources.class_split import divided
+    from avalanche_vlm.benchmarks.sources.items import Item, Items
     from avalanche_vlm.benchmarks.sources.name_lists import names_for, names_of_ids
     from avalanche_vlm.commands.requests.deploying import _lines
 
@@ -101,7 +101,7 @@ def check(example: Example, folder: Path) -> None:
         ["n01440764", "n01443537", "n02"],
         ["²", "1.0", "-1"],
     ):
-        items = [Item(str(folder / "a.png"), label, "all", "train", "") for label in labels]
+        items = Items.of(Item(str(folder / "a.png"), label, "all", "train") for label in labels)
         for read in (
             lambda labels=labels: _all_named(names_for(path, labels)[0], labels),
             lambda labels=labels: choose_names(None, labels, folder),
