@@ -109,6 +109,11 @@ class DualEncoder(ResizesOnLoad):
             if name != "visual":
                 yield from working_parameters(child)
 
+    @property
+    def text_trains(self) -> bool:
+        """Whether something trains of what takes part in a pass of the text tower now, modules included."""
+        return any(p.requires_grad for p in self.working_parameters("text"))
+
     def freeze(self, *towers: str) -> Self:
         """Stop training these towers: no gradients, and eval mode that survives ``train()``."""
         for tower in towers:
@@ -281,7 +286,9 @@ class DualEncoder(ResizesOnLoad):
             encode = partial(self.clip.encode_text, normalize=False)
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
-            tokens, encode = positions.cut(tokens, padding, LEAST), partial(encode_short, self.clip)
+            # What a step is made of is gone after it, and need not be what it is beside other texts.
+            least = 1 if torch.is_grad_enabled() and self.text_trains else LEAST
+            tokens, encode = positions.cut(tokens, padding, least), partial(encode_short, self.clip)
         tokens, encode = to_device(tokens, self.device), partial(share_out, encode)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)

@@ -270,7 +270,7 @@ def test_modules_in_the_tower_work_on_what_is_left(name):
     seen = widths(model.clip)
     with pool.using("one"):
         found = answer(model, model.encode_text, tokens)
-    words = model.text_positions.cut(tokens, least=LEAST).shape[1]
+    words = model.text_positions.cut(tokens).shape[1]
     assert seen == [words + 3 * (name in ("context", "deep context")) + 2 * (name == "coupled")]
     assert words < tokens.shape[1] and len(found) > 1
     assert_same(found, wanted)
@@ -292,7 +292,6 @@ def test_prompts_of_classes_cost_their_words():
     seen = widths(model.clip)
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     longest = int((model.text_head.prompts.tokens != 0).sum(1).max())
-    longest = max(LEAST, longest)
     assert seen == [longest] and longest < context_of(model.clip)
     with model.whole_texts():
         model(torch.randn(2, 3, 32, 32))

@@ -94,15 +94,18 @@ def test_a_step_computes_the_words_of_the_prompts_that_compete_once(recipe, rand
     assert longest < tokens.shape[1]  # or there would be nothing to leave out
     competing = [sum(len(space.prompts()[c]) for c in classes) for classes in space.tasks]
     first, second = trained(model, recipe, tiny_benchmark, TokensPerStep(monkeypatch))
-    each = max(LEAST, longest) + VECTORS.get(recipe, 0)
     if recipe in FROZEN:
-        assert sum(first) + sum(second) <= len(tokens) * each
+        assert sum(first) + sum(second) <= len(tokens) * max(LEAST, longest)
         return
+    each = (max(LEAST, longest) if recipe in TEACHERS else longest) + VECTORS.get(recipe, 0)
     by, more = 1 + TEACHERS.get(recipe, 0), REFERENCE.get(recipe, 0) * LEAST
-    assert 0 < max(first) <= by * competing[0] * each + more
-    assert 0 < max(second) <= by * (sum(competing) if recipe in REPLAY else competing[1]) * each + more
+    for steps, mine in (first, competing[0]), (second, sum(competing) if recipe in REPLAY else competing[1]):
+        assert 0 < max(steps[1:]) <= by * mine * each + more
+        # What has no gradient is encoded once, the prompts for a teacher of this task.
+        assert steps[0] <= by * mine * each + more + mine * LEAST
     if recipe == "fine-tune":
-        assert min(first) == competing[0] * each
+        own = model.tokenizer([prompt for c in space.tasks[0] for prompt in space.prompts()[c]])
+        assert set(first) == {competing[0] * padding_of(own).start}
 
 
 @pytest.mark.parametrize("recipe", slow_but_for_some(PAIRS, TEACHED))

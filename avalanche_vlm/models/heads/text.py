@@ -65,10 +65,6 @@ class _Encoded:
         self.whole = bool(self.there.all())
 
 
-def _trains(model: DualEncoder) -> bool:
-    return any(p.requires_grad for p in model.working_parameters("text"))
-
-
 def _module(model: DualEncoder) -> str | None:
     """The module that changes texts now."""
     return None if model.routed is None else model.routed.pool.text_module
@@ -162,7 +158,7 @@ class TextHead:
         :param classes: ids in ascending order, each once.
         :param first: whether the first prompt of each class stands for it, and not the average over all.
         """
-        if torch.is_grad_enabled() and _trains(model):
+        if torch.is_grad_enabled() and model.text_trains:
             return self.encode(model, classes, first)
         cast = autocast_dtype(model.device)
         when = _When.of(model, None if cast is None else str(cast))
@@ -210,7 +206,7 @@ class TextHead:
             there ``[n, D]``, and their ids ``[n]`` in ascending order; None if there is nothing, or the text tower
             trains.
         """
-        if (known := self._cached.get((_module(model), False))) is None or _trains(model):
+        if (known := self._cached.get((_module(model), False))) is None or model.text_trains:
             return None
         if known.when != _When.of(model, known.when.precision):
             return None
