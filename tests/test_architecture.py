@@ -361,7 +361,7 @@ ELSEWHERE = {
     "CalibratedRouter.middles": "a buffer, which a loop over names registers",
     "CalibratedRouter.thresholds": "a buffer, which a loop over names registers",
     "CalibratedPool._weights": "what the batch at hand is answered with",
-    "DualEncoder._frozen": "what trains is in training_state, beside the state dict",
+    "TwoTowers._frozen": "what trains is in training_state, beside the state dict",
     "CompetingClasses._sampled": "within the forward pass of one step",
     "CompetingClasses._warned": "a warning is given once",
     "DualEncoder._whole_texts": "within a block",

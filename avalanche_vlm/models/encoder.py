@@ -1,9 +1,8 @@
-"""Two towers that put images and texts into one space, the paths that lead into them, and which of them trains."""
+"""Two towers that put images and texts into one space, and the paths that lead into them."""
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,24 +15,20 @@ from typing_extensions import Self
 from avalanche_vlm._host import to_device
 from avalanche_vlm._rows import share_out
 from avalanche_vlm.benchmarks.padding import Padding
-from avalanche_vlm.compat.modules import ResizesOnLoad
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.blocks import halves
 from avalanche_vlm.models.modules.routed import RoutedPool
-from avalanche_vlm.models.modules.site import rest_modules, train_modules, wake_modules, working_parameters
 from avalanche_vlm.models.parts import in_parts
 from avalanche_vlm.models.scale import keep_scale_low
 from avalanche_vlm.models.text_positions import LEAST, TextPositions, context_of, encode_short, text_positions
+from avalanche_vlm.models.towers import TwoTowers
 from avalanche_vlm.models.transforms import Transforms
-
-TOWERS = ("image", "text", "scale")
 
 TowerPath = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
 """What a method puts before a tower: called with the tower itself and its inputs, it returns features."""
 
 
-class DualEncoder(ResizesOnLoad):
+class DualEncoder(TwoTowers):
     """The encoders of a vision-language model.
 
     The logit scale (and SigLIP's bias) start frozen, as in ZSCL's code: fine-tuning on small tasks otherwise sharpens
@@ -45,14 +40,10 @@ class DualEncoder(ResizesOnLoad):
     :param name: how results refer to the model.
     """
 
-    clip: Any
-    """open_clip's model. Its classes have no base in common, and towers of other libraries inside."""
-
     def __init__(
         self, clip: nn.Module, tokenizer: Callable[[Sequence[str]], torch.Tensor], transforms: Transforms, name: str
     ) -> None:
-        super().__init__()
-        self.clip = clip
+        super().__init__(clip)
         self.tokenizer = tokenizer
         self.transforms = transforms
         self.name = name
@@ -64,7 +55,6 @@ class DualEncoder(ResizesOnLoad):
         self.text_path: TowerPath | None = None
         """The same for texts: called as ``text_path(encode, tokens)``. Its parameters, if it has any, are the text
         tower's, whose state tells the zero-shot head when to encode anew."""
-        self._frozen: set[str] = set()
         self._width: int | None = None
         self._whole_texts = False
         self.parts = 1
@@ -76,118 +66,6 @@ class DualEncoder(ResizesOnLoad):
         """Come from a copy or a pickle, which call no constructor."""
         super().__setstate__(state)
         keep_scale_low(self)
-
-    # Towers ----------------------------------------------------------------------------------------------------------
-
-    def tower(self, name: str) -> nn.Module:
-        """The module of ``"image"`` or ``"text"``. Of a CLIP whose text tower has no module of its own, it is the
-        transformer.
-
-        :raises InputError: for another name.
-        """
-        if name not in ("image", "text"):
-            raise InputError(f"a VLM has the towers image and text, not {name!r}")
-        return self.clip.visual if name == "image" else getattr(self.clip, "text", None) or self.clip.transformer
-
-    def tower_parameters(self, tower: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of ``"image"``, ``"text"`` or ``"scale"`` (logit scale and bias)."""
-        if tower not in TOWERS:
-            raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {tower!r}")
-        for name, parameter in self.clip.named_parameters():
-            owner = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
-            if owner == tower:
-                yield name, parameter
-
-    def working_parameters(self, tower: str) -> Iterator[nn.Parameter]:
-        """Those of ``"image"`` or ``"text"`` that take part in a forward pass now: no inactive modules."""
-        self.tower(tower)
-        if tower == "image":
-            yield from working_parameters(self.clip.visual)
-            return
-        yield from (p for name, p in self.clip.named_parameters(recurse=False) if not name.startswith("logit_"))
-        for name, child in self.clip.named_children():
-            if name != "visual":
-                yield from working_parameters(child)
-
-    @property
-    def text_trains(self) -> bool:
-        """Whether something trains of what takes part in a pass of the text tower now, modules included."""
-        return any(p.requires_grad for p in self.working_parameters("text"))
-
-    def freeze(self, *towers: str) -> Self:
-        """Stop training these towers: no gradients, and eval mode that survives ``train()``."""
-        for tower in towers:
-            for _, parameter in self.tower_parameters(tower):
-                parameter.requires_grad_(False)
-            self._frozen.add(tower)
-        return self.train(self.training)
-
-    def unfreeze(self, *towers: str) -> Self:
-        """Train these towers again, all modules in them included."""
-        wake_modules(self.clip)
-        for tower in towers:
-            for _, parameter in self.tower_parameters(tower):
-                parameter.requires_grad_(True)
-            self._frozen.discard(tower)
-        return self.train(self.training)
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The frozen towers."""
-        return tuple(t for t in TOWERS if t in self._frozen)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of everything but the frozen towers, which stay in eval mode."""
-        super().train(mode)
-        for name, module in self.clip.named_children():
-            if ("image" if name == "visual" else "text") in self._frozen:
-                module.eval()
-        train_modules(self.clip, mode)
-        return self
-
-    @contextmanager
-    def evaluating(self) -> Iterator[Self]:
-        """Eval mode without gradients within a block, and the mode as it was afterwards."""
-        mode = self.training
-        try:
-            with torch.no_grad():
-                yield self.eval()
-        finally:
-            self.train(mode)
-
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Names and parameters that an optimizer should hold."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    def training_state(self) -> dict[str, list[str]]:
-        """What trains, which a state dict does not say.
-
-        :return: ``trains``, the names of all parameters that train, and ``frozen``, the towers that stay in eval mode;
-            values that JSON has.
-        """
-        return {"trains": [name for name, p in named_weights(self) if p.requires_grad], "frozen": list(self.frozen)}
-
-    def load_training_state(self, state: Mapping[str, Sequence[str]]) -> Self:
-        """Train what another model trained. Load its state dict first, which brings the parameters.
-
-        :param state: what :meth:`training_state` of a model made in the same way gave.
-        :raises InputError: if it names a parameter that this model does not have; nothing has changed then.
-        """
-        if not isinstance(state, Mapping) or not all(isinstance(state.get(k), list) for k in ("trains", "frozen")):
-            raise InputError(f"what trains is two lists, trains and frozen, not {reprlib.repr(state)}")
-        if unknown := set(state["frozen"]) - set(TOWERS):
-            raise InputError(f"a VLM has the towers {', '.join(TOWERS)}, not {min(unknown)!r}")
-        trains = set(state["trains"])
-        if unknown := trains - {name for name, _ in named_weights(self)}:
-            raise InputError(f"the model has no parameter {min(unknown)}, which is to train")
-        wake_modules(self.clip)
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in trains)
-        rest_modules(self.clip)
-        self._frozen = set(state["frozen"])
-        return self.train(self.training)
-
-    # Encoders --------------------------------------------------------------------------------------------------------
 
     def encode_image(self, images: torch.Tensor, normalize: bool = True, task_labels: Any = None) -> torch.Tensor:
         """Image features ``[B, D]``, float32, of unit length if ``normalize``.

@@ -15,9 +15,9 @@ import torch
 from avalanche_vlm._content import digest
 from avalanche_vlm._generators import generators_kept
 from avalanche_vlm.memory.settings import tensor_content
-from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.feature_cache import layer_settings
 from avalanche_vlm.models.modules.bank import named_weights
+from avalanche_vlm.models.towers import TOWERS
 from avalanche_vlm.models.vlm import VLM
 
 SENTENCES = (

@@ -44,7 +44,7 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
     Its state dict has, beside weights, all that decides predictions and further training: the modules that methods have
     added, the label space, and which classes were met. Loaded into a model that was made in the same way, with the same
     method built on it, it makes that model predict and go on as this one would. What trains is not in it
-    (:meth:`~avalanche_vlm.models.encoder.DualEncoder.training_state` says that).
+    (:meth:`~avalanche_vlm.models.towers.TwoTowers.training_state` says that).
 
     What users ask of it, :meth:`~avalanche_vlm.models.answering.Answering.predict` and
     :meth:`~avalanche_vlm.models.answering.Answering.retrieve`, takes images as they are;

@@ -14,7 +14,7 @@ def undisturbed(model: VLM) -> Iterator[VLM]:
     """Eval mode within a block; afterwards the mode of every module, the random state and the taps are what they were.
 
     Dropout and batch norm neither draw nor count meanwhile. Unlike
-    :meth:`~avalanche_vlm.models.encoder.DualEncoder.evaluating` it leaves gradients on, and finds a module again that
+    :meth:`~avalanche_vlm.models.towers.TwoTowers.evaluating` it leaves gradients on, and finds a module again that
     somebody had put in a mode of its own.
     """
     mode = model.training

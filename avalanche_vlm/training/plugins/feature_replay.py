@@ -20,8 +20,8 @@ from avalanche_vlm.memory.draws import Passes
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import IN_MODEL, KEPT, WORKING
 from avalanche_vlm.memory.statistics import FeatureMemory
-from avalanche_vlm.models.encoder import TOWERS
 from avalanche_vlm.models.modules.feature_adapter import AdapterPath, FeatureAdapter
+from avalanche_vlm.models.towers import TOWERS
 from avalanche_vlm.models.vlm import VLM
 from avalanche_vlm.training.data import LabelledFeatures, experience_batches, experience_features, rows_of_batches
 from avalanche_vlm.training.plugins.base import VLMPlugin, add_as_one_batch
