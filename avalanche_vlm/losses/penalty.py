@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from avalanche_vlm._gradients import send_whole
+from avalanche_vlm._gradients import hang
 from avalanche_vlm._on_demand import TensorsOnDemand, pieces
 
 _GROUP = 1 << 20
@@ -41,9 +42,26 @@ def quadratic_penalty(
     5.0
     """
     values = [
-        _Quadratic.apply(names, anchor, importance, *(parameters[name] for name in names)) for names in _groups(anchor)
+        _Quadratic.apply(names, parameters, anchor, importance, *_inputs(names, parameters, anchor, importance))
+        for names in _groups(anchor)
     ]
     return torch.stack(values).sum()
+
+
+def _inputs(
+    names: list[str],
+    parameters: Mapping[str, torch.Tensor],
+    anchor: Mapping[str, torch.Tensor],
+    importance: Mapping[str, torch.Tensor] | None,
+) -> Iterator[torch.Tensor]:
+    """To what the gradient of each weight is sent: to itself, or, of one that was read, a factor to the reading."""
+    for name in names:
+        end = None
+        if torch.is_grad_enabled() and parameters[name].requires_grad:
+            end = hang(
+                parameters[name], anchor[name], None if importance is None else partial(importance.__getitem__, name)
+            )
+        yield parameters[name] if end is None else end
 
 
 def _groups(anchor: Mapping[str, torch.Tensor]) -> Iterator[list[str]]:
@@ -67,31 +85,33 @@ class _Quadratic(torch.autograd.Function):
     def forward(
         ctx: Any,
         names: list[str],
+        parameters: Mapping[str, torch.Tensor],
         anchor: Mapping[str, torch.Tensor],
         importance: Mapping[str, torch.Tensor] | None,
-        *weights: torch.Tensor,
+        *inputs: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.save_for_backward(*weights)
+        ctx.save_for_backward(*(parameters[name] for name in names))
         ctx.names, ctx.anchor, ctx.importance = names, anchor, importance
+        ctx.hangs = [given is not parameters[name] for name, given in zip(names, inputs, strict=True)]
         values = [
-            _weighted_square(weight, anchor[name], None if importance is None else importance[name])
-            for name, weight in zip(names, weights, strict=True)
+            _weighted_square(parameters[name], anchor[name], None if importance is None else importance[name])
+            for name in names
         ]
         return torch.stack(values).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        found: list[torch.Tensor | None] = [None, None, None]
-        for name, weight, needed in zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True):
-            if not needed:
-                found.append(None)
+        found: list[torch.Tensor | None] = [None, None, None, None]
+        given = zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[4:], ctx.hangs, strict=True)
+        for name, weight, needed, hangs in given:
+            if not needed or hangs:
+                found.append(incoming if needed else None)
                 continue
             away = weight - ctx.anchor[name]
             if ctx.importance is not None:
                 away.mul_(ctx.importance[name])
             found.append(away.mul_(2 * incoming))
-            send_whole(weight)
         return tuple(found)
 
 

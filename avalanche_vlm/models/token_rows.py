@@ -1,8 +1,7 @@
-"""The gradient of an embedding of tokens, as the rows of the tokens that were read.
+"""An embedding of tokens whose gradient takes up that of a penalty on it.
 
-An embedding of a CLIP has 49,408 rows, of which a batch reads some dozens. torch makes a whole embedding of zeros for
-them whenever it is read. Where a penalty on the weights, or an earlier reading, has sent a whole gradient already, two
-are there at a time: the memory of the embedding once more, and the time to fill it and to add it.
+An embedding of a CLIP has 49,408 rows, a sixth of ViT-B/32's weights. What comes back to it is as large, whatever few
+rows were read, and so is the gradient of a penalty on the weights: here there is one of them at a time.
 """
 
 from __future__ import annotations
@@ -13,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from avalanche_vlm._gradients import has_whole, send_whole
+from avalanche_vlm._gradients import Pull, Thread, leave_thread
 from avalanche_vlm.compat.modules import has_hooks
 
 
 def embedded(embedding: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """What a module gives for tokens. On a CPU the gradient of an :class:`torch.nn.Embedding` is the rows of these
-    tokens, where a whole gradient is there to which they are added; the sum is the same to the last bit. Elsewhere, in
-    programs of ``torch.compile``, and for other modules this is calling the module: on an accelerator, counting rows
-    would wait for it.
+    """What a module gives for tokens. The gradient of an :class:`torch.nn.Embedding` that trains is that of torch to
+    the last bit; that of a :func:`~avalanche_vlm.losses.penalty.quadratic_penalty` on its weight is added in the same
+    memory. Of another module, one with hooks, and in programs that are compiled or traced, this is calling it.
 
     :param embedding: the module that a tower reads tokens by.
     :param tokens: token ids ``[N, L]``.
@@ -32,40 +30,56 @@ def embedded(embedding: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     >>> table.weight.grad.T
     tensor([[0., 2., 0., 1.]])
     """
-    if not _by_rows(embedding):
+    if not isinstance(embedding, nn.Embedding) or not _takes_up(embedding):
         return embedding(tokens)
-    found: torch.Tensor = _ByRows.apply(embedding.weight, tokens)
-    return found
+    pull = Pull()
+    found, end = _Read.apply(embedding.weight, tokens, pull)
+    thread = Thread(end, pull)
+    leave_thread(embedding.weight, thread)
+    held: torch.Tensor = _Hold.apply(found, thread)
+    return held
 
 
-def _by_rows(embedding: nn.Module) -> bool:
-    if type(embedding) is not nn.Embedding or has_hooks(embedding):
+def _takes_up(embedding: nn.Embedding) -> bool:
+    if type(embedding) is not nn.Embedding or has_hooks(embedding) or has_hooks(None):
         return False
     if not torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
-    weight, plain = embedding.weight, embedding.padding_idx is None and embedding.max_norm is None
-    plain = plain and not embedding.scale_grad_by_freq and not embedding.sparse
-    return plain and weight.requires_grad and weight.device.type == "cpu"
+    plain = embedding.padding_idx is None and embedding.max_norm is None
+    return plain and not embedding.scale_grad_by_freq and not embedding.sparse and embedding.weight.requires_grad
 
 
-class _ByRows(torch.autograd.Function):
-    """Rows of a table by number. Of each row that was read, what came back to it is added up in the order in which it
-    was read, as torch does it."""
+class _Read(torch.autograd.Function):
+    """Rows of a table by number, and the end of the thread by which a penalty on the table may hang."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(weight, tokens)
-        return F.embedding(tokens, weight)
+    def forward(ctx: Any, weight: torch.Tensor, tokens: torch.Tensor, pull: Pull) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(tokens)
+        ctx.set_materialize_grads(False)
+        ctx.weight, ctx.pull = (
+            weight,
+            pull,
+        )  # not saved: what was read before a step may come back after it, as in torch
+        return F.embedding(tokens, weight), weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, incoming: torch.Tensor | None, factor: torch.Tensor | None) -> tuple[Any, ...]:
+        (tokens,), weight = ctx.saved_tensors, ctx.weight
+        ctx.pull.over = True
+        gradient = torch.zeros_like(weight)
+        if incoming is not None:
+            gradient = gradient.index_add_(0, tokens.reshape(-1), incoming.reshape(-1, weight.shape[1]))
+        return (gradient if factor is None else ctx.pull.add_to(gradient, weight, factor)), None, None
+
+
+class _Hold(torch.autograd.Function):
+    """Hands on what was read, and holds the thread for as long as the graph of it is there."""
+
+    @staticmethod
+    def forward(ctx: Any, read: torch.Tensor, thread: Thread) -> torch.Tensor:
+        ctx.thread = thread
+        return read.detach()
 
     @staticmethod
     def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None]:
-        weight, tokens = ctx.saved_tensors
-        numbers, sent = tokens.reshape(-1), incoming.reshape(-1, weight.shape[1])
-        if torch.is_grad_enabled() or not has_whole(weight):  # with a graph of its own it is differentiated again
-            send_whole(weight)
-            return torch.zeros_like(weight).index_add_(0, numbers, sent), None
-        read = torch.zeros(len(weight), dtype=torch.bool)
-        read[numbers] = True
-        place, rows = read.cumsum(0) - 1, read.nonzero().T
-        sums = weight.new_zeros(rows.shape[1], weight.shape[1]).index_add_(0, place[numbers], sent)
-        return torch.sparse_coo_tensor(rows, sums, weight.shape, is_coalesced=True, check_invariants=False), None
+        return incoming, None

@@ -1,16 +1,18 @@
-"""The gradient of an embedding as rows, beside torch's own, to the last bit."""
+"""The gradient of an embedding with a penalty's in it, beside torch's own, to the last bit."""
 
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
+from avalanche_vlm._gradients import Pull
 from avalanche_vlm.losses.penalty import quadratic_penalty
-from avalanche_vlm.models import token_rows
 from avalanche_vlm.models.token_rows import embedded
 
 TOKENS = torch.randint(50, (9, 7), generator=torch.Generator().manual_seed(1)) ** 2 % 40
@@ -30,8 +32,9 @@ def loss_of(embedding: nn.Embedding, read: Read, *parts: str) -> torch.Tensor:
     loss = (torch.sin(first) * torch.randn(first.shape, generator=generator)).sum()
     loss = loss + sum((other.cos() * 3).sum() for other in others)
     if "penalty" in parts:
-        anchor = {"w": torch.randn(embedding.weight.shape, generator=generator)}
-        loss = loss + 0.3 * quadratic_penalty({"w": embedding.weight}, anchor)
+        anchor, importance = ({"w": torch.randn(embedding.weight.shape, generator=generator)} for _ in range(2))
+        with_it = importance if "importance" in parts else None
+        loss = loss + 0.3 * quadratic_penalty({"w": embedding.weight}, anchor, with_it)
     return loss
 
 
@@ -40,62 +43,97 @@ def table() -> nn.Embedding:
     return nn.Embedding(60, 5)
 
 
-def sparse_sent(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether what is sent back is rows, pass by pass."""
-    found: list[bool] = []
-    real = token_rows._ByRows.backward
+@pytest.fixture
+def hung(monkeypatch) -> list[torch.Size]:
+    """The shapes of tables whose reading has added a penalty's gradient to its own."""
+    found: list[torch.Size] = []
+    add = Pull.add_to
 
-    def seen(ctx, incoming):
-        gradient, other = real(ctx, incoming)
-        found.append(gradient.is_sparse)
-        return gradient, other
+    def seen(pull, gradient, weight, factor):
+        found.append(weight.shape)
+        return add(pull, gradient, weight, factor)
 
-    monkeypatch.setattr(token_rows._ByRows, "backward", staticmethod(seen))
+    monkeypatch.setattr(Pull, "add_to", seen)
     return found
 
 
-@pytest.mark.parametrize(
-    "parts, rows",
-    [((), [False]), (("again",), [False, True]), (("penalty",), [True]), (("again", "penalty"), [True, True])],
-)
-def test_gradients_are_those_of_torch_to_the_last_bit(parts, rows, monkeypatch):
+@pytest.mark.parametrize("parts", [(), ("again",), ("penalty",), ("again", "penalty"), ("importance", "penalty")])
+def test_gradients_are_those_of_torch_to_the_last_bit(parts, hung):
     ours, theirs = table(), table()
-    sent = sparse_sent(monkeypatch)
     for _ in range(2):  # the second adds to what is there
         assert torch.equal(loss_of(ours, embedded, *parts), loss_of(theirs, plainly, *parts))
-        sent.clear()
+        hung.clear()
         loss_of(ours, embedded, *parts).backward()
         loss_of(theirs, plainly, *parts).backward()
-        assert torch.equal(ours.weight.grad, theirs.weight.grad) and not ours.weight.grad.is_sparse
-        assert sent == rows
+        assert torch.equal(ours.weight.grad, theirs.weight.grad)
+        assert len(hung) == ("penalty" in parts)
     (asked,) = torch.autograd.grad(loss_of(ours, embedded, *parts), [ours.weight])
     (expected,) = torch.autograd.grad(loss_of(theirs, plainly, *parts), [theirs.weight])
-    assert torch.equal(asked, expected) and not asked.is_sparse
+    assert torch.equal(asked, expected)
 
 
-def test_a_whole_gradient_of_an_earlier_pass_or_of_another_table_is_none(monkeypatch):
+def pull(embedding: nn.Embedding, anchor: float = 0.0) -> torch.Tensor:
+    return quadratic_penalty({"w": embedding.weight}, {"w": torch.full_like(embedding.weight, anchor)})
+
+
+def test_a_penalty_hangs_by_no_reading_that_is_over_or_gone(hung):
+    ours = table()
+    pull(ours).backward()  # nothing was read
+    expected = ours.weight.grad.clone()
+    embedded(ours, TOKENS).sum().backward()
+    ours.weight.grad = None
+    pull(ours).backward()  # its reading has had its backward pass
+    assert torch.equal(ours.weight.grad, expected) and not hung
+    embedded(ours, TOKENS)  # of which nothing is kept
+    ours.weight.grad = None
+    pull(ours).backward()
+    assert torch.equal(ours.weight.grad, expected) and not hung
+
+
+def test_a_penalty_counts_where_what_was_read_does_not(hung):
+    ours, theirs = table(), table()
+    read = embedded(ours, TOKENS)
+    pull(ours).backward()  # by the thread of a reading that no loss asks for
+    pull(theirs).backward()
+    assert torch.equal(ours.weight.grad, theirs.weight.grad) and len(hung) == 1
+    assert read.requires_grad
+
+
+def test_of_two_penalties_one_hangs_and_both_count(hung):
+    gradients = []
+    for read in (embedded, plainly):
+        of = table()
+        found = read(of, TOKENS).sum()
+        (found + pull(of, 1.0) + 3 * pull(of, 2.0)).backward()
+        gradients.append(of.weight.grad)
+    torch.testing.assert_close(*gradients)
+    assert len(hung) == 1
+
+
+def test_a_penalty_on_another_table_or_on_numbers_hangs_by_nothing(hung):
     first, second = table(), table()
-    sent = sparse_sent(monkeypatch)
-    quadratic_penalty({"w": first.weight}, {"w": torch.zeros(60, 5)}).backward()
-    (embedded(first, TOKENS).sum() + quadratic_penalty({"w": second.weight}, {"w": torch.zeros(60, 5)})).backward()
-    assert sent == [False] and not first.weight.grad.is_sparse
-
-
-def test_a_penalty_on_what_does_not_train_sends_nothing(monkeypatch):
-    embedding = table()
-    frozen = embedding.weight.detach()
-    sent = sparse_sent(monkeypatch)
+    (embedded(first, TOKENS).sum() + pull(second)).backward()
+    numbers = first.weight.detach()
     other = torch.ones(2, requires_grad=True)
-    penalty = quadratic_penalty({"w": frozen, "o": other}, {"w": torch.zeros(60, 5), "o": torch.zeros(2)})
-    (embedded(embedding, TOKENS).sum() + penalty).backward()
-    assert sent == [False] and not embedding.weight.grad.is_sparse
+    penalty = quadratic_penalty({"w": numbers, "o": other}, {"w": torch.zeros(60, 5), "o": torch.zeros(2)})
+    (embedded(first, TOKENS).sum() + penalty).backward()
+    assert not hung and other.grad is not None
+
+
+def test_nothing_is_kept_alive_by_a_reading():
+    ours = table()
+    weight, read = weakref.ref(ours.weight), embedded(ours, TOKENS)
+    pull(ours)
+    del read, ours
+    gc.collect()
+    assert weight() is None
 
 
 def test_a_gradient_can_be_differentiated_again():
     ours, theirs = table(), table()
     seconds = []
     for embedding, read in ((ours, embedded), (theirs, plainly)):
-        loss = loss_of(embedding, read, "again")
+        loss = loss_of(embedding, read, "again")  # a penalty of its own is differentiated once
         (first,) = torch.autograd.grad(loss, [embedding.weight], create_graph=True)
         seconds.append(torch.autograd.grad(first.square().sum(), [embedding.weight])[0])
     torch.testing.assert_close(*seconds)
@@ -120,7 +158,7 @@ def test_what_is_no_plain_table_that_trains_is_called(change):
     embedding = change(table())
     before = embedding(TOKENS)
     got = embedded(embedding, TOKENS)
-    assert torch.equal(got, before) and "ByRows" not in str(got.grad_fn)
+    assert torch.equal(got, before) and "_Hold" not in str(got.grad_fn)
 
 
 def test_without_a_graph_a_table_is_called_and_copies_stay_what_they_are():

@@ -26,7 +26,6 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         made = [of for of in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(of, torch.Tensor)]
-        made = [of for of in made if of.layout is torch.strided]  # what is sparse consists of such
         made = [of for of in made if of.nbytes >= self.least and all(of is not a for a in args)]
         if made:
             self.known = [reference for reference in self.known if reference() is not None]

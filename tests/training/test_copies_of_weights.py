@@ -14,7 +14,7 @@ from avalanche_vlm.models import VLM, from_open_clip, tiny
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.criteria import criterion_for
 
-MOST = {"fine-tune": 4, "lwf": 4, "wise-ft": 5, "zscl": 7, "ewc-clip": 7, "gift": 7, "magmax": 6, "ties": 8}
+MOST = {"fine-tune": 4, "lwf": 4, "wise-ft": 5, "zscl": 6.5, "ewc-clip": 6.5, "gift": 7, "magmax": 6, "ties": 8}
 """Copies that a recipe may take. Weights, gradient and AdamW's two moments are 4; while it is watched, autograd adds
 gradients of two losses in memory of its own, which is one more."""
 
