@@ -79,7 +79,7 @@ def hang(
     """Hang a penalty by the last reading of a tensor.
 
     :param tensor: the tensor that is pulled.
-    :param anchor: where to.
+    :param anchor: where the tensor is pulled to.
     :param importance: gives how much each of its numbers counts, when that is asked for; None for 1.
     :return: the scalar to which the penalty sends its factor; None if no reading is there, or another penalty hangs by
         it already: this one sends its gradient itself.
