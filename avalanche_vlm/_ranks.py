@@ -19,6 +19,12 @@ from avalanche_vlm.errors import ProcessLost
 BUCKET = 25 * 2**20
 """Bytes of gradients that are sent together at most, one tensor at least."""
 
+LOST = (
+    "another process of this training has ended or does not answer, and without it there is no next step: started "
+    "again with the same command, it goes on from its last checkpoint"
+)
+"""What is said of a process that does not answer."""
+
 
 class Ranks:
     """The processes that train together, as one of them sees them.
@@ -195,10 +201,15 @@ class Ranks:
             yield
         except RuntimeError as error:
             why = str(error).strip().partition("\n")[0]
-            raise ProcessLost(
-                "another process of this training has ended or does not answer, and without it there is no next step: "
-                "started again with the same command, it goes on from its last checkpoint"
-            ) from RuntimeError(why)
+            raise ProcessLost(LOST) from RuntimeError(why)
+
+
+def tells_of_loss(error: RuntimeError) -> bool:
+    """Whether an error says that a process does not answer: torch has a kind for those of nccl, and gloo names itself.
+
+    :param error: what was raised where processes talk by other means than :class:`Ranks`.
+    """
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

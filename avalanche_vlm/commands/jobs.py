@@ -83,6 +83,7 @@ class Job:
     :param begun: the protocol of a run that was interrupted, and goes on.
     :param row: name of its row among the others, and of the folder that its seeds share; the recipe by default.
     :param logs: trackers that its training is logged to.
+    :param shard: whether each of several processes keeps a part of the towers.
     """
 
     asked: Experiment
@@ -92,12 +93,15 @@ class Job:
     begun: dict[str, Any] | None
     row: str = ""
     logs: Logs | None = None
+    shard: bool = False
 
     def __str__(self) -> str:
         return f"{self.row}, seed {self.asked.seed}" if self.row else str(self.asked)
 
 
-def job_of(asked: Experiment, folder: Path, saving: Saving, row: str = "", logs: Logs | None = None) -> Job:
+def job_of(
+    asked: Experiment, folder: Path, saving: Saving, row: str = "", logs: Logs | None = None, shard: bool = False
+) -> Job:
     """What is to be done for an experiment.
 
     :param asked: what is run.
@@ -105,10 +109,11 @@ def job_of(asked: Experiment, folder: Path, saving: Saving, row: str = "", logs:
     :param saving: what is saved of its model.
     :param row: name of its row among the others; the recipe by default.
     :param logs: trackers that its training is logged to; None logs nothing.
+    :param shard: whether each of several processes keeps a part of the towers.
     :raises InputError: if the folder holds what is of another request.
     """
     kept = store.finished(folder, asked)
-    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked), row, logs)
+    return Job(asked, folder, saving, kept, None if kept else store.unfinished(folder, asked), row, logs, shard)
 
 
 def confirm_all(jobs: Sequence[Job]) -> None:
@@ -242,6 +247,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
                 options=asked.recipe_options,
                 seed=asked.seed,
                 device=asked.device,
+                shard=job.shard,
                 progress=advance,
                 on_step=on_step,
                 checkpoint=checkpoint,

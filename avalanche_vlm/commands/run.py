@@ -42,7 +42,7 @@ def _run(request: RunRequest, asked: Experiment, command: Command) -> int:
     with watched(request.quiet) as progress:
         if sizes := prepare.quick_sizes(request):
             progress.say(sizes)
-        job = job_of(asked, request.out, request.saving, logs=Logs(request.log, request.out))
+        job = job_of(asked, request.out, request.saving, logs=Logs(request.log, request.out), shard=request.shard)
         if unknown := prepare.knows_nothing_of(request):
             progress.say(unknown)
         for told in published_from(request):

@@ -10,7 +10,7 @@ from avalanche_vlm._processors import launched
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.durable import Command
 from avalanche_vlm.commands.requests import RunRequest
-from avalanche_vlm.errors import ProcessLost, VLMWarning
+from avalanche_vlm.errors import InputError, ProcessLost, VLMWarning
 
 
 @contextlib.contextmanager
@@ -22,6 +22,8 @@ def in_company(request: RunRequest, command: Command) -> Iterator[bool]:
     :return: whether this one is not the first.
     """
     if launched() == 1:
+        if request.shard:
+            raise InputError("--shard spreads the towers over several processes: start them with torchrun")
         yield False
         return
     from avalanche_vlm._ranks import part_company
@@ -74,6 +76,7 @@ def follow(request: RunRequest) -> int:
             options=asked.recipe_options,
             seed=asked.seed,
             device=asked.device,
+            shard=request.shard,
             checkpoint=CheckpointPlugin(request.out / store.CHECKPOINTS, request.checkpoint_minutes, strict=False),
         )
     return 0

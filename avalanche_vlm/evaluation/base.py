@@ -31,6 +31,9 @@ class VLMMetric(PluginMetric[Any], Stateful):
     figures: Sequence[Figure] = ()
     """Figures that the metric adds to a result; none by default."""
 
+    reads_weights: ClassVar[bool] = False
+    """Whether it reads the towers' weights or gradients, which are in parts where a training shards them."""
+
     def __init__(self) -> None:
         super().__init__()
         self.step = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ class Ledger(Stateful):
 
     :param model: the pretrained model, not adapted yet.
     :param benchmark: stream that the model will be trained on.
+    :param device: where it will be; None for where it is.
     """
 
     states: ClassVar[Mapping[str, Declared]] = {
@@ -46,7 +47,7 @@ class Ledger(Stateful):
         "_peak": WORKING,
     }
 
-    def __init__(self, model: VLM, benchmark: VLMBenchmark) -> None:
+    def __init__(self, model: VLM, benchmark: VLMBenchmark, device: torch.device | None = None) -> None:
         self.model, self.benchmark = model, benchmark
         self.plugin = PassesPlugin(model, min(1, len(benchmark.train_stream) - 1))
         """Goes before all other plugins."""
@@ -54,15 +55,25 @@ class Ledger(Stateful):
         self._bytes = _module_bytes(model)
         self._parameters = sum(p.numel() for p in model.parameters())
         self._ram = self._disk = self._trainable = 0
-        self._peak = PeakMemory(model.device)
+        self._peak = PeakMemory(model.device if device is None else device)
 
-    def after_experience(self, plugins: Iterable[Any], optimizer: torch.optim.Optimizer) -> None:
+    def after_experience(
+        self,
+        plugins: Iterable[Any],
+        optimizer: torch.optim.Optimizer,
+        numbers: Callable[[torch.Tensor], int] = torch.Tensor.numel,
+    ) -> None:
         """Note what is stored, and what the optimizer holds: a module that was merged at the task's end is no longer
-        in the model."""
+        in the model.
+
+        :param plugins: plugins whose stored bytes count.
+        :param optimizer: optimizer of the experience.
+        :param numbers: tells how many numbers one of its parameters has, in all processes.
+        """
         most = max(self._stored, stored_bytes(plugins), key=lambda stored: stored.total)
         self._ram, self._disk = most.ram, most.disk
         trained = (p for group in optimizer.param_groups for p in group["params"])
-        self._trainable = max(self._trainable, sum(p.numel() for p in trained))
+        self._trainable = max(self._trainable, sum(map(numbers, trained)))
 
     @property
     def _stored(self) -> StoredBytes:

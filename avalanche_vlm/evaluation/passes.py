@@ -96,7 +96,7 @@ def inference_flops(model: VLM, x: Any, task_labels: Any) -> float:
     return counter.total / len(task_labels)
 
 
-class PassesPlugin(VLMPlugin, supports_distributed=True):
+class PassesPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Counts what the training of one experience computes, what surrounds its epochs included.
 
     Counting operations slows what is counted: of the iterations it sees the first and the second, which stands for

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
+
 from avalanche_vlm._host import wait_for_devices
 from avalanche_vlm.evaluation.ledger import Ledger
 from avalanche_vlm.evaluation.results import Timing
@@ -82,7 +84,7 @@ class Stopwatch(Stateful):
         return {name: clock() for name, clock in self._clocks.items()}
 
 
-class RunAccount(VLMPlugin, supports_distributed=True):
+class RunAccount(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Keeps the account of a run, and notes what its plugins store when an experience ends. It goes after them.
 
     :param ledger: the ledger of the run.
@@ -117,7 +119,9 @@ class RunAccount(VLMPlugin, supports_distributed=True):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         # Before the state of the experience's end is taken: a strategy that is made anew has another optimizer.
         with self.training.paused():
-            self.ledger.after_experience(self._plugins, strategy.optimizer)
+            shards = getattr(strategy, "shards", None)
+            numbers = torch.Tensor.numel if shards is None else shards.numbers
+            self.ledger.after_experience(self._plugins, strategy.optimizer, numbers)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -45,6 +45,7 @@ from avalanche_vlm.training.plugins import ProgressPlugin, WarmupCosinePlugin
 from avalanche_vlm.training.precision import rounding_factors
 from avalanche_vlm.training.recipes.runnable import settled
 from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.training.shardable import refuse_alone
 
 
 def run_experiment(
@@ -59,6 +60,7 @@ def run_experiment(
     seed: int = 0,
     task_id: bool = False,
     device: str | torch.device = "cpu",
+    shard: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
     on_row: Callable[[int, np.ndarray], None] | None = None,
     on_step: Callable[[int, np.ndarray], None] | None = None,
@@ -82,6 +84,9 @@ def run_experiment(
     :param seed: seed of what the training draws; the data's is the benchmark's own.
     :param task_id: choose each test sample's module by its task label, as an oracle would.
     :param device: where to run.
+    :param shard: whether each of several processes keeps a part of the towers
+        (:mod:`~avalanche_vlm.training.sharding`). The model is left where it is then, but while it trains or answers:
+        make it on the CPU if a device has no room for the whole.
     :param progress: called as ``(experience, iteration, iterations)``.
     :param on_row: called as ``(step, matrix)`` when a row of the matrix is measured, with scores in [0, 1]; again for a
         row after which the run was interrupted, and not for those before.
@@ -106,13 +111,16 @@ def run_experiment(
     passed_over.forget()  # what another run on the same benchmark has met
     options = recipes.check_options(recipe, options or {})
     settings = settled(settings, recipe, benchmark.kind, plugins)
-    model.to(device)
+    if shard:
+        refuse_alone()
+    else:
+        model.to(device)
     taken = resources(recipe, benchmark)
     protocol = protocol_of(
         benchmark, model, recipe, options, settings, seed=seed, task_id=task_id, device=device, plugins=plugins
     )
     note_cut_captions(benchmark, model.tokenizer)
-    ledger = Ledger(model, benchmark)
+    ledger = Ledger(model, benchmark, torch.device(device))
     if benchmark.label_space is not None:
         model.set_label_space(benchmark.label_space)
     model.competing.in_training = settings.train_classes or "current"
@@ -120,7 +128,7 @@ def run_experiment(
     plugins = [*own, *plugins]
     refuse_undeclared(recipe, model, plugins, settings)
     refuse_untrainable(recipe, benchmark, plugins, settings)
-    refuse_unsuited(recipe, model, plugins, settings)
+    refuse_unsuited(recipe, model, plugins, settings, metrics if shard else None)
     if task_id:
         if model.routed is None:
             raise InputError(f"recipe {recipe} does not choose among modules, so a task id at test changes nothing")
@@ -149,6 +157,7 @@ def run_experiment(
         *(matrix, held_out, classes, *metrics),
         device=device,
         loggers=() if callable(loggers) else loggers,
+        shard=shard,
     )
 
     if checkpoint is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import SupervisedPlugin
 
 from avalanche_vlm.benchmarks.scenario import VLMBenchmark
@@ -17,6 +18,7 @@ from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin, classes_needed, refuse_options, too_few
 from avalanche_vlm.training.recipes.lacking import lacks
 from avalanche_vlm.training.settings import TrainSettings
+from avalanche_vlm.training.shardable import refuse_unshardable
 
 
 def trains(plugins: Sequence[SupervisedPlugin]) -> bool:
@@ -70,15 +72,26 @@ def refuse_untrainable(
         )
 
 
-def refuse_unsuited(recipe: str, model: VLM, plugins: Sequence[SupervisedPlugin], settings: TrainSettings) -> None:
+def refuse_unsuited(
+    recipe: str,
+    model: VLM,
+    plugins: Sequence[SupervisedPlugin],
+    settings: TrainSettings,
+    sharded: Sequence[PluginMetric] | None = None,
+) -> None:
     """Refuse settings that save time or memory where the recipe's method does not go with them.
 
     :param recipe: name of the recipe.
     :param model: the model with the recipe built on it.
     :param plugins: the recipe's plugins and those beside it.
     :param settings: settings of the training.
+    :param sharded: metrics that look on while the towers are spread over processes; None where they are not.
     :raises InputError: naming recipe, setting and reason.
     """
+    if sharded is not None:
+        options = {"compile": settings.compile, "fp16": settings.amp == "fp16", "accumulate": settings.accumulate > 1}
+        options["grad_checkpointing"] = settings.grad_checkpointing
+        refuse_unshardable(f"recipe {recipe}", model, plugins, metrics=sharded, options=options)
     if trains(plugins):
         asked = {name: getattr(settings, name) for name in ("accumulate", "grad_checkpointing", "compile")}
         refuse_options(f"recipe {recipe}", model, plugins, {**asked, "fp16": settings.amp == "fp16"})

@@ -24,6 +24,7 @@ def strategy_of(
     *metrics: PluginMetric,
     device: str | torch.device,
     loggers: Sequence[BaseLogger] = (),
+    shard: bool = False,
 ) -> VLMNaive:
     """What trains a model: AdamW, fused where torch can, the task loss of the stream's kind, and an evaluator.
 
@@ -34,6 +35,7 @@ def strategy_of(
     :param metrics: the evaluator's metrics.
     :param device: where it trains.
     :param loggers: the evaluator's loggers.
+    :param shard: whether each of several processes keeps a part of the towers.
     """
     with warnings.catch_warnings():
         # Avalanche warns that nothing is logged; what is measured is read from the metrics, or outside the strategy.
@@ -59,6 +61,7 @@ def strategy_of(
         accumulate=settings.accumulate,
         grad_checkpointing=settings.grad_checkpointing,
         compile=settings.compile,
+        shard=shard,
         negatives=settings.negatives,
         max_grad_norm=settings.max_grad_norm,
     )

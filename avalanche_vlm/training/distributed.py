@@ -23,6 +23,8 @@ from avalanche_vlm._ranks import Ranks, found_ranks, join, together, training_to
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.shardable import refuse_alone, refuse_unshardable
+from avalanche_vlm.training.sharding import in_shards
 from avalanche_vlm.training.state import random_states, restore_random_states
 
 __all__ = ["in_ranks", "start"]
@@ -74,12 +76,14 @@ def in_ranks(strategy: Any) -> Iterator[None]:
     """
     ranks = found_ranks() if together() is None else None
     if ranks is None:
+        if together() is None and getattr(strategy, "shard", False):
+            refuse_alone()
         yield
         return
     refuse_unshared(strategy)
     _agree(model_of(strategy), ranks, "start with")
     restore_random_states(ranks.from_first(random_states()))
-    with training_together(ranks), _undivided_loaders():
+    with training_together(ranks), _undivided_loaders(), in_shards(strategy, ranks):
         yield
     _agree(model_of(strategy), ranks, "have come to")
 
@@ -110,6 +114,12 @@ def refuse_unshared(strategy: Strategy) -> None:
                 "(supports_distributed), and what it computes of a share of the gradients would be wrong"
             )
     model = model_of(strategy)
+    if getattr(strategy, "shard", False):
+        options = {"compile": strategy.compile, "fp16": strategy.amp == "fp16", "accumulate": strategy.accumulate > 1}
+        options["grad_checkpointing"] = strategy.grad_checkpointing
+        refuse_unshardable(
+            "the training", model, strategy.plugins, strategy.optimizer, strategy.evaluator.metrics, options
+        )
     for tower in ("image", "text"):
         if tower not in model.frozen and (why := _in_the_way(model, tower)):
             raise InputError(f"the {tower} tower does not train in several processes: {why}")

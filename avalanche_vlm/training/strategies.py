@@ -28,6 +28,7 @@ from avalanche_vlm.training.finite import FiniteLosses
 from avalanche_vlm.training.plugins.base import no_full_batch, refuse_options, refuse_some_classes
 from avalanche_vlm.training.precision import TrainPrecision
 from avalanche_vlm.training.protocol import Strategy, model_of, refuse_pairs
+from avalanche_vlm.training.sharding import ShardedTowers
 
 if TYPE_CHECKING:
     from avalanche.training.templates import SupervisedTemplate as _Template
@@ -51,6 +52,8 @@ class VLMMixin(UnpacksContainers, _Template):
         memory.
     :param compile: whether torch compiles the blocks of the towers for an epoch's steps
         (:func:`~avalanche_vlm.models.compiling.compiling_blocks`).
+    :param shard: whether each of several processes keeps a part of the towers' weights, of their gradients and moments
+        (:mod:`~avalanche_vlm.training.sharding`).
     :param max_grad_norm: clip the gradient's global norm to this; None does not.
     :param keep_optimizer_state: carry moments over from one experience to the next, as stock Avalanche does. Without,
         they stay until the next experience begins, or until a plugin merges weights or takes their Fisher information
@@ -73,6 +76,7 @@ class VLMMixin(UnpacksContainers, _Template):
         accumulate: int = 1,
         grad_checkpointing: bool = False,
         compile: bool = False,
+        shard: bool = False,
         max_grad_norm: float | None = None,
         keep_optimizer_state: bool = False,
         negatives: int | None = None,
@@ -86,6 +90,9 @@ class VLMMixin(UnpacksContainers, _Template):
         super().__init__(**kwargs)
         self.precision = TrainPrecision(amp, self.device)
         self.accumulate, self.grad_checkpointing, self.compile = accumulate, grad_checkpointing, compile
+        self.shard = shard
+        self.shards: ShardedTowers | None = None
+        """The towers in parts, while the strategy trains or evaluates and was asked to."""
         self.iterations = iterations
         self.negatives = negatives
         self.amp = amp
@@ -191,19 +198,25 @@ class VLMMixin(UnpacksContainers, _Template):
         self.losses.see(loss, lambda value: f"the loss became {value} {where}")
         self.loss = self.precision.scaled(loss)
         super().backward()
-        if (ranks := together()) is not None:
+        if self.shards is not None:
+            self.shards.settle_gradients()
+        elif (ranks := together()) is not None:
             ranks.average_gradients(self.model.parameters())
         self.loss = loss
         self.precision.unscale(self.optimizer)
 
     def optimizer_step(self) -> None:
-        if self.max_grad_norm is not None:
+        if self.max_grad_norm is not None and self.shards is not None:
+            self.shards.clip(self.max_grad_norm)
+        elif self.max_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
         if self.precision.scaler.is_enabled():
             self.precision.step(self.optimizer)
         else:
             super().optimizer_step()
+        if self.shards is not None:
+            self.shards.stepped()
         if self._has_all_iterations(1):
             self.stop_training()
 
@@ -260,6 +273,8 @@ class VLMMixin(UnpacksContainers, _Template):
     def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
         """Keep the optimizer to what trains now: new modules enter, frozen parameters leave."""
         trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if self.shards is not None:
+            trainable = self.shards.trained(trainable)
         self.optimized_param_id = update_optimizer(
             self.optimizer,
             trainable,

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from launched import Launch, wait_for
+from torch import nn
 
 from avalanche_vlm import cli
+from avalanche_vlm.artifacts import load
 from avalanche_vlm.commands import launcher
 from avalanche_vlm.errors import VLMWarning
 
@@ -86,3 +88,32 @@ def test_a_signal_ends_a_run_behind_its_iteration_and_three_processes_go_on(tmp_
     assert not any(other.out or other.errors for other in others)
     assert cli.main(asked(tmp_path / "alone-out", "lora", *more)) == 0
     assert result(folder) == result(tmp_path / "alone-out")
+
+
+def test_shard_is_refused_in_one_process_before_anything_is_made(tmp_path, capsys):
+    assert cli.main(asked(tmp_path / "out", "fine-tune", "--shard")) == 2
+    assert "--shard spreads the towers over several processes: start them with torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_in_parts_is_stopped_goes_on_in_one_process_and_saves_a_whole_model(tmp_path):
+    folder, more = tmp_path / "out", ("--checkpoint-minutes", "0")
+    stopped = Launch(tmp_path / "stopped", 2, CLI, *asked(folder, "lora", *more, "--shard"))
+    wait_for(folder / "checkpoint" / "objects", stopped)
+    for rank in (1, 0):
+        stopped.kill(rank, 15)
+    first, second = stopped.ended()
+    assert first.code == 143, first.errors
+    assert "stopped by SIGTERM" in first.errors
+    assert (second.code, second.errors) == (1, "")
+    with pytest.warns(VLMWarning, match="sharding of the towers True, and now none"):
+        assert cli.main(asked(folder, "lora", *more)) == 0
+    words = [word for word in asked(tmp_path / "parts", "lora", "--shard") if word != "--no-save"]
+    first, second = Launch(tmp_path / "run", 2, CLI, *words).ended()
+    assert (first.code, second.code) == (0, 0), (first.errors, second.errors)
+    assert (second.out, second.errors) == ("", "")
+    assert result(folder) == result(tmp_path / "parts")
+    assert type(next(load(tmp_path / "parts").parameters())) is nn.Parameter
+    assert "shard" not in json.dumps(json.loads((tmp_path / "parts" / "result.json").read_text())["protocol"])

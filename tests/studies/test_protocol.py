@@ -131,7 +131,7 @@ def test_every_training_setting_is_told(plain, name):
 
 NO_FIGURE = (
     *("--quiet", "--threads 1", "--out y", "--data-seed 0", "--checkpoint-minutes 0.5"),
-    *("--no-save", "--embed-base", "--keep-tests 5", "--keep-examples 3", "--no-raw-data", "--log csv"),
+    *("--shard", "--no-save", "--embed-base", "--keep-tests 5", "--keep-examples 3", "--no-raw-data", "--log csv"),
 )
 
 

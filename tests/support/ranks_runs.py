@@ -31,13 +31,14 @@ class Losses(SupervisedPlugin[Any], Stateful, supports_distributed=True):
     """The loss of every step, as everybody has added to it."""
 
     states = {"losses": WORKING}  # noqa: RUF012
+    supports_sharding = True
 
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[float] = []
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        self.losses.append(float(strategy.loss))
+        self.losses.append(float(strategy.loss.detach()))
 
 
 class Decoded(Sequence[torch.Tensor]):
@@ -101,7 +102,9 @@ SPARED = {"batch_size": BATCH // 2, "accumulate": 2, "grad_checkpointing": True}
 """The same batches, encoded in two parts by blocks that keep no activations."""
 
 
-def trained(name: str, benchmark: VLMBenchmark, epochs: int, spared: bool = False) -> dict[str, Any]:
+def trained(
+    name: str, benchmark: VLMBenchmark, epochs: int, spared: bool = False, shard: bool = False
+) -> dict[str, Any]:
     """What two tasks of a recipe come to."""
     model = shallow()
     torch.manual_seed(1)
@@ -115,6 +118,7 @@ def trained(name: str, benchmark: VLMBenchmark, epochs: int, spared: bool = Fals
             model=model,
             settings=TrainSettings(lr=1e-3, epochs=epochs, **(SPARED if spared else {"batch_size": BATCH})),
             plugins=[losses],
+            shard=shard,
         )
     weights = {n: t.detach().double() for n, t in outcome.strategy.model.state_dict().items() if torch.is_tensor(t)}
     result = {k: outcome.result[k] for k in ("matrix", "held_out", "metrics", "classes", "costs")}
@@ -169,8 +173,11 @@ def main(arguments: list[str]) -> None:
 
     :param arguments: training samples of a task, of which the last batch of 8 may have fewer; epochs of a task; and
         cases, each a recipe or recipe/kind, none for all; recipe/kind/parts trains in parts together and as a whole
-        alone, recipe/kind/all-parts in parts both times, recipe/kind/ as a whole both times.
+        alone, recipe/kind/all-parts in parts both times, recipe/kind/ as a whole both times. ``--shard`` among
+        them spreads the towers where they are together.
     """
+    shard = "--shard" in arguments
+    arguments = [word for word in arguments if word != "--shard"]
     samples, epochs, wanted = int(arguments[0]), int(arguments[1]), arguments[2:]
     torch.set_num_threads(1)
     torch.optim.AdamW = plain  # type: ignore[misc]
@@ -190,7 +197,7 @@ def main(arguments: list[str]) -> None:
             before = {case: found for part in ranks.told(own) for case, found in part.items()}
         alone = before[name, kind, how]
         try:
-            found = apart(alone, trained(name, of_kind[kind], epochs, bool(how)))
+            found = apart(alone, trained(name, of_kind[kind], epochs, bool(how), shard))
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {error}"}
             if len(chosen) == 1:

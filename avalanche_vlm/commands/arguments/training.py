@@ -24,6 +24,11 @@ def add_training_commands(commands: Any) -> None:
     values.add_number(run, "seed", default=0)
     shared.add_kept_tests(run)
     run.add_argument("--no-save", action="store_true", help="do not save the trained model in DIR/model")
+    run.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: each process keeps a part of the towers, which no device has room for (default: not)",
+    )
     compare = commands.add_parser(
         "compare",
         help="train several recipes on the same stream, side by side",

@@ -46,12 +46,14 @@ class RunRequest(TrainingRequest):
     :param seed: seed of the training, and of the data unless the stream has one of its own.
     :param saving: what is saved of the trained model.
     :param log: names of the trackers that the training is logged to.
+    :param shard: whether each of several processes keeps a part of the towers.
     """
 
     recipe: str = "fine-tune"
     seed: TorchSeed = 0
     saving: Saving = Saving()
     log: tuple[str, ...] = ()
+    shard: bool = False
 
     def recipe_names(self) -> tuple[str, ...]:
         """The one recipe."""
@@ -181,6 +183,7 @@ def run_request(options: argparse.Namespace) -> RunRequest:
         seed=options.seed,
         saving=saving,
         log=_once(options.log),
+        shard=options.shard,
     )
 
 

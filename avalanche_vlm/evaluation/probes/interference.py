@@ -63,6 +63,8 @@ class InterferenceProbe(VLMMetric):
     :raises InputError: for a setting out of its range.
     """
 
+    reads_weights = True
+
     states: ClassVar[Mapping[str, Declared]] = {
         "_samples": RAW,
         "kept": TRANSIENT,  # what _samples reads and writes

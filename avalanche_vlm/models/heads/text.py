@@ -193,6 +193,10 @@ class TextHead:
         while len(self._cached) > 1 and self.kept_bytes > self.limit:
             del self._cached[next(iter(self._cached))]
 
+    def forget(self) -> None:
+        """Have no features at hand: for weights that have changed in a way that no counter tells of."""
+        self._cached.clear()
+
     @property
     def kept_bytes(self) -> int:
         """Bytes of the features that are at hand."""

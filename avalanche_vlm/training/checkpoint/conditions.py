@@ -52,10 +52,10 @@ def training_conditions(strategy: Any) -> dict[str, Any]:
     return json.loads(json.dumps(found, default=str))
 
 
-def machine_conditions(device: torch.device) -> dict[str, Any]:
+def machine_conditions(strategy: Any) -> dict[str, Any]:
     """What decides the last digits of a training: versions, threads and the kind of machine.
 
-    :param device: where the model is trained.
+    :param strategy: the strategy, with the device that it trains on.
     :return: JSON values by the words in which a warning names them.
     """
     versions = package_versions()
@@ -63,10 +63,12 @@ def machine_conditions(device: torch.device) -> dict[str, Any]:
     found["number of threads"] = torch.get_num_threads()
     if (ranks := found_ranks()) is not None:
         found["number of processes that train together"] = ranks.size
+        if getattr(strategy, "shard", False):
+            found["sharding of the towers"] = True
     found["machine"] = platform.machine()
     found["instruction set of the CPU"] = torch.backends.cpu.get_cpu_capability()
-    kind = device.type
-    found["device"] = torch.cuda.get_device_name(device) if kind == "cuda" else kind
+    kind = strategy.device.type
+    found["device"] = torch.cuda.get_device_name(strategy.device) if kind == "cuda" else kind
     return found
 
 

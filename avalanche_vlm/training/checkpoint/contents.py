@@ -147,7 +147,7 @@ def _own_attributes(strategy: Any) -> tuple[dict[str, Any], list[str]]:
     None says nothing of what will come in its place.
     """
     settings = {"losses", "precision", "amp", "max_grad_norm", "keep_optimizer_state", "negatives", "iterations"}
-    settings |= {"accumulate", "grad_checkpointing", "compile"}
+    settings |= {"accumulate", "grad_checkpointing", "compile", "shard", "shards"}
     own, odd = {}, []
     for name, value in vars(strategy).items():
         if name in STRATEGY_ATTRIBUTES or (isinstance(strategy, VLMMixin) and name in settings) or is_function(value):

@@ -26,7 +26,7 @@ _LOCKS: WeakValueDictionary[Path, Lock] = WeakValueDictionary()
 """The folders that this process writes to: a training that is started anew in it takes its folder over."""
 
 
-class CheckpointPlugin(OfCheckpoints, VLMPlugin, supports_distributed=True):
+class CheckpointPlugin(OfCheckpoints, VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Writes everything that a training is, so that one that was killed goes on as if it had not been.
 
     Together with :func:`~avalanche_vlm.training.checkpoint.resume` these are two lines of a script::

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from avalanche.training.plugins import SupervisedPlugin
 
+from avalanche_vlm._ranks import Ranks, together
 from avalanche_vlm.compat.strategies import evaluated_within
 from avalanche_vlm.errors import InputError, Interrupted
 from avalanche_vlm.memory.packing import HasState, StateDict, pack, part_of
@@ -26,6 +27,7 @@ from avalanche_vlm.training.checkpoint.contents import OfCheckpoints, load_strat
 from avalanche_vlm.training.checkpoint.folder import Position, SavedTraining, taken
 from avalanche_vlm.training.checkpoint.signals import BreakOffError
 from avalanche_vlm.training.checkpoint.writing import CheckpointWriter
+from avalanche_vlm.training.sharding import whole_weights
 from avalanche_vlm.training.state import random_states, restore_random_states
 
 Phase = Literal["outside", "between", "loading", "training", "writing"]
@@ -47,6 +49,8 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any], supports_distributed=True):
     :param also: further objects with a state, by name.
     :param strict: whether plugins that do not declare their state are refused.
     """
+
+    supports_sharding = True
 
     def __init__(
         self, strategy: Any, folder: Path, minutes: float | None, also: Mapping[str, HasState], strict: bool
@@ -84,7 +88,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any], supports_distributed=True):
 
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         self._let_all_speak()
-        self._settings, self._machine = training_conditions(strategy), machine_conditions(strategy.device)
+        self._settings, self._machine = training_conditions(strategy), machine_conditions(strategy)
         pending = self.pending
         self._evaluates = evaluated_within(strategy) if strategy.eval_every > -1 else []
         self._evaluated = self._evaluates if pending is None else pending.about["evaluates"]
@@ -186,14 +190,22 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any], supports_distributed=True):
         here = Position(len(self._seen) - 1, "within", self._epoch, trained)
         self.writer.settle(wait=False)
         due = self.minutes is not None and time.monotonic() - self._written >= 60 * self.minutes
-        if due or self.wanted:
+        ranks = None if self.minutes is None else self._in_parts()
+        ends = ranks is None
+        if ranks is not None:  # they write together, when the first one wants it: signals reach one, and clocks differ
+            due, ends = ranks.from_first((due or self.wanted or self.stop is not None, self.stop is not None))
+        if due or (self.wanted and ranks is None):
             self.wanted = False
             self._write_once(here)
-        if self.stop is not None:
-            self._write_once(here)
+        if self.stop is not None and ends:
+            if ranks is None:  # the others are on their way by now
+                self._write_once(here)
             self.end()
 
     def load(self, batches: Iterator[Any]) -> Any:
+        if self._in_parts() is not None:  # the others would go on without the batch that this one breaks off
+            self.phase = "training"
+            return next(batches, END)
         before = random_states() if self.watched else None
         try:
             # A signal breaks this off wherever it is, so that the generators go back whenever the batch is not trained.
@@ -234,10 +246,15 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any], supports_distributed=True):
         if self.minutes is not None and position != self.writer.last_written:
             self._write(position)
 
+    def _in_parts(self) -> Ranks | None:
+        """The processes, where each has a part of the towers."""
+        return together() if getattr(self.strategy, "shards", None) is not None else None
+
     def _write(self, position: Position) -> None:
         phase, self.phase = self.phase, "writing"
         try:
-            self.writer.write(position, partial(self._contents, within=position.stage == "within"))
+            with whole_weights(self.strategy):  # which all processes enter, and the first one writes
+                self.writer.write(position, partial(self._contents, within=position.stage == "within"))
         finally:
             self.phase, self._written = phase, time.monotonic()
         if self.stop is not None and position.stage != "within":
@@ -261,7 +278,7 @@ class Recorder(OfCheckpoints, SupervisedPlugin[Any], supports_distributed=True):
         return state, about
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        with taken(self.folder):
+        with taken(self.folder), whole_weights(self.strategy):
             load_strategy_state(self.strategy, state, self.also, strict=self.strict)
 
     def _silence(self) -> None:

@@ -46,7 +46,7 @@ def resume(strategy: Any, folder: str | Path, *, exact: bool = False) -> int:
         raise InputError(f"{where} is of another training: {differing}")
     if differing := differences(checkpoint.about["settings"], training_conditions(strategy)):
         raise InputError(f"{where} is of another training: {differing}")
-    if differing := differences(checkpoint.about["machine"], machine_conditions(strategy.device)):
+    if differing := differences(checkpoint.about["machine"], machine_conditions(strategy)):
         if exact:
             raise InputError(f"{where} was written under other conditions: {differing}")
         warnings.warn(

@@ -17,7 +17,7 @@ from avalanche_vlm.training.protocol import Strategy, model_of, refuse_pairs
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class NoTrainingPlugin(VLMPlugin, supports_distributed=True):
+class NoTrainingPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Freeze the model and leave every epoch out; what else happens around an experience does happen.
 
     For as long as an experience lasts the strategy's ``train_epochs`` are 0. Put it before plugins that plan with

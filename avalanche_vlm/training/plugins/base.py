@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import Stateful
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.sharding import whole_weights
 
 
 class VLMPlugin(SupervisedPlugin[Any], Stateful):
@@ -27,6 +29,10 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     ``class P(VLMPlugin, supports_distributed=True)``; in the class body it is overwritten. It does if whatever it
     computes follows from batches, features and random draws, which are the same in every process; gradients that it
     takes by itself are of the process's share, and are averaged first (:mod:`~avalanche_vlm.training.distributed`).
+    In the same way ``supports_sharding=True`` says that it goes with towers of which each process has a part: it
+    neither reads nor writes their weights and gradients but in :meth:`prepare_parameters`, where they are whole, copies
+    no model, freezes and thaws no tower anywhere else, and runs the towers as often in every process
+    (:mod:`~avalanche_vlm.training.sharding`).
     """
 
     least_samples: int = 1
@@ -46,9 +52,14 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     ``compile``), each
     with the reason, a clause."""
 
-    def __init_subclass__(cls, supports_distributed: bool = False, **kwargs: Any) -> None:
+    supports_sharding: ClassVar[bool] = False
+    """Whether the method goes with sharded towers: a keyword of the class statement, which no subclass inherits."""
+
+    def __init_subclass__(
+        cls, supports_distributed: bool = False, supports_sharding: bool = False, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
-        cls.supports_distributed = supports_distributed
+        cls.supports_distributed, cls.supports_sharding = supports_distributed, supports_sharding
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         """The first callback of an experience: has the classes compete that the method needs, and calls
@@ -68,7 +79,11 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
             raise InputError(too_few(self.least_samples, f"experience {experience.current_experience}", there))
         if (needed := classes_needed(strategy.plugins)) is not None:
             model_of(strategy).competing.in_training = needed
-        with within_memory(f"what {type(self).__name__} adds for experience {experience.current_experience}"):
+        prepares = type(self).prepare_parameters is not VLMPlugin.prepare_parameters
+        with (
+            within_memory(f"what {type(self).__name__} adds for experience {experience.current_experience}"),
+            whole_weights(strategy) if prepares else nullcontext(),
+        ):
             self.prepare_parameters(strategy)
 
     def after_training_epoch(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -83,7 +98,7 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
         """Add, thaw or freeze parameters for the experience that starts.
 
         Avalanche rebuilds the optimizer after this and before any other callback of the experience, so what trains by
-        then is what gets optimized.
+        then is what gets optimized. The towers are whole meanwhile, if each process has but a part of them otherwise.
 
         :param strategy: the strategy; its experience is at hand, its model not yet adapted.
         """

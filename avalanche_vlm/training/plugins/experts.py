@@ -16,7 +16,7 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
 
-class SharedExpertsPlugin(VLMPlugin, supports_distributed=True):
+class SharedExpertsPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """The life of the experts whose gates a pool holds: put it after the
     :class:`~avalanche_vlm.training.plugins.ModulePerTaskPlugin` of the same sites.
 

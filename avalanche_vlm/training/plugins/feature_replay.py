@@ -31,7 +31,7 @@ from avalanche_vlm.training.strategies import autocast_of
 Extra = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class FeatureReplayPlugin(VLMPlugin, supports_distributed=True):
+class FeatureReplayPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Train one adapter on the image features, on the current batch and on features drawn from statistics of the past.
 
     The recipe of prototype augmentation (PASS, Zhu et al., CVPR 2021) with RAPF's Gaussian pseudo-features of old

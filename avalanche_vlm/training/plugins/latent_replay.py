@@ -22,7 +22,7 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class LatentReplayPlugin(VLMPlugin, supports_distributed=True):
+class LatentReplayPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Freeze the lower image tower, store its outputs, and replay them into the upper part.
 
     Latent replay (arXiv 1912.01100): a replayed sample costs no pass through the lower layers, and no picture is kept.

@@ -19,7 +19,7 @@ from avalanche_vlm.training.protocol import Strategy
 RoutedMaker = Callable[[ModulePool, Any], RoutedPool]
 
 
-class ModulePerTaskPlugin(VLMPlugin, supports_distributed=True):
+class ModulePerTaskPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Freeze the VLM, learn a module per experience, and fit a router that needs no task id.
 
     A sample that the router places in no known task is answered by the pretrained model itself, so with image modules

@@ -10,7 +10,7 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, iterations_of
 
 
-class ProgressPlugin(VLMPlugin, supports_distributed=True):
+class ProgressPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Reports every training iteration, and the last one again at every iteration of an evaluation, which can take
     longer than the training: whoever is told now and then would else hear nothing.
 

@@ -15,7 +15,7 @@ from avalanche_vlm.training.plugins.taps import Tap
 from avalanche_vlm.training.protocol import Strategy
 
 
-class QueryPromptPlugin(VLMPlugin, supports_distributed=True):
+class QueryPromptPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Freeze the VLM, send its images through a pool of prompts, and add the pool's penalty to the loss.
 
     Texts keep their features. Images do not, whether a task was trained on their like or not: nothing stays out, so

@@ -29,7 +29,7 @@ _ROWS = 256
 """Pairs that are compared with all others at a time."""
 
 
-class ExemplarReplayPlugin(VLMPlugin, supports_distributed=True):
+class ExemplarReplayPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Replay exemplars of past experiences with every training minibatch.
 
     They are appended to the minibatch; with ``share`` they take the place of new samples, and an iteration costs what

@@ -30,7 +30,7 @@ def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.0) -> flo
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class WarmupCosinePlugin(VLMPlugin, supports_distributed=True):
+class WarmupCosinePlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Linear warm-up and cosine decay within every experience, set before each update.
 
     :param warmup: iterations of warm-up. A warm-up longer than the task is warned about: a task would end before its

@@ -13,7 +13,7 @@ from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy
 
 
-class SharedModulePlugin(VLMPlugin, supports_distributed=True):
+class SharedModulePlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Freeze the VLM and train one module on every experience in turn: how prompt learning is run on a stream where it
     serves as a baseline.
 

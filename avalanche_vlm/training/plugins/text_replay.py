@@ -22,7 +22,7 @@ from avalanche_vlm.training.protocol import Strategy, is_pair_stream, model_of
 from avalanche_vlm.training.strategies import autocast_of
 
 
-class TextReplayPlugin(VLMPlugin, supports_distributed=True):
+class TextReplayPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Keep texts of past experiences where the text tower put them, without keeping a single image.
 
     After an experience its captions (for classes, its prompts) are stored as token ids with their features; later the

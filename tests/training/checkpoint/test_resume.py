@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_other_processes_that_load_are_refused(stream, killed):
 def test_another_machine_is_told_or_refused(stream, killed, monkeypatch):
     from killed import Killer
 
-    found = conditions.machine_conditions(torch.device("cpu"))
+    found = conditions.machine_conditions(SimpleNamespace(device=torch.device("cpu")))
     for module in (recorder, __import__("avalanche_vlm.training.checkpoint.resuming", fromlist=["resuming"])):
         monkeypatch.setattr(module, "machine_conditions", lambda device: {**found, "version of torch": "9.9"})
     training = Training(stream, minutes=9, evaluate=False)
@@ -110,7 +111,7 @@ def test_another_machine_is_told_or_refused(stream, killed, monkeypatch):
 
 
 def test_the_machine_is_told_by_what_decides_the_last_digits():
-    found = conditions.machine_conditions(torch.device("cpu"))
+    found = conditions.machine_conditions(SimpleNamespace(device=torch.device("cpu")))
     assert found["number of threads"] == torch.get_num_threads() and found["device"] == "cpu"
     assert found["version of torch"] == torch.__version__.partition("+")[0]
     assert json.loads(json.dumps(found)) == found

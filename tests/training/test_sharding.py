@@ -1,0 +1,249 @@
+"""Towers of which each process keeps a part: what they end with, what a process holds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from avalanche.training.plugins import EvaluationPlugin, LwFPlugin
+from launched import Launch
+from mini import mini, shallow
+from open_clip.model import CLIP
+from processes import together
+from sharded_runs import made, stream
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from avalanche_vlm._ranks import tells_of_loss
+from avalanche_vlm.artifacts import load
+from avalanche_vlm.compat.sharding import in_parts_of, own_part, unwrap_shards, wrap_in_shards
+from avalanche_vlm.errors import InputError, VLMWarning
+from avalanche_vlm.evaluation.probes import InterferenceProbe
+from avalanche_vlm.models import from_open_clip, tiny
+from avalanche_vlm.training import VLMNaive, recipes
+from avalanche_vlm.training.checkpoint import resume
+from avalanche_vlm.training.plugins import ExemplarReplayPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.shardable import refuse_unshardable, units_to_shard
+
+CLOSE = 1e-5
+"""Relative: losses of all steps, and every tensor of the model."""
+
+STEPS = 14
+"""Seven batches of four, the last of one, of each of two tasks."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def found(home) -> dict[str, dict]:
+    """How far trainings in parts are from one process, by what they are."""
+    first, second = Launch(home / "run", 2, "sharded_runs", str(home)).ended()
+    assert (first.code, second.code) == (0, 0), (first.errors, second.errors)
+    return {line["what"]: line for line in map(json.loads, first.out.splitlines())}
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_with_half_of_the_towers_each_end_with_what_one_ends_with(found):
+    parts = found["in parts"]
+    assert parts["steps"] == STEPS
+    assert parts["losses"] < CLOSE
+    assert parts["weights"] < CLOSE
+    assert parts["matrix"]
+    assert parts["kinds"] == ["part", "whole"]
+
+
+@pytest.mark.timeout(600)
+def test_a_process_holds_about_half_of_weights_gradients_and_moments(found):
+    # Positions, projections and the norms at the ends are in both.
+    assert 0.5 < found["in parts"]["held"] < 0.55
+
+
+@pytest.mark.timeout(600)
+def test_behind_a_training_the_model_is_whole_as_if_nothing_had_been(found, home):
+    assert found["in parts"]["plain"]
+    saved, alone = load(home / "saved", base=shallow()).state_dict(), torch.load(home / "weights.pt")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", ["parts from parts", "whole from parts", "parts from one"])
+def test_a_training_goes_on_from_the_middle_of_a_task_with_parts_or_without(found, what):
+    assert found[what]["steps"] == STEPS  # those before are in the checkpoint
+    assert found[what]["losses"] < CLOSE
+    assert found[what]["weights"] < CLOSE
+    assert found[what]["matrix"]
+
+
+@pytest.mark.timeout(600)
+def test_one_process_goes_on_from_a_checkpoint_of_parts(found, home):
+    assert found
+    strategy, watch, _ = made(home / "killed")
+    with pytest.warns(VLMWarning, match="processes that train together 2, and now none; sharding of the towers True"):
+        first = resume(strategy, home / "killed")
+    for experience in stream().train_stream[first:]:
+        strategy.train(experience)
+    assert len(watch.losses) == STEPS
+    alone, now = torch.load(home / "weights.pt"), strategy.model.state_dict()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(now[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def compared(folder: Path, processes: int, *cases: str) -> list[dict]:
+    first, *others = Launch(folder / "run", processes, "ranks_runs", "11", "1", "--shard", *cases).ended(7000)
+    assert first.code == 0, first.errors
+    assert [other.code for other in others] == [0] * (processes - 1)
+    return [json.loads(line) for line in first.out.splitlines()]
+
+
+def hold(results: list[dict]) -> None:
+    for case in results:
+        assert case.get("error") is None, case
+        assert case["losses"] < CLOSE, case
+        assert case["weights"] < CLOSE, case
+        assert case["result"], case
+        assert case["ledger"], case
+
+
+@pytest.mark.timeout(600)
+def test_three_processes_with_uneven_parts_run_experiments(tmp_path):
+    results = compared(tmp_path, 3, "fine-tune/pairs", "zero-shot/classes")
+    assert {case["recipe"]: case["steps"] for case in results} == {"fine-tune": 4, "zero-shot": 0}
+    hold(results)
+
+
+SHARDED = (
+    *("fine-tune", "zero-shot", "replay", "tic-cumulative", "text-replay", "latent-replay", "prototype-replay"),
+    *("lora", "adapter-per-task", "moe-adapters", "coop", "maple", "s-prompts", "diki", "l2p", "dualprompt"),
+    "coda-prompt",
+)
+"""Recipes all of whose plugins say that they go with it."""
+
+
+@pytest.mark.grid
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kind", ["classes", "pairs"])
+def test_every_recipe_that_says_so_goes_with_it(kind, tmp_path):
+    cases = [f"{name}/{kind}" for name in SHARDED if name in recipes.list(kind=kind)]
+    results = compared(tmp_path, 2, *cases)
+    assert len(results) == len(cases)
+    hold(results)
+
+
+# The way back -------------------------------------------------------------------------------------------------------
+
+
+def traces(module: nn.Module) -> list:
+    return [(type(m), sorted(vars(m)), [k for k, v in vars(m).items() if "hooks" in k and v]) for m in module.modules()]
+
+
+def there_and_back(rank: int) -> tuple[bool, bool, bool]:
+    module = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    kept = module.linear1.register_forward_hook(lambda *args: None)
+    before, weights = traces(module), dict(module.named_parameters())
+    mesh = DeviceMesh.from_group(torch.distributed.group.WORLD, "cpu")
+    with torch.no_grad():
+        for _ in range(2):
+            wrap_in_shards(module, mesh, {module.norm1.weight})
+            module(torch.ones(1, 2, 4))
+            spread = {n for n, p in module.named_parameters() if in_parts_of(p)}
+            rows = len(own_part(module.linear1.weight))
+            unwrap_shards(module)
+            for name, weight in weights.items():
+                setattr(module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], weight)
+    kept.remove()
+    return traces(module) == traces_without_hook(before), spread == weights.keys() - {"norm1.weight"}, rows == 4
+
+
+def traces_without_hook(before: list) -> list:
+    return [(kind, names, [h for h in hooks if h != "_forward_hooks"]) for kind, names, hooks in before]
+
+
+def test_a_module_is_wrapped_and_comes_back_as_it_was_with_hooks_of_others(tmp_path):
+    assert together(there_and_back, tmp_path / "meeting") == [(True, True, True)] * 2
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def strategy_of(model, plugins=(), metrics=(), **options) -> VLMNaive:
+    return VLMNaive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        plugins=list(plugins),
+        evaluator=EvaluationPlugin(*metrics, loggers=[]),
+        shard=True,
+        **options,
+    )
+
+
+def test_a_process_that_is_alone_has_nobody_to_share_with():
+    with pytest.raises(InputError, match="shard spreads the towers over several processes, and this one trains alone"):
+        strategy_of(mini()).train(stream().train_stream[0])
+
+
+@pytest.mark.parametrize("name", recipes.list())
+def test_recipes_go_with_it_whose_plugins_say_so(name, tiny_benchmark):
+    resources = {n: getattr(tiny_benchmark, n) for n in recipes.get(name).takes}
+    if name not in recipes.list(kind="classes") or any(resources[n] is None for n in recipes.get(name).needs):
+        pytest.skip("its resources are not there")
+    model = shallow()
+    plugins = recipes.build(name, model=model, **resources)
+    if name in SHARDED:
+        refuse_unshardable("it", model, plugins)
+        return
+    with pytest.raises(InputError, match=r"it does not go with shard: .* does not say that it leaves the towers'"):
+        refuse_unshardable("it", model, plugins)
+
+
+class Silent(ExemplarReplayPlugin, supports_distributed=True):
+    """A subclass of one that says so."""
+
+
+def test_a_plugin_says_it_for_itself():
+    assert ExemplarReplayPlugin.supports_sharding
+    assert not Silent.supports_sharding
+    assert not VLMPlugin.supports_sharding
+    with pytest.raises(InputError, match="LwFPlugin does not say"):
+        refuse_unshardable("the training", mini(), [LwFPlugin()])
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"options": {"compile": True}}, "shard and compile together: torch compiles blocks"),
+        ({"options": {"accumulate": True}}, "shard and accumulate together: towers in parts run once"),
+        ({"options": {"grad_checkpointing": True}}, "shard and grad_checkpointing together"),
+        ({"options": {"fp16": True}}, "shard and fp16 together: .* take bf16"),
+        ({"metrics": [InterferenceProbe()]}, "InterferenceProbe reads weights"),
+        ({"optimizer": torch.optim.LBFGS([nn.Parameter(torch.ones(1))])}, "LBFGS looks at a whole tensor"),
+    ],
+)
+def test_what_would_take_a_part_for_the_whole_is_refused_by_name(given, why):
+    with pytest.raises(InputError, match=why):
+        refuse_unshardable("the training", mini(), [], **given)
+
+
+def test_towers_without_blocks_are_refused():
+    tokenizer = tiny.build_tokenizer()
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    text = {"width": 32, "heads": 2, "layers": 1, "context_length": tokenizer.context_length}
+    clip = CLIP(32, vision, {**text, "vocab_size": tokenizer.vocab_size})
+    model = from_open_clip(clip, tokenizer, image_size=32, mean=tiny.MEAN, std=tiny.STD, name="odd")
+    assert len(units_to_shard(model)) > 1  # the text tower has one
+    del model.clip.transformer.resblocks
+    with pytest.raises(InputError, match="odd has no blocks of a transformer that could be spread"):
+        units_to_shard(model)
+
+
+def test_errors_of_lost_processes_are_known():
+    assert tells_of_loss(RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"))
+    assert tells_of_loss(torch.distributed.DistBackendError("NCCL watchdog"))
+    assert not tells_of_loss(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
