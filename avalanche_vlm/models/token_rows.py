@@ -17,7 +17,7 @@ from avalanche_vlm.compat.modules import has_hooks
 
 
 def embedded(embedding: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """What a module gives for tokens. The gradient of an :class:`torch.nn.Embedding` that trains is that of torch to
+    """What a module gives for tokens. The gradient of a plain ``nn.Embedding`` that trains is that of torch to
     the last bit; that of a :func:`~avalanche_vlm.losses.penalty.quadratic_penalty` on its weight is added in the same
     memory. Of another module, one with hooks, and in programs that are compiled or traced, this is calling it.
 
