@@ -11,12 +11,12 @@ import weakref
 from collections.abc import Callable
 
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from avalanche_vlm._on_demand import pieces
 
-_last = WeakTensorKeyDictionary()
-"""The last reading of each tensor whose graph may be there still, weakly."""
+_last: dict[int, weakref.ref[Thread]] = {}
+"""The last reading of each tensor, by the tensor's id: while the graph of a reading is there, so is the tensor. Nothing
+refers to tensors themselves, not even weakly, or torch could not swap a parameter for the one that was moved."""
 
 
 class Pull:
@@ -70,7 +70,13 @@ def leave_thread(tensor: torch.Tensor, thread: Thread) -> None:
     :param tensor: the tensor that was read.
     :param thread: what is left behind.
     """
-    _last[tensor] = weakref.ref(thread)
+    number = id(tensor)
+
+    def is_gone(thread: weakref.ref[Thread]) -> None:
+        if _last.get(number) is thread:
+            del _last[number]
+
+    _last[number] = weakref.ref(thread, is_gone)
 
 
 def hang(
@@ -84,7 +90,7 @@ def hang(
     :return: the scalar to which the penalty sends its factor; None if no reading is there, or another penalty hangs by
         it already: this one sends its gradient itself.
     """
-    found = _last.get(tensor)
+    found = _last.get(id(tensor))
     thread = None if found is None else found()
     if thread is None or thread.pull.over or thread.pull.anchor is not None:
         return None

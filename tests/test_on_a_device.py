@@ -24,6 +24,9 @@ WAITS = dict.fromkeys(("fine-tune", "replay", "zscl", "lora"), 1)
 """How often a step may wait for the device, where it is not ``MOST``: once, for the loss of the step before."""
 MOST = 2
 """Of a step of any other recipe, and of a batch of the evaluation where a router or a head decides by its answers."""
+OF_A_SET = 3
+"""Of a data set, whatever its number of batches: for the answers of a set of classes each metric once, and for the
+features, the ids and the scores of pairs."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,11 @@ def test_a_recipe_trains_on_the_device_and_hardly_waits_for_it(asked, recipe, ki
     assert found["on the CPU"] == [] and found["finite"]
     if amp is None:
         assert found["waits"] <= WAITS.get(recipe, MOST), found["lines"]
-        assert found["waits of a test batch"] <= MOST, found["lines of a test batch"]
+        of_batch = found["waits of a test batch"]
+        assert of_batch <= MOST, found["lines of a test batch"]
+        assert found["waits of an evaluation"] <= (OF_A_SET + of_batch) * found["data sets"], found[
+            "lines of an evaluation"
+        ]
 
 
 def test_experts_that_nobody_chose_have_the_gradient_of_a_penalty_and_no_other_as_on_the_cpu(asked):

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
 from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.accumulators import share_of_process
-from avalanche_vlm.evaluation.alignment import modality_gap, paired_cosine
+from avalanche_vlm.evaluation.alignment import gap_and_cosine
 from avalanche_vlm.evaluation.base import VLMMetric
 from avalanche_vlm.evaluation.retrieval import pair_retrieval
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
@@ -96,7 +96,7 @@ def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[dict[str, float], d
         if held_out.label_space is not None:
             return {name: count_right(model, share, held_out.label_space).compute()}, {}
         images, texts, ids = encode_set(model, share).compute()
-        gap, cosine = modality_gap(images, texts), paired_cosine(images, texts)
+        gap, cosine = gap_and_cosine(images, texts)
         scores = pair_retrieval(images, texts, ids, ks=KS)
     apart = {f"{name} modality gap": gap, f"{name} paired cosine": cosine}
     found = {}

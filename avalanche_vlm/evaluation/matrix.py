@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import torch
 from avalanche.evaluation.metric_results import MetricValue
 
 from avalanche_vlm.benchmarks.image_text import ImageText
@@ -62,8 +63,10 @@ class PerformanceMatrix(PairFeaturesMetric):
         if not self._pairs.filled:
             return self._counts.compute()
         images, texts, ids = self._pairs.compute()
-        for side, features in (("image", images), ("text", texts)):
-            refuse_broken(int((~features.isfinite().all(1)).sum()), len(features), f"{side} features")
+        sides = {"image features": images, "text features": texts}
+        broken = torch.stack([(~features.isfinite().all(1)).sum() for features in sides.values()]).tolist()
+        for count, (side, features) in zip(broken, sides.items(), strict=True):
+            refuse_broken(count, len(features), side)
         return mean_hit_at_1(images, texts, ids)
 
     def after_eval_exp(self, strategy: Strategy) -> MetricValue:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.unit_features import row_ids
 from avalanche_vlm.losses.identity import captions_of, images_of_rows
 
 
 class Relation(NamedTuple):
-    """Which items answer which queries.
+    """Which items answer which queries. It lies on the CPU, so that no device is waited for to learn what is equal.
 
     :param queries: key of every query, int64 ``[Q]`` in 0..q-1.
     :param items: key of every item, int64 ``[M]`` in 0..m-1.
@@ -39,18 +40,22 @@ class Relation(NamedTuple):
         """The same with items in the place of queries."""
         return Relation(self.items, self.queries, self.links.flip(1))
 
-    def of_rows(self, rows: slice) -> torch.Tensor:
+    def of_rows(self, rows: slice, device: torch.device | None = None) -> torch.Tensor:
         """Whether each item answers these queries: bool ``[n, M]``.
 
         :param rows: places of these queries among all.
+        :param device: where the table is made; None for the CPU.
         """
+        device = torch.device("cpu") if device is None else device
         asked, place = torch.unique(self.queries[rows], return_inverse=True)
-        at = torch.full((int(self.links.max()) + 1,), -1, device=asked.device)
-        at[asked] = torch.arange(len(asked), device=asked.device)
+        keys = int(self.links.max()) + 1
+        at = torch.full((keys,), -1)
+        at[asked] = torch.arange(len(asked))
         row, item = at[self.links[:, 0]], self.links[:, 1]
-        table = torch.zeros(len(asked), int(self.links.max()) + 1, dtype=torch.bool, device=asked.device)
-        table[row[row >= 0], item[row >= 0]] = True
-        return table[place][:, self.items]
+        answers = to_device(row[row >= 0], device), to_device(item[row >= 0], device)
+        table = torch.zeros(len(asked), keys, dtype=torch.bool, device=device)
+        table.index_put_(answers, torch.ones((), dtype=torch.bool, device=device))
+        return table[to_device(place, device)][:, to_device(self.items, device)]
 
 
 def of_pairs(
@@ -74,7 +79,7 @@ def of_pairs(
     ids = row_ids(ids, images, "pair")
     _, unit = torch.unique(images_of_rows(ids), return_inverse=True)
     _, caption = torch.unique(captions_of(ids), return_inverse=True)
-    rows, count = torch.arange(len(ids), device=ids.device), int(unit.max()) + 1
-    first = torch.full((count,), len(ids), device=ids.device).scatter_reduce(0, unit, rows, "amin")
+    rows, count = torch.arange(len(ids)), int(unit.max()) + 1
+    first = torch.full((count,), len(ids)).scatter_reduce(0, unit, rows, "amin")
     links = torch.unique(torch.stack([unit, caption], 1), dim=0)
-    return Relation(torch.arange(count, device=ids.device), caption, links), first, unit
+    return Relation(torch.arange(count), caption, links), first, unit

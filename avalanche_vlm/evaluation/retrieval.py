@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from avalanche_vlm._host import to_device
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.relation import Relation, of_pairs
-from avalanche_vlm.evaluation.unit_features import row_ids, unit_features
+from avalanche_vlm.evaluation.unit_features import refuse_broken_rows, row_ids, unit_features, unit_sides
 
 
 @torch.no_grad()
@@ -63,13 +64,13 @@ def retrieval_metrics(
     text_to_image_recall@2 1.0
     """
     ks = _checked(ks, chunk)
-    images, texts = unit_features(image_features, text_features)
+    images, texts, broken = unit_sides(image_features, text_features)
     if image_ids is None and text_ids is None and len(images) != len(texts):
         raise InputError(
             f"{len(images)} image features and {len(texts)} text features do not pair up: give image_ids or text_ids"
         )
     image_ids, text_ids = row_ids(image_ids, images, "image"), row_ids(text_ids, texts, "text")
-    return _both_ways(images, texts, Relation.of_equal(image_ids, text_ids), ks, chunk)
+    return _both_ways(images, texts, broken, Relation.of_equal(image_ids, text_ids), None, ks, chunk)
 
 
 @torch.no_grad()
@@ -102,9 +103,10 @@ def pair_retrieval(
     >>> found["image_to_text_hit@1"], found["text_to_image_hit@1"]
     (1.0, 1.0)
     """
-    images, texts = unit_features(image_features, text_features)
+    ks = _checked(ks, chunk)
+    images, texts, broken = unit_sides(image_features, text_features)
     relation, first, _ = of_pairs(images, texts, ids)
-    return _both_ways(images[first], texts, relation, _checked(ks, chunk), chunk)
+    return _both_ways(images, texts, broken, relation, first, ks, chunk)
 
 
 @torch.no_grad()
@@ -127,10 +129,13 @@ def first_hits(
     """
     images, texts = unit_features(image_features, text_features)
     relation, first, unit = of_pairs(images, texts, ids)
-    to_texts, _ = _expected(images[first], texts, relation, (1,), chunk)
-    to_images, _ = _expected(texts, images[first], relation.turned(), (1,), chunk)
-    of_row = to_texts[unit, 0] * len(unit) / (len(first) * torch.bincount(unit)[unit])
-    return torch.stack([of_row, to_images[:, 0]]).nan_to_num(0.0).cpu()
+    queries = images[to_device(first, images.device)]
+    to_texts, to_images = (
+        _expected(*of, (1,), chunk)[0][:, 0].cpu()
+        for of in ((queries, texts, relation), (texts, queries, relation.turned()))
+    )
+    of_row = to_texts[unit] * len(unit) / (len(first) * torch.bincount(unit)[unit])
+    return torch.stack([of_row, to_images]).nan_to_num(0.0)
 
 
 def mean_hit_at_1(image_features: torch.Tensor, text_features: torch.Tensor, ids: torch.Tensor) -> float:
@@ -157,17 +162,27 @@ def _checked(ks: Sequence[int], chunk: int) -> tuple[int, ...]:
 
 
 def _both_ways(
-    images: torch.Tensor, texts: torch.Tensor, relation: Relation, ks: tuple[int, ...], chunk: int
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    broken: torch.Tensor,
+    relation: Relation,
+    first: torch.Tensor | None,
+    ks: tuple[int, ...],
+    chunk: int,
 ) -> dict[str, float]:
-    ways = {"image_to_text": (images, texts, relation), "text_to_image": (texts, images, relation.turned())}
-    metrics = {}
+    """The metrics of the images of some rows, None for all, for all of which a device is waited for once."""
+    queried = images if first is None else images[to_device(first, images.device)]
+    ways = {"image_to_text": (queried, texts, relation), "text_to_image": (texts, queried, relation.turned())}
+    names, means = [], []
     for way, (queries, items, related) in ways.items():
         # One mean over all queries rather than sums per chunk, so that rounding does not depend on the chunk either.
         hit, recall = _expected(queries, items, related, ks, chunk)
         for column, k in enumerate(ks):
-            metrics[f"{way}_hit@{k}"] = hit[:, column].nanmean().item()
-            metrics[f"{way}_recall@{k}"] = recall[:, column].nanmean().item()
-    return metrics
+            names += [f"{way}_hit@{k}", f"{way}_recall@{k}"]
+            means += [hit[:, column].nanmean(), recall[:, column].nanmean()]
+    found = torch.cat([broken, torch.stack(means)]).tolist()
+    refuse_broken_rows(found[: len(broken)], len(images), len(texts))
+    return dict(zip(names, found[len(broken) :], strict=True))
 
 
 def _expected(
@@ -186,7 +201,7 @@ def _expected(
     hits, recalls = [], []
     for start in range(0, len(queries), chunk):
         rows = slice(start, start + chunk)
-        relevant, scores = relation.of_rows(rows), queries[rows] @ items.T
+        relevant, scores = relation.of_rows(rows, queries.device), queries[rows] @ items.T
         number = relevant.sum(1).double()
         best = scores.topk(min(max(ks), len(items)), dim=1).values
         hit, recall = [], []

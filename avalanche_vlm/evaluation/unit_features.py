@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from avalanche_vlm._host import on_host
 from avalanche_vlm.errors import InputError, NotFinite
 
 
@@ -25,7 +26,24 @@ def unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> 
     >>> unit_features(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))[0].tolist()
     [[0.6, 0.8]]
     """
-    sides = []
+    images, texts, broken = unit_sides(image_features, text_features)
+    refuse_broken_rows(broken.tolist(), len(images), len(texts))
+    return images, texts
+
+
+def unit_sides(
+    image_features: torch.Tensor, text_features: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same, of which the device is not waited for: what is broken goes to :func:`refuse_broken_rows` with the
+    figures, when those are on the host.
+
+    :param image_features: features of the images ``[N, D]``.
+    :param text_features: features of the texts ``[M, D]``, on any device.
+    :return: both in float64 with unit length, and how many rows of each side are NaN or infinite and which is the first
+        of them, float64 ``[4]``.
+    :raises InputError: if features are empty or of different widths.
+    """
+    sides, found = [], []
     for side, features in (("image", image_features), ("text", text_features)):
         if features.ndim != 2 or 0 in features.shape:
             raise InputError(
@@ -34,36 +52,48 @@ def unit_features(image_features: torch.Tensor, text_features: torch.Tensor) -> 
             )
         features = features.to(image_features.device, torch.float64)
         broken = ~features.isfinite().all(1)
-        if broken.any():
-            raise NotFinite(
-                f"{int(broken.sum())} of {len(features)} {side} features are NaN or infinite, "
-                f"the first in row {int(broken.int().argmax())}"
-            )
+        found += [broken.sum(), broken.int().argmax()]
         sides.append(F.normalize(features, dim=1))
     images, texts = sides
     if images.shape[1] != texts.shape[1]:
         raise InputError(
             f"image features of width {images.shape[1]} and text features of width {texts.shape[1]} cannot be compared"
         )
-    return images, texts
+    return images, texts, torch.stack(found).double()
+
+
+def refuse_broken_rows(broken: Sequence[float], images: int, texts: int) -> None:
+    """Refuse features of which some are no numbers.
+
+    :param broken: rows of either side that are, and the first of them, as :func:`unit_sides` counts them.
+    :param images: number of image features.
+    :param texts: number of text features.
+    :raises NotFinite: for the first side of which a row is.
+    """
+    for side, there, at in (("image", images, 0), ("text", texts, 2)):
+        count, first = broken[at : at + 2]
+        if count:
+            raise NotFinite(
+                f"{int(count)} of {there} {side} features are NaN or infinite, the first in row {int(first)}"
+            )
 
 
 def row_ids(ids: torch.Tensor | Sequence[int] | None, features: torch.Tensor, side: str) -> torch.Tensor:
-    """One id per row of the features, on their device.
+    """One id per row of the features, on the host, which finds out by itself what is equal.
 
     :param ids: numbers ``[N]``; None numbers the rows.
     :param features: features with a row for each id ``[N, D]``.
     :param side: what the features are of, as an error names it.
-    :return: one id for each row of the features, ``[N]`` on their device.
+    :return: one id for each row of the features, ``[N]`` on the CPU.
     :raises InputError: if ids are no numbers, or not as many as rows.
 
     >>> row_ids(None, torch.eye(2), "image").tolist()
     [0, 1]
     """
     if ids is None:
-        return torch.arange(len(features), device=features.device)
+        return torch.arange(len(features))
     try:
-        ids = torch.as_tensor(ids, device=features.device)
+        ids = on_host(ids if isinstance(ids, torch.Tensor) else torch.as_tensor(ids))
     except (TypeError, ValueError) as error:
         raise InputError(f"the {side} ids must be numbers") from error
     if ids.shape != (len(features),):

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from avalanche_vlm._host import to_device
+from avalanche_vlm._ranks import reads_apart
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.label_space import LabelSpace
 from avalanche_vlm.benchmarks.reading import ordered_batches
@@ -65,12 +66,15 @@ def count_right(
     :param batch_size: images that are encoded at a time.
     :param options: options of the accumulator.
     """
-    counts = AccuracyCounts(**options).to(model.device)
+    right = []
     with model.evaluating():
         asked = OtherClasses(model, label_space)
         for images, y, *_ in ordered_batches(dataset, batch_size):
-            counts.update(rightness(asked.logits(to_device(images, model.device)), y))
-    return counts
+            right.append(rightness(asked.logits(to_device(images, model.device)), y))
+    counts = AccuracyCounts(**options)
+    if right:
+        counts.update(torch.cat(right).cpu())  # counted here: a device is waited for once
+    return counts.to(model.device) if reads_apart() else counts  # processes count by what they talk by
 
 
 def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: Any) -> SampleColumns:
@@ -81,7 +85,9 @@ def encode_set(model: VLM, dataset: Dataset, batch_size: int = 256, **options: A
     :param batch_size: pairs that are encoded at a time.
     :param options: options of the accumulator.
     """
-    columns = SampleColumns("images", "texts", "ids", **options).to(model.device)
+    columns = SampleColumns("images", "texts", "ids", **options)
+    if reads_apart():
+        columns.to(model.device)  # a process without a sample has none to tell it by
     with model.evaluating():
         for pairs, y, *_ in ordered_batches(dataset, batch_size):
             columns.update(*encode_pairs(model, pairs.to(model.device, non_blocking=True)), to_device(y, model.device))

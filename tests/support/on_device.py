@@ -62,7 +62,7 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
     :param moved: whether the model is there ``before`` the recipe is built, or goes there ``after``, with the strategy.
     :return: tensors of the model that are on the CPU at the end; whether all its weights are finite; what the host
         waited for in a step of the second experience, at most, and by line; the same of a batch of the evaluation that
-        follows.
+        follows, and of the whole of another one, of so many data sets, each of one batch.
     """
     import torch
     from mini import shallow
@@ -110,6 +110,8 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
         strategy.train(experience)
         strategy.eval(benchmark.test_stream)
         strategy.plugins.remove(steps)
+    with waits() as evaluated:
+        strategy.eval(benchmark.test_stream)
     state = {name: of for name, of in found.model.state_dict().items() if isinstance(of, torch.Tensor)}
     worst = max(last.found, key=Counter.total, default=Counter())
     worst_eval = max(last.evaluated, key=Counter.total)
@@ -120,6 +122,9 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
         "lines": [[*where, number] for where, number in worst.most_common()],
         "waits of a test batch": worst_eval.total(),
         "lines of a test batch": [[*where, number] for where, number in worst_eval.most_common()],
+        "waits of an evaluation": evaluated.total(),
+        "lines of an evaluation": [[*where, number] for where, number in evaluated.most_common()],
+        "data sets": len(benchmark.test_stream) + len(benchmark.held_out),
     }
 
 

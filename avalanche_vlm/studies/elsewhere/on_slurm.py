@@ -6,7 +6,6 @@ whether a checkpoint is asked for, or its end.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -15,14 +14,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from avalanche_vlm.errors import InputError, Interrupted
+from avalanche_vlm.studies.elsewhere.held_signals import kept_from_children, signals_held_back
 from avalanche_vlm.studies.elsewhere.known import refuse_no_engine
 from avalanche_vlm.studies.elsewhere.letters import Letters, read_asked, write_asked, write_letter
 from avalanche_vlm.studies.elsewhere.watched import SharedFolders, Watched
@@ -40,6 +39,12 @@ _EVERY = 1.0
 """Seconds from one look at files to the next."""
 _STATES = 30.0
 """Seconds from one question to Slurm to the next."""
+_GONE = 1800.0
+"""Seconds after which an element that was preempted, and is not handed in again, is taken for cancelled."""
+_NOT_AGAIN = (
+    "its job {} was preempted, and Slurm has not handed it in again in half an hour, as PreemptMode=CANCEL has it: the "
+    "same command begins it again, from its last checkpoint"
+)
 _WAIT = ("PENDING", "REQUEUED", "SUSPENDED")
 """States, as Slurm has them, of what will begin or go on."""
 
@@ -115,7 +120,7 @@ class Element:
         checkpoints, _ = read_asked(letters.parent)
         letters.mkdir(exist_ok=True)
         letter = letters / f"{time.time_ns()}"  # of this start alone: an earlier one may have ended within a line
-        with _from_children("SIGUSR2"):  # Slurm sends it to all processes of the element
+        with kept_from_children("SIGUSR2"):  # Slurm sends it to all processes of the element
             self._watched = watched = Watched(name, work, threads, folders)
         while True:
             said = watched.answers(_EVERY)
@@ -186,9 +191,10 @@ class OnSlurm:
         letters = [Letters(own / f"{index}") for index in range(len(works))]
         jobs: list[Any] = []
         left: list[int] = []
+        preempted: dict[int, float] = {}
         number, keep, said, were_late = None, False, -1, False
         try:
-            with _held_back():
+            with signals_held_back():
                 jobs = self._handed_in(own, works)
                 left = list(range(len(works)))
             self._remark(f"{len(jobs)} of them are handed in to Slurm as job {jobs[0].job_id.partition('_')[0]}")
@@ -214,6 +220,10 @@ class OnSlurm:
                         left.remove(index)
                         jobs[index].cancel(check=False)
                         yield Ending.late(index)
+                    elif news and _is_gone(jobs[index], preempted, index):
+                        left.remove(index)
+                        jobs[index].cancel(check=False)  # it would begin beside one that somebody else begins
+                        yield Ending(index, failure=Failure(_NOT_AGAIN.format(jobs[index].job_id), ""))
         except Interrupted as stopped:
             number = stopped.signal
             raise
@@ -282,6 +292,14 @@ def _waits(job: Any, letters: Letters) -> bool:
     return state in _WAIT or (state == "UNKNOWN" and not letters.begun)
 
 
+def _is_gone(job: Any, preempted: dict[int, float], index: int) -> bool:
+    """Whether an element was preempted long ago and never came back; since when it is preempted is noted."""
+    if job.watcher.get_state(job.job_id, mode="cache") != "PREEMPTED":
+        preempted.pop(index, None)
+        return False
+    return time.monotonic() >= preempted.setdefault(index, time.monotonic()) + _GONE
+
+
 def _wait_for_what_comes_next() -> None:
     """All processes of the element were told to end, and not by us: Slurm does what comes next, and kills this one and
     requeues it, or was told to cancel it. Where it only takes its time, the element hands itself in again."""
@@ -299,40 +317,6 @@ def _watcher(submitit: Any) -> Any:
             return self.get_state(job_id, mode=mode) not in _WAIT and super().is_done(job_id, mode="cache")
 
     return Watcher(delay_s=600)
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Within it signals wait, and what is begun does not get them: they are heard when it is known what was handed in,
-    and as what."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) is not None}
-    came: list[int] = []
-    for of in before:  # which another thread may get
-        signal.signal(of, lambda number, frame: came.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, before)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
-        for of, handler in before.items():
-            signal.signal(of, handler)
-    for number in dict.fromkeys(came):
-        signal.raise_signal(number)
-
-
-@contextlib.contextmanager
-def _from_children(name: str) -> Iterator[None]:
-    """Within it a signal is kept from processes that are begun, and waits for this one."""
-    number = getattr(signal, name)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def _imported() -> Any:

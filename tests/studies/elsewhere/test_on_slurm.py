@@ -108,7 +108,7 @@ def test_closing_ends_what_works_when_it_has_written_down_where_it_was(slurm, tm
         signal.signal(signal.SIGINT, before)
     assert mine.read_text() == "5"
     limit = time.monotonic() + 10
-    while slurm.state("101") == "RUNNING" and time.monotonic() < limit:
+    while slurm.state("101") != "COMPLETED" and time.monotonic() < limit:
         time.sleep(0.02)  # its script ends after what it has come to is there
     assert slurm.state("101") == "COMPLETED"
     assert not list((tmp_path / "out").iterdir())
@@ -150,6 +150,22 @@ def test_what_is_suspended_is_waited_for(slurm, tmp_path, monkeypatch):
             change.start()
         ending = next(endings)
     assert "(Slurm has it as TIMEOUT)" in ending.failure.sentence
+
+
+def test_what_is_preempted_and_not_handed_in_again_is_not_waited_for_without_an_end(slurm, tmp_path, monkeypatch):
+    slurm.fill()
+    monkeypatch.setattr(on_slurm, "_STATES", 0.1)
+    monkeypatch.setattr(on_slurm, "_GONE", 1.0)
+    changes = [(0.1, "PREEMPTED"), (0.8, "PENDING"), (1.6, "PREEMPTED")]  # the first time it is handed in again
+    timers = [threading.Timer(at, slurm.state, ("101", state)) for at, state in changes]
+    began = time.monotonic()
+    with closing(engine(tmp_path).run([Work("a", far_works.refuse)], lambda *told: None)) as endings:
+        for timer in timers:
+            timer.start()
+        ending = next(endings)
+    assert time.monotonic() - began > 2.5
+    assert "job 101 was preempted, and Slurm has not handed it in again" in ending.failure.sentence
+    assert slurm.state("101") == "CANCELLED"
 
 
 def test_a_signal_while_elements_are_handed_in_is_heard_when_they_are_known(slurm, tmp_path):
