@@ -219,5 +219,5 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
 
 def counts_here() -> bool:
     """Whether what a pass reads of its rows is this process's to count: its own share, or all in the first one."""
-    ranks = sharing()
+    ranks = together()
     return _part is not None or ranks is None or ranks.first

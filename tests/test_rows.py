@@ -122,7 +122,10 @@ def test_fewer_rows_than_processes_and_what_is_alone_are_not_shared():
         assert torch.equal(_rows.share_out(lambda rows: rows + 1, torch.ones(2, 1)), torch.full((2, 1), 2.0))
         with _ranks.alone():
             assert torch.equal(_rows.share_out(lambda rows: rows + 1, torch.ones(5, 1)), torch.full((5, 1), 2.0))
-            assert not _rows.counts_here() or _ranks.sharing() is None
+
+    for rank in range(3):  # what all compute for themselves counts once
+        with _ranks.training_together(Imagined(rank, 3)), _ranks.alone():
+            assert _rows.counts_here() == (rank == 0)
 
 
 def test_alone_everything_is_as_torch_has_it():

@@ -57,7 +57,7 @@ def test_three_processes_train_what_one_does_with_uneven_batches(tmp_path):
 
 def test_two_processes_read_half_each_and_train_what_one_does(tmp_path):
     # Every sample draws from three generators; the last batch of three is read in shares of one and two.
-    for case in (found := compared(tmp_path, 2, 11, 2, "zscl/files/", "replay/files/")):
+    for case in (found := compared(tmp_path, 2, 11, 2, "zscl/files/", "replay/files/", "ewc-clip/files/")):
         alone, shared = case["reads"]
         assert shared < 0.6 * alone, case
     hold(found)

@@ -91,8 +91,9 @@ class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
         model.eval()
         try:
             ranks = together()
+            batches, generator = self._chosen(strategy)  # which several processes read in shares
             with alone():  # a gradient a sample, which is not averaged
-                for losses in self._losses(strategy):
+                for losses in self._losses(strategy, batches, generator):
                     own = losses if ranks is None else losses[ranks.share(len(losses))]
                     add_squared_gradients(new, own, trainable)
                     taken += len(losses)
@@ -107,12 +108,16 @@ class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
             self.fisher |= accumulate(before, {name: new.pop(name) / taken}, self.decay)
             self.anchor[name] = weight.detach().clone()
 
-    def _losses(self, strategy: Strategy) -> Iterator[torch.Tensor]:
-        """The negative log-likelihood of every sample ``[B]``, batch by batch, with their graph."""
+    def _chosen(self, strategy: Strategy) -> tuple[Iterator[Any], torch.Generator]:
+        """The samples that are looked at, batch by batch, and what else is drawn for them."""
         data = strategy.experience.dataset.eval()
         generator = self._draws.next()
         chosen = torch.randperm(len(data), generator=generator)[: self.samples].tolist()
-        for batch in ordered_batches(Subset(data, chosen), self.batch_size):
+        return iter(ordered_batches(Subset(data, chosen), self.batch_size)), generator
+
+    def _losses(self, strategy: Strategy, batches: Iterator[Any], generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """The negative log-likelihood of every sample ``[B]``, batch by batch, with their graph."""
+        for batch in batches:
             x, y, task_labels = labelled(batch)
             x, y, task_labels = x.to(strategy.device), y.to(strategy.device), task_labels.to(strategy.device)
             with autocast_of(strategy), model_of(strategy).competing.as_in_training():

@@ -13,6 +13,7 @@ from torch import nn
 from avalanche_vlm._ranks import together
 from avalanche_vlm.benchmarks.experiences import classes_of
 from avalanche_vlm.benchmarks.image_text import ImageText
+from avalanche_vlm.benchmarks.shares import ByPlace
 from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.memory.state import IN_MODEL, KEPT
@@ -163,7 +164,7 @@ class SubspaceLoRAPlugin(VLMPlugin, supports_distributed=True):
         for parent in parents.values():
             parent.requires_grad_(True)
         try:
-            for batch in strategy.dataloader:
+            for batch in ByPlace(strategy.dataloader, draws=True):
                 x, y, task_labels = labelled(batch)
                 x, y, task_labels = x.to(strategy.device), y.to(strategy.device), task_labels.to(strategy.device)
                 with autocast_of(strategy):
