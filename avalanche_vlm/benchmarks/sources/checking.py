@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,8 +22,7 @@ from avalanche_vlm.benchmarks.sources.manifest import (
     HEADER,
     UNCHECKED,
     Files,
-    known_digests,
-    known_levels,
+    known_of,
     look_at,
     manifest_of,
     read_known,
@@ -76,9 +76,7 @@ def unreadable_files(
     began = time.time_ns()
     once, files = _each_once(paths, files)
     place, wanted = manifest_of(data), _LEVEL[check]
-    known = read_known(place)
-    levels, digests = known_levels(known, files), known_digests(known, files)
-    del known  # which takes as much as the samples
+    levels, digests = known_of(partial(read_known, place), files)
     # What is there needs no look into it where none is wanted.
     rows = np.flatnonzero(levels < wanted if wanted else files.states[:, 0] < 0)
     tell, found, wrong = listener(), False, dict[AnyPath, str]()

@@ -13,7 +13,7 @@ import stat
 import sys
 import warnings
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
 from operator import attrgetter
@@ -24,12 +24,12 @@ import numpy as np
 import PIL
 import torch
 
-from avalanche_vlm._content import digest
+from avalanche_vlm._content import digest, digest_in_pieces
 from avalanche_vlm.benchmarks.sources.cache import cache_folder
 from avalanche_vlm.benchmarks.sources.inside import container_of, may_lead_inside
 from avalanche_vlm.errors import DataWarning, InputError
 from avalanche_vlm.storage.locks import Lock
-from avalanche_vlm.storage.tensor_files import TensorFile, write_tensors
+from avalanche_vlm.storage.tensor_files import PIECE, TensorFile, write_tensors
 
 UNCHECKED, HEADER, DECODED = range(3)
 """How far a file was checked."""
@@ -224,6 +224,19 @@ def known_digests(manifest: KnownFiles, files: Files) -> np.ndarray:
     return _taken(manifest.digests, manifest.rows_of(files))
 
 
+def known_of(read: Callable[[], KnownFiles], files: Files) -> tuple[np.ndarray, np.ndarray]:
+    """How far each of some files was checked as it is now, and the digest of what it holds, as :func:`known_levels` and
+    :func:`known_digests` say it. Nothing else of the manifest stays.
+
+    :param read: gives what is known, which nobody else holds.
+    :param files: the files as they are at present.
+    """
+    known = read()
+    rows, levels, digests = known.rows_of(files), known.levels, known.digests
+    del known
+    return _taken(levels, rows), _taken(digests, rows)
+
+
 def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     found = np.zeros(len(rows), values.dtype)
     found[rows >= 0] = values[rows[rows >= 0]]
@@ -248,11 +261,9 @@ def read_known(path: Path) -> KnownFiles:
         return empty
     try:
         with TensorFile(path) as file:
-            said = file.metadata
-            tensors = {name: file.tensor(name) for name in file.places}
-        if said.get("pillow") != PIL.__version__ or said.get("version") != _VERSION:
-            return empty
-        return _well_formed(path, tensors, said)
+            if file.metadata.get("pillow") != PIL.__version__ or file.metadata.get("version") != _VERSION:
+                return empty
+            return _well_formed(path, file)
     except InputError as error:
         warnings.warn(f"{error}: images are checked anew", DataWarning, stacklevel=2)
         return empty
@@ -303,21 +314,32 @@ def _merged(found: KnownFiles, before: KnownFiles, began: int) -> KnownFiles:
     return KnownFiles(*(of[order] for of in parts))
 
 
-def _well_formed(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, str]) -> KnownFiles:
-    forms = {
-        "names": (torch.int64, (2,)),
-        "states": (torch.int64, (3,)),
-        "levels": (torch.uint8, ()),
-        "digests": (torch.int64, ()),
-    }
-    if set(tensors) != set(forms):
+_FORMS = {
+    "names": (torch.int64, (2,)),
+    "states": (torch.int64, (3,)),
+    "levels": (torch.uint8, ()),
+    "digests": (torch.int64, ()),
+}
+"""Type and form of a row of each array of a manifest."""
+
+
+def _well_formed(path: Path, file: TensorFile) -> KnownFiles:
+    if set(file.places) != set(KnownFiles._fields):
         raise InputError(f"{path} is no manifest of images")
-    number = len(tensors["levels"]) if tensors["levels"].ndim else 0
-    for name, (dtype, rest) in forms.items():
-        if tensors[name].dtype != dtype or tensors[name].shape != (number, *rest):
-            raise InputError(f"{path} is no manifest of images")
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    if said.get("digest") != _digest(arrays):
+    arrays: dict[str, np.ndarray] = {}
+
+    def pieces() -> Iterator[bytes]:
+        for name, (dtype, rest) in _FORMS.items():
+            tensor = file.tensor(name)
+            number = len(arrays["names"]) if arrays else len(tensor) if tensor.ndim else 0
+            if tensor.dtype != dtype or tensor.shape != (number, *rest):
+                raise InputError(f"{path} is no manifest of images")
+            yield from _pieces(tensor.numpy())
+            # The names column by column, of which the first is searched; each array by itself, before the next one.
+            arrays[name] = np.asfortranarray(tensor.numpy()) if name == "names" else tensor.numpy()
+            del tensor
+
+    if digest_in_pieces(pieces()) != file.metadata.get("digest"):
         raise InputError(f"{path} is damaged")
     first = arrays["names"][:, 0]
     if (arrays["levels"] > DECODED).any() or (first[1:] < first[:-1]).any():
@@ -326,5 +348,12 @@ def _well_formed(path: Path, tensors: dict[str, torch.Tensor], said: dict[str, s
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """Of the bytes as they lie there: a copy takes as much as what it is of."""
-    return digest(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data for name in KnownFiles._fields)
+    """Of the bytes as they lie there, some at a time: a copy takes as much as what it is of."""
+    return digest_in_pieces(piece for name in KnownFiles._fields for piece in _pieces(arrays[name]))
+
+
+def _pieces(array: np.ndarray) -> Iterator[bytes]:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    yield len(content).to_bytes(8, "little")
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE].tobytes()

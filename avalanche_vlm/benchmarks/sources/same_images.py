@@ -16,6 +16,9 @@ from avalanche_vlm.benchmarks.sources.items import Items
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
 from avalanche_vlm.errors import DataWarning
 
+_TOGETHER = 1 << 14
+"""Values that are looked up together, so that what that takes does not grow with the data."""
+
 
 def same_images(images: Sequence[str | Path], files: Files | None = None) -> dict[str, str]:
     """Which of some files hold the same picture: one file by several paths, or equal bytes.
@@ -40,35 +43,36 @@ def same_rows(images: Sequence[str | Path], files: Files | None = None) -> np.nd
     files = look_at(images) if files is None else files
     # Size and times as well: there are disks that give a number to more than one file.
     first = _first_alike([files.places, *files.states.T])
-    rows = np.flatnonzero(first == np.arange(len(first)))
+    rows = np.flatnonzero(first == np.arange(len(first))).astype(first.dtype)
     sizes = files.states[:, 0]
     if inside := [row for row in leading_inside(images) if first[row] == row]:
         sizes = sizes.copy()
         sizes[inside] = [size_at(Path(images[row])) for row in inside]
     rows = rows[_several(sizes[rows])]
-    digests = contents_of(images, files, rows)
-    by_content = _first_alike([digests, sizes[rows]])
+    # A digest is of the size as well.
+    by_content = _first_alike([contents_of(images, files, rows)])
     for place in np.flatnonzero(by_content != np.arange(len(rows))).tolist():
         row, other = int(rows[place]), int(rows[by_content[place]])
         # Of large files the digest knows the ends alone.
         if _equal(Path(images[other]), Path(images[row])):
             first[row] = other
-    # Of a path whose file holds what another one does: the file, and then the other.
-    return first[first].astype(np.min_scalar_type(len(first)))
+    return first[first]  # of a path whose file holds what another one does: the file, and then the other
 
 
 def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
     """For each row of K columns ``[N]`` the first row that is equal to it ``[N]``."""
     column, *others = columns
+    kind = np.min_scalar_type(max(len(column), 1))
     ordered = np.sort(column)
     if (ordered[1:] != ordered[:-1]).all():
-        return np.arange(len(column))
+        return np.arange(len(column), dtype=kind)
+    del ordered
     order = np.lexsort(columns)  # stable: of equal rows the first comes first
     begins = np.ones(len(order), bool)
     begins[1:] = column[order[1:]] != column[order[:-1]]
     for other in others:
         begins[1:] |= other[order[1:]] != other[order[:-1]]
-    found = np.empty(len(order), np.int64)
+    found = np.empty(len(order), kind)
     found[order] = order[begins][np.cumsum(begins) - 1]
     return found
 
@@ -76,10 +80,16 @@ def _first_alike(columns: Sequence[np.ndarray]) -> np.ndarray:
 def _several(values: np.ndarray) -> np.ndarray:
     """Which values ``[N]`` occur more than once ``[N]``."""
     ordered = np.sort(values)
-    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(again):
-        return np.zeros(len(values), bool)
-    return again[np.minimum(np.searchsorted(again, values), len(again) - 1)] == values
+    alike = ordered[1:] == ordered[:-1]
+    first_of_run = alike.copy()
+    first_of_run[1:] &= ~alike[:-1]
+    again = ordered[1:][first_of_run]
+    del ordered, alike, first_of_run
+    found = np.zeros(len(values), bool)
+    for start in range(0, len(values) if len(again) else 0, _TOGETHER):
+        some = values[start : start + _TOGETHER]
+        found[start : start + _TOGETHER] = again[np.minimum(np.searchsorted(again, some), len(again) - 1)] == some
+    return found
 
 
 def _equal(one: Path, other: Path) -> bool:

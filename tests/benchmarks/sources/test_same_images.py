@@ -7,10 +7,12 @@ import shutil
 import warnings
 from itertools import cycle
 
+import numpy as np
 import pytest
 from real_files import picture, raw, save, transform
 
 from avalanche_vlm.benchmarks import image_folder_stream, table_stream
+from avalanche_vlm.benchmarks.sources import same_images as same_files
 from avalanche_vlm.benchmarks.sources.same_images import same_images
 from avalanche_vlm.errors import DataWarning
 from avalanche_vlm.models.tiny import build_tokenizer
@@ -47,6 +49,16 @@ def test_paths_links_and_copies_are_one_picture(folder):
     assert same_images([first, copy, link, detour, other, padded]) == {str(p): str(first) for p in (copy, link, detour)}
     assert same_images([link, copy, first]) == {str(copy): str(link), str(first): str(link)}
     assert same_images(alone) == same_images([]) == {}
+
+
+def test_values_that_come_again_and_the_first_of_each_are_found(monkeypatch):
+    monkeypatch.setattr(same_files, "_TOGETHER", 3)
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        one, two = draw.integers(0, 5, (2, draw.integers(0, 12)))
+        assert same_files._several(one).tolist() == [(one == value).sum() > 1 for value in one]
+        pairs = list(zip(one.tolist(), two.tolist(), strict=True))
+        assert same_files._first_alike([one, two]).tolist() == [pairs.index(pair) for pair in pairs]
 
 
 def test_large_files_that_differ_in_the_middle_are_two(tmp_path):
