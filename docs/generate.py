@@ -16,7 +16,7 @@ from typing import Any
 
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.benchmarks.datasets.declaration import DATASETS, PAIR_SETS, TOGETHER, DataFiles
-from avalanche_vlm.benchmarks.published.results import PublishedRow, PublishedTable, published_tables
+from avalanche_vlm.benchmarks.published.results import PublishedRow, PublishedTable, published_tables, tables_on
 from avalanche_vlm.benchmarks.registry import BENCHMARKS
 from avalanche_vlm.commands.arguments.parser import _parser
 from avalanche_vlm.commands.arguments.values import NumberWord
@@ -203,11 +203,23 @@ def benchmark_table() -> str:
                     f"{classes:,}" if classes else "captions",
                     " and ".join(filter(None, known if images[2] else known[:1])) or "not published",
                     next(iter(told["label_spaces"]), "none"),
+                    best_published(of.name, which),
                     of.source,
                 ]
             )
-    head = ["benchmark", "family", "what it is", "classes", "training / test images", "classes that compete", "source"]
+    head = ["benchmark", "family", "what it is", "classes", "training / test images", "classes that compete"]
+    head += ["best published Last that we have read", "source"]
     return table(head, rows)
+
+
+def best_published(benchmark: str, splits: str) -> str:
+    """The highest Last among the published figures of a benchmark, with its method and the stream that it is of."""
+    tables = [of for of in tables_on(benchmark) if splits in ("", f"splits={of.protocol.get('data.splits')}")]
+    found = [(row.figures["last"], row.method, of) for of in tables for row in of.rows]
+    if not found:
+        return ""
+    last, method, of = max(found, key=lambda row: row[0])
+    return f"{last:.1f} by {method}, {told_order(of)}"
 
 
 def layout_table() -> str:

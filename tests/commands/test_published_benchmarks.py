@@ -61,6 +61,17 @@ def test_the_classes_of_one_data_set_from_root_to_table(tmp_path):
         assert data["class_order"] == "natural" and data["n_train"] == [12, 12] and data["n_test"] == [4, 4]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", real_formats.CLASS_INCREMENTAL)
+def test_each_of_the_class_incremental_family_from_root_to_table(tmp_path, name):
+    make, options, tasks = real_formats.CLASS_INCREMENTAL[name]
+    make(tmp_path / "data")
+    given = [word for option, value in options.items() for word in ("--option", f"{option}={value}")]
+    for result in compared(tmp_path, "--benchmark", name, "--root", str(tmp_path / "data"), *given):
+        assert len(result["tasks"]) == tasks and len(result["matrix"]) == tasks + 1
+        assert result["protocol"]["benchmark"] == name and result["protocol"]["label_space"] == "seen"
+
+
 def test_reference_pairs_are_given_beside_a_published_benchmark(tmp_path, capsys):
     real_formats.TORCHVISION["food101"](tmp_path / "data")
     picture = next((tmp_path / "data").rglob("*.jpg"))
@@ -125,7 +136,7 @@ def test_what_trains_nothing_needs_no_published_settings_and_all_that_have_none_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "tasks"), [("mtil", 11), pytest.param("xtail", 10, marks=pytest.mark.grid)])
+@pytest.mark.parametrize(("name", "tasks"), [("mtil", 11), ("xtail", 10)])
 def test_all_of_it_from_root_to_table(tmp_path, name, tasks):
     make = real_formats.torchvision_root if name == "mtil" else real_formats.coop_root
     for result in compared(tmp_path, "--benchmark", name, "--root", str(make(tmp_path / "data")), "--shots", "1"):

@@ -9,6 +9,7 @@ import struct
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -558,3 +559,19 @@ def tic_batches(root: Path, folder: str, batches: Sequence[str], train: int = 15
         for part, number in (("train", train), ("test", test)):
             samples = [pair(n + 7 * int(batch), str(n), caption=f"{part} {batch} {n}") for n in range(number)]
             tars(root / "tic" / folder, samples, 100, f"{part}_batch_{batch}__{{:08d}}.tar")
+
+
+CLASS_INCREMENTAL: dict[str, tuple[Callable[[Path], Any], dict[str, Any], int]] = {
+    "tinyimagenet": (tinyimagenet, {"base": 2, "increment": 1}, 3),
+    "imagenet100": (imagenet, {"increment": 2}, 2),
+    "imagenet1k": (imagenet, {"increment": 4}, 1),
+    "imagenet-r": (imagenet_r, {"increment": 2}, 2),
+    "cub200": (cub200, {"splits": "official", "increment": 1}, 3),
+    "aircraft": (aircraft, {"splits": "official", "increment": 3}, 1),
+    "cars": (stanford_cars, {"splits": "official", "increment": 1}, 2),
+    "food101": (food101, {"splits": "official", "increment": 1}, 2),
+    "sun397": (sun397, {"splits": "seeded", "increment": 4}, 1),
+    "ucf101": (lambda root: coop(root, "ucf101-coop"), {"splits": "coop", "increment": 1}, 2),
+    "objectnet": (lambda root: folders(root, "objectnet", ["a", "b"]), {"increment": 1}, 2),
+}
+"""By the benchmark: what makes its files, options that fit their few classes, and how many tasks these are."""

@@ -206,27 +206,9 @@ def _first_of(digest: bytes) -> int:
     return int.from_bytes(digest[:8], sys.byteorder, signed=True)
 
 
-def known_levels(manifest: KnownFiles, files: Files) -> np.ndarray:
-    """How far each of some files was checked as it is now ``[N]``, :data:`UNCHECKED` for one that has changed.
-
-    :param manifest: what is known.
-    :param files: the files as they are at present.
-    """
-    return _taken(manifest.levels, manifest.rows_of(files))
-
-
-def known_digests(manifest: KnownFiles, files: Files) -> np.ndarray:
-    """The digest of what each of some files holds ``[N]``, 0 for one that has changed or was never read for it.
-
-    :param manifest: what is known.
-    :param files: the files as they are at present.
-    """
-    return _taken(manifest.digests, manifest.rows_of(files))
-
-
 def known_of(read: Callable[[], KnownFiles], files: Files) -> tuple[np.ndarray, np.ndarray]:
-    """How far each of some files was checked as it is now, and the digest of what it holds, as :func:`known_levels` and
-    :func:`known_digests` say it. Nothing else of the manifest stays.
+    """How far each of some files was checked as it is now ``[N]``, :data:`UNCHECKED` for one that has changed, and the
+    digest of what it holds ``[N]``, 0 for one that has changed or was never read for it. Nothing else is kept.
 
     :param read: gives what is known, which nobody else holds.
     :param files: the files as they are at present.

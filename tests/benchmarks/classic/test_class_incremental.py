@@ -101,24 +101,9 @@ def test_a_task_has_the_pictures_of_its_classes(cifar):
         assert any(np.array_equal(picture.permute(1, 2, 0).numpy(), one) for one in same)
 
 
-MADE = {
-    "tinyimagenet": (real_formats.tinyimagenet, {"base": 2, "increment": 1}, 3),
-    "imagenet100": (real_formats.imagenet, {"increment": 2}, 2),
-    "imagenet1k": (real_formats.imagenet, {"increment": 4}, 1),
-    "imagenet-r": (real_formats.imagenet_r, {"increment": 2}, 2),
-    "cub200": (real_formats.cub200, {"splits": "official", "increment": 1}, 3),
-    "aircraft": (real_formats.aircraft, {"splits": "official", "increment": 3}, 1),
-    "cars": (real_formats.stanford_cars, {"splits": "official", "increment": 1}, 2),
-    "food101": (real_formats.food101, {"splits": "official", "increment": 1}, 2),
-    "sun397": (real_formats.sun397, {"splits": "seeded", "increment": 4}, 1),
-    "ucf101": (lambda root: real_formats.coop(root, "ucf101-coop"), {"splits": "coop", "increment": 1}, 2),
-    "objectnet": (lambda root: real_formats.folders(root, "objectnet", ["a", "b"]), {"increment": 1}, 2),
-}
-
-
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", real_formats.CLASS_INCREMENTAL)
 def test_each_is_read_from_its_files(tmp_path, name):
-    make, options, tasks = MADE[name]
+    make, options, tasks = real_formats.CLASS_INCREMENTAL[name]
     with pytest.raises(InputError, match=r"has no .*: it should be "):
         benchmarks.create(name, root=str(tmp_path))
     make(tmp_path)

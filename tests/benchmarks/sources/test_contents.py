@@ -23,8 +23,7 @@ from avalanche_vlm.benchmarks.sources.contents import (
     contents_of,
 )
 from avalanche_vlm.benchmarks.sources.manifest import (
-    known_digests,
-    known_levels,
+    known_of,
     look_at,
     manifest_of,
     read_known,
@@ -74,7 +73,7 @@ def test_a_check_of_whole_files_knows_what_they_hold(files, read, monkeypatch):
     another_start(monkeypatch)
     assert data_of(stream(files)) == first and not read
     assert [content_at_path(path) for path in files] == wanted and not read
-    digests = known_digests(read_known(manifest_of(files[0].parent.parent)), look_at(files))
+    _, digests = known_of(lambda: read_known(manifest_of(files[0].parent.parent)), look_at(files))
     assert as_digits(digests) == "".join(wanted)
 
 
@@ -110,14 +109,14 @@ def test_a_file_that_is_written_anew_within_a_process_is_kept_as_it_is(files, re
     files[3].write_bytes(content)
     os.utime(files[3], ns=(known.st_atime_ns, known.st_mtime_ns))
     unreadable_files(files, root, workers=0)
-    digests = known_digests(read_known(manifest_of(root)), look_at(files))
+    _, digests = known_of(lambda: read_known(manifest_of(root)), look_at(files))
     _content._of_file.cache_clear()
     assert as_digits(digests[3:4]) == file_digest(files[3]) or not digests[3]
 
 
 def levels_and_digests(files):
-    known = read_known(manifest_of(files[0].parent.parent))
-    return known_levels(known, look_at(files)).tolist(), (known_digests(known, look_at(files)) != 0).tolist()
+    levels, digests = known_of(lambda: read_known(manifest_of(files[0].parent.parent)), look_at(files))
+    return levels.tolist(), (digests != 0).tolist()
 
 
 def test_who_knows_less_takes_nothing_from_what_others_found(files, read, monkeypatch):
