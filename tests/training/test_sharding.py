@@ -121,7 +121,7 @@ def test_three_processes_with_uneven_parts_run_experiments(tmp_path):
 SHARDED = (
     *("fine-tune", "zero-shot", "replay", "tic-cumulative", "text-replay", "latent-replay", "prototype-replay"),
     *("lora", "adapter-per-task", "moe-adapters", "coop", "maple", "s-prompts", "diki", "l2p", "dualprompt"),
-    "coda-prompt",
+    *("coda-prompt", "nusa", "wise-ft", "magmax", "ties"),
 )
 """Recipes all of whose plugins say that they go with it."""
 

@@ -30,9 +30,9 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
     computes follows from batches, features and random draws, which are the same in every process; gradients that it
     takes by itself are of the process's share, and are averaged first (:mod:`~avalanche_vlm.training.distributed`).
     In the same way ``supports_sharding=True`` says that it goes with towers of which each process has a part: it
-    neither reads nor writes their weights and gradients but in :meth:`prepare_parameters`, where they are whole, copies
-    no model, freezes and thaws no tower anywhere else, and runs the towers as often in every process
-    (:mod:`~avalanche_vlm.training.sharding`).
+    neither reads nor writes their weights and gradients, copies no model, and freezes and thaws no tower but where they
+    are whole, in :meth:`prepare_parameters` and within :func:`~avalanche_vlm.training.sharding.whole_weights`; and it
+    runs the towers as often in every process.
     """
 
     least_samples: int = 1

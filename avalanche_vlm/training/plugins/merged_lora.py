@@ -16,6 +16,7 @@ from avalanche_vlm.models.modules.tail import TailLowRank
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.plugins.towers import training_towers
 from avalanche_vlm.training.protocol import Strategy
+from avalanche_vlm.training.sharding import whole_weights
 
 Start = Literal["lora", "tail", "residual"]
 
@@ -23,7 +24,7 @@ _NAME = "task"
 """Of every task's module: Avalanche then puts the new one in the old one's place in the optimizer."""
 
 
-class MergedLowRankPlugin(VLMPlugin, supports_distributed=True):
+class MergedLowRankPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Freeze the VLM, learn a low-rank module of some layers per experience, and add it to their weights at its end.
 
     Nothing is kept between tasks, and the deployed model has the parameters that it had before. The module of the next
@@ -114,5 +115,6 @@ class MergedLowRankPlugin(VLMPlugin, supports_distributed=True):
             )
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        for layer in self.layers:
-            layer.merge(_NAME, self.merge)
+        with whole_weights(strategy):
+            for layer in self.layers:
+                layer.merge(_NAME, self.merge)

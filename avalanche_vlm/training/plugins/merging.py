@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.feature_adapter import FeatureAdapter
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
+from avalanche_vlm.training.sharding import whole_weights
 from avalanche_vlm.training.strategies import make_room
 from avalanche_vlm.weights.average import State, interpolate, snapshot, update_running_mean
 from avalanche_vlm.weights.svd_fusion import svd_fusion
@@ -35,7 +37,7 @@ SCALES: dict[str, float] = {"magmax": 0.5, "average": 1.0, "random": 1.0, "ties"
 over the number of tasks)."""
 
 
-class InterpolationPlugin(VLMPlugin, supports_distributed=True):
+class InterpolationPlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """End every task between where it started and where it came to: ``(1 - weight) start + weight end``, WiSE-FT
     (Wortsman et al., arXiv 2109.01903, eq. 1) applied task by task, as ZSCL's code does (arXiv 2303.06628).
 
@@ -57,18 +59,20 @@ class InterpolationPlugin(VLMPlugin, supports_distributed=True):
         self._start: State = {}
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self._start = snapshot(model_of(strategy).trainable_parameters())
+        with whole_weights(strategy):
+            self._start = snapshot(model_of(strategy).trainable_parameters())
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         make_room(strategy)
-        weights = dict(named_weights(strategy.model))
-        for name, start in self._start.items():
-            weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
+        with whole_weights(strategy):
+            weights = dict(named_weights(strategy.model))
+            for name, start in self._start.items():
+                weights[name].copy_(interpolate({name: start}, weights, self.weight)[name])
         self._start = {}
 
 
-class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
+class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True, supports_sharding=True):
     """Fine-tune from task to task, and after each give out the initial weights plus a merge of all task vectors.
 
     The vector of a task is what the weights have moved from the *initial* ones, those before the first task, when it
@@ -144,9 +148,13 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
         self._given_out = False
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        weights = model_of(strategy).trainable_parameters()
-        if not self._initial:
-            self._initial = snapshot(weights)
+        with whole_weights(strategy):
+            weights = model_of(strategy).trainable_parameters()
+            if not self._initial:
+                self._initial = snapshot(weights)
+            self._refuse_others(strategy, weights)
+
+    def _refuse_others(self, strategy: Strategy, weights: Mapping[str, torch.Tensor]) -> None:
         other = {n for n, w in weights.items() if n not in self._initial or w.shape != self._initial[n].shape}
         other |= self._initial.keys() - weights.keys()
         if other:
@@ -158,7 +166,13 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
     @torch.no_grad()
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         make_room(strategy)
-        weights = self._of_first_task(strategy)
+        with whole_weights(strategy):
+            self._merge(self._of_first_task(strategy))
+        self._tasks += 1
+        self._given_out = True
+
+    def _merge(self, weights: State) -> None:
+        """Put the merge in the place of the weights that the task has left, which are kept to go on from."""
         if self.method == "ties":
             self._sums = self._sums if self._tasks else no_ties(self._initial)
             moved = TensorsOnDemand(self._initial, lambda name: weights[name] - self._initial[name])
@@ -170,8 +184,6 @@ class TaskVectorMergePlugin(VLMPlugin, supports_distributed=True):
                 vector = elected if self.method == "ties" else self._merged(weight, start, before)
                 before.copy_(weight)
                 weight.copy_(apply({name: start}, {name: vector}, self.scale)[name])
-        self._tasks += 1
-        self._given_out = True
 
     def _of_first_task(self, strategy: Strategy) -> State:
         # By name and not by requires_grad: a plugin may freeze what it trained as the task ends.
