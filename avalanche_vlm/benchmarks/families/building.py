@@ -18,7 +18,7 @@ from avalanche_vlm.benchmarks.sources.checking import left_out
 from avalanche_vlm.benchmarks.sources.class_names import warned_of
 from avalanche_vlm.benchmarks.sources.labelled import LabelledPart, LabelledSet, raw_images
 from avalanche_vlm.benchmarks.sources.path_texts import PathTexts
-from avalanche_vlm.benchmarks.sources.problems import Problems
+from avalanche_vlm.benchmarks.sources.problems import Problems, unused_classes
 from avalanche_vlm.benchmarks.sources.shots import places_drawn
 from avalanche_vlm.benchmarks.transforms import ImageTransform
 from avalanche_vlm.errors import DataWarning, InputError
@@ -197,9 +197,7 @@ def without_images(task: TaskPlan, trained: Collection[Hashable]) -> list[str]:
     for part, labels in here.items():
         without = [name for number, name in enumerate(task.names) if number not in labels]
         if without:
-            listed = ", ".join(map(repr, without[:3])) + (", ..." if len(without) > 3 else "")
-            what = "1 class" if len(without) == 1 else f"{len(without)} classes"
-            found.append(f"{what} of task {task.name!r} without {part} images: {listed}")
+            found.append(unused_classes(task.name, part, without))
     return found
 
 

@@ -23,7 +23,7 @@ from avalanche_vlm.benchmarks.scenario import (
     as_experience_data,
 )
 from avalanche_vlm.benchmarks.sources.checking import Check, unreadable_files
-from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, warned_of
+from avalanche_vlm.benchmarks.sources.class_names import UNNAMED, Chosen, untested_classes, warned_of
 from avalanche_vlm.benchmarks.sources.images import ImageFiles
 from avalanche_vlm.benchmarks.sources.items import PARTS, Coded, Items, numbers_once, places_by_number
 from avalanche_vlm.benchmarks.sources.manifest import Files, look_at
@@ -221,8 +221,8 @@ def assemble(
         classes = {t: _class_texts(parts, t) for t in tasks}
         named = [(t, [names.names.get(text, text) for text in classes[t]], templates) for t in tasks]
         space = join_tasks(named, label_space)
-        problems.notes += names.notes
-        problems.notes += warned_of(space)
+        tested = {t: parts[t, "test"].texts() for t in tasks}
+        problems.notes += [*names.notes, *untested_classes(classes, tested, names), *warned_of(space)]
         protocol = {**protocol, "class_names": names.source}
         streams = _classes(parts, classes, space, train_transform, eval_transform, draft, problems)
     counts = {f"n_{s}": [len(parts[t, s]) for t in tasks] for s in splits}

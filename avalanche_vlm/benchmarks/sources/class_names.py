@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avalanche_vlm.benchmarks.sources.name_lists import ClassNames, counts_up, names_for, single_spaced
 from avalanche_vlm.benchmarks.sources.ordering import by_size
+from avalanche_vlm.benchmarks.sources.problems import unused_classes
 from avalanche_vlm.errors import DataWarning, InputError
 
 if TYPE_CHECKING:
@@ -172,3 +173,19 @@ def _without_numbers(folders: Collection[str]) -> dict[str, str]:
     dotted = all("." in match[2] for match in found.values()) and len(set(map(by_size, numbers))) == len(numbers)
     bare = {folder: match[3] for folder, match in found.items()}
     return bare if (counts_up(numbers) or dotted) and len(set(map(single_spaced, bare.values()))) == len(bare) else {}
+
+
+def untested_classes(
+    classes: Mapping[str, Sequence[str]], tested: Mapping[str, Collection[str]], names: Chosen
+) -> list[str]:
+    """Sentences on classes that are trained and have no images to test them on.
+
+    :param classes: what the classes of each task are told by, by task.
+    :param tested: what those classes are told by that have test images, by task.
+    :param names: names of the classes.
+    """
+    found = []
+    for task, texts in classes.items():
+        if untested := [names.names.get(text, text) for text in texts if text not in tested[task]]:
+            found.append(unused_classes(task, "test", untested))
+    return found

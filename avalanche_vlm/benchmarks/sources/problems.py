@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from avalanche_vlm.errors import InputError
@@ -52,3 +53,18 @@ class Problems:
         if self.on_error == "raise" or not hasattr(images, "paths"):
             return None
         return self.passed_over.reader(images)
+
+
+def unused_classes(task: str, part: str, names: Sequence[str]) -> str:
+    """A sentence on classes of a task that have no images in one of its parts.
+
+    :param task: name of the task.
+    :param part: ``training`` or ``test``.
+    :param names: names of the classes, one or more.
+
+    >>> unused_classes("pets", "test", ["cat"])
+    "1 class of task 'pets' without test images: 'cat'"
+    """
+    listed = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    what = "1 class" if len(names) == 1 else f"{len(names)} classes"
+    return f"{what} of task {task!r} without {part} images: {listed}"

@@ -203,7 +203,10 @@ def test_a_split_file_that_is_wrong_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"order": "COCO,X"}, "benchmark c-clip-8 has no data set called 'COCO,X'; it has Flickr30k, COCO"),
+        (
+            {"order": "COCO,X"},
+            "benchmark c-clip-8 has no data set called 'COCO,X' (did you mean COCO?); it has Flickr30k, COCO",
+        ),
         ({"order": ["Pets", "Pets"]}, "benchmark c-clip-8: order names 'Pets' more than once"),
         ({"captions": 0}, "benchmark c-clip-8: captions is a whole number from 1, or none, not 0"),
         ({"label_space": "union"}, "benchmark c-clip-8 has no option 'label_space'; it has root, order, captions"),

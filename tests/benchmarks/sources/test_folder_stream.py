@@ -87,6 +87,19 @@ def test_a_class_with_one_picture(folder):
     assert "newt" not in benchmark.label_space.class_names and len(benchmark.data.skipped) == 1
 
 
+def test_a_class_that_is_trained_and_not_tested_is_said(tmp_path):
+    for part, classes in (("train", ("cat", "dog", "owl", "yak")), ("test", ("dog",))):
+        for number, name in enumerate(classes):
+            save(tmp_path / part / name / "0.png", picture(10 * number + len(part)))
+    names = {"cat": "a cat", "dog": "d", "owl": "o", "yak": "y"}
+    found = image_folder_stream(tmp_path, class_names=names, **TRANSFORMS).data.notes
+    assert "3 classes of task 'all' without test images: 'a cat', 'o', 'y'" in found
+    save(tmp_path / "test" / "cat" / "0.png", picture(101))
+    save(tmp_path / "test" / "owl" / "0.png", picture(102))
+    found = image_folder_stream(tmp_path, **TRANSFORMS).data.notes
+    assert found == ["1 class of task 'all' without test images: 'yak'"]
+
+
 def test_folders_that_are_no_stream(folder, tmp_path):
     with pytest.raises(InputError, match="there is no folder at"):
         image_folder_stream(tmp_path / "nowhere", **TRANSFORMS)
