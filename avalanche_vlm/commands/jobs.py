@@ -130,7 +130,7 @@ def confirm_all(jobs: Sequence[Job]) -> None:
     for seed in dict.fromkeys(job.asked.seed for job, *_ in there):
         of_seed = [entry for entry in there if entry[0].asked.seed == seed]
         # All that one command runs with a seed starts from the same data and the same weights.
-        model, benchmark = prepare.opened(_seen_here(of_seed[0][0].asked))
+        model, benchmark = prepare.opened(_seen_here(of_seed[0][0].asked), shard=of_seed[0][0].shard)
         conditions = conditions_of(benchmark, model)
         for job, result, what in of_seed:
             protocol = prepare.protocol(job.asked, model, benchmark, conditions)
@@ -219,7 +219,7 @@ def _executed(job: Job, minutes: float | None, command: Command, progress: Progr
     if job.begun is None:
         so_far.unlink(missing_ok=True)  # of another request, of which nothing was trained
     store.write_request(folder, asked)
-    model, benchmark = prepare.opened(asked)
+    model, benchmark = prepare.opened(asked, shard=job.shard)
     for sentence in benchmark.data.skipped:
         progress.say(f"left out: {sentence}")
     for sentence in benchmark.data.notes:

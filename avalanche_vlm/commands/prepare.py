@@ -162,18 +162,19 @@ def device_of(asked: str) -> str:
     return asked
 
 
-def opened(asked: Experiment, trust: bool = False) -> tuple[VLM, VLMBenchmark]:
+def opened(asked: Experiment, trust: bool = False, shard: bool = False) -> tuple[VLM, VLMBenchmark]:
     """The model of an experiment, fresh, and its stream, read as the model reads.
 
     :param asked: what is run; its seed decides random weights, and its data seed the data.
     :param trust: whether code that comes with the model may run, though the experiment does not say so.
-    :return: the model on its device, and the benchmark.
+    :param shard: whether each of several processes is to keep a part of it, so that no device has to hold the whole.
+    :return: the model on its device, or on the CPU until it is in parts, and the benchmark.
     :raises InputError: for a model or weights that cannot be had, for unusable data, and for an option that would go
         unheeded with it.
     """
     from avalanche_vlm.models.heads.text import TextHead
 
-    model = fresh_model(asked, trust)
+    model = fresh_model(asked.model_copy(update={"device": "cpu"}) if shard else asked, trust)
     benchmark = stream_for(asked, model)
     if (space := benchmark.label_space) and (alike := TextHead(space, model.tokenizer).told_apart(space)):
         benchmark.data.notes.append(alike)

@@ -65,7 +65,7 @@ def follow(request: RunRequest) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VLMWarning)  # the first process warns
         asked = prepare.experiment(request, request.recipe, request.seed)
-        model, benchmark = prepare.opened(asked)
+        model, benchmark = prepare.opened(asked, shard=request.shard)
         if not Ranks().from_first(None):
             return 0
         run_experiment(

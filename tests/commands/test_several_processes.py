@@ -11,7 +11,8 @@ from torch import nn
 
 from avalanche_vlm import cli
 from avalanche_vlm.artifacts import load
-from avalanche_vlm.commands import launcher
+from avalanche_vlm.commands import launcher, prepare
+from avalanche_vlm.commands.arguments.parser import parse
 from avalanche_vlm.errors import VLMWarning
 
 CLI = "avalanche_vlm.cli"
@@ -94,6 +95,13 @@ def test_shard_is_refused_in_one_process_before_anything_is_made(tmp_path, capsy
     assert cli.main(asked(tmp_path / "out", "fine-tune", "--shard")) == 2
     assert "--shard spreads the towers over several processes: start them with torchrun" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_to_be_in_parts_is_made_on_no_device(tmp_path):
+    request = parse(asked(tmp_path / "out", "fine-tune", "--device", "cpu"))[1]
+    wanted = prepare.experiment(request, request.recipe, request.seed).model_copy(update={"device": "cuda:0"})
+    model, _ = prepare.opened(wanted, shard=True)
+    assert model.device.type == "cpu"
 
 
 @pytest.mark.slow
