@@ -63,5 +63,11 @@ class _Ordered(DataLoader):
     def __iter__(self) -> Any:
         if sharing() is None:
             return super().__iter__()
-        options = {"num_workers": self.num_workers, "pin_memory": self.pin_memory, "generator": self.generator}
-        return placed_batches(DataLoader(self.dataset, self.batch_size, **options), None)
+        plain: DataLoader = DataLoader(
+            self.dataset,
+            self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            generator=self.generator,
+        )
+        return placed_batches(plain, None)

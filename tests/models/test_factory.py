@@ -80,7 +80,9 @@ def test_unknown_names_and_tags():
     with pytest.raises(InputError, match="no model is called") as error:
         create_vlm("ViT-B-61")
     sentence_of(error)
-    with pytest.raises(InputError, match="has no pretrained weights 'openia'; it has openai"):
+    with pytest.raises(
+        InputError, match=r"has no pretrained weights 'openia' \(did you mean openai\?\); it has openai"
+    ):
         create_vlm("ViT-B-16", "openia")
 
 
