@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from avalanche_vlm._on_demand import pieces
+from avalanche_vlm.compat.tensors import is_batched
 
 _last: dict[int, weakref.ref[Thread]] = {}
 """The last reading of each tensor, by the tensor's id: while the graph of a reading is there, so is the tensor. Nothing
@@ -29,7 +30,8 @@ class Pull:
         """Whether the reading has sent its gradient, and its graph is used up."""
 
     def add_to(self, gradient: torch.Tensor, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient to another one, in its place unless that is differentiated in its turn.
+        """Add the penalty's gradient to another one, in its place unless that is differentiated in its turn or the
+        factor stands for many.
 
         :param gradient: the gradient, of the weight's shape.
         :param weight: the tensor that was read.
@@ -37,7 +39,7 @@ class Pull:
         """
         assert self.anchor is not None
         given = [weight, self.anchor] if self.importance is None else [weight, self.anchor, self.importance()]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_batched(factor):
             return gradient + _pulled(*given, factor=factor)
         for part, *of_part in pieces(gradient, *given):
             part.add_(_pulled(*of_part, factor=factor))

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from avalanche_vlm._gradients import hang
 from avalanche_vlm._on_demand import TensorsOnDemand, pieces
+from avalanche_vlm.compat.tensors import is_batched
 
 _GROUP = 1 << 20
 """Numbers from which on tensors have a node of their own in the graph."""
@@ -111,7 +112,7 @@ class _Quadratic(torch.autograd.Function):
             away = weight - ctx.anchor[name]
             if ctx.importance is not None:
                 away.mul_(ctx.importance[name])
-            found.append(away.mul_(2 * incoming))
+            found.append(away * (2 * incoming) if is_batched(incoming) else away.mul_(2 * incoming))
         return tuple(found)
 
 

@@ -14,12 +14,14 @@ from torch import nn
 
 from avalanche_vlm._gradients import Pull, Thread, leave_thread
 from avalanche_vlm.compat.modules import has_hooks
+from avalanche_vlm.compat.tensors import transforms_active
 
 
 def embedded(embedding: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """What a module gives for tokens. The gradient of a plain ``nn.Embedding`` that trains is that of torch to
     the last bit; that of a :func:`~avalanche_vlm.losses.penalty.quadratic_penalty` on its weight is added in the same
-    memory. Of another module, one with hooks, and in programs that are compiled or traced, this is calling it.
+    memory. Of another module, one with hooks, under transforms of ``torch.func``, and in programs that are compiled or
+    traced, this is calling it.
 
     :param embedding: the module that a tower reads tokens by.
     :param tokens: token ids ``[N, L]``.
@@ -43,7 +45,7 @@ def embedded(embedding: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 def _takes_up(embedding: nn.Embedding) -> bool:
     if type(embedding) is not nn.Embedding or has_hooks(embedding) or has_hooks(None):
         return False
-    if not torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling() or transforms_active():
         return False
     plain = embedding.padding_idx is None and embedding.max_norm is None
     return plain and not embedding.scale_grad_by_freq and not embedding.sparse and embedding.weight.requires_grad
@@ -54,22 +56,22 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, tokens: torch.Tensor, pull: Pull) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(tokens)
         ctx.set_materialize_grads(False)
-        ctx.weight, ctx.pull = (
-            weight,
-            pull,
-        )  # not saved: what was read before a step may come back after it, as in torch
+        # None of them is saved: a loss and a penalty may ask for their gradients one after the other, and what was
+        # read before a step may come back after it, as in torch.
+        ctx.weight, ctx.tokens, ctx.pull = weight, tokens, pull
         return F.embedding(tokens, weight), weight.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, incoming: torch.Tensor | None, factor: torch.Tensor | None) -> tuple[Any, ...]:
-        (tokens,), weight = ctx.saved_tensors, ctx.weight
+        weight, gradient = ctx.weight, None
         ctx.pull.over = True
-        gradient = torch.zeros_like(weight)
-        if incoming is not None:
-            gradient = gradient.index_add_(0, tokens.reshape(-1), incoming.reshape(-1, weight.shape[1]))
-        return (gradient if factor is None else ctx.pull.add_to(gradient, weight, factor)), None, None
+        if incoming is not None:  # torch's own operator, whose gradient is that of every device and type to the bit
+            gradient = torch.ops.aten.embedding_dense_backward(incoming, ctx.tokens, len(weight), -1, False)
+        if factor is not None:
+            gradient = torch.zeros_like(weight) if gradient is None else gradient
+            gradient = ctx.pull.add_to(gradient, weight, factor)
+        return gradient, None, None
 
 
 class _Hold(torch.autograd.Function):

@@ -110,6 +110,67 @@ def test_of_two_penalties_one_hangs_and_both_count(hung):
     assert len(hung) == 1
 
 
+@pytest.mark.parametrize("order", ["loss first", "penalty first", "loss asked", "penalty asked"])
+def test_a_loss_and_a_penalty_have_their_gradients_apart(order, hung):
+    gradients = []
+    for read in (embedded, plainly):
+        of = table()
+        both = [read(of, TOKENS).square().sum(), pull(of, 1.0)]
+        if order.startswith("penalty"):
+            both.reverse()
+        if order.endswith("first"):
+            for one in both:
+                one.backward()
+            gradients.append([of.weight.grad])
+        else:
+            gradients.append([torch.autograd.grad(one, of.weight)[0] for one in both])
+    assert all(map(torch.equal, *gradients)) and len(hung) == 1
+
+
+def test_many_gradients_at_a_time(hung):
+    found = []
+    for read in (embedded, plainly):
+        of = table()
+        both = torch.stack([read(of, TOKENS).square().sum(), pull(of, 1.0) + 2 * pull(of, 3.0)])
+        found.append(torch.autograd.grad(both, of.weight, torch.eye(2), is_grads_batched=True)[0])
+    torch.testing.assert_close(*found)
+    assert len(hung) == 1
+
+
+class Reads(nn.Module):
+    def __init__(self, read: Read) -> None:
+        super().__init__()
+        self.table, self.read = table(), read
+
+    def forward(self, tokens):
+        return self.read(self.table, tokens).sin().sum()
+
+
+def test_transforms_of_torch_func_go_through_a_table():
+    found = []
+    for read in (embedded, plainly):
+        of = Reads(read)
+        weights = dict(of.named_parameters())  # which train
+        ones = {name: torch.ones_like(w) for name, w in weights.items()}
+
+        def loss(weights, tokens, of=of):
+            return torch.func.functional_call(of, weights, (tokens,))
+
+        each = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, TOKENS)
+        along = torch.func.jvp(lambda given, loss=loss: loss(given, TOKENS), (weights,), (ones,))[1]
+        found.append([torch.func.grad(loss)(weights, TOKENS)["table.weight"], each["table.weight"], along])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_gradients_in_half_precision_are_those_of_torch(kind):
+    ours, theirs = (table().to(kind) for _ in range(2))
+    for of, read in ((ours, embedded), (theirs, plainly)):
+        read(of, TOKENS).cos().sum().backward()
+    assert torch.equal(ours.weight.grad, theirs.weight.grad)
+
+
 def test_a_penalty_on_another_table_or_on_numbers_hangs_by_nothing(hung):
     first, second = table(), table()
     (embedded(first, TOKENS).sum() + pull(second)).backward()
