@@ -22,6 +22,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 LONGEST_NAME_MEANT = 100
 """Characters of a word that is compared with names, at most: it takes a time that grows with the square."""
 
+MOST_NAMES_MEANT = 1000
+"""Names that a word is compared with, at most: each takes its time, and a sentence is wanted at once."""
+
 
 def human_bytes(count: float) -> str:
     """Bytes with a binary unit.
@@ -82,7 +85,8 @@ def brief(value: object) -> str:
 
 
 def spelt_alike(name: object, known: Iterable[str], most: int = 3) -> list[str]:
-    """Names that somebody may have meant who has written another, the nearest first; upper and lower case are one.
+    """Names that somebody may have meant who has written another, the nearest first; upper and lower case are one, and
+    of names that differ in case alone the first counts. Among more than :data:`MOST_NAMES_MEANT` none is looked for.
 
     :param name: what was written.
     :param known: names that there are.
@@ -91,10 +95,16 @@ def spelt_alike(name: object, known: Iterable[str], most: int = 3) -> list[str]:
     >>> spelt_alike("ZSCLL", ["lora", "zscl", "zero-shot"]), spelt_alike("x" * 1000, ["x"])
     (['zscl'], [])
     """
-    if not isinstance(name, str) or len(name) > LONGEST_NAME_MEANT:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME_MEANT:
         return []
-    by_lower = {one.lower(): one for one in known if isinstance(one, str)}
-    return [by_lower[near] for near in get_close_matches(name.lower(), by_lower, most, cutoff=0.7)]
+    by_lower: dict[str, str] = {}
+    for one in known:
+        if isinstance(one, str):
+            by_lower.setdefault(one.lower(), one)
+        if len(by_lower) > MOST_NAMES_MEANT:
+            return []
+    # 2 of 3 letters in order, so that two that are swapped are found in a word of three.
+    return [by_lower[near] for near in get_close_matches(name.lower(), by_lower, most, cutoff=0.66)]
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -16,8 +16,17 @@ from avalanche_vlm.commands.wanted import complete
 from avalanche_vlm.models.names import architectures, refuse_unknown_name
 from avalanche_vlm.units import tell
 
-_REFERENCE = re.compile(r":[\w:]+:`(~?)([^`]*)`")
-"""A reference of reST's: with a tilde, only the last part of the name is shown."""
+_MARKED = re.compile(
+    r"(?<![\w:]):[\w:]+:`(?P<last>~?)(?P<reference>[^`]*)`"
+    r"|(?<!\w)``(?P<code>.+?)``"
+    r"|(?<![\w:`])`(?P<name>[^`]+)`",
+    re.DOTALL,
+)
+"""What reST marks: a reference, of which a tilde shows the last part alone, code, or a name. Within a word (a time
+before a mark) nothing begins."""
+_TITLED = re.compile(r"(?P<title>.+?)\s*<[^<>]*>", re.DOTALL)
+_PROSE = ("docstring", "summary", "description")
+"""Facts that are written in reST; others are shown as they are."""
 
 Lines = Sequence[Mapping[str, Any]]
 """What there is: one mapping each, with ``name`` first and ``summary`` last."""
@@ -117,7 +126,7 @@ def _table(lines: Lines) -> Iterator[str]:
     >>> list(_table([{"name": "a", "kinds": ["x", "y"]}, {"name": "bc", "kinds": []}]))
     ['a   x, y', 'bc']
     """
-    rows = [[_text(value) for value in line.values()] for line in lines]
+    rows = [[_text(value, name) for name, value in line.items()] for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -128,6 +137,8 @@ def _described(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
     >>> list(_described({"name": "a", "paper": None, "options": {"rank": 8}}))
     ['name: a', 'options:', '  rank: 8']
+    >>> list(_described({"summary": "see ``a``", "default": "`a`"}))
+    ['summary: see a', 'default: `a`']
     """
     for name, value in facts.items():
         if value in (None, "", [], {}):
@@ -144,23 +155,36 @@ def _described(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
                 yield f"{indent}  - {first.strip()}"
                 yield from rest
         else:
-            wrapped = textwrap.wrap(f"{label} {_text(value)}", 100, subsequent_indent=indent + "    ")
+            wrapped = textwrap.wrap(f"{label} {_text(value, name)}", 100, subsequent_indent=indent + "    ")
             yield from wrapped or [label]
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str) -> str:
+    """The value of a fact of this name."""
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else plain_words(str(value))
+        return ", ".join(_text(part, name) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return plain_words(str(value)) if name in _PROSE else str(value)
 
 
 def plain_words(text: str) -> str:
-    """A text of a docstring as a terminal has it: names of code without their marks, references by their last part.
+    """A text of a docstring as a terminal has it: without marks of code, and of references the title or last part.
 
     :param text: text in reST.
 
     >>> plain_words("``side=\\"both\\"``, see :class:`~package.module.Gate`")
     'side="both", see Gate'
+    >>> plain_words("from 10:30:`x` to :class:`a gate <package.module.Gate>`")
+    'from 10:30:`x` to a gate'
     """
-    named = _REFERENCE.sub(lambda found: found[2].rpartition(".")[2] if found[1] else found[2], text)
-    return named.replace("`", "")
+    return _MARKED.sub(_unmarked, text)
+
+
+def _unmarked(found: re.Match[str]) -> str:
+    reference = found["reference"]
+    if reference is None:
+        return found["code"] or found["name"]
+    if titled := _TITLED.fullmatch(reference):
+        return titled["title"]
+    return reference.rpartition(".")[2] if found["last"] else reference

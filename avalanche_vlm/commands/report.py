@@ -29,9 +29,8 @@ def report(request: ReportRequest) -> int:
         results, diagnosis, advice, unfinished = read_folder(folder)
         pair = None
     else:
-        both = [folder, request.beside]
-        pair = dict(zip(_names(both), map(_one_result, both), strict=True))
-        results, diagnosis, advice, unfinished = [entry for runs in pair.values() for entry in runs], None, None, []
+        pair, unfinished = _sides(folder, request.beside)
+        results, diagnosis, advice = [entry for runs in pair.values() for entry in runs], None, None
         stem = "side-by-side"
     if not request.with_pictures:
         results = [_without_pictures(entry) for entry in results]
@@ -45,6 +44,22 @@ def report(request: ReportRequest) -> int:
     return 0
 
 
+def _sides(first: Path, second: Path) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """The finished runs of two folders by what these are called, and what the others have come to. Each says in
+    ``side`` whose it is."""
+    pair: dict[str, list[dict[str, Any]]] = {}
+    unfinished = []
+    if first.is_dir() and second.is_dir() and first.samefile(second):
+        raise InputError(f"{first} and {second} are one folder, and two results are put side by side")
+    for name, folder in zip(_names([first, second]), (first, second), strict=True):
+        begun = _unfinished(folder)  # before the results, so that a run that ends meanwhile is one or the other
+        pair[name] = [{**entry, "side": name} for entry in _one_result(folder)]
+        unfinished += [
+            {**found, "side": name} for run, found in begun.items() if not os.path.lexists(run / RESULT_FILE)
+        ]
+    return pair, unfinished
+
+
 def _one_result(folder: Path) -> list[dict[str, Any]]:
     """The finished run of a folder, or all seeds of one recipe, as a comparison lays them out."""
     if not folder.is_dir():
@@ -52,8 +67,10 @@ def _one_result(folder: Path) -> list[dict[str, Any]]:
     if (entry := _entry(folder)) is not None:
         return [entry]
     below = _runs(folder, RESULT_FILE)
-    if not below or any(run.parent != folder for run in below):
-        hint = f": it holds {len(below)} of several recipes, of which {below[0].parent} has one" if below else ""
+    apart = [run for run in below if run.parent != folder]
+    if not below or apart:
+        runs = "1 run in a folder of its" if len(apart) == 1 else f"{len(apart)} runs in folders of their"
+        hint = f": it holds {runs} own, such as {apart[0].parent}" if apart else ""
         raise InputError(
             f"{folder} is not the folder of one finished run or of one recipe's seeds, which are put side by side{hint}"
         )
@@ -77,11 +94,8 @@ def _of_one_recipe(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str
 def _names(folders: Sequence[Path]) -> list[str]:
     """What two folders are called: by their last parts, as many as tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
-    for number in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(of[-number:]) for of in parts]
-        if len(set(names)) > 1:
-            return names
-    return [f"{names[0]} (first)", f"{names[0]} (second)"]
+    named = (["/".join(of[-number:]) for of in parts] for number in range(1, max(map(len, parts)) + 1))
+    return next((names for names in named if len(set(names)) > 1), [f"{folders[0]} (first)", f"{folders[1]} (second)"])
 
 
 def _entry(folder: Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ EVERYWHERE: frozenset[Shown] = frozenset({"csv", "summary", "table", "page"})
 
 ResultEntry = Mapping[str, Any]
 """What is known of one experiment: ``result`` (what ``result.json`` holds), ``timing`` and, where it was kept,
-``ledger``."""
+``ledger``; of a result that is put beside another ``side``, what the side is called."""
 
 _TAKEN = ("recipe", "seed")
 

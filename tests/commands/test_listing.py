@@ -68,6 +68,17 @@ def test_no_marks_of_a_docstring_reach_a_terminal(capsys, name):
     assert "`" not in text and ":class:" not in text and "avalanche_vlm." not in text
 
 
+def test_marks_in_what_is_no_prose_stay(capsys, monkeypatch):
+    monkeypatch.setattr(benchmarks.registry.BENCHMARKS, "_registered", dict(benchmarks.registry.BENCHMARKS._known))
+
+    @benchmarks.register("quoted", kind="classes", summary="at 10:30:`x`, see :class:`a gate <a.b.Gate>` and ``b``")
+    def quoted(seed: int = 0, *, mark: str = "``a`` :class:`b`"): ...
+
+    text = told(capsys, "benchmarks", "quoted")
+    assert "mark: ``a`` :class:`b`" in text and "summary: at 10:30:`x`, see a gate and b\n" in text
+    assert "  at 10:30:`x`, see a gate and b\n" in told(capsys, "benchmarks")
+
+
 def test_a_benchmark_a_format_and_a_model_are_described(capsys):
     text = told(capsys, "benchmarks", "picturebook")
     assert "label_spaces: task, seen, union" in text and "  n_train: 640" in text

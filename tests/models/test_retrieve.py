@@ -95,6 +95,10 @@ def test_words_that_the_model_does_not_have_are_said(model, images):
     (sentence,) = [str(of.message) for of in said]
     assert sentence.startswith("mini has no word for 'hedgehog', 'moss', which the query 'a red hedgehog ")
     assert said[0].filename == __file__
+    with pytest.warns(
+        DataWarning, match=r"no word for \"Don't\", 'é', '猫', which .*: it reads them as single letters, or"
+    ):
+        model.retrieve(images, "Don't, don't: é 猫, a red star's", top_k=1)
     with pytest.warns(DataWarning, match=r"no word for 'bb', .* and 2 more, which the texts have"):
         retrieve_texts(model, images[:1], [f"a {letter * 2}" for letter in "bcdefgh"])
     with warnings.catch_warnings():

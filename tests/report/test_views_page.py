@@ -12,6 +12,8 @@ import pytest
 from small_runs import forge
 
 from avalanche_vlm import cli
+from avalanche_vlm.commands import prepare, store
+from avalanche_vlm.commands.requests import RunRequest
 from avalanche_vlm.evaluation.results import RESULT, metrics_of
 from avalanche_vlm.evaluation.views.records import VIEWS
 from avalanche_vlm.report import page
@@ -158,6 +160,37 @@ def test_a_folder_of_seeds_stands_beside_a_run_or_another_with_its_mean_and_its_
     assert of_one["values"] == [scores[0][1], last["values"][1]] and of_one["spreads"][0] is None
 
 
+def test_two_sides_of_one_recipe_have_rows_of_their_own(tmp_path):
+    first, second = seeds(tmp_path / "a", "lora", 0, 2), seeds(tmp_path / "b", "lora", 0, 2)
+    found, html = report(first, second, named="side-by-side")
+    (group,) = found["groups"]
+    assert [(of["name"], of["seeds"]) for of in group["recipes"]] == [
+        ("lora (a)", ["0", "2"]),
+        ("lora (b)", ["0", "2"]),
+    ]
+    assert "lora (a)" in html and "lora (b)" in (first / "side-by-side.md").read_text()
+    assert [r["name"] for r in page.content([files.entry("lora"), files.entry("lora")])["groups"][0]["recipes"]] == [
+        "lora"
+    ]
+
+
+def test_seeds_that_are_not_finished_are_told_of_either_side(tmp_path, capsys):
+    first, second = seeds(tmp_path / "a", "lora", 0), seeds(tmp_path / "b", "replay", 0)
+    for folder, recipe, trained in ((first, "lora", 1), (second, "replay", 2)):
+        going = folder / "seed-1"
+        going.mkdir()
+        asked = prepare.experiment(RunRequest(out=going), recipe, 1)
+        store.write_request(going, asked)
+        store.write_partial(going, asked, trained, [[10.0, 20.0]])
+    found, _ = report(first, second, named="side-by-side")
+    told = capsys.readouterr().out
+    for sentence in (
+        "lora, seed 1 of a is not finished: 1 of 2 tasks trained.",
+        "replay, seed 1 of b is not finished: 2 of 2 tasks trained.",
+    ):
+        assert sentence in told and sentence in found["answer"]["sentences"]
+
+
 def test_a_folder_of_several_recipes_is_no_side(tmp_path, capsys):
     run = save(tmp_path / "run", files.entry("lora"))
     mixed = seeds(seeds(tmp_path / "mixed", "lora", 0), "replay", 1)
@@ -194,8 +227,13 @@ def test_runs_that_do_not_compare_have_no_difference(tmp_path):
 
 def test_what_cannot_be_put_side_by_side_is_told(tmp_path, capsys):
     run = save(tmp_path / "cmp/lora/seed-0", files.entry("lora"))
+    seeds(seeds(tmp_path / "many", "fine-tune", 2) / "fine", "fine-tune", 0, 1)
+    (link := tmp_path / "again").symlink_to(run)
     for words, sentence in (
-        ([run, tmp_path / "cmp"], f"it holds 1 of several recipes, of which {run.parent} has one"),
+        ([run, tmp_path / "cmp"], f"it holds 1 run in a folder of its own, such as {run.parent}"),
+        ([run, tmp_path / "many"], f"it holds 2 runs in folders of their own, such as {tmp_path / 'many/fine'}"),
+        ([run, run], f"{run} and {run} are one folder"),
+        ([run, link], f"{run} and {link} are one folder"),
         ([run, tmp_path / "none"], f"there is no folder at {tmp_path / 'none'}"),
     ):
         assert cli.main(["report", *map(str, words)]) == 2

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 BESIDE = "classes.txt"
 """The file of names that is read without being asked for, where it lies with the data."""
 
+_TASKS_NAMED = 3
+"""Tasks that a sentence on many of them names."""
+
 _ID = re.compile(r"[+-]?\d+([.,]\d+)?|n\d{8}|/[mg]/\w+|Q\d+|(class|label|category|cls|id)[ _.-]?\d+", re.IGNORECASE)
 _SYNSET_OR_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?|n\d{8}")
 _NUMBERED = re.compile(r"(\d+)([._\-\s]+)(?=[^\W\d])(.+)")
@@ -178,7 +181,8 @@ def _without_numbers(folders: Collection[str]) -> dict[str, str]:
 def untested_classes(
     classes: Mapping[str, Sequence[str]], tested: Mapping[str, Collection[str]], names: Chosen
 ) -> list[str]:
-    """Sentences on classes that are trained and have no images to test them on.
+    """What is to be said of classes that are trained and have no images to test them on: one sentence, which names the
+    first three tasks that have some and counts the others, or none.
 
     :param classes: what the classes of each task are told by, by task.
     :param tested: what those classes are told by that have test images, by task.
@@ -187,5 +191,8 @@ def untested_classes(
     found = []
     for task, texts in classes.items():
         if untested := [names.names.get(text, text) for text in texts if text not in tested[task]]:
-            found.append(unused_classes(task, "test", untested))
-    return found
+            found.append((task, untested))
+    told = [unused_classes(task, "test", untested) for task, untested in found[:_TASKS_NAMED]]
+    if more := len(found) - len(told):
+        told.append(f"and {more} more {'tasks have' if more > 1 else 'task has'} such classes")
+    return ["; ".join(told)] if told else []

@@ -92,10 +92,16 @@ def protocol_rows(protocol: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _variants(entries: list[ResultEntry]) -> dict[str, list[ResultEntry]]:
-    """Runs that differ in nothing but the seed, under a name that tells variants of one recipe apart."""
+    """Runs that differ in nothing but the seed, under a name that tells variants of one recipe apart; and the sides,
+    where two are put beside each other that have the same."""
     found: dict[str, list[ResultEntry]] = {}
-    for name, entry in zip(row_names([entry["result"] for entry in entries]), entries, strict=True):
-        members = found.setdefault(name, [])
+    rows = row_names([entry["result"] for entry in entries])
+    of_sides: dict[str, set[Any]] = {}
+    for name, entry in zip(rows, entries, strict=True):
+        of_sides.setdefault(name, set()).add(entry.get("side"))
+    for name, entry in zip(rows, entries, strict=True):
+        row = f"{name} ({entry.get('side')})" if len(of_sides[name]) > 1 else name
+        members = found.setdefault(row, [])
         if all(_seed(entry) != _seed(member) for member in members):  # counted twice, a run would pass for no spread
             members.append(entry)
     return found

@@ -86,7 +86,8 @@ def titles(value: Any) -> list[str]:
 def how_far(partial: dict[str, Any]) -> str:
     """What a run has come to that is not finished.
 
-    :param partial: what its ``partial.json`` holds.
+    :param partial: what its ``partial.json`` holds, and ``side`` if it belongs to one of two that are put side by
+        side.
 
     >>> how_far({"recipe": "lora", "seed": 0, "trained": 1, "matrix": [[10.0, 20.0], [30.0, None]]})
     'lora, seed 0 is not finished: 1 of 2 tasks trained, and a mean score of 30.0 % on them.'
@@ -97,5 +98,6 @@ def how_far(partial: dict[str, Any]) -> str:
     tasks = max(map(len, rows), default=0)
     known = [score for score in (rows[trained][:trained] if trained < len(rows) else []) if score is not None]
     scored = f", and a mean score of {sum(known) / trained:.1f} % on them" if known and len(known) == trained else ""
-    named = f"{text(partial.get('recipe'))}, seed {text(partial.get('seed'))}"
+    side = f" of {text(partial['side'])}" if partial.get("side") else ""
+    named = f"{text(partial.get('recipe'))}, seed {text(partial.get('seed'))}{side}"
     return f"{named} is not finished: {trained} of {tasks} tasks trained{scored}."

@@ -100,6 +100,16 @@ def test_a_class_that_is_trained_and_not_tested_is_said(tmp_path):
     assert found == ["1 class of task 'all' without test images: 'yak'"]
 
 
+def test_of_many_tasks_with_classes_that_are_not_tested_three_are_named(tmp_path):
+    for task in range(6):
+        for part, classes in (("train", ("cat", "dog")), ("test", ("dog", "cat")[: 1 + (task == 5)])):
+            for number, name in enumerate(classes):
+                save(tmp_path / f"day{task}" / part / name / "0.png", picture(100 * task + 10 * number + len(part)))
+    (found,) = image_folder_stream(tmp_path, **TRANSFORMS).data.notes
+    named = "; ".join(f"1 class of task 'day{n}' without test images: 'cat'" for n in range(3))
+    assert found == f"{named}; and 2 more tasks have such classes"
+
+
 def test_folders_that_are_no_stream(folder, tmp_path):
     with pytest.raises(InputError, match="there is no folder at"):
         image_folder_stream(tmp_path / "nowhere", **TRANSFORMS)
