@@ -30,6 +30,18 @@ def test_a_stale_cell_is_noticed(generate):
     assert changed != page and generate["filled"](changed, ["recipes"], "docs/recipes.md") == page
 
 
+def test_the_best_published_figure_is_told_of_each_stream_by_what_is_not_the_benchmarks_own(generate):
+    best = generate["best_published"]("cifar100", "").split("; ")
+    assert best[0] == "79.1 by PROOF, class_order=numpy-1993, prompts=own"
+    assert best[3] == "80.0 by PROOF, base=50, class_order=numpy-1993, prompts=own" and len(best) == 4
+    assert generate["best_published"]("aircraft", "splits=folders") == "55.8 by PROOF, the default stream"
+    assert [word.rpartition(", ")[2] for word in generate["best_published"]("mtil", "splits=zscl").split("; ")] == [
+        "order I",
+        "order II",
+    ]
+    assert generate["best_published"]("mtil", "splits=coop") == ""
+
+
 def test_a_missing_block_is_named(generate):
     page = (ROOT / "docs/recipes.md").read_text().replace("<!-- generated: recipes -->", "")
     with pytest.raises(SystemExit, match=r"docs/recipes\.md has no block <!-- generated: recipes -->"):

@@ -47,10 +47,9 @@ class Identities:
         ]
 
     def _numbers(self, images: Images) -> Iterator[int]:
-        paths = getattr(images, "path_texts", None) or getattr(images, "paths", None)
-        if paths:
-            return (self._image(Path(path), 1) for path in paths)
-        keys = [_content_key(images, row) for row in range(len(images))]
+        if texts := getattr(images, "path_texts", None):
+            return (self._image(Path(text), 1) for text in texts)
+        keys = getattr(images, "paths", None) or [_content_key(images, row) for row in range(len(images))]
         times = Counter(keys)
         return (self._image(key, times[key]) for key in keys)
 

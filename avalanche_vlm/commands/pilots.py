@@ -172,9 +172,10 @@ class Stream:
         start = {**self._conditions, "resources": resources_in_use(self._benchmark, recipe, options)}
         asked = {**self._asked.model_copy(update=changed).stored(), "share": share, "conditions": start}
         said = _said(asked)
-        names = [f"{share:.3f}-{_key(of)}.json" for of in (said, _less(said, _UNSAID))]
-        now, before = (self._request.out / "pilots" / recipe / name for name in names)
-        path = before if os.path.lexists(before) and not os.path.lexists(now) else now
+        # Earlier versions named a file by more of what was asked, or by less.
+        names = [f"{share:.3f}-{_key(of)}.json" for of in (said, _less(said, _UNSAID), asked, _less(asked, _UNSAID))]
+        paths = [self._request.out / "pilots" / recipe / name for name in names]
+        path = next(filter(os.path.lexists, paths), paths[0])
         self._places[recipe, share] = path, asked
         return self._places[recipe, share]
 

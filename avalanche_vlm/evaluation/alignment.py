@@ -51,6 +51,7 @@ def gap_and_cosine(image_features: torch.Tensor, text_features: torch.Tensor) ->
     """
     images, texts, broken = unit_sides(image_features, text_features)
     if len(images) != len(texts):
+        refuse_broken_rows(broken.tolist(), len(images), len(texts))  # these come first
         raise InputError(f"{len(images)} image features and {len(texts)} text features do not pair up")
     figures = [(images.mean(0) - texts.mean(0)).norm(), (images * texts).sum(1).mean()]
     gap, cosine = _on_host(broken, figures, len(images), len(texts))

@@ -49,8 +49,8 @@ class Relation(NamedTuple):
         device = torch.device("cpu") if device is None else device
         asked, place = torch.unique(self.queries[rows], return_inverse=True)
         keys = int(self.links.max()) + 1
-        at = torch.full((keys,), -1)
-        at[asked] = torch.arange(len(asked))
+        at = asked.new_full((keys,), -1)
+        at[asked] = torch.arange(len(asked), device=asked.device)
         row, item = at[self.links[:, 0]], self.links[:, 1]
         answers = to_device(row[row >= 0], device), to_device(item[row >= 0], device)
         table = torch.zeros(len(asked), keys, dtype=torch.bool, device=device)
@@ -79,7 +79,7 @@ def of_pairs(
     ids = row_ids(ids, images, "pair")
     _, unit = torch.unique(images_of_rows(ids), return_inverse=True)
     _, caption = torch.unique(captions_of(ids), return_inverse=True)
-    rows, count = torch.arange(len(ids)), int(unit.max()) + 1
-    first = torch.full((count,), len(ids)).scatter_reduce(0, unit, rows, "amin")
+    rows, count = torch.arange(len(ids), device=ids.device), int(unit.max()) + 1
+    first = unit.new_full((count,), len(ids)).scatter_reduce(0, unit, rows, "amin")
     links = torch.unique(torch.stack([unit, caption], 1), dim=0)
-    return Relation(torch.arange(count), caption, links), first, unit
+    return Relation(torch.arange(count, device=ids.device), caption, links), first, unit

@@ -9,7 +9,13 @@ import torch
 from avalanche_vlm._host import to_device
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.relation import Relation, of_pairs
-from avalanche_vlm.evaluation.unit_features import refuse_broken_rows, row_ids, unit_features, unit_sides
+from avalanche_vlm.evaluation.unit_features import (
+    broken_rows_first,
+    refuse_broken_rows,
+    row_ids,
+    unit_features,
+    unit_sides,
+)
 
 
 @torch.no_grad()
@@ -65,11 +71,13 @@ def retrieval_metrics(
     """
     ks = _checked(ks, chunk)
     images, texts, broken = unit_sides(image_features, text_features)
-    if image_ids is None and text_ids is None and len(images) != len(texts):
-        raise InputError(
-            f"{len(images)} image features and {len(texts)} text features do not pair up: give image_ids or text_ids"
-        )
-    image_ids, text_ids = row_ids(image_ids, images, "image"), row_ids(text_ids, texts, "text")
+    with broken_rows_first(broken, len(images), len(texts)):
+        if image_ids is None and text_ids is None and len(images) != len(texts):
+            raise InputError(
+                f"{len(images)} image features and {len(texts)} text features do not pair up: give image_ids or "
+                "text_ids"
+            )
+        image_ids, text_ids = row_ids(image_ids, images, "image"), row_ids(text_ids, texts, "text")
     return _both_ways(images, texts, broken, Relation.of_equal(image_ids, text_ids), None, ks, chunk)
 
 
@@ -105,7 +113,8 @@ def pair_retrieval(
     """
     ks = _checked(ks, chunk)
     images, texts, broken = unit_sides(image_features, text_features)
-    relation, first, _ = of_pairs(images, texts, ids)
+    with broken_rows_first(broken, len(images), len(texts)):
+        relation, first, _ = of_pairs(images, texts, ids)
     return _both_ways(images, texts, broken, relation, first, ks, chunk)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,21 @@ def refuse_broken_rows(broken: Sequence[float], images: int, texts: int) -> None
             )
 
 
+@contextmanager
+def broken_rows_first(broken: torch.Tensor, images: int, texts: int) -> Iterator[None]:
+    """Where anything else is refused, refuse features of which some are no numbers in its place.
+
+    :param broken: rows of either side that are, and the first of them, as :func:`unit_sides` counts them.
+    :param images: number of image features.
+    :param texts: number of text features.
+    """
+    try:
+        yield
+    except InputError:
+        refuse_broken_rows(broken.tolist(), images, texts)
+        raise
+
+
 def row_ids(ids: torch.Tensor | Sequence[int] | None, features: torch.Tensor, side: str) -> torch.Tensor:
     """One id per row of the features, on the host, which finds out by itself what is equal.
 
@@ -91,9 +107,9 @@ def row_ids(ids: torch.Tensor | Sequence[int] | None, features: torch.Tensor, si
     [0, 1]
     """
     if ids is None:
-        return torch.arange(len(features))
+        return torch.arange(len(features), device="cpu")
     try:
-        ids = on_host(ids if isinstance(ids, torch.Tensor) else torch.as_tensor(ids))
+        ids = on_host(ids if isinstance(ids, torch.Tensor) else torch.as_tensor(ids, device="cpu"))
     except (TypeError, ValueError) as error:
         raise InputError(f"the {side} ids must be numbers") from error
     if ids.shape != (len(features),):

@@ -91,6 +91,6 @@ def true_captions(y: torch.Tensor) -> torch.Tensor:
     (images, image), (captions, caption) = (
         torch.unique(of, return_inverse=True) for of in (images_of_rows(known), captions_of(known))
     )
-    paired = torch.zeros(len(images), len(captions), dtype=torch.bool)
+    paired = torch.zeros(len(images), len(captions), dtype=torch.bool, device=known.device)
     paired[image, caption] = True
     return to_device(paired[image][:, caption], y.device)

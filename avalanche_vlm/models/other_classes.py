@@ -31,12 +31,12 @@ class OtherClasses:
 
     def __init__(self, model: VLM, space: LabelSpace) -> None:
         self._model, self.head = model, model.head_for(space)
-        self._all = to_device(torch.arange(len(space)), model.device)
+        self._all = to_device(torch.arange(len(space), device="cpu"), model.device)
         known = [] if model.label_space is None else list(model.label_space.class_names)
         place = {name: number for number, name in reversed(list(enumerate(known)))}
         new = [name for name in space.class_names if name not in place]
         place |= {name: len(known) + number for number, name in enumerate(new)}
-        self._columns = to_device(torch.tensor([place[name] for name in space.class_names]), model.device)
+        self._columns = to_device(torch.tensor([place[name] for name in space.class_names], device="cpu"), model.device)
         self._width = len(known) + len(new)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:

@@ -242,6 +242,22 @@ def test_a_held_out_set_notes_what_it_meets_with_the_rest(tmp_path):
     assert files_met(benchmark) == ["0.png", food.dataset.dataset.images.paths[1].name, "2.png"]
 
 
+def test_whether_images_are_files_is_asked_without_making_their_paths(tmp_path):
+    class Asked(ImageFiles):
+        @property
+        def paths(self):
+            raise AssertionError("these would be a million paths")
+
+    class Theirs(list):
+        pass
+
+    theirs = Theirs("ab")
+    assert Problems("skip").stand_ins(Asked([tmp_path / "a.png"])) is not None
+    assert Problems("raise").stand_ins(Asked([])) is None is Problems("skip").stand_ins(theirs)
+    theirs.paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert Problems("skip").stand_ins(theirs) is not None
+
+
 def test_a_month_of_pairs_gives_the_stand_in_its_own_new_identity(tmp_path):
     identities = Identities()
     identities.number(ImageFiles([tmp_path / "earlier.png"]), ["a picture of long ago"])

@@ -134,12 +134,14 @@ def test_a_pilot_that_was_broken_off_is_tried_again_with_more_time_alone(tmp_pat
     assert cli.main(["advise", *words]) == 0 and tried == ["replay"]
 
 
-def as_of_before(path: Path) -> Path:
-    """The file of a pilot as earlier versions wrote it, under the name that they gave it."""
+def as_of_before(path: Path, settings: bool, tokenizer: bool) -> Path:
+    """The file of a pilot as earlier versions wrote it, under the name that they gave it: with the settings that came
+    later, at their defaults, and with the tokenizer's facts, or without."""
     asked = read(path)["request"]
-    for place in LATER:
+    for place in () if settings else LATER:
         del asked["train"][place.partition(".")[2]]
-    del asked["conditions"]["tokenizer"]
+    if not tokenizer:
+        del asked["conditions"]["tokenizer"]
     forge(path, request=asked)
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     return path.rename(path.with_name(f"{path.name.split('-')[0]}-{key}.json"))
@@ -150,11 +152,15 @@ def test_a_pilot_that_an_earlier_version_kept_is_found_again(tmp_path, capsys, m
     words = ["advise", "--out", str(tmp_path), *SIZES.split(), "--recipes", "fine-tune", "--minutes", "20"]
     assert cli.main(words) == 0
     (path,) = (tmp_path / "pilots").rglob("*.json")
-    before = as_of_before(path)
-    assert before != path
-    capsys.readouterr()
-    with monkeypatch.context() as patch:
-        patch.setattr("avalanche_vlm.studies.advice.pilots.run_pilot", lambda *given, **options: pytest.fail("kept"))
-        assert cli.main(words) == 0
-    assert "fine-tune on 100%: finished before, kept" in capsys.readouterr().err
-    assert list((tmp_path / "pilots").rglob("*.json")) == [before]
+    written, ran = path.read_bytes(), "avalanche_vlm.studies.advice.pilots.run_pilot"
+    for settings, tokenizer in ((False, False), (True, True), (True, False)):
+        before = as_of_before(path, settings, tokenizer)
+        assert before != path
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(ran, lambda *given, **options: pytest.fail("kept"))
+            assert cli.main(words) == 0
+        assert "fine-tune on 100%: finished before, kept" in capsys.readouterr().err
+        assert list((tmp_path / "pilots").rglob("*.json")) == [before]
+        before.unlink()
+        path.write_bytes(written)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.errors import InputError
+from avalanche_vlm.errors import InputError, NotFinite
 from avalanche_vlm.evaluation.alignment import modality_gap, paired_cosine
 from avalanche_vlm.evaluation.retrieval import (
     first_hits,
@@ -317,6 +317,30 @@ def test_broken_features_are_named_by_side(metric, value):
         metric(bad, good)
     with pytest.raises(InputError, match=r"1 of 4 text features are NaN or infinite, the first in row 2"):
         metric(good, bad)
+
+
+@pytest.mark.parametrize("metric", [retrieval_metrics, paired_cosine, lambda *given: pair_retrieval(*given, ["a"])])
+def test_broken_features_are_told_of_before_anything_else_that_is_wrong(metric):
+    with pytest.raises(NotFinite, match=r"5 of 5 text features are NaN or infinite"):
+        metric(features(4, 3), features(5, 3) * math.nan)
+    with pytest.raises(InputError, match="4 image features and 5 text features do not pair up"):
+        metric(features(4, 3), features(5, 3))
+
+
+def test_a_default_device_has_no_say_in_figures():
+    images, texts, ids = features(4, 3), features(4, 3, 1), torch.tensor([1, 1, 2, 3])
+
+    def figures() -> list:
+        of_ids = retrieval_metrics(images, texts, ids.tolist(), ids), pair_retrieval(images, texts, ids.tolist())
+        hits = first_hits(images, texts, ids).tolist()
+        return [*of_ids, retrieval_metrics(images, texts), hits, modality_gap(images, texts)]
+
+    wanted = figures()
+    torch.set_default_device("meta")
+    try:
+        assert figures() == wanted
+    finally:
+        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,3 +75,16 @@ def test_images_in_memory_are_known_by_their_content(kind):
     # So a picture that two data sets have once each is another image in either.
     apart = Identities()
     assert [PairDataset(held[:1], [text], apart).targets for text in "ab"] == [[0], [1]]
+
+
+def test_names_of_images_that_are_no_paths_are_numbered_where_several_rows_have_one():
+    class Named(list):
+        paths = ("a", "b", "a")
+
+    class Filed(list):
+        paths = (Path("a"), Path("b"), Path("a"))
+
+    numbers = Identities()
+    images = [number >> 32 for number in numbers.number(Named("xyz"), "klm")]
+    assert images == [1, 0, 1]
+    assert [number >> 32 for number in Identities().number(Filed("xyz"), "klm")] == [1, 2, 1]

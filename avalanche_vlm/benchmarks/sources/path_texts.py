@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 _TOGETHER = 1024
 """Paths that are made together when all are asked for."""
+_SHARED = 16
+"""What is taken holds names of its own where all of them are more than this many times as many."""
 
 
 class PathTexts(Sequence[str]):
     """Paths as texts, each of which is made when it is asked for. A text of its own takes some 120 bytes, and there may
     be millions: what is held are the folders, each once, and the names' bytes, one behind the other. What is taken of
-    them shares both.
+    them shares both, unless it is a small part, which would keep all of them in memory. What goes to another process or
+    a file has its own.
 
     :param folders: what the paths begin with.
     :param folder_of: which of them each path begins with ``[N]``.
@@ -96,7 +99,30 @@ class PathTexts(Sequence[str]):
             raise IndexError(f"there are {len(self)} paths, and none at some of the places")
         own = chosen if self._rows is None else self._rows[chosen]
         rows = own.astype(np.min_scalar_type(max(len(self._folder_of), 1)))
-        return PathTexts(self._folders, self._folder_of, self._names, self._bounds, rows)
+        found = PathTexts(self._folders, self._folder_of, self._names, self._bounds, rows)
+        return found._by_itself() if len(rows) * _SHARED < len(self._folder_of) else found
+
+    def __reduce__(self) -> tuple[type[PathTexts], tuple[Any, ...]]:
+        own = self._by_itself()
+        return PathTexts, (own._folders, own._folder_of, own._names, own._bounds, own._rows)
+
+    def _by_itself(self) -> PathTexts:
+        """The same paths, with the folders and the names of no others."""
+        if self._rows is None:
+            return self
+        used, places = np.unique(self._rows.astype(np.int64), return_inverse=True)
+        folders, folder_of = np.unique(self._folder_of[used], return_inverse=True)
+        starts, stops = self._bounds[used].astype(np.int64), self._bounds[used + 1].astype(np.int64)
+        names = b"".join(self._names[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True))
+        bounds = np.zeros(len(used) + 1, np.int64)
+        np.cumsum(stops - starts, out=bounds[1:])
+        return PathTexts(
+            [self._folders[folder] for folder in folders.tolist()],
+            folder_of.astype(np.min_scalar_type(max(len(folders), 1))),
+            names,
+            bounds.astype(np.min_scalar_type(max(len(names), 1))),
+            None if np.array_equal(places, np.arange(len(used))) else places.astype(np.min_scalar_type(len(used))),
+        )
 
     def _made(self, places: np.ndarray) -> Iterator[str]:
         rows = places if self._rows is None else self._rows[places].astype(np.int64)

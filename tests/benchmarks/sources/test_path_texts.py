@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -62,6 +63,31 @@ def test_a_path_takes_its_name_and_little_more():
     paths = PathTexts.beneath([("/a/long/way/down/to/the/folder/", names)])
     assert len(pickle.dumps(paths)) < 22 * len(names)  # 16 bytes of a name, where it ends, and which folder it is in
     assert len(pickle.dumps(paths.at(range(0, 20_000, 2)))) < 24 * len(names)
+
+
+def test_a_part_goes_elsewhere_without_the_others():
+    names = [f"{number:012d}.jpg" for number in range(20_000)]
+    many = [(f"/data/folder {number}/", names[number * 20 : number * 20 + 20]) for number in range(1000)]
+    paths = PathTexts.beneath(many)
+    texts = list(paths)
+    for rows in (range(100), range(15_000, 19_000, 2), [7, 3, 3, -1] * 9, [5] * 2000, []):
+        part, wanted = ImageFiles(paths).at(rows), [texts[row] for row in rows]
+        sent = pickle.dumps(part)
+        assert len(sent) < 1000 + 40 * len(set(rows)) + 2 * len(rows)
+        again = pickle.loads(sent)
+        assert list(again.path_texts) == wanted == list(part.path_texts)
+        assert list(again.at(range(0, len(wanted), 3)).path_texts) == wanted[::3]
+    whole = pickle.loads(pickle.dumps(paths[::-1]))
+    assert list(whole) == texts[::-1] and whole[-1] == texts[0]
+
+
+def test_a_small_part_does_not_keep_the_others_in_memory():
+    paths = PathTexts.beneath([("/data/", [f"{number}.jpg" for number in range(3200)])])
+    small, large, whole = paths.at(range(0, 3200, 32)), paths.at(range(0, 3200, 2)), weakref.ref(paths._bounds)
+    assert large._bounds is paths._bounds
+    wanted = list(paths)
+    del paths, large
+    assert whole() is None and list(small) == wanted[::32]
 
 
 def test_image_files_of_such_paths_are_those_of_texts(tmp_path):
