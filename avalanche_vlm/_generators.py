@@ -23,7 +23,7 @@ def generators_kept(device: torch.device | None = None) -> Iterator[None]:
     >>> torch.equal(before, torch.get_rng_state())
     True
     """
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), _numpy_state()
     with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
         try:
             yield
@@ -38,12 +38,26 @@ def seed_generators(seed: int) -> None:
     :param seed: 0 or more.
     """
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    kind = _numpy_state()["bit_generator"]
+    if kind == "MT19937":
+        np.random.seed(seed % 2**32)
+    else:  # somebody has given numpy another one, which is not seeded by a call
+        np.random.set_state(getattr(np.random, kind)(seed).state)
     torch.default_generator.manual_seed(seed)
 
 
 def generators_at() -> tuple[Any, ...]:
     """Where they are, as something that is equal to another where nothing was drawn in between."""
-    state: Any = np.random.get_state()
-    _, keys, *rest = state
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), keys.tobytes(), tuple(rest)
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), _comparable(_numpy_state())
+
+
+def _numpy_state() -> dict[str, Any]:
+    """The state of numpy's global generator, of whatever kind it is."""
+    state: Any = np.random.get_state(legacy=False)
+    return state
+
+
+def _comparable(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _comparable(of) for name, of in state.items()}
+    return state.tobytes() if isinstance(state, np.ndarray) else state

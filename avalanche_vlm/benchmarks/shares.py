@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from avalanche_vlm._generators import generators_at, generators_kept, seed_generators
 from avalanche_vlm._ranks import Ranks, sharing
@@ -25,11 +25,18 @@ from avalanche_vlm.errors import InputError
 _OVER = object()
 
 
-def drawn_base() -> int:
-    """What the draws of an epoch follow from: a number that torch's global generator would give next. It stays where it
-    is, so an epoch that is gone on with has the same one where it began."""
-    with generators_kept():
-        return int(torch.empty((), dtype=torch.int64).random_())
+def drawn_base(loader: Any) -> int:
+    """What the draws of an epoch follow from: a number that the generator of a loader would give next, torch's global
+    one where it has none of its own. It stays where it is, so an epoch that is gone on with has the same one where it
+    began.
+
+    :param loader: the loader of the epoch; that of a kind which is read as it is counts as one without.
+    """
+    plain = _plain(loader)
+    moved = torch.default_generator if plain is None or plain.generator is None else plain.generator
+    generator = torch.Generator(moved.device)
+    generator.set_state(moved.get_state())
+    return int(torch.empty((), dtype=torch.int64, device=moved.device).random_(generator=generator))
 
 
 def placed_batches(loader: Any, base: int | None, first: int = 0) -> Iterator[Any]:
@@ -89,7 +96,7 @@ class ByPlace:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return placed_batches(self.loader, drawn_base() if self.draws else None)
+        return placed_batches(self.loader, drawn_base(self.loader) if self.draws else None)
 
 
 def _plain(loader: Any) -> DataLoader | None:
@@ -192,35 +199,44 @@ class _ReadsOrders(Dataset):
 
     def __init__(self, data: Any, collate: Callable[[list[Any]], Any]) -> None:
         self.data, self.collate = data, collate
-        self.draws = False
-        """Whether a sample has drawn."""
+        self.begun = self.draws = False
+        """Whether a sample was read, and whether one has drawn."""
 
     def __getitems__(self, order: Any) -> Any:
         try:
             with generators_kept():
                 return _Read(self.collate(self._samples(order)), order.counts)
         except InputError as error:  # torch would make a page of it, with the names of its processes
+            if get_worker_info() is not None:  # its sentence alone: of an error of somebody's own not all can be sent
+                error = InputError(str(error))
             return _Read(None, order.counts, error)
 
     def _samples(self, order: _Order) -> list[Any]:
         """To seed costs as much as to read a small picture, so samples are seeded one by one only where they draw."""
-        seed_generators(order.seed(0))
-        before = generators_at()
-        first = self.data[order.rows[0]]
-        if not self.draws and generators_at() == before:
-            samples = [first, *self._all(order.rows[1:])]
-            if generators_at() == before:
-                return samples
-        self.draws = True
-        samples = [first]
-        for number, row in enumerate(order.rows[1:], start=1):
+        samples: list[Any] = []
+        if not order.rows:
+            return samples
+        if not self.draws:
+            seed_generators(order.seed(0))
+            before = generators_at()
+            if not self.begun:  # of data that draw most draw in every sample: then none is read twice
+                self.begun = True
+                samples = self._all(order.rows[:1])
+                self.draws = generators_at() != before
+            if not self.draws:
+                found = samples + self._all(order.rows[len(samples) :])
+                if generators_at() == before:
+                    return found
+                self.draws = True
+        for number, row in enumerate(order.rows[len(samples) :], start=len(samples)):
             seed_generators(order.seed(number))
-            samples.append(self.data[row])
+            samples += self._all([row])
         return samples
 
     def _all(self, rows: list[Any]) -> list[Any]:
+        """Samples as torch reads them: at once where the data offer that, and in that case never one by one."""
         at_once = getattr(self.data, "__getitems__", None)
-        return list(at_once(rows)) if at_once is not None and rows else [self.data[row] for row in rows]
+        return [self.data[row] for row in rows] if at_once is None else list(at_once(rows)) if rows else []
 
 
 def _alone(batches: Iterable[_Read]) -> Iterator[Any]:

@@ -178,7 +178,7 @@ def _behind(loader: Any, trained: int, drawn: dict[int, torch.Tensor], by_place:
     In the process itself nothing is loaded that is not needed. Other processes have generators whose state no one sees,
     so they do again what they did.
     """
-    base = drawn_base() if by_place else None
+    base = drawn_base(loader) if by_place else None
     if trained == 0:
         return _opened(loader, base)
     if not _has_several(loader) and loader_settings(loader).get("num_workers") == 0:
