@@ -103,8 +103,9 @@ def spelt_alike(name: object, known: Iterable[str], most: int = 3) -> list[str]:
             by_lower.setdefault(one.lower(), one)
         if len(by_lower) > MOST_NAMES_MEANT:
             return []
-    # 2 of 3 letters in order, so that two that are swapped are found in a word of three.
-    return [by_lower[near] for near in get_close_matches(name.lower(), by_lower, most, cutoff=0.66)]
+    # Two swapped letters of three leave two in order; in longer words as small a share is another word.
+    least = 0.66 if len(name) < 5 else 0.7
+    return [by_lower[near] for near in get_close_matches(name.lower(), by_lower, most, cutoff=least)]
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from avalanche_vlm.units import LONGEST_NAME_MEANT, MOST_NAMES_MEANT, did_you_me
         ("LORA", ["Lora", "lora", "loRA"], ["Lora"]),
         ("zcsl", ["lora", "zscl"], ["zscl"]),
         ("lora", ["zscl", "replay"], []),
+        ("range", ["rank"], []),
         (3, ["3"], []),
     ],
 )
