@@ -24,7 +24,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.shardable import refuse_alone, refuse_unshardable
-from avalanche_vlm.training.sharding import in_shards
+from avalanche_vlm.training.sharding import in_shards, refuse_in_parts
 from avalanche_vlm.training.state import random_states, restore_random_states
 
 __all__ = ["in_ranks", "start"]
@@ -67,10 +67,11 @@ def start(device: str | torch.device = "cpu", *, patience: float = 1800.0) -> Ra
 
 
 @contextmanager
-def in_ranks(strategy: Any) -> Iterator[None]:
+def in_ranks(strategy: Any, trains: bool) -> Iterator[None]:
     """Within a block a strategy trains or evaluates together with the other processes, if there are any.
 
     :param strategy: the strategy; the processes have made theirs in the same way.
+    :param trains: whether it trains.
     :raises InputError: if something of it cannot work in several processes, with the reason, or if the processes have
         different models.
     """
@@ -80,10 +81,11 @@ def in_ranks(strategy: Any) -> Iterator[None]:
             refuse_alone()
         yield
         return
+    refuse_in_parts(strategy)
     refuse_unshared(strategy)
     _agree(model_of(strategy), ranks, "start with")
     restore_random_states(ranks.from_first(random_states()))
-    with training_together(ranks), _undivided_loaders(), in_shards(strategy, ranks):
+    with training_together(ranks), _undivided_loaders(), in_shards(strategy, ranks, trains):
         yield
     _agree(model_of(strategy), ranks, "have come to")
 

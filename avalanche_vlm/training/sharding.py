@@ -8,7 +8,7 @@ nothing of parts, and checkpoints are written and read while the towers are whol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,9 +20,8 @@ from avalanche_vlm._ranks import LOST, Ranks, tells_of_loss
 from avalanche_vlm.compat.sharding import in_parts_of, own_part, unwrap_shards, wrap_in_shards
 from avalanche_vlm.errors import InputError, ProcessLost
 from avalanche_vlm.models import VLM
-from avalanche_vlm.models.modules.site import sites_of
 from avalanche_vlm.training.protocol import model_of
-from avalanche_vlm.training.shardable import units_to_shard
+from avalanche_vlm.training.shardable import added_weights, kept_whole, units_to_shard, weights_in
 
 
 class _Held(NamedTuple):
@@ -72,10 +71,10 @@ class ShardedTowers:
     def spread(self) -> None:
         """Keep no more than this process's rows, of moments as well; the rest of the model goes to the device."""
         self.model.text_head.forget()
-        added = {p for site in sites_of(self.model) for p in _added(site)}
+        added = added_weights(self.model)
         for unit in units_to_shard(self.model):
-            here = _weights_in(unit)
-            whole = _not_sharded(here) | (here.keys() & added)
+            here = weights_in(unit)
+            whole = kept_whole(here, added)
             found = [_Held(p, places, p.shape) for p, places in here.items() if p not in whole]
             if not found:
                 continue
@@ -86,11 +85,7 @@ class ShardedTowers:
                 held.weight.data, held.weight.grad = own_part(held.registered), None
             self._held += found
         self.model.to(self.device)
-        for group in self.optimizer.param_groups:
-            counts_there = group.get("fused") or group.get("capturable")
-            for state in (self.optimizer.state.get(p, {}) for p in group["params"]):
-                of_device = {n: t for n, t in state.items() if torch.is_tensor(t) and (t.ndim or counts_there)}
-                state.update({name: tensor.to(self.device) for name, tensor in of_device.items()})
+        self._move_moments(self.device)
 
     def gather(self, moments: bool) -> None:
         """Have the towers whole where they were before, one tensor after the other.
@@ -110,6 +105,7 @@ class ShardedTowers:
                 setattr(module, name, held.weight)
         self._units, self._held = [], []
         self.model.to(self._home)
+        self._move_moments(self._home)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -119,6 +115,14 @@ class ShardedTowers:
             yield
         finally:
             self.spread()
+
+    def _move_moments(self, device: torch.device) -> None:
+        """Have what the optimizer has gathered where the model is, of what is not spread as well."""
+        for group in self.optimizer.param_groups:
+            counts_there = group.get("fused") or group.get("capturable")
+            for state in (self.optimizer.state.get(p, {}) for p in group["params"]):
+                of_device = {n: t for n, t in state.items() if torch.is_tensor(t) and (t.ndim or counts_there)}
+                state.update({name: tensor.to(device) for name, tensor in of_device.items()})
 
     def _change_moments(self, held: _Held, like: torch.Size, change: Any) -> None:
         """Change what an optimizer has of a weight's shape.
@@ -206,53 +210,35 @@ class ShardedTowers:
         return next((held.shape.numel() for held in self._held if held.weight is parameter), parameter.numel())
 
 
-def _weights_in(unit: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
-    """The parameters of a module, and where they are."""
-    found: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-    for module in unit.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            found.setdefault(parameter, []).append((module, name))
-    return found
-
-
-def _not_sharded(weights: Iterable[nn.Parameter]) -> set[nn.Parameter]:
-    """Those of which FSDP takes no part: numbers, tensors whose elements do not lie in order, and, since gradients of
-    one kind alone go together, all kinds but the one that most numbers are of."""
-    weights = list(weights)
-    of_kind: dict[torch.dtype, int] = {}
-    for weight in weights:
-        of_kind[weight.dtype] = of_kind.get(weight.dtype, 0) + weight.numel()
-    most = max(of_kind, key=lambda kind: of_kind[kind], default=None)
-    return {p for p in weights if p.ndim == 0 or p.numel() == 0 or not p.is_contiguous() or p.dtype != most}
-
-
-def _added(site: Any) -> Iterator[nn.Parameter]:
-    """What methods have added at a place of a tower: it comes and goes."""
-    yield from site.bank.parameters()
-    if site.shared is not None:
-        yield from site.shared.parameters()
-
-
 # Strategies ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def in_shards(strategy: Any, ranks: Ranks) -> Iterator[None]:
-    """Within a block the towers of a strategy's model are spread over processes, if it asks for that. After an error
-    they stay so: somebody may be missing without whom they are never whole again.
+def refuse_in_parts(strategy: Any) -> None:
+    """Refuse a model that an error has left in parts, before anyone takes them for weights.
 
-    :param strategy: the strategy, whose model is the same in all processes.
-    :param ranks: processes that train together.
-    :raises InputError: if something does not go with it, or an error has left the towers in parts.
+    :param strategy: a strategy that is about to train or evaluate.
+    :raises InputError: if its towers are in parts, by itself or by another strategy.
     """
-    if not getattr(strategy, "shard", False):
-        yield
-        return
-    if strategy.shards is not None:
+    if getattr(strategy, "shards", None) is not None or any(in_parts_of(p) for p in model_of(strategy).parameters()):
         raise InputError(
             "the towers are in parts since a training has ended with an error: make the model anew, and go on from its "
             "last checkpoint"
         )
+
+
+@contextmanager
+def in_shards(strategy: Any, ranks: Ranks, trains: bool) -> Iterator[None]:
+    """Within a block the towers of a strategy's model are spread over processes, if it asks for that. After an error
+    they stay so: somebody may be missing without whom they are never whole again.
+
+    :param strategy: the strategy, whose model is whole, and the same in all processes.
+    :param ranks: processes that train together.
+    :param trains: whether it trains, after which moments are dropped unless they are kept; an evaluation leaves them.
+    :raises InputError: if something does not go with it.
+    """
+    if not getattr(strategy, "shard", False):
+        yield
+        return
     towers = ShardedTowers(model_of(strategy), strategy.optimizer, ranks, strategy.device)
     strategy.shards = towers
     towers.spread()
@@ -262,7 +248,7 @@ def in_shards(strategy: Any, ranks: Ranks) -> Iterator[None]:
         if tells_of_loss(error):
             raise ProcessLost(LOST) from error
         raise
-    towers.gather(moments=strategy.keep_optimizer_state)
+    towers.gather(moments=strategy.keep_optimizer_state or not trains)
     strategy.shards = None
 
 

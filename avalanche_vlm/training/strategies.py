@@ -229,7 +229,7 @@ class VLMMixin(UnpacksContainers, _Template):
         from the global generator, so that a model trained otherwise where it was looked at in between. What metrics
         read is read by the evaluation's ``num_workers`` as well."""
         self.losses.settle()
-        with in_ranks(self), generators_kept(self.device), self._reading(kwargs):
+        with in_ranks(self, trains=False), generators_kept(self.device), self._reading(kwargs):
             return super().eval(*args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -240,7 +240,7 @@ class VLMMixin(UnpacksContainers, _Template):
         :raises NotFinite: if one is NaN or infinite.
         """
         self.precision.begin()
-        with in_ranks(self), self._reading(kwargs), self._as_asked():
+        with in_ranks(self, trains=True), self._reading(kwargs), self._as_asked():
             found = super().train(*args, **kwargs)
         self.losses.settle()
         give_back()

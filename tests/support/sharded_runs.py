@@ -28,6 +28,13 @@ from avalanche_vlm.training.checkpoint.recorder import Recorder
 KILLED = 5
 """Iterations of the second task behind which the checkpoints are copied, as if the training were killed there."""
 
+SHARDED = (
+    *("fine-tune", "zero-shot", "replay", "tic-cumulative", "text-replay", "latent-replay", "prototype-replay"),
+    *("lora", "adapter-per-task", "moe-adapters", "coop", "maple", "s-prompts", "diki", "l2p", "dualprompt"),
+    *("coda-prompt", "nusa", "wise-ft", "magmax", "ties"),
+)
+"""Recipes all of whose plugins say that they go with it."""
+
 
 class Watch(Losses, supports_distributed=True):
     """Losses, what a process holds when a step is over, and a copy of the checkpoints in the middle."""

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from avalanche.training.plugins import EvaluationPlugin, LwFPlugin
+from avalanche.training.plugins import EvaluationPlugin
 from launched import Launch
 from mini import mini, shallow
-from open_clip.model import CLIP
 from processes import together
-from sharded_runs import made, stream
+from sharded_runs import SHARDED, made, stream
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from avalanche_vlm._ranks import tells_of_loss
+from avalanche_vlm._ranks import found_ranks, tells_of_loss
 from avalanche_vlm.artifacts import load
 from avalanche_vlm.compat.sharding import in_parts_of, own_part, unwrap_shards, wrap_in_shards
 from avalanche_vlm.errors import InputError, VLMWarning
-from avalanche_vlm.evaluation.probes import InterferenceProbe
-from avalanche_vlm.models import from_open_clip, tiny
 from avalanche_vlm.training import VLMNaive, recipes
 from avalanche_vlm.training.checkpoint import resume
-from avalanche_vlm.training.plugins import ExemplarReplayPlugin
 from avalanche_vlm.training.plugins.base import VLMPlugin
-from avalanche_vlm.training.shardable import refuse_unshardable, units_to_shard
+from avalanche_vlm.training.sharding import ShardedTowers
 
 CLOSE = 1e-5
 """Relative: losses of all steps, and every tensor of the model."""
@@ -118,14 +115,6 @@ def test_three_processes_with_uneven_parts_run_experiments(tmp_path):
     hold(results)
 
 
-SHARDED = (
-    *("fine-tune", "zero-shot", "replay", "tic-cumulative", "text-replay", "latent-replay", "prototype-replay"),
-    *("lora", "adapter-per-task", "moe-adapters", "coop", "maple", "s-prompts", "diki", "l2p", "dualprompt"),
-    *("coda-prompt", "nusa", "wise-ft", "magmax", "ties"),
-)
-"""Recipes all of whose plugins say that they go with it."""
-
-
 @pytest.mark.grid
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", ["classes", "pairs"])
@@ -169,7 +158,7 @@ def test_a_module_is_wrapped_and_comes_back_as_it_was_with_hooks_of_others(tmp_p
     assert together(there_and_back, tmp_path / "meeting") == [(True, True, True)] * 2
 
 
-# What is refused ----------------------------------------------------------------------------------------------------
+# What is left behind --------------------------------------------------------------------------------------------------
 
 
 def strategy_of(model, plugins=(), metrics=(), **options) -> VLMNaive:
@@ -184,63 +173,72 @@ def strategy_of(model, plugins=(), metrics=(), **options) -> VLMNaive:
     )
 
 
+def lasting(rank: int) -> tuple[bool, bool]:
+    strategy = strategy_of(shallow(), train_mb_size=4, eval_mb_size=4)
+    optimizer = strategy.optimizer = torch.optim.AdamW(strategy.model.parameters())
+    moments = {p: torch.rand_like(p) for p in strategy.model.parameters()}
+    optimizer.state.update({p: {"step": torch.tensor(3.0), "exp_avg": of.clone()} for p, of in moments.items()})
+    strategy.eval(stream().test_stream[:1])
+    there = all(torch.equal(optimizer.state[p]["exp_avg"], of) for p, of in moments.items() if p in optimizer.state)
+    return len(optimizer.state) == len(moments), there
+
+
+def test_an_evaluation_leaves_moments_as_they_are(tmp_path):
+    assert together(lasting, tmp_path / "meeting") == [(True, True)] * 2
+
+
+def moved(rank: int) -> tuple[set[str], set[str]]:
+    model = shallow()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for p in model.parameters():
+        optimizer.state[p] = {"step": torch.tensor(3.0), "exp_avg": torch.zeros_like(p)}
+    towers = ShardedTowers(model, optimizer, found_ranks(), torch.device("cpu"))
+    towers._home = torch.device("meta")  # of devices that differ from the first, all machines have this one
+    towers.gather(moments=True)  # nothing is spread
+    state = [of for p, of in optimizer.state.items() if p.ndim]
+    return {of["exp_avg"].device.type for of in state}, {of["step"].device.type for of in state}
+
+
+def test_moments_of_what_is_not_spread_go_home_as_the_model_does(tmp_path):
+    assert together(moved, tmp_path / "meeting") == [({"meta"}, {"cpu"})] * 2
+
+
+class Breaks(VLMPlugin, supports_distributed=True, supports_sharding=True):
+    """One that goes wrong while the towers are in parts."""
+
+    def before_training_exp(self, strategy, **kwargs) -> None:
+        raise ValueError("broken")
+
+
+def said_by(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except (InputError, ValueError) as error:
+        return str(error)
+    return "nothing"
+
+
+def broken(rank: int) -> list[str]:
+    model = shallow()
+    strategy = strategy_of(model, [Breaks()])
+    again, whole = strategy_of(model), strategy_of(model)
+    whole.shard = False
+    first, test = stream().train_stream[0], stream().test_stream[:1]
+    said = [said_by(lambda: strategy.train(first)), said_by(lambda: strategy.train(first))]
+    return said + [said_by(lambda made=made: made.eval(test)) for made in (strategy, again, whole)]
+
+
+def test_after_an_error_whoever_trains_or_evaluates_is_told_that_the_towers_are_in_parts(tmp_path):
+    for first, *others in together(broken, tmp_path / "meeting"):
+        assert first == "broken"
+        assert all(
+            said.startswith("the towers are in parts since a training has ended with an error") for said in others
+        )
+
+
 def test_a_process_that_is_alone_has_nobody_to_share_with():
     with pytest.raises(InputError, match="shard spreads the towers over several processes, and this one trains alone"):
         strategy_of(mini()).train(stream().train_stream[0])
-
-
-@pytest.mark.parametrize("name", recipes.list())
-def test_recipes_go_with_it_whose_plugins_say_so(name, tiny_benchmark):
-    resources = {n: getattr(tiny_benchmark, n) for n in recipes.get(name).takes}
-    if name not in recipes.list(kind="classes") or any(resources[n] is None for n in recipes.get(name).needs):
-        pytest.skip("its resources are not there")
-    model = shallow()
-    plugins = recipes.build(name, model=model, **resources)
-    if name in SHARDED:
-        refuse_unshardable("it", model, plugins)
-        return
-    with pytest.raises(InputError, match=r"it does not go with shard: .* does not say that it leaves the towers'"):
-        refuse_unshardable("it", model, plugins)
-
-
-class Silent(ExemplarReplayPlugin, supports_distributed=True):
-    """A subclass of one that says so."""
-
-
-def test_a_plugin_says_it_for_itself():
-    assert ExemplarReplayPlugin.supports_sharding
-    assert not Silent.supports_sharding
-    assert not VLMPlugin.supports_sharding
-    with pytest.raises(InputError, match="LwFPlugin does not say"):
-        refuse_unshardable("the training", mini(), [LwFPlugin()])
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        ({"options": {"compile": True}}, "shard and compile together: torch compiles blocks"),
-        ({"options": {"accumulate": True}}, "shard and accumulate together: towers in parts run once"),
-        ({"options": {"grad_checkpointing": True}}, "shard and grad_checkpointing together"),
-        ({"options": {"fp16": True}}, "shard and fp16 together: .* take bf16"),
-        ({"metrics": [InterferenceProbe()]}, "InterferenceProbe reads weights"),
-        ({"optimizer": torch.optim.LBFGS([nn.Parameter(torch.ones(1))])}, "LBFGS looks at a whole tensor"),
-    ],
-)
-def test_what_would_take_a_part_for_the_whole_is_refused_by_name(given, why):
-    with pytest.raises(InputError, match=why):
-        refuse_unshardable("the training", mini(), [], **given)
-
-
-def test_towers_without_blocks_are_refused():
-    tokenizer = tiny.build_tokenizer()
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
-    text = {"width": 32, "heads": 2, "layers": 1, "context_length": tokenizer.context_length}
-    clip = CLIP(32, vision, {**text, "vocab_size": tokenizer.vocab_size})
-    model = from_open_clip(clip, tokenizer, image_size=32, mean=tiny.MEAN, std=tiny.STD, name="odd")
-    assert len(units_to_shard(model)) > 1  # the text tower has one
-    del model.clip.transformer.resblocks
-    with pytest.raises(InputError, match="odd has no blocks of a transformer that could be spread"):
-        units_to_shard(model)
 
 
 def test_errors_of_lost_processes_are_known():
