@@ -77,15 +77,14 @@ def placed_batches(loader: Any, base: int | None, first: int = 0) -> Iterator[An
     return _alone(batches) if ranks is None else _together(batches, plain.dataset, ranks, plain.pin_memory)
 
 
-class ByPlace:
-    """Stands before a loader, and gives its batches as :func:`placed_batches` does.
+class BeforeLoader:
+    """Stands before a loader, and is in everything as that one is but in what a subclass says of its batches.
 
     :param loader: the loader before which it stands.
-    :param draws: whether what its samples draw follows from their places in the epoch.
     """
 
-    def __init__(self, loader: Any, draws: bool) -> None:
-        self.loader, self.draws = loader, draws
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -94,6 +93,18 @@ class ByPlace:
         if name == "loader":  # of a copy that is not filled yet
             raise AttributeError(name)
         return getattr(self.loader, name)
+
+
+class ByPlace(BeforeLoader):
+    """Gives the batches of a loader as :func:`placed_batches` does.
+
+    :param loader: the loader before which it stands.
+    :param draws: whether what its samples draw follows from their places in the epoch.
+    """
+
+    def __init__(self, loader: Any, draws: bool) -> None:
+        super().__init__(loader)
+        self.draws = draws
 
     def __iter__(self) -> Iterator[Any]:
         return placed_batches(self.loader, drawn_base(self.loader) if self.draws else None)

@@ -17,7 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from avalanche_vlm.benchmarks.shares import drawn_base, placed_batches
+from avalanche_vlm.benchmarks.shares import BeforeLoader, drawn_base, placed_batches
 from avalanche_vlm.compat.strategies import loader_of_epoch
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.checkpoint.signals import BreakOffError
@@ -49,7 +49,7 @@ class Owner(Protocol):
         """
 
 
-class EpochBatches:
+class EpochBatches(BeforeLoader):
     """Stands before a strategy's loader for one epoch, and tells its owner of every batch.
 
     A loader that walks through several data sets starts the shorter ones anew within an epoch, with a draw from the
@@ -65,18 +65,11 @@ class EpochBatches:
     def __init__(
         self, loader: Any, owner: Owner, trained: int = 0, drawn: dict[int, torch.Tensor] | None = None
     ) -> None:
-        self.loader, self.owner, self.trained = loader, owner, trained
+        super().__init__(loader)
+        self.owner, self.trained = owner, trained
         self.by_place = False
         """Whether what samples draw follows from their places in the epoch."""
         self.drawn: dict[int, torch.Tensor] = dict(drawn or {})
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # of a copy that is not filled yet
-            raise AttributeError(name)
-        return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
         batches = _behind(self.loader, self.trained, self.drawn, self.by_place)
