@@ -1,4 +1,4 @@
-"""Batches of which several processes read a share each, and samples that draw by their place in an epoch.
+"""Samples that draw by their place in an epoch, and batches of which each of several processes reads its share.
 
 What a transform draws follows from the epoch and the sample's place in it, whoever reads the sample: this process, one
 of several that load data, or another one of those that train together. So all have the batch that one process reads.
@@ -7,7 +7,7 @@ of several that load data, or another one of those that train together. So all h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from avalanche_vlm._generators import generators_at, generators_kept, seed_generators
 from avalanche_vlm._ranks import Ranks, sharing
-from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.compat.data_sets import pinned, source_datasets
+from avalanche_vlm.benchmarks.joining import ReadShare, whole_batches
+from avalanche_vlm.compat.data_sets import source_datasets
 from avalanche_vlm.compat.strategies import loader_of_epoch
 from avalanche_vlm.errors import InputError
-
-_OVER = object()
 
 
 def drawn_base(loader: Any) -> int:
@@ -74,7 +72,7 @@ def placed_batches(loader: Any, base: int | None, first: int = 0) -> Iterator[An
     )
     # Avalanche's loaders draw when their first batch is asked for, torch's when they are asked for an iterator.
     batches = read if plain is not loader else iter(read)
-    return _alone(batches) if ranks is None else _together(batches, plain.dataset, ranks, plain.pin_memory)
+    return _alone(batches) if ranks is None else whole_batches(batches, plain.dataset, ranks, plain.pin_memory)
 
 
 class BeforeLoader:
@@ -183,24 +181,6 @@ class _Orders:
             place += len(rows)
 
 
-@dataclass
-class _Read:
-    """What comes of an order.
-
-    :param batch: the samples, put together; None where they could not be read.
-    :param counts: how many samples each process reads, as the order says.
-    :param failure: why they could not.
-    """
-
-    batch: Any
-    counts: list[int] | None
-    failure: InputError | None = None
-
-    def pin_memory(self) -> _Read:
-        """The same in page-locked memory."""
-        return _Read(pinned(self.batch), self.counts, self.failure)
-
-
 class _ReadsOrders(Dataset):
     """Reads orders.
 
@@ -216,11 +196,11 @@ class _ReadsOrders(Dataset):
     def __getitems__(self, order: Any) -> Any:
         try:
             with generators_kept():
-                return _Read(self.collate(self._samples(order)), order.counts)
+                return ReadShare(self.collate(self._samples(order)), order.counts)
         except InputError as error:  # torch would make a page of it, with the names of its processes
             if get_worker_info() is not None:  # its sentence alone: of an error of somebody's own not all can be sent
                 error = InputError(str(error))
-            return _Read(None, order.counts, error)
+            return ReadShare(None, order.counts, error)
 
     def _samples(self, order: _Order) -> list[Any]:
         """To seed costs as much as to read a small picture, so samples are seeded one by one only where they draw."""
@@ -250,96 +230,8 @@ class _ReadsOrders(Dataset):
         return [self.data[row] for row in rows] if at_once is None else list(at_once(rows)) if rows else []
 
 
-def _alone(batches: Iterable[_Read]) -> Iterator[Any]:
+def _alone(batches: Iterable[ReadShare]) -> Iterator[Any]:
     for read in batches:
         if read.failure is not None:
             raise read.failure
         yield read.batch
-
-
-# Several processes ----------------------------------------------------------------------------------------------------
-
-
-def _together(batches: Iterable[_Read], data: Any, ranks: Ranks, locked: bool) -> Iterator[Any]:
-    """Whole batches, in page-locked memory or not. All processes come here for each of them, and for the end."""
-    ranks = ranks.on_host()
-    notes = [of for source in source_datasets(data) if (of := getattr(source, "stand_ins", None)) is not None]
-    noted = [0] * len(notes)
-    own: Iterator[_Read] | None = None
-    while True:
-        read: Any = _OVER
-        failure: Exception | None = None
-        try:
-            own = iter(batches) if own is None else own
-            read = next(own, _OVER)
-        except Exception as error:  # of any kind: a transform is anybody's, and the others wait
-            failure = error
-        if read is not _OVER and read.failure is not None:
-            failure = read.failure
-        shapes = None if failure is not None or read is _OVER else _shapes(read.batch)
-        told = ranks.told((_sentence(failure, ranks.rank), shapes, _met(notes, noted)))
-        for *_, met in told:
-            for of, rows in zip(notes, met, strict=True):
-                of.met[torch.tensor(rows, dtype=torch.int64)] = 1
-        _all_have_read(ranks, told, failure)
-        if read is _OVER:
-            return
-        whole = read.batch if read.counts is None else _whole(read.batch, ranks, read.counts)
-        yield pinned(whole) if locked else whole
-
-
-def _sentence(failure: Exception | None, rank: int) -> str | None:
-    if failure is None or isinstance(failure, InputError):
-        return None if failure is None else str(failure)
-    return f"process {rank} cannot read its share of a batch: {type(failure).__name__}: {failure}"
-
-
-def _all_have_read(ranks: Ranks, told: list[Any], failure: Exception | None) -> None:
-    """Go on if everybody has read, what can be put together."""
-    for rank, (sentence, shapes, _) in enumerate(told):
-        if sentence is not None:
-            raise failure if rank == ranks.rank and failure is not None else InputError(sentence)
-        if shapes != told[0][1]:
-            raise InputError(f"the samples of a batch differ and cannot be put together: {told[0][1]} and {shapes}")
-
-
-def _met(notes: list[Any], noted: list[int]) -> list[list[int]]:
-    """The images of each data set that could not be read, where there are more of them than were told."""
-    found: list[list[int]] = []
-    for number, of in enumerate(notes):
-        count = int(of.met.sum(dtype=torch.int64))
-        found.append(of.met.nonzero().flatten().tolist() if count > noted[number] else [])
-        noted[number] = count
-    return found
-
-
-def _mapped(part: Any, change: Callable[[Any], Any]) -> Any:
-    """A batch with every column changed: of tensors, or of what is no tensor, a list."""
-    if isinstance(part, ImageText):
-        return ImageText(change(part.image), change(part.tokens))
-    if isinstance(part, Mapping):
-        return {name: _mapped(of, change) for name, of in part.items()}
-    if isinstance(part, list | tuple) and not any(isinstance(of, str | bytes) for of in part):
-        changed = [_mapped(of, change) for of in part]
-        return type(part)(*changed) if hasattr(part, "_fields") else changed
-    return change(part)
-
-
-def _shapes(batch: Any) -> list[str]:
-    found: list[str] = []
-
-    def note(column: Any) -> None:
-        known = isinstance(column, torch.Tensor)
-        found.append(f"{column.dtype} {list(column.shape[1:])}" if known else type(column).__name__)
-
-    _mapped(batch, note)
-    return found
-
-
-def _whole(batch: Any, ranks: Ranks, counts: list[int]) -> Any:
-    def gathered(column: Any) -> Any:
-        if not isinstance(column, torch.Tensor):
-            return [of for part in ranks.told(list(column)) for of in part]
-        return ranks.rows(column, counts)
-
-    return _mapped(batch, gathered)

@@ -1,99 +1,21 @@
-"""Batches that several processes read together are those that one process reads, whatever their samples draw."""
+"""What samples draw follows from the epoch and their place in it, and what is shared out is read once."""
 
 from __future__ import annotations
-
-import random
 
 import numpy as np
 import pytest
 import torch
-from processes import together
+from drawing import Drawing, Files, plain, read_by
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from avalanche_vlm import _ranks
 from avalanche_vlm._generators import generators_at, generators_kept, seed_generators
 from avalanche_vlm.benchmarks import shares
-from avalanche_vlm.benchmarks.image_text import ImageText
-from avalanche_vlm.benchmarks.passed_over import PassedOver
-from avalanche_vlm.benchmarks.reading import ordered_batches, reading_by
+from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.benchmarks.scenario import ImageDataset
 from avalanche_vlm.benchmarks.shares import ByPlace
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.training.checkpoint.batches import END, EpochBatches
-
-
-class Files:
-    """Images that are decoded when they are read, of which some cannot be. Counts how often, in all processes."""
-
-    def __init__(self, number: int, broken=(), error=InputError) -> None:
-        self.number, self.broken, self.error = number, broken, error
-        self.reads = torch.zeros(number, dtype=torch.int64).share_memory_()
-
-    def __len__(self):
-        return self.number
-
-    def __getitem__(self, index):
-        self.reads[index] += 1
-        if index in self.broken:
-            raise self.error(f"{index}.png cannot be decoded")
-        return torch.full((3, 2, 2), float(index))
-
-
-class Drawing(Dataset):
-    """Samples that draw from all generators, how much depends on the sample; or that draw nothing."""
-
-    def __init__(self, number: int, draws: str = "all", **how) -> None:
-        self.images, self.draws = Files(number, **how), draws
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        image = self.images[index]
-        if self.draws == "all" or (self.draws == "some" and index % 3 == 2):
-            image = image + torch.rand(1 + index % 2)[-1] + random.random() + float(np.random.rand())
-        text = ImageText(image, torch.full((4,), index))
-        return text, index, {"name": f"number {index}", "half": torch.tensor(index / 2, dtype=torch.float16)}
-
-
-def plain(batches) -> list:
-    """What can be sent by a pipe, and compared."""
-    return [
-        [x.image.tolist(), x.tokens.tolist(), y.tolist(), rest["name"], rest["half"].tolist()] for x, y, rest in batches
-    ]
-
-
-def read_by(processes: int, folder, read, seconds: float = 60) -> list:
-    """What each of several processes reads."""
-
-    def work(rank):
-        torch.set_num_threads(1)
-        with _ranks.training_together(_ranks.found_ranks()):
-            return read()
-
-    return together(work, folder / "meeting", processes, seconds, loads=True)
-
-
-@pytest.mark.parametrize(
-    ("processes", "batch", "workers", "draws"),
-    [(2, 4, 0, "all"), (2, 5, 2, "some"), (3, 4, 1, "all"), (3, 2, 0, "all"), (2, 11, 0, "none")],
-)
-def test_a_share_and_the_shares_of_others_are_the_batch_of_one_process(tmp_path, processes, batch, workers, draws):
-    def read():
-        torch.manual_seed(3), random.seed(3), np.random.seed(3)
-        data = Drawing(11, draws)
-        batches = plain(ByPlace(DataLoader(data, batch, shuffle=True, num_workers=workers), True))
-        return batches, torch.rand(1).item(), random.random(), int(data.images.reads.sum())
-
-    (expected, *drawn, reads) = read()
-    assert sorted(y for batch in expected for y in batch[2]) == list(range(11))
-    found = read_by(processes, tmp_path, read)
-    for batches, *after, _ in found:
-        assert batches == expected
-        assert after == drawn  # of the generators everybody else draws from, nothing is taken
-    if batch >= processes:  # the last batch of one has fewer rows than processes, and is read by all
-        assert sum(of for *_, of in found) <= reads + 2 * processes
-        assert max(of for *_, of in found) <= reads / processes + 2 * processes
 
 
 def test_draws_follow_from_the_epoch_and_the_place_whoever_reads():
@@ -235,56 +157,6 @@ def test_an_epoch_that_is_gone_on_with_draws_the_same():
     assert [len(of[2]) for of in whole] == [4, 4, 3]
     for trained in (1, 2):
         assert epoch(trained) == whole[trained:]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("error", [InputError, OSError])
-def test_what_one_process_cannot_read_ends_all_with_its_sentence(tmp_path, workers, error):
-    def read():
-        # The sixth sample is the second one of the second process.
-        data = Drawing(16, "none", broken=(5,), error=error)
-        batches = iter(ByPlace(DataLoader(data, 8, num_workers=workers), True))
-        try:
-            next(batches)
-        except Exception as failure:
-            return type(failure).__name__, str(failure)
-
-    (first, second) = read_by(2, tmp_path, read)
-    if error is InputError:
-        assert first == second == ("InputError", "5.png cannot be decoded")
-    else:
-        assert first[0] == "InputError" and "process 1 cannot read its share of a batch: OSError: " in first[1]
-        assert second[0] == "OSError" and "5.png cannot be decoded" in second[1]
-
-
-def test_samples_that_differ_are_a_sentence(tmp_path):
-    class Uneven(Drawing):
-        def __getitem__(self, index):
-            return torch.zeros(3, 2 + index // 4)
-
-    def read():
-        with pytest.raises(InputError, match="differ and cannot be put together"):
-            next(iter(ByPlace(DataLoader(Uneven(8), 8), True)))
-        return "refused"
-
-    assert read_by(2, tmp_path, read) == ["refused"] * 2
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_cannot_be_read_are_known_to_all(tmp_path, workers):
-    def read():
-        passed_over = PassedOver()
-        images = Files(12, broken=(2, 9, 10))
-        data = ImageDataset(images, [0, 1] * 6, passed_over.reader(images))
-        with reading_by(workers):
-            found = [[x[:, 0, 0, 0].tolist(), y.tolist()] for x, y in ordered_batches(data, 6)]
-        return found, passed_over.places.tolist(), int(images.reads.sum())
-
-    expected, places, _ = read()
-    assert places == [2, 9, 10]
-    for found, met, reads in read_by(2, tmp_path, read):
-        assert found == expected and met == places
-        assert reads <= 9
 
 
 def test_tensors_in_memory_are_read_by_everybody_and_so_is_what_is_put_together_in_a_way_of_its_own(tmp_path):
