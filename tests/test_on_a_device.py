@@ -24,9 +24,10 @@ WAITS = dict.fromkeys(("fine-tune", "replay", "zscl", "lora"), 1)
 """How often a step may wait for the device, where it is not ``MOST``: once, for the loss of the step before."""
 MOST = 2
 """Of a step of any other recipe, and of a batch of the evaluation where a router or a head decides by its answers."""
-OF_A_SET = 3
-"""Of a data set, whatever its number of batches: for the answers of a set of classes each metric once, and for the
-features, the ids and the scores of pairs."""
+OF_A_TEST_SET = {"classes": 3, "pairs": 2}
+"""How often an evaluation may wait for a test set, whatever its number of batches: once for each metric that reads it,
+which are the matrix, the changed answers and, of classes, the accuracies by class. For a held-out set it may once, and
+once for the map of features."""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def test_a_recipe_trains_on_the_device_and_hardly_waits_for_it(asked, recipe, ki
         assert found["waits"] <= WAITS.get(recipe, MOST), found["lines"]
         of_batch = found["waits of a test batch"]
         assert of_batch <= MOST, found["lines of a test batch"]
-        assert found["waits of an evaluation"] <= (OF_A_SET + of_batch) * found["data sets"], found[
-            "lines of an evaluation"
-        ]
+        sets, held_out = found["test sets"], found["held-out sets"]
+        most = OF_A_TEST_SET[kind] * sets + held_out + 1 + of_batch * (sets + held_out)
+        assert found["waits of an evaluation"] <= most, found["lines of an evaluation"]
 
 
 def test_experts_that_nobody_chose_have_the_gradient_of_a_penalty_and_no_other_as_on_the_cpu(asked):

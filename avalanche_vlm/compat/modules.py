@@ -86,9 +86,17 @@ class RowsMetric(Metric):
         @wraps(compute)
         def in_shape(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
             found = squeezed(*args, **kwargs)
-            return tuple(of.reshape(shape) for of, shape in zip(found, self._shapes, strict=True))
+            return self.given(tuple(of.reshape(shape) for of, shape in zip(found, self._shapes, strict=True)))
 
         return in_shape
+
+    def given(self, computed: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """What ``compute`` gives in the end: what is noted of a tensor has to be noted again here, because torchmetrics
+        copies all that was computed.
+
+        :param computed: the copies, in their shapes.
+        """
+        return computed
 
 
 _KINDS = 64

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from avalanche_vlm._host import to_device
+from avalanche_vlm._host import is_known, known_as, on_host, rows_of_all, to_device
 from avalanche_vlm._ranks import reads_apart
 from avalanche_vlm.compat.modules import RowsMetric
 from avalanche_vlm.evaluation.rightness import refuse_broken
@@ -120,6 +119,8 @@ class SampleColumns(RowsMetric):
     def __init__(self, *names: str, **options: Any) -> None:
         super().__init__(**{"distributed_available_fn": reads_apart, **options})
         self.names = names
+        self._known: list[torch.Tensor | None] = []
+        """Of every column that was computed the values, where the host knows them of a device's."""
         for name in names:
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -132,8 +133,16 @@ class SampleColumns(RowsMetric):
             getattr(self, name).append(column)
 
     def compute(self) -> tuple[torch.Tensor, ...]:
-        """The columns ``[N, ...]`` of all samples, in the order of their names."""
-        return tuple(dim_zero_cat(getattr(self, name)) for name in self.names)
+        """The columns ``[N, ...]`` of all samples, in the order of their names. Of what the host knows of every batch
+        it knows the whole, too."""
+        columns = [getattr(self, name) for name in self.names]  # in one already where processes have gathered them
+        found = tuple(of if isinstance(of, torch.Tensor) else rows_of_all(of) for of in columns)
+        self._known = [on_host(of) if of.device.type != "cpu" and is_known(of) else None for of in found]
+        return found
+
+    def given(self, computed: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        pairs = zip(computed, self._known, strict=True)
+        return tuple(of if values is None else known_as(of, values) for of, values in pairs)
 
     @property
     def filled(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.evaluation.unit_features import refuse_broken_rows, unit_sides
+from avalanche_vlm.evaluation.unit_features import figures_on_host, refuse_broken_rows, unit_sides
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def modality_gap(image_features: torch.Tensor, text_features: torch.Tensor) -> f
     1.0
     """
     images, texts, broken = unit_sides(image_features, text_features)
-    return _on_host(broken, [(images.mean(0) - texts.mean(0)).norm()], len(images), len(texts))[0]
+    return figures_on_host({"gap": _gap(images, texts)}, broken, len(images), len(texts))["gap"]
 
 
 @torch.no_grad()
@@ -38,27 +38,26 @@ def paired_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> 
     >>> paired_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     0.5
     """
-    return gap_and_cosine(image_features, text_features)[1]
-
-
-@torch.no_grad()
-def gap_and_cosine(image_features: torch.Tensor, text_features: torch.Tensor) -> tuple[float, float]:
-    """:func:`modality_gap` and :func:`paired_cosine`, for both of which a device is waited for once.
-
-    :param image_features: ``[N, D]``, features of the images; normalised here.
-    :param text_features: ``[N, D]``, features of the texts, row n that of image n's text.
-    :raises InputError: if features are empty, NaN, infinite or of different shapes.
-    """
     images, texts, broken = unit_sides(image_features, text_features)
     if len(images) != len(texts):
         refuse_broken_rows(broken.tolist(), len(images), len(texts))  # these come first
         raise InputError(f"{len(images)} image features and {len(texts)} text features do not pair up")
-    figures = [(images.mean(0) - texts.mean(0)).norm(), (images * texts).sum(1).mean()]
-    gap, cosine = _on_host(broken, figures, len(images), len(texts))
-    return gap, cosine
+    return figures_on_host({"cosine": _cosine(images, texts)}, broken, len(images), len(texts))["cosine"]
 
 
-def _on_host(broken: torch.Tensor, figures: list[torch.Tensor], images: int, texts: int) -> list[float]:
-    found = torch.cat([broken, torch.stack(figures)]).tolist()
-    refuse_broken_rows(found[: len(broken)], images, texts)
-    return found[len(broken) :]
+def gap_and_cosine(images: torch.Tensor, texts: torch.Tensor) -> dict[str, torch.Tensor]:
+    """:func:`modality_gap` and :func:`paired_cosine` of pairs, for which no device is waited for.
+
+    :param images: features of the images ``[N, D]``, of unit length.
+    :param texts: features of their texts ``[N, D]``, of unit length.
+    :return: ``modality gap`` and ``paired cosine``, numbers on the features' device.
+    """
+    return {"modality gap": _gap(images, texts), "paired cosine": _cosine(images, texts)}
+
+
+def _gap(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    return (images.mean(0) - texts.mean(0)).norm()
+
+
+def _cosine(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    return (images * texts).sum(1).mean()

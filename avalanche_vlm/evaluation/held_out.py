@@ -11,9 +11,8 @@ from torch.utils.data import Subset
 from avalanche_vlm.benchmarks.scenario import HeldOutSet
 from avalanche_vlm.errors import naming
 from avalanche_vlm.evaluation.accumulators import share_of_process
-from avalanche_vlm.evaluation.alignment import gap_and_cosine
 from avalanche_vlm.evaluation.base import VLMMetric
-from avalanche_vlm.evaluation.retrieval import pair_retrieval
+from avalanche_vlm.evaluation.retrieval import retrieval_and_alignment
 from avalanche_vlm.evaluation.zero_shot import count_right, encode_set
 from avalanche_vlm.memory.state import WORKING, Declared
 from avalanche_vlm.models.vlm import VLM
@@ -96,9 +95,8 @@ def read_held_out(model: VLM, held_out: HeldOutSet) -> tuple[dict[str, float], d
         if held_out.label_space is not None:
             return {name: count_right(model, share, held_out.label_space).compute()}, {}
         images, texts, ids = encode_set(model, share).compute()
-        gap, cosine = gap_and_cosine(images, texts)
-        scores = pair_retrieval(images, texts, ids, ks=KS)
-    apart = {f"{name} modality gap": gap, f"{name} paired cosine": cosine}
+        scores = retrieval_and_alignment(images, texts, ids, ks=KS)
+    apart = {f"{name} {what}": scores[what] for what in ("modality gap", "paired cosine")}
     found = {}
     for k in KS:
         both = {way: scores[f"{way}_hit@{k}"] for way in ("image_to_text", "text_to_image")}

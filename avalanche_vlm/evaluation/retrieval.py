@@ -8,10 +8,11 @@ import torch
 
 from avalanche_vlm._host import to_device
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.evaluation.alignment import gap_and_cosine
 from avalanche_vlm.evaluation.relation import Relation, of_pairs
 from avalanche_vlm.evaluation.unit_features import (
     broken_rows_first,
-    refuse_broken_rows,
+    figures_on_host,
     row_ids,
     unit_features,
     unit_sides,
@@ -78,7 +79,8 @@ def retrieval_metrics(
                 "text_ids"
             )
         image_ids, text_ids = row_ids(image_ids, images, "image"), row_ids(text_ids, texts, "text")
-    return _both_ways(images, texts, broken, Relation.of_equal(image_ids, text_ids), None, ks, chunk)
+    figures = _both_ways(images, texts, Relation.of_equal(image_ids, text_ids), None, ks, chunk)
+    return figures_on_host(figures, broken, len(images), len(texts))
 
 
 @torch.no_grad()
@@ -115,7 +117,38 @@ def pair_retrieval(
     images, texts, broken = unit_sides(image_features, text_features)
     with broken_rows_first(broken, len(images), len(texts)):
         relation, first, _ = of_pairs(images, texts, ids)
-    return _both_ways(images, texts, broken, relation, first, ks, chunk)
+    return figures_on_host(_both_ways(images, texts, relation, first, ks, chunk), broken, len(images), len(texts))
+
+
+@torch.no_grad()
+def retrieval_and_alignment(
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    ids: torch.Tensor | Sequence[int],
+    ks: Sequence[int] = (1, 5, 10),
+    chunk: int = 1024,
+) -> dict[str, float]:
+    """:func:`pair_retrieval`, and how far apart images and texts lie
+    (:func:`~avalanche_vlm.evaluation.alignment.gap_and_cosine`), for all of which a device is waited for once.
+
+    :param image_features: features of the images ``[N, D]``; normalised here.
+    :param text_features: features of their texts ``[N, D]``, row n the text of image n.
+    :param ids: identities of the pairs ``[N]``.
+    :param ks: values of K, one or more.
+    :param chunk: number of queries that are scored at a time.
+    :return: the figures of both by their names.
+    :raises InputError: for what :func:`retrieval_metrics` refuses.
+
+    >>> found = retrieval_and_alignment(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [0, 1], ks=(1,))
+    >>> found["text_to_image_hit@1"], found["paired cosine"]
+    (0.5, 0.5)
+    """
+    ks = _checked(ks, chunk)
+    images, texts, broken = unit_sides(image_features, text_features)
+    with broken_rows_first(broken, len(images), len(texts)):
+        relation, first, _ = of_pairs(images, texts, ids)
+    figures = {**_both_ways(images, texts, relation, first, ks, chunk), **gap_and_cosine(images, texts)}
+    return figures_on_host(figures, broken, len(images), len(texts))
 
 
 @torch.no_grad()
@@ -173,25 +206,22 @@ def _checked(ks: Sequence[int], chunk: int) -> tuple[int, ...]:
 def _both_ways(
     images: torch.Tensor,
     texts: torch.Tensor,
-    broken: torch.Tensor,
     relation: Relation,
     first: torch.Tensor | None,
     ks: tuple[int, ...],
     chunk: int,
-) -> dict[str, float]:
-    """The metrics of the images of some rows, None for all, for all of which a device is waited for once."""
+) -> dict[str, torch.Tensor]:
+    """The metrics of the images of some rows, None for all; no device is waited for."""
     queried = images if first is None else images[to_device(first, images.device)]
     ways = {"image_to_text": (queried, texts, relation), "text_to_image": (texts, queried, relation.turned())}
-    names, means = [], []
+    means = {}
     for way, (queries, items, related) in ways.items():
         # One mean over all queries rather than sums per chunk, so that rounding does not depend on the chunk either.
         hit, recall = _expected(queries, items, related, ks, chunk)
         for column, k in enumerate(ks):
-            names += [f"{way}_hit@{k}", f"{way}_recall@{k}"]
-            means += [hit[:, column].nanmean(), recall[:, column].nanmean()]
-    found = torch.cat([broken, torch.stack(means)]).tolist()
-    refuse_broken_rows(found[: len(broken)], len(images), len(texts))
-    return dict(zip(names, found[len(broken) :], strict=True))
+            means[f"{way}_hit@{k}"] = hit[:, column].nanmean()
+            means[f"{way}_recall@{k}"] = recall[:, column].nanmean()
+    return means
 
 
 def _expected(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -77,6 +77,22 @@ def refuse_broken_rows(broken: Sequence[float], images: int, texts: int) -> None
             raise NotFinite(
                 f"{int(count)} of {there} {side} features are NaN or infinite, the first in row {int(first)}"
             )
+
+
+def figures_on_host(
+    figures: Mapping[str, torch.Tensor], broken: torch.Tensor, images: int, texts: int
+) -> dict[str, float]:
+    """Figures of features as numbers, for all of which a device is waited for once.
+
+    :param figures: numbers by their names, float64.
+    :param broken: rows of either side that are no numbers, and the first of them, as :func:`unit_sides` counts them.
+    :param images: number of image features.
+    :param texts: number of text features.
+    :raises NotFinite: if there are such rows.
+    """
+    found = torch.cat([broken, torch.stack(list(figures.values()))]).tolist()
+    refuse_broken_rows(found[: len(broken)], images, texts)
+    return dict(zip(figures, found[len(broken) :], strict=True))
 
 
 @contextmanager

@@ -124,7 +124,8 @@ def trained(recipe: str, kind: str, amp: str | None = None, moved: str = "before
         "lines of a test batch": [[*where, number] for where, number in worst_eval.most_common()],
         "waits of an evaluation": evaluated.total(),
         "lines of an evaluation": [[*where, number] for where, number in evaluated.most_common()],
-        "data sets": len(benchmark.test_stream) + len(benchmark.held_out),
+        "test sets": len(benchmark.test_stream),
+        "held-out sets": len(benchmark.held_out),
     }
 
 
