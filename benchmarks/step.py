@@ -1,13 +1,14 @@
 """A training step of twelve recipes beside a bare loop of the same mathematics, on three models.
 
     python benchmarks/step.py --model tiny --out runs/step        # and small, ViT-B/32; again to go on
+    python benchmarks/step_table.py --add runs/step               # the table of all that was measured
 
 Of every recipe, with 10, 100 and 1,000 classes and on pairs: processor time of a step of ours and of the bare loop
 (``bare_steps.py``) in turn, in one process with one thread, loading and transforms included; the most memory that a
 few steps take above what there was before, in a process of its own for either; and the texts and positions of texts
 that a step of ours encodes. The second of two tasks is measured, where there is something to replay, to distil or to
 stay near; what is done once a task is not in it. Weights are random, a class has one prompt, and captions are all
-different.
+different. A part of the grid can be measured at a time: ``step_table.py`` keeps the cells in the repository.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import math
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -45,8 +47,11 @@ from avalanche_vlm.training.criteria import criterion_for
 BATCHES = {"tiny": 128, "small": 32, "ViT-B/32": 16}
 CLASSES = (10, 100, 1000)
 REFERENCE = 64
+WARM = 1
+"""Iterations of the second task before those that count."""
 TEMPLATE = PromptTemplates("photo", ("a photo of a {}.",))
 LEARNING_RATE = 1e-5
+PARTS = ("both", "ours", "bare")
 OPTIONS: dict[str, dict[str, Any]] = {"lwf": {"images": "batch"}, "ewc-clip": {"samples": 8}}
 """Options other than the defaults: the batch itself in the place of a draw beside it, fewer samples of the Fisher."""
 
@@ -90,17 +95,20 @@ def pictures(model: VLM, n: int, seed: int) -> torch.Tensor:
     return torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def two_tasks(model: VLM, kind: str, classes: int, samples: int) -> VLMBenchmark:
-    """Random pictures of so many classes a task, or with as many captions as pictures."""
+def two_tasks(model: VLM, kind: str, classes: int, samples: tuple[int, int]) -> VLMBenchmark:
+    """Random pictures of so many classes a task, or with as many captions as pictures.
+
+    :param samples: of the first task and of the second.
+    """
     sets = []
-    for task in (0, 1):
-        images = pictures(model, samples, seed=task)
+    for task, n in enumerate(samples):
+        images = pictures(model, n, seed=task)
         if kind == "pairs":
-            data: Any = PairDataset(images, [f"a photo of a {name}." for name in names(model, task * samples, samples)])
+            data: Any = PairDataset(images, [f"a photo of a {name}." for name in names(model, task * samples[0], n)])
             change: Any = PairTransform(model.transforms.eval, model.tokenizer)
         else:
-            y = torch.randint(classes, (samples,), generator=torch.Generator().manual_seed(task))
-            y[: min(classes, samples)] = torch.arange(min(classes, samples))
+            y = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(task))
+            y[: min(classes, n)] = torch.arange(min(classes, n))
             data, change = ImageDataset(images, (y + task * classes).tolist()), model.transforms.eval
         sets.append(as_experience_data(data, change, change, task))
     space = None
@@ -157,7 +165,7 @@ class Beside(SupervisedPlugin):
     step after it; texts and positions that ours encodes.
 
     :param bare: makes the bare loop; None for ours alone.
-    :param steps: iterations that count; two before them do not.
+    :param steps: iterations that count, after the first :data:`WARM`.
     """
 
     def __init__(self, bare: Any, steps: int) -> None:
@@ -188,7 +196,7 @@ class Beside(SupervisedPlugin):
         if self.bare is not None:
             started = time.process_time()
             self.bare.step()
-        if self.number >= 2:
+        if self.number >= WARM:
             self.ours.append(spent)
             self.texts.append(self._seen[0])
             self.positions.append(self._seen[1])
@@ -207,17 +215,19 @@ def one(model: str, recipe: str, kind: str, classes: int, steps: int, part: str)
 
     :param part: ``"both"`` for times; ``"ours"`` or ``"bare"`` for the memory that it takes.
     """
+    told = {"model": model, "recipe": recipe, "kind": kind, "classes": classes, "part": part, "steps": steps}
+    told |= {"torch": torch.__version__, "revision": revision()}
     torch.set_num_threads(1)
     vlm, batch = random_model(model), BATCHES[model]
-    benchmark = two_tasks(vlm, kind, classes, (steps + 2) * batch)
+    benchmark = two_tasks(vlm, kind, classes, (batch, (WARM + steps) * batch))
     if kind == "classes":
         vlm.set_label_space(benchmark.label_space)
     if part == "bare":
         with peak_above() as memory:
             bare = Bare(vlm, recipe, benchmark, batch)
-            for _ in range(steps + 2):
+            for _ in range(WARM + steps):
                 bare.step()
-        return {"peak_mb": memory[0]}
+        return {**told, "peak_mb": memory[0]}
     resources = {"reference": reference_of(vlm)} if recipe in NEEDS_REFERENCE else {}
     start = Bare(vlm, recipe, benchmark, batch) if part == "both" else None
     plugins = recipes.build(recipe, model=vlm, **resources, **OPTIONS.get(recipe, {}))
@@ -237,13 +247,20 @@ def one(model: str, recipe: str, kind: str, classes: int, steps: int, part: str)
         with peak_above() as memory:
             for experience in benchmark.train_stream:
                 strategy.train(experience)
-    found: dict[str, Any] = {"texts": statistics.median(beside.texts), "positions": statistics.median(beside.positions)}
     if part == "ours":
-        return {**found, "peak_mb": memory[0]}
+        return {**told, "peak_mb": memory[0]}
+    found: dict[str, Any] = {"texts": statistics.median(beside.texts), "positions": statistics.median(beside.positions)}
     ratios = sorted(a / b for a, b in zip(beside.ours, beside.theirs, strict=True))
     ours, theirs = (1000 * statistics.median(of) for of in (beside.ours, beside.theirs))
     spread = {"ratio": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]}
-    return {**found, "ours_ms": ours, "bare_ms": theirs, **spread}
+    return {**told, **found, "ours_ms": ours, "bare_ms": theirs, **spread}
+
+
+def revision() -> str:
+    """The last commit that touched the package."""
+    home = Path(__file__).parents[1]
+    log = ["git", "log", "-1", "--format=%h", "--", "avalanche_vlm"]
+    return subprocess.run(log, cwd=home, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def supported(recipe: str, kind: str) -> bool:
@@ -255,8 +272,8 @@ def main() -> None:
     parser.add_argument("--model", choices=BATCHES, default="tiny")
     parser.add_argument("--recipes", default=",".join(BARE), help="names, with commas between them")
     parser.add_argument("--classes", default=",".join(map(str, CLASSES)), help="numbers, with commas between them")
-    parser.add_argument("--steps", type=int, default=9)
-    parser.add_argument("--memory-steps", type=int, default=1, help="0 leaves the memory out")
+    parser.add_argument("--steps", type=int, default=9, help="iterations that count, for times; for memory it is one")
+    parser.add_argument("--parts", default=",".join(PARTS), help="both: times of the two in turn; the others: memory")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/step"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -267,26 +284,14 @@ def main() -> None:
     streams = [("classes", int(n)) for n in options.classes.split(",")] + [("pairs", 0)]
     chosen = options.recipes.split(",")
     cells = [(recipe, kind, n) for recipe, (kind, n) in product(chosen, streams) if supported(recipe, kind)]
-    parts = ("both", "ours", "bare") if options.memory_steps else ("both",)
     jobs = {}
-    for (recipe, kind, n), part in product(cells, parts):
-        steps = options.steps if part == "both" else options.memory_steps
+    for (recipe, kind, n), part in product(cells, options.parts.split(",")):
         name = f"{options.model.replace('/', '-')}-{recipe}-{kind}-{n}-{part}.json"
         jobs[options.out / name] = {
-            "model": options.model, "recipe": recipe, "kind": kind, "classes": n, "steps": steps, "part": part
+            "model": options.model, "recipe": recipe, "kind": kind, "classes": n, "part": part,
+            "steps": options.steps if part == "both" else 1,
         }  # fmt: skip
-    found = run_all(__file__, jobs, options.processes)
-    print(f"{options.model}, batches of {BATCHES[options.model]}, one thread, torch {torch.__version__}\n")
-    print("| recipe | stream | ours, ms | bare, ms | ratio (min to max) | texts | positions | MB, ours | MB, bare |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for number, (recipe, kind, n) in enumerate(cells):
-        both, *memories = found[len(parts) * number : len(parts) * (number + 1)]
-        stream = "pairs" if kind == "pairs" else f"{n:,} classes"
-        times = f"{both['ours_ms']:.1f} | {both['bare_ms']:.1f} | {both['ratio']:.3f}"
-        spread = f"({both['least']:.3f} to {both['most']:.3f})"
-        encoded = f"{both['texts']:,.0f} | {both['positions']:,.0f}"
-        memory = " | ".join(f"{of['peak_mb']:.0f}" for of in memories) or "- | -"
-        print(f"| `{recipe}` | {stream} | {times} {spread} | {encoded} | {memory} |")
+    run_all(__file__, jobs, options.processes)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ class _Quadratic(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         found: list[torch.Tensor | None] = [None, None, None, None]
+        factor = 2 * incoming
         given = zip(ctx.names, ctx.saved_tensors, ctx.needs_input_grad[4:], ctx.hangs, strict=True)
         for name, weight, needed, hangs in given:
             if not needed or hangs:
@@ -112,19 +113,22 @@ class _Quadratic(torch.autograd.Function):
             away = weight - ctx.anchor[name]
             if ctx.importance is not None:
                 away.mul_(ctx.importance[name])
-            found.append(away * (2 * incoming) if is_batched(incoming) else away.mul_(2 * incoming))
+            found.append(away * factor if is_batched(factor) else away.mul_(factor))
         return tuple(found)
 
 
 def _weighted_square(weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
     # On a CPU piece by piece, so that what lies between two operations stays in the cache.
     size = _PIECE if weight.device.type == "cpu" else max(1, weight.numel())
-    tensors = [weight, anchor] if importance is None else [weight, anchor, importance]
-    total = weight.new_zeros(())
-    for w, a, *f in zip(*(t.reshape(-1).split(size) for t in tensors), strict=True):
-        away = w - a
-        total += (away * away).sum() if not f else (f[0] * away).mul_(away).sum()
-    return total
+    tensors = [t.reshape(-1) for t in ((weight, anchor) if importance is None else (weight, anchor, importance))]
+    if weight.numel() > size:
+        return torch.stack([_product(*piece) for piece in zip(*(t.split(size) for t in tensors), strict=True)]).sum()
+    return _product(*tensors)
+
+
+def _product(weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
+    away = weight - anchor
+    return away.dot(away if importance is None else importance * away)
 
 
 def consolidated(

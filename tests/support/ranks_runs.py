@@ -28,14 +28,20 @@ TRANSFORM = mini().transforms.eval
 
 
 class Losses(SupervisedPlugin[Any], Stateful, supports_distributed=True):
-    """The loss of every step, as everybody has added to it."""
+    """The loss of every step, as everybody has added to it, and which tensors began at zero."""
 
-    states = {"losses": WORKING}  # noqa: RUF012
+    states = {"losses": WORKING, "began": WORKING}  # noqa: RUF012
     supports_sharding = True
 
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[float] = []
+        self.began: dict[str, bool] = {}
+
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        for name, tensor in strategy.model.state_dict().items():
+            if name not in self.began and torch.is_tensor(tensor):
+                self.began[name] = not tensor.any()
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
         self.losses.append(float(strategy.loss.detach()))
@@ -125,6 +131,7 @@ def trained(
     ledger = {k: v for k, v in outcome.ledger.items() if "passes" in k}
     return {
         "losses": losses.losses,
+        "began": losses.began,
         "weights": weights,
         "result": result,
         "ledger": ledger,
@@ -133,9 +140,11 @@ def trained(
 
 
 def apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """How far two trainings are apart: relative differences, the largest of all steps and of all tensors."""
+    """How far two trainings are apart: relative differences, the largest of all steps and of all tensors. Of a tensor
+    that began at zero nothing is there but what the steps have made of it, which is told beside the others, as
+    ``moved``: rounding counts for more there."""
     losses = [abs(a - b) / max(abs(a), 1e-3) for a, b in zip(one["losses"], other["losses"], strict=True)]
-    found, worst = 0.0, ""
+    found, worst = {"weights": 0.0, "moved": 0.0}, ""
     for name, tensor in one["weights"].items():
         if tensor.numel() == 0:
             continue
@@ -143,12 +152,14 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         gone = tensor.isnan() if torch.equal(tensor.isnan(), second.isnan()) else torch.zeros_like(tensor, dtype=bool)
         first, second = tensor.masked_fill(gone, 0), second.masked_fill(gone, 0)  # what is not known in both
         difference = float((first - second).norm() / first.norm().clamp(min=1e-3))
-        if not difference <= found:
-            found, worst = difference, name
+        group = "moved" if one["began"].get(name, True) else "weights"
+        if not difference <= max(found.values()):
+            worst = name
+        found[group] = max(found[group], difference) if difference == difference else difference
     same: dict[str, Any] = {"reads": (one["reads"], other["reads"])}
     same |= {key: one[key] == other[key] for key in ("result", "ledger")}
     same["scores"] = all(one["result"][key] == other["result"][key] for key in ("matrix", "held_out"))
-    return {"steps": len(losses), "losses": max(losses, default=0.0), "weights": found, "worst": worst, **same}
+    return {"steps": len(losses), "losses": max(losses, default=0.0), **found, "worst": worst, **same}
 
 
 def plain(weights: Any, lr: float, **options: Any) -> torch.optim.Optimizer:

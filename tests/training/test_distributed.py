@@ -24,9 +24,12 @@ from avalanche_vlm.training.checkpoint.resuming import resume
 from avalanche_vlm.training.plugins import AnchorPenaltyPlugin
 
 CLOSE = 1e-5
-"""Relative: losses of all steps, and every tensor of the model."""
-MAGNIFIED = {("rapf", "classes"): 1e-3}
-"""Weights where a decomposition magnifies rounding."""
+"""Relative: losses of all steps, and every tensor of the model that did not begin at zero."""
+MOVED = 1e-4
+"""Relative: tensors that began at zero, which are nothing but sums of steps. After twenty of them rounding alone makes
+as much: of one process whose weights begin 6e-8 apart, 9e-6 with ``fine-tune`` and 4e-5 with ``text-replay``."""
+MAGNIFIED = {("rapf", "classes"): 1e-2}
+"""The same where a decomposition magnifies rounding: 3e-3 with one process, likewise."""
 
 
 def compared(folder: Path, processes: int, samples: int, epochs: int, *cases: str) -> list[dict]:
@@ -43,7 +46,8 @@ def hold(found: list[dict]) -> None:
     for case in found:
         assert case.get("error") is None, case
         assert case["losses"] < CLOSE, case
-        assert case["weights"] < MAGNIFIED.get((case["recipe"], case["kind"]), CLOSE), case
+        assert case["weights"] < CLOSE, case
+        assert case["moved"] < MAGNIFIED.get((case["recipe"], case["kind"]), MOVED), case
         assert case["result"], case  # scores, held-out sets and figures, to the last digit that is written
         assert case["ledger"], case
 
@@ -70,7 +74,7 @@ def test_two_processes_train_in_parts_what_one_does_with_the_whole_batch(tmp_pat
     assert [case["steps"] for case in found] == [4, 4, 4]
     for case in found:
         assert case.get("error") is None, case
-        assert case["losses"] < CLOSE and case["weights"] < CLOSE, case
+        assert case["losses"] < CLOSE and case["weights"] < CLOSE and case["moved"] < MOVED, case
         assert case["scores"], case
 
 
