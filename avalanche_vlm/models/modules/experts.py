@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -86,15 +87,25 @@ def mixture(
     """
     if x.device.type != "cpu" and together() is None and run_together(experts):
         return chosen_adapters(x, choice.experts, choice.weights, experts, like)
-    total = torch.zeros_like(like)
     chosen = of_all(choice.experts)
-    for expert in chosen.unique().tolist():
-        rows, place = (choice.experts == expert).nonzero(as_tuple=True)
-        with among((chosen == expert).any(1)):
-            added = experts[expert](x[rows])
-        added = choice.weights[rows, place][:, None, None].to(added.dtype) * added
-        total.index_add_(0, rows, added.to(total.dtype))
-    return total
+    shared = chosen is not choice.experts
+    own = choice.experts.flatten()
+    # Expert by expert, and each one's samples in their order. All are picked at once: of one pick for each expert, the
+    # gradient would be a whole batch of zeros each time but for its own samples.
+    order = own.argsort(stable=True)
+    rows = order.div(choice.experts.shape[1], rounding_mode="floor")
+    counts = own.bincount(minlength=len(experts)).tolist()
+    # Of a share of a batch, an expert that the others' samples chose runs too, so that all draw the same.
+    used = chosen.unique().tolist() if shared else [expert for expert, count in enumerate(counts) if count]
+    parts = []
+    for expert, part in zip(used, x.index_select(0, rows).split([counts[expert] for expert in used]), strict=True):
+        with among((chosen == expert).any(1)) if shared else nullcontext():
+            parts.append(experts[expert](part))
+    if not parts:
+        return torch.zeros_like(like)
+    added = torch.cat(parts)
+    added = choice.weights.flatten()[order][:, None, None].to(added.dtype) * added
+    return torch.zeros_like(like).index_add(0, rows, added.to(like.dtype))
 
 
 class Gate(nn.Module):
@@ -211,14 +222,18 @@ def leave_alone(sites: Iterable[ExpertSite]) -> None:
     seen = [(site, site.lately) for site in sites if site.lately is not None]
     for site, _ in seen:
         site.lately = None
-    held = [(p, p.grad, lately[n]) for site, lately in seen for n, e in enumerate(site.experts) for p in e.parameters()]
-    there = [(parameter, gradient, chosen) for parameter, gradient, chosen in held if gradient is not None]
-    if not there:
+    held = []
+    for site, lately in seen:
+        # The CPU knows already which experts were chosen, and those keep their gradients whatever these are.
+        chosen = lately.tolist() if lately.device.type == "cpu" else [0] * len(lately)
+        idle = ((expert, lately[n]) for n, expert in enumerate(site.experts) if not chosen[n])
+        held += [(p, p.grad, count) for expert, count in idle for p in expert.parameters() if p.grad is not None]
+    if not held:
         return
     # Experts that run together all have a gradient, of zeros where they were not chosen; the CPU runs those chosen.
-    largest = largest_of_each([gradient for _, gradient, _ in there])
-    goes = torch.stack(largest).ne(0) | torch.stack([chosen for *_, chosen in there]).bool()
-    for (parameter, *_), stays in zip(there, goes.tolist(), strict=True):
+    largest = largest_of_each([gradient for _, gradient, _ in held])
+    goes = torch.stack(largest).ne(0) | torch.stack([count for *_, count in held]).bool()
+    for (parameter, *_), stays in zip(held, goes.tolist(), strict=True):
         if not stays:
             parameter.grad = None
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from avalanche_vlm import _ranks, _rows
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.models import create_vlm
 from avalanche_vlm.models.modules.adapter import Adapter
@@ -20,7 +21,9 @@ from avalanche_vlm.models.modules.experts import (
     ExpertSite,
     Gate,
     inject_experts,
+    leave_alone,
     load_balance,
+    mixture,
     noisy_top_k,
 )
 from avalanche_vlm.models.modules.pool import ModulePool
@@ -136,6 +139,65 @@ def test_the_mixture_equals_a_loop_over_samples_and_experts(batch_first, k):
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 
+def choice_of(*experts: list[int]) -> ExpertChoice:
+    """These experts for each sample, with random weights that train."""
+    return ExpertChoice(torch.tensor(experts), torch.rand(len(experts), len(experts[0]), requires_grad=True), None)
+
+
+@pytest.mark.parametrize("samples", [[[1], [3], [1]], [[4, 1], [1, 0], [1, 4]], [[0, 3, 4], [4, 0, 1], [1, 3, 0]]])
+def test_gradients_of_the_mixture_are_those_of_a_loop_over_samples_and_experts(samples):
+    adapters = nn.ModuleList(Adapter(WIDTH, bottleneck=3) for _ in range(EXPERTS))
+    randomise(adapters)
+    x, choice = torch.randn(3, 4, WIDTH, requires_grad=True), choice_of(*samples)
+    one_by_one = [
+        sum(weight * adapters[e](x[b]) for e, weight in zip(samples[b], choice.weights[b], strict=True))
+        for b in range(3)
+    ]
+    inputs = [x, choice.weights, *adapters.parameters()]
+    factors = torch.randn_like(x)
+    expected = torch.autograd.grad((torch.stack(one_by_one) * factors).sum(), inputs, allow_unused=True)
+    found = torch.autograd.grad((mixture(x, choice, adapters, x) * factors).sum(), inputs, allow_unused=True)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs)
+    assert expected[2 + 4 * 2] is None  # nobody has chosen expert 2
+
+
+def test_a_batch_without_samples_gets_nothing():
+    x, choice = torch.zeros(0, 4, WIDTH), ExpertChoice(torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 2), None)
+    assert mixture(x, choice, [Adapter(WIDTH)], x).shape == x.shape
+
+
+class OneOf(_ranks.Ranks):
+    """One of two processes; all rows are known."""
+
+    def __init__(self, rank: int, rows: torch.Tensor) -> None:
+        self.rank, self.size, self.rows = rank, 2, rows
+
+    def gather(self, own: torch.Tensor, counts: list[int]) -> list[torch.Tensor]:
+        return list(self.rows.split(list(counts)))
+
+
+def test_a_share_of_a_batch_gets_what_the_whole_batch_gets_dropout_included():
+    adapters = nn.ModuleList(Adapter(WIDTH, bottleneck=8, dropout=0.5) for _ in range(EXPERTS))
+    randomise(adapters)
+    # Expert 4 works for the first share alone, expert 0 for the second.
+    x, choice = torch.randn(5, 4, WIDTH), choice_of([4, 1], [1, 3], [1, 4], [3, 0], [0, 1])
+    torch.manual_seed(3)
+    expected = mixture(x, choice, adapters, x)
+    after = torch.get_rng_state()
+    for rank in range(2):
+        ranks = OneOf(rank, choice.experts)
+        own = ranks.share(5)
+        torch.manual_seed(3)
+        with _rows._within(_rows.RowShare(ranks, 5, own)):
+            part = ExpertChoice(choice.experts[own], choice.weights[own], None)
+            found = mixture(x[own], part, adapters, x[own])
+        torch.testing.assert_close(found, expected[own])
+        assert torch.equal(torch.get_rng_state(), after)
+
+
 @torch.no_grad()
 def test_a_prediction_depends_on_its_own_sample_alone():
     host = nn.Linear(WIDTH, WIDTH)
@@ -167,6 +229,28 @@ def test_experts_that_nobody_chose_do_not_run_and_have_no_gradient():
     assert calls == [(1, 4), (3, 2)] and site.usage.tolist() == [0, 4, 0, 2, 0]
     for number, expert in enumerate(site.experts):
         assert all((p.grad is not None) == (number in (1, 3)) for p in expert.parameters())
+
+
+def test_only_what_nobody_chose_loses_a_gradient_of_zeros():
+    host = nn.Linear(WIDTH, WIDTH)
+    site = site_on(host, k=1, experts=4)
+    with torch.no_grad():  # every sample's first token decides for expert 0 or 1, and expert 1 reads zeros alone
+        site.bank["t"].weight.zero_()[0, 0] = 100.0
+        site.bank["t"].weight[0, 1] = -100.0
+        for parameter in site.experts[1].parameters():
+            parameter.zero_()
+    x = torch.zeros(2, 3, WIDTH)
+    x[:, 0, 0] = torch.tensor([2.0, -2.0])
+    idle = sum(0 * p.sum() for p in site.experts[2].parameters())
+    penalty = sum(p.square().sum() for p in site.experts[3].parameters())
+    (0 * host(x).sum() + idle + penalty).backward()
+    leave_alone([site])
+    for number, expert in enumerate(site.experts):
+        assert all((p.grad is None) == (number == 2) for p in expert.parameters()), number
+    assert all(p.grad.any() for p in site.experts[3].parameters())
+    assert not any(p.grad.any() for p in site.experts[1].parameters())
+    leave_alone([site])  # nothing was chosen since, so nothing is known
+    assert all(p.grad is not None for p in site.experts[1].parameters())
 
 
 def test_the_most_used_experts_freeze_for_good_and_get_no_gradient():
