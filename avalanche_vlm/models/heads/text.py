@@ -25,8 +25,8 @@ LIMIT = 256 * 2**20
 131 modules."""
 
 
-class _When(NamedTuple):
-    """What features of prompts follow from: they are encoded again where one of these is another.
+class TextState(NamedTuple):
+    """What features of texts follow from: they are encoded again where one of these is another.
 
     :param device: where the weights are.
     :param precision: autocast's, None without it.
@@ -39,7 +39,11 @@ class _When(NamedTuple):
 
     @classmethod
     def of(cls, model: DualEncoder, precision: str | None) -> Self:
-        """How it is now, by one walk over the weights."""
+        """How it is now, by one walk over the weights.
+
+        :param model: the model whose text tower is meant.
+        :param precision: autocast's, None without it.
+        """
         return cls(str(model.device), precision, tensor_versions(model.working_parameters("text")))
 
 
@@ -51,7 +55,7 @@ class _Encoded:
     :param there: bool ``[classes]``, which classes are encoded; on the CPU.
     """
 
-    def __init__(self, when: _When, features: torch.Tensor, there: torch.Tensor) -> None:
+    def __init__(self, when: TextState, features: torch.Tensor, there: torch.Tensor) -> None:
         self.when = when
         self.features = features
         self.there = there
@@ -161,7 +165,7 @@ class TextHead:
         if torch.is_grad_enabled() and model.text_trains:
             return self.encode(model, classes, first)
         cast = autocast_dtype(model.device)
-        when = _When.of(model, None if cast is None else str(cast))
+        when = TextState.of(model, None if cast is None else str(cast))
         known = self._cached.get(key := (_module(model), first))
         if known is None or known.when != when:
             # Not the old features beside the new: they are of no use any more.
@@ -212,7 +216,7 @@ class TextHead:
         """
         if (known := self._cached.get((_module(model), False))) is None or model.text_trains:
             return None
-        if known.when != _When.of(model, known.when.precision):
+        if known.when != TextState.of(model, known.when.precision):
             return None
         (classes,) = known.there.nonzero(as_tuple=True)
         return known.when.precision, known.features[classes.to(known.features.device)], classes
@@ -229,7 +233,7 @@ class TextHead:
         """
         ids = torch.arange(len(self.prompts)) if classes is None else classes.cpu()
         table = features.new_zeros(len(self.prompts), features.shape[1], device=model.device)
-        known = _Encoded(_When.of(model, precision), table, torch.zeros(len(self.prompts), dtype=torch.bool))
+        known = _Encoded(TextState.of(model, precision), table, torch.zeros(len(self.prompts), dtype=torch.bool))
         known.put(ids, features.to(model.device))
         self._keep((_module(model), False), known)
 

@@ -11,7 +11,7 @@ import torch
 from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.identity import true_captions
-from avalanche_vlm.memory.state import KEPT, WORKING
+from avalanche_vlm.memory.state import KEPT, TRANSIENT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.prompts import Prompts
 from avalanche_vlm.training.plugins.taps import FeatureTapPlugin
@@ -19,6 +19,7 @@ from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.reference.base import Inputs, Reference
 from avalanche_vlm.training.strategies import autocast_of, took_step
 from avalanche_vlm.training.teachers.base import Side, TeacherPolicy, scaled_cosines
+from avalanche_vlm.training.teachers.still import StillTexts
 
 StudentSide = Literal["image", "text", "both"]
 
@@ -87,7 +88,8 @@ class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
 
     A method of the CREG family is such a function: what it compares (features, logits, similarity matrices, topology)
     is its own, and what is compared comes from the reference and the teachers. Nothing is encoded that it does not ask
-    for, and what a constant teacher says of the same input is computed once.
+    for, and what a constant teacher says of the same input is computed once, as is what the student says of a set's
+    texts while nothing trains of its text tower.
 
     :param model: the student, as the initial teacher will know it.
     :param loss: takes a :class:`Comparison`, gives a scalar. One that keeps anything has a
@@ -96,7 +98,7 @@ class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
     :param teachers: one teacher or several.
     """
 
-    states: ClassVar = {"reference": KEPT, "loss": KEPT, "teachers": KEPT, "_past": WORKING}
+    states: ClassVar = {"reference": KEPT, "loss": KEPT, "teachers": KEPT, "_past": WORKING, "_still": TRANSIENT}
 
     def __init__(
         self, model: VLM, loss: Loss, reference: Reference, teachers: TeacherPolicy | Sequence[TeacherPolicy]
@@ -104,7 +106,7 @@ class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
         super().__init__()
         self.loss, self.reference = loss, reference
         self.teachers = tuple(teachers) if isinstance(teachers, Sequence) else (teachers,)
-        self._past = 0
+        self._past, self._still = 0, StillTexts()
         for teacher in self.teachers:
             teacher.prepare(model, reference)
 
@@ -120,7 +122,7 @@ class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
             return
         with autocast_of(strategy):
             teachers = tuple(teacher.side(inputs) for teacher in self.teachers)
-            x, student = strategy.mb_x, _student(model_of(strategy), inputs)
+            x, student = strategy.mb_x, self._student(model_of(strategy), inputs)
             ids = strategy.mb_y if isinstance(x, ImageText) and inputs.images is x.image else None
             comparison = Comparison(
                 student, teachers, self._past, inputs.text_of_image, strategy.mb_y, ids, inputs.true_texts
@@ -135,14 +137,18 @@ class DistillationPlugin(FeatureTapPlugin, supports_distributed=True):
         for teacher in self.teachers:
             teacher.end()
         self.reference.end()
+        self._still.forget()
         self._past += 1
 
+    def _student(self, model: VLM, inputs: Inputs) -> Side:
+        def images(pictures: torch.Tensor) -> torch.Tensor:
+            return model.encode_image(pictures) if inputs.student_images is None else inputs.student_images
 
-def _student(model: VLM, inputs: Inputs) -> Side:
-    def images(pictures: torch.Tensor) -> torch.Tensor:
-        return model.encode_image(pictures) if inputs.student_images is None else inputs.student_images
+        def texts(prompts: Prompts) -> torch.Tensor:
+            if inputs.student_texts is not None:
+                return inputs.student_texts
+            if inputs.set_texts is None or inputs.text_rows is None or model.text_trains:
+                return prompts.encode(model.encode_text)
+            return self._still.features(model, inputs.set_texts, inputs.text_rows)
 
-    def texts(prompts: Prompts) -> torch.Tensor:
-        return prompts.encode(model.encode_text) if inputs.student_texts is None else inputs.student_texts
-
-    return Side.of(inputs, images, texts, model.scale)
+        return Side.of(inputs, images, texts, model.scale)

@@ -34,6 +34,8 @@ class Inputs:
     :param student_texts: the student's text features ``[N, D]`` with their graph, where its own forward pass has them.
     :param true_texts: which texts are true of which images, bool ``[B, N]``, where a set knows several of an image;
         None where ``text_of_image`` says it all.
+    :param set_texts: all texts of the set that ``text_rows`` are numbers of, from whose features a student with a still
+        text tower takes those of these; None where it encodes these.
     """
 
     images: torch.Tensor | None = None
@@ -44,6 +46,7 @@ class Inputs:
     student_images: torch.Tensor | None = None
     student_texts: torch.Tensor | None = None
     true_texts: torch.Tensor | None = None
+    set_texts: Prompts | None = None
 
 
 class Reference(Protocol):

@@ -91,21 +91,16 @@ class ReferenceSet(Stateful):
         rows = self._passes.next()
         read = self.pairs.batch(rows.tolist()) if self._ahead is None else next(self._ahead)
         images = to_device(read, strategy.device)
-        text_of_image = self.text_of_pair[rows]
+        text_of_image, every = self.text_of_pair[rows], Prompts(self.tokens, padding=self._padding)
         if self.texts == "all":
             true_texts = self._true_texts(rows, torch.arange(len(self.tokens)), images.device)
-            return Inputs(
-                images,
-                Prompts(self.tokens, padding=self._padding),
-                to_device(text_of_image, images.device),
-                rows,
-                slice(None),
-                true_texts=true_texts,
-            )
+            own = to_device(text_of_image, images.device)
+            return Inputs(images, every, own, rows, slice(None), true_texts=true_texts, set_texts=every)
         texts, text_of_image = text_of_image.unique(return_inverse=True)
         prompts = Prompts(self.tokens[texts]).to(strategy.device)
         true_texts = self._true_texts(rows, texts, images.device)
-        return Inputs(images, prompts, to_device(text_of_image, images.device), rows, texts, true_texts=true_texts)
+        own = to_device(text_of_image, images.device)
+        return Inputs(images, prompts, own, rows, texts, true_texts=true_texts, set_texts=every)
 
     def end(self) -> None:
         self._ahead = None
