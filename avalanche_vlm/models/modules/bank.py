@@ -265,7 +265,7 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield from ((f"{name}.{key}", part) for key, part in bank.tensors(last, keep_vars=True).items())
 
 
-_TORCHS = frozenset(vars(nn.Module()))
+TORCHS = frozenset(vars(nn.Module()))
 """What every module of torch's has beside what makes it one of its kind."""
 
 
@@ -274,7 +274,7 @@ def _kind(module: nn.Module) -> list[Any]:
     parts. Settings that are tensors or functions are those of one module."""
     found: list[Any] = [key for key, _ in module.named_parameters()]
     for name, part in module.named_modules():
-        own = {key: value for key, value in vars(part).items() if key not in _TORCHS}
+        own = {key: value for key, value in vars(part).items() if key not in TORCHS}
         plain = {key: id(of) if isinstance(of, torch.Tensor) or callable(of) else of for key, of in own.items()}
         found.append((name, type(part), plain))
     return found

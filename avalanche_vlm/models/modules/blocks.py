@@ -12,6 +12,7 @@ from torch import nn
 from avalanche_vlm._ranks import alone
 from avalanche_vlm.compat.modules import has_hooks, is_compiled
 from avalanche_vlm.errors import InputError
+from avalanche_vlm.models.modules.bank import TORCHS
 from avalanche_vlm.models.modules.site import HookedSite, Site
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -202,7 +203,8 @@ def _behind_attention(layer: Any) -> tuple[nn.Module, Encode] | None:
 def _is_patched(module: nn.Module) -> bool:
     """Whether an instance is compiled, or has a function of its own in the place of a method of its class: nobody knows
     what that does."""
-    return is_compiled(module) or any(callable(getattr(type(module), name, None)) for name in vars(module))
+    own = vars(module).keys() - TORCHS  # this runs before every batch, and what all modules have is most of it
+    return is_compiled(module) or any(callable(getattr(type(module), name, None)) for name in own)
 
 
 def _behind_blocks(clip: Any, tower: Any) -> Encode | None:

@@ -9,6 +9,9 @@ from avalanche_vlm.models.routers.calibration import check_count
 from avalanche_vlm.models.routers.registry import register_router
 from avalanche_vlm.weights.fused import can_be_fused
 
+_ROOM = 2**20
+"""Numbers of the reconstructions that are made at once: four megabytes."""
+
 
 @register_router("autoencoder")
 class AutoencoderRouter(CalibratedRouter):
@@ -53,10 +56,15 @@ class AutoencoderRouter(CalibratedRouter):
         return dict(zip(self.parts, (part[None] for part in parts), strict=True))
 
     def _measure(self, features: torch.Tensor, parts: TaskParts) -> torch.Tensor:
-        tasks = zip(*(parts[name] for name in self.parts), strict=True)
-        # Task by task: at once would hold all reconstructions, B x T x D numbers.
-        errors = [(_reconstruct(features, weights) - features).square().mean(1) for weights in tasks]
-        return torch.stack(errors, 1)
+        weights = [parts[name] for name in self.parts]
+        # Not all tasks at once, which would hold all reconstructions, B x T x D numbers.
+        step = max(1, _ROOM // max(1, features.numel()))
+        errors = []
+        for tasks in zip(*(of_all.split(step) for of_all in weights), strict=True):
+            encode, encode_bias, decode, decode_bias = tasks
+            hidden = torch.baddbmm(encode_bias[:, None], features.expand(len(encode), -1, -1), encode).relu()
+            errors.append((torch.baddbmm(decode_bias[:, None], hidden, decode) - features).square().mean(2))
+        return torch.cat(errors).T
 
     def _train(self, samples: torch.Tensor) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(self.seed)

@@ -23,6 +23,7 @@ from avalanche_vlm.models.routers import (
     MixtureRouter,
     PrototypeRouter,
     TopPrototypesRouter,
+    autoencoder,
     create_router,
 )
 from avalanche_vlm.models.routers.prototype import class_prototypes
@@ -180,6 +181,21 @@ def test_an_autoencoder_is_the_one_that_modules_would_learn():
     # It has learned something: half of what the mean would leave, and of strangers nothing.
     variance = (FRESH[:30] - features.mean(0)).square().mean().item()
     assert errors[:30].mean() < 0.5 * variance < errors[30:].min()
+
+
+@pytest.mark.parametrize("room", [1, 2 * FRESH.numel(), 2**20])
+def test_errors_are_those_of_each_autoencoder_alone_however_many_run_at_once(room, monkeypatch):
+    monkeypatch.setattr(autoencoder, "_ROOM", room)
+    router = AutoencoderRouter(hidden=8, steps=20)
+    for seed in range(3):
+        router.fit(*task(seed))
+    parts = {name: getattr(router, name) for name in router.parts}
+    found = router._measure(FRESH, parts)
+    assert found.shape == (len(FRESH), 3)
+    for number in range(3):
+        encode, encode_bias, decode, decode_bias = (part[number] for part in parts.values())
+        restored = torch.addmm(decode_bias, torch.addmm(encode_bias, FRESH, encode).relu(), decode)
+        torch.testing.assert_close(found[:, number], (restored - FRESH).square().mean(1), rtol=1e-6, atol=0)
 
 
 def test_the_hidden_units_leave_a_bottleneck():
