@@ -196,19 +196,27 @@ def guesses_of(result: Mapping[str, Any]) -> list[Guess] | None:
     return found
 
 
-def remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks(results: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
     """What must be said of results whose scores guessing could have brought, a sentence each.
 
     :param results: what ``result.json`` holds, of recipes and seeds on one stream.
+    :param names: what each is called, alike for those that differ in nothing but the seed; None for the names of their
+        recipes and of what tells these apart.
     :return: tasks on which every answer is right; recipes that end at chance; tasks on which all of them do.
     """
-    known = [(result, of) for result in results if (of := guesses_of(result)) and result.get("matrix")]
-    if not known:
+    rows = row_names(results) if names is None else names
+    called = [
+        (name, (result, of))
+        for name, result in zip(rows, results, strict=True)
+        if (of := guesses_of(result)) and result.get("matrix")
+    ]
+    if not called:
         return []
+    known = [of for _, of in called]
     protocol = known[0][0]["protocol"]
     found = certain(known[0][0]["tasks"], known[0][1], "label_space" in protocol and protocol["label_space"] is None)
     by_recipe: dict[str, list[Verdict | None]] = {}
-    for name, (result, of) in zip(row_names([result for result, _ in known]), known, strict=True):
+    for name, (result, of) in called:
         by_recipe.setdefault(name, []).append(verdict(_at_the_end(result), of))
     low = {name: of[0] for name, of in by_recipe.items() if all(v is not None and v.at_chance for v in of)}
     if low and len(low) == len(by_recipe) > 1:

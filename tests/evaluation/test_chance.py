@@ -192,6 +192,14 @@ def test_all_at_chance_is_said_once_and_one_of_several_by_its_name():
     assert remarks([low, {**high, "protocol": {"recipe": "zero-shot"}}]) == []
 
 
+def test_results_go_by_the_names_that_they_are_given():
+    low, high = result("lora", [50.0, 47.5], *TWO), result("lora", [90.0, 85.0], *TWO)
+    without = {**low, "chance": None}
+    assert remarks([without, low, high]) == []
+    (sentence,) = remarks([without, low, high], ["lora (c)", "lora (a)", "lora (b)"])
+    assert sentence.startswith("lora (a) ends at chance")
+
+
 def test_a_task_that_nobody_learns_is_named():
     (sentence,) = remarks([result("a", [90.0, 52.5], *TWO), result("b", [95.0, 47.5], *TWO)])
     assert sentence == "The test samples tell no recipe from guessing on dogs (50.0 %)."

@@ -174,6 +174,19 @@ def test_two_sides_of_one_recipe_have_rows_of_their_own(tmp_path):
     ]
 
 
+def test_a_side_that_ends_at_chance_is_named_beside_one_of_the_same_recipe_that_does_not(tmp_path):
+    for side in "ab":
+        for number in (0, 2):
+            entry = files.entry("lora", number)
+            if side == "b":
+                entry["result"]["matrix"] = [[35.0 for _ in row] for row in entry["result"]["matrix"]]
+            save(tmp_path / side / f"seed-{number}", entry, f"{number:016x}")
+    found, html = report(tmp_path / "a", tmp_path / "b", named="side-by-side")
+    (sentence,) = [of for of in found["groups"][0]["remarks"] if "chance" in of]
+    assert sentence.startswith("lora (b) ends at chance, as far as the test samples tell: 35.0 % of ")
+    assert sentence in found["answer"]["sentences"] and sentence in html
+
+
 def test_seeds_that_are_not_finished_are_told_of_either_side(tmp_path, capsys):
     first, second = seeds(tmp_path / "a", "lora", 0), seeds(tmp_path / "b", "replay", 0)
     for folder, recipe, trained in ((first, "lora", 1), (second, "replay", 2)):

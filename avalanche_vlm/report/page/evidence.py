@@ -57,7 +57,7 @@ def _group(entries: list[ResultEntry], common: dict[str, Any], apart: list[str])
         ],
         "recipes": recipes,
         "weakest": _weakest(variants, titles(first["tasks"])),
-        "remarks": [*remarks(results), *not_measured(results), *images_passed_over(results)],
+        "remarks": [*remarks(results, _names(entries)), *not_measured(results), *images_passed_over(results)],
         "published": _published(results),
         "held_out": _held_out(variants),
         "views": sights(variants),
@@ -92,19 +92,26 @@ def protocol_rows(protocol: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _variants(entries: list[ResultEntry]) -> dict[str, list[ResultEntry]]:
-    """Runs that differ in nothing but the seed, under a name that tells variants of one recipe apart; and the sides,
-    where two are put beside each other that have the same."""
+    """Runs that differ in nothing but the seed, under the name that they have in common."""
     found: dict[str, list[ResultEntry]] = {}
+    for name, entry in zip(_names(entries), entries, strict=True):
+        members = found.setdefault(name, [])
+        if all(_seed(entry) != _seed(member) for member in members):  # counted twice, a run would pass for no spread
+            members.append(entry)
+    return found
+
+
+def _names(entries: list[ResultEntry]) -> list[str]:
+    """What each run is called: by names that tell variants of one recipe apart; and the sides, where two are put beside
+    each other that have the same."""
     rows = row_names([entry["result"] for entry in entries])
     of_sides: dict[str, set[Any]] = {}
     for name, entry in zip(rows, entries, strict=True):
         of_sides.setdefault(name, set()).add(entry.get("side"))
-    for name, entry in zip(rows, entries, strict=True):
-        row = f"{name} ({entry.get('side')})" if len(of_sides[name]) > 1 else name
-        members = found.setdefault(row, [])
-        if all(_seed(entry) != _seed(member) for member in members):  # counted twice, a run would pass for no spread
-            members.append(entry)
-    return found
+    return [
+        f"{name} ({entry.get('side')})" if len(of_sides[name]) > 1 else name
+        for name, entry in zip(rows, entries, strict=True)
+    ]
 
 
 def _settings(entry: ResultEntry) -> str:
