@@ -164,8 +164,10 @@ class DualEncoder(TwoTowers):
             encode = partial(self.clip.encode_text, normalize=False)
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
-            # What a step is made of is gone after it, and need not be what it is beside other texts.
-            least = 1 if torch.is_grad_enabled() and self.text_trains else LEAST
+            # What a step is made of is gone after it, and need not be what it is beside other texts; what a step keeps
+            # is made without gradients.
+            step = torch.is_grad_enabled() and (self.training or self.text_trains)
+            least = 1 if step else LEAST
             tokens, encode = positions.cut(tokens, padding, least), partial(encode_short, self.clip)
         tokens, encode = to_device(tokens, self.device), partial(share_out, encode)
         if self.text_path is not None:

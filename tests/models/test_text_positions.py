@@ -302,9 +302,21 @@ def test_prompts_of_classes_cost_their_words():
 @pytest.mark.parametrize("beside", [LEAST, LEAST + 1, LEAST + 3])
 def test_features_do_not_depend_on_longer_texts_beside_them(beside):
     """As many texts as a matrix product takes row by row; fewer go through another one."""
-    model = mini(freeze=("image", "text", "scale"))
+    model = mini(freeze=("image", "text", "scale")).eval()
     texts = model.tokenize(["a red star", "a blue circle and a green heart"] * 8)
     longer = model.tokenize(["star " * (beside - 2)] * 16)
     assert int(model.text_positions.needed(longer).max()) == beside
     alone, joined = model.encode_text(texts), model.encode_text(torch.cat([texts, longer]))
     assert torch.equal(alone, joined[: len(texts)])
+
+
+def test_a_step_computes_no_more_of_a_frozen_tower_and_what_is_kept_is_no_part_of_one():
+    model = mini(freeze=("image", "text", "scale")).train()
+    tokens = model.tokenize(["a red star"])
+    needed = int(model.text_positions.needed(tokens).max())
+    seen = widths(model.clip)
+    model.encode_text(tokens)
+    with torch.no_grad():
+        model.encode_text(tokens)
+    model.eval().encode_text(tokens)
+    assert seen == [needed, LEAST, LEAST] and needed < LEAST

@@ -136,7 +136,11 @@ def test_a_step_on_pairs_reads_their_words_and_waits_for_no_device(recipe, rando
     monkeypatch.setattr(TextPositions, "needed", asked)
     steps = trained(random_model, recipe, tiny_pairs, counts)
     assert waited == [] and len(steps[0]) == len(steps[1]) == 4
-    captions = BATCH * (1 + TEACHERS.get(recipe, 0)) + AGAIN.get(recipe, 0) + REFERENCE.get(recipe, 0)
-    assert all(0 < step <= captions * LEAST for of_task in steps for step in of_task)
+    texts = [sample.tokens for of in tiny_pairs.train_stream for sample, *_ in of.dataset]
+    longest = padding_of(torch.stack(texts)).start
+    assert longest < LEAST
+    kept = BATCH * TEACHERS.get(recipe, 0) + REFERENCE.get(recipe, 0)
+    most = (BATCH + AGAIN.get(recipe, 0)) * longest + kept * LEAST
+    assert all(0 < step <= most for of_task in steps for step in of_task)
     if recipe in STILL:  # their own captions are new in every step
-        assert sum(steps[1]) <= (4 * BATCH + REFERENCE[recipe]) * LEAST
+        assert sum(steps[1]) <= 4 * BATCH * longest + REFERENCE[recipe] * LEAST
