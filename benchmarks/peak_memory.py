@@ -62,7 +62,7 @@ def train(recipe: str, model: VLM) -> None:
     """Two tasks of two steps."""
     of_recipe = recipes.get(recipe)
     kind = "classes" if "classes" in of_recipe.kinds else "pairs"
-    benchmark = two_tasks(model, kind, CLASSES, (STEPS * BATCH, STEPS * BATCH))
+    benchmark = two_tasks(model, kind, CLASSES, STEPS * BATCH)
     if kind == "classes":
         model.set_label_space(benchmark.label_space)
     resources: dict[str, Any] = {"reference": reference_of(model)} if recipe in NEEDS_REFERENCE else {}

@@ -95,20 +95,20 @@ def pictures(model: VLM, n: int, seed: int) -> torch.Tensor:
     return torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def two_tasks(model: VLM, kind: str, classes: int, samples: tuple[int, int]) -> VLMBenchmark:
-    """Random pictures of so many classes a task, or with as many captions as pictures.
+def two_tasks(model: VLM, kind: str, classes: int, samples: int) -> VLMBenchmark:
+    """Random pictures of so many classes a task, each of which has one, or with as many captions as pictures.
 
-    :param samples: of the first task and of the second.
+    :param samples: of a task, at least.
     """
-    sets = []
-    for task, n in enumerate(samples):
+    sets, n = [], max(samples, classes)
+    for task in (0, 1):
         images = pictures(model, n, seed=task)
         if kind == "pairs":
-            data: Any = PairDataset(images, [f"a photo of a {name}." for name in names(model, task * samples[0], n)])
+            data: Any = PairDataset(images, [f"a photo of a {name}." for name in names(model, task * n, n)])
             change: Any = PairTransform(model.transforms.eval, model.tokenizer)
         else:
             y = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(task))
-            y[: min(classes, n)] = torch.arange(min(classes, n))
+            y[:classes] = torch.arange(classes)
             data, change = ImageDataset(images, (y + task * classes).tolist()), model.transforms.eval
         sets.append(as_experience_data(data, change, change, task))
     space = None
@@ -191,6 +191,7 @@ class Beside(SupervisedPlugin):
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         if not self.counts:
+            strategy.stop_training()  # one iteration of the first task is enough to stand in the second
             return
         spent = time.process_time() - self._mark
         if self.bare is not None:
@@ -203,6 +204,8 @@ class Beside(SupervisedPlugin):
             if self.bare is not None:
                 self.theirs.append(time.process_time() - started)
         self.number, self._seen[:] = self.number + 1, (0, 0)
+        if self.number == WARM + self.steps:
+            strategy.stop_training()
         self._mark = time.process_time()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -219,7 +222,7 @@ def one(model: str, recipe: str, kind: str, classes: int, steps: int, part: str)
     told |= {"torch": torch.__version__, "revision": revision()}
     torch.set_num_threads(1)
     vlm, batch = random_model(model), BATCHES[model]
-    benchmark = two_tasks(vlm, kind, classes, (batch, (WARM + steps) * batch))
+    benchmark = two_tasks(vlm, kind, classes, (WARM + steps) * batch)
     if kind == "classes":
         vlm.set_label_space(benchmark.label_space)
     if part == "bare":

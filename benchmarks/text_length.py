@@ -54,8 +54,7 @@ class InTurn(SupervisedPlugin):
 def run(recipe: str, model_name: str, classes: int, iterations: int, whole: bool | None) -> tuple[InTurn, float]:
     torch.manual_seed(0)
     model = random_model(model_name)
-    samples = iterations * BATCH
-    benchmark = two_tasks(model, "classes", classes, (samples, samples))
+    benchmark = two_tasks(model, "classes", classes, iterations * BATCH)
     model.set_label_space(benchmark.label_space)
     clock = InTurn(whole)
     with warnings.catch_warnings():

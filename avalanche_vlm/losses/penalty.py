@@ -79,8 +79,9 @@ def _groups(anchor: Mapping[str, torch.Tensor]) -> Iterator[list[str]]:
 
 
 class _Quadratic(torch.autograd.Function):
-    """``sum F (theta - anchor)^2``, of which nothing is kept for the backward pass: there, ``2 F (theta - anchor)`` is
-    computed anew. Autograd's own would keep the distances and their products with F, several copies of all weights."""
+    """``sum F (theta - anchor)^2``, and ``F (theta - anchor)`` in the same pass over the weights, which the backward
+    pass scales where it lies. Autograd's own would keep the distances and their products with F apart, several copies
+    of all weights."""
 
     @staticmethod
     def forward(
@@ -94,10 +95,13 @@ class _Quadratic(torch.autograd.Function):
         ctx.save_for_backward(*(parameters[name] for name in names))
         ctx.names, ctx.anchor, ctx.importance = names, anchor, importance
         ctx.hangs = [given is not parameters[name] for name, given in zip(names, inputs, strict=True)]
-        values = [
-            _weighted_square(parameters[name], anchor[name], None if importance is None else importance[name])
-            for name in names
-        ]
+        ctx.pulls, values = {}, []
+        for name, needed, hangs in zip(names, ctx.needs_input_grad[4:], ctx.hangs, strict=True):
+            of = None if importance is None else importance[name]
+            value, pull = _weighted_square(parameters[name], anchor[name], of, needed and not hangs)
+            values.append(value)
+            if pull is not None:
+                ctx.pulls[name] = pull.view_as(parameters[name])
         return torch.stack(values).sum()
 
     @staticmethod
@@ -109,26 +113,48 @@ class _Quadratic(torch.autograd.Function):
         for name, weight, needed, hangs in given:
             if not needed or hangs:
                 found.append(incoming if needed else None)
-                continue
-            away = weight - ctx.anchor[name]
-            if ctx.importance is not None:
-                away.mul_(ctx.importance[name])
-            found.append(away * factor if is_batched(factor) else away.mul_(factor))
+            elif is_batched(factor):
+                found.append(_pull(ctx, name, weight) * factor)
+            else:
+                found.append(_pull(ctx, name, weight).mul_(factor))
         return tuple(found)
 
 
-def _weighted_square(weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
-    # On a CPU piece by piece, so that what lies between two operations stays in the cache.
-    size = _PIECE if weight.device.type == "cpu" else max(1, weight.numel())
+def _pull(ctx: Any, name: str, weight: torch.Tensor) -> torch.Tensor:
+    """``F (theta - anchor)``, which is given away: whoever goes back through the same graph again has it made anew."""
+    kept: torch.Tensor | None = ctx.pulls.pop(name, None)
+    if kept is None:
+        kept = weight - ctx.anchor[name]
+        if ctx.importance is not None:
+            kept.mul_(ctx.importance[name])
+    return kept
+
+
+def _weighted_square(
+    weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None, keep: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``sum F (theta - anchor)^2``, and ``F (theta - anchor)`` as a vector if it is to be kept."""
     tensors = [t.reshape(-1) for t in ((weight, anchor) if importance is None else (weight, anchor, importance))]
-    if weight.numel() > size:
-        return torch.stack([_product(*piece) for piece in zip(*(t.split(size) for t in tensors), strict=True)]).sum()
-    return _product(*tensors)
+    # On a CPU piece by piece, so that what lies between two operations stays in the cache.
+    if weight.device.type != "cpu" or weight.numel() <= _PIECE:
+        value, pull = _product(*tensors)
+        return value, pull if keep else None
+    values, kept = [], None
+    for number, piece in enumerate(zip(*(t.split(_PIECE) for t in tensors), strict=True)):
+        value, pull = _product(*piece)
+        values.append(value)
+        if keep:
+            kept = pull.new_empty(weight.numel()) if kept is None else kept
+            kept[number * _PIECE :][: len(pull)] = pull
+    return torch.stack(values).sum(), kept
 
 
-def _product(weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
+def _product(
+    weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     away = weight - anchor
-    return away.dot(away if importance is None else importance * away)
+    pull = away if importance is None else importance * away
+    return pull.dot(away.to(pull.dtype)), pull
 
 
 def consolidated(

@@ -21,9 +21,9 @@ from avalanche_vlm.models.token_rows import embedded
 Until = Literal["end", "padding", "padding and one more"]
 
 LEAST = 16
-"""Positions that a model computes at least of texts whose features are no part of a training step. Sums over fewer than the widest
-vector instruction holds are made in another order; from there on a text's features are, bit for bit, what they are
-beside longer texts: a class's do not depend on names that nobody knows yet."""
+"""Positions that a model computes at least of texts whose features are no part of a training step. Sums over fewer than
+the widest vector instruction holds are made in another order; from there on a text's features are, bit for bit, what
+they are beside longer texts: a class's do not depend on names that nobody knows yet."""
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,35 @@ def consolidated_and_apart(weights, gradients, anchor):
     return torch.autograd.grad(3 * loss + 0.7 * found, list(weights.values())), wanted
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_who_goes_back_twice_gets_the_same_gradient_twice_and_nobody_elses_changes(weighted):
+    drawn = torch.Generator().manual_seed(3)
+    weights = {"small": torch.randn(5, generator=drawn), "large": torch.randn(300, 301, generator=drawn)}
+    weights = {name: w.requires_grad_() for name, w in weights.items()}
+    anchor = {name: torch.zeros_like(w) for name, w in weights.items()}
+    importance = {name: torch.rand(w.shape, generator=drawn) for name, w in weights.items()} if weighted else None
+    penalty = quadratic_penalty(weights, anchor, importance)
+    first = torch.autograd.grad(penalty, list(weights.values()), torch.tensor(3.0), retain_graph=True)
+    kept = [of.clone() for of in first]
+    second = torch.autograd.grad(penalty, list(weights.values()))
+    for w, f, one, other, was in zip(
+        weights.values(), (importance or anchor).values(), first, second, kept, strict=True
+    ):
+        expected = 2 * w.detach() * (f if weighted else 1)
+        torch.testing.assert_close(other, expected)
+        torch.testing.assert_close(one, 3 * expected)
+        assert torch.equal(one, was)
+
+
+def test_weights_that_have_changed_since_are_told():
+    weight = torch.ones(3, requires_grad=True)
+    penalty = quadratic_penalty({"w": weight}, {"w": torch.zeros(3)})
+    with torch.no_grad():
+        weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        penalty.backward()
+
+
 def test_a_known_gradient_and_its_penalty_are_those_of_both_terms():
     shapes = (3, 4), (5,), (), (1100, 1000)
     weights, gradients, anchor = tensors(10, *shapes), tensors(11, *shapes), tensors(12, *shapes)
