@@ -149,8 +149,9 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         if tensor.numel() == 0:
             continue
         second = other["weights"][name]
-        gone = tensor.isnan() if torch.equal(tensor.isnan(), second.isnan()) else torch.zeros_like(tensor, dtype=bool)
-        first, second = tensor.masked_fill(gone, 0), second.masked_fill(gone, 0)  # what is not known in both
+        # What both do not know, or have no bound for.
+        gone = ~tensor.isfinite() & ((tensor == second) | (tensor.isnan() & second.isnan()))
+        first, second = tensor.masked_fill(gone, 0), second.masked_fill(gone, 0)
         difference = float((first - second).norm() / first.norm().clamp(min=1e-3))
         group = "moved" if one["began"].get(name, True) else "weights"
         if not difference <= max(found.values()):
