@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -135,26 +135,24 @@ def _weighted_square(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``sum F (theta - anchor)^2``, and ``F (theta - anchor)`` as a vector if it is to be kept."""
     tensors = [t.reshape(-1) for t in ((weight, anchor) if importance is None else (weight, anchor, importance))]
-    # On a CPU piece by piece, so that what lies between two operations stays in the cache.
-    if weight.device.type != "cpu" or weight.numel() <= _PIECE:
-        value, pull = _product(*tensors)
-        return value, pull if keep else None
-    values, kept = [], None
-    for number, piece in enumerate(zip(*(t.split(_PIECE) for t in tensors), strict=True)):
-        value, pull = _product(*piece)
-        values.append(value)
-        if keep:
-            kept = pull.new_empty(weight.numel()) if kept is None else kept
-            kept[number * _PIECE :][: len(pull)] = pull
+    number = weight.numel()
+    if weight.device.type != "cpu" or number <= _PIECE:
+        away = tensors[0] - tensors[1]
+        pull = away if importance is None else tensors[2] * away
+        return pull.dot(away.to(pull.dtype)), pull if keep else None
+    # On a CPU piece by piece, so that what lies between two operations stays in the cache, and in the same memory.
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors))
+    between, rest = (weight.new_empty(_PIECE, dtype=dtype) for _ in range(2))
+    kept = weight.new_empty(number, dtype=dtype) if keep else None
+    values = []
+    for start in range(0, number, _PIECE):
+        w, a, *f = (t[start : start + _PIECE] for t in tensors)
+        pull = rest[: len(w)] if kept is None else kept[start : start + _PIECE]
+        away = torch.sub(w, a, out=between[: len(w)] if f else pull)
+        for of_weight in f:
+            torch.mul(of_weight, away, out=pull)
+        values.append(pull.dot(away))
     return torch.stack(values).sum(), kept
-
-
-def _product(
-    weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    away = weight - anchor
-    pull = away if importance is None else importance * away
-    return pull.dot(away.to(pull.dtype)), pull
 
 
 def consolidated(
