@@ -2,8 +2,8 @@
 
     python benchmarks/penalty_cost.py            # --model tiny, --rounds 20
 
-Ours (``losses.penalty.quadratic_penalty``), the same sum left to autograd, and a gradient that is added by foreach after
-the backward pass, which has no value. Processor time of one thread above that of a backward pass without a penalty, all
+Ours (``losses.penalty.quadratic_penalty``), the same sum left to autograd, and a gradient that foreach adds after the
+backward pass, which has no value. Processor time of one thread above that of a backward pass without a penalty, all
 four in turn; every gradient is made anew, as in a step.
 """
 
