@@ -57,8 +57,12 @@ def _inputs(
 ) -> Iterator[torch.Tensor]:
     """To what the gradient of each weight is sent: to itself, or, of one that was read, a factor to the reading."""
     for name in names:
+        if not torch.is_grad_enabled():
+            # A weight that trains asks for its gradient even where no graph is made, and it would be kept for nobody.
+            yield parameters[name].detach()
+            continue
         end = None
-        if torch.is_grad_enabled() and parameters[name].requires_grad:
+        if parameters[name].requires_grad:
             end = hang(
                 parameters[name], anchor[name], None if importance is None else partial(importance.__getitem__, name)
             )

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avalanche_vlm.losses import penalty as penalty_module
 from avalanche_vlm.losses.penalty import adaptive_fisher, consolidated, quadratic_penalty
 
 
@@ -137,6 +138,21 @@ def test_who_goes_back_twice_gets_the_same_gradient_twice_and_nobody_elses_chang
         torch.testing.assert_close(other, expected)
         torch.testing.assert_close(one, 3 * expected)
         assert torch.equal(one, was)
+
+
+@pytest.mark.parametrize("shape", [(250, 250), (300, 301)])
+def test_a_value_without_a_graph_keeps_nothing_for_a_backward_pass(shape, monkeypatch):
+    asked = []
+    of_one = penalty_module._weighted_square
+    monkeypatch.setattr(penalty_module, "_weighted_square", lambda *given: asked.append(given[3]) or of_one(*given))
+    weights, anchor = {"w": torch.ones(shape, requires_grad=True)}, {"w": torch.zeros(shape)}
+    with torch.no_grad():
+        assert quadratic_penalty(weights, anchor, anchor).item() == 0
+        assert quadratic_penalty(weights, anchor).item() == weights["w"].numel()
+    consolidated(torch.tensor(1.0), weights, {"w": torch.ones(shape)}, anchor)
+    assert asked == [False] * 3
+    quadratic_penalty(weights, anchor)
+    assert asked[3:] == [True]
 
 
 def test_weights_that_have_changed_since_are_told():
