@@ -63,7 +63,7 @@ def test_a_run_is_killed_with_one_of_its_processes_and_goes_on_with_another_numb
     assert "Traceback" not in first.errors
     assert not (folder / "result.json").exists()
 
-    with pytest.warns(VLMWarning, match="number of processes that train together 2, and now none"):
+    with pytest.warns(VLMWarning, match="number of processes that train together 2, and now 1"):
         assert cli.main(asked(folder, "zscl", "--checkpoint-minutes", "0")) == 0
     assert cli.main(asked(tmp_path / "whole-out")) == 0
     assert result(folder) == result(tmp_path / "whole-out")
@@ -116,7 +116,7 @@ def test_a_run_in_parts_is_stopped_goes_on_in_one_process_and_saves_a_whole_mode
     assert first.code == 143, first.errors
     assert "stopped by SIGTERM" in first.errors
     assert (second.code, second.errors) == (1, "")
-    with pytest.warns(VLMWarning, match="sharding of the towers True, and now none"):
+    with pytest.warns(VLMWarning, match="sharding of the towers True, and now False"):
         assert cli.main(asked(folder, "lora", *more)) == 0
     words = [word for word in asked(tmp_path / "parts", "lora", "--shard") if word != "--no-save"]
     first, second = Launch(tmp_path / "run", 2, CLI, *words).ended()

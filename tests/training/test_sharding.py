@@ -82,7 +82,8 @@ def test_a_training_goes_on_from_the_middle_of_a_task_with_parts_or_without(foun
 def test_one_process_goes_on_from_a_checkpoint_of_parts(found, home):
     assert found
     strategy, watch, _ = made(home / "killed")
-    with pytest.warns(VLMWarning, match="processes that train together 2, and now none; sharding of the towers True"):
+    told = "processes that train together 2, and now 1; sharding of the towers True, and now False"
+    with pytest.warns(VLMWarning, match=told):
         first = resume(strategy, home / "killed")
     for experience in stream().train_stream[first:]:
         strategy.train(experience)

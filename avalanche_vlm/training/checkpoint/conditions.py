@@ -15,6 +15,15 @@ from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.training.strategies import VLMMixin
 
 _PACKAGES = ("avalanche-vlm", "avalanche-lib", "torch")
+# What is written only where it is something else: a sentence about two trainings names what the other one has.
+_UNWRITTEN = {
+    "number of batches that a step takes": 1,
+    "rounding of factors to TF32": False,
+    "compiling of the towers' blocks": False,
+    "templates in training": "all",
+    "number of processes that train together": 1,
+    "sharding of the towers": False,
+}
 
 
 def training_conditions(strategy: Any) -> dict[str, Any]:
@@ -81,11 +90,14 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], most: int | Non
 
     >>> differences({"batch size": 8, "model": "tiny"}, {"batch size": 16, "model": "tiny"})
     'batch size 8, and now 16'
+    >>> differences({"number of processes that train together": 2}, {})
+    'number of processes that train together 2, and now 1'
     """
     names = [name for name in then if then[name] != now.get(name)]
     names += [name for name in now if name not in then]
-    return "; ".join(f"{name} {_said(then.get(name))}, and now {_said(now.get(name))}" for name in names[:most])
+    return "; ".join(f"{name} {_said(name, then)}, and now {_said(name, now)}" for name in names[:most])
 
 
-def _said(value: Any) -> str:
+def _said(name: str, conditions: Mapping[str, Any]) -> str:
+    value = conditions.get(name, _UNWRITTEN.get(name))
     return "none" if value is None else str(value)

@@ -268,3 +268,14 @@ def test_a_folder_of_which_nothing_can_be_read_is_no_new_training(stream, tmp_pa
         path.write_text("{")
     with pytest.raises(InputError, match=r"no state in .* can be read"):
         training.run(tmp_path)
+
+
+def test_a_difference_names_what_stands_for_a_condition_that_is_not_written():
+    written = {"number of processes that train together": 2, "sharding of the towers": True, "precision": None}
+    assert differences(written, {"precision": "bf16"}) == (
+        "number of processes that train together 2, and now 1; sharding of the towers True, and now False; "
+        "precision none, and now bf16"
+    )
+    assert differences({}, {"number of batches that a step takes": 4}) == (
+        "number of batches that a step takes 1, and now 4"
+    )
