@@ -52,8 +52,13 @@ WARM = 1
 TEMPLATE = PromptTemplates("photo", ("a photo of a {}.",))
 LEARNING_RATE = 1e-5
 PARTS = ("both", "ours", "bare")
-OPTIONS: dict[str, dict[str, Any]] = {"lwf": {"images": "batch"}, "ewc-clip": {"samples": 8}}
-"""Options other than the defaults: the batch itself in the place of a draw beside it, fewer samples of the Fisher."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lwf": {"images": "batch"},
+    "ewc-clip": {"samples": 8},
+    "replay": {"max_bytes": 1 << 30},
+}
+"""Options other than the defaults: the batch itself in the place of a draw beside it, fewer samples of the Fisher, and
+room for a whole batch of old pictures."""
 
 NEEDS_REFERENCE = ("zscl", "snd")
 WORDS = """

@@ -105,7 +105,7 @@ class _Quadratic(torch.autograd.Function):
             value, pull = _weighted_square(parameters[name], anchor[name], of, needed and not hangs)
             values.append(value)
             if pull is not None:
-                ctx.pulls[name] = pull.view_as(parameters[name])
+                ctx.pulls[name] = pull
         return torch.stack(values).sum()
 
     @staticmethod
@@ -137,21 +137,22 @@ def _pull(ctx: Any, name: str, weight: torch.Tensor) -> torch.Tensor:
 def _weighted_square(
     weight: torch.Tensor, anchor: torch.Tensor, importance: torch.Tensor | None, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``sum F (theta - anchor)^2``, and ``F (theta - anchor)`` as a vector if it is to be kept."""
-    tensors = [t.reshape(-1) for t in ((weight, anchor) if importance is None else (weight, anchor, importance))]
+    """``sum F (theta - anchor)^2``, and ``F (theta - anchor)`` if it is to be kept: no view, or the engine of autograd
+    would take other memory to add to it."""
     number = weight.numel()
     if weight.device.type != "cpu" or number <= _PIECE:
-        away = tensors[0] - tensors[1]
-        pull = away if importance is None else tensors[2] * away
-        return pull.dot(away.to(pull.dtype)), pull if keep else None
+        away = weight - anchor
+        pull = away if importance is None else importance * away
+        return pull.flatten().dot(away.flatten().to(pull.dtype)), pull if keep else None
     # On a CPU piece by piece, so that what lies between two operations stays in the cache, and in the same memory.
+    tensors = [t.reshape(-1) for t in ((weight, anchor) if importance is None else (weight, anchor, importance))]
     dtype = reduce(torch.promote_types, (t.dtype for t in tensors))
     between, rest = (weight.new_empty(_PIECE, dtype=dtype) for _ in range(2))
-    kept = weight.new_empty(number, dtype=dtype) if keep else None
-    values = []
+    kept = weight.new_empty(weight.shape, dtype=dtype) if keep else None
+    values, written = [], None if kept is None else kept.view(-1)
     for start in range(0, number, _PIECE):
         w, a, *f = (t[start : start + _PIECE] for t in tensors)
-        pull = rest[: len(w)] if kept is None else kept[start : start + _PIECE]
+        pull = rest[: len(w)] if written is None else written[start : start + _PIECE]
         away = torch.sub(w, a, out=between[: len(w)] if f else pull)
         for of_weight in f:
             torch.mul(of_weight, away, out=pull)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avalanche_vlm.losses import penalty as penalty_module
-from avalanche_vlm.losses.penalty import adaptive_fisher, consolidated, quadratic_penalty
+from avalanche_vlm.losses.penalty import _pull, adaptive_fisher, consolidated, quadratic_penalty
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -111,12 +111,12 @@ def consolidated_and_apart(weights, gradients, anchor):
     for weight in weights.values():
         weight.requires_grad_()
     importance = {name: gradient.clone() for name, gradient in adaptive_fisher(gradients).items()}
-    penalty = quadratic_penalty(weights, anchor, importance)
-    wanted = torch.autograd.grad(0.7 * penalty, list(weights.values()))
+    of_terms = quadratic_penalty(weights, anchor, importance)
+    wanted = torch.autograd.grad(0.7 * of_terms, list(weights.values()))
     wanted = [of_penalty + 3 * gradients[name] for of_penalty, name in zip(wanted, weights, strict=True)]
     value = torch.tensor(2.5, dtype=torch.float64)
     loss, found = consolidated(value, weights, gradients, anchor)
-    assert loss.item() == 2.5 and torch.equal(found, penalty)
+    assert loss.item() == 2.5 and torch.equal(found, of_terms)
     return torch.autograd.grad(3 * loss + 0.7 * found, list(weights.values())), wanted
 
 
@@ -127,10 +127,10 @@ def test_who_goes_back_twice_gets_the_same_gradient_twice_and_nobody_elses_chang
     weights = {name: w.requires_grad_() for name, w in weights.items()}
     anchor = {name: torch.zeros_like(w) for name, w in weights.items()}
     importance = {name: torch.rand(w.shape, generator=drawn) for name, w in weights.items()} if weighted else None
-    penalty = quadratic_penalty(weights, anchor, importance)
-    first = torch.autograd.grad(penalty, list(weights.values()), torch.tensor(3.0), retain_graph=True)
+    value = quadratic_penalty(weights, anchor, importance)
+    first = torch.autograd.grad(value, list(weights.values()), torch.tensor(3.0), retain_graph=True)
     kept = [of.clone() for of in first]
-    second = torch.autograd.grad(penalty, list(weights.values()))
+    second = torch.autograd.grad(value, list(weights.values()))
     for w, f, one, other, was in zip(
         weights.values(), (importance or anchor).values(), first, second, kept, strict=True
     ):
@@ -155,13 +155,29 @@ def test_a_value_without_a_graph_keeps_nothing_for_a_backward_pass(shape, monkey
     assert asked[3:] == [True]
 
 
+@pytest.mark.parametrize("rows", [5, 300])
+def test_what_is_kept_takes_up_the_other_gradients_where_it_lies(rows, monkeypatch):
+    weight, made = torch.ones(rows, 301, requires_grad=True), []
+
+    def told(*given):
+        made.append((pull := _pull(*given)).data_ptr())
+        return pull
+
+    monkeypatch.setattr(penalty_module, "_pull", told)
+    loss = weight.sin().sum()
+    loss = loss + quadratic_penalty({"w": weight}, {"w": torch.zeros(rows, 301)}, {"w": torch.ones(rows, 301)})
+    loss.backward()
+    torch.testing.assert_close(weight.grad, (weight.cos() + 2 * weight).detach())
+    assert made == [weight.grad.data_ptr()]
+
+
 def test_weights_that_have_changed_since_are_told():
     weight = torch.ones(3, requires_grad=True)
-    penalty = quadratic_penalty({"w": weight}, {"w": torch.zeros(3)})
+    value = quadratic_penalty({"w": weight}, {"w": torch.zeros(3)})
     with torch.no_grad():
         weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        penalty.backward()
+        value.backward()
 
 
 def test_a_known_gradient_and_its_penalty_are_those_of_both_terms():
