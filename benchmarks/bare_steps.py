@@ -94,7 +94,7 @@ def distilled(student: torch.Tensor, teacher: torch.Tensor, temperature: float) 
 class FineTune:
     """Fine-tuning of whole towers.
 
-    :param clip: open_clip's CLIP, which it copies.
+    :param clip: open_clip's CLIP, which it trains.
     :param task: what a step is made of.
     :param lr: learning rate of AdamW.
     :param pairs: whether batches are images with texts, told apart within the batch.
@@ -103,7 +103,7 @@ class FineTune:
     text_trains = True
 
     def __init__(self, clip: nn.Module, task: Task, lr: float, pairs: bool) -> None:
-        self.clip: Any = copy.deepcopy(clip).train()
+        self.clip: Any = clip.train()
         self.task, self.pairs = task, pairs
         self.prepare()
         for name, parameter in self.clip.named_parameters():
