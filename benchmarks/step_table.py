@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from bare_steps import BARE
-from step import BATCHES, CLASSES, PARTS
+from step import BATCHES, PARTS
 
 KEPT = Path(__file__).with_name("step.jsonl")
-HEAD = "| recipe | stream | ours, ms | bare, ms | ratio (min to max) | texts | positions | MB, ours | MB, bare |"
-ORDER = [list(BATCHES), list(BARE), ["classes", "pairs"], [*CLASSES, 0], list(PARTS)]
+HEAD = "| recipe | stream | ours, ms | bare, ms | ratio (min to max) | texts | positions | MB, ours | MB, bare | of |"
+ORDER = {"model": list(BATCHES), "recipe": list(BARE), "kind": ["classes", "pairs"], "part": list(PARTS)}
 
 
 def place(cell: dict[str, Any]) -> tuple[int, ...]:
     """Where a line stands in the file."""
-    keys = ("model", "recipe", "kind", "classes", "part")
-    return tuple(order.index(cell[key]) for order, key in zip(ORDER, keys, strict=True))
+    model, recipe, kind, part = (order.index(cell[key]) for key, order in ORDER.items())
+    return model, recipe, kind, cell["classes"], part
 
 
 def kept() -> dict[tuple[int, ...], dict[str, Any]]:
@@ -35,9 +35,9 @@ def kept() -> dict[tuple[int, ...], dict[str, Any]]:
 
 
 def table(cells: list[dict[str, Any]]) -> list[str]:
-    """Markdown of one model's cells: those whose times were measured."""
+    """Markdown of one model's cells: those whose times were measured, each with the revision that they are of."""
     parts = {(cell["recipe"], cell["kind"], cell["classes"], cell["part"]): cell for cell in cells}
-    lines = [HEAD, "|---" * 9 + "|"]
+    lines = [HEAD, "|---" * 10 + "|"]
     for (recipe, kind, n, part), cell in parts.items():
         if part != "both":
             continue
@@ -51,6 +51,7 @@ def table(cells: list[dict[str, Any]]) -> list[str]:
             f"{cell['texts']:,.0f}",
             f"{cell['positions']:,.0f}",
             *("" if of is None else f"{of:,.0f}" for of in memory),
+            cell["revision"],
         ]
         lines.append("| " + " | ".join(row) + " |")
     return lines
@@ -71,10 +72,8 @@ def main() -> None:
         ratios = [cell["ratio"] for cell in of_model if cell["part"] == "both"]
         if not ratios:
             continue
-        revisions = sorted({cell["revision"] for cell in of_model})
         versions = sorted({cell["torch"] for cell in of_model})
-        of = f"torch {', '.join(versions)}; {', '.join(revisions)}"
-        print(f"\n{model}, batches of {BATCHES[model]}, one thread, {of}\n")
+        print(f"\n{model}, batches of {BATCHES[model]}, one thread, torch {', '.join(versions)}\n")
         print("\n".join(table(of_model)))
         within = {goal: sum(ratio <= goal for ratio in ratios) for goal in (1.01, 1.03, 1.05)}
         counts = ", ".join(f"{n} keep to {goal}" for goal, n in within.items())
