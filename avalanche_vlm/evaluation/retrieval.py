@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -113,11 +113,7 @@ def pair_retrieval(
     >>> found["image_to_text_hit@1"], found["text_to_image_hit@1"]
     (1.0, 1.0)
     """
-    ks = _checked(ks, chunk)
-    images, texts, broken = unit_sides(image_features, text_features)
-    with broken_rows_first(broken, len(images), len(texts)):
-        relation, first, _ = of_pairs(images, texts, ids)
-    return figures_on_host(_both_ways(images, texts, relation, first, ks, chunk), broken, len(images), len(texts))
+    return _pair_figures(image_features, text_features, ids, ks, chunk)
 
 
 @torch.no_grad()
@@ -143,12 +139,7 @@ def retrieval_and_alignment(
     >>> found["text_to_image_hit@1"], found["paired cosine"]
     (0.5, 0.5)
     """
-    ks = _checked(ks, chunk)
-    images, texts, broken = unit_sides(image_features, text_features)
-    with broken_rows_first(broken, len(images), len(texts)):
-        relation, first, _ = of_pairs(images, texts, ids)
-    figures = {**_both_ways(images, texts, relation, first, ks, chunk), **gap_and_cosine(images, texts)}
-    return figures_on_host(figures, broken, len(images), len(texts))
+    return _pair_figures(image_features, text_features, ids, ks, chunk, gap_and_cosine)
 
 
 @torch.no_grad()
@@ -201,6 +192,25 @@ def _checked(ks: Sequence[int], chunk: int) -> tuple[int, ...]:
     if chunk < 1:
         raise InputError(f"retrieval metrics need a chunk of at least 1 query, not {chunk}")
     return ks
+
+
+def _pair_figures(
+    image_features: torch.Tensor,
+    text_features: torch.Tensor,
+    ids: torch.Tensor | Sequence[int],
+    ks: Sequence[int],
+    chunk: int,
+    *more: Callable[[torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]],
+) -> dict[str, float]:
+    """The metrics of pairs, and what more there is to say of their features of unit length."""
+    ks = _checked(ks, chunk)
+    images, texts, broken = unit_sides(image_features, text_features)
+    with broken_rows_first(broken, len(images), len(texts)):
+        relation, first, _ = of_pairs(images, texts, ids)
+    figures = _both_ways(images, texts, relation, first, ks, chunk)
+    for of_features in more:
+        figures |= of_features(images, texts)
+    return figures_on_host(figures, broken, len(images), len(texts))
 
 
 def _both_ways(
