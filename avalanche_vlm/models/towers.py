@@ -19,6 +19,21 @@ from avalanche_vlm.models.modules.site import rest_modules, train_modules, wake_
 TOWERS = ("image", "text", "scale")
 
 
+@contextmanager
+def resting(module: nn.Module) -> Iterator[None]:
+    """Eval mode within a block, and afterwards the mode that each part had, be it one of its own.
+
+    :param module: what rests, with all that is in it.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 class TwoTowers(ResizesOnLoad):
     """An image tower and a text tower, of which each trains or is frozen, and the scale of their similarities.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from avalanche_vlm._generators import generators_kept
+from avalanche_vlm.models.towers import resting
 from avalanche_vlm.models.vlm import VLM
 
 
@@ -18,14 +19,11 @@ def undisturbed(model: VLM) -> Iterator[VLM]:
     somebody had put in a mode of its own.
     """
     mode = model.training
-    modes = [(module, module.training) for module in model.modules()]
     taps, model.taps = model.taps, []
     # Even a data loader that does not shuffle draws a number.
-    with generators_kept(model.device):
+    with generators_kept(model.device), resting(model):
         try:
-            yield model.eval()
+            yield model
         finally:
             model.train(mode)
-            for module, before in modes:
-                module.training = before
             model.taps = taps

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import nn
 
 from avalanche_vlm._host import on_host
 from avalanche_vlm.models import VLM
 from avalanche_vlm.models.autocast import autocast_dtype
 from avalanche_vlm.models.heads.text import TextState
 from avalanche_vlm.models.prompts import Prompts
+from avalanche_vlm.models.towers import resting
 from avalanche_vlm.training.reference.base import Numbers
 from avalanche_vlm.training.teachers.store import FeatureStore
 
@@ -60,19 +57,7 @@ class StillTexts:
     @torch.no_grad()
     def _encode(self, model: VLM, texts: Prompts, block: int) -> None:
         own = torch.arange(len(texts))[block * BLOCK : (block + 1) * BLOCK]
-        with _resting(model.tower("text")):
+        with resting(model.tower("text")):
             features = texts.of(own).to(model.device).encode(model.encode_text)
         self._store.rows(own, lambda missing: features)
         self._blocks.add(block)
-
-
-@contextmanager
-def _resting(tower: nn.Module) -> Iterator[None]:
-    """Eval mode within a block, and every part's own mode after it."""
-    modes = [(part, part.training) for part in tower.modules()]
-    tower.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
