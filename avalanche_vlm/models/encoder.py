@@ -140,6 +140,7 @@ class DualEncoder(TwoTowers):
         normalize: bool = True,
         task_labels: Any = None,
         padding: Padding | None = None,
+        kept: bool | None = None,
     ) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
@@ -151,6 +152,9 @@ class DualEncoder(TwoTowers):
         :param task_labels: int or ``[B]`` where texts belong to samples, read where modules are chosen by them.
         :param padding: the padding of these texts, or of more texts that they are among. None reads their ends in the
             tokens, for which an accelerator that they are on is waited for.
+        :param kept: whether the features outlive the step that asks for them, and have to be, bit for bit, what they
+            are beside other texts, for which short texts are computed at more positions than they need. None takes
+            those for kept that are made without gradients, or of a model that is not being trained.
         :raises InputError: if the texts are longer than the tower's context, or leave :attr:`text_path` no room in it.
         """
         context = context_of(self.clip)
@@ -164,11 +168,9 @@ class DualEncoder(TwoTowers):
             encode = partial(self.clip.encode_text, normalize=False)
         else:
             # Before they are moved: of tokens that come from the CPU no device has to say how long they are.
-            # What a step is made of is gone after it, and need not be what it is beside other texts; what a step keeps
-            # is made without gradients.
-            step = torch.is_grad_enabled() and (self.training or self.text_trains)
-            least = 1 if step else LEAST
-            tokens, encode = positions.cut(tokens, padding, least), partial(encode_short, self.clip)
+            if kept is None:
+                kept = not (torch.is_grad_enabled() and (self.training or self.text_trains))
+            tokens, encode = positions.cut(tokens, padding, LEAST if kept else 1), partial(encode_short, self.clip)
         tokens, encode = to_device(tokens, self.device), partial(share_out, encode)
         if self.text_path is not None:
             encode = partial(self.text_path, encode)

@@ -318,5 +318,8 @@ def test_a_step_computes_no_more_of_a_frozen_tower_and_what_is_kept_is_no_part_o
     model.encode_text(tokens)
     with torch.no_grad():
         model.encode_text(tokens)
+        model.encode_text(tokens, kept=False)
     model.eval().encode_text(tokens)
-    assert seen == [needed, LEAST, LEAST] and needed < LEAST
+    model.encode_text(tokens, kept=False)
+    model.train().encode_text(tokens, kept=True)
+    assert seen == [needed, LEAST, needed, LEAST, needed, LEAST] and needed < LEAST

@@ -100,7 +100,7 @@ def test_a_step_computes_the_words_of_the_prompts_that_compete_once(recipe, rand
     if recipe in FROZEN:
         assert sum(first) + sum(second) <= len(tokens) * max(LEAST, longest)
         return
-    each = (max(LEAST, longest) if recipe in TEACHERS else longest) + VECTORS.get(recipe, 0)
+    each = longest + VECTORS.get(recipe, 0)
     by, more = 1 + TEACHERS.get(recipe, 0), REFERENCE.get(recipe, 0) * LEAST
     later = [(second, sum(competing) if recipe in REPLAY else competing[1])]
     if recipe in STILL:
@@ -139,8 +139,19 @@ def test_a_step_on_pairs_reads_their_words_and_waits_for_no_device(recipe, rando
     texts = [sample.tokens for of in tiny_pairs.train_stream for sample, *_ in of.dataset]
     longest = padding_of(torch.stack(texts)).start
     assert longest < LEAST
-    kept = BATCH * TEACHERS.get(recipe, 0) + REFERENCE.get(recipe, 0)
-    most = (BATCH + AGAIN.get(recipe, 0)) * longest + kept * LEAST
+    read = BATCH * (1 + TEACHERS.get(recipe, 0)) + AGAIN.get(recipe, 0)
+    most = read * longest + REFERENCE.get(recipe, 0) * LEAST
     assert all(0 < step <= most for of_task in steps for step in of_task)
     if recipe in STILL:  # their own captions are new in every step
         assert sum(steps[1]) <= 4 * BATCH * longest + REFERENCE[recipe] * LEAST
+
+
+def test_a_teacher_of_the_batch_itself_reads_its_words_alone(random_model, tiny_pairs, monkeypatch):
+    counts = TokensPerStep(monkeypatch)
+    model = random_model
+    strategy = naive(model, [*recipes.build("lwf", model=model, images="batch"), counts], lr=1e-5)
+    strategy._criterion = criterion_for("pairs", model)
+    strategy.train(tiny_pairs.train_stream[0])
+    texts = torch.stack([sample.tokens for sample, *_ in tiny_pairs.train_stream[0].dataset])
+    longest = padding_of(texts).start
+    assert longest < LEAST and all(BATCH < step <= 2 * BATCH * longest for step in counts.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,13 +106,13 @@ class _ConstantTeacher(Stateful):
 
     @torch.no_grad()
     def _encode_texts(self, texts: Prompts, rows: Numbers | None) -> torch.Tensor:
-        if rows is None:
-            return texts.encode(self.copy.encode_text)
-
         def compute(missing: Numbers) -> torch.Tensor:
             asked = texts if isinstance(missing, slice) else texts.of(missing)
-            return asked.encode(self.copy.encode_text)
+            # What is kept of a task's own texts is gone with the task, and nothing that comes later depends on it.
+            return asked.encode(partial(self.copy.encode_text, kept=False))
 
+        if rows is None:
+            return compute(slice(None))
         rows = slice(self._first_text, None) if isinstance(rows, slice) else rows + self._first_text
         return self._features.rows(rows, compute).to(texts.tokens.device)
 

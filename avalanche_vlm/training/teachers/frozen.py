@@ -49,14 +49,17 @@ class Teacher(Stateful):
         return self._at(images.device).encode_image(images, normalize)
 
     @torch.no_grad()
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = True, padding: Padding | None = None) -> torch.Tensor:
+    def encode_text(
+        self, tokens: torch.Tensor, normalize: bool = True, padding: Padding | None = None, kept: bool = True
+    ) -> torch.Tensor:
         """Text features ``[B, D]`` of token ids ``[B, L]``, float32, of unit length if ``normalize``.
 
         :param padding: the padding of these texts, as :meth:`~avalanche_vlm.models.encoder.DualEncoder.encode_text`
             has it.
+        :param kept: whether the features outlive the step that asks for them.
         :raises InputError: if what it shares with the student trains by now, or was written to.
         """
-        return self._at(tokens.device).encode_text(tokens, normalize, padding=padding)
+        return self._at(tokens.device).encode_text(tokens, normalize, padding=padding, kept=kept)
 
     @torch.no_grad()
     def similarity(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -61,7 +62,7 @@ class MovingAverageTeacher(Stateful):
 
     @torch.no_grad()
     def _texts(self, prompts: Prompts) -> torch.Tensor:
-        return prompts.encode(self.copy.encode_text)
+        return prompts.encode(partial(self.copy.encode_text, kept=False))
 
     def side(self, inputs: Inputs) -> Side:
         return Side.of(inputs, self.copy.encode_image, self._texts, self.copy.scale)
