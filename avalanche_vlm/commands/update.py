@@ -37,7 +37,7 @@ def update(request: UpdateRequest) -> int:
     from avalanche_vlm.artifacts.layout import model_version
     from avalanche_vlm.benchmarks.reading import reading_by
     from avalanche_vlm.studies.living.kept import KEPT_BY_DEFAULT
-    from avalanche_vlm.studies.living.records import read_record
+    from avalanche_vlm.studies.living.records import keeps_no_tests, read_record
     from avalanche_vlm.studies.living.updating import update as learn
 
     version = read_record(request.out, model_version(request.out))
@@ -60,6 +60,10 @@ def update(request: UpdateRequest) -> int:
         reading_by(settings.num_workers),
     ):
         opened: list[VLMBenchmark] = []
+        keep = KEPT_BY_DEFAULT if request.tests is None else request.tests
+        if request.tests is None and keeps_no_tests(request.out, version):
+            keep = 0  # whoever wanted none of his samples kept has not to say it again every month
+            progress.say(f"no test samples are kept, as none of {version.version}'s were (--keep-tests N keeps some)")
 
         def month(model: VLM) -> VLMBenchmark:
             found = _month(request, recipe, settings, earlier, saved, model)
@@ -75,7 +79,7 @@ def update(request: UpdateRequest) -> int:
             recipe=recipe,
             options=options,
             settings=settings,
-            keep=KEPT_BY_DEFAULT if request.tests is None else request.tests,
+            keep=keep,
             max_forget=forget,
             max_zero_shot_loss=zero_shot,
             zero_shot_asked="max_zero_shot_loss" in request.limits,

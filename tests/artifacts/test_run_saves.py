@@ -41,8 +41,12 @@ def test_what_is_saved_is_asked_for(tmp_path, capsys):
     assert open_saved(tmp_path / "b").description.base.embedded
     assert run("compare", "--recipes", "zero-shot", "--seeds", "0", "--out", str(tmp_path / "c")) == 0
     assert (tmp_path / "c/zero-shot/seed-0/result.json").exists() and not list(tmp_path.glob("c/*/*/model"))
+    assert not list(tmp_path.glob("c/*/*/tests"))
     out = tmp_path / "d"
-    assert run("compare", "--recipes", "zero-shot,wise-ft", "--seeds", "0,1", "--out", str(out), "--save-models") == 0
+    words = ["compare", "--recipes", "zero-shot,wise-ft", "--seeds", "0,1", "--save-models", "--keep-tests", "3"]
+    assert run(*words, "--out", str(out)) == 0
+    record = read(out / "wise-ft/seed-1/versions/v1.json")
+    assert {kept["samples"] for kept in (*record["experiences"], *record["held_out"])} == {3}
     saved = sorted(path.parent.relative_to(out).as_posix() for path in out.glob("*/*/model"))
     assert saved == [f"{recipe}/seed-{seed}" for recipe in ("wise-ft", "zero-shot") for seed in (0, 1)]
     weights = [load(out / "wise-ft" / f"seed-{seed}").clip.visual.proj for seed in (0, 1)]
@@ -70,5 +74,7 @@ def test_flags_that_contradict_each_other_are_refused():
         arguments.parse(["compare", "--embed-base", "--out", "x"])
     _, request = arguments.parse(["compare", "--save-models", "--embed-base", "--out", "x"])
     assert request.saving.model and request.saving.base
+    _, request = arguments.parse(["compare", "--save-models", "--no-raw-data", "--out", "x"])
+    assert (request.saving.tests, request.saving.examples) == (0, 0)
     _, request = arguments.parse(["run", "--out", "x"])
     assert request.saving.model and not request.saving.base

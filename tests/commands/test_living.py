@@ -105,10 +105,12 @@ def test_what_is_not_promoted_ends_with_three_and_what_cannot_be_asked_with_two(
     home = str(tmp_path / "out")
     start = ["run", "--data", str(tables["sketches"]), "--out", home, "--on-error", "skip", "--no-raw-data", *QUICK]
     assert cli.main(start) == 0 and not (tmp_path / "out" / "tests").exists()
-    update = ["update", home, "--data", str(tables["night"]), "--on-error", "skip", "--quiet", "--no-raw-data"]
+    update = ["update", home, "--data", str(tables["night"]), "--on-error", "skip", "--no-raw-data"]
     capsys.readouterr()
-    assert cli.main(update) == 3
-    assert "no test samples of sketches were kept" in capsys.readouterr().out
+    assert cli.main(update[:-1]) == 3 and not (tmp_path / "out" / "tests").exists()
+    told = capsys.readouterr()
+    assert "no test samples of sketches were kept" in told.out
+    assert "no test samples are kept, as none of v1's were (--keep-tests N keeps some)" in told.err
     assert os.readlink(Path(home, "model")) == "versions/v1"
     assert cli.main([*update, "--max-forget", "none"]) == 0 and os.readlink(Path(home, "model")) == "versions/v3"
     for words, sentence in (
@@ -121,3 +123,6 @@ def test_what_is_not_promoted_ends_with_three_and_what_cannot_be_asked_with_two(
     ):
         assert cli.main(words) == 2
         assert sentence in capsys.readouterr().err
+    assert cli.main([*update[:-1], "--quiet", "--keep-tests", "3", "--promote", "never"]) == 0
+    night = json.loads((tmp_path / "out/versions/v4.json").read_text())["experiences"][-1]
+    assert (night["samples"], len(list((tmp_path / "out/tests").glob("v4-*.safetensors")))) == (3, 1)

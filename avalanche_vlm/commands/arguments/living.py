@@ -40,7 +40,7 @@ def add_living_commands(commands: Any) -> None:
         help="if all limits were judged and kept (the default), though some cannot be judged, whatever the gates say, "
         "or not at all",
     )
-    shared.add_kept_tests(update)
+    shared.add_kept_tests(update, unset="200, or none where none were kept before")
     versions = commands.add_parser(
         "versions",
         help="the versions of a saved model",

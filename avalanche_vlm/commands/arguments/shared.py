@@ -129,12 +129,13 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
     values.add_number(own, "steps")
 
 
-def add_kept_tests(parser: argparse.ArgumentParser) -> None:
+def add_kept_tests(parser: argparse.ArgumentParser, unset: str = "") -> None:
     """Which test samples are kept with a model.
 
     :param parser: parser of the command, which gets the options.
+    :param unset: words for what holds if nothing is said, in place of the declared ones.
     """
-    values.add_number(parser, "keep_tests")
+    values.add_number(parser, "keep_tests", unset=unset)
     parser.add_argument("--no-raw-data", action="store_true", help="keep no pictures or captions of test samples")
 
 

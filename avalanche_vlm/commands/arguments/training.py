@@ -38,6 +38,7 @@ def add_training_commands(commands: Any) -> None:
     more = f"{NUMBERS['seed'].says}; several are separated by commas"
     values.add_number(compare, "seed", option="--seeds", says=more, several=True, default=[0])
     compare.add_argument("--save-models", action="store_true", help="save the trained models, each in its run's folder")
+    shared.add_kept_tests(compare)
     _add_jobs(compare, "runs")
     for command in (run, compare):
         command.add_argument(

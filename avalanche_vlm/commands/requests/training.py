@@ -195,7 +195,12 @@ def compare_request(options: argparse.Namespace) -> CompareRequest:
     """
     chosen = options.recipes is not None
     recipes = _once(options.recipes if chosen else COMPARED)
-    saving = Saving(model=options.save_models, base=options.embed_base, examples=options.keep_examples)
+    saving = Saving(
+        model=options.save_models,
+        base=options.embed_base,
+        tests=shared.kept(options, "keep_tests"),
+        examples=shared.kept(options, "keep_examples"),
+    )
     if options.embed_base and not options.save_models:
         raise InputError("--embed-base says how models are saved: compare saves them with --save-models")
     engine = engine_request(options)

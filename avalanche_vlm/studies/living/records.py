@@ -134,6 +134,16 @@ def read_record(folder: str | Path, version: str) -> Record:
     )
 
 
+def keeps_no_tests(folder: str | Path, record: Record) -> bool:
+    """Whether whoever saved a version kept none of its test samples, although something noted which there are.
+
+    :param folder: the folder that the version was saved to.
+    :param record: what is known of the version.
+    """
+    noted = Path(folder, VERSIONS, f"{record.version}.json").exists()
+    return noted and not any(of.file for of in (*record.experiences, *record.held_out))
+
+
 def write_record(folder: str | Path, record: Record) -> None:
     """Write what is known of a version, whole or not at all.
 
