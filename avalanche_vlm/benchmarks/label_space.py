@@ -170,8 +170,12 @@ class LabelSpace:
         :param templates: prompts around the class names.
         :param visible: which classes compete.
         :return: the label space.
+        :raises InputError: for one name in the place of a list of names, for none, and for what are no names.
         """
-        return cls(tuple(class_names), (tuple(range(len(class_names))),), visible, (templates,))
+        names = () if isinstance(class_names, (str, bytes)) else tuple(class_names)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise InputError(f"class_names is a list with the names of all classes, not {class_names!r:.60}")
+        return cls(names, (tuple(range(len(names))),), visible, (templates,))
 
     def __len__(self) -> int:
         return len(self.class_names)
@@ -333,10 +337,9 @@ def join_tasks(tasks: Iterable[tuple[str, Sequence[str], PromptTemplates]], visi
     for t, (_, names, _) in enumerate(tasks):
         keys = [(t if visible == "task" else 0, *key) for key in _keys(names)]
         members.append(tuple(ids.setdefault(key, len(ids)) for key in keys))
-    class_names = tuple(name for _, _, name in ids)
     templates = tuple(t for _, _, t in tasks)
     return LabelSpace(
-        class_names,
+        tuple(name for _, _, name in ids),
         tuple(members),
         visible,
         templates[:1] if len(set(templates)) == 1 else templates,

@@ -211,7 +211,7 @@ def test_per_experience(streams: SamplesByStream, given: bool) -> list[Samples]:
     :param given: whether task labels are the benchmark's own: the samples are those of the experience's labels then,
         and keep theirs; else they have that of the experience.
     :return: a test experience for each training experience.
-    :raises InputError: if the test stream has nothing for one.
+    :raises InputError: if the test stream has nothing for one, or one has no samples itself.
     """
     parts = streams["test"]
     whole = parts[0].dataset if len(parts) == 1 else AvalancheDataset([part.dataset for part in parts])
@@ -222,6 +222,8 @@ def test_per_experience(streams: SamplesByStream, given: bool) -> list[Samples]:
     for number, part in enumerate(streams["train"]):
         classes, tasks = set(part.targets), set(part.labels)
         rows = [i for i, y in enumerate(targets) if y in classes and (not given or labels[i] in tasks)]
+        if not part.targets:
+            raise InputError(f"training experience {number} has no samples")
         if not rows:
             raise InputError(f"the test stream has no samples of the classes of training experience {number}")
         row = [labels[i] if given else number for i in rows]

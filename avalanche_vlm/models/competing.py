@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ MASKED = -1e4
 
 ALL_CLASSES = object()
 """In the place of task labels: there are none."""
+
+_LABELS = "task labels are one whole number, or one for each sample"
 
 _NOT_TOLD = (
     "experience {} has classes that are not trained yet under a task label that is: under the label space 'seen' they "
@@ -185,9 +188,17 @@ class CompetingClasses(ResizesOnLoad):
     def _labels(self, task_labels: Any) -> tuple[torch.Tensor | None, int]:
         """One label where all samples share it, ``[B]`` otherwise, and how many rows a table needs for them; None and 0
         where there are none, as for a batch of no samples."""
-        labels = None if task_labels is ALL_CLASSES else on_host(torch.as_tensor(task_labels))
-        if labels is None or labels.numel() == 0:
+        if task_labels is ALL_CLASSES:
             return None, 0
+        try:
+            labels = on_host(torch.as_tensor(task_labels))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{_LABELS}, not {reprlib.repr(task_labels)}") from error
+        if labels.numel() == 0:
+            return None, 0
+        if labels.ndim > 1 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+            kind = str(labels.dtype).removeprefix("torch.")
+            raise InputError(f"{_LABELS}, not {kind} {list(labels.shape)}")
         least, largest = (int(label) for label in labels.aminmax())
         if least < 0:
             raise InputError(f"there is no task label {least}: task labels are numbers from 0 on")

@@ -110,14 +110,17 @@ class DualEncoder(TwoTowers):
         :param images: ``[B, 3, H, W]`` under the model's transforms.
         :param normalize: whether features are scaled to unit length.
         :return: features ``[B, D]``, float32.
-        :raises InputError: if the images are of another size.
+        :raises InputError: if the images are of another size, or of whole numbers, or no tensor.
         """
         size = self.transforms.eval.size
+        taken = f"{self.name} takes images [batch, 3, {size}, {size}]"
+        if not isinstance(images, torch.Tensor):
+            raise InputError(f"{taken} as one tensor, got a {type(images).__name__}: predict takes others")
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise InputError(
-                f"{self.name} takes images [batch, 3, {size}, {size}], got {list(images.shape)}: "
-                "give the benchmark this model's transforms"
-            )
+            raise InputError(f"{taken}, got {list(images.shape)}: give the benchmark this model's transforms")
+        if not images.is_floating_point():
+            kind = str(images.dtype).removeprefix("torch.")
+            raise InputError(f"{taken} of floats, got {kind}: give the benchmark this model's transforms")
         features = in_parts(partial(share_out, self._tower), images, self.parts)
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -129,10 +132,9 @@ class DualEncoder(TwoTowers):
         return found.float()
 
     def _as_weights(self, images: torch.Tensor) -> torch.Tensor:
-        """Images in the precision of the layer that takes them, where that is a half one."""
+        """Images in the precision of the layer that takes them: those of arrays often have twice as many bits."""
         first = next((m for m in self.clip.visual.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
-        half = first is not None and first.weight.dtype in (torch.float16, torch.bfloat16)
-        return images.to(first.weight.dtype) if first is not None and half else images
+        return images.to(first.weight.dtype) if first is not None and first.weight.is_floating_point() else images
 
     def encode_text(
         self,

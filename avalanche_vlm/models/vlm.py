@@ -194,6 +194,8 @@ class VLM(Answering, Keeping, DualEncoder, MultiTaskModule):
     def _class_logits(
         self, features: torch.Tensor, texts: torch.Tensor, classes: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
+        if visible.ndim > 1 and len(visible) != len(features):
+            raise InputError(f"there are {len(visible)} task labels for {len(features)} images")
         logits = self.competing.weighed(self.similarity(features, texts), classes)
         if len(classes) < visible.shape[-1]:
             full = logits.new_full((len(features), visible.shape[-1]), MASKED)

@@ -184,6 +184,8 @@ class VLMMixin(UnpacksContainers, _Template):
             return super().criterion()
 
     def backward(self) -> None:
+        if not torch.is_grad_enabled():
+            raise InputError("without gradients nothing is trained: call train outside of no_grad and inference_mode")
         if not self.loss.requires_grad:
             raise InputError(
                 f"nothing that trains takes part in the loss of experience {self.experience.current_experience}: the "

@@ -303,6 +303,14 @@ def test_a_test_stream_without_the_classes_of_an_experience_is_refused():
         from_avalanche(streams([{0, 1}, {2, 3}], [{4, 5}, {0, 1}]), NAMES)
 
 
+def test_a_training_experience_of_no_samples_is_named_and_not_the_test_stream():
+    stock = streams([{0, 1}, {2, 3}], [{0, 1}, {2, 3}])
+    parts = {name: [e.dataset for e in stream] for name, stream in stock.streams.items()}
+    parts["train"][1] = parts["train"][1].subset([])
+    with pytest.raises(InputError, match="training experience 1 has no samples"):
+        from_avalanche(benchmark_from_datasets(**parts), NAMES)
+
+
 def test_task_labels_of_the_benchmark_match_its_streams_too():
     stock = nc_benchmark(data(), data(12), 3, task_labels=True, seed=1, class_ids_from_zero_in_each_exp=True)
     turned = benchmark_from_datasets(

@@ -97,6 +97,16 @@ def test_a_class_without_a_name_is_refused(name):
         LabelSpace(("a", name), ((0, 1),))
 
 
+@pytest.mark.parametrize("names", ["cats", b"cats", [], [1, 2], [None], [["cat", "dog"]], {0: "cat"}])
+def test_one_name_is_no_list_of_names_nor_are_numbers(names):
+    with pytest.raises(InputError, match="class_names is a list with the names of all classes, not "):
+        LabelSpace.from_names(names)
+
+
+def test_names_are_taken_from_whatever_gives_them_one_by_one():
+    assert LabelSpace.from_names(name for name in ("cat", "dog")).tasks == ((0, 1),)
+
+
 @pytest.mark.parametrize("visible", ["task", "seen", "union"])
 def test_a_label_space_that_grows_task_by_task_is_that_of_all_tasks(visible):
     other = PromptTemplates("other", ("see a {}",))

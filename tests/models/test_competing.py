@@ -152,6 +152,23 @@ def test_what_the_label_space_does_not_have_is_named():
 
 
 @pytest.mark.parametrize("visible", ["task", "seen", "union"])
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([[0], [1]]), r"int64 \[2, 1\]"),  # a column would spread every sample over the batch
+        (torch.tensor([0.0, 1.0]), r"float32 \[2\]"),
+        (1.5, r"float32 \[\]"),
+        ([True, False], r"bool \[2\]"),
+        ("first", "'first'"),
+        (["first", "second"], "'first', 'second'"),
+    ],
+)
+def test_what_are_no_task_labels_is_refused(visible, labels, said):
+    with pytest.raises(InputError, match=f"task labels are one whole number, or one for each sample, not .*{said}"):
+        after(visible, 0).of(labels)
+
+
+@pytest.mark.parametrize("visible", ["task", "seen", "union"])
 def test_asking_for_a_task_label_leaves_nothing_behind(visible):
     space = LabelSpace.from_names(["a", "b", "c", "d"], PHOTO, visible)
     competing = CompetingClasses(space).train()

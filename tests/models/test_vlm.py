@@ -305,6 +305,30 @@ def test_what_cannot_be_classified_is_said(random_model, images):
     for label in (7, torch.full((6,), 7), torch.tensor([0, 0, 0, 0, 0, 7])):
         with pytest.raises(InputError, match="there is no task label 7"):
             random_model(images, label)
+    with pytest.raises(InputError, match="there are 2 task labels for 6 images"):
+        random_model(images, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda images: images.to(torch.uint8), "of floats, got uint8: give the benchmark"),
+        (lambda images: images.numpy(), "as one tensor, got a ndarray: predict takes others"),
+        (lambda images: list(images), "as one tensor, got a list: predict takes others"),
+    ],
+)
+def test_what_are_no_images_for_the_model_is_said(model, images, other, said):
+    with pytest.raises(InputError, match=said):
+        model(other(images))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_are_taken_in_that_of_the_weights(model, images, dtype):
+    assert torch.equal(model(images.to(dtype)), model(images.to(dtype).float()))
+    twice = copy.deepcopy(model).double()
+    assert torch.allclose(twice(images), model(images), atol=1e-3)
+    assert twice.encode_image(images).dtype == torch.float32
 
 
 def fresh(model, images) -> torch.Tensor:

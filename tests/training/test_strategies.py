@@ -217,6 +217,13 @@ def test_drop_last_does_not_leave_a_task_untrained_without_a_word(random_model, 
     assert any(not torch.equal(before[name], value) for name, value in snapshot(random_model.state_dict()).items())
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_a_training_without_gradients_is_not_said_to_be_of_a_frozen_model(random_model, tiny_benchmark, without):
+    strategy = strategy_of(random_model, VLMNaive)
+    with pytest.raises(InputError, match="call train outside of no_grad and inference_mode"), without():
+        strategy.train(tiny_benchmark.train_stream[0])
+
+
 def test_bad_settings(random_model):
     with pytest.raises(InputError, match="amp is None, 'bf16' or 'fp16', not 'fp8'"):
         strategy_of(random_model, amp="fp8")
