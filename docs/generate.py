@@ -249,21 +249,20 @@ def layout_table() -> str:
 
 
 def number_table() -> str:
-    """All declared numbers, and the commands that take each."""
-    taken: dict[str, dict[str, None]] = {}
+    """All declared numbers, and the commands that take each: a line for every meaning that commands give to it."""
+    taken: dict[str, dict[tuple[str, str, str], list[str]]] = {}
     for command, parser in _parser()[1].items():
         for action in parser._actions:
             if isinstance(action.type, NumberWord):
-                taken.setdefault(action.type.number.name, {})[f"`{command}`"] = None
+                says, _, unset = str(action.help).replace("%%", "%").removesuffix(")").rpartition(" (default: ")
+                meanings = taken.setdefault(action.type.number.name, {})
+                meanings.setdefault((action.option_strings[-1], unset, says), []).append(f"`{command}`")
     rows = [
-        [
-            f"`{number.option}`",
-            ", ".join(taken.get(name, ("Python alone",) if name == "max_grad_norm" else ("all that train",))),
-            number.accepts,
-            number.unset or "see the command's help",
-            number.says,
-        ]
+        [f"`{option}`", ", ".join(commands), number.accepts, unset, says]
         for name, number in NUMBERS.items()
+        for (option, unset, says), commands in taken.get(
+            name, {(number.option, number.unset, number.says): ["all that train"]}
+        ).items()
     ]
     return table(["option", "commands", "takes", "without it", "what it is"], rows)
 

@@ -57,6 +57,16 @@ def test_every_recipe_is_in_every_table_that_is_about_it(generate):
     assert ("zscl", "side") in options and ("lwf", "temperature") in options
 
 
+def test_a_number_has_a_line_for_each_meaning_that_commands_give_it(generate):
+    rows = [line.strip("| ").split(" | ") for line in generate["number_table"]().splitlines()[2:]]
+    found = {(row[0], command): (row[3], row[4]) for row in rows for command in row[1].split(", ")}
+    assert found["`--batch-size`", "`predict`"] == ("64", "images that are read and encoded at a time")
+    assert found["`--batch-size`", "`run`"] == ("as benchmark and recipe have it", "new samples per iteration")
+    assert found["`--batch-size`", "`update`"][0] == found["`--workers`", "`update`"][0] == "as before"
+    assert found["`--top-k`", "`predict`"][0] == "5" and ("`--seeds`", "`compare`") in found
+    assert ("`--seed`", "`compare`") not in found and not [row for row in rows if not row[3]]
+
+
 def test_every_recipe_has_prose_beside_its_row():
     page = (ROOT / "docs/recipes.md").read_text()
     for name in runpy.run_path(str(ROOT / "docs/generate.py"))["shipped"]():

@@ -20,7 +20,7 @@ from avalanche_vlm import cli
 from avalanche_vlm._numbers import NUMBERS
 from avalanche_vlm.commands import prepare, store
 from avalanche_vlm.commands.arguments import parse, parser, values
-from avalanche_vlm.commands.arguments.configuration import ASSIGNED, KEPT, MOST_RUNS
+from avalanche_vlm.commands.arguments.configuration import ASSIGNED, KEPT, MOST_RUNS, SWEPT
 from avalanche_vlm.commands.requests import ModelRequest, RunRequest, StreamRequest
 from avalanche_vlm.commands.requests.experiment import LATER, REQUEST, Experiment, run_id_of
 from avalanche_vlm.commands.requests.stored import NAMES, as_configuration, read_stored, write_stored
@@ -480,6 +480,12 @@ def test_every_example_of_the_page_runs(page, tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
         command = re.search(r"^command: (\w+)", content, re.M)[1]
         assert parse([command, "--config", name])[0] == command
+
+
+def test_the_page_names_what_a_sweep_goes_through():
+    page = (ROOT / "docs/configuration.md").read_text()
+    (named,) = re.findall(r"training settings \((.*?)\) and recipes' options \(`set`\)", page, re.S)
+    assert [*re.findall("`([^`]*)`", named), "set"] == list(SWEPT)
 
 
 def test_every_setting_of_a_training_has_a_name_in_the_file_of_a_run():

@@ -26,7 +26,7 @@ def add_living_commands(commands: Any) -> None:
     values.add_number(update, "experience", several=True)
     shared.add_stream(update, benchmark="as before", seed="as before")
     shared.add_own_data(update)
-    shared.add_settings(update)
+    shared.add_settings(update, "defaults are those of before, of another --recipe some its own", "as before")
     shared.add_trust(update)
     update.set_defaults(workers=None)
     update.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

@@ -161,17 +161,21 @@ def add_trust(parser: Any) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> Any:
+def add_settings(
+    parser: argparse.ArgumentParser, says: str = "defaults depend on benchmark and recipe", unset: str = ""
+) -> Any:
     """How every task is trained.
 
     :param parser: parser of the command, which gets the options.
+    :param says: words for what is trained with where nothing is said.
+    :param unset: words for the numbers that hold if none is given, in place of the declared ones.
     :return: argparse's group of these options.
     """
-    train = parser.add_argument_group("training (defaults depend on benchmark and recipe)")
+    train = parser.add_argument_group(f"training ({says})")
     for number in ("lr", "epochs", "iterations", "batch_size", "warmup", "weight_decay", "label_smoothing"):
-        values.add_number(train, number)
-    values.add_number(train, "negatives")
-    values.add_number(train, "max_grad_norm", type=values.OrNone("max_grad_norm"), metavar="NORM")
+        values.add_number(train, number, unset=unset)
+    values.add_number(train, "negatives", unset=unset)
+    values.add_number(train, "max_grad_norm", unset=unset, type=values.OrNone("max_grad_norm"), metavar="NORM")
     train.add_argument(
         "--rate",
         action="append",
@@ -193,7 +197,7 @@ def add_settings(parser: argparse.ArgumentParser) -> Any:
         help="prompts that stand for a class in training: of all templates, averaged, or of the first (default: all)",
     )
     train.add_argument("--amp", choices=("bf16", "fp16"), help="autocast; fp16 with a scaled loss (default: none)")
-    values.add_number(train, "accumulate")
+    values.add_number(train, "accumulate", unset=unset)
     train.add_argument(
         "--grad-checkpointing", action="store_true", default=None, help="keep no activations: less memory, more time"
     )
@@ -203,7 +207,7 @@ def add_settings(parser: argparse.ArgumentParser) -> Any:
     train.add_argument(
         "--compile", action="store_true", default=None, help="torch compiles the towers' blocks (default: not)"
     )
-    values.add_number(train, "num_workers", default=0)
+    values.add_number(train, "num_workers", unset=unset, default=0)
     train.add_argument(
         "--set", action="append", default=[], metavar="[RECIPE.]OPTION=VALUE", help="a recipe's option, repeatable"
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
 from avalanche.training.plugins import EvaluationPlugin
@@ -13,13 +17,14 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.studies.feasible import refuse_unsuited
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
 from avalanche_vlm.training.plugins.analytic import NoTrainingPlugin
-from avalanche_vlm.training.plugins.base import VLMPlugin
+from avalanche_vlm.training.plugins.base import VLMPlugin, refuse_options
 from avalanche_vlm.training.settings import TrainSettings
 
 OPTIONS = {"accumulate": 4, "grad_checkpointing": True}
 REFUSED = {
     "accumulate": {"latent-replay", "moe-adapters", "l2p", "dualprompt", "coda-prompt"},
     "grad_checkpointing": {"latent-replay", "moe-adapters", "l2p", "dualprompt", "coda-prompt", "maple"},
+    "fp16": {"gift", "ewc-clip", "keeplora"},
 }
 """As docs/scaling.md has it."""
 RUNS = [(name, kind, option) for name in recipes.list() for kind in recipes.get(name).kinds for option in OPTIONS]
@@ -89,6 +94,26 @@ def test_a_recipe_has_the_gradient_that_it_has_without_an_option_or_refuses_it(r
         assert list(one) == list(two)
         largest = max(float(gradient.abs().max()) for gradient in one.values())
         assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-6 * largest
+
+
+@pytest.mark.parametrize("recipe", recipes.list())
+def test_a_recipe_refuses_the_options_that_the_page_names_and_no_others(recipe):
+    model, plugins = built(recipe, short_stream(recipes.get(recipe).kinds[0]))
+    for option in (*REFUSED, "compile"):
+        refused = pytest.raises(InputError) if recipe in REFUSED.get(option, ()) else nullcontext()
+        with refused:
+            refuse_options(recipe, model, plugins, {option: True})
+
+
+def test_the_page_names_what_recipes_refuse():
+    page = (Path(__file__).parents[3] / "docs/scaling.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \| (`--[^|]*) \| [^|]* \|$", page, re.MULTILINE)
+    words = {"--accumulate": "accumulate", "--grad-checkpointing": "grad_checkpointing", "--amp fp16": "fp16"}
+    named = {option: set() for option in REFUSED}
+    for names, options in rows:
+        for option in re.findall("`([^`]*)`", options):
+            named[words[option]] |= set(re.findall("`([^`]*)`", names)) & set(recipes.list())
+    assert named == REFUSED
 
 
 def test_a_step_takes_so_many_batches_together():
