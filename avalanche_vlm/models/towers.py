@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import reprlib
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,12 @@ from avalanche_vlm.models.modules.bank import named_weights
 from avalanche_vlm.models.modules.site import rest_modules, train_modules, wake_modules, working_parameters
 
 TOWERS = ("image", "text", "scale")
+
+_EVALUATED: weakref.WeakKeyDictionary[nn.Module, tuple[int, bool]] = weakref.WeakKeyDictionary()
+"""Of a model within :meth:`TwoTowers.evaluating`: how many blocks are open, and the mode before the first. Not the
+model's own, so that a copy that is made within a block stands in none."""
+
+_EVALUATING = threading.Lock()
 
 
 @contextmanager
@@ -116,13 +124,22 @@ class TwoTowers(ResizesOnLoad):
 
     @contextmanager
     def evaluating(self) -> Iterator[Self]:
-        """Eval mode without gradients within a block, and the mode as it was afterwards."""
-        mode = self.training
+        """Eval mode without gradients within a block, and the mode as it was afterwards. Where several threads ask the
+        model at once, it is in eval mode until the last one has its answer."""
+        with _EVALUATING:
+            opened, mode = _EVALUATED.get(self, (0, self.training))
+            _EVALUATED[self] = opened + 1, mode
+            self.eval()
         try:
             with torch.no_grad():
-                yield self.eval()
+                yield self
         finally:
-            self.train(mode)
+            with _EVALUATING:
+                opened, mode = _EVALUATED.pop(self)
+                if opened > 1:
+                    _EVALUATED[self] = opened - 1, mode
+                else:
+                    self.train(mode)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Names and parameters that an optimizer should hold."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -426,6 +428,37 @@ def test_evaluating_leaves_the_mode_as_it_was(model):
             assert same is model and not model.training and not torch.is_grad_enabled()
             _ = 1 / 0
         assert model.training == mode
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_of_several_threads_the_last_one_puts_the_mode_back(model, mode):
+    """The first one that was ready put it back while others were still being answered, and the last one to eval."""
+    model.train(mode)
+    inside, leave = threading.Barrier(2, timeout=30), threading.Event()
+    found = []
+
+    def ask():
+        with model.evaluating():
+            inside.wait()
+            leave.wait(30)
+            found.append((model.training, copy.deepcopy(model).training))
+
+    with ThreadPoolExecutor(1) as threads:
+        with model.evaluating():
+            asked = threads.submit(ask)
+            inside.wait()
+        assert not model.training
+        leave.set()
+        asked.result()
+    assert found == [(False, False)] and model.training == mode
+
+
+def test_a_copy_that_is_made_while_the_model_answers_stands_in_no_block(model):
+    with model.train().evaluating():
+        twin = copy.deepcopy(model).train()
+    with twin.evaluating():
+        assert not twin.training
+    assert twin.training and model.training
 
 
 @torch.no_grad()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
+from torch import nn
 
 from avalanche_vlm._allocations import within_memory
 from avalanche_vlm._ranks import found_ranks, together
 from avalanche_vlm.benchmarks.label_space import TrainClasses
 from avalanche_vlm.compat.strategies import criterion_of
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.memory.state import Stateful
+from avalanche_vlm.memory.state import IN_MODEL, Stateful
+from avalanche_vlm.models.modules.pool import ModulePool
 from avalanche_vlm.models.modules.site import Site
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.sharding import whole_weights
@@ -66,10 +68,12 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
         :meth:`prepare_parameters`.
 
         :raises InputError: if the experience has fewer samples than the method needs, if another plugin needs other
-            classes to compete, if there is no memory for what is added, or in several processes without
+            classes to compete, if what the method has put into a model is not in the one that is trained, if there is
+            no memory for what is added, or in several processes without
             :class:`~avalanche_vlm.training.strategies.VLMMixin`.
         """
         experience = strategy.experience
+        refuse_other_model(self, strategy.model)
         if found_ranks() is not None and together() is None:
             raise InputError(
                 f"several processes train with a {type(strategy).__name__}, which averages no gradients: make it a "
@@ -102,6 +106,34 @@ class VLMPlugin(SupervisedPlugin[Any], Stateful):
 
         :param strategy: the strategy; its experience is at hand, its model not yet adapted.
         """
+
+
+def refuse_other_model(plugin: VLMPlugin, model: nn.Module) -> None:
+    """Refuse a plugin whose modules stand in another model than the one that is trained: the model would train without
+    the method, and the method would change a model that nobody asks.
+
+    :param plugin: the plugin, which declares what it has in the model as :data:`~avalanche_vlm.memory.state.IN_MODEL`.
+    :param model: the model that is trained.
+    :raises InputError: if a module of the plugin's is not in the model.
+    """
+    inside = {id(module) for module in model.modules()}
+    for name, how in plugin.declared().items():
+        if how is IN_MODEL and any(id(module) not in inside for module in _modules_in(getattr(plugin, name))):
+            raise InputError(
+                f"{type(plugin).__name__} was made for another model than the one that is trained: build the recipe "
+                "with the very model that the strategy gets, not with one that it is a copy of"
+            )
+
+
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """The modules that an attribute holds."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, ModulePool):
+        yield from value.sites.values()
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _modules_in(entry)
 
 
 def classes_needed(plugins: Iterable[Any]) -> TrainClasses | None:
