@@ -121,7 +121,12 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
         help="of images before training (default: full, and fast of a published benchmark)",
     )
     values.add_number(own, "check_workers")
-    own.add_argument("--class-order", metavar="ORDER", help="of --split-classes: sorted, or a file (default: drawn)")
+    own.add_argument(
+        "--class-order",
+        metavar="ORDER",
+        help="of --split-classes: sorted, or a file (default: drawn); of a published benchmark: one that "
+        "list benchmarks BENCHMARK names",
+    )
     for column in ("image", "label", "caption", "task", "split"):
         own.add_argument(f"--{column}-column", metavar="NAME", help=f"column of a table (default: {column})")
     own.add_argument("--domain-column", metavar="NAME", help="column whose values are tasks with the same classes")
