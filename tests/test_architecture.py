@@ -21,7 +21,7 @@ LEVELS = (
     ("units", "errors", "compat"),
     ("_given",),
     ("_registry", "_flat", "_content", "_generators", "_host", "_on_demand", "_processors", "_versions"),
-    ("_gradients", "_memory", "_ranks"),
+    ("_memory", "_ranks"),
     ("_allocations", "_numbers", "_rows"),
     ("storage",),
     ("weights", "losses"),

@@ -20,24 +20,21 @@ def backward_pass() -> int:
     return torch._C._current_graph_task_id()
 
 
-def transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` is under way on this thread, ``grad``, ``vmap``, ``jvp`` or another: what
-    torch's own functions with a backward of their own ask, and no public name tells."""
-    return torch._C._are_functorch_transforms_active()
-
-
-def is_batched(tensor: torch.Tensor) -> bool:
-    """Whether a tensor stands for many at a time, in ``torch.func.vmap`` or in a backward pass with
-    ``is_grads_batched``. What stands for one takes nothing of it in its place."""
-    kinds = torch._C._functorch
-    return kinds.is_batchedtensor(tensor) or kinds.is_legacy_batchedtensor(tensor)
-
-
 def add_each_(tensors: list[torch.Tensor], others: list[torch.Tensor], alpha: float) -> None:
     """Add ``alpha`` times another tensor to each tensor, in one call, and on CUDA in few kernels: what ``torch.optim``
     is made of, which torch documents under this name alone."""
     if tensors:
         torch._foreach_add_(tensors, others, alpha=alpha)
+
+
+def differences_of_each(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each tensor less another one, as :func:`add_each_` adds them, in new tensors."""
+    return list(torch._foreach_sub(tensors, others)) if tensors else []
+
+
+def products_of_each(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each tensor times another one, number by number, as :func:`add_each_` adds them, in new tensors."""
+    return list(torch._foreach_mul(tensors, others)) if tensors else []
 
 
 def copy_each_(tensors: list[torch.Tensor], others: list[torch.Tensor]) -> None:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from avalanche_vlm.benchmarks.padding import Padding
-from avalanche_vlm.models.token_rows import embedded
 
 Until = Literal["end", "padding", "padding and one more"]
 
@@ -181,7 +180,7 @@ def _through_blocks(tower: Any, tokens: torch.Tensor) -> torch.Tensor:
     """open_clip's text tower on the positions that are there, and on the class token if it has one. Its own modules do
     the work, so that what is hooked into them or has taken their place takes part."""
     length, kind = tokens.shape[1], tower.transformer.get_cast_dtype()
-    x = embedded(tower.token_embedding, tokens).to(kind)
+    x = tower.token_embedding(tokens).to(kind)
     positions = tower.positional_embedding[:length]
     class_token = getattr(tower, "cls_emb", None)
     if class_token is not None:

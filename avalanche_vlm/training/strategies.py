@@ -191,13 +191,7 @@ class VLMMixin(UnpacksContainers, _Template):
                 f"nothing that trains takes part in the loss of experience {self.experience.current_experience}: the "
                 "model is frozen, and no method has added what would train; unfreeze a tower"
             )
-        where = (
-            f"at experience {self.experience.current_experience}, epoch {self.clock.train_exp_epochs}, iteration "
-            f"{self.clock.train_epoch_iterations}: lower the learning rate (now "
-            f"{self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
-        )
         loss: torch.Tensor = self.loss
-        self.losses.see(loss, lambda value: f"the loss became {value} {where}")
         self.loss = self.precision.scaled(loss)
         super().backward()
         if self.shards is not None:
@@ -208,6 +202,13 @@ class VLMMixin(UnpacksContainers, _Template):
         self.precision.unscale(self.optimizer)
 
     def optimizer_step(self) -> None:
+        # Here and not before the backward pass: a penalty on weights joins the loss after it.
+        where = (
+            f"at experience {self.experience.current_experience}, epoch {self.clock.train_exp_epochs}, iteration "
+            f"{self.clock.train_epoch_iterations}: lower the learning rate (now "
+            f"{self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
+        )
+        self.losses.see(self.loss, lambda value: f"the loss became {value} {where}")
         if self.max_grad_norm is not None and self.shards is not None:
             self.shards.clip(self.max_grad_norm)
         elif self.max_grad_norm is not None:

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.losses import penalty as penalty_module
-from avalanche_vlm.losses.penalty import _pull, adaptive_fisher, consolidated, quadratic_penalty
+from avalanche_vlm.losses.penalty import adaptive_fisher, add_quadratic_penalty, quadratic_penalty
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -85,123 +84,93 @@ def test_l2_is_the_sum_of_squares_and_pulls_back():
     torch.testing.assert_close(weights["a"].grad, 2 * (weights["a"] - anchor["a"]).detach())
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_value_and_gradient_are_autograds_whatever_the_sizes(weighted):
-    shapes = (3, 4), (5,), (2,), (300, 401), (1100, 1000)
-    weights, anchor, others = tensors(7, *shapes), tensors(8, *shapes), tensors(9, *shapes)
-    del anchor["2"]
-    weights["3"] = weights["3"].T.contiguous().T  # not in the order of its numbers
-    importance = adaptive_fisher(others) if weighted else None
-    for weight in weights.values():
-        weight.requires_grad_()
-    wanted = sum(((weights[n] - anchor[n]).square() * (importance[n] if importance else 1)).sum() for n in anchor)
-    found = quadratic_penalty(weights, anchor, importance)
-    torch.testing.assert_close(found, wanted)
-    chosen = [weights[name] for name in anchor]
-    for one, other in zip(
-        torch.autograd.grad(0.7 * found, chosen), torch.autograd.grad(0.7 * wanted, chosen), strict=True
-    ):
-        torch.testing.assert_close(one, other)
-    if importance:
-        assert torch.equal(quadratic_penalty(weights, anchor, dict(importance)), found)
+def test_a_penalty_can_be_differentiated_twice():
+    weights, anchor = tensors(5, (3, 4)), tensors(6, (3, 4))
+    importance = adaptive_fisher(tensors(7, (3, 4)))
+    weights["0"].requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda w: quadratic_penalty({"0": w}, anchor, importance), (weights["0"],))
 
 
-def consolidated_and_apart(weights, gradients, anchor):
-    """Gradients of 3 times a known loss and 0.7 times its penalty: by :func:`consolidated`, and term by term."""
-    for weight in weights.values():
-        weight.requires_grad_()
-    importance = {name: gradient.clone() for name, gradient in adaptive_fisher(gradients).items()}
-    of_terms = quadratic_penalty(weights, anchor, importance)
-    wanted = torch.autograd.grad(0.7 * of_terms, list(weights.values()))
-    wanted = [of_penalty + 3 * gradients[name] for of_penalty, name in zip(wanted, weights, strict=True)]
-    value = torch.tensor(2.5, dtype=torch.float64)
-    loss, found = consolidated(value, weights, gradients, anchor)
-    assert loss.item() == 2.5 and torch.equal(found, of_terms)
-    return torch.autograd.grad(3 * loss + 0.7 * found, list(weights.values())), wanted
+SHAPES = (3, 4), (5,), (), (300, 401), (1100, 1000), (7, 3, 2, 2)
+
+
+def in_another_order(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, which do not lie in the order in which they are counted."""
+    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_who_goes_back_twice_gets_the_same_gradient_twice_and_nobody_elses_changes(weighted):
-    drawn = torch.Generator().manual_seed(3)
-    weights = {"small": torch.randn(5, generator=drawn), "large": torch.randn(300, 301, generator=drawn)}
-    weights = {name: w.requires_grad_() for name, w in weights.items()}
-    anchor = {name: torch.zeros_like(w) for name, w in weights.items()}
-    importance = {name: torch.rand(w.shape, generator=drawn) for name, w in weights.items()} if weighted else None
-    value = quadratic_penalty(weights, anchor, importance)
-    first = torch.autograd.grad(value, list(weights.values()), torch.tensor(3.0), retain_graph=True)
-    kept = [of.clone() for of in first]
-    second = torch.autograd.grad(value, list(weights.values()))
-    for w, f, one, other, was in zip(
-        weights.values(), (importance or anchor).values(), first, second, kept, strict=True
-    ):
-        expected = 2 * w.detach() * (f if weighted else 1)
-        torch.testing.assert_close(other, expected)
-        torch.testing.assert_close(one, 3 * expected)
-        assert torch.equal(one, was)
+@pytest.mark.parametrize("turned", ["none", "weights", "anchor", "gradients", "importance"])
+def test_what_is_added_is_autograds_gradient(weighted, turned):
+    weights, anchor, others, before = (tensors(seed, *SHAPES) for seed in (7, 8, 9, 10))
+    importance = {name: f.clone() for name, f in adaptive_fisher(others).items()} if weighted else None
+    for name in ("3", "5"):
+        kinds = {"weights": weights, "anchor": anchor, "gradients": before, "importance": importance or {}}
+        if name in kinds.get(turned, {}):
+            kinds[turned][name] = in_another_order(kinds[turned][name])
+    del anchor["1"]
+    for name, weight in weights.items():
+        weight.requires_grad_().grad = before[name].clone()
+    memory = {name: weight.grad.data_ptr() for name, weight in weights.items()}
+    wanted = 0.7 * quadratic_penalty(weights, anchor, importance)
+    pulls = torch.autograd.grad(wanted, [weights[name] for name in anchor])
+    found = add_quadratic_penalty(weights, anchor, importance, 0.7)
+    torch.testing.assert_close(found, wanted.detach())
+    assert not found.requires_grad
+    for name, pull in zip(anchor, pulls, strict=True):
+        torch.testing.assert_close(weights[name].grad, before[name] + pull)
+    assert torch.equal(weights["1"].grad, before["1"])
+    assert memory == {name: weight.grad.data_ptr() for name, weight in weights.items()}
 
 
-@pytest.mark.parametrize("shape", [(250, 250), (300, 301)])
-def test_a_value_without_a_graph_keeps_nothing_for_a_backward_pass(shape, monkeypatch):
+def test_a_weight_without_a_gradient_gets_one_and_one_that_rests_gets_none():
+    drawn = tensors(11, (4,), (400, 300))
+    weights = {"0": drawn["0"].requires_grad_(), "1": drawn["1"].requires_grad_(), "rests": torch.ones(2).double()}
+    anchor = {"0": torch.zeros(4).double(), "1": torch.zeros(400, 300).double(), "rests": torch.zeros(2).double()}
+    value = add_quadratic_penalty(weights, anchor, factor=3.0)
+    torch.testing.assert_close(value, 3 * (drawn["0"].square().sum() + drawn["1"].square().sum() + 2).detach())
+    torch.testing.assert_close(weights["0"].grad, 6 * drawn["0"].detach())
+    torch.testing.assert_close(weights["1"].grad, 6 * drawn["1"].detach())
+    assert weights["rests"].grad is None
+
+
+def test_importances_are_asked_for_once_and_before_the_gradient_that_they_are_made_of_is_added_to():
+    weights, anchor, known = tensors(12, (3, 4), (500, 300)), tensors(13, (3, 4), (500, 300)), tensors(14, *SHAPES[:1])
+    known["1"] = tensors(15, (500, 300))["0"]
     asked = []
-    of_one = penalty_module._weighted_square
-    monkeypatch.setattr(penalty_module, "_weighted_square", lambda *given: asked.append(given[3]) or of_one(*given))
-    weights, anchor = {"w": torch.ones(shape, requires_grad=True)}, {"w": torch.zeros(shape)}
-    with torch.no_grad():
-        assert quadratic_penalty(weights, anchor, anchor).item() == 0
-        assert quadratic_penalty(weights, anchor).item() == weights["w"].numel()
-    consolidated(torch.tensor(1.0), weights, {"w": torch.ones(shape)}, anchor)
-    assert asked == [False] * 3
-    quadratic_penalty(weights, anchor)
-    assert asked[3:] == [True]
+
+    class Asked(dict):
+        def __getitem__(self, name):
+            asked.append(name)
+            return adaptive_fisher({name: weights[name].grad})[name]
+
+    for name, weight in weights.items():
+        weight.requires_grad_().grad = known[name].clone()
+    importance = {name: f.clone() for name, f in adaptive_fisher(known).items()}
+    add_quadratic_penalty(weights, anchor, Asked(), 0.5)
+    assert asked == ["0", "1"]
+    for name, weight in weights.items():
+        pull = importance[name] * (weight - anchor[name]).detach()
+        torch.testing.assert_close(weight.grad, known[name] + pull)
 
 
-@pytest.mark.parametrize("rows", [5, 300])
-def test_what_is_kept_takes_up_the_other_gradients_where_it_lies(rows, monkeypatch):
-    weight, made = torch.ones(rows, 301, requires_grad=True), []
-
-    def told(*given):
-        made.append((pull := _pull(*given)).data_ptr())
-        return pull
-
-    monkeypatch.setattr(penalty_module, "_pull", told)
-    loss = weight.sin().sum()
-    loss = loss + quadratic_penalty({"w": weight}, {"w": torch.zeros(rows, 301)}, {"w": torch.ones(rows, 301)})
-    loss.backward()
-    torch.testing.assert_close(weight.grad, (weight.cos() + 2 * weight).detach())
-    assert made == [weight.grad.data_ptr()]
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_pulled_to_anchors_of_single(kind):
+    weight = torch.linspace(-1, 1, 8, dtype=kind).requires_grad_()
+    value = add_quadratic_penalty({"w": weight}, {"w": torch.zeros(8)})
+    assert weight.grad.dtype == kind
+    torch.testing.assert_close(weight.grad, 2 * weight.detach())
+    torch.testing.assert_close(value, weight.detach().float().square().sum())
 
 
-def test_weights_that_have_changed_since_are_told():
-    weight = torch.ones(3, requires_grad=True)
-    value = quadratic_penalty({"w": weight}, {"w": torch.zeros(3)})
-    with torch.no_grad():
-        weight.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.backward()
-
-
-def test_a_known_gradient_and_its_penalty_are_those_of_both_terms():
-    shapes = (3, 4), (5,), (), (1100, 1000)
-    weights, gradients, anchor = tensors(10, *shapes), tensors(11, *shapes), tensors(12, *shapes)
-    weights["3"] = weights["3"].T.contiguous().T  # not in the order of its numbers
-    gradients["3"] = gradients["3"].T.contiguous().T
-    for found, wanted in zip(*consolidated_and_apart(weights, gradients, anchor), strict=True):
-        assert torch.equal(found, wanted)
-
-
-def test_known_gradients_that_share_their_memory_are_not_mixed_up():
-    weights, anchor = tensors(13, (3, 4), (3, 4), (3, 4), (4,)), tensors(14, (3, 4), (3, 4), (3, 4), (4,))
-    one = torch.randn(4, 4, dtype=torch.float64)
-    gradients = {"0": one[:3], "1": one[1:], "2": torch.ones((), dtype=torch.float64).expand(3, 4), "3": one[0]}
-    for found, wanted in zip(*consolidated_and_apart(weights, gradients, anchor), strict=True):
-        assert torch.equal(found, wanted)
-
-
-def test_the_known_gradient_becomes_the_weights_own_without_a_copy():
-    weight, gradient = torch.ones(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0])
-    memory = gradient.data_ptr()
-    known = {"w": gradient}
-    loss, penalty = consolidated(torch.tensor(0.0), {"w": weight}, known, {"w": torch.zeros(3)})
-    del known, gradient
-    (loss + penalty).backward()
-    assert weight.grad.data_ptr() == memory
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 5), max_size=3), st.floats(-3, 3), st.booleans(), st.integers(0, 2**31))
+def test_whatever_the_shape_the_sum_of_losses_has_the_same_gradient(shape, factor, weighted, seed):
+    weights, anchor, importance = (tensors(seed + k, tuple(shape)) for k in range(3))
+    weight = weights["0"].requires_grad_()
+    with_it = importance if weighted else None
+    (weight.sin().sum() + factor * quadratic_penalty(weights, anchor, with_it)).backward()
+    wanted, weight.grad = weight.grad, None
+    weight.sin().sum().backward()
+    add_quadratic_penalty(weights, anchor, with_it, factor)
+    torch.testing.assert_close(weight.grad, wanted)
