@@ -26,7 +26,7 @@ from avalanche_vlm.errors import InputError
 from avalanche_vlm.evaluation.blocks import blocks
 from avalanche_vlm.evaluation.held_out import HeldOutScores
 from avalanche_vlm.evaluation.matrix import PerformanceMatrix
-from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe
+from avalanche_vlm.evaluation.probes import DriftProbe, ErosionProbe, InterferenceProbe, interference
 from avalanche_vlm.evaluation.probes.curvature import fisher_of
 from avalanche_vlm.evaluation.probes.drift import encode_probe
 from avalanche_vlm.evaluation.probes.kept import KeptTask, loss_gradients
@@ -36,6 +36,7 @@ from avalanche_vlm.evaluation.zero_shot import retrieval_scores
 from avalanche_vlm.losses.fisher import squared_gradients
 from avalanche_vlm.models.factory import from_open_clip
 from avalanche_vlm.training import VLMNaive, criterion_for, recipes
+from avalanche_vlm.training.plugins import AnchorPenaltyPlugin
 
 
 def naive(model, metrics: Sequence, kind: str = "classes", plugins: Sequence = (), cls=Naive, **options) -> Naive:
@@ -300,6 +301,30 @@ def test_conflict_is_the_cosine_of_two_plain_gradients(random_model, tiny_benchm
     assert np.isnan(result["conflict"]["cosine"][0]).all() and np.isnan(result["update"][0]).all()
     assert result["conflict"]["cosine"][1] == [entry["cosine"][block] for block in result["blocks"]]
     assert result["conflict"]["negative share"][1] == [float(c < 0) for c in result["conflict"]["cosine"][1]]
+
+
+def test_what_is_compared_is_the_gradient_that_the_step_takes(random_model, tiny_benchmark, monkeypatch):
+    """A penalty on weights joins the gradients after the backward pass, and the probe looks after it."""
+    compared, taken, cosines = [], [], interference.gradient_cosines
+
+    def seen(now, *rest):
+        compared.append({name: gradient.clone() for name, gradient in now.items()})
+        return cosines(now, *rest)
+
+    class Taken(SupervisedPlugin):
+        def before_update(self, strategy, **kwargs):
+            weights = strategy.model.clip.named_parameters()
+            gradients = {name: p.grad.clone() for name, p in weights if p.grad is not None}
+            taken.append((strategy.experience.current_experience, gradients))
+
+    monkeypatch.setattr(interference, "gradient_cosines", seen)
+    probe = InterferenceProbe(samples=8, per_experience=1)
+    plugins = [AnchorPenaltyPlugin(weight=50.0), Taken()]
+    run(naive(random_model, [probe], "classes", plugins), tiny_benchmark, evaluate=False)
+    (entry,), (now,) = probe.conflicts[2], compared
+    assert entry["iteration"] == 1  # where the weights are no longer those of the anchor
+    step = [gradients for experience, gradients in taken if experience == 1][1]
+    assert now and all(torch.equal(gradient, step[name]) for name, gradient in now.items())
 
 
 def test_gradients_that_stand_for_training_are_taken_among_the_classes_of_training(tiny_benchmark):
