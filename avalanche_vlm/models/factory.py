@@ -78,7 +78,7 @@ def create_vlm(
     :raises InputError: for an unknown name or tag, a missing or unreadable file, weights of another architecture or
         with a number that is not finite, an image size that leaves pixels over beside whole patches, a package that
         the model's tokenizer needs, settings or files that would run code, ``trust_remote_code`` where there is no
-        such code, and when weights are neither here nor to be had from the network.
+        such code, and when weights, a tokenizer or other files are neither here nor to be had from the network.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {precision!r}")
@@ -170,9 +170,12 @@ def _create_open_clip(
     if not by_schema:
         _check_name(open_clip, name, tag)
     check_packages(name)
+    sought = "weights" if tag or (by_schema and pretrained != "random") else "files"
     try:
         brought = open_folder(name, cache_dir, pretrained != "random", trusted) if by_schema else None
         weights = _weights(open_clip, name, tag, cache_dir)
+        if weights is not None:
+            sought = "files"
         if brought:
             told = brought.weights.quick_gelu if brought.weights else None
             quick = listed_as_quick(name) if told is None else told
@@ -191,11 +194,12 @@ def _create_open_clip(
                 require_pretrained=by_schema and pretrained != "random",
                 **(weights.preprocessing if weights else {}),
             )
+            sought = "tokenizer"
             tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(explain(name, tag, image_size, error)) from error
+        raise InputError(explain(name, tag, image_size, error, sought)) from error
     config = open_clip.get_model_preprocess_cfg(clip)
     size = config["size"][0] if isinstance(config["size"], (tuple, list)) else config["size"]
     built = _with_quick(name) if quick and not by_schema else name

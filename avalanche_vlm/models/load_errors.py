@@ -30,13 +30,14 @@ def check_packages(name: str) -> None:
         raise InputError(_lacks_package(name, "transformers"))
 
 
-def explain(name: str, tag: str | None, image_size: int | None, error: Exception) -> str:
+def explain(name: str, tag: str | None, image_size: int | None, error: Exception, sought: str = "weights") -> str:
     """One sentence for what open_clip or the hub raised.
 
     :param name: name of the model that was asked for.
     :param tag: tag or file of its weights, None for the weights that the name stands for.
     :param image_size: size that was asked for, None for the architecture's own.
     :param error: what was raised.
+    :param sought: what was on its way then, the model's ``weights``, its ``tokenizer`` or other ``files``.
     """
     seen: BaseException | None = error
     names = set()
@@ -48,11 +49,13 @@ def explain(name: str, tag: str | None, image_size: int | None, error: Exception
     if "transformers" in str(error) and "install" in str(error).lower() and find_spec("transformers") is None:
         return _lacks_package(name, "transformers")
     if names & _OFFLINE or "URLError" in names or re.search(r"[Cc]ouldn't connect", str(error)):
-        wanted = f"{name} ({tag})" if tag else name
+        wanted = f"{name} ({tag})" if tag and sought == "weights" else name
+        call = "get_tokenizer" if sought == "tokenizer" else "create_model"
+        file = ', or download the checkpoint file and pass its path as create_vlm(name, pretrained="/path/to/file")'
         return (
-            f"the weights of {wanted} are not on this machine and the model hub cannot be reached: on a machine with "
-            "a network, run open_clip.create_model with the same arguments and copy its cache folder here, or download "
-            'the checkpoint file and pass its path as create_vlm(name, pretrained="/path/to/file")'
+            f"the {sought} of {wanted} {'is' if sought == 'tokenizer' else 'are'} not on this machine and the model "
+            f"hub cannot be reached: on a machine with a network, run open_clip.{call} with the same arguments and "
+            f"copy its cache folder here{file if sought == 'weights' else ''}"
         )
     start = f"could not load {name}{f' with weights {tag}' if tag else ''}: "
     if "loading state_dict" in str(error):

@@ -256,6 +256,29 @@ def test_without_a_network_one_sentence_says_what_to_fetch_and_where_to_put_it(m
     assert "ViT-B-16 (openai)" in sentence and "cannot be reached" in sentence and "pretrained=" in sentence
 
 
+def test_a_tokenizer_that_is_not_here_is_what_is_missing(monkeypatch):
+    """Weights that are random, or a file, are none of what the hub would have to bring."""
+    import huggingface_hub
+    import open_clip
+
+    def not_here(*_asked, **_how):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find the requested files")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", not_here)
+    with pytest.raises(InputError) as caught:
+        create_vlm("ViT-S-32-alt", "random")
+    sentence = str(caught.value)
+    assert sentence.startswith(
+        "the tokenizer of ViT-S-32-alt is not on this machine and the model hub cannot be reached"
+    )
+    assert "open_clip.get_tokenizer" in sentence and "weights" not in sentence and "checkpoint" not in sentence
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", not_here)
+    with pytest.raises(
+        InputError, match=r"^the files of ViT-S-32-alt are not on this machine.*open_clip\.create_model"
+    ):
+        create_vlm("ViT-S-32-alt", "random")
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_with_their_name(tmp_path, broken):
     weights = create_vlm("tiny").clip.state_dict()
