@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,9 @@ class VLMMixin(UnpacksContainers, _Template):
         self.max_grad_norm = max_grad_norm
         self.keep_optimizer_state = keep_optimizer_state
         self.losses = FiniteLosses()
+        self.joining: list[Callable[[], torch.Tensor]] = []
+        """Terms of the loss at hand that add their own gradients and give their value, when the backward pass of the
+        others is over."""
 
     def on_device(self, part: Any) -> Any:
         """A part of a minibatch on the strategy's device: of labels the host knows afterwards what it has sent."""
@@ -184,31 +187,35 @@ class VLMMixin(UnpacksContainers, _Template):
             return super().criterion()
 
     def backward(self) -> None:
-        if not torch.is_grad_enabled():
-            raise InputError("without gradients nothing is trained: call train outside of no_grad and inference_mode")
-        if not self.loss.requires_grad:
+        joining, self.joining = self.joining, []
+        loss: torch.Tensor = self.loss
+        if not loss.requires_grad and not joining:
             raise InputError(
                 f"nothing that trains takes part in the loss of experience {self.experience.current_experience}: the "
                 "model is frozen, and no method has added what would train; unfreeze a tower"
             )
-        loss: torch.Tensor = self.loss
+        where = (
+            f"at experience {self.experience.current_experience}, epoch {self.clock.train_exp_epochs}, iteration "
+            f"{self.clock.train_epoch_iterations}: lower the learning rate (now "
+            f"{self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
+        )
+        if not joining or loss.device.type == "cpu":  # elsewhere one look a step is waited for
+            self.losses.see(loss, lambda value: f"the loss became {value} {where}")
         self.loss = self.precision.scaled(loss)
-        super().backward()
+        if loss.requires_grad:
+            super().backward()
         if self.shards is not None:
             self.shards.settle_gradients()
         elif (ranks := together()) is not None:
             ranks.average_gradients(self.model.parameters())
         self.loss = loss
         self.precision.unscale(self.optimizer)
+        for term in joining:
+            self.loss = self.loss + term()
+        if joining:
+            self.losses.see(self.loss, lambda value: f"the loss became {value} {where}")
 
     def optimizer_step(self) -> None:
-        # Here and not before the backward pass: a penalty on weights joins the loss after it.
-        where = (
-            f"at experience {self.experience.current_experience}, epoch {self.clock.train_exp_epochs}, iteration "
-            f"{self.clock.train_epoch_iterations}: lower the learning rate (now "
-            f"{self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
-        )
-        self.losses.see(self.loss, lambda value: f"the loss became {value} {where}")
         if self.max_grad_norm is not None and self.shards is not None:
             self.shards.clip(self.max_grad_norm)
         elif self.max_grad_norm is not None:
@@ -243,6 +250,7 @@ class VLMMixin(UnpacksContainers, _Template):
         :raises NotFinite: if one is NaN or infinite.
         """
         self.precision.begin()
+        self.joining = []  # of a training that broke off
         with in_ranks(self, trains=True), self._reading(kwargs), self._as_asked():
             found = super().train(*args, **kwargs)
         self.losses.settle()

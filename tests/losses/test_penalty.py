@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avalanche_vlm.losses.penalty import adaptive_fisher, add_quadratic_penalty, quadratic_penalty
+from avalanche_vlm.losses.penalty import adaptive_fisher, add_quadratic_penalty, consolidated, quadratic_penalty
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -174,3 +174,60 @@ def test_whatever_the_shape_the_sum_of_losses_has_the_same_gradient(shape, facto
     weight.sin().sum().backward()
     add_quadratic_penalty(weights, anchor, with_it, factor)
     torch.testing.assert_close(weight.grad, wanted)
+
+
+def test_nothing_to_stay_near_is_no_penalty():
+    weight = torch.ones(2, requires_grad=True)
+    assert quadratic_penalty({"w": weight}, {}).item() == 0
+    assert add_quadratic_penalty({"w": weight}, {}).item() == 0
+    assert weight.grad is None
+
+
+def test_a_sparse_gradient_takes_up_the_penalty():
+    table = torch.nn.Embedding(6, 3, sparse=True)
+    table(torch.tensor([1, 1, 4])).sum().backward()
+    wanted = table.weight.grad.to_dense() + 2 * table.weight.detach()
+    add_quadratic_penalty({"w": table.weight}, {"w": torch.zeros(6, 3)})
+    torch.testing.assert_close(table.weight.grad, wanted)
+
+
+def consolidated_and_apart(weights, gradients, anchor):
+    """Gradients of 3 times a known loss and 0.7 times its penalty: by :func:`consolidated`, and term by term."""
+    for weight in weights.values():
+        weight.requires_grad_()
+    importance = {name: gradient.clone() for name, gradient in adaptive_fisher(gradients).items()}
+    of_terms = quadratic_penalty(weights, anchor, importance)
+    wanted = torch.autograd.grad(0.7 * of_terms, list(weights.values()))
+    wanted = [of_penalty + 3 * gradients[name] for of_penalty, name in zip(wanted, weights, strict=True)]
+    value = torch.tensor(2.5, dtype=torch.float64)
+    loss, found = consolidated(value, weights, gradients, anchor)
+    assert loss.item() == 2.5
+    torch.testing.assert_close(found, of_terms)
+    return torch.autograd.grad(3 * loss + 0.7 * found, list(weights.values())), wanted
+
+
+def test_a_known_gradient_and_its_penalty_are_those_of_both_terms():
+    shapes = (3, 4), (5,), (), (1100, 1000)
+    weights, gradients, anchor = tensors(10, *shapes), tensors(11, *shapes), tensors(12, *shapes)
+    weights["3"] = weights["3"].T.contiguous().T  # not in the order of its numbers
+    gradients["3"] = gradients["3"].T.contiguous().T
+    for found, wanted in zip(*consolidated_and_apart(weights, gradients, anchor), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_known_gradients_that_share_their_memory_are_not_mixed_up():
+    weights, anchor = tensors(13, (3, 4), (3, 4), (3, 4), (4,)), tensors(14, (3, 4), (3, 4), (3, 4), (4,))
+    one = torch.randn(4, 4, dtype=torch.float64)
+    gradients = {"0": one[:3], "1": one[1:], "2": torch.ones((), dtype=torch.float64).expand(3, 4), "3": one[0]}
+    for found, wanted in zip(*consolidated_and_apart(weights, gradients, anchor), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_known_gradient_becomes_the_weights_own_without_a_copy():
+    weight, gradient = torch.ones(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0])
+    memory = gradient.data_ptr()
+    known = {"w": gradient}
+    loss, penalty = consolidated(torch.tensor(0.0), {"w": weight}, known, {"w": torch.zeros(3)})
+    del known, gradient
+    (loss + penalty).backward()
+    assert weight.grad.data_ptr() == memory

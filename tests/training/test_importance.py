@@ -106,8 +106,8 @@ def test_the_true_fisher_asks_the_model_and_not_the_labels(first):
 def test_the_penalty_starts_at_zero_and_is_half_the_quadratic_form(tiny_benchmark):
     model = small()
     plugin = FisherPenaltyPlugin(weight=6.0, samples=16)
-    before = Recorder("after_backward", lambda s: s.loss.item())
-    after = Recorder("after_backward", lambda s: s.loss.item())
+    before = Recorder("before_backward", lambda s: s.loss.item())
+    after = Recorder("before_backward", lambda s: s.loss.item())
     weights = Recorder("before_backward", lambda s: snapshot(s.model.trainable_parameters()))
     strategy = naive(model, [before, plugin, after, weights])
     first, second = tiny_benchmark.train_stream

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
 from avalanche_vlm._ranks import together
-from avalanche_vlm.losses.penalty import adaptive_fisher, add_quadratic_penalty
+from avalanche_vlm.losses.penalty import consolidated
 from avalanche_vlm.memory.state import KEPT
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.plugins.distillation import DistillationPlugin, Loss
@@ -69,30 +69,16 @@ class ConsolidatedDistillationPlugin(DistillationPlugin, supports_distributed=Tr
             allow_unused=True,
             materialize_grads=True,  # a weight that no loss reaches decays all the same
         )
+        # The importances need this gradient now, and the strategy's backward needs it again: the reference's batch is
+        # not gone through twice.
         if (ranks := together()) is not None:
             found = tuple(ranks.averaged(found))
-        # The strategy's backward pass adds to these: the reference's batch is not gone through twice.
-        _leave(trainable.values(), found)
-        importances = adaptive_fisher(dict(zip(trainable, found, strict=True)))
-        penalty = add_quadratic_penalty(trainable, self._anchor, importances, self.consolidation)
-        strategy.loss = strategy.loss + loss.detach() + penalty
+        gradients = dict(zip(trainable, found, strict=True))
+        del found
+        loss, penalty = consolidated(loss, trainable, gradients, self._anchor)
+        strategy.loss += loss
+        strategy.loss += self.consolidation * penalty
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         self._anchor = {}  # the next task starts from the weights themselves
-
-
-def _leave(parameters: Iterable[torch.Tensor], gradients: Iterable[torch.Tensor]) -> None:
-    """Known gradients are the weights' own from now on: the tensors themselves, or a copy of one that shares its memory
-    with another or lies otherwise in it than the weight."""
-    taken = set[int]()
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        memory = gradient.untyped_storage()
-        alone = memory.nbytes() == gradient.nbytes and memory.data_ptr() not in taken
-        taken.add(memory.data_ptr())
-        if parameter.grad is not None:
-            parameter.grad += gradient
-        elif alone and gradient.stride() == parameter.stride():
-            parameter.grad = gradient
-        else:
-            parameter.grad = torch.empty_like(parameter).copy_(gradient)

@@ -13,12 +13,12 @@ from avalanche_vlm.benchmarks.image_text import ImageText
 from avalanche_vlm.benchmarks.reading import ordered_batches
 from avalanche_vlm.errors import InputError
 from avalanche_vlm.losses.fisher import FisherKind, accumulate, add_squared_gradients, fisher_losses
-from avalanche_vlm.losses.penalty import add_quadratic_penalty
 from avalanche_vlm.memory.draws import Draws
 from avalanche_vlm.memory.rows import whole
 from avalanche_vlm.memory.state import KEPT, WORKING
 from avalanche_vlm.models import VLM
 from avalanche_vlm.training.data import labelled
+from avalanche_vlm.training.penalties import add_penalty
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import autocast_of, make_room
@@ -37,9 +37,8 @@ class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
     On image-text streams the likelihood is that of an image's text among the texts of ``batch_size`` pairs, equal texts
     counted once, and so depends on how many these are.
 
-    The penalty's gradient joins the others when the backward pass is over, and its value the strategy's loss
-    (:func:`~avalanche_vlm.losses.penalty.add_quadratic_penalty`). Costs two copies of what trains, and after every task
-    one backward pass per sample.
+    The penalty takes part in a step by :func:`~avalanche_vlm.training.penalties.add_penalty`. Costs two copies of what
+    trains, and after every task one backward pass per sample.
 
     :param weight: weight of the penalty, at least 0.
     :param kind: labels that the Fisher is estimated with, ``"true"``, ``"empirical"`` or ``"predicted"``.
@@ -77,12 +76,11 @@ class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
         self.anchor: State = {}
         self._draws = Draws(seed)
 
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         trainable = model_of(strategy).trainable_parameters()
         anchor = {name: weight for name, weight in self.anchor.items() if name in trainable}
         if anchor:
-            penalty = add_quadratic_penalty(trainable, anchor, self.fisher, self.weight / 2)
-            strategy.loss = strategy.loss + penalty
+            add_penalty(strategy, anchor, self.fisher, self.weight / 2)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model = model_of(strategy)

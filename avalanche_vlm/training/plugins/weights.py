@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from avalanche_vlm.errors import InputError
-from avalanche_vlm.losses.penalty import add_quadratic_penalty
 from avalanche_vlm.memory.state import KEPT, WORKING
+from avalanche_vlm.training.penalties import add_penalty
 from avalanche_vlm.training.plugins.base import VLMPlugin
 from avalanche_vlm.training.protocol import Strategy, model_of
 from avalanche_vlm.training.strategies import took_step
@@ -16,8 +16,7 @@ from avalanche_vlm.weights.average import State, copy_into, snapshot, snapshot_d
 class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
     """Add the squared distance of the weights to where the task started (ZSCL, arXiv 2303.06628, eq. 7).
 
-    Its gradient joins the others when the backward pass is over, and its value the strategy's loss
-    (:func:`~avalanche_vlm.losses.penalty.add_quadratic_penalty`).
+    It takes part in a step by :func:`~avalanche_vlm.training.penalties.add_penalty`.
 
     :param weight: weight of the penalty.
     """
@@ -32,10 +31,9 @@ class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._anchor = snapshot(model_of(strategy).trainable_parameters())
 
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if self._anchor:  # of a frozen model there is none
-            trainable = model_of(strategy).trainable_parameters()
-            strategy.loss = strategy.loss + add_quadratic_penalty(trainable, self._anchor, factor=self.weight)
+            add_penalty(strategy, self._anchor, factor=self.weight)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks
