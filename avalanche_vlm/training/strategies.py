@@ -187,6 +187,8 @@ class VLMMixin(UnpacksContainers, _Template):
             return super().criterion()
 
     def backward(self) -> None:
+        if not torch.is_grad_enabled():
+            raise InputError("without gradients nothing is trained: call train outside of no_grad and inference_mode")
         joining, self.joining = self.joining, []
         loss: torch.Tensor = self.loss
         if not loss.requires_grad and not joining:
