@@ -57,6 +57,7 @@ class TrainPrecision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.skipped = False
         """Whether the last step was not taken, because its gradients overflowed."""
+        self._went_back = False  # whether the last backward pass has left gradients
 
     def begin(self) -> None:
         """Before a training: whatever a step that broke off has left is forgotten, all but the factor."""
@@ -82,6 +83,7 @@ class TrainPrecision:
         :param optimizer: the optimizer that holds the parameters.
         """
         if self.scaler.is_enabled():
+            self._went_back = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -90,6 +92,11 @@ class TrainPrecision:
         :param optimizer: the optimizer, whose gradients are as they are.
         :raises NotFinite: if gradients overflow at any scale.
         """
+        if not self._went_back:  # gradients that joined afterwards were never scaled, and torch refuses such a step
+            self.begin()
+            self.skipped = False
+            optimizer.step()
+            return
         before = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()

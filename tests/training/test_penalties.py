@@ -188,8 +188,10 @@ def test_a_training_that_broke_off_leaves_no_penalty_behind(tiny_benchmark):
     assert not strategy.joining and gradients.values
 
 
-def test_a_penalty_alone_draws_weights_back(tiny_benchmark):
-    """The criterion says nothing: there is no backward pass, and the weights go to the anchor by themselves."""
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_penalty_alone_draws_weights_back(scaled, tiny_benchmark):
+    """The criterion says nothing: there is no backward pass, and the weights go to the anchor by themselves. Where a
+    loss would be scaled, gradients that nobody has scaled are taken as they are."""
     model = mini()
     anchor = {name: weight + 1 for name, weight in snapshot(model.trainable_parameters()).items()}
 
@@ -198,6 +200,8 @@ def test_a_penalty_alone_draws_weights_back(tiny_benchmark):
             add_penalty(strategy, anchor, factor=0.5)
 
     strategy = strategy_of(VLMNaive, model, [Draws()], lr=1.0, criterion=lambda x, _y: x.detach().sum() * 0)
+    if scaled:
+        strategy.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     strategy.train(tiny_benchmark.train_stream[0])
     for name, weight in model.trainable_parameters().items():
         torch.testing.assert_close(weight.detach(), anchor[name])
