@@ -39,18 +39,19 @@ PIECE = 1 << 18
 """Numbers of a piece, a megabyte in float32."""
 
 
-def pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Views of tensors of one shape along their first dimension, of about :data:`PIECE` numbers each: what is made of
-    them on the way is no larger, and what is written into them is in the tensors.
+def pieces(*tensors: torch.Tensor, size: int = PIECE) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Views of tensors of one shape along their first dimension, of about as many numbers each: what is made of them on
+    the way is no larger, and what is written into them is in the tensors.
 
     :param tensors: tensors of equal shapes, in whatever order their numbers lie.
+    :param size: numbers of a piece, unless a row alone has more.
 
     >>> [len(piece) for (piece,) in pieces(torch.zeros(5, PIECE // 2))]
     [2, 2, 1]
     """
     first = tensors[0]
-    if first.ndim == 0 or first.numel() <= PIECE:
+    if first.ndim == 0 or first.numel() <= size:
         yield tensors
         return
-    rows = max(1, PIECE * len(first) // first.numel())
+    rows = max(1, size * len(first) // first.numel())
     yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)

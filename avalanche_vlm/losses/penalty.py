@@ -95,7 +95,6 @@ def _gradient(weight: torch.Tensor) -> torch.Tensor:
     return weight.grad
 
 
-@torch.no_grad()
 def _gone_through(
     names: Iterable[str],
     parameters: Mapping[str, torch.Tensor],
@@ -121,7 +120,8 @@ def _groups(names: Iterable[str], *columns: Mapping[str, torch.Tensor]) -> Itera
     """The tensors that go by a name, of one tensor or of some, and of a large one piece by piece."""
     group, size = list[tuple[torch.Tensor, ...]](), 0
     for name in names:
-        for piece in _pieces(*(column[name] for column in columns)):
+        tensors = [column[name] for column in columns]
+        for piece in pieces(*tensors, size=_PIECE if tensors[0].device.type == "cpu" else _PIECE_ELSEWHERE):
             group.append(piece)
             size += piece[0].numel()
             if size >= _AT_ONCE:
@@ -129,17 +129,6 @@ def _groups(names: Iterable[str], *columns: Mapping[str, torch.Tensor]) -> Itera
                 group, size = [], 0
     if group:
         yield [list(of_column) for of_column in zip(*group, strict=True)]
-
-
-def _pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Views of tensors of one shape, each of a few of their numbers; the tensors themselves, where these are small or
-    do not lie in order."""
-    first = tensors[0]
-    size = _PIECE if first.device.type == "cpu" else _PIECE_ELSEWHERE
-    if first.numel() <= size or not all(tensor.is_contiguous() for tensor in tensors):
-        yield tensors
-    else:
-        yield from zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True)
 
 
 def consolidated(

@@ -30,7 +30,7 @@ def check_packages(name: str) -> None:
         raise InputError(_lacks_package(name, "transformers"))
 
 
-def explain(name: str, tag: str | None, image_size: int | None, error: Exception, sought: str = "weights") -> str:
+def explain(name: str, tag: str | None, image_size: int | None, error: Exception, sought: str) -> str:
     """One sentence for what open_clip or the hub raised.
 
     :param name: name of the model that was asked for.

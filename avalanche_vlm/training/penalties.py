@@ -23,14 +23,17 @@ def add_penalty(
     A strategy with :class:`~avalanche_vlm.training.strategies.VLMMixin` adds its gradient to the others as soon as its
     backward pass is over, before any plugin looks at them, and its value to ``strategy.loss``: in one pass over the
     weights, and with no copy of them (:func:`~avalanche_vlm.losses.penalty.add_quadratic_penalty`). Avalanche's own
-    have no such place, and the penalty is a term of their loss.
+    have no such place, and the penalty is a term of their loss. Of weights that rest there is none.
 
     :param strategy: the strategy, whose model is a VLM.
-    :param anchor: weights to stay near, by names of parameters that train.
+    :param anchor: weights to stay near, by name; those of parameters that do not train are passed over.
     :param importance: how much each number counts, at least the anchor's names; None for 1.
     :param factor: weight of the penalty.
     """
     weights = model_of(strategy).trainable_parameters()
+    anchor = {name: where for name, where in anchor.items() if name in weights}
+    if not anchor:
+        return
     if isinstance(strategy, VLMMixin):
         strategy.joining.append(lambda: add_quadratic_penalty(weights, anchor, importance, factor))
     else:

@@ -201,8 +201,12 @@ class VLMMixin(UnpacksContainers, _Template):
             f"{self.clock.train_epoch_iterations}: lower the learning rate (now "
             f"{self.optimizer.param_groups[0]['lr']:g}) or clip gradients with max_grad_norm"
         )
+
+        def sentence(value: float) -> str:
+            return f"the loss became {value} {where}"
+
         if not joining or loss.device.type == "cpu":  # elsewhere one look a step is waited for
-            self.losses.see(loss, lambda value: f"the loss became {value} {where}")
+            self.losses.see(loss, sentence)
         self.loss = self.precision.scaled(loss)
         if loss.requires_grad:
             super().backward()
@@ -215,7 +219,7 @@ class VLMMixin(UnpacksContainers, _Template):
         for term in joining:
             self.loss = self.loss + term()
         if joining:
-            self.losses.see(self.loss, lambda value: f"the loss became {value} {where}")
+            self.losses.see(self.loss, sentence)
 
     def optimizer_step(self) -> None:
         if self.max_grad_norm is not None and self.shards is not None:

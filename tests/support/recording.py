@@ -9,19 +9,31 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 
 
-def naive(model, plugins, lr=1e-3, epochs=1, optimizer=torch.optim.AdamW, **options) -> Naive:
+def naive(
+    model,
+    plugins,
+    lr=1e-3,
+    epochs=1,
+    optimizer=torch.optim.AdamW,
+    strategy=Naive,
+    criterion=None,
+    settings=None,
+    **options,
+) -> Naive:
+    """Avalanche's Naive or another strategy, with settings of its own; other options are the optimizer's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = EvaluationPlugin(loggers=[])
-    return Naive(
+    return strategy(
         model=model,
         optimizer=optimizer(model.parameters(), lr=lr, **options),
-        criterion=torch.nn.CrossEntropyLoss(),
+        criterion=criterion or torch.nn.CrossEntropyLoss(),
         train_mb_size=16,
         train_epochs=epochs,
         eval_mb_size=64,
         plugins=plugins,
         evaluator=evaluator,
+        **(settings or {}),
     )
 
 

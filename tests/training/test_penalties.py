@@ -6,14 +6,13 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-import warnings
 
 import pytest
 import torch
-from avalanche.training.plugins import AGEMPlugin, EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins import AGEMPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from mini import mini
-from recording import Recorder
+from recording import Recorder, naive
 
 from avalanche_vlm.errors import NotFinite
 from avalanche_vlm.losses.penalty import quadratic_penalty
@@ -23,25 +22,18 @@ from avalanche_vlm.training.plugins import AnchorPenaltyPlugin, FisherPenaltyPlu
 from avalanche_vlm.weights.average import snapshot
 
 
-def strategy_of(cls, model, plugins, lr=0.05, criterion=None, optimizer=torch.optim.SGD, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        evaluator = EvaluationPlugin(loggers=[])
-    return cls(
-        model=model,
-        optimizer=optimizer(model.parameters(), lr=lr),
-        criterion=criterion or torch.nn.CrossEntropyLoss(),
-        train_mb_size=16,
-        plugins=plugins,
-        evaluator=evaluator,
-        **options,
-    )
+def strategy_of(cls, model, plugins, lr=0.05, criterion=None, optimizer=torch.optim.SGD, **settings):
+    return naive(model, plugins, lr, optimizer=optimizer, strategy=cls, criterion=criterion, settings=settings)
 
 
 PLUGINS = {
     "anchor": lambda: AnchorPenaltyPlugin(30.0),
     "fisher": lambda: FisherPenaltyPlugin(5000.0, samples=16),
 }
+
+
+def clip(strategy):
+    torch.nn.utils.clip_grad_norm_(strategy.model.parameters(), 0.5)
 
 
 @pytest.mark.parametrize("which", PLUGINS)
@@ -54,13 +46,9 @@ def test_a_strategy_of_ours_takes_the_steps_of_avalanches_and_reports_its_losses
         weights = Recorder("before_backward", lambda s: snapshot(s.model.trainable_parameters()))
         alone = Recorder("before_backward", lambda s: s.loss.item())
         whole = Recorder("before_update", lambda s: s.loss.item())
+        plugins = [weights, alone, PLUGINS[which](), whole]
         if cls is Naive and "max_grad_norm" in options:
-            clip = Recorder(
-                "before_update", lambda s: torch.nn.utils.clip_grad_norm_(s.model.parameters(), 0.5) and None
-            )
-            plugins = [weights, alone, PLUGINS[which](), whole, clip]
-        else:
-            plugins = [weights, alone, PLUGINS[which](), whole]
+            plugins.append(Recorder("before_update", clip))
         strategy = strategy_of(cls, model, plugins, **({} if cls is Naive else options))
         for experience in tiny_benchmark.train_stream[:2]:
             torch.manual_seed(1)
@@ -110,18 +98,10 @@ def trained(cls, make, benchmark, **options):
 def test_a_projection_of_gradients_sees_the_penalty_wherever_it_stands(cls, tiny_benchmark):
     ends, references = [], []
     for order in itertools.permutations(("agem", "penalty")):
-        agem = AGEMPlugin(16, 16)
-
-        def plugins(_model, order=order, agem=agem):
-            made = {"agem": agem, "penalty": AnchorPenaltyPlugin(30.0)}
-            return [made[name] for name in order]
-
-        held = Recorder("before_update", lambda s, agem=agem: along(s, agem))
-
-        def make(model, plugins=plugins, held=held):
-            return [*plugins(model), held]
-
-        ends.append(trained(cls, make, tiny_benchmark, lr=0.2)[0])
+        made = {"agem": AGEMPlugin(16, 16), "penalty": AnchorPenaltyPlugin(30.0)}
+        held = Recorder("before_update", lambda s, agem=made["agem"]: along(s, agem))
+        plugins = [*(made[name] for name in order), held]
+        ends.append(trained(cls, lambda _model, plugins=plugins: plugins, tiny_benchmark, lr=0.2)[0])
         references.append([value for value in held.values if value is not None])
     assert references[0] and min(references[0] + references[1]) > -1e-5
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())

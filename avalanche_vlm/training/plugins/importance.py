@@ -77,10 +77,7 @@ class FisherPenaltyPlugin(VLMPlugin, supports_distributed=True):
         self._draws = Draws(seed)
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        trainable = model_of(strategy).trainable_parameters()
-        anchor = {name: weight for name, weight in self.anchor.items() if name in trainable}
-        if anchor:
-            add_penalty(strategy, anchor, self.fisher, self.weight / 2)
+        add_penalty(strategy, self.anchor, self.fisher, self.weight / 2)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         model = model_of(strategy)

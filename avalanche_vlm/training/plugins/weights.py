@@ -32,8 +32,7 @@ class AnchorPenaltyPlugin(VLMPlugin, supports_distributed=True):
         self._anchor = snapshot(model_of(strategy).trainable_parameters())
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        if self._anchor:  # of a frozen model there is none
-            add_penalty(strategy, self._anchor, factor=self.weight)
+        add_penalty(strategy, self._anchor, factor=self.weight)
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self._anchor = {}  # the next task starts from the weights themselves: nothing is stored between tasks
